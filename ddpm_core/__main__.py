@@ -1,0 +1,224 @@
+"""python -m ddpm_core {shard,train,sample,evaluate,...}: one stage, here or as a Ray job.
+
+And {import-weights,export-weights}: a run from weights of other programs, and the way back.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from ddpm_core import layout
+from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
+from ddpm_core.manifest import Manifest
+from ddpm_core.recipes import RECIPES
+from ddpm_core.runs import check_stage, configure, open_stage, require_feature_file
+from ddpm_core.storage import Store, open_store
+from ddpm_core.tracking import tracking_uri
+
+STAGES = {
+    "shard": "write the data set as WebDataset shards with an index",
+    "train": "train the U-Net with Ray Train; continues from the newest checkpoint",
+    "sample": "draw images from the moving average of the weights on a pool of Ray actors",
+    "evaluate": "measure bits/dim, Frechet distance and inception score",
+    "study": "measure and draw what else the paper claims: coding, samplers, trajectories, memory",
+    "ablations": "train, sample and measure the paper's six ablations, and set them side by side",
+}
+
+EXCHANGES = {
+    "import-weights": "make a run that samples and evaluates of weights from diffusers or the "
+    "original",
+    "export-weights": "write the averaged weights of a trained run as a folder for diffusers",
+}
+
+_EPILOG = """\
+examples:
+  python -m ddpm_core train digits --set train.num_steps=500 --run short
+  python -m ddpm_core sample runs/runs/short/run.json --set sample.num_images=100
+  python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
+  ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
+
+exit codes:
+  0 done   2 configuration, or a cluster that is too small for it   3 data   4 checkpoint
+  5 divergence   6 storage   7 cluster   130 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage and return the process's exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        match options.stage:
+            case "import-weights":
+                _import_weights(options)
+            case "export-weights":
+                _export_weights(options)
+            case _:
+                _run_stage(options)
+    except PipelineError as error:
+        print(f"{options.stage}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            f"{options.stage}: interrupted; the same command continues what was saved",
+            file=sys.stderr,
+            flush=True,
+        )
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+def _run_stage(options: argparse.Namespace) -> None:
+    root, config = configure(
+        options.target,
+        root=options.root,
+        run=options.run,
+        changes=parse_overrides(options.overrides),
+    )
+    store = open_store(root)
+    tracking_uri(store)  # refused now, not by the first worker that wants to log
+    if options.dry_run:
+        check_stage(store, config)
+        plan = _plan(store, config, options.stage)
+        print(f"{config.to_json()}{plan}")
+        return
+    config = open_stage(store, config)
+    _stage(options.stage)(store, config)
+
+
+def _import_weights(options: argparse.Namespace) -> None:
+    from ddpm_core.exchange.acts import import_weights, read_weights
+
+    found = read_weights(
+        options.source,
+        options.recipe,
+        root=options.root,
+        run=options.run,
+        changes=parse_overrides(options.overrides),
+    )
+    num_weights = sum(tensor.numel() for tensor in found.weights.values())
+    if options.dry_run:
+        print(found.config.to_json(), end="")
+        print(f"plan: import-weights: {num_weights} weights fit; nothing was written")
+        return
+    run_json = import_weights(open_store(found.root), found)
+    print(f"import-weights  {num_weights} weights  python -m ddpm_core sample {run_json}")
+
+
+def _export_weights(options: argparse.Namespace) -> None:
+    from ddpm_core.exchange.acts import export_weights
+
+    print(f"export-weights  {export_weights(options.target, options.folder, root=options.root)}")
+
+
+def _stage(name: str) -> Callable[[Store, RunConfig], object]:
+    """Import the stage that is asked for, and no other: each brings its own vendors."""
+    match name:
+        case "shard":
+            from ddpm_core.data.stage import run_shard
+
+            return run_shard
+        case "train":
+            from ddpm_core.training.stage import run_train
+
+            return run_train
+        case "sample":
+            from ddpm_core.sampling.stage import run_sample
+
+            return run_sample
+        case "evaluate":
+            from ddpm_core.evaluation.stage import run_evaluate
+
+            return run_evaluate
+        case "study":
+            from ddpm_core.study.stage import run_study
+
+            return run_study
+        case "ablations":
+            from ddpm_core.study.ablations import run_ablations
+
+            return run_ablations
+        case _:
+            raise ValueError(name)
+
+
+def _plan(store: Store, config: RunConfig, stage: str) -> str:
+    result = _result(store, config, stage)
+    if result is None and stage == "train":
+        require_feature_file(config)  # as the stage will
+    where = store.uri_of(result.folder) if result else store.uri_of(layout.run_folder(config.name))
+    workers = config.compute.num_workers
+    state = "done, nothing to do" if result else f"would run on {workers} worker(s)"
+    return f"plan: {stage}: {state} ({where})"
+
+
+def _result(store: Store, config: RunConfig, stage: str) -> Manifest | None:
+    results = {
+        "shard": layout.dataset_of,
+        "train": layout.final_checkpoint,
+        "sample": layout.samples_of,
+        "evaluate": layout.evaluation_of,
+        "study": layout.study_of,
+        "ablations": layout.ablations_of,
+    }
+    return results[stage](store, config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpm_core",
+        description="One stage of the DDPM pipeline. The same command continues what was killed "
+        "and does nothing where everything is done.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, help_text in STAGES.items():
+        stage = stages.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            epilog=describe_keys(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_run_arguments(stage)
+        stage.add_argument(
+            "target",
+            metavar="RECIPE[:ABLATION]|RUN_JSON",
+            help=TARGET_HELP,
+        )
+    _add_exchanges(stages)
+    return parser
+
+
+def _add_exchanges(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parsers = {
+        name: stages.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for name, help_text in EXCHANGES.items()
+    }
+    importing, exporting = parsers["import-weights"], parsers["export-weights"]
+    add_run_arguments(importing)
+    importing.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of diffusers, or .npz of the original's variables; path or s3:// URI",
+    )
+    importing.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="the recipe of the data set, and for an .npz of the network and the chain: "
+        f"{', '.join(RECIPES)}",
+    )
+    exporting.add_argument("--root", metavar="URI", help="where the run lies, if not there")
+    exporting.add_argument("target", metavar="RUN_JSON", help="path or URI of the run's run.json")
+    exporting.add_argument("folder", metavar="FOLDER", help="path or s3:// URI to write to")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The options that all command lines share, and the help that RunConfig writes by itself."""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError
+from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
+from ddpm_core.runs import DEFAULT_ROOT
+
+TARGET_HELP = (
+    f"a recipe ({', '.join(RECIPES)}), perhaps after a colon an ablation of the paper's table 2 "
+    f"({', '.join(PAPER_TABLE_2)}), e.g. digits:eps-l-fixed; or path or URI of a run.json"
+)
+"""what the first argument of the command lines may be"""
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --root, --run, --set and --dry-run."""
+    parser.add_argument(
+        "--root",
+        metavar="URI",
+        help="folder or s3://bucket/prefix that holds everything "
+        f"(default: the root the run.json lies in, else {DEFAULT_ROOT})",
+    )
+    parser.add_argument(
+        "--run", metavar="NAME", help="name of the run (default: the recipe's, e.g. digits)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one key, e.g. train.num_steps=500; may be given again; keys below",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved run.json and the plan; start nothing",
+    )
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
+    """Read `section.key=value` items; a value is JSON if it reads as JSON, else text.
+
+    Raises:
+        ConfigError: for an item without `=`, or a key given twice.
+    """
+    changes: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {item!r} must read section.key=value")
+        if key in changes:
+            raise ConfigError(f"--set gives {key} twice; keep one")
+        try:
+            changes[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            changes[key] = text
+    return changes
+
+
+def describe_keys() -> str:
+    """Return a line for each key: name, default outside the recipes, meaning, unit or choices."""
+    lines = ["keys for --set (default, where a recipe does not say otherwise):"]
+    for section, field in RunConfig.model_fields.items():
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            continue
+        for key, knob in field.annotation.model_fields.items():
+            default = json.dumps(knob.get_default())
+            text = " ".join((knob.description or "").split())
+            if get_origin(knob.annotation) is Literal:
+                text += f" [{', '.join(get_args(knob.annotation))}]"
+            lines += textwrap.wrap(
+                f"{section}.{key} ({default}): {text}",
+                width=96,
+                initial_indent="  ",
+                subsequent_indent="      ",
+            )
+    return "\n".join(lines)

@@ -1,0 +1,287 @@
+"""A group of workers that train together: Ray Train, and what to do when a worker is lost."""
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.torch.config import TorchConfig, _TorchBackend
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+from ddpm_core.cluster.connection import one_line, uses_gpu
+from ddpm_core.cluster.network import choose_interface
+from ddpm_core.config import ComputeConfig
+from ddpm_core.errors import ClusterError, PipelineError
+
+_log = logging.getLogger(__name__)
+
+_MAX_CONTROLLER_FAILURES = 5
+_SETTINGS = {
+    # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    # Relative paths in the environment (MLFLOW_TRACKING_URI) mean the same on every worker.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # It would only wait for a checkpoint ahead of time, which our workers do not make.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Printed lines go to the log as they are, once.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+_TRACEBACK_LOGGERS = (
+    "ray.train.v2._internal.util",
+    "ray.train.v2._internal.execution.failure_handling.default",
+)
+_PATIENCE_LOGGER = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker of a group stands: 0 <= rank < world_size, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def train_group(
+    worker: Callable[[dict[str, Any]], None],
+    payload: dict[str, Any],
+    compute: ComputeConfig,
+    *,
+    name: str,
+) -> None:
+    """Run `worker(payload)` on every rank of a torch process group until all have returned.
+
+    If a worker is lost the group is started again, at most `compute.max_failures` times; `worker`
+    finds by itself where to continue. An error that would come again is not retried.
+
+    Args:
+        worker: a function of an importable module; calls `place()` for its rank and device.
+        payload: JSON values.
+        compute: how many workers, and with what.
+        name: shown by Ray.
+
+    Raises:
+        PipelineError: the very error that a rank raised.
+        ClusterError: if workers were lost too often.
+    """
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    losses = 0
+    while True:
+        # Ray's own record of a run is never read again, so it lies in a fresh folder that is
+        # removed: what a run is continued from are our manifests alone.
+        with tempfile.TemporaryDirectory(prefix="ddpm-ray-", ignore_cleanup_errors=True) as folder:
+            tally = Path(folder, "losses")
+            try:
+                _fit(_trainer(worker, payload, compute, name, Path(folder), losses))
+            except _GroupLostError as error:
+                raise _lost_too_often(compute, str(error)) from error
+            except _StartLostError as error:
+                losses += (tally.stat().st_size if tally.exists() else 0) + 1
+                if losses > compute.max_failures:
+                    raise _lost_too_often(compute, str(error)) from error
+                _log.warning("a worker was lost while the group started: %s", error)
+            else:
+                return
+
+
+def _trainer(
+    worker: Callable[[dict[str, Any]], None],
+    payload: dict[str, Any],
+    compute: ComputeConfig,
+    name: str,
+    folder: Path,
+    losses: int,
+) -> Any:  # noqa: ANN401 - Ray is untyped here
+    gpu = uses_gpu(compute)
+    resources = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
+    return ray.train.torch.TorchTrainer(
+        _Threads(worker, compute.cpus_per_worker),
+        train_loop_config=payload,
+        torch_config=_GroupConfig(timeout_s=compute.collective_timeout_s),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=compute.num_workers, use_gpu=gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(
+                max_failures=compute.max_failures - losses,
+                controller_failure_limit=_MAX_CONTROLLER_FAILURES,
+            ),
+            callbacks=[_Judge(folder / "losses")],
+        ),
+    )
+
+
+def _lost_too_often(compute: ComputeConfig, what: str) -> ClusterError:
+    return ClusterError(
+        f"workers were lost more than compute.max_failures={compute.max_failures} times; the "
+        f"last: {what}. Run again to continue from the newest checkpoint"
+    )
+
+
+def place() -> Place:
+    """Return where this worker of `train_group` stands."""
+    context = ray.train.get_context()
+    return Place(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=torch.device(ray.train.torch.get_device()),
+    )
+
+
+class _Threads:
+    """The worker, on as many threads as it has cores; torch's own default is all of the node's."""
+
+    def __init__(self, worker: Callable[[dict[str, Any]], None], num_threads: int) -> None:
+        self._worker, self._num_threads = worker, num_threads
+
+    def __call__(self, payload: dict[str, Any]) -> None:
+        torch.set_num_threads(self._num_threads)
+        try:
+            self._worker(payload)
+        except (PipelineError, RuntimeError) as error:
+            if isinstance(error, PipelineError) or _is_of_a_lost_peer(error):
+                _hush()  # the driver says it in one line
+            raise
+
+
+class _Judge(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
+    """Ends the run at an error that starting again would not cure; keeps count of the others.
+
+    Runs in Ray's controller, which is on the driver's node.
+    """
+
+    def __init__(self, tally: Path) -> None:
+        self._tally = tally
+        self._group: Any = None
+
+    def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ANN401, ARG002
+        # Says with tracebacks that an actor took over five seconds to start, and goes on.
+        logging.getLogger(_PATIENCE_LOGGER).setLevel(logging.ERROR)
+
+    def after_worker_group_start(self, worker_group: Any) -> None:  # noqa: ANN401
+        self._group = worker_group
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ANN401
+        if not worker_group_status.errors:
+            return
+        error = incurable(worker_group_status.errors)
+        if error is None:
+            with self._tally.open("ab") as file:
+                file.write(b"x")
+            return
+        if isinstance(error, PipelineError):
+            _hush()
+        # As this class the controller neither retries it nor logs a traceback of its own.
+        raise ray.train.ControllerError(error)
+
+    async def before_controller_shutdown(self) -> None:
+        # Ray forgets a group that loses a worker while it is started: the others would go on,
+        # and their resources stay taken as long as the job lives.
+        if self._group is not None and self._group.has_started():
+            self._group.abort()
+
+
+def incurable(errors: Mapping[int, Exception]) -> Exception | None:
+    """Return the error that another start would meet again, or None if workers were just lost.
+
+    Args:
+        errors: by rank, of those that failed.
+    """
+    ordered = [error for _, error in sorted(errors.items())]
+    for error in ordered:
+        if isinstance(error, PipelineError):
+            return error
+    if any(_is_of_ray(error) for error in ordered):
+        return None  # a worker is gone; whatever the others say follows from that
+    return next((error for error in ordered if not _is_of_a_lost_peer(error)), None)
+
+
+def _hush() -> None:
+    """Keep Ray Train from printing tracebacks of an error that is meant for the user."""
+    for name in _TRACEBACK_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _is_of_ray(error: Exception) -> bool:
+    return isinstance(error, ray.exceptions.RayError) or type(error).__module__.startswith("ray.")
+
+
+def _is_of_a_lost_peer(error: Exception) -> bool:
+    # Gloo reports a peer that is gone as a plain RuntimeError with the place in its sources.
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+class _StartLostError(Exception):
+    """A worker was lost before all had begun; Ray Train does not try again by itself."""
+
+
+class _GroupLostError(Exception):
+    """Workers were lost more often than Ray Train was told to bear."""
+
+
+def _fit(trainer: Any) -> None:  # noqa: ANN401 - Ray is untyped here
+    """Run to the end.
+
+    Raises:
+        Exception: the very error that a rank raised.
+        ClusterError: Ray gave up for another reason than a lost worker.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except SystemExit:
+        # Ray's handler of Ctrl-C ends the process with code 0, as if all were done.
+        raise KeyboardInterrupt from None
+    except ray.train.ControllerError as error:
+        cause = error.controller_failure
+        if isinstance(cause, PipelineError):
+            raise cause from None
+        if isinstance(cause, ray.exceptions.RayError) or _is_of_a_lost_peer(cause):
+            raise _StartLostError(one_line(cause)) from error
+        if _is_of_ray(cause):
+            raise ClusterError(f"the group of workers did not start: {one_line(cause)}") from error
+        raise cause from error
+    except ray.train.TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        ranks = "; ".join(f"rank {rank}: {one_line(e)}" for rank, e in sorted(failures.items()))
+        raise _GroupLostError(ranks or one_line(error)) from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"the cluster lost the run: {one_line(error)}. Run again") from error
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+
+
+class _GroupBackend(_TorchBackend):  # type: ignore[misc]  # Ray is untyped here
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401
+        try:
+            worker_group.execute(choose_interface)
+            super().on_start(worker_group, backend_config)
+        except (ray.exceptions.RayError, RuntimeError):
+            worker_group.abort()  # as in _Judge: Ray would not
+            raise
+
+
+@dataclass
+class _GroupConfig(TorchConfig):  # type: ignore[misc]  # Ray is untyped here
+    @property
+    def backend_cls(self) -> type[_GroupBackend]:
+        return _GroupBackend

@@ -1,0 +1,153 @@
+"""A pool of actors that share out units: sampling and evaluation."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+import ray.exceptions
+import torch
+
+from ddpm_core.cluster.connection import one_line, uses_gpu
+from ddpm_core.config import ComputeConfig
+from ddpm_core.errors import ClusterError, PipelineError
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 300.0
+
+
+def map_units(
+    make_worker: Callable[[dict[str, Any], torch.device], Callable[[Unit], Result]],
+    payload: dict[str, Any],
+    units: Sequence[Unit],
+    compute: ComputeConfig,
+    *,
+    on_done: Callable[[Unit, Result], None],
+) -> None:
+    """Have every unit worked on once by one of `compute.num_workers` actors.
+
+    An actor that dies is replaced and its unit is made again, so a unit's result must be a
+    function of the unit, and publishing it twice must do no harm.
+
+    Args:
+        make_worker: called once in each actor as `make_worker(payload, device)`; returns the
+            function that is called with each unit. Both must be importable or picklable.
+        payload: JSON values.
+        units: small values; what they stand for is read by the worker.
+        compute: how many workers, and with what.
+        on_done: called here, in the caller's thread, with each unit and its result, in the order
+            in which they are finished. Results are small; large ones go to the storage.
+
+    Raises:
+        PipelineError: the very error that a worker raised; it is not retried.
+        ClusterError: after more than `compute.max_failures` deaths, or if no actor starts.
+    """
+    waiting = deque(units)
+    pool = _Pool(make_worker, payload, compute)
+    deaths = 0
+    try:
+        for _ in range(min(compute.num_workers, len(waiting))):
+            pool.add()
+        remaining = len(waiting)
+        while remaining:
+            actor, unit, outcome = pool.next_event()
+            if isinstance(outcome, PipelineError):
+                raise outcome
+            if isinstance(outcome, ray.exceptions.RayError):
+                deaths += 1
+                if deaths > compute.max_failures:
+                    raise ClusterError(
+                        f"workers died {deaths} times, compute.max_failures={compute.max_failures} "
+                        f"allows no more; the last: {one_line(outcome)}. Run again: finished "
+                        "units are kept"
+                    ) from outcome
+                _log.warning("a worker died (%s); starting another", one_line(outcome))
+                if unit is not None:
+                    waiting.appendleft(unit[0])
+                pool.discard(actor)
+                pool.add()
+                continue
+            if unit is not None:
+                on_done(unit[0], outcome)
+                remaining -= 1
+            if waiting:
+                pool.assign(actor, waiting.popleft())
+    finally:
+        pool.close()
+
+
+class _PoolActor:
+    """Makes its worker at the first unit, so that an error while making it is an answer too."""
+
+    def __init__(self, make_worker: Any, payload: dict[str, Any], num_threads: int) -> None:  # noqa: ANN401
+        self._make, self._payload, self._num_threads = make_worker, payload, num_threads
+        self._worker: Callable[[Any], Any] | None = None
+
+    def ready(self) -> None:
+        """Answer, once the process is there."""
+
+    def run(self, unit: Any) -> Any:  # noqa: ANN401 - whatever the caller's units are
+        """Return the worker's result, or the PipelineError it raised."""
+        try:
+            if self._worker is None:
+                torch.set_num_threads(self._num_threads)
+                gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+                self._worker = self._make(self._payload, torch.device("cuda:0" if gpus else "cpu"))
+            return self._worker(unit)
+        except PipelineError as error:
+            return error
+
+
+class _Pool:
+    """The actors, and what each is doing."""
+
+    def __init__(self, make_worker: Any, payload: dict[str, Any], compute: ComputeConfig) -> None:  # noqa: ANN401
+        self._arguments = (make_worker, payload, compute.cpus_per_worker)
+        self._actor_class = ray.remote(_PoolActor).options(
+            num_cpus=compute.cpus_per_worker, num_gpus=1 if uses_gpu(compute) else 0
+        )
+        self._actors: list[Any] = []
+        self._busy: dict[Any, tuple[Any, tuple[Any] | None]] = {}
+
+    def add(self) -> None:
+        actor = self._actor_class.remote(*self._arguments)
+        self._actors.append(actor)
+        self._busy[actor.ready.remote()] = (actor, None)
+
+    def assign(self, actor: Any, unit: Any) -> None:  # noqa: ANN401
+        self._busy[actor.run.remote(unit)] = (actor, (unit,))
+
+    def next_event(self) -> tuple[Any, tuple[Any] | None, Any]:
+        """Wait for an actor; return it, the unit it had (in a tuple; None: it started), the result.
+
+        Raises:
+            ClusterError: if none works and none has started within five minutes.
+        """
+        working = any(unit is not None for _, unit in self._busy.values())
+        timeout_s = None if working else _START_TIMEOUT_S
+        done, _ = ray.wait(list(self._busy), num_returns=1, timeout=timeout_s)
+        if not done:
+            raise ClusterError(
+                f"no worker started within {_START_TIMEOUT_S:g} s; the cluster has "
+                f"{ray.available_resources()} free. Free some, or lower compute.num_workers"
+            )
+        actor, unit = self._busy.pop(done[0])
+        try:
+            return actor, unit, ray.get(done[0])
+        except ray.exceptions.RayTaskError:
+            raise  # a defect in the worker: another actor would meet it too
+        except ray.exceptions.RayError as error:
+            return actor, unit, error
+
+    def discard(self, actor: Any) -> None:  # noqa: ANN401
+        self._actors.remove(actor)
+        ray.kill(actor)
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)

@@ -1,0 +1,177 @@
+"""Published files, fetched once: resumed where it stopped, used only if the digest fits."""
+
+import fcntl
+import hashlib
+import http
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from ddpm_core.errors import DataError, StorageError
+from ddpm_core.progress import Progress
+
+_CHUNK_BYTES = 2**18
+_SILENCE_S = 30.0
+_GRACE_S = 60.0
+_MIN_BYTES_PER_S = 2**16
+_MAX_REDIRECTS = 3
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A published file whose content is known beforehand."""
+
+    name: str
+    """its name in the cache"""
+    num_bytes: int
+    sha256: str
+    urls: tuple[str, ...]
+    """where it lies; the next is asked if one fails"""
+    schemes: tuple[str, ...] = ("https",)
+    """what a URL, and whatever it redirects to, may begin with"""
+
+
+def fetch(file: RemoteFile, cache: Path) -> Path:
+    """Return the path of `file` in `cache`, downloading what is missing of it.
+
+    A download that was cut short is continued by the next call. Of several processes one
+    downloads, the others wait for it.
+
+    Raises:
+        DataError: every source has another file than the one expected.
+        StorageError: a source could not be reached, or the cache not be written; running again
+            continues.
+    """
+    path = cache / file.name
+    with _lock(path):
+        if path.is_file() and _sha256(path) == file.sha256:
+            return path
+        part = path.with_name(f"{file.name}.part")
+        problems: list[str] = []
+        reachable = 0
+        for url in file.urls:
+            try:
+                _continue(file, url, part)
+            except urllib.error.HTTPError as error:
+                problems.append(f"{url}: {error}")
+                error.close()
+                if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    part.unlink()  # longer than the file there: of another file
+                continue
+            except (OSError, http.client.HTTPException) as error:
+                problems.append(f"{url}: {error or type(error).__name__}")
+                continue
+            reachable += 1
+            found = _sha256(part)
+            if found == file.sha256:
+                part.replace(path)
+                return path
+            part.unlink()
+            problems.append(f"{url}: SHA-256 is {found}, expected {file.sha256}")
+    kind = DataError if reachable == len(file.urls) else StorageError
+    lines = "\n".join(f"  {problem}" for problem in problems)
+    raise kind(
+        f"{file.name} could not be downloaded:\n{lines}\n"
+        "Run again to continue, or put the file into a folder and give that as data.source"
+    )
+
+
+def _continue(file: RemoteFile, url: str, part: Path) -> None:
+    """Append to `part` what it lacks.
+
+    Raises:
+        OSError: it could not be had whole; what came is kept.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    if have > file.num_bytes:
+        part.unlink()
+        have = 0
+    if have == file.num_bytes:
+        return
+    _check_scheme(file, url)
+    request = urllib.request.Request(url, headers={"User-Agent": "ddpm-pipeline"})  # noqa: S310 - checked
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    opener = urllib.request.build_opener(_Redirects(file))
+    with opener.open(request, timeout=_SILENCE_S) as response:
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        if resumed and not _begins_at(response.headers.get("Content-Range"), have):
+            part.unlink()
+            raise OSError("answered with another range than was asked for")
+        with part.open("ab" if resumed else "wb") as target:
+            _copy(file, response, target, have if resumed else 0)
+
+
+def _copy(file: RemoteFile, response: IO[bytes], target: IO[bytes], have: int) -> None:
+    # A host that drips never trips the timeout of a single read: the whole has a deadline.
+    deadline = time.monotonic() + _GRACE_S + file.num_bytes / _MIN_BYTES_PER_S
+    tenth = 10 * have // file.num_bytes
+    while chunk := response.read(_CHUNK_BYTES):
+        have += len(chunk)
+        if have > file.num_bytes:
+            target.truncate(0)
+            raise OSError(f"sends more than the {file.num_bytes} bytes of the file")
+        target.write(chunk)
+        if 10 * have // file.num_bytes > tenth:
+            tenth = 10 * have // file.num_bytes
+            Progress("shard", have, file.num_bytes, "bytes", f"downloading {file.name}").show()
+        if time.monotonic() > deadline:
+            raise OSError(f"slower than {_MIN_BYTES_PER_S} bytes/s; {have} bytes are kept")
+    if have < file.num_bytes:
+        raise OSError(f"the connection ended after {have} of {file.num_bytes} bytes")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    max_redirections = _MAX_REDIRECTS
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,  # noqa: ANN401 - urllib's signature
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _check_scheme(self._file, newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_scheme(file: RemoteFile, url: str) -> None:
+    scheme = urlsplit(url).scheme
+    if scheme not in file.schemes:
+        raise urllib.error.URLError(f"{scheme}:// is not allowed, only {', '.join(file.schemes)}")
+
+
+def _begins_at(content_range: str | None, start: int) -> bool:
+    return content_range is not None and content_range.startswith(f"bytes {start}-")
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Keep other processes away from `path`, and turn what the disk says into ours."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write downloads to {path.parent}: {error}. Make room or make it writable, or "
+            "set XDG_CACHE_HOME to a folder that is"
+        ) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""What an actor that measures has before it: images, weights and the feature network of a run.
+
+Everything is read when it is first needed, once.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_core import layout
+from ddpm_core.config import RunConfig
+from ddpm_core.data.loader import ImageSet, load_split
+from ddpm_core.data.shards import Index, load_index
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.evaluation.features import FeatureRecipe, load_network
+from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
+from ddpm_core.manifest import Manifest
+from ddpm_core.sampling import units as sampling_units
+from ddpm_core.sampling.denoiser import load_denoiser
+from ddpm_core.storage import Store, open_store
+
+
+def payload_of(root: str, config: RunConfig, dataset: str, recipe: FeatureRecipe) -> dict[str, Any]:
+    """Return what `Desk.of` needs, as JSON values."""
+    return {
+        "root": root,
+        "config": config.model_dump(mode="json"),
+        "dataset": dataset,
+        "features_folder": recipe.folder,
+        "features_recipe": recipe.values,
+    }
+
+
+@dataclass
+class Desk:
+    """A run as a measuring actor sees it; images are uint8 (n, c, h, w) on the CPU."""
+
+    store: Store
+    config: RunConfig
+    dataset: str
+    recipe: FeatureRecipe
+    device: torch.device
+
+    @classmethod
+    def of(cls, payload: dict[str, Any], device: torch.device) -> Self:
+        """Return the desk of what `payload_of` returned."""
+        return cls(
+            open_store(payload["root"]),
+            RunConfig.from_dict(payload["config"]),
+            payload["dataset"],
+            FeatureRecipe(payload["features_folder"], payload["features_recipe"]),
+            device,
+        )
+
+    def rows(self, embed: Embed, images_u8: Tensor) -> Tensor:
+        """Return what a view of the feature network says of images, float32 on the CPU."""
+        size = self.config.evaluate.batch_size
+        return extract(embed, images_u8, batch_size=size, device=self.device)
+
+    def sampled(self, number: int) -> Tensor:
+        """Return the images of a unit of the run's samples."""
+        unit = sampling_units.units_of(self.config.sample)[number]
+        shape = self.config.data.shape
+        images_u8 = sampling_units.read_unit(self.store, self._samples, unit, shape)
+        return torch.from_numpy(images_u8).permute(0, 3, 1, 2).contiguous()
+
+    def first_samples(self, count: int) -> Tensor:
+        """Return the run's first samples."""
+        shape, sample = self.config.data.shape, self.config.sample
+        images_u8 = sampling_units.first_images(self.store, self._samples, sample, shape, count)
+        return torch.from_numpy(np.ascontiguousarray(images_u8.transpose(0, 3, 1, 2)))
+
+    @cached_property
+    def _index(self) -> Index:
+        return load_index(self.store, self.dataset)
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images."""
+        return load_split(self.store, self._index, "train")
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The held-out images."""
+        return load_split(self.store, self._index, "test")
+
+    @cached_property
+    def _samples(self) -> Manifest:
+        samples = layout.samples_of(self.store, self.config)
+        if samples is None:
+            raise DataError(f"the samples of run {self.config.name!r} are gone; sample again")
+        return samples
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """Of the averaged weights of the last step."""
+        checkpoint = layout.final_checkpoint(self.store, self.config)
+        if checkpoint is None:
+            raise CheckpointError(f"the final checkpoint of run {self.config.name!r} is gone")
+        # Also for who asks first in inference mode: through weights of that kind nobody could
+        # differentiate later, as the probability flow does.
+        with torch.inference_mode(mode=False):
+            return load_denoiser(self.store, self.config, checkpoint, self.device)
+
+    @cached_property
+    def network(self) -> FeatureNetwork:
+        """The feature network; the trained one is trained first, if nobody has yet."""
+        return load_network(
+            self.store,
+            self.recipe,
+            load_train=lambda: self.train,
+            load_test=lambda: self.test,
+            device=self.device,
+        )

@@ -1,0 +1,134 @@
+"""The feature network of the Frechet distance: made or fetched once, kept beside the data set.
+
+It depends on the data set and its recipe alone and is the same for every run that is measured.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddpm_core import manifest
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import EvaluateConfig
+from ddpm_core.data.loader import ImageSet
+from ddpm_core.errors import RunConflictError, StorageError
+from ddpm_core.evaluation import classifier, torchscript
+from ddpm_core.evaluation.network import FeatureNetwork
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.storage import Store
+
+NETWORK_ROLE = "network"
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """What determines the feature network, and where it is kept."""
+
+    folder: str
+    values: dict[str, Any]
+
+
+def feature_recipe(
+    evaluate: EvaluateConfig, dataset_folder: str, dataset_fingerprint: str
+) -> FeatureRecipe:
+    """Return the recipe of the network that `evaluate` asks for."""
+    if evaluate.features == "trained":
+        values = classifier.recipe(dataset_fingerprint, evaluate.feature_steps)
+    else:
+        values = {"kind": "torchscript", "sha256": evaluate.features_sha256}
+    return FeatureRecipe(f"{dataset_folder}/features-{fingerprint(values)[:16]}", values)
+
+
+def keep_foreign_network(store: Store, evaluate: EvaluateConfig, recipe: FeatureRecipe) -> None:
+    """Put a network from outside beside the data set, where every worker finds it.
+
+    Raises:
+        ConfigError: if the file is not there, or not the one of `features_sha256`.
+        StorageError: if its server does not answer.
+    """
+    if evaluate.features != "trained":
+        sha256 = str(evaluate.features_sha256)
+
+        def fetch() -> tuple[bytes, str, dict[str, Any]]:
+            return torchscript.fetch(evaluate.features, sha256), ".pt", {}
+
+        _kept(store, recipe, fetch)
+
+
+def load_network(
+    store: Store,
+    recipe: FeatureRecipe,
+    *,
+    load_train: Callable[[], ImageSet],
+    load_test: Callable[[], ImageSet],
+    device: torch.device,
+) -> FeatureNetwork:
+    """Return the network from beside the data set; the trained one is trained first if need be.
+
+    Two processes may train at the same time: one publishes, the other takes what is there then.
+
+    Raises:
+        StorageError: if a network from outside is gone since the stage began.
+    """
+    if recipe.values["kind"] == "torchscript":
+
+        def gone() -> tuple[bytes, str, dict[str, Any]]:
+            raise StorageError(
+                f"{store.uri_of(recipe.folder)} was emptied meanwhile; run the stage again"
+            )
+
+        _, data = _kept(store, recipe, gone)
+        return torchscript.load(data, device)
+
+    def train() -> tuple[bytes, str, dict[str, Any]]:
+        network = classifier.train_classifier(
+            load_train(), num_steps=recipe.values["num_steps"], device=device
+        )
+        about = {"held_out_accuracy": classifier.accuracy(network, load_test(), device)}
+        return classifier.to_bytes(network), ".safetensors", about
+
+    _, data = _kept(store, recipe, train)
+    network = classifier.from_bytes(data).to(device)
+    return FeatureNetwork(network.embed, network.classify)
+
+
+def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
+    """Return what a number has to say of the network it was measured with.
+
+    Raises:
+        StorageError: if it is not there.
+    """
+    kept = manifest.load(store, recipe.folder)
+    if kept is None:
+        raise StorageError(f"{store.uri_of(recipe.folder)} is gone; run the stage again")
+    return {
+        **kept.body["recipe"],
+        **kept.body["about"],
+        "network_sha256": kept.files[NETWORK_ROLE].sha256,
+    }
+
+
+def _kept(
+    store: Store, recipe: FeatureRecipe, make: Callable[[], tuple[bytes, str, dict[str, Any]]]
+) -> tuple[Manifest, bytes]:
+    """Return the network that is kept, verified; made, if there is none or it is damaged."""
+    folder = recipe.folder
+    found = manifest.load(store, folder)
+    if found is not None:
+        try:
+            return found, found.read(store, NETWORK_ROLE)
+        except DamagedError as error:
+            manifest.quarantine(store, folder, str(error))
+    data, suffix, about = make()
+    files = {NETWORK_ROLE: manifest.write_file(store, folder, NETWORK_ROLE, suffix, data)}
+    try:
+        made = manifest.commit(store, folder, files, {"recipe": recipe.values, "about": about})
+    except RunConflictError:
+        # Trained elsewhere meanwhile, with other rounding: as good, and the one that counts.
+        other = manifest.load(store, folder)
+        if other is None:
+            raise
+        made = other
+    return made, made.read(store, NETWORK_ROLE)

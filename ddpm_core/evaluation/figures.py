@@ -1,0 +1,97 @@
+"""Figures of an evaluation, as PNG files of 800 by 480 pixels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ddpm_core.evaluation.drawing import BLUE, DPI, ORANGE, plot, png
+from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.sampling import pictures
+
+_QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
+
+
+def likelihood_figure(bound: Bound) -> bytes:
+    """Return each timestep's share of the bound; the decoder's, at t = 0, apart."""
+    figure, axes = plot(
+        f"Bound on the held-out images: {bound.total.mean():.3f} bits/dim (n = {len(bound.prior)})",
+        "timestep t",
+        "term of the bound [bits/dim]",
+    )
+    terms = bound.terms.mean(axis=0)
+    spread = (
+        bound.terms.std(axis=0, ddof=1) / np.sqrt(len(bound.prior)) if len(bound.prior) > 1 else 0
+    )
+    t = np.arange(len(terms))
+    # What rounding leaves of a divergence may be 0 or below; a logarithm has no place for it.
+    steps = np.where(terms > 0, terms, np.nan)
+    axes.plot(t[1:], steps[1:], color=BLUE, linewidth=1.6, label="divergence of each step")
+    low, high = steps - spread, steps + spread
+    axes.fill_between(
+        t[1:], np.where(low > 0, low, np.nan)[1:], high[1:], color=BLUE, alpha=0.2, linewidth=0
+    )
+    axes.plot(0, terms[0], "o", color=ORANGE, label=f"decoder at t = 0: {terms[0]:.3f}")
+    axes.set_yscale("log")
+    axes.set_xlim(left=-0.02 * len(terms))
+    axes.legend(frameon=False)
+    return png(figure)
+
+
+def rate_distortion_figure(bound: Bound) -> bytes:
+    """Return how far the predicted x_0 is from the image once so many bits are known (Fig. 5)."""
+    figure, axes = plot(
+        "Rate and distortion on the held-out images",
+        "rate [bits/dim]",
+        "distortion: RMSE of the predicted $x_0$ [levels of 0–255]",
+    )
+    axes.plot(bound.rate(), bound.distortion(), color=BLUE, linewidth=1.8)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    return png(figure)
+
+
+def loss_figure(history: Sequence[Mapping[str, float]]) -> bytes:
+    """Return the training loss over the steps, and by quarter of the chain.
+
+    Args:
+        history: points with step, loss and loss_q0 ... loss_q3; none of imported weights.
+    """
+    figure, axes = plot("Training loss", "step", "mean squared error of the predicted noise")
+    if not history:
+        axes.text(0.5, 0.5, "imported weights: no curve", ha="center", transform=axes.transAxes)
+        return png(figure)
+    labels = ("t in the first quarter", "second", "third", "last quarter")
+    for quartile, (label, colour) in enumerate(zip(labels, _QUARTILE_COLOURS, strict=True)):
+        points = [(p["step"], p[f"loss_q{quartile}"]) for p in history if f"loss_q{quartile}" in p]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
+    steps, losses = [p["step"] for p in history], [p["loss"] for p in history]
+    axes.plot(steps, losses, color=ORANGE, linewidth=1.8, label="all timesteps")
+    axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, ncols=2)
+    return png(figure)
+
+
+def comparison_figure(
+    samples_u8: NDArray[np.uint8], held_out_u8: NDArray[np.uint8], *, num_images: int = 100
+) -> bytes:
+    """Return samples beside held-out images, the same number of each.
+
+    Args:
+        samples_u8: (n, h, w, c), in their order: none are chosen.
+        held_out_u8: (m, h, w, c), in their order.
+        num_images: of each, at most.
+    """
+    count = min(num_images, len(samples_u8), len(held_out_u8))
+    figure = Figure(figsize=(8, 4.4), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = (f"{count} samples", f"{count} held-out images")
+    for axes, title, images_u8 in zip(panels, titles, (samples_u8, held_out_u8), strict=True):
+        sheet = pictures.as_pillow(pictures.grid(images_u8[:count]))
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        axes.set_title(title, fontsize=11)
+        axes.axis("off")
+    return png(figure)

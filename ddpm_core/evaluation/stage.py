@@ -1,0 +1,248 @@
+"""The evaluate stage: bits/dim and Frechet distance on held-out images, figures, the model."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ddpm_core import cluster, layout, manifest
+from ddpm_core.canonical import canonical_json
+from ddpm_core.config import RunConfig
+from ddpm_core.data.loader import ImageSet, load_split
+from ddpm_core.data.shards import Index, load_index
+from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.evaluation import figures, metrics
+from ddpm_core.evaluation.desk import payload_of
+from ddpm_core.evaluation.features import (
+    FeatureRecipe,
+    describe_network,
+    feature_recipe,
+    keep_foreign_network,
+)
+from ddpm_core.evaluation.metrics import Collector
+from ddpm_core.evaluation.worker import (
+    Result,
+    Unit,
+    feature_units,
+    likelihood_units,
+    make_worker,
+)
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.progress import Progress
+from ddpm_core.sampling.units import first_images
+from ddpm_core.storage import Store
+from ddpm_core.tracking import Tracker, open_tracker
+from ddpm_core.training.checkpoint import Curve, load_history
+from ddpm_core.training.worker import tell_curve
+
+METRICS_ROLE = "metrics"
+_NUM_COMPARED = 100
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is measured, all of it committed."""
+
+    store: Store
+    config: RunConfig
+    checkpoint: Manifest
+    index: Index
+    samples: Manifest
+
+    @classmethod
+    def of(cls, store: Store, config: RunConfig) -> Self:
+        checkpoint = layout.final_checkpoint(store, config)
+        if checkpoint is None:
+            raise CheckpointError(
+                f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
+                f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
+            )
+        pointer, samples = (
+            layout.dataset_pointer(store, config.name),
+            layout.samples_of(store, config),
+        )
+        if pointer is None or samples is None:
+            what, stage = ("data set", "shard") if pointer is None else ("samples", "sample")
+            raise DataError(
+                f"run {config.name!r} has no complete {what}; run the {stage} stage first"
+            )
+        return cls(store, config, checkpoint, load_index(store, pointer["dataset"]), samples)
+
+    @property
+    def recipe(self) -> FeatureRecipe:
+        """Of the feature network."""
+        index = self.index
+        return feature_recipe(self.config.evaluate, index.manifest.folder, index.fingerprint)
+
+    @property
+    def units(self) -> list[Unit]:
+        """The bound first: its units take longest, and those that come last should be short."""
+        num_train, num_test = (self.index.num_images[split] for split in ("train", "test"))
+        return [
+            *likelihood_units(self.config.evaluate, num_test),
+            *feature_units(self.config, num_train, num_test),
+        ]
+
+    @property
+    def history(self) -> Curve:
+        """The curves of the training."""
+        return load_history(self.store, self.checkpoint)
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Which weights these are, for the protocols."""
+        return {
+            "ema_sha256": self.checkpoint.files["ema"].sha256,
+            "step": self.checkpoint.body["step"],
+            "loss": self.config.train.loss,
+            "weighting": self.config.train.weighting,
+            "precision": self.config.train.precision,
+            "dataset": self.index.fingerprint,
+        }
+
+
+def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Measure the run's final weights and its samples, and return the numbers.
+
+    What was measured before is read; MLflow is told again what it may have missed.
+
+    Returns:
+        `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
+        "inception_score": {...}}`, as in the file of the role `metrics`; the last is None where
+        the feature network has no classes.
+
+    Raises:
+        CheckpointError: the training is not finished.
+        DataError: the data set or the samples are not there.
+        ClusterError: workers were lost too often.
+    """
+    inputs = Inputs.of(store, config)
+    with open_tracker(store, config, stage="evaluate") as tracker:
+        committed = _intact(inputs)
+        note = f", done already: {store.uri_of(committed.folder)}" if committed else ""
+        if committed is None:
+            committed = _measure(inputs)
+        numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
+        _tell(tracker, inputs, committed, numbers)
+    total = len(inputs.units)
+    Progress("evaluate", total, total, "units", summary(numbers) + note).show()
+    return numbers
+
+
+def summary(numbers: dict[str, Any]) -> str:
+    """Return the numbers in one line."""
+    bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
+    score = numbers.get("inception_score")
+    error = f" ± {bits['standard_error']:.3f}" if bits["standard_error"] is not None else ""
+    return (
+        f"{bits['value']:.3f}{error} bits/dim, Frechet distance {distance['value']:.2f} "
+        f"(floor {distance['test_train']:.2f})"
+        + (f", inception score {score['value']:.2f}" if score else "")
+    )
+
+
+def _intact(inputs: Inputs) -> Manifest | None:
+    """Return what was measured before, if every file of it is whole."""
+    committed = layout.evaluation_of(inputs.store, inputs.config)
+    if committed is not None:
+        try:
+            for role in committed.files:
+                committed.read(inputs.store, role)
+        except DamagedError as error:
+            manifest.quarantine(inputs.store, committed.folder, str(error))
+            return None
+    return committed
+
+
+def _measure(inputs: Inputs) -> Manifest:
+    """Have all units worked on, and publish numbers, curves and figures."""
+    store, config = inputs.store, inputs.config
+    keep_foreign_network(store, config.evaluate, inputs.recipe)
+    units, collector, done = inputs.units, Collector(), 0
+
+    def on_done(unit: Unit, result: Result) -> None:
+        nonlocal done
+        collector.add(unit, result)
+        done += 1
+        Progress("evaluate", done, len(units), "units").show()
+
+    Progress("evaluate", 0, len(units), "units").show()
+    payload = payload_of(store.uri, config, inputs.index.manifest.folder, inputs.recipe)
+    with cluster.connect(config.compute):
+        cluster.map_units(make_worker, payload, units, config.compute, on_done=on_done)
+    return _publish(inputs, collector)
+
+
+def _publish(inputs: Inputs, collector: Collector) -> Manifest:
+    store, config, weights = inputs.store, inputs.config, inputs.weights
+    bound = collector.bound()
+    num_test = inputs.index.num_images["test"]
+    network = describe_network(store, inputs.recipe)
+    numbers = {
+        "bits_per_dim": metrics.bits_per_dim_metric(
+            bound, config, weights, num_test_images=num_test
+        ),
+        "frechet_distance": metrics.frechet_metric(
+            collector.moments(), config, weights, network=network
+        ),
+        "inception_score": metrics.inception_metric(
+            collector.probabilities(), config, weights, network=network
+        ),
+    }
+    contents = {
+        METRICS_ROLE: (".json", _json(numbers)),
+        "likelihood": (".json", _json(metrics.likelihood_artifact(bound))),
+        "likelihood-figure": (".png", figures.likelihood_figure(bound)),
+        "rate-distortion-figure": (".png", figures.rate_distortion_figure(bound)),
+        "loss-figure": (".png", figures.loss_figure(inputs.history)),
+        "comparison-figure": (".png", _comparison(inputs)),
+    }
+    digest = layout.evaluation_fingerprint(config, weights["ema_sha256"], inputs.index.fingerprint)
+    folder = layout.evaluation_folder(config.name, digest)
+    files = {
+        role: manifest.write_file(store, folder, role, suffix, data)
+        for role, (suffix, data) in contents.items()
+    }
+    return manifest.commit(store, folder, files, {**weights, "summary": summary(numbers)})
+
+
+def _comparison(inputs: Inputs) -> bytes:
+    store, config = inputs.store, inputs.config
+    samples = first_images(store, inputs.samples, config.sample, config.data.shape, _NUM_COMPARED)
+    held_out: ImageSet = load_split(store, inputs.index, "test")
+    held_out_u8 = held_out.images_u8[:_NUM_COMPARED].permute(0, 2, 3, 1).numpy()
+    return figures.comparison_figure(samples, held_out_u8, num_images=_NUM_COMPARED)
+
+
+def _tell(tracker: Tracker, inputs: Inputs, committed: Manifest, numbers: dict[str, Any]) -> None:
+    store, config, step = inputs.store, inputs.config, inputs.config.train.num_steps
+    bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
+    score = numbers.get("inception_score") or {"value": None, "test": None}
+    values = {
+        "eval/bits_per_dim": bits["value"],
+        "eval/bits_per_dim_standard_error": bits["standard_error"],
+        "eval/bits_per_dim_prior": bits["prior"],
+        "eval/bits_per_dim_rate": bits["rate"],
+        "eval/bits_per_dim_decoder": bits["decoder"],
+        "eval/frechet_distance_test": distance["samples_test"],
+        "eval/frechet_distance_train": distance["samples_train"],
+        "eval/frechet_distance_floor": distance["test_train"],
+        "eval/inception_score": score["value"],
+        "eval/inception_score_test": score["test"],
+    }
+    tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=step)
+    for role, record in committed.files.items():
+        data = committed.read(store, role)
+        if record.name.endswith(".png"):
+            tracker.log_image_bytes(f"{role}.png", data)
+        else:
+            tracker.log_artifact_bytes(f"evaluation/{role}.json", data)
+    tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
+    # A training that was killed after its last checkpoint has nobody else who does.
+    tell_curve(tracker, inputs.history)
+    # Last, so that the model gets the numbers that describe it.
+    tracker.register_model(config, inputs.checkpoint.read(store, "ema"), step=step)
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    canonical_json(values)  # refuses NaN and infinity, which are no JSON
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,232 @@
+"""Weights from outside become a run that samples and evaluates, and a run becomes a folder.
+
+A run of imported weights has one checkpoint, the last: the averaged weights, no optimiser, no
+curves, and `imported` in its manifest with the digests of the files they came from. Its `train`
+section trained nothing; `train.num_steps` is what somebody says the weights have behind them, and
+1 where nobody does. It cannot be trained on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm_core import layout
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.choices import is_learned
+from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
+from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
+from ddpm_core.exchange.npz import read_npz
+from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
+from ddpm_core.exchange.unet_config import Network, read_unet_config, write_unet_config
+from ddpm_core.manifest import DamagedError
+from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
+from ddpm_core.recipes import recipe
+from ddpm_core.runs import configure, open_run
+from ddpm_core.storage import Store, open_store
+from ddpm_core.training import checkpoint
+from ddpm_core.training.build import build_unet
+
+_NO_DATASET = "none: imported weights"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights from outside and the run that they become; nothing is written yet."""
+
+    root: str
+    config: RunConfig
+    weights: dict[str, Tensor]
+    """float32, by the names of our network's parameters"""
+    provenance: dict[str, str]
+    """format, and SHA-256 of each file"""
+
+
+def read_weights(
+    source: str, recipe_name: str, *, root: str | None, run: str | None, changes: Mapping[str, Any]
+) -> Imported:
+    """Read weights from outside, and say which run they become.
+
+    Args:
+        source: path or URI of a folder of diffusers, which brings its network and its chain, or
+            of an .npz of the original's variables, for which the recipe says both.
+        recipe_name: the recipe for everything else, the data set above all.
+        root: where the run is to lie; None is ./runs.
+        run: name of the run; required, since the recipe's own stands for a training.
+        changes: `{"section.key": value}` on top of the recipe.
+
+    Raises:
+        ConfigError: the network or the chain is not one of ours, or not of these data.
+        CheckpointError: the weights are not all of this network's, each finite, and no others.
+        StorageError: the storage does not answer.
+    """
+    if run is None:
+        raise ConfigError(
+            "the run of imported weights has no name; give --run NAME: the recipe's own stands "
+            "for a training"
+        )
+    if source.endswith(".npz"):
+        return _from_npz(source, recipe_name, root, {"train.num_steps": 1, **changes}, run)
+    return _from_folder(source, recipe_name, root, changes, run)
+
+
+def import_weights(store: Store, imported: Imported) -> str:
+    """Make the run: run.json, and the final checkpoint. The same again is fine.
+
+    Returns:
+        The URI of its run.json.
+
+    Raises:
+        RunConflictError: the name stands for another run, a training, or other weights.
+        StorageError: the storage refuses or does not answer.
+    """
+    config = imported.config
+    key = layout.run_json_key(config.name)
+    if store.exists(key):
+        open_run(store, config)
+    _refuse_training(store, config)
+    try:
+        checkpoint.commit(
+            store,
+            config.name,
+            checkpoint.Origin(fingerprint(config.experiment()), _NO_DATASET),
+            step=config.train.num_steps,
+            images_seen=0,
+            state={},
+            ema=imported.weights,
+            history=[],
+            imported=imported.provenance,
+        )
+    except RunConflictError:
+        raise RunConflictError(
+            f"run {config.name!r} has other weights, imported from other files; give these "
+            "another name (--run NAME)"
+        ) from None
+    # Last: what a kill leaves behind must not look like a run that is still to be trained.
+    open_run(store, config)
+    return store.uri_of(key)
+
+
+def export_weights(target: str, folder: str, *, root: str | None = None) -> str:
+    """Write the averaged weights of a trained run as a folder that diffusers loads.
+
+    Args:
+        target: path or URI of the run's run.json.
+        folder: path or URI to write to; what stands there is not overwritten.
+        root: where the run lies; None is the root that its run.json lies in.
+
+    Returns:
+        The URI of the folder.
+
+    Raises:
+        ConfigError: diffusers has no such network or no such chain.
+        CheckpointError: the training is not finished, or its weights are damaged.
+        RunConflictError: other files stand there.
+        StorageError: the storage refuses or does not answer.
+    """
+    home, config = configure(target, root=root, run=None, changes={})
+    unet, scheduler = write_unet_config(config), write_scheduler_config(config.diffusion)
+    store = open_store(home)
+    found = layout.final_checkpoint(store, config)
+    if found is None:
+        raise CheckpointError(
+            f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
+            f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
+        )
+    weights = to_diffusers(checkpoint.load_ema(store, found))
+    return write_folder(folder, unet=unet, scheduler=scheduler, weights=weights).uri
+
+
+def _from_folder(
+    source: str, recipe_name: str, root: str | None, changes: Mapping[str, Any], run: str
+) -> Imported:
+    ours = [key for key in changes if key.startswith(("model.", "diffusion."))]
+    if ours:
+        raise ConfigError(
+            f"--set {', '.join(ours)}: the folder says what network and chain its weights are of; "
+            "leave it out"
+        )
+    found = read_folder(source)
+    network = read_unet_config(found.unet, origin=f"the unet of {source}")
+    diffusion = read_scheduler_config(found.scheduler, origin=f"the scheduler of {source}")
+    _require_same_images(source, network, recipe_name, changes)
+    _require_room_for_variance(source, network, diffusion)
+    learned = is_learned(diffusion["variance"])
+    sections = {f"model.{key}": value for key, value in network.model.items()}
+    sections |= {f"diffusion.{key}": value for key, value in diffusion.items()}
+    # Of this section nothing is used, but it has to go with the others.
+    train = {
+        "train.num_steps": 1,
+        "train.loss": "hybrid" if learned else "simple",
+        "train.weighting": "none",
+    }
+    home, config = configure(
+        recipe_name, root=root, run=run, changes={**sections, **train, **changes}
+    )
+    weights = from_diffusers(exact_float32(found.weights, origin=source), _like(config))
+    return Imported(home, config, weights, {"format": "diffusers", **found.digests})
+
+
+def _from_npz(
+    source: str, recipe_name: str, root: str | None, changes: Mapping[str, Any], run: str
+) -> Imported:
+    recipe(recipe_name)  # no run.json: that is a run already
+    home, config = configure(recipe_name, root=root, run=run, changes=changes)
+    variables, digest = read_npz(source)
+    num_levels = len(config.model.channel_mults)
+    weights = from_original(variables, _like(config), num_levels=num_levels)
+    provenance = {"format": "tensorflow-npz", "weights_sha256": digest}
+    return Imported(home, config, exact_float32(weights, origin=source), provenance)
+
+
+def _like(config: RunConfig) -> dict[str, Tensor]:
+    """Return the parameters of the network by name: shapes, no numbers."""
+    with torch.device("meta"):
+        return build_unet(config).state_dict()
+
+
+def _require_same_images(
+    source: str, network: Network, recipe_name: str, changes: Mapping[str, Any]
+) -> None:
+    """Refuse a data set whose images the network does not draw."""
+    # With a network that any size fits, so that the data section alone is checked.
+    anything = {"model.channel_mults": [1], "model.attention_resolutions": []}
+    of_data = {key: value for key, value in changes.items() if key.startswith("data.")}
+    data = recipe(recipe_name).replaced({**anything, **of_data}).data
+    if data.shape != network.shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (network.shape, data.shape))
+        raise ConfigError(
+            f"the network in {source} draws images of {theirs} (channels, height, width), the "
+            f"recipe {recipe_name} has {ours}; take a recipe of such images, or set data.height "
+            "and data.width"
+        )
+
+
+def _require_room_for_variance(source: str, network: Network, diffusion: Mapping[str, Any]) -> None:
+    """Refuse a network whose output has no second half for a learned variance, or one too many."""
+    channels, variance = network.shape[0], diffusion["variance"]
+    needed = channels * (2 if is_learned(variance) else 1)
+    if network.out_channels != needed:
+        raise ConfigError(
+            f"the network in {source} has out_channels={network.out_channels}, and with its "
+            f"scheduler's variance_type={variance} it must have {needed}; one of the two files "
+            "belongs to something else"
+        )
+
+
+def _refuse_training(store: Store, config: RunConfig) -> None:
+    """Refuse a run with checkpoints of a training: imported weights may not pass for its result."""
+    last = config.train.num_steps
+    try:
+        found = layout.final_checkpoint(store, config)
+    except DamagedError:
+        found = None  # an import over it mends it
+    others = [step for step in layout.committed_steps(store, config.name) if step != last]
+    if others or (found is not None and "imported" not in found.body):
+        raise RunConflictError(
+            f"run {config.name!r} has checkpoints of a training; give the imported weights another "
+            "name (--run NAME)"
+        )

@@ -1,0 +1,161 @@
+"""The network in two spellings: our model section, and the config.json of a `UNet2DModel`.
+
+Source: diffusers' `UNet2DModel`; google/ddpm-cifar10-32 is the original's network in its terms.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError
+from ddpm_core.exchange.keys import Keys
+
+_PLAIN, _ATTENDS = "DownBlock2D", "AttnDownBlock2D"
+# Key: diffusers' default, and the values with which its network is ours.
+_FIXED: dict[str, tuple[object, tuple[object, ...]]] = {
+    "_class_name": ("UNet2DModel", ("UNet2DModel",)),
+    "act_fn": ("silu", ("silu", "swish")),
+    "add_attention": (True, (True,)),
+    "center_input_sample": (False, (False,)),
+    "class_embed_type": (None, (None,)),
+    "downsample_padding": (1, (0,)),
+    "downsample_type": ("conv", ("conv",)),
+    "flip_sin_to_cos": (True, (False,)),
+    "freq_shift": (0, (1,)),
+    "mid_block_scale_factor": (1, (1,)),
+    "mid_block_type": ("UNetMidBlock2D", ("UNetMidBlock2D",)),
+    "norm_eps": (1e-5, (1e-6,)),
+    "num_class_embeds": (None, (None,)),
+    "resnet_time_scale_shift": ("default", ("default",)),
+    "time_embedding_type": ("positional", ("positional",)),
+    "upsample_type": ("conv", ("conv",)),
+}
+_SAYS_NOTHING = ("num_train_timesteps",)  # but where the embedding of the time is a table
+_DEFAULT_HEAD_DIM = 8
+
+
+@dataclass(frozen=True)
+class Network:
+    """A `UNet2DModel` that is a network of ours."""
+
+    model: dict[str, Any]
+    """the model section"""
+    shape: tuple[int, int, int]
+    """(channels, height, width) of its images"""
+    out_channels: int
+    """channels of its output: twice the images', if it predicts the variance too"""
+
+
+def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Network:
+    """Return the network that a `UNet2DModel`'s config.json describes.
+
+    Raises:
+        ConfigError: naming each key with which it would be another function than ours.
+    """
+    keys = Keys(values, origin=origin)
+    for key, (default, allowed) in _FIXED.items():
+        keys.fixed(key, default, allowed)
+    for key in _SAYS_NOTHING:
+        keys.value(key)
+    widths = keys.wholes("block_out_channels", (224, 448, 672, 896))
+    num_groups = keys.whole("norm_num_groups", 32)
+    channels = keys.whole("in_channels", 3)
+    out_channels = keys.whole("out_channels", 3)
+    height, width = _size(keys)
+    num_res_blocks = keys.whole("layers_per_block", 2)
+    dropout = keys.number("dropout", 0.0)
+    if keys.value("time_embedding_dim") not in (None, 4 * widths[0]):
+        keys.problem("time_embedding_dim", f"must be null or {4 * widths[0]}, four times the first")
+    if keys.value("attn_norm_num_groups") not in (None, num_groups):
+        keys.problem("attn_norm_num_groups", "must be null or norm_num_groups")
+    if any(one % widths[0] for one in widths):
+        keys.problem("block_out_channels", "must be multiples of the first")
+    if out_channels not in (channels, 2 * channels):
+        keys.problem("out_channels", f"must be in_channels={channels}, or twice that")
+    attending = _attending(keys, len(widths))
+    _require_one_head(keys, [widths[level] for level in attending] + [widths[-1]])
+    keys.finish()
+    model = {
+        "base_channels": widths[0],
+        "channel_mults": [one // widths[0] for one in widths],
+        "num_res_blocks": num_res_blocks,
+        "attention_resolutions": [height // 2**level for level in attending],
+        "dropout": dropout,
+        "num_groups": num_groups,
+    }
+    return Network(model, (channels, height, width), out_channels)
+
+
+def write_unet_config(config: RunConfig) -> dict[str, Any]:
+    """Return the config.json of the `UNet2DModel` that is the network of `config`.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    model, data = config.model, config.data
+    if model.channel_mults[0] != 1:
+        raise ConfigError(
+            f"model.channel_mults={list(model.channel_mults)} does not begin with 1: the first "
+            "convolution has base_channels, and in a UNet2DModel always as many as the first "
+            "level; such a network cannot be written for diffusers"
+        )
+    heights = [data.height // 2**level for level in range(len(model.channel_mults))]
+    kinds = [_ATTENDS if one in model.attention_resolutions else _PLAIN for one in heights]
+    fixed = {key: allowed[0] for key, (_, allowed) in _FIXED.items()}
+    return {
+        **fixed,
+        "sample_size": data.height if data.height == data.width else [data.height, data.width],
+        "in_channels": data.channels,
+        "out_channels": config.out_channels,
+        "block_out_channels": [model.base_channels * mult for mult in model.channel_mults],
+        "down_block_types": kinds,
+        "up_block_types": _mirrored(kinds),
+        "layers_per_block": model.num_res_blocks,
+        "dropout": model.dropout,
+        "norm_num_groups": model.num_groups,
+        "attention_head_dim": None,
+        "attn_norm_num_groups": None,
+        "time_embedding_dim": None,
+    }
+
+
+def _size(keys: Keys) -> tuple[int, int]:
+    """Return height and width; the levels that attend are known by their height."""
+    if isinstance(keys.value("sample_size"), list):
+        size = keys.wholes("sample_size", ())
+        if len(size) == 2:
+            return size[0], size[1]
+    elif keys.value("sample_size") is not None:
+        size = [keys.whole("sample_size", 1)]
+        return size[0], size[0]
+    keys.problem("sample_size", "must say one size, or height and width; write it into the file")
+    return 1, 1
+
+
+def _attending(keys: Keys, num_levels: int) -> list[int]:
+    """Return the levels with attention."""
+    down = keys.value("down_block_types", [_PLAIN, *[_ATTENDS] * 3])
+    up = keys.value("up_block_types", [*[_ATTENDS.replace("Down", "Up")] * 3, "UpBlock2D"])
+    if not isinstance(down, list) or not all(kind in (_PLAIN, _ATTENDS) for kind in down):
+        keys.problem("down_block_types", f"must be a list of {_PLAIN} and {_ATTENDS}")
+        return []
+    if len(down) != num_levels:
+        keys.problem("down_block_types", f"must be {num_levels}, as many as block_out_channels")
+    if up != _mirrored(down):
+        keys.problem("up_block_types", f"must be the way back: {', '.join(_mirrored(down))}")
+    return [level for level, kind in enumerate(down[:num_levels]) if kind == _ATTENDS]
+
+
+def _mirrored(kinds: Sequence[str]) -> list[str]:
+    return [kind.replace("Down", "Up") for kind in reversed(kinds)]
+
+
+def _require_one_head(keys: Keys, widths: Sequence[int]) -> None:
+    """Ours has one head as wide as the feature map, on each level and in the middle."""
+    head_dim = keys.value("attention_head_dim", _DEFAULT_HEAD_DIM)
+    if head_dim is not None and set(widths) != {head_dim}:
+        keys.problem(
+            "attention_head_dim",
+            f"must be null: one head as wide as the feature map ({', '.join(map(str, widths))})",
+        )

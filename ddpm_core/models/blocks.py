@@ -1,0 +1,174 @@
+"""The blocks of the U-Net, and how their weights begin.
+
+The details are those of the original: epsilon 1e-6 in every normalisation, padding (0, 1, 0, 1)
+before each halving, one attention head as wide as the feature map, and layers that end a block
+begin near zero, so that a block begins as (almost) the identity.
+
+Source: Ho et al. 2020, arXiv:2006.11239, appendix B.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6
+NEAR_ZERO = 1e-5
+"""Gain of the layers that end a block: the original scales their variance by 1e-10."""
+
+
+class Conv(nn.Conv2d):
+    """A convolution whose weights `initialise` draws."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        gain: float = 1.0,
+    ) -> None:
+        padding = kernel_size // 2 if padding is None else padding
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self.gain = gain
+
+    def reset_parameters(self) -> None:
+        """Left to `initialise`: here there is no generator."""
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights `initialise` draws."""
+
+    def __init__(self, in_features: int, out_features: int, *, gain: float = 1.0) -> None:
+        super().__init__(in_features, out_features)
+        self.gain = gain
+
+    def reset_parameters(self) -> None:
+        """Left to `initialise`: here there is no generator."""
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights uniformly with variance gain**2 / fan_avg, and set biases to 0.
+
+    They are drawn on the CPU in the order of definition: the same on every device.
+    """
+    for layer in module.modules():
+        if not isinstance(layer, Conv | Linear) or layer.weight.is_meta:
+            continue
+        num_out, num_in, *kernel = layer.weight.shape
+        bound = layer.gain * math.sqrt(6 / ((num_in + num_out) * math.prod(kernel)))
+        weight = torch.empty(layer.weight.shape, dtype=torch.float32, device="cpu")
+        layer.weight.copy_(weight.uniform_(-bound, bound, generator=generator))
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def timestep_embedding(t: Real[Tensor, " b"], num_channels: int) -> Float[Tensor, "b c"]:
+    """Return [sin(t f), cos(t f)] with frequencies f from 1 down to 1/10000, in float32.
+
+    f_i = 10000 ** (-i / (num_channels/2 - 1)); t is the raw code index, neither scaled nor
+    normalised.
+
+    Args:
+        t: code index of the step, 0..T-1, whole or in between.
+        num_channels: even, at least 4.
+
+    Source: Vaswani et al. 2017, section 3.5, in the variant of the original DDPM.
+    """
+    half = num_channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=t.device)
+    angles = t.float()[:, None] * (-math.log(10000) * index / (half - 1)).exp()
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal embedding and two layers; the result has passed the swish of the blocks."""
+
+    def __init__(self, base_channels: int) -> None:
+        super().__init__()
+        self.base_channels = base_channels
+        self.linear_1 = Linear(base_channels, 4 * base_channels)
+        self.linear_2 = Linear(4 * base_channels, 4 * base_channels)
+
+    def forward(self, t: Real[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        embedding = timestep_embedding(t, self.base_channels).to(self.linear_1.weight.dtype)
+        # Every residual block begins with a swish of this; once is enough.
+        hidden = F.silu(self.linear_1(embedding))
+        return F.silu(self.linear_2(hidden))
+
+
+class ResBlock(nn.Module):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        embed_channels: int,
+        dropout: float,
+        num_groups: int,
+    ) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(num_groups, in_channels, eps=NORM_EPS)
+        self.conv_1 = Conv(in_channels, out_channels, 3)
+        self.time_proj = Linear(embed_channels, out_channels)
+        self.norm_2 = nn.GroupNorm(num_groups, out_channels, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = Conv(out_channels, out_channels, 3, gain=NEAR_ZERO)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else Conv(in_channels, out_channels, 1)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b k h w"]:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = h + self.time_proj(embedding)[:, :, None, None]
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        summed: Tensor = self.shortcut(x) + h
+        return summed
+
+
+class Attention(nn.Module):
+    """Self-attention among all pixels, one head, scale 1/sqrt(channels)."""
+
+    def __init__(self, channels: int, *, num_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, channels, eps=NORM_EPS)
+        # Three matrices, not one: a joint one would begin with too small weights.
+        self.query = Linear(channels, channels)
+        self.key = Linear(channels, channels)
+        self.value = Linear(channels, channels)
+        self.proj_out = Linear(channels, channels, gain=NEAR_ZERO)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        pixels = self.norm(x).flatten(2).transpose(1, 2).unsqueeze(1)  # b 1 (h w) c
+        mixed = F.scaled_dot_product_attention(
+            self.query(pixels), self.key(pixels), self.value(pixels)
+        )
+        change: Tensor = self.proj_out(mixed)
+        return x + change.squeeze(1).transpose(1, 2).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv(channels, channels, 3, stride=2, padding=0)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        # One row and column more at the end only; padding=1 would be another function.
+        halved: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return halved
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv(channels, channels, 3)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return doubled

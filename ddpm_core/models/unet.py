@@ -1,0 +1,268 @@
+"""The U-Net of the paper: predicts the noise in x_t, or what else it is trained to.
+
+Residual blocks with group normalisation and swish, self-attention at chosen resolutions and
+always in the middle, the timestep added to every residual block through a sinusoidal embedding.
+
+Source: Ho et al. 2020, arXiv:2006.11239, section 4 and appendix B.
+"""
+
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_core.errors import ConfigError
+from ddpm_core.models.blocks import (
+    NEAR_ZERO,
+    NORM_EPS,
+    Attention,
+    Conv,
+    Downsample,
+    ResBlock,
+    TimeEmbedding,
+    Upsample,
+    initialise,
+)
+
+
+class _Common(TypedDict):
+    """What all residual blocks of a network share."""
+
+    embed_channels: int
+    dropout: float
+    num_groups: int
+
+
+class _Stage(nn.Module):
+    """The blocks of one resolution, each followed by attention or by nothing. Abstract."""
+
+    def __init__(
+        self, inputs: Sequence[int], width: int, *, attends: bool, **common: Unpack[_Common]
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResBlock(num_in, width, **common) for num_in in inputs)
+        self.attentions = nn.ModuleList(
+            Attention(width, num_groups=common["num_groups"]) if attends else nn.Identity()
+            for _ in inputs
+        )
+
+
+class _DownStage(_Stage):
+    """Ends by halving, but at the lowest resolution."""
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        width: int,
+        *,
+        lowest: bool,
+        attends: bool,
+        **common: Unpack[_Common],
+    ) -> None:
+        super().__init__(inputs, width, attends=attends, **common)
+        self.downsample = None if lowest else Downsample(width)
+
+    def forward(
+        self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"], skips: list[Tensor]
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """Return the feature map for the next stage; each on the way is appended to `skips`."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(h, embedding))
+            skips.append(h)
+        if self.downsample is not None:
+            h = self.downsample(h)
+            skips.append(h)
+        return h
+
+
+class _UpStage(_Stage):
+    """Ends by doubling, but at full resolution."""
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        width: int,
+        *,
+        highest: bool,
+        attends: bool,
+        **common: Unpack[_Common],
+    ) -> None:
+        super().__init__(inputs, width, attends=attends, **common)
+        self.upsample = None if highest else Upsample(width)
+
+    def forward(
+        self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"], skips: list[Tensor]
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """Return the feature map for the next stage; each block takes one off `skips`."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
+        return h if self.upsample is None else self.upsample(h)
+
+
+class _Middle(nn.Module):
+    """Two blocks at the lowest resolution, and always attention between them."""
+
+    def __init__(self, width: int, **common: Unpack[_Common]) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(width, width, **common)
+        self.attention = Attention(width, num_groups=common["num_groups"])
+        self.block_2 = ResBlock(width, width, **common)
+
+    def forward(
+        self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b c h w"]:
+        h = self.attention(self.block_1(h, embedding))
+        mixed: Tensor = self.block_2(h, embedding)
+        return mixed
+
+
+class UNet(nn.Module):
+    """(x_t, t) -> eps_hat.
+
+    Computes in the dtype of its parameters or, under autocast, in that of autocast, but the
+    embedding and the last convolution in float32: rounded to bfloat16, eps_hat would carry an
+    error of 0.4 %.
+
+    Args:
+        in_channels: channels of x_t.
+        out_channels: channels of the prediction; twice `in_channels` for a learned variance.
+        base_channels: channels at full resolution; even, at least 4.
+        channel_mults: channels at each resolution, in multiples of `base_channels`.
+        num_res_blocks: residual blocks per resolution on the way down; one more on the way up.
+        attention_resolutions: heights of the feature maps that get attention after each block.
+        image_height: height of the images, which says where those feature maps are. Images of
+            another size pass too, with attention in the same places of the network.
+        dropout: probability of dropping a feature in a residual block, in [0, 1).
+        num_groups: groups of each normalisation; divides every number of channels.
+        generator: CPU generator from which the initial weights are drawn.
+
+    Raises:
+        ConfigError: if these do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        base_channels: int,
+        channel_mults: Sequence[int],
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        image_height: int,
+        dropout: float,
+        num_groups: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        heights = [image_height // 2**level for level in range(len(channel_mults))]
+        _check(base_channels, channel_mults, num_groups, attention_resolutions, heights)
+        common = _Common(embed_channels=4 * base_channels, dropout=dropout, num_groups=num_groups)
+        widths = [base_channels * mult for mult in channel_mults]
+        down_inputs, up_inputs = _block_inputs(base_channels, widths, num_res_blocks)
+        levels = range(len(widths))
+
+        self.time_embed = TimeEmbedding(base_channels)
+        self.conv_in = Conv(in_channels, base_channels, 3)
+        self.down = nn.ModuleList(
+            _DownStage(
+                down_inputs[level],
+                widths[level],
+                lowest=level == levels[-1],
+                attends=heights[level] in attention_resolutions,
+                **common,
+            )
+            for level in levels
+        )
+        self.middle = _Middle(widths[-1], **common)
+        self.up = nn.ModuleList(
+            _UpStage(
+                up_inputs[level],
+                widths[level],
+                highest=level == 0,
+                attends=heights[level] in attention_resolutions,
+                **common,
+            )
+            for level in reversed(levels)
+        )
+        self.norm_out = nn.GroupNorm(num_groups, widths[0], eps=NORM_EPS)
+        self.conv_out = Conv(widths[0], out_channels, 3, gain=NEAR_ZERO)
+        initialise(self, generator)
+
+    def forward(
+        self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]
+    ) -> Float[Tensor, "b k h w"]:
+        """Return the prediction for images `x_t` at code indices `t`, whole or in between.
+
+        Raises:
+            ConfigError: if height or width cannot be halved as often as there are levels.
+        """
+        divisor = 2 ** (len(self.down) - 1)
+        if x_t.shape[2] % divisor or x_t.shape[3] % divisor:
+            raise ConfigError(
+                f"images of {x_t.shape[2]}x{x_t.shape[3]} pixels cannot be halved "
+                f"{len(self.down) - 1} times; pad them to multiples of {divisor}"
+            )
+        embedding = self.time_embed(t)
+        h = self.conv_in(x_t)
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, embedding, skips)
+        h = self.middle(h, embedding)
+        for stage in self.up:
+            h = stage(h, embedding, skips)
+        h = F.silu(self.norm_out(h))
+        with torch.autocast(h.device.type, enabled=False):
+            prediction: Tensor = self.conv_out(h.to(self.conv_out.weight.dtype))
+        return prediction
+
+
+def _block_inputs(
+    base_channels: int, widths: Sequence[int], num_res_blocks: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the input channels of each block, by level: on the way down, and on the way up.
+
+    On the way up a block reads the one before it and, in reverse order, what was kept on the way
+    down: the result of the first convolution, of each block, and of each halving.
+    """
+    down = []
+    skips = [base_channels]
+    for width in widths:
+        down.append([skips[-1], *[width] * (num_res_blocks - 1)])
+        skips += [width] * (num_res_blocks + 1)
+    skips.pop()  # the lowest level is not halved
+    up = {}
+    below = widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        up[level] = [num_in + skips.pop() for num_in in [below, *[width] * num_res_blocks]]
+        below = width
+    return down, [up[level] for level in range(len(widths))]
+
+
+def _check(
+    base_channels: int,
+    channel_mults: Sequence[int],
+    num_groups: int,
+    attention_resolutions: Sequence[int],
+    heights: Sequence[int],
+) -> None:
+    if base_channels < 4 or base_channels % 2:
+        raise ConfigError(
+            f"base_channels={base_channels} must be even and at least 4, half for the sines and "
+            "half for the cosines of the timestep"
+        )
+    for channels in [base_channels, *(base_channels * mult for mult in channel_mults)]:
+        if channels % num_groups:
+            raise ConfigError(
+                f"num_groups={num_groups} does not divide {channels} channels; "
+                "change base_channels or num_groups"
+            )
+    for resolution in attention_resolutions:
+        if resolution not in heights:
+            raise ConfigError(
+                f"attention_resolutions has {resolution}, which never occurs: feature maps are "
+                f"{list(heights)} pixels high; choose among these"
+            )

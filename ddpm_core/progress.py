@@ -1,0 +1,47 @@
+"""The line by which a stage tells how far it is: read by people, and by the flow that follows it.
+
+train  480/2400 steps  loss 0.0312  1520 images/s
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import TextIO
+
+_LINE = re.compile(
+    r"\b(?P<stage>shard|train|sample|evaluate|study|ablations) {2}"
+    r"(?P<done>\d+)/(?P<total>\d+) (?P<unit>[a-z]+)"
+    r"(?: {2}(?P<note>.*?))?\s*$"
+)
+
+WARNING = "warning: "
+"""how a log line begins that the flow also shows to the person who started it"""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` `unit`s of `stage`; `note` is free text in one line."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.stage}  {self.done}/{self.total} {self.unit}"
+        return f"{line}  {self.note}" if self.note else line
+
+    def show(self, stream: TextIO | None = None) -> None:
+        """Print the line at once, so that a follower sees it now."""
+        print(self, file=stream or sys.stdout, flush=True)
+
+
+def parse(line: str) -> Progress | None:
+    """Return the progress in a log line, whatever stands before it, or None."""
+    found = _LINE.search(line)
+    if found is None:
+        return None
+    return Progress(
+        found["stage"], int(found["done"]), int(found["total"]), found["unit"], found["note"] or ""
+    )

@@ -1,0 +1,165 @@
+"""A run: a name under a root, and the configuration that the name stands for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpm_core import layout
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError, RunConflictError
+from ddpm_core.recipes import RECIPES, is_recipe, recipe
+from ddpm_core.storage import KeyMissingError, Store, open_store
+
+DEFAULT_ROOT = "./runs"
+
+
+def configure(
+    target: str, *, root: str | None, run: str | None, changes: Mapping[str, Any]
+) -> tuple[str, RunConfig]:
+    """Return (root URI, configuration) of what a command line names; writes nothing.
+
+    Args:
+        target: a recipe's name, perhaps with an ablation's, or path or URI of a run.json.
+        root: where everything lies; None is the root that the run.json lies in, else ./runs.
+        run: name of the run; None is the recipe's or the file's own.
+        changes: `{"section.key": value}` on top.
+
+    Raises:
+        ConfigError: if any of it is not valid.
+        RunConflictError: if `changes` would make a run that exists another experiment.
+    """
+    if is_recipe(target):
+        base, home = recipe(target), None
+    else:
+        base, home = _read_run_json(target)
+    named = {**changes, "name": run} if run is not None else dict(changes)
+    config = _with_absolute_paths(base.replaced(named))
+    if home is not None and run is None and root is None:
+        _refuse_other_experiment(base, config, where=target)
+        return home, config
+    return root or home or DEFAULT_ROOT, config
+
+
+def check_run(store: Store, config: RunConfig) -> bool:
+    """Return whether the run is on record, as this configuration; writes nothing.
+
+    `compute`, and where the raw data lie, may differ from what is on record: they change how fast
+    a run goes, not what it is.
+
+    Raises:
+        RunConflictError: with a line for each key that differs.
+    """
+    recorded = _recorded(store, config.name)
+    if recorded is None:
+        return False
+    where = store.uri_of(layout.run_json_key(config.name))
+    _refuse(recorded.differences(config), config.name, where=where)
+    return True
+
+
+def check_stage(store: Store, config: RunConfig) -> bool:
+    """Return whether the run is on record, for one stage of it; writes nothing.
+
+    Unlike for `check_run`, a run on record may be sampled and evaluated in another way than the
+    first time: such results stand beside the others, under their own fingerprint.
+
+    Raises:
+        RunConflictError: if the run on record is another experiment.
+    """
+    recorded = _recorded(store, config.name)
+    if recorded is None:
+        return False
+    where = store.uri_of(layout.run_json_key(config.name))
+    _refuse_other_experiment(recorded, config, where=where)
+    return True
+
+
+def open_run(store: Store, config: RunConfig) -> RunConfig:
+    """Write run.json once, or check that the one that is there says the same.
+
+    Raises:
+        RunConflictError: as `check_run`.
+    """
+    if not check_run(store, config):
+        try:
+            store.create(layout.run_json_key(config.name), config.to_json().encode())
+        except RunConflictError:
+            check_run(store, config)  # somebody else was first
+    return config
+
+
+def open_stage(store: Store, config: RunConfig) -> RunConfig:
+    """Return the configuration for one stage of a run that may exist.
+
+    Raises:
+        RunConflictError: as `check_stage`.
+    """
+    return config if check_stage(store, config) else open_run(store, config)
+
+
+def require_feature_file(config: RunConfig) -> None:
+    """Refuse a feature network that is to be read from this machine and is not there.
+
+    Called before the training where the evaluation is to run on this machine too.
+
+    Raises:
+        ConfigError: naming the path.
+    """
+    path = config.evaluate.features
+    if path != "trained" and "://" not in path and not Path(path).is_file():
+        raise ConfigError(
+            f"evaluate.features={path!r} is no file on this machine, and the evaluation will need "
+            "it; give the path of a TorchScript file, an https URL, or 'trained'"
+        )
+
+
+def _recorded(store: Store, run: str) -> RunConfig | None:
+    key = layout.run_json_key(run)
+    try:
+        return RunConfig.from_json(store.read(key), origin=store.uri_of(key))
+    except KeyMissingError:
+        return None
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return it with paths that mean the same to workers, which run in other folders."""
+    paths = {"data.source": config.data.source, "evaluate.features": config.evaluate.features}
+    return config.replaced(
+        {
+            key: str(Path(path).expanduser().resolve())
+            for key, path in paths.items()
+            if path not in ("default", "trained") and "://" not in path
+        }
+    )
+
+
+def _read_run_json(target: str) -> tuple[RunConfig, str | None]:
+    """Return the configuration in the file, and the root if it lies where a run's file lies."""
+    folder, _, name = target.rpartition("/")
+    if not name.endswith(".json"):
+        raise ConfigError(
+            f"{target!r} is neither a recipe ({', '.join(RECIPES)}) nor the path or URI of a "
+            "run.json"
+        )
+    try:
+        config = RunConfig.from_json(open_store(folder or ".").read(name), origin=target)
+    except KeyMissingError:
+        raise ConfigError(f"there is no file {target}; give a recipe or a run.json") from None
+    suffix = "/" + layout.run_json_key(config.name)
+    absolute = target if "://" in target else str(Path(target).expanduser().resolve())
+    return config, absolute.removesuffix(suffix) if absolute.endswith(suffix) else None
+
+
+def _refuse_other_experiment(recorded: RunConfig, config: RunConfig, *, where: str) -> None:
+    other_results = ("sample.", "evaluate.", "study.")
+    lines = [line for line in recorded.differences(config) if not line.startswith(other_results)]
+    _refuse(lines, recorded.name, where=where)
+
+
+def _refuse(differences: list[str], run: str, *, where: str) -> None:
+    if differences:
+        lines = "\n".join(f"  {line}" for line in differences)
+        raise RunConflictError(
+            f"run {run!r} exists with another configuration ({where}):\n{lines}\n"
+            "Give this one another name (--run NAME), or repeat the first one's settings."
+        )

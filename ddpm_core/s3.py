@@ -1,0 +1,89 @@
+"""What S3 is told, from the environment, and what its answers mean. Knows no library of S3."""
+
+import os
+import re
+from typing import Any
+
+from ddpm_core.errors import ConfigError
+
+REFUSED_CREATE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_ENDPOINT = re.compile(
+    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9._/-]*)?"
+)
+_REMEDIES = {
+    "NoSuchBucket": "create the bucket or correct its name",
+    "AccessDenied": "check the credentials and what the bucket's policy allows them",
+    "403": "check the credentials and what the bucket's policy allows them",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID, or the profile in ~/.aws",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws",
+    "RequestTimeTooSkewed": "set the clock of this machine: it differs from the server's",
+    "PermanentRedirect": "set AWS_REGION to the bucket's region",
+    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
+    "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
+    "NotImplemented": "use a storage that knows conditional writes (If-None-Match)",
+    **dict.fromkeys(EXPIRED, "renew the credentials: they have expired"),
+}
+_OTHER_REMEDY = (
+    "check AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL and the network, then run again: "
+    "nothing is taken for missing while the storage does not answer"
+)
+
+
+def s3_options() -> dict[str, Any]:
+    """Return endpoint, region, timeouts and retries as s3fs takes them; never credentials.
+
+    Raises:
+        ConfigError: the endpoint is no http(s)://host:port; it is not repeated.
+    """
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
+    name = next((name for name in names if os.environ.get(name)), None)
+    endpoint = os.environ[name] if name else None
+    if endpoint and not _ENDPOINT.fullmatch(endpoint):
+        raise ConfigError(
+            f"{name} must read http://host:port or https://host:port, without user, password or "
+            "options; correct it"
+        )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    config: dict[str, Any] = {
+        "connect_timeout": 5,
+        "read_timeout": 15,
+        # Not max_attempts: botocore would rewrite it in place, and equal options compare unequal.
+        "retries": {"mode": "standard", "total_max_attempts": 4},
+        # Our own SHA-256 is checked on every read; some servers refuse these.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if endpoint:
+        # A server of one's own has no region, and no host name for each bucket.
+        region = region or "us-east-1"
+        config["s3"] = {"addressing_style": "path"}
+    return {
+        "endpoint_url": endpoint,
+        "client_kwargs": {"region_name": region} if region else {},
+        "config_kwargs": config,
+    }
+
+
+def code_of(error: BaseException) -> str:
+    """Return the server's word for an error, or the name of its class if none came from there."""
+    name = type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", name))
+        cause = cause.__cause__
+    return name
+
+
+def explained(error: BaseException) -> str:
+    """Return `what was said; what to do`, without anything that may hold a secret."""
+    code = code_of(error)
+    if isinstance(error, TimeoutError):
+        said = "no answer in time"
+    elif code == type(error).__name__:
+        said = f"{code}: {error}"
+    else:
+        said = code  # the server's text may quote the request
+    return f"{said}; {_REMEDIES.get(code, _OTHER_REMEDY)}"

@@ -1,0 +1,57 @@
+"""Image i of a seed: a function of (seed, i) and the weights, of no batch and no worker."""
+
+import torch
+from torch import Tensor
+
+from ddpm_core import seeding
+from ddpm_core.config import SampleConfig
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.samplers.ancestral import OnStep
+from ddpm_core.sampling.sampler import run_sampler
+
+
+@torch.inference_mode()
+def draw(
+    denoiser: Denoiser,
+    positions: Tensor,
+    shape: tuple[int, int, int],
+    *,
+    sample: SampleConfig,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draw the images at `positions` by the sampler that `sample` names.
+
+    Every number drawn is keyed by (seed, position, step): the same position in another batch, unit
+    or process gives the same image, up to the rounding of the network at another batch size.
+
+    Args:
+        denoiser: its weights in evaluation mode, on `positions`' device.
+        positions: (b,) int64, the index of each image; the images are made on its device.
+        shape: (channels, height, width) of one image.
+        sample: the sampler and its settings.
+        seed: seed of x_T and of the noise of the steps.
+        on_step: told (steps to go, x_t, x_0_hat) after each step.
+
+    Returns:
+        x_0, (b, *shape) in the arithmetic that `sample` asks for; `to_u8` rounds it.
+    """
+    dtype = torch.float64 if sample.state == "float64" else torch.float32
+    init_key, noise_key = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")
+    x_T = seeding.normal(init_key, 0, positions, shape, dtype=dtype)  # noqa: N806
+    return run_sampler(
+        denoiser,
+        sample,
+        x_T,
+        noise=lambda number: seeding.normal(noise_key, number, positions, shape, dtype=dtype),
+        on_step=on_step,
+    )
+
+
+def to_u8(x_0: Tensor) -> Tensor:
+    """Round images (b, c, h, w) in [-1, 1] to the nearest of 256 levels, as (b, h, w, c) uint8.
+
+    The inverse of x_0 = u8 / 127.5 - 1; what lies outside [-1, 1] becomes 0 or 255.
+    """
+    levels = ((x_0.float() + 1) * 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,122 @@
+"""From a configuration to the sampler that it names, ready to be given noise."""
+
+from collections.abc import Callable
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from ddpm_core.config import SampleConfig
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.integrate import FixedStep
+from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.samplers.ancestral import OnStep, ddpm_sample
+from ddpm_core.diffusion.samplers.ddim import ddim_sample
+from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
+from ddpm_core.diffusion.samplers.heun import Churn, heun_sample
+from ddpm_core.diffusion.samplers.langevin import langevin_sample
+from ddpm_core.diffusion.samplers.ode import ode_sample
+from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
+from ddpm_core.diffusion.samplers.unipc import unipc_sample
+from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps
+
+Noise = Callable[[int], Tensor]
+
+
+def num_steps_of(sample: SampleConfig, num_timesteps: int) -> int:
+    """Return how many steps are taken: `on_step` counts them down from one less to 0."""
+    return num_timesteps if sample.num_steps is None else sample.num_steps
+
+
+def run_sampler(
+    denoiser: Denoiser,
+    sample: SampleConfig,
+    x_T: Tensor,  # noqa: N803 - the paper's name
+    noise: Noise,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draw x_0 from x_T by the sampler that `sample` names, in the arithmetic of x_T.
+
+    Args:
+        denoiser: on the whole chain.
+        sample: which sampler, how many steps, and its settings.
+        x_T: standard normal.
+        noise: gives the standard normal of a number that the sampler chooses, shaped like x_T.
+        on_step: told of each step.
+
+    Raises:
+        ConfigError: if this sampler cannot draw from this denoiser; a valid RunConfig never asks.
+    """
+    clip = sample.clip_x_0
+    num_timesteps = denoiser.schedule.num_timesteps
+    taken = num_steps_of(sample, num_timesteps)
+    steps = choose_timesteps(sample.spacing, num_timesteps, taken)
+    chain = denoiser if taken == num_timesteps else respaced(denoiser, steps)
+    match sample.sampler:
+        case "ancestral":
+            return ddpm_sample(chain, x_T, noise=noise, clip_x_0=clip, on_step=on_step)
+        case "langevin":
+            return langevin_sample(chain, x_T, noise=noise, on_step=on_step)
+        case "predictor_corrector":
+            snr = sample.corrector_snr
+            return pc_sample(chain, x_T, noise=noise, snr=snr, clip_x_0=clip, on_step=on_step)
+        case "ddim":
+            return ddim_sample(
+                chain, x_T, eta=sample.eta, noise=noise, clip_x_0=clip, on_step=on_step
+            )
+        case "sde":
+            return sde_sample(chain, x_T, noise=noise, clip_x_0=clip, on_step=on_step)
+    sigmas = chain_sigmas(denoiser.schedule, steps)
+    match sample.sampler:
+        case "ode":
+            ascending = torch.tensor(sigmas[::-1], dtype=torch.float64)
+            solver = FixedStep(ascending, sample.ode_method)
+            return ode_sample(denoiser, x_T, solver=solver, clip_x_0=clip, on_step=on_step)
+        case "heun":
+            return heun_sample(
+                denoiser,
+                x_T,
+                sigmas=sigmas,
+                churn=Churn(S_churn=sample.churn),
+                noise=noise,
+                clip_x_0=clip,
+                on_step=on_step,
+            )
+        case "dpm_solver" | "sde_dpm_solver":
+            return dpm_solver_sample(
+                denoiser,
+                x_T,
+                sigmas=sigmas,
+                noise=noise if sample.sampler == "sde_dpm_solver" else None,
+                clip_x_0=clip,
+                on_step=on_step,
+            )
+        case "unipc":
+            return unipc_sample(denoiser, x_T, sigmas=sigmas, clip_x_0=clip, on_step=on_step)
+        case _:
+            assert_never(sample.sampler)
+
+
+def describe(sample: SampleConfig, num_timesteps: int) -> dict[str, object]:
+    """Return what a number measured on such samples must say of them, as JSON values."""
+    about: dict[str, object] = {
+        "sampler": sample.sampler,
+        "num_steps": num_steps_of(sample, num_timesteps),
+        "clip_x_0": sample.clip_x_0,
+        "state": sample.state,
+        "seed": sample.seed,
+    }
+    if sample.num_steps is not None:
+        about["spacing"] = sample.spacing
+    match sample.sampler:
+        case "ddim":
+            about["eta"] = sample.eta
+        case "ode":
+            about["ode_method"] = sample.ode_method
+        case "heun":
+            about["churn"] = sample.churn
+        case "predictor_corrector":
+            about["corrector_snr"] = sample.corrector_snr
+        case _:
+            pass
+    return about

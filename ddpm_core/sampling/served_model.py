@@ -1,0 +1,120 @@
+"""The registered model: MLflow loads this file, and with it images are one call away.
+
+    mlflow models predict --env-manager local -m models:/ddpm-digits@champion -i request.json
+    mlflow models serve --env-manager local -m models:/ddpm-digits@champion -p 5001
+    curl localhost:5001/invocations -H 'Content-Type: application/json' -d @request.json
+
+where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or asks for certain
+images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. In Python,
+`mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
+MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from safetensors import SafetensorError
+
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError
+from ddpm_core.sampling.denoiser import AveragedNetwork
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.training.build import build_denoiser, build_unet, uses_bfloat16
+
+MAX_COUNT = 1024
+"""Images of one request."""
+
+
+class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is Any to mypy
+    """Image i of a seed is the one that the sampling stage draws, to the network's rounding."""
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        """Build the network from run.json and the weights; on a GPU if there is one.
+
+        Raises:
+            CheckpointError: the weights are not the ones that were registered, or do not fit.
+            ConfigError: run.json is not valid.
+        """
+        weights = Path(context.artifacts["weights"]).read_bytes()
+        expected = context.model_config["ema_sha256"]
+        found = hashlib.sha256(weights).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"the weights of this model have SHA-256 {found}, registered were {expected}; "
+                "download the model again"
+            )
+        self._config = RunConfig.from_json(Path(context.artifacts["run"]).read_bytes())
+        network = build_unet(self._config)
+        try:
+            network.load_state_dict(safetensors.torch.load(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the weights of this model do not fit its run.json: {error}; register it again"
+            ) from error
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        bfloat16 = uses_bfloat16(self._config.train.precision, self._device)
+        averaged = AveragedNetwork(network, self._device, bfloat16=bfloat16)
+        self._denoiser = build_denoiser(self._config, averaged)
+
+    def predict(
+        self,
+        context: mlflow.pyfunc.PythonModelContext,  # noqa: ARG002 - MLflow's signature
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> np.ndarray:
+        """Return images.
+
+        Args:
+            context: MLflow's.
+            model_input: the column `index` says which images of the seed, 0 or more each;
+                without rows: the first `count`.
+            params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4).
+
+        Returns:
+            (count, height, width, channels) uint8.
+
+        Raises:
+            MlflowException: a number out of its range; the server answers 400 with the reason.
+        """
+        values = params or {}
+        seed = _within("seed", int(values.get("seed", 0)), 0, 2**63 - 1)
+        count = _within("count", int(values.get("count", 4)), 1, MAX_COUNT)
+        indices = list(range(count))
+        if "index" in model_input and len(model_input):
+            _within("number of rows", len(model_input), 1, MAX_COUNT)
+            indices = [_within("index", int(one), 0, 2**63 - 1) for one in model_input["index"]]
+        positions = torch.tensor(indices, dtype=torch.int64, device=self._device)
+        size = self._config.sample.batch_size
+        starts = range(0, len(indices), size)
+        batches = [self._draw(positions[start : start + size], seed) for start in starts]
+        images_u8: np.ndarray = torch.cat(batches).cpu().numpy()
+        return images_u8
+
+    def _draw(self, positions: torch.Tensor, seed: int) -> torch.Tensor:
+        x_0 = draw(
+            self._denoiser,
+            positions,
+            self._config.data.shape,
+            sample=self._config.sample,
+            seed=seed,
+        )
+        return to_u8(x_0)
+
+
+def _within(name: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise MlflowException.invalid_parameter_value(
+            f"{name}={value} must be {low} to {high}; change it in the request"
+        )
+    return value
+
+
+set_model(SampledImages())

@@ -1,0 +1,122 @@
+"""The sample stage: images drawn from the averaged weights, by as many actors as there are."""
+
+import time
+
+from ddpm_core import cluster, layout, manifest
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError
+from ddpm_core.manifest import Manifest
+from ddpm_core.progress import Progress
+from ddpm_core.sampling import pictures
+from ddpm_core.sampling.sampler import describe
+from ddpm_core.sampling.units import (
+    IMAGES_ROLE,
+    STRIP_ROLE,
+    Unit,
+    finished,
+    first_images,
+    units_of,
+)
+from ddpm_core.sampling.worker import make_worker, payload_of
+from ddpm_core.storage import Store
+from ddpm_core.tracking import Tracker, open_tracker
+
+GRID_ROLE = "grid"
+
+
+def run_sample(store: Store, config: RunConfig) -> str:
+    """Draw `config.sample.num_images` images and return the folder that holds them.
+
+    Units that are there are verified and kept, damaged ones are made again. If all are there
+    nothing is drawn; MLflow is told again what it may have missed.
+
+    Raises:
+        CheckpointError: the training is not finished.
+        ClusterError: workers were lost too often; what they published is kept.
+    """
+    checkpoint = layout.final_checkpoint(store, config)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
+            f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
+        )
+    with open_tracker(store, config, stage="sample") as tracker:
+        committed = _complete_samples(store, config, checkpoint)
+        _tell(tracker, store, config, committed)
+    return committed.folder
+
+
+def _complete_samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Manifest:
+    """Return the manifest of all samples, after drawing what is missing."""
+    digest = layout.sample_fingerprint(config, checkpoint.files["ema"].sha256)
+    folder = layout.samples_folder(config.name, digest)
+    units, total = units_of(config.sample), config.sample.num_images
+    made = finished(store, folder, units)
+    missing = [unit for unit in units if unit.number not in made]
+    committed = manifest.load(store, folder)
+    if committed is not None and not missing:
+        note = f"done already: {store.uri_of(folder)}"
+        Progress("sample", total, total, "images", note).show()
+        return committed
+    if committed is not None:
+        manifest.quarantine(store, folder, "a unit of it is damaged and is made again")
+    if missing:
+        _make(store, config, checkpoint, folder, missing)
+        made = finished(store, folder, units)
+    return _commit(store, config, checkpoint, folder, made)
+
+
+def _make(
+    store: Store, config: RunConfig, checkpoint: Manifest, folder: str, missing: list[Unit]
+) -> None:
+    """Have the missing units made and published."""
+    total = config.sample.num_images
+    kept = total - sum(unit.stop - unit.start for unit in missing)
+    drawn, started = 0, time.monotonic()
+    Progress("sample", kept, total, "images").show()
+
+    def on_done(_unit: Unit, num_images: int) -> None:
+        nonlocal drawn
+        drawn += num_images
+        rate = drawn / (time.monotonic() - started)
+        Progress("sample", kept + drawn, total, "images", f"{rate:.1f} images/s").show()
+
+    payload = payload_of(store.uri, config, folder, checkpoint.files["ema"].sha256)
+    with cluster.connect(config.compute):
+        cluster.map_units(make_worker, payload, missing, config.compute, on_done=on_done)
+
+
+def _commit(
+    store: Store, config: RunConfig, checkpoint: Manifest, folder: str, made: dict[int, Manifest]
+) -> Manifest:
+    """Draw the grid and publish the whole: all units in order, and how they were made."""
+    sample = config.sample
+    units = units_of(sample)
+    files = {unit.role: made[unit.number].files[IMAGES_ROLE] for unit in units}
+    whole = Manifest(folder, {}, files)
+    shown = first_images(store, whole, sample, config.data.shape, sample.num_grid_images)
+    grid_png = pictures.to_png(pictures.grid(shown))
+    files[GRID_ROLE] = manifest.write_file(store, folder, GRID_ROLE, ".png", grid_png)
+    files[STRIP_ROLE] = made[0].files[STRIP_ROLE]
+    body = {
+        "num_images": sample.num_images,
+        "unit_size": sample.unit_size,
+        "batch_size": sample.batch_size,
+        "shape": list(config.data.shape),
+        **describe(sample, config.diffusion.num_timesteps),
+        **config.diffusion.model_dump(mode="json"),
+        "precision": config.train.precision,
+        "step": checkpoint.body["step"],
+        "ema_sha256": checkpoint.files["ema"].sha256,
+        "units": [files[unit.role].sha256 for unit in units],
+    }
+    return manifest.commit(store, folder, files, body)
+
+
+def _tell(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:
+    for role in (GRID_ROLE, STRIP_ROLE):
+        tracker.log_image_bytes(f"{role}.png", committed.read(store, role))
+    tracker.log_metrics(
+        {"sample/num_images": config.sample.num_images}, step=config.train.num_steps
+    )
+    tracker.set_tags({"ddpm.samples_uri": store.uri_of(committed.folder)})

@@ -1,0 +1,178 @@
+"""Samples are made, published and read in units: fixed ranges of consecutive indices.
+
+    samples/<fingerprint>/
+      000007-<digest>.tar    00000700.png, 00000700.json ({"index": 700, "seed": 0}), 00000701.png
+      000007.json            manifest of the unit: it is finished
+      manifest.json          all units, in order, with how they were made; and pictures for people
+
+What a unit holds follows from its number, so it does not matter who makes it, or how often.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from webdataset import TarWriter
+
+from ddpm_core import manifest
+from ddpm_core.canonical import canonical_json
+from ddpm_core.config import SampleConfig
+from ddpm_core.data import png
+from ddpm_core.data.tar import members
+from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.storage import Store
+
+_EXTENSIONS = ("png", "json")
+IMAGES_ROLE = "images"
+STRIP_ROLE = "strip"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The images start ... stop - 1."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def stem(self) -> str:
+        """What its files begin with."""
+        return f"{self.number:06d}"
+
+    @property
+    def manifest_name(self) -> str:
+        return f"{self.stem}.json"
+
+    @property
+    def role(self) -> str:
+        """What the folder's manifest calls its images."""
+        return f"unit-{self.stem}"
+
+
+def units_of(sample: SampleConfig) -> list[Unit]:
+    """Return the units in order; only the last may be smaller than `unit_size`."""
+    starts = range(0, sample.num_images, sample.unit_size)
+    return [
+        Unit(number, start, min(start + sample.unit_size, sample.num_images))
+        for number, start in enumerate(starts)
+    ]
+
+
+def publish(
+    store: Store,
+    folder: str,
+    unit: Unit,
+    images_u8: NDArray[np.uint8],
+    *,
+    seed: int,
+    strip_png: bytes | None = None,
+) -> Manifest:
+    """Write the images (n, h, w, c) of a unit and commit its manifest.
+
+    If the unit stands there already with other bytes (made on another kind of device, which rounds
+    otherwise), that one counts: whoever comes first. Unless its files are damaged.
+    """
+    data = _tar(unit, images_u8, seed)
+    files = {IMAGES_ROLE: manifest.write_file(store, folder, unit.stem, ".tar", data)}
+    if strip_png is not None:
+        files[STRIP_ROLE] = manifest.write_file(store, folder, "strip", ".png", strip_png)
+    body = {"number": unit.number, "start": unit.start, "stop": unit.stop, "seed": seed}
+    try:
+        return manifest.commit(store, folder, files, body, name=unit.manifest_name)
+    except RunConflictError:
+        first = _intact(store, folder, unit)
+        if first is not None:
+            return first
+    return manifest.commit(store, folder, files, body, name=unit.manifest_name)
+
+
+def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[int, Manifest]:
+    """Return the manifests of the units that are there and intact: every file is read.
+
+    A unit that is damaged is quarantined, which is logged: making it again replaces it.
+    """
+    present = set(store.names(folder))
+    found = {
+        unit.number: _intact(store, folder, unit) for unit in units if unit.manifest_name in present
+    }
+    return {number: committed for number, committed in found.items() if committed is not None}
+
+
+def _intact(store: Store, folder: str, unit: Unit) -> Manifest | None:
+    try:
+        committed = manifest.load(store, folder, name=unit.manifest_name)
+        if committed is not None:
+            for role in committed.files:
+                committed.read(store, role)
+    except DamagedError as error:
+        manifest.quarantine(store, folder, str(error), name=unit.manifest_name)
+        return None
+    return committed
+
+
+def read_unit(
+    store: Store, samples: Manifest, unit: Unit, shape: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Return the images (n, h, w, c) of a unit of complete samples, verified.
+
+    Args:
+        store: where.
+        samples: the manifest of the whole folder.
+        unit: which.
+        shape: (channels, height, width) of one image.
+
+    Raises:
+        DamagedError: the file is not the one that was committed.
+        DataError: it does not hold the unit's images.
+    """
+    channels, height, width = shape
+    archive = samples.read(store, unit.role)
+    origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
+    found = members(archive, origin=origin)
+    expected = [
+        f"{index:08d}.{extension}"
+        for index in range(unit.start, unit.stop)
+        for extension in _EXTENSIONS
+    ]
+    if [member.name for member in found] != expected:
+        raise DataError(
+            f"{origin} holds {len(found)} files that are not {expected[0]} to {expected[-1]}; it "
+            "is no unit of these samples. Sample again under another run name"
+        )
+    images_u8 = [
+        png.decode(
+            archive[member.offset : member.offset + member.size],
+            (height, width, channels),
+            origin=f"{origin}: {member.name}",
+        )
+        for member in found[:: len(_EXTENSIONS)]
+    ]
+    return np.stack(images_u8)
+
+
+def first_images(
+    store: Store, samples: Manifest, sample: SampleConfig, shape: tuple[int, int, int], count: int
+) -> NDArray[np.uint8]:
+    """Return the first `count` images (n, h, w, c), fewer if there are fewer.
+
+    Raises:
+        DamagedError, DataError: as `read_unit`.
+    """
+    wanted = [unit for unit in units_of(sample) if unit.start < count]
+    read = [read_unit(store, samples, unit, shape) for unit in wanted]
+    return np.concatenate(read)[:count]
+
+
+def _tar(unit: Unit, images_u8: NDArray[np.uint8], seed: int) -> bytes:
+    buffer = io.BytesIO()
+    with TarWriter(buffer, user="ddpm", group="ddpm", mtime=0, encoder=False) as writer:
+        for index, image_u8 in zip(range(unit.start, unit.stop), images_u8, strict=True):
+            about = canonical_json({"index": index, "seed": seed})
+            for extension, content in zip(_EXTENSIONS, (png.encode(image_u8), about), strict=True):
+                # One by one: given both at once it sorts them.
+                writer.write({"__key__": f"{index:08d}", extension: content})
+    return buffer.getvalue()

@@ -1,0 +1,107 @@
+"""What an actor does: holds the averaged weights, and makes unit after unit of samples."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_core import layout
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError
+from ddpm_core.sampling import pictures
+from ddpm_core.sampling.denoiser import load_denoiser
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.sampler import num_steps_of
+from ddpm_core.sampling.units import Unit, publish
+from ddpm_core.storage import open_store
+
+_NUM_STRIP_MOMENTS = 9
+
+
+def payload_of(root: str, config: RunConfig, folder: str, ema_sha256: str) -> dict[str, Any]:
+    """Return what `make_worker` needs, as JSON values."""
+    return {
+        "root": root,
+        "config": config.model_dump(mode="json"),
+        "folder": folder,
+        "ema": ema_sha256,
+    }
+
+
+def make_worker(payload: dict[str, Any], device: torch.device) -> Callable[[Unit], int]:
+    """Load the weights and return the function that makes a unit and says how many images it has.
+
+    Raises:
+        CheckpointError: if the final checkpoint is gone, damaged, or not the one asked for.
+    """
+    store = open_store(payload["root"])
+    config = RunConfig.from_dict(payload["config"])
+    checkpoint = layout.final_checkpoint(store, config)
+    if checkpoint is None or checkpoint.files["ema"].sha256 != payload["ema"]:
+        raise CheckpointError(
+            f"the weights {payload['ema'][:16]} are no longer the final ones below "
+            f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the sample stage again"
+        )
+    denoiser = load_denoiser(store, config, checkpoint, device)
+
+    def make(unit: Unit) -> int:
+        recorder = _Recorder(config)
+        parts = []
+        for start in range(unit.start, unit.stop, config.sample.batch_size):
+            stop = min(start + config.sample.batch_size, unit.stop)
+            recorder.begin(start)
+            x_0 = draw(
+                denoiser,
+                torch.arange(start, stop, device=device),
+                config.data.shape,
+                sample=config.sample,
+                seed=config.sample.seed,
+                on_step=recorder.record,
+            )
+            parts.append(to_u8(x_0).cpu().numpy())
+        publish(
+            store,
+            payload["folder"],
+            unit,
+            np.concatenate(parts),
+            seed=config.sample.seed,
+            strip_png=recorder.png() if unit.start == 0 else None,
+        )
+        return unit.stop - unit.start
+
+    return make
+
+
+class _Recorder:
+    """Keeps x_t and the predicted x_0 of the first images at a few moments of their making."""
+
+    def __init__(self, config: RunConfig) -> None:
+        last = num_steps_of(config.sample, config.diffusion.num_timesteps) - 1
+        moments = np.linspace(last, 0, min(_NUM_STRIP_MOMENTS, last + 1)).round()
+        self._moments = [int(t) for t in moments]
+        self._shown = config.sample.num_strip_images
+        self._frames: dict[int, list[tuple[Tensor, Tensor]]] = {t: [] for t in self._moments}
+        self._wanted = 0
+
+    def begin(self, start: int) -> None:
+        """Be told that the batch from image `start` on comes next."""
+        self._wanted = max(0, self._shown - start)
+
+    def record(self, to_go: int, x_prev: Tensor, x_0_hat: Tensor) -> None:
+        if self._wanted and to_go in self._frames:
+            wanted = slice(0, self._wanted)
+            self._frames[to_go].append((to_u8(x_prev[wanted]).cpu(), to_u8(x_0_hat[wanted]).cpu()))
+
+    def png(self) -> bytes:
+        """Return the strip: left what the chain held, right the x_0 that it was heading for."""
+        x_t, x_0_hat = (
+            np.stack([torch.cat([pair[which] for pair in self._frames[t]]) for t in self._moments])
+            for which in (0, 1)
+        )
+        sheet = pictures.strip(
+            [("x_t, steps to go:", x_t), ("x_0 as the network saw it then", x_0_hat)],
+            captions=[str(t) for t in self._moments],
+        )
+        return pictures.to_png(sheet)

@@ -1,0 +1,278 @@
+"""A store by its URI, on a disk or in S3: the only file that knows fsspec and s3fs.
+
+One set of options for all of S3: short timeouts, a few retries, and a deadline for each request.
+The `isfile`, `isdir` and `exists` of s3fs are not used: they answer False during an outage.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.s3 import EXPIRED, REFUSED_CREATE, code_of, explained, s3_options
+from ddpm_core.store import (
+    KeyMissingError,
+    LocalStore,
+    Store,
+    bucket_and_prefix,
+    checked_key,
+    local_root,
+    require_equal,
+    sha256_of,
+)
+
+__all__ = [
+    "KeyMissingError",
+    "LocalStore",
+    "S3Store",
+    "Store",
+    "open_store",
+    "sha256_of",
+]
+
+T = TypeVar("T")
+
+_DEADLINE_S = 30.0  # for a request with all its retries, and more for what it carries:
+_SLOWEST_BYTES_PER_S = 2**18  # a transfer below this counts as stuck
+_NUM_TRIES = 3  # of what the libraries do not try again themselves
+
+
+def open_store(uri: str) -> Store:
+    """Return the store at `uri`, after making sure that it answers.
+
+    Args:
+        uri: a path (`~` and relative ones are made absolute), `file:///absolute/path`, or
+            `s3://bucket/prefix`. The endpoint and region of S3 come from AWS_ENDPOINT_URL_S3,
+            AWS_ENDPOINT_URL or S3_ENDPOINT_URL and AWS_REGION; keys from where AWS tools look.
+
+    Raises:
+        ConfigError: `uri` is none of these.
+        StorageError: the bucket does not answer within half a minute.
+    """
+    if uri.startswith("s3://"):
+        store = S3Store(uri)
+        store.check_bucket()
+        return store
+    return LocalStore(local_root(uri))
+
+
+@final
+class S3Store(Store):
+    """Objects below a prefix of a bucket; opens its connection when it is first used."""
+
+    def __init__(self, uri: str) -> None:
+        self._bucket, self._prefix = bucket_and_prefix(uri)
+        self.uri = "s3://" + "/".join(filter(None, (self._bucket, self._prefix)))
+        self._connection: tuple[int, Any] | None = None
+        self._refuses_second_create = False
+
+    def __reduce__(self) -> tuple[type["S3Store"], tuple[str]]:
+        return S3Store, (self.uri,)
+
+    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+        where = self._where(key)
+        if at_most is not None:
+            where["Range"] = f"bytes=0-{at_most}"
+        try:
+            return self._run("read", key, lambda fs: _get(fs, where), num_bytes=None)
+        except StorageError as error:
+            if at_most is not None and code_of(error) in ("InvalidRange", "416"):
+                return b""  # it is there, and empty
+            raise
+
+    def write(self, key: str, data: bytes) -> None:
+        path = f"{self._bucket}/{self._where(key)['Key']}"
+        # Over 100 MiB in parts, which become an object only when all have arrived.
+        self._run("write", key, lambda fs: fs._pipe_file(path, data), num_bytes=len(data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._check_create()
+        failure = StorageError()
+        for _ in range(_NUM_TRIES):
+            try:
+                self._put_new(key, self._where(key)["Key"], data)
+            except StorageError as error:
+                failure = error
+            else:
+                return True
+            # Whatever was said: it may have been done, and the reply lost.
+            try:
+                require_equal(self, key, data)
+            except KeyMissingError:
+                if code_of(failure) not in REFUSED_CREATE:
+                    break
+                continue  # another writer was on the way, and has given up
+            return False
+        raise failure
+
+    def exists(self, key: str) -> bool:
+        # Not HEAD: its 404 has no body, and so cannot tell a missing key from a missing bucket.
+        try:
+            self.read(key, at_most=0)
+        except KeyMissingError:
+            return False
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        prefix = f"{self._where(folder)['Key']}/" if folder or self._prefix else ""
+        found: set[str] = set()
+        more: dict[str, Any] = {}
+        while True:
+            page = self._call(
+                "list", folder, "list_objects_v2", Prefix=prefix, Delimiter="/", **more
+            )
+            found.update(one["Key"] for one in page.get("Contents", []))
+            found.update(one["Prefix"] for one in page.get("CommonPrefixes", []))
+            if not page.get("IsTruncated"):
+                break
+            if page.get("NextContinuationToken") in (None, more.get("ContinuationToken")):
+                raise StorageError(
+                    f"{self.uri_of(folder)}: the server breaks its listing off without saying "
+                    "how it goes on; report it to those who run it"
+                )
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+        short = {one.removeprefix(prefix).rstrip("/") for one in found}
+        return sorted(one for one in short if one and not one.startswith("."))
+
+    def delete(self, key: str) -> None:
+        self._call("delete", key, "delete_object", Key=self._where(key)["Key"])
+
+    def local_path(self, key: str) -> Path | None:
+        checked_key(key)
+        return None
+
+    def check_bucket(self) -> None:
+        """Make sure that the bucket is there and answers.
+
+        Raises:
+            StorageError: otherwise, within half a minute.
+        """
+        self._call("open", "", "list_objects_v2", MaxKeys=1)
+
+    def _check_create(self) -> None:
+        """Make sure, once, that the server refuses to create what is there."""
+        probe = "/".join(filter(None, (self._prefix, ".put-if-absent")))
+        for _ in range(2):
+            if self._refuses_second_create:
+                return
+            try:
+                self._put_new("", probe, b"")
+            except StorageError as error:
+                if code_of(error) not in REFUSED_CREATE:
+                    raise
+                self._refuses_second_create = True
+        if not self._refuses_second_create:
+            raise StorageError(
+                f"{self.uri}: the server ignores If-None-Match, so that two writers could "
+                "overwrite each other; use a storage that knows conditional writes"
+            )
+
+    def _put_new(self, key: str, s3_key: str, data: bytes) -> None:
+        words = {"Key": s3_key, "Body": data, "IfNoneMatch": "*"}
+        self._call("create", key, "put_object", num_bytes=len(data), **words)
+
+    def _where(self, key: str) -> dict[str, str]:
+        parts = (self._prefix, checked_key(key) if key else "")
+        return {"Bucket": self._bucket, "Key": "/".join(filter(None, parts))}
+
+    def _call(
+        self,
+        operation: str,
+        key: str,
+        method: str,
+        *,
+        num_bytes: int = 0,
+        **words: Any,  # noqa: ANN401 - as S3 names and types them
+    ) -> dict[str, Any]:
+        return self._run(
+            operation,
+            key,
+            lambda fs: fs._call_s3(method, Bucket=self._bucket, **words),
+            num_bytes=num_bytes,
+        )
+
+    def _run(
+        self,
+        operation: str,
+        key: str,
+        ask: Callable[[Any], Awaitable[T]],
+        *,
+        num_bytes: int | None,
+    ) -> T:
+        """Run `ask` on s3fs' own thread; say in our words what goes wrong.
+
+        `num_bytes` that it sends lengthen its deadline; None: it has one of its own.
+        """
+        import aiohttp
+        from fsspec.asyn import sync
+        from s3fs.core import botocore
+
+        boto = botocore.exceptions
+
+        async def within_deadline() -> T:
+            async with asyncio.timeout(None if num_bytes is None else _patience_s(num_bytes)):
+                return await ask(fs)
+
+        for renewed in (False, True):
+            fs = self._filesystem()
+            try:
+                answer: T = sync(fs.loop, within_deadline)
+            except (OSError, aiohttp.ClientError, boto.BotoCoreError, boto.ClientError) as error:
+                code = code_of(error)
+                if code in ("404", "NotFound") and operation == "read":
+                    self.check_bucket()
+                    code = "NoSuchKey"
+                if code == "NoSuchKey":
+                    raise KeyMissingError(self.uri_of(key)) from None
+                if code in EXPIRED and not renewed:
+                    self._connection = None  # new ones may lie in the files by now
+                    continue
+                raise StorageError(
+                    f"cannot {operation} {self.uri_of(key)}: {explained(error)}"
+                ) from error
+            return answer
+        raise AssertionError
+
+    def _filesystem(self) -> Any:  # noqa: ANN401 - s3fs is untyped
+        # s3fs works on a thread, which does not come along into a forked process.
+        if self._connection is None or self._connection[0] != os.getpid():
+            self._connection = (os.getpid(), _s3_filesystem())
+        return self._connection[1]
+
+
+async def _get(fs: Any, where: dict[str, str]) -> bytes:  # noqa: ANN401 - s3fs is untyped
+    """Return a whole body; its deadline grows with the length that the server announces."""
+    import aiohttp
+    from s3fs.core import HTTPClientError
+
+    clock = asyncio.get_running_loop().time
+    start_s = clock()
+    async with asyncio.timeout(_patience_s(0)) as deadline:
+        for num_left in reversed(range(_NUM_TRIES)):
+            reply = await fs._call_s3("get_object", **where)
+            deadline.reschedule(start_s + _patience_s(reply["ContentLength"]))
+            try:
+                async with reply["Body"] as body:
+                    data: bytes = await body.read()
+            except (aiohttp.ClientError, HTTPClientError):
+                if not num_left:
+                    raise
+            else:
+                return data
+    raise AssertionError
+
+
+def _patience_s(num_bytes: int) -> float:
+    return _DEADLINE_S + num_bytes / _SLOWEST_BYTES_PER_S
+
+
+def _s3_filesystem() -> Any:  # noqa: ANN401 - s3fs is untyped
+    """Return an s3fs with our options, and the endpoint and region of the environment."""
+    try:
+        import s3fs
+    except ImportError:
+        raise ConfigError("s3:// needs s3fs: pip install 'ddpm-pipeline[s3]'") from None
+
+    return s3fs.S3FileSystem(**s3_options(), use_listings_cache=False, skip_instance_cache=True)

@@ -1,0 +1,146 @@
+"""The study stage: what the paper shows beside its headline numbers, of one trained run."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core import cluster, layout, manifest
+from ddpm_core.canonical import canonical_json
+from ddpm_core.config import RunConfig
+from ddpm_core.evaluation.desk import payload_of
+from ddpm_core.evaluation.features import describe_network, keep_foreign_network
+from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.progress import Progress
+from ddpm_core.storage import Store
+from ddpm_core.study.drawings import drawings_of
+from ddpm_core.study.findings import Findings
+from ddpm_core.study.numbers import metrics_of, numbers_of
+from ddpm_core.study.units import Unit, missing, units_of
+from ddpm_core.study.worker import make_worker
+from ddpm_core.tracking import Tracker, open_tracker
+
+NUMBERS_ROLE = "numbers"
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What is asked, and where the answers go."""
+
+    inputs: Inputs
+    folder: str
+    units: list[Unit]
+
+
+def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
+    """Work on all units of the study, draw its figures, and return its numbers.
+
+    Finished units are verified and kept, damaged ones are worked on again. If all is there nothing
+    is done; MLflow is told again what it may have missed.
+
+    Raises:
+        CheckpointError: the training is not finished.
+        DataError: the data set or the samples are not there.
+        ClusterError: workers were lost too often; what they finished is kept.
+    """
+    inputs = Inputs.of(store, config)
+    ema = inputs.checkpoint.files["ema"].sha256
+    digest = layout.study_fingerprint(config, ema, inputs.index.fingerprint)
+    num_train, num_test = (inputs.index.num_images[split] for split in ("train", "test"))
+    folder = layout.study_folder(config.name, digest)
+    study = _Study(inputs, folder, units_of(config, num_train, num_test))
+    with open_tracker(store, config, stage="study") as tracker:
+        committed = _intact(store, folder)
+        note = f"  done already: {store.uri_of(folder)}" if committed else ""
+        if committed is None:
+            _work(study)
+            committed = _publish(study)
+        numbers: dict[str, Any] = json.loads(committed.read(store, NUMBERS_ROLE))
+        _tell(tracker, store, committed, numbers)
+    total = len(study.units)
+    Progress("study", total, total, "units", summary(numbers) + note).show()
+    return numbers
+
+
+def summary(numbers: dict[str, Any]) -> str:
+    """Return the numbers to look at first, in one line."""
+    bits, quality = numbers["bits_per_dim"], numbers["quality"]
+    words = [f"bits/dim {bits['train']['value']:.3f} train, {bits['test']['value']:.3f} held out"]
+    if quality["samplers"]:
+        best = min(quality["samplers"], key=lambda one: one["frechet_distance"])
+        words.append(
+            f"best of {len(quality['samplers'])} samplers {best['setting']} "
+            f"({best['frechet_distance']:.2f}, floor {quality['floor']:.2f})"
+        )
+    return "; ".join(words)
+
+
+def _intact(store: Store, folder: str) -> Manifest | None:
+    """Return what was published before, if every file of it is whole."""
+    committed = manifest.load(store, folder)
+    if committed is not None:
+        try:
+            for role in committed.files:
+                committed.read(store, role)
+        except DamagedError as error:
+            manifest.quarantine(store, folder, str(error))
+            return None
+    return committed
+
+
+def _work(study: _Study) -> None:
+    inputs, total = study.inputs, len(study.units)
+    store, config = inputs.store, inputs.config
+    todo = missing(store, study.folder, study.units)
+    done = total - len(todo)
+    Progress("study", done, total, "units").show()
+    if not todo:
+        return
+    keep_foreign_network(store, config.evaluate, inputs.recipe)
+
+    def on_done(unit: Unit, _: None) -> None:
+        nonlocal done
+        done += 1
+        Progress("study", done, total, "units", f"{unit.kind} {unit.part}").show()
+
+    payload = {
+        "desk": payload_of(store.uri, config, inputs.index.manifest.folder, inputs.recipe),
+        "folder": study.folder,
+    }
+    with cluster.connect(config.compute):
+        cluster.map_units(make_worker, payload, todo, config.compute, on_done=on_done)
+
+
+def _publish(study: _Study) -> Manifest:
+    """Make numbers, figures and sheets of what the units found, and commit them."""
+    inputs, folder = study.inputs, study.folder
+    store, config = inputs.store, inputs.config
+    findings = Findings(store, folder, study.units)
+    protocol = {**inputs.weights, "features": describe_network(store, inputs.recipe)}
+    numbers = numbers_of(findings, config, protocol)
+    canonical_json(numbers)  # refuses NaN and infinity, which are no JSON
+    contents = {
+        NUMBERS_ROLE: (".json", (json.dumps(numbers, indent=2, sort_keys=True) + "\n").encode()),
+        **drawings_of(findings, config, numbers),
+    }
+    files = {
+        role: manifest.write_file(store, folder, role, suffix, data)
+        for role, (suffix, data) in contents.items()
+    }
+    return manifest.commit(store, folder, files, {**inputs.weights, "summary": summary(numbers)})
+
+
+def _tell(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:
+    steps: dict[int, dict[str, float]] = {}
+    for name, value, step in metrics_of(numbers):
+        steps.setdefault(step, {})[name] = value
+    for step, values in sorted(steps.items()):
+        tracker.log_metrics(values, step=step)
+    for role, record in committed.files.items():
+        data = committed.read(store, role)
+        if record.name.endswith(".png"):
+            tracker.log_image_bytes(f"study/{role}.png", data)
+        else:
+            suffix = record.name.rpartition(".")[2]
+            tracker.log_artifact_bytes(f"study/{role}.{suffix}", data)
+    tracker.set_tags({"ddpm.study_uri": store.uri_of(committed.folder)})

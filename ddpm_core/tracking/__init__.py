@@ -1,0 +1,12 @@
+"""MLflow: one run of the pipeline is one run there, whatever stage, attempt or process writes it.
+
+Nothing here can stop or slow a stage. What is logged is queued, and a thread sends it: bounded in
+time, again after an outage, each point once (`outbox`). MLflow is a copy: the truth is in the
+store, and `python -m ddpm_core STAGE RUN_JSON` sends again what is missing of a finished stage.
+The only room that knows MLflow.
+"""
+
+from ddpm_core.tracking.place import tracking_uri
+from ddpm_core.tracking.tracker import Tracker, open_tracker
+
+__all__ = ["Tracker", "open_tracker", "tracking_uri"]

@@ -1,0 +1,300 @@
+"""Deliveries to a server that may be slow, away or dead: one bounded queue and one thread.
+
+The caller never waits. No point is sent twice: before its first batch, and after each failure, the
+thread asks the server for the last step of every key and skips what is at or below it. Points
+leave in the order of their steps, so what the server has of a key is always a beginning of its
+curve, and sending the whole curve again adds just what is missing.
+"""
+
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+MAX_POINTS = 20_000
+"""Deliveries that wait at most; the longest recipe has 8,000 points."""
+MAX_BYTES = 256 * 2**20
+"""Bytes of all files that wait at most."""
+_BATCH = 1000  # measurements in one request: the limit of MLflow
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
+_SLOWEST_BYTES_PER_S = 2**20  # of an upload that is still waited for when closing
+
+
+class Unreachable(Exception):  # noqa: N818 - a state of the server, not an error of ours
+    """Nobody answered, or not in time; the same delivery may succeed later."""
+
+
+class Refused(Exception):  # noqa: N818
+    """The server answered no; the same delivery would be refused again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A value of a curve; step None is for what is measured by the clock."""
+
+    key: str
+    value: float
+    step: int | None
+    timestamp_ms: int
+
+
+class Receiver(Protocol):
+    """The server's side of one run; each method raises Unreachable or Refused, in bounded time."""
+
+    def last_steps(self) -> dict[str, int]:
+        """Return the highest step the server has of each key."""
+
+    def step_at(self, timestamp_ms: int) -> int:
+        """Return the step of what is measured by the clock; grows with the time."""
+
+    def send(self, measurements: Sequence[Measurement]) -> None:
+        """Deliver at most 1000 measurements, all of them with a step."""
+
+
+R = TypeVar("R", bound=Receiver)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand(Generic[R]):
+    label: str
+    action: Callable[[R], None]
+    num_bytes: int
+
+
+class Outbox(Generic[R]):
+    """The queue and its thread.
+
+    When the queue is full, new points are left out, and so is all of the curve behind the first
+    one that was: the server keeps a beginning without a gap, and handing in the curve again from
+    there fills it up.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], R],
+        *,
+        server: str,
+        remedy: str,
+        max_points: int = MAX_POINTS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            connect: finds the receiver, in the thread; raises Unreachable.
+            server: its name, for what is printed; holds no password.
+            remedy: what sends the rest if not everything arrives, for what is printed.
+            max_points: deliveries that wait at most.
+            max_bytes: bytes of errands that wait at most.
+        """
+        self._connect, self._server, self._remedy = connect, server, remedy
+        self._max_points, self._max_bytes = max_points, max_bytes
+        self._receiver: R | None = None
+        self._last_steps: dict[str, int] | None = None
+        self._queue: deque[_Point | _Errand[R]] = deque()
+        self._gap: int | None = None  # step of the first point of the curve that was left out
+        self._lost: list[str] = []  # what was left out or refused
+        self._num_not_finite = 0
+        self._num_bytes = 0
+        self._trouble = ""  # what the server said last, "" while it answers
+        self._wait_s = _FIRST_WAIT_S
+        self._closing = self._abandoned = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    def put_curve(self, points: Sequence[Mapping[str, float]]) -> None:
+        """Queue points, each with its "step", in the order of their steps.
+
+        Values that are not finite are left out and counted.
+        """
+        now = _now_ms()
+        with self._changed:
+            for point in points:
+                step = int(point["step"])
+                if self._gap is not None and step > self._gap:
+                    continue
+                if len(self._queue) >= self._max_points:
+                    self._gap = step
+                    continue
+                self._gap = None
+                self._queue.append(self._point(point, step, now))
+            self._changed.notify_all()
+
+    def put_sample(self, values: Mapping[str, float]) -> None:
+        """Queue what is measured by the clock; left out when half of the queue is taken."""
+        with self._changed:
+            if len(self._queue) < self._max_points // 2:
+                self._queue.append(self._point(values, None, _now_ms()))
+                self._changed.notify_all()
+
+    def put_errand(self, label: str, action: Callable[[R], None], *, num_bytes: int = 0) -> None:
+        """Queue something to do with the receiver; it may be done twice, so that must be harmless.
+
+        Args:
+            label: what it delivers, for what is printed.
+            action: raises Unreachable or Refused.
+            num_bytes: what it holds in memory.
+        """
+        with self._changed:
+            full = len(self._queue) >= self._max_points
+            if full or self._num_bytes + num_bytes > self._max_bytes:
+                self._lost.append(label)
+                return
+            self._num_bytes += num_bytes
+            self._queue.append(_Errand(label, action, num_bytes))
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float) -> bool:
+        """Deliver what waits and end the thread; print a line if something is missing.
+
+        Args:
+            timeout_s: how long at most; while the server answers, a second more for each MiB.
+
+        Returns:
+            Whether everything arrived in time.
+        """
+        with self._changed:
+            self._closing = True
+            deadline = time.monotonic() + timeout_s
+            last_deadline = deadline + self._num_bytes / _SLOWEST_BYTES_PER_S
+            self._changed.notify_all()
+        while self._thread.is_alive():
+            now = time.monotonic()
+            if now > last_deadline or (now > deadline and self._trouble):
+                break
+            self._thread.join(0.05)
+        with self._changed:
+            self._abandoned = True
+            missing = self._missing()
+            self._changed.notify_all()
+        if self._num_not_finite:
+            say(f"{self._server}: {self._num_not_finite} values were not finite, not logged")
+        if missing:
+            trouble = f" ({self._trouble})" if self._trouble else ""
+            say(f"{self._server} did not get {missing}{trouble}; {self._remedy}")
+        return not missing
+
+    def _run(self) -> None:
+        while head := self._wait_for_work():
+            try:
+                self._deliver(head)
+            except Unreachable as error:
+                # The request may have arrived without us hearing of it: ask before sending again.
+                self._last_steps = None
+                self._back_off(head, str(error))
+                continue
+            except Refused as error:
+                label = head[0].label if isinstance(head[0], _Errand) else "points"
+                if label not in self._lost:
+                    say(f"{self._server} refused {label}: {error}")
+                    self._lost.append(label)
+            self._done(head)
+
+    def _deliver(self, head: Sequence[_Point | _Errand[R]]) -> None:
+        if self._receiver is None:
+            self._receiver = self._connect()
+        if isinstance(head[0], _Errand):
+            head[0].action(self._receiver)
+            return
+        if self._last_steps is None:
+            self._last_steps = self._receiver.last_steps()
+        if self._abandoned:
+            # Another process may be sending the same by now.
+            raise Unreachable("closed")
+        last_steps, unsent = dict(self._last_steps), []
+        for point in head:
+            for one in point.measurements if isinstance(point, _Point) else ():
+                step = self._receiver.step_at(one.timestamp_ms) if one.step is None else one.step
+                if step > last_steps.get(one.key, -1):
+                    last_steps[one.key] = step
+                    unsent.append(replace(one, step=step))
+        if unsent:
+            self._receiver.send(unsent)
+        self._last_steps = last_steps
+
+    def _wait_for_work(self) -> list[_Point | _Errand[R]]:
+        """Return one errand, or the points of one request; nothing when it is time to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            head: list[_Point | _Errand[R]] = []
+            if self._abandoned:
+                return head
+            num_measurements = 0
+            for delivery in self._queue:
+                if isinstance(delivery, _Errand):
+                    return head or [delivery]
+                num_measurements += len(delivery.measurements)
+                if head and num_measurements > _BATCH:
+                    break
+                head.append(delivery)
+            return head
+
+    def _done(self, head: Sequence[_Point | _Errand[R]]) -> None:
+        with self._changed:
+            for _ in head:
+                delivery = self._queue.popleft()
+                if isinstance(delivery, _Errand):
+                    self._num_bytes -= delivery.num_bytes
+            self._wait_s = _FIRST_WAIT_S
+            if self._trouble:
+                say(f"{self._server} answers again")
+            self._trouble = ""
+
+    def _back_off(self, head: Sequence[_Point | _Errand[R]], trouble: str) -> None:
+        with self._changed:
+            if isinstance(head[0], _Errand):
+                # A file that does not get through (its storage may be another server) must not
+                # hold up the points behind it.
+                self._queue.rotate(-1)
+            if not self._trouble:
+                say(f"{self._server} does not answer ({trouble}); going on, and trying again")
+            self._trouble = trouble
+            was_closing = self._closing
+            self._changed.wait_for(
+                lambda: self._abandoned or self._closing != was_closing, self._wait_s
+            )
+            self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+            if self._closing != was_closing:
+                self._wait_s = _FIRST_WAIT_S
+
+    def _point(self, values: Mapping[str, float], step: int | None, now: int) -> _Point:
+        measured = {key: float(value) for key, value in values.items() if key != "step"}
+        finite = {key: value for key, value in measured.items() if math.isfinite(value)}
+        self._num_not_finite += len(measured) - len(finite)
+        return _Point(tuple(Measurement(key, value, step, now) for key, value in finite.items()))
+
+    def _missing(self) -> str:
+        """Return what did not arrive, in words; "" if nothing."""
+        steps = [
+            one.step
+            for delivery in self._queue
+            if isinstance(delivery, _Point)
+            for one in delivery.measurements[:1]
+            if one.step is not None
+        ]
+        parts = [f"the points of steps {steps[0]} to {steps[-1]}"] if steps else []
+        if self._gap is not None:
+            parts.append(f"the points from step {self._gap} on")
+        parts += [one.label for one in self._queue if isinstance(one, _Errand)]
+        if not parts and self._queue:
+            parts.append("the last system metrics")
+        return ", ".join(parts + self._lost)
+
+
+def say(line: str) -> None:
+    """Print a line for people, beside the stage's own output."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,99 @@
+"""From a configuration to what training, sampling and evaluation share."""
+
+import torch
+
+from ddpm_core import seeding
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.denoiser import Denoiser, Network
+from ddpm_core.diffusion.objective import Objective
+from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
+from ddpm_core.models.unet import UNet
+
+_LARGEST_END = 1e-3
+
+
+def build_unet(config: RunConfig) -> UNet:
+    """Return the network of `config` on the CPU, initialised from `train.seed`.
+
+    The weights depend on the model section and the seed alone: every rank builds the same.
+    """
+    model, data = config.model, config.data
+    return UNet(
+        in_channels=data.channels,
+        out_channels=config.out_channels,
+        base_channels=model.base_channels,
+        channel_mults=model.channel_mults,
+        num_res_blocks=model.num_res_blocks,
+        attention_resolutions=model.attention_resolutions,
+        image_height=data.height,
+        dropout=model.dropout,
+        num_groups=model.num_groups,
+        generator=seeding.generator(config.train.seed, "init"),
+    )
+
+
+def build_schedule(config: RunConfig) -> NoiseSchedule:
+    """Return the forward process of `config`, float64 tables on the CPU."""
+    diffusion = config.diffusion
+    betas = make_betas(
+        diffusion.beta_schedule,
+        diffusion.num_timesteps,
+        diffusion.beta_start,
+        diffusion.beta_end,
+    )
+    return make_schedule(zero_terminal_snr(betas) if diffusion.zero_terminal_snr else betas)
+
+
+def end_warning(config: RunConfig) -> str | None:
+    """Return what to tell the user if the chain does not end in noise, or None if it does.
+
+    Samples begin at pure noise, which a network never saw whose last abar is not near 0.
+
+    Source: Lin et al. 2023, arXiv:2305.08891, section 3.1.
+    """
+    diffusion = config.diffusion
+    left = float(build_schedule(config).alphas_cumprod[-1])
+    if left <= _LARGEST_END:
+        return None
+    return (
+        f"abar_T={left:.3g} of diffusion.beta_schedule={diffusion.beta_schedule} with beta_start="
+        f"{diffusion.beta_start:g}, beta_end={diffusion.beta_end:g}, num_timesteps="
+        f"{diffusion.num_timesteps} is not near 0 (at most {_LARGEST_END:g}): x_T keeps "
+        f"{100 * left**0.5:.2g} % of the image, but samples begin without any. Raise "
+        "diffusion.beta_end, or use diffusion.beta_schedule=cosine, or "
+        "diffusion.zero_terminal_snr=true with diffusion.prediction=v or x_0"
+    )
+
+
+def build_objective(config: RunConfig) -> Objective:
+    """Return what the network of `config` is trained to minimise."""
+    train, diffusion = config.train, config.diffusion
+    return Objective(
+        build_schedule(config),
+        prediction=diffusion.prediction,
+        variance=diffusion.variance,
+        loss=train.loss,
+        weighting=train.weighting,
+        min_snr_gamma=train.min_snr_gamma,
+        p2_gamma=train.p2_gamma,
+        p2_k=train.p2_k,
+    )
+
+
+def build_denoiser(config: RunConfig, network: Network) -> Denoiser:
+    """Return what samplers and the bound are given of a trained network."""
+    diffusion = config.diffusion
+    return Denoiser(
+        network,
+        build_schedule(config),
+        prediction=diffusion.prediction,
+        variance=diffusion.variance,
+    )
+
+
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """Return whether the network computes in bfloat16: `auto` is yes on GPUs that have it."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"

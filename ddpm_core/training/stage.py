@@ -1,0 +1,70 @@
+"""The train stage: a group of workers carries the run from its newest checkpoint to the end."""
+
+import logging
+
+from ddpm_core import cluster, layout, manifest
+from ddpm_core.config import RunConfig
+from ddpm_core.data.stage import run_shard
+from ddpm_core.errors import CheckpointError
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.progress import WARNING, Progress
+from ddpm_core.runs import require_feature_file
+from ddpm_core.storage import Store
+from ddpm_core.tracking import open_tracker
+from ddpm_core.training import checkpoint
+from ddpm_core.training.build import end_warning
+from ddpm_core.training.worker import payload_of, tell_curve, train_worker
+
+_log = logging.getLogger(__name__)
+
+
+def run_train(store: Store, config: RunConfig) -> None:
+    """Train to the last step, unless that checkpoint is there already and whole.
+
+    If it is, MLflow is told again what it may have missed of the curves.
+
+    Raises:
+        ConfigError: the cluster cannot hold the workers, or the evaluation would lack its file.
+        DataError: the data set cannot be made or used.
+        CheckpointError: there are checkpoints and none to continue from, or of something else.
+        DivergenceError: the training failed; its last good checkpoint stands.
+        StorageError: the storage refuses or does not answer.
+        ClusterError: the cluster cannot be reached, or lost the workers too often.
+    """
+    num_steps = config.train.num_steps
+    done = _finished(store, config)
+    if done is not None:
+        with open_tracker(store, config, stage="train") as tracker:
+            tell_curve(tracker, checkpoint.load_history(store, done))
+        note = f"done already: {store.uri_of(done.folder)}"
+        Progress("train", num_steps, num_steps, "steps", note).show()
+        return
+    require_feature_file(config)  # not after days of training
+    if (warning := end_warning(config)) is not None:
+        _log.warning("%s%s", WARNING, warning)
+    if layout.dataset_pointer(store, config.name) is None:
+        run_shard(store, config)  # so that one command trains, on a cluster too
+    with cluster.connect(config.compute):
+        cluster.train_group(
+            train_worker, payload_of(store, config), config.compute, name=config.name
+        )
+    if layout.final_checkpoint(store, config) is None:
+        folder = layout.checkpoint_folder(config.name, num_steps)
+        raise CheckpointError(
+            f"all workers ended, but {store.uri_of(folder)} is not there; all nodes must see the "
+            "same storage: use s3:// or a shared folder as root"
+        )
+
+
+def _finished(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the last checkpoint if it is there and whole; a damaged one is set aside."""
+    try:
+        done = layout.final_checkpoint(store, config)
+        if done is not None:
+            for role in done.files:
+                done.read(store, role)
+    except DamagedError as error:
+        folder = layout.checkpoint_folder(config.name, config.train.num_steps)
+        manifest.quarantine(store, folder, str(error))
+        return None
+    return done

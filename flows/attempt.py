@@ -1,0 +1,163 @@
+"""See to it that there is a job that makes a stage's result, and follow it. Knows no Prefect."""
+
+import contextlib
+import io
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from ddpm_core import layout
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import (
+    INTERRUPTED_EXIT_CODE,
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    PipelineError,
+    StorageError,
+)
+from ddpm_core.storage import Store
+from flows.plan import RESULTS, job_command, job_prefix
+from flows.ray_jobs import Job
+
+_ERRORS: tuple[type[PipelineError], ...] = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    DivergenceError,
+    StorageError,
+    ClusterError,
+)
+_SHOWN_LINES = 30
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Jobs(Protocol):
+    """What is needed of `ray_jobs.RayJobs`."""
+
+    def ensure(self, prefix: str, command: Sequence[str]) -> tuple[Job, bool]: ...
+    def follow(self, submission_id: str, on_line: Callable[[str], None]) -> Job: ...
+    def alive(self, beginning: str) -> list[Job]: ...
+    def stop(self, submission_id: str) -> Job: ...
+
+
+def make_result(
+    jobs: Jobs,
+    store: Store,
+    config: RunConfig,
+    stage: str,
+    *,
+    python: str,
+    on_start: Callable[[Job, bool, Path | None], None],
+    on_line: Callable[[str], None],
+) -> None:
+    """Attach to the job that makes this result, or submit the next attempt; return when it is made.
+
+    Args:
+        jobs: the cluster's.
+        store: the root.
+        config: of the run, whose run.json is written.
+        stage: one of `RESULTS`.
+        python: the interpreter on the cluster.
+        on_start: is told the job, whether it ran already, and where its log is kept, if at all.
+        on_line: gets each line of the job's log.
+
+    Raises:
+        PipelineError: of the class, and with the exit code, of what ended the stage.
+    """
+    command = job_command(store, config, stage, python=python)
+    job, attached = jobs.ensure(job_prefix(store, config, stage), command)
+    last: deque[str] = deque(maxlen=200)
+    with _log_file(store, config.name, job, attached=attached) as (log, path):
+        on_start(job, attached, path)
+
+        def keep(line: str) -> None:
+            line = _COLOUR.sub("", line)
+            last.append(line)
+            log.write(f"{line}\n")
+            log.flush()
+            on_line(line)
+
+        ended = jobs.follow(job.submission_id, keep)
+    if (error := error_of(ended, stage, list(last))) is not None:
+        raise error
+    if RESULTS[stage](store, config) is None:
+        raise PipelineError(
+            f"job {job.submission_id} ended well, but its result is not under {store.uri}: do the "
+            "cluster's nodes reach the same storage under this URI?"
+        )
+
+
+def stop_alive(jobs: Jobs, beginning: str) -> list[str]:
+    """Stop the jobs whose id begins so; return their ids."""
+    return [jobs.stop(job.submission_id).submission_id for job in jobs.alive(beginning)]
+
+
+def error_of(job: Job, stage: str, log: Sequence[str]) -> PipelineError | None:
+    """Return what an ended job amounts to: None, or the error to raise for it."""
+    if job.status == "SUCCEEDED":
+        return None
+    if job.status == "STOPPED":
+        return _error(
+            INTERRUPTED_EXIT_CODE,
+            f"job {job.submission_id} was stopped; the same command continues what was saved",
+        )
+    if job.exit_code is None:
+        return ClusterError(f"job {job.submission_id} was lost: {job.message.strip()[-1000:]}")
+    # A shell in between reports a signal as 128 + its number.
+    signal_number = -job.exit_code if job.exit_code < 0 else job.exit_code - 128
+    if signal_number > 0:
+        hint = " (out of memory?)" if signal_number == 9 else ""
+        return ClusterError(
+            f"the process of job {job.submission_id} was ended by signal {signal_number}{hint}"
+        )
+    return _error(job.exit_code, _said(stage, log) or job.message.strip())
+
+
+def _error(exit_code: int, message: str) -> PipelineError:
+    for kind in _ERRORS:
+        if kind.exit_code == exit_code:
+            return kind(message)
+    error = PipelineError(message)
+    error.exit_code = exit_code
+    return error
+
+
+def _said(stage: str, log: Sequence[str]) -> str:
+    """Return the stage's own last words, `stage: message`, or else the end of its log."""
+    own = [number for number, line in enumerate(log) if line.startswith(f"{stage}: ")]
+    if own:
+        words = "\n".join(log[own[-1] :][:_SHOWN_LINES])
+        return words.removeprefix(f"{stage}: ")
+    return "its log ends:\n" + "\n".join(log[-_SHOWN_LINES:])
+
+
+@contextlib.contextmanager
+def _log_file(
+    store: Store, run: str, job: Job, *, attached: bool
+) -> Iterator[tuple[TextIO, Path | None]]:
+    """Open the file that keeps the job's log; for a root that is no folder, keep nothing."""
+    folder = store.local_path(f"{layout.run_folder(run)}/logs")
+    if folder is None:
+        yield io.StringIO(), None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _log_path(folder, job, attached=attached)
+    with path.open("w", encoding="utf-8", errors="replace") as log:
+        yield log, path
+
+
+def _log_path(folder: Path, job: Job, *, attached: bool) -> Path:
+    """Return the next free name; for a job we are attached to, the one it was begun under.
+
+    A Ray that was started anew counts attempts from 1 again: the log of the earlier one stays.
+    """
+    path, last, number = folder / f"{job.submission_id}.log", None, 1
+    while path.exists():
+        last, number = path, number + 1
+        path = folder / f"{job.submission_id}.{number}.log"
+    return last if attached and last is not None else path

@@ -1,0 +1,159 @@
+"""python -m flows.{train_ddpm,paper}: a flow as a command. Imports Prefect only to run it."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
+from ddpm_core.runs import check_run, open_run
+from flows import plan
+from flows.console import Console, duration, show_on
+from flows.embedded import shared_ray
+from flows.prefect_api import PrefectApi
+
+_EXAMPLES = """\
+examples:
+  {command} digits
+  {command} digits --run short --set train.num_steps=500
+  {command} mnist --set data.source=/data/mnist --set compute.num_workers=4
+  {command} cifar10 --root s3://bucket/ddpm --ray-address http://ray-head:8265
+  {command} runs/runs/short/run.json
+
+exit codes:
+  0 done   2 configuration, or a cluster that is too small for it   3 data   4 checkpoint
+  5 divergence   6 storage   7 Ray or Prefect's API   130 interrupted, or the job was stopped
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A flow that can be run from the command line."""
+
+    name: str
+    """the flow's"""
+    module: str
+    stages: tuple[str, ...]
+    description: str
+    load: Callable[[], Callable[..., Any]]
+    """imports the flow, and with it Prefect"""
+
+
+def _train_ddpm() -> Callable[..., Any]:
+    from flows.train_ddpm import train_ddpm
+
+    return train_ddpm
+
+
+def _paper() -> Callable[..., Any]:
+    from flows.paper import paper
+
+    return paper
+
+
+TRAIN_DDPM = Command(
+    name="train-ddpm",
+    module="flows.train_ddpm",
+    stages=plan.PIPELINE,
+    description="Shard, train, sample and evaluate, each as a job on Ray.",
+    load=_train_ddpm,
+)
+PAPER = Command(
+    name="paper",
+    module="flows.paper",
+    stages=plan.PAPER,
+    description="Shard, train, sample and evaluate, measure and draw what else the paper claims, "
+    "and run its six ablations, each as a job on Ray.",
+    load=_paper,
+)
+
+
+def main(command: Command, arguments: Sequence[str] | None = None) -> int:
+    """Run the flow and return the process's exit code."""
+    options = _parser(command).parse_args(arguments)
+    try:
+        return _run(command, options)
+    except PipelineError as error:
+        print(f"{command.name}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            f"{command.name}: interrupted; the same command continues what was saved",
+            file=sys.stderr,
+        )
+        return INTERRUPTED_EXIT_CODE
+
+
+def _run(command: Command, options: argparse.Namespace) -> int:
+    store, config = plan.resolve(
+        options.target,
+        root=options.root,
+        run=options.run,
+        overrides=parse_overrides(options.overrides),
+    )
+    check_run(store, config)
+    done = plan.is_done(store, config, command.stages)
+    if not done:
+        plan.check_machine(config, options.ray_address)
+    if options.dry_run:
+        print(config.to_json(), end="")
+        print(plan.describe(store, config, options.ray_address, command.stages))
+        return 0
+    console, began = Console(), time.monotonic()
+    open_run(store, config)
+    if done:
+        console.say(f"run {config.name!r} is done already; nothing was started")
+    else:
+        parameters = plan.parameters_of(config, store, options.target)
+        _run_flow(command, parameters | {"ray_address": options.ray_address}, console)
+        console.say(f"run {config.name!r} is done, in {duration(time.monotonic() - began)}")
+    print(plan.summary(store, config))
+    return 0
+
+
+def _run_flow(command: Command, parameters: dict[str, Any], console: Console) -> None:
+    """Start what is not configured, and run the flow."""
+    # Our own lines say what happens; Prefect's would say it again, with tracebacks.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    api = PrefectApi()
+    try:
+        api.find()  # a configured one that is dead is told before Ray is started
+        with shared_ray() as ray:
+            if parameters["ray_address"] is None:
+                ray.start()  # while Prefect starts
+                console.say("starting Ray on this machine")
+            if api.use():
+                console.say("no PREFECT_API_URL: this flow's record in Prefect ends with it")
+            flow = command.load()
+            with show_on(console):
+                flow(**parameters)
+    finally:
+        api.close()
+
+
+def _parser(command: Command) -> argparse.ArgumentParser:
+    prog = f"python -m {command.module}"
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"{command.description} What is done is not done again; the same command "
+        "continues what was killed.",
+        epilog=f"{_EXAMPLES.format(command=prog)}\n{describe_keys()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "target",
+        metavar="RECIPE[:ABLATION]|RUN_JSON",
+        help=TARGET_HELP,
+    )
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--ray-address",
+        metavar="URL",
+        help="dashboard of a Ray cluster, e.g. http://ray-head:8265 (default: a Ray of its own on "
+        "this machine, ended with the flow)",
+    )
+    return parser

@@ -1,0 +1,252 @@
+"""Run a command that may not outlive its owner, and end everything it started.
+
+    python -m flows.guardian --cleanup DIR -- command ...
+
+Ray and Prefect leave processes behind when the program that started them is killed, and some of
+those detach themselves (setsid, double fork). So a process of its own watches: when its standard
+input reaches its end (the owner is gone, also by kill -9), when it is asked to stop, or when the
+command exits, it ends all descendants of the command, then removes DIR.
+"""
+
+import argparse
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+LOG = "log"
+GRACE_S = 5.0
+"""seconds between asking descendants to end and killing them"""
+_GIVE_UP_S = 30.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+# -- the owner's side ------------------------------------------------------------------------
+
+
+def private_folder() -> Path:
+    """Make a folder that only this user can enter, with a path short enough for Unix sockets."""
+    usual = tempfile.gettempdir()
+    # A socket's path has at most 103 bytes, of which Ray wants 70.
+    short = usual if len(usual) <= len("/var/tmp") else "/tmp"  # noqa: S108 - mkdtemp is private
+    return Path(tempfile.mkdtemp(prefix="ddpm-", dir=short))
+
+
+@contextmanager
+def guarded(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    grace_s: float = GRACE_S,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` under a guardian until the block is left, or this process is gone.
+
+    Args:
+        command: program and arguments.
+        folder: removed at the end, with all that is in it; `folder/log` gets what is printed.
+        env: the command's environment, whole.
+        grace_s: seconds between asking what it started to end and killing it.
+    """
+    # The file, not the module: a guardian must start from any working directory, and isolated (-I)
+    # from whatever lies there.
+    options = ["--cleanup", str(folder), "--grace", str(grace_s)]
+    guardian = [sys.executable, "-I", __file__, *options, "--", *command]
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - an argument list of ours, no shell
+            guardian,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=dict(env),
+            start_new_session=True,  # a Ctrl-C in the terminal is the owner's to handle
+        )
+    try:
+        yield process
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(timeout=grace_s + _GIVE_UP_S)
+        except subprocess.TimeoutExpired:
+            # It goes on by itself; nothing here could do better.
+            print(f"guardian {process.pid} is still ending its processes", file=sys.stderr)
+
+
+# -- the guardian's side ---------------------------------------------------------------------
+
+
+class Descendants:
+    """All processes that come from this one, however they detached themselves.
+
+    On Linux orphans become our children (subreaper), so the process tree tells. Elsewhere they
+    are found by the sessions that our descendants were ever seen in.
+    """
+
+    def __init__(self, *, by_session: bool) -> None:
+        self._sessions: set[int] | None = None
+        if by_session:
+            # In a session that others share it would end those others too.
+            if os.getsid(0) != os.getpid():
+                raise SystemExit("guardian: start me in a session of my own (setsid)")
+            self._sessions = {os.getsid(0)}
+
+    def alive(self) -> set[psutil.Process]:
+        """Return those that run now; zombies are over and do not count."""
+        found = set(psutil.Process().children(recursive=True))
+        if self._sessions is not None:
+            for process in found:
+                self._sessions.add(_session_of(process.pid))
+            self._sessions.discard(-1)
+            for pid in psutil.pids():
+                if _session_of(pid) in self._sessions and pid != os.getpid():
+                    found |= _process(pid)
+        return {process for process in found if _runs(process)}
+
+
+def become_subreaper() -> bool:
+    """Have orphaned descendants handed to this process; False where the kernel cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+
+
+def end_all(descendants: Descendants, *, grace_s: float = GRACE_S) -> bool:
+    """Ask all descendants to end, kill those that have not after `grace_s`; False if some resist.
+
+    Asks again and again: what is alive may start more while it is being ended.
+    """
+    kill_after = time.monotonic() + grace_s
+    asked: set[psutil.Process] = set()
+    while alive := descendants.alive():
+        late = time.monotonic() - kill_after
+        if late > _GIVE_UP_S:
+            print(f"could not end {sorted(p.pid for p in alive)}", file=sys.stderr)
+            return False
+        for process in alive if late > 0 else alive - asked:
+            try:
+                if late > 0:
+                    process.kill()
+                else:
+                    process.terminate()
+            except psutil.Error:
+                continue  # gone meanwhile, or not ours to end: the next look tells
+        asked |= alive
+        time.sleep(0.05)
+        _reap()
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command of the command line; return its exit code, or 0 if the owner went first."""
+    options = _parser().parse_args(arguments)
+    # Both before the command starts: a signal or an orphan in between would be lost.
+    by_session = options.by_session or not become_subreaper()
+    wake = _wake_on_signals()
+    descendants = Descendants(by_session=by_session)
+    child = subprocess.Popen(options.command, stdin=subprocess.DEVNULL)  # noqa: S603 - not a shell
+    status = _watch(child.pid, wake, descendants if by_session else None)
+    ended = end_all(descendants, grace_s=options.grace)
+    if options.cleanup is not None:
+        shutil.rmtree(options.cleanup, ignore_errors=True)
+    return status if ended else 1
+
+
+def _watch(child: int, wake: int, descendants: Descendants | None) -> int:
+    """Wait for the end of the command (its exit code), of the owner, or a signal (0)."""
+    # Sessions must be seen while their processes live, so then it looks once a second.
+    every_s = None if descendants is None else 1.0
+    while True:
+        ready, _, _ = select.select([0, wake], [], [], every_s)
+        if descendants is not None:
+            descendants.alive()
+        if wake in ready and _asked_to_stop(os.read(wake, 512)):
+            return 0
+        for pid, status in _reap():
+            if pid == child:
+                return os.waitstatus_to_exitcode(status) % 256
+        if 0 in ready and not os.read(0, 512):
+            return 0
+
+
+def _wake_on_signals() -> int:
+    """Return a descriptor that becomes readable, with the signal's number, at each signal."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writable)
+    return readable
+
+
+def _asked_to_stop(numbers: bytes) -> bool:
+    return any(number != signal.SIGCHLD for number in numbers)
+
+
+def _reap() -> list[tuple[int, int]]:
+    """Bury dead children, adopted ones too; return (pid, wait status) of each."""
+    buried: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return buried
+        if pid == 0:
+            return buried
+        buried.append((pid, status))
+
+
+def _process(pid: int) -> set[psutil.Process]:
+    try:
+        return {psutil.Process(pid)}
+    except psutil.Error:
+        return set()
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.guardian",
+        description="Run a command; when standard input ends, a signal asks for it, or the command "
+        "exits, end all it started and remove DIR.",
+    )
+    parser.add_argument("--cleanup", metavar="DIR", help="folder to remove at the end")
+    parser.add_argument(
+        "--grace", type=float, default=GRACE_S, metavar="SECONDS",
+        help="between asking and killing (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by-session",
+        action="store_true",
+        help="find descendants by session, as is done where the kernel has no subreaper (macOS)",
+    )
+    parser.add_argument("command", nargs="+", help="after --: program and arguments")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The whole paper from one recipe: the pipeline, the study, and the six ablations, in one run.
+
+python -m flows.paper digits                                  # all on this machine
+prefect deployment run paper/local --watch -p recipe=digits   # on a Prefect server
+"""
+
+import sys
+
+if __name__ == "__main__":
+    # As in `train_ddpm`: Prefect reads where its API is when it is imported.
+    from flows.command_line import PAPER, main
+
+    sys.exit(main(PAPER))
+
+from prefect import flow
+
+from ddpm_core.runs import DEFAULT_ROOT
+from flows.plan import PAPER as STAGES
+from flows.stages import (
+    Overrides,
+    Recipe,
+    ablations,
+    evaluate,
+    run_all,
+    sample,
+    shard_dataset,
+    stop_jobs,
+    study,
+    train,
+)
+
+
+@flow(name="paper", on_cancellation=[stop_jobs], persist_result=False)
+def paper(
+    recipe: Recipe = "digits",
+    root: str = DEFAULT_ROOT,
+    run: str | None = None,
+    overrides: Overrides | None = None,
+    ray_address: str | None = None,
+) -> list[dict[str, str]]:
+    """Reproduce the paper's tables and figures on the images of a recipe; see docs/paper.md.
+
+    What is done is not done again, and what was killed is continued.
+
+    Args:
+        recipe: the whole configuration to begin with: data set, network, training, sampling.
+        root: where everything lies: a folder, or s3://bucket/prefix; on a cluster of several
+            machines, one that all of them reach.
+        run: name of the run; default: the recipe's. The ablations are called <run>-<ablation>.
+        overrides: keys to change, e.g. {"study.ablation_steps": 500, "study.num_images": 1000}.
+        ray_address: URL of a Ray cluster's dashboard, e.g. http://ray-head:8265; default: a Ray
+            of its own on the machine that runs the flow.
+
+    Returns:
+        For each stage its name and where its result lies.
+    """
+    stages = (shard_dataset, train, sample, evaluate, study, ablations)
+    return run_all(stages, STAGES, recipe, root, run, overrides, ray_address)

@@ -1,0 +1,236 @@
+"""What a run consists of, what of it is done, and the command that does the rest.
+
+Knows neither Prefect nor Ray: that a run is finished is seen without starting either.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from ddpm_core import layout
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError
+from ddpm_core.manifest import Manifest
+from ddpm_core.recipes import is_recipe, recipe
+from ddpm_core.runs import configure, require_feature_file
+from ddpm_core.storage import Store, open_store
+
+RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
+    "shard": layout.dataset_of,
+    "train": layout.final_checkpoint,
+    "sample": layout.samples_of,
+    "evaluate": layout.evaluation_of,
+    "study": layout.study_of,
+    "ablations": layout.ablations_of,
+}
+"""stage, in the order of the pipeline -> how to find its result; None while it is not complete"""
+PIPELINE = ("shard", "train", "sample", "evaluate")
+"""the stages of `train-ddpm`"""
+PAPER = (*PIPELINE, "study", "ablations")
+"""the stages of `paper`"""
+UI_URL = "http://127.0.0.1:5000"
+"""where `make ui` shows MLflow"""
+
+
+def resolve(
+    target: str, *, root: str | None, run: str | None, overrides: Mapping[str, Any] | None
+) -> tuple[Store, RunConfig]:
+    """Return the store and the configuration that these parameters name.
+
+    Args:
+        target: a recipe, perhaps with an ablation, or path or URI of a run.json.
+        root: folder or s3://bucket/prefix; None: where the run.json lies, else ./runs.
+        run: name of the run; None: the recipe's.
+        overrides: `{"section.key": value}`.
+
+    Raises:
+        ConfigError: naming what is wrong with them.
+        StorageError: the root does not answer.
+    """
+    where, config = configure(target, root=root, run=run, changes=overrides or {})
+    return open_store(where), config
+
+
+def parameters_of(config: RunConfig, store: Store, target: str) -> dict[str, Any]:
+    """Return the flow's parameters that resolve to `config` under `store`."""
+    # An ablation is a recipe and what differs from it; a run.json, too.
+    base = target.partition(":")[0] if is_recipe(target) else config.data.name
+    recipes, ours = recipe(base).flat(), config.flat()
+    overrides = {k: v for k, v in ours.items() if k != "name" and v != recipes[k]}
+    return {"recipe": base, "root": store.uri, "run": config.name, "overrides": overrides}
+
+
+# -- jobs ------------------------------------------------------------------------------------
+
+
+def run_prefix(store: Store, run: str, stage: str) -> str:
+    """Return how the ids of all jobs of this stage of this run begin.
+
+    It names the root too: the same name under another root is another run.
+    """
+    return f"{run}-{stage}-{hashlib.sha256(store.uri.encode()).hexdigest()[:6]}"
+
+
+def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
+    """Return the id, without the number of the attempt, of the jobs that make this very result.
+
+    A run may be sampled and evaluated in several ways, which are different jobs.
+    """
+    prefix = run_prefix(store, config.name, stage)
+    if stage in ("shard", "train"):
+        return prefix
+    what = {"sample": config.sample.model_dump(mode="json")}
+    if stage != "sample":
+        what["evaluate"] = config.evaluate.model_dump(mode="json")
+    if stage in ("study", "ablations"):
+        what["study"] = config.study.model_dump(mode="json")
+    return f"{prefix}-{fingerprint(what)[:6]}"
+
+
+def job_command(store: Store, config: RunConfig, stage: str, *, python: str) -> list[str]:
+    """Return program and arguments of a stage: its run.json, and what differs from it."""
+    key = layout.run_json_key(config.name)
+    recorded = RunConfig.from_json(store.read(key), origin=store.uri_of(key)).flat()
+    changes = [
+        f"{name}={json.dumps(value)}"
+        for name, value in config.flat().items()
+        if value != recorded[name]
+    ]
+    options = [word for change in changes for word in ("--set", change)]
+    return [python, "-m", "ddpm_core", stage, store.uri_of(key), *options]
+
+
+# -- for people ------------------------------------------------------------------------------
+
+
+def is_done(store: Store, config: RunConfig, stages: Sequence[str] = PIPELINE) -> bool:
+    """Return whether nothing is left to do."""
+    return all(RESULTS[stage](store, config) is not None for stage in stages)
+
+
+def check_machine(config: RunConfig, ray_address: str | None) -> None:
+    """Refuse now what a stage on this machine would refuse after the stages before it.
+
+    What a cluster holds, and which files are there, only a stage on it can say.
+
+    Raises:
+        ConfigError: there are fewer cores than asked for, or no file for the evaluation.
+    """
+    if ray_address is not None:
+        return
+    require_feature_file(config)
+    compute, cores = config.compute, os.cpu_count() or 1
+    if compute.num_workers * compute.cpus_per_worker > cores:
+        raise ConfigError(
+            f"compute asks for {compute.num_workers} worker(s) with {compute.cpus_per_worker} CPU "
+            f"each; this machine has {cores}. Lower compute.num_workers or "
+            "compute.cpus_per_worker, or give the address of a cluster (--ray-address)"
+        )
+
+
+def describe(
+    store: Store, config: RunConfig, ray_address: str | None, stages: Sequence[str] = PIPELINE
+) -> str:
+    """Return a line for each stage: done and where, or what would run."""
+    where = ray_address or "an embedded Ray on this machine"
+    workers, lines = config.compute.num_workers, [f"plan for run {config.name!r}:"]
+    for stage in stages:
+        found = RESULTS[stage](store, config)
+        state = (
+            f"done: {store.uri_of(found.folder)}"
+            if found is not None
+            else f"would run with {workers} worker{'s' if workers > 1 else ''} on {where}"
+        )
+        lines.append(f"  {stage:<9} {state}")
+    return "\n".join(lines)
+
+
+def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, value) of the numbers to look at first, each with what it was measured on."""
+    bits, distance = metrics["bits_per_dim"], metrics["frechet_distance"]
+    error = bits.get("standard_error")
+    spread = "" if error is None else f" ± {error:.3f}"
+    counts = distance["protocol"]["num_images"]
+    rows = [
+        (
+            "bits/dim",
+            f"{bits['value']:.3f}{spread}  (bound, {bits['protocol']['num_images']} held-out "
+            "images)",
+        ),
+        (
+            "Frechet distance",
+            f"{distance['value']:.2f}  (floor {distance['test_train']:.2f}; {counts['samples']} "
+            f"samples, {counts['test']} held-out images)",
+        ),
+    ]
+    if (score := metrics.get("inception_score")) is not None:
+        classes = score["protocol"]["num_classes"]
+        rows.append(
+            (
+                "inception score",
+                f"{score['value']:.2f}  (at most {classes}; held-out images {score['test']:.2f})",
+            )
+        )
+    return rows
+
+
+def metrics_of(store: Store, evaluation: Manifest) -> dict[str, Any]:
+    """Return the numbers of an evaluation, verified."""
+    numbers: dict[str, Any] = json.loads(evaluation.read(store, "metrics"))
+    return numbers
+
+
+def file_uri(store: Store, result: Manifest, role: str) -> str | None:
+    """Return where the file of that role lies; None if the result has none."""
+    record = result.files.get(role)
+    return None if record is None else store.uri_of(f"{result.folder}/{record.name}")
+
+
+def summary(store: Store, config: RunConfig) -> str:
+    """Return what there is now: places, numbers, and how to look at them."""
+    found = {stage: result(store, config) for stage, result in RESULTS.items()}
+    rows = []
+    for stage, name in (
+        ("shard", "shards"), ("train", "checkpoint"), ("sample", "samples"),
+        ("evaluate", "figures"), ("study", "study"), ("ablations", "ablations"),
+    ):  # fmt: skip
+        if (result := found[stage]) is not None:
+            rows.append((name, store.uri_of(result.folder)))
+    if (samples := found["sample"]) is not None and (grid := file_uri(store, samples, "grid")):
+        rows.append(("grid", grid))
+    if (evaluation := found["evaluate"]) is not None:
+        rows += headline(metrics_of(store, evaluation))
+    rows.append(("look at it", _look(store)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _look(store: Store) -> str:
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    database = store.local_path("mlflow.db")
+    if configured:
+        return without_password(configured)
+    if database is None:
+        return "no MLflow: set MLFLOW_TRACKING_URI for a root on S3"
+    return f"make ui ROOT={store.uri}   or   mlflow ui --backend-store-uri sqlite:///{database}"
+
+
+def mlflow_page(store: Store) -> tuple[str, str] | None:
+    """Return the URL of MLflow's page, and when it is there; None if there is no MLflow."""
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if configured.startswith(("http://", "https://")):
+        return without_password(configured), "the server of MLFLOW_TRACKING_URI"
+    if not configured and store.local_path("mlflow.db") is None:
+        return None
+    command = "make ui" if configured else f"make ui ROOT={store.uri}"
+    return UI_URL, f"there while `{command}` runs"
+
+
+def without_password(uri: str) -> str:
+    """Return the URI as it may be shown."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,113 @@
+"""Joining or starting a cluster; being told in time what it cannot hold."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddpm_core import cluster
+from ddpm_core.cluster import connection
+from ddpm_core.cluster.connection import one_line
+from ddpm_core.config import ComputeConfig
+from ddpm_core.errors import ClusterError, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("node", "cpus", "gpu", "slots"),
+    [
+        ({"CPU": 4.0}, 1, False, 4),
+        ({"CPU": 4.0}, 3, False, 1),
+        ({"CPU": 2.0}, 3, False, 0),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, True, 2),
+        ({"CPU": 2.0, "GPU": 8.0}, 2, True, 1),
+        ({"GPU": 1.0}, 1, False, 0),
+    ],
+)
+def test_a_worker_fits_on_one_node_or_not_at_all(node, cpus, gpu, slots):
+    """Catches CPUs of several nodes added up for one worker, and GPUs that are not counted."""
+    assert connection._slots(node, cpus, gpu=gpu) == slots
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001"])
+def test_an_address_of_the_wrong_kind_is_refused(monkeypatch, address):
+    """Catches Ray Client, on which Ray Train does not work, and minutes of waiting."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match="is the address of the Jobs API or of Ray Client"):
+        cluster.connect(ComputeConfig())
+
+
+def test_an_address_where_nobody_is_fails_in_seconds(monkeypatch):
+    """Catches Ray's own wait of over ten minutes."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    begin = time.monotonic()
+    with pytest.raises(ClusterError, match=r"no Ray cluster at '127\.0\.0\.1:1': Connection"):
+        cluster.connect(ComputeConfig())
+    assert time.monotonic() - begin < 10
+
+
+def test_the_folder_of_the_token_is_ours_alone(monkeypatch, tmp_path):
+    """Catches a token that every user of the machine can read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    (tmp_path / ".ray").mkdir(mode=0o755)
+    connection._protect_token()
+    assert (tmp_path / ".ray").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_message_of_ray_becomes_one_line():
+    """Catches a traceback pasted into an error message."""
+    assert one_line(RuntimeError("Traceback\n  File x\nKeyError: 'a'\n\n")) == (
+        "RuntimeError: KeyError: 'a'"
+    )
+    assert one_line(RuntimeError()) == "RuntimeError: "
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_too_few_cpus_are_named_with_the_key_to_change(ray_here):
+    """Catches Ray's endless wait for resources that never come."""
+    begin = time.monotonic()
+    with pytest.raises(
+        ConfigError,
+        match=r"asks for 500 worker\(s\) with 2 CPU each; the cluster has room for \d+ "
+        r"\(its nodes: \d+ CPU 0 GPU\)\. Lower compute\.num_workers or compute\.cpus_per_worker",
+    ):
+        cluster.connect(ComputeConfig(num_workers=500, cpus_per_worker=2))
+    with pytest.raises(ConfigError, match=r"1 CPU and 1 GPU each.*set compute\.use_gpu=false"):
+        cluster.connect(ComputeConfig(use_gpu=True))
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_connecting_twice_neither_starts_nor_ends_a_cluster(ray_here):
+    """Catches a stage that shuts down what its caller goes on using."""
+    import ray
+
+    with cluster.connect(ComputeConfig()):
+        pass
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_stage_joins_the_cluster_of_the_environment_and_leaves_it_running(ray_here):
+    """Catches a second cluster started inside a Ray job, and one that is shut down by a guest."""
+    import ray
+
+    here = ray.get_runtime_context().gcs_address
+    code = (
+        "import ray; from ddpm_core import cluster; from ddpm_core.config import ComputeConfig\n"
+        "with cluster.connect(ComputeConfig(num_workers=2)):\n"
+        "    print('joined', ray.get_runtime_context().gcs_address)\n"
+        "assert not ray.is_initialized()"
+    )
+    env = {**os.environ, "RAY_ADDRESS": here}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert f"joined {here}" in done.stdout
+    assert len(ray.nodes()) == 1
+    assert ray.nodes()[0]["Alive"]

@@ -1,0 +1,79 @@
+"""Groups that train together: places, errors, losses."""
+
+import pytest
+import ray.exceptions
+import ray.train
+import torch
+
+from ddpm_core import cluster
+from ddpm_core.cluster import group
+from ddpm_core.config import ComputeConfig
+from ddpm_core.errors import ClusterError, DataError, DivergenceError
+from tests.cluster import workers
+
+TWO = ComputeConfig(num_workers=2, max_failures=1)
+# Ray Data, which Ray Train uses, sets settings of its own that it calls deprecated.
+quiet_ray_data = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+
+
+GONE = ray.exceptions.ActorDiedError()
+RESET = RuntimeError("[/x/third_party/gloo/y.cc:5] Connection closed by peer")
+UNHEARD = torch.distributed.DistNetworkError("reset")
+DEFECT = KeyError("a")
+SHAPES = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+BAD_DATA = DataError("shard 3")
+
+
+@pytest.mark.parametrize(
+    ("errors", "incurable"),
+    [
+        ({1: GONE}, None),
+        ({0: RESET, 1: GONE}, None),
+        ({0: RESET}, None),
+        ({0: UNHEARD, 2: RESET}, None),
+        ({1: DEFECT}, DEFECT),
+        ({0: RESET, 1: SHAPES}, SHAPES),
+        ({0: DEFECT, 1: GONE}, None),
+        ({0: RESET, 1: BAD_DATA, 2: DEFECT}, BAD_DATA),
+        ({0: GONE, 1: BAD_DATA}, BAD_DATA),
+    ],
+)
+def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
+    """Catches a defect or a user's error that costs max_failures restarts before it is told, and
+    a rank's complaint about a lost peer that is taken for a defect.
+    """
+    assert group.incurable(errors) is incurable
+
+
+@quiet_ray_data
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
+    """Catches threads of the whole node in every worker, and ranks that are not one group."""
+    cluster.train_group(workers.meet, {"folder": str(tmp_path)}, TWO, name="meet")
+    assert (tmp_path / "0").read_text() == "0 2 cpu 1.0 1"
+    assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
+
+
+@quiet_ray_data
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
+    """Catches Ray's wrapping, and restarts for an error that would come again; also that the
+    other rank, which waits in a collective, does not hold it up.
+    """
+    payload = {"folder": str(tmp_path), "defect": False}
+    with pytest.raises(DivergenceError) as caught:
+        cluster.train_group(workers.fail_on_rank_1, payload, TWO, name="fail")
+    assert str(caught.value) == "step 3: the loss is nan; lower the rate"
+    assert (tmp_path / "attempts1").read_text() == "x"
+
+
+@quiet_ray_data
+@pytest.mark.ray
+@pytest.mark.slow
+def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
+    """Catches endless restarts, and an error that does not say what to do."""
+    with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1 times.*Run again"):
+        cluster.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, TWO, name="die")
+    assert (tmp_path / "attempts1").read_text() == "xx"

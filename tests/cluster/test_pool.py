@@ -1,0 +1,72 @@
+"""Pools that share out units: each is made, whatever dies, and errors come out as they are."""
+
+import pytest
+import ray.exceptions
+
+from ddpm_core import cluster
+from ddpm_core.config import ComputeConfig
+from ddpm_core.errors import ClusterError, DivergenceError, StorageError
+from tests.cluster import workers
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+TWO = ComputeConfig(num_workers=2, max_failures=2)
+
+
+def run(folder, units, **payload):
+    """Return {unit: result} and how often each unit was begun."""
+    done = {}
+
+    def on_done(unit, result):
+        assert unit not in done
+        done[unit] = result
+
+    payload["folder"] = str(folder)
+    cluster.map_units(workers.squares, payload, units, TWO, on_done=on_done)
+    begun = {unit: (folder / f"unit{unit}").stat().st_size for unit in units}
+    return done, begun
+
+
+def test_every_unit_is_made_once(ray_here, tmp_path):
+    """Catches a unit that is lost or made twice, and results given to another unit."""
+    done, begun = run(tmp_path, list(range(9)))
+    assert done == {unit: (unit * unit, "cpu") for unit in range(9)}
+    assert set(begun.values()) == {1}
+
+
+def test_no_units_need_no_actors(ray_here, tmp_path):
+    """Catches a wait for actors that were never started."""
+    assert run(tmp_path, []) == ({}, {})
+
+
+def test_units_of_dead_actors_are_made_again(ray_here, tmp_path):
+    """Catches a unit that dies with its actor, and units that were finished made again."""
+    done, begun = run(tmp_path, list(range(6)), deadly=[1, 4])
+    assert done == {unit: (unit * unit, "cpu") for unit in range(6)}
+    assert begun == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+
+
+def test_a_unit_that_always_kills_ends_it(ray_here, tmp_path):
+    """Catches endless replacing."""
+    with pytest.raises(ClusterError, match=r"died 3 times, compute\.max_failures=2 allows no more"):
+        run(tmp_path, [0, 1], deadly=[1], always=True)
+
+
+def test_an_error_for_the_user_comes_out_as_it_is(ray_here, tmp_path):
+    """Catches Ray's wrapping, and another actor that tries again what cannot succeed."""
+    with pytest.raises(DivergenceError) as caught:
+        run(tmp_path, [0, 1, 2], bad=1)
+    assert str(caught.value) == "unit 1 is not finite"
+    assert (tmp_path / "unit1").stat().st_size == 1
+
+
+def test_an_error_while_the_worker_is_made_comes_out_as_it_is(ray_here, tmp_path):
+    """Catches an error in the constructor that Ray reports as a dead actor, and replaces."""
+    with pytest.raises(StorageError, match=r"^s3://nowhere does not answer$"):
+        run(tmp_path, [0, 1], refuse_to_start=True)
+
+
+def test_a_defect_comes_out_with_its_traceback(ray_here, tmp_path):
+    """Catches a defect that is retried as if the actor had died."""
+    with pytest.raises(ray.exceptions.RayTaskError, match="in square"):
+        run(tmp_path, [0], defect=0)
+    assert (tmp_path / "unit0").stat().st_size == 1

@@ -1,0 +1,64 @@
+"""What the tests run on workers of Ray; importable there."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from ddpm_core import cluster
+from ddpm_core.errors import DivergenceError, StorageError
+
+
+def meet(payload):
+    """Add up the ranks, and write down what was found."""
+    place = cluster.place()
+    total = torch.tensor(float(place.rank))
+    if place.world_size > 1:
+        distributed.all_reduce(total)
+    words = [place.rank, place.world_size, place.device, total.item(), torch.get_num_threads()]
+    Path(payload["folder"], str(place.rank)).write_text(" ".join(map(str, words)))
+
+
+def fail_on_rank_1(payload):
+    """End one rank with an error for the user, while the other waits for it."""
+    place = cluster.place()
+    with Path(payload["folder"], f"attempts{place.rank}").open("a") as file:
+        file.write("x")
+    if place.rank == 1:
+        if payload["defect"]:
+            raise KeyError("a defect")
+        raise DivergenceError("step 3: the loss is nan; lower the rate")
+    distributed.all_reduce(torch.ones(1))
+
+
+def die_on_rank_1(payload):
+    """Lose rank 1 at every attempt."""
+    place = cluster.place()
+    with Path(payload["folder"], f"attempts{place.rank}").open("a") as file:
+        file.write("x")
+    if place.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.all_reduce(torch.ones(1))
+
+
+def squares(payload, device):
+    """Make a worker of the pool, which does to a unit what the payload says of it."""
+    if payload.get("refuse_to_start"):
+        raise StorageError("s3://nowhere does not answer")
+
+    def square(unit):
+        with Path(payload["folder"], f"unit{unit}").open("a") as file:
+            file.write("x")
+        deadly = unit in payload.get("deadly", [])
+        first = Path(payload["folder"], f"unit{unit}").stat().st_size == 1
+        if deadly and (first or payload.get("always")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if unit == payload.get("bad"):
+            raise DivergenceError(f"unit {unit} is not finite")
+        if unit == payload.get("defect"):
+            raise KeyError("a defect")
+        return unit * unit, str(device)
+
+    return square

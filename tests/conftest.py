@@ -1,0 +1,13 @@
+"""How the tests share the cores: those that start a Ray or a Prefect server one after the other."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Keep all tests that start clusters and servers in one of xdist's processes.
+
+    Two Rays at a time starve each other on two cores; beside one of them the small tests run well.
+    """
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("ray", "prefect", "slow")):
+            item.add_marker(pytest.mark.xdist_group("clusters"))

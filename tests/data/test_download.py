@@ -1,0 +1,192 @@
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from ddpm_core.data import download
+from ddpm_core.data.download import RemoteFile, fetch
+from ddpm_core.errors import DataError, StorageError
+
+CONTENT = np.random.default_rng(0).bytes(1_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Host(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT in the way that the first part of the path names."""
+
+    asked: list[tuple[str, str | None]]
+
+    def do_GET(self):
+        way = self.path.strip("/")
+        wanted = self.headers.get("Range")
+        self.asked.append((way, wanted))
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        content = {"other": CONTENT[::-1], "longer": CONTENT + b"!"}.get(way, CONTENT)
+        if way in {"missing", "refuses-ranges"} and (way == "missing" or wanted):
+            self.send_error(404 if way == "missing" else 416)
+            return
+        if way in {"to-ftp", "loop"}:
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1:9/x" if way == "to-ftp" else "/loop")
+            self.end_headers()
+            return
+        body = content if way == "no-ranges" else content[start:]
+        self.send_response(206 if wanted and way != "no-ranges" else 200)
+        if wanted and way != "no-ranges":
+            lie = 1 if way == "other-range" else 0
+            self.send_header("Content-Range", f"bytes {start + lie}-{len(content) - 1}/x")
+        if way != "longer":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if way == "cut":
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@pytest.fixture
+def host():
+    Host.asked = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def remote(*urls, schemes=("http",)):
+    return RemoteFile("some.bin", len(CONTENT), SHA256, urls, schemes)
+
+
+def test_fetch_downloads_once_and_shows_how_far_it_is(host, tmp_path, capfd):
+    """Catches a cache that is never used, and a silent download."""
+    path = fetch(remote(host + "good"), tmp_path / "cache" / "deep")
+    assert path.read_bytes() == CONTENT
+    assert fetch(remote(host + "good"), tmp_path / "cache" / "deep") == path
+    assert Host.asked == [("good", None)]
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-1] == "shard  1000000/1000000 bytes  downloading some.bin"
+    assert 2 <= len(lines) <= 10
+
+
+def test_fetch_downloads_again_what_was_damaged_in_the_cache(host, tmp_path):
+    """Catches trusting a file by its name."""
+    (tmp_path / "some.bin").write_bytes(CONTENT[:-1] + b"\0")
+    assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
+
+
+def test_fetch_continues_where_it_was_cut(host, tmp_path):
+    """Catches starting anew, and taking half a file for a whole one."""
+    with pytest.raises(StorageError, match=r"ended after 500000 of 1000000 bytes(.|\n)*Run again"):
+        fetch(remote(host + "cut"), tmp_path)
+    assert not (tmp_path / "some.bin").exists()
+    assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
+    assert Host.asked == [("cut", None), ("good", "bytes=500000-")]
+
+
+def test_fetch_starts_anew_where_ranges_are_not_known(host, tmp_path):
+    """Catches appending a whole file to half of it."""
+    (tmp_path / "some.bin.part").write_bytes(CONTENT[:1000])
+    assert fetch(remote(host + "no-ranges"), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("way", ["other-range", "refuses-ranges"])
+def test_fetch_forgets_a_beginning_that_cannot_be_continued(way, host, tmp_path):
+    """Catches a download that stays stuck for ever on the same beginning."""
+    (tmp_path / "some.bin.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(StorageError):
+        fetch(remote(host + way), tmp_path)
+    assert fetch(remote(host + way), tmp_path).read_bytes() == CONTENT
+
+
+def test_fetch_takes_a_finished_part_without_asking(host, tmp_path):
+    """Catches a range that begins at the end, which hosts refuse."""
+    (tmp_path / "some.bin.part").write_bytes(CONTENT)
+    assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
+    assert Host.asked == []
+
+
+@pytest.mark.parametrize("part", [CONTENT[::-1], CONTENT + b"!", b"x" * 1000])
+def test_fetch_recovers_from_a_wrong_part(part, host, tmp_path):
+    """Catches a part of another file that blocks the download."""
+    (tmp_path / "some.bin.part").write_bytes(part)
+    path = fetch(remote(host + "good", host + "good"), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_fetch_refuses_another_file(host, tmp_path):
+    """Catches using what was not checked, and keeping it."""
+    with pytest.raises(DataError, match=rf"SHA-256 is .*expected {SHA256}(.|\n)*data\.source"):
+        fetch(remote(host + "other"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["some.bin.lock"]
+
+
+def test_fetch_stops_at_the_known_length(host, tmp_path):
+    """Catches an endless body that fills the disk."""
+    with pytest.raises(StorageError, match="sends more than the 1000000 bytes"):
+        fetch(remote(host + "longer"), tmp_path)
+    assert (tmp_path / "some.bin.part").stat().st_size <= len(CONTENT)
+
+
+def test_fetch_asks_the_next_mirror(host, tmp_path):
+    """Catches giving up with the first."""
+    urls = [host + way for way in ("missing", "other", "cut", "good")]
+    assert fetch(remote(*urls), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [("missing", "404"), ("to-ftp", "ftp:// is not allowed"), ("loop", "redirect")],
+)
+def test_fetch_says_what_each_mirror_did(way, message, host, tmp_path):
+    """Catches following a redirect to anywhere, or for ever."""
+    with pytest.raises(StorageError, match=rf"{way}: .*{message}"):
+        fetch(remote(host + way), tmp_path)
+    assert len(Host.asked) <= 5
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "file:///etc/passwd", "ftp://a/b"])
+def test_fetch_speaks_https_only_unless_told(url, tmp_path):
+    """Catches a published URL, or a typing mistake in one, that is read in the clear."""
+    with pytest.raises(StorageError, match="is not allowed, only https"):
+        fetch(remote(url, schemes=RemoteFile("", 1, "", ()).schemes), tmp_path)
+
+
+def test_fetch_says_when_nobody_answers(tmp_path):
+    """Catches a bare URLError, and reading an outage as a wrong file."""
+    with pytest.raises(StorageError, match="Run again to continue, or put the file into a folder"):
+        fetch(remote("http://127.0.0.1:9/x"), tmp_path)
+
+
+def test_fetch_gives_up_on_a_host_that_drips(host, tmp_path, monkeypatch):
+    """Catches a deadline per read only, which ten bytes a second never trip."""
+    monkeypatch.setattr(download, "_GRACE_S", -100.0)
+    with pytest.raises(StorageError, match="slower than"):
+        fetch(remote(host + "good"), tmp_path)
+
+
+def test_fetch_says_when_the_cache_cannot_be_written(tmp_path):
+    """Catches a bare OSError that does not say which folder to mend."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"cannot write downloads to .*file"):
+        fetch(remote("https://example.invalid/x"), tmp_path / "file")
+
+
+def test_two_downloads_at_once_do_not_disturb_each_other(host, tmp_path):
+    """Catches two writers of one part."""
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(fetch(remote(host + "good"), tmp_path)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.read_bytes() == CONTENT for path in results] == [True] * 4
+    assert len(Host.asked) == 1

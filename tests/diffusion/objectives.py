@@ -1,0 +1,74 @@
+"""All ways to train a network, networks that know the answer, and images to judge them by."""
+
+import itertools
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ddpm_core.diffusion.choices import Prediction, Variance, is_learned
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.process import predict_eps, predict_v, q_posterior, q_sample
+from ddpm_core.diffusion.schedule import NoiseSchedule
+from tests.diffusion.chains import PAPER, SHORT, every_t, normal
+
+PREDICTIONS, VARIANCES = get_args(Prediction), get_args(Variance)
+FIXED = [variance for variance in VARIANCES if not is_learned(variance)]
+LEARNED = [variance for variance in VARIANCES if is_learned(variance)]
+PAIRS = [
+    *itertools.product(PREDICTIONS, FIXED, ["simple"]),
+    *itertools.product(PREDICTIONS, VARIANCES, ["vlb"]),
+    *itertools.product(PREDICTIONS, LEARNED, ["hybrid"]),
+]
+"""every (prediction, variance, loss) that goes together: 32"""
+
+
+def levels(*shape: int, seed: int = 0) -> Tensor:
+    """Return images on the 256 levels, in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator).double() / 127.5 - 1
+
+
+def noised_levels() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (x_0, x_t, t, eps): images on the levels at every step of the chain of 50."""
+    t = every_t(SHORT)
+    x_0, eps = levels(50, 3, 4, seed=1), normal(50, 3, 4, seed=2)
+    return x_0, q_sample(SHORT, x_0, t, eps), t, eps
+
+
+def output_for(variance: Variance) -> Tensor:
+    """Return what a network might answer to them."""
+    value, spread = normal(50, 3, 4, seed=3), 0.3 * normal(50, 3, 4, seed=4)
+    return torch.cat([value, spread], dim=1) if is_learned(variance) else value
+
+
+def knowing(
+    schedule: NoiseSchedule,
+    x_0: Tensor,
+    prediction: Prediction,
+    variance: Variance = "fixed_small",
+    spread: Tensor | None = None,
+) -> Denoiser:
+    """Return a denoiser whose network knows x_0; of a learned variance it says `spread`, or 0."""
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        eps = predict_eps(schedule, x_t, t, x_0)
+        forms = {"eps": lambda: eps, "x_0": lambda: x_0}
+        forms["v"] = lambda: predict_v(schedule, x_0, t, eps)
+        forms["x_prev"] = lambda: q_posterior(schedule, x_0, x_t, t)[0]
+        value = forms[prediction]()
+        if not is_learned(variance):
+            return value
+        return torch.cat([value, torch.zeros_like(value) if spread is None else spread], dim=1)
+
+    return Denoiser(network, schedule, prediction, variance)
+
+
+def saying(
+    output: Tensor,
+    schedule: NoiseSchedule = PAPER,
+    prediction: Prediction = "eps",
+    variance: Variance = "fixed_small",
+) -> Denoiser:
+    """Return a denoiser whose network answers `output` whatever it is asked."""
+    return Denoiser(lambda x_t, t: output, schedule, prediction, variance)

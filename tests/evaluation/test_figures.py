@@ -1,0 +1,43 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_core.evaluation import figures
+from ddpm_core.evaluation.metrics import Bound
+
+
+def bound(num: int) -> Bound:
+    generator = np.random.default_rng(0)
+    terms = generator.random((num, 30))
+    terms[:, -3:] = [0, -1e-9, 1e-9]  # what rounding leaves of the last divergences
+    return Bound(generator.random(num) * 1e-5, terms, generator.random((num, 30)))
+
+
+HISTORY = [
+    {"step": step, "loss": 1 / step, **{f"loss_q{q}": (q + 1) / step for q in range(4)}}
+    for step in range(10, 100, 10)
+]
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
+DRAWINGS = {
+    "likelihood": lambda: figures.likelihood_figure(bound(5)),
+    "likelihood of one": lambda: figures.likelihood_figure(bound(1)),
+    "rate and distortion": lambda: figures.rate_distortion_figure(bound(5)),
+    "loss": lambda: figures.loss_figure(HISTORY),
+    "loss of one point": lambda: figures.loss_figure(HISTORY[:1]),
+    "grey": lambda: figures.comparison_figure(IMAGES, IMAGES[:9]),
+    "colour": lambda: figures.comparison_figure(IMAGES.repeat(3, axis=3), IMAGES.repeat(3, axis=3)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_a_png_of_800_pixels_that_is_the_same_each_time(name):
+    """Catches: warnings about logarithms of 0, dates in the file, a size that no one can read."""
+    png = DRAWINGS[name]()
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.width == 800
+        assert 400 <= image.height <= 480
+        pixels = np.asarray(image.convert("L"))
+    assert (pixels < 128).mean() > 0.002, "nothing is drawn"
+    assert DRAWINGS[name]() == png

@@ -1,0 +1,146 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_core import layout
+from ddpm_core.data.loader import load_split
+from ddpm_core.data.shards import load_index
+from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.evaluation import stage
+from ddpm_core.evaluation.worker import FeatureUnit, LikelihoodUnit
+from tests.sampling.tiny import tiny_config
+
+ROLES = {
+    "metrics",
+    "likelihood",
+    "likelihood-figure",
+    "rate-distortion-figure",
+    "loss-figure",
+    "comparison-figure",
+}
+
+
+def test_an_evaluation_measures_keeps_shows_and_registers(
+    sampled, in_process, recording_tracker, capsys
+):
+    """Catches: numbers without protocol, numbers that are shown and not kept, or the reverse."""
+    store, config = sampled
+    found = stage.run_evaluate(store, config)
+    committed = layout.evaluation_of(store, config)
+    assert set(committed.files) == ROLES
+    assert json.loads(committed.read(store, "metrics")) == found
+    bits, distance = found["bits_per_dim"], found["frechet_distance"]
+    ema = layout.final_checkpoint(store, config).files["ema"].sha256
+    for number in (bits, distance):
+        assert np.isfinite(number["value"])
+        assert number["protocol"]["ema_sha256"] == ema
+        assert (number["protocol"]["loss"], number["protocol"]["weighting"]) == ("simple", "none")
+        assert number["protocol"]["dataset"] == layout.dataset_pointer(store, "tiny")["fingerprint"]
+    assert bits["protocol"]["num_images"] == 40
+    assert distance["protocol"]["num_images"] == {"samples": 16, "test": 297, "train": 1500}
+    assert distance["protocol"]["features"]["held_out_accuracy"] > 0
+    assert "16 samples images for 64 features" in distance["protocol"]["warnings"][0]
+
+    out = capsys.readouterr().out
+    assert "evaluate  0/9 units" in out.splitlines()
+    assert f"evaluate  9/9 units  {bits['value']:.3f} ± " in out
+    assert " bits/dim, Frechet distance " in out
+    assert sum(isinstance(unit, LikelihoodUnit) for unit in in_process.units) == 3
+    assert sum(isinstance(unit, FeatureUnit) for unit in in_process.units) == 6
+
+    told = recording_tracker.metrics
+    assert told["eval/bits_per_dim@10"] == bits["value"]
+    assert told["eval/frechet_distance_test@10"] == distance["samples_test"]
+    assert told["eval/frechet_distance_train@10"] == distance["samples_train"]
+    assert told["eval/frechet_distance_floor@10"] == distance["test_train"]
+    assert 1 <= found["inception_score"]["value"] <= 10
+    assert told["eval/inception_score@10"] == found["inception_score"]["value"]
+    assert told["eval/inception_score_test@10"] == found["inception_score"]["test"]
+    assert recording_tracker.files["images/likelihood-figure.png"].startswith(b"\x89PNG")
+    assert json.loads(recording_tracker.files["evaluation/metrics.json"]) == found
+    assert recording_tracker.models == [(10, 10)], "the model is registered once, with its numbers"
+    assert recording_tracker.failed is False
+
+
+def files_of(store, folder) -> dict[str, bytes]:
+    return {name: store.read(f"{folder}/{name}") for name in store.names(folder)}
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_the_order_in_which_workers_finish_does_not_show(evaluated, in_process):
+    """Catches: sums in the order of arrival."""
+    store, config = evaluated
+    folder = layout.evaluation_of(store, config).folder
+    before = files_of(store, folder)
+    for name in before:
+        store.delete(f"{folder}/{name}")
+    in_process.reverse = True
+    stage.run_evaluate(store, config)
+    assert len(in_process.units) == 9
+    assert files_of(store, folder) == before
+
+
+def test_a_finished_evaluation_is_recognised_and_mlflow_is_told_again(
+    evaluated, in_process, recording_tracker, capsys
+):
+    """Catches: measuring twice, or leaving MLflow without what it missed."""
+    store, config = evaluated
+    found = stage.run_evaluate(store, config)
+    assert in_process.units == []
+    assert recording_tracker.metrics["eval/bits_per_dim@10"] == found["bits_per_dim"]["value"]
+    assert len(recording_tracker.models) == 1
+    assert [(point["step"], point["train/loss"]) for point in recording_tracker.points] == [
+        (5, 0.2),
+        (10, 0.1),
+    ], "the curve too: a training that was killed at its end has nobody else who sends it"
+    assert "done already" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_a_damaged_evaluation_is_made_again(evaluated, in_process):
+    """Catches: numbers read from damaged files, or an evaluation that nothing can mend."""
+    store, config = evaluated
+    committed = layout.evaluation_of(store, config)
+    before = files_of(store, committed.folder)
+    name = committed.files["metrics"].name
+    store.write(f"{committed.folder}/{name}", before[name].replace(b"1", b"7", 1))
+    found = stage.run_evaluate(store, config)
+    assert in_process.units
+    assert files_of(store, committed.folder) == before
+    assert json.loads(before[name]) == found
+
+
+@pytest.mark.usefixtures("in_process", "recording_tracker")
+def test_the_comparison_shows_held_out_images_not_training_images(sampled, monkeypatch):
+    """Catches: samples set beside what they were trained on."""
+    store, config = sampled
+    shown = {}
+
+    def comparison(samples_u8, held_out_u8, *, num_images):
+        shown.update(samples=samples_u8, held_out=held_out_u8, num_images=num_images)
+        picture = io.BytesIO()
+        Image.new("L", (8, 8)).save(picture, format="PNG")
+        return picture.getvalue()
+
+    monkeypatch.setattr(stage.figures, "comparison_figure", comparison)
+    stage.run_evaluate(store, config)
+    index = load_index(store, layout.dataset_pointer(store, "tiny")["dataset"])
+    test = load_split(store, index, "test")
+    assert np.array_equal(shown["held_out"][..., 0], test.images_u8[:100, 0].numpy())
+    assert shown["samples"].shape == (16, 8, 8, 1)
+
+
+@pytest.mark.usefixtures("in_process", "recording_tracker")
+def test_what_is_missing_is_named(store, trained):
+    """Catches: an evaluation of nothing, or a traceback."""
+    store, config = trained
+    with pytest.raises(DataError, match="no complete samples; run the sample stage first"):
+        stage.run_evaluate(store, config)
+    with pytest.raises(CheckpointError, match="run the train stage first"):
+        stage.run_evaluate(store, tiny_config(name="other"))
+    store.delete(layout.dataset_pointer_key("tiny"))
+    with pytest.raises(DataError, match="no complete data set; run the shard stage first"):
+        stage.run_evaluate(store, config)

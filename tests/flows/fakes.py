@@ -1,0 +1,103 @@
+"""A cluster in memory, and results without work, for tests of what the flows decide."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ddpm_core import layout, manifest
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.manifest import write_file
+from ddpm_core.runs import open_run
+from ddpm_core.storage import Store
+from flows.ray_jobs import Job
+
+METRICS = (
+    b'{"bits_per_dim": {"value": 3.25, "standard_error": 0.5, "protocol": {"num_images": 8}}, '
+    b'"frechet_distance": {"value": 12.5, "test_train": 1.5, '
+    b'"protocol": {"num_images": {"samples": 80, "test": 297}}}}'
+)
+PNG = b"\x89PNG not really"
+
+
+def finish(store: Store, config: RunConfig, stage: str) -> None:
+    """Commit what the stage would, smaller."""
+    run = config.name
+    if stage == "shard":
+        folder = layout.dataset_folder(config.data.name, "d" * 64)
+        manifest.commit(store, folder, {}, {}, name=layout.DATASET_INDEX)
+        pointer = b'{"dataset": "%s", "fingerprint": "%s"}' % (folder.encode(), b"d" * 64)
+        store.create(layout.dataset_pointer_key(run), pointer)
+    elif stage == "train":
+        folder = layout.checkpoint_folder(run, config.train.num_steps)
+        files = {"ema": write_file(store, folder, "ema", ".bin", b"weights")}
+        body = {"experiment": fingerprint(config.experiment()), "step": config.train.num_steps}
+        manifest.commit(store, folder, files, body)
+    elif stage == "ablations":
+        folder = layout.ablations_folder(run, layout.ablations_fingerprint(config))
+        manifest.commit(store, folder, {}, {})
+    else:
+        checkpoint = layout.final_checkpoint(store, config)
+        ema = checkpoint.files["ema"].sha256
+        if stage == "sample":
+            folder = layout.samples_folder(run, layout.sample_fingerprint(config, ema))
+            files = {"grid": write_file(store, folder, "grid", ".png", PNG)}
+        elif stage == "study":
+            digest = layout.study_fingerprint(config, ema, "d" * 64)
+            folder, files = layout.study_folder(run, digest), {}
+        else:
+            digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
+            folder = layout.evaluation_folder(run, digest)
+            files = {"metrics": write_file(store, folder, "metrics", ".json", METRICS)}
+        manifest.commit(store, folder, files, {})
+
+
+def recorded(store: Store, config: RunConfig, *finished: str) -> None:
+    """Write run.json and the results of the stages that are finished."""
+    open_run(store, config)
+    for stage in finished:
+        finish(store, config, stage)
+
+
+@dataclass
+class FakeJobs:
+    """Jobs that do at once what `work` does; `ends` are the exit codes of attempts 1, 2 ..."""
+
+    work: Callable[[str], None]
+    ends: list[int | str | None] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    submitted: list[tuple[str, list[str]]] = field(default_factory=list)
+    followed: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=lambda: ["hello"])
+    on_follow: Callable[[], None] = lambda: None
+
+    def ensure(self, prefix: str, command: Sequence[str]) -> tuple[Job, bool]:
+        mine = [job for name, job in self.jobs.items() if name.rpartition("-a")[0] == prefix]
+        alive = [job for job in mine if not job.has_ended]
+        if alive:
+            return alive[-1], True
+        name = f"{prefix}-a{len(mine) + 1}"
+        self.submitted.append((name, list(command)))
+        self.jobs[name] = Job(name, "RUNNING", None, "")
+        return self.jobs[name], False
+
+    def follow(self, submission_id: str, on_line: Callable[[str], None]) -> Job:
+        self.followed.append(submission_id)
+        for line in self.lines:
+            on_line(line)
+        self.on_follow()
+        end = self.ends.pop(0) if self.ends else 0
+        if end == 0:
+            self.work(submission_id)
+        status = {0: "SUCCEEDED", "stopped": "STOPPED"}.get(end, "FAILED")
+        code = end if isinstance(end, int) else None
+        self.jobs[submission_id] = replace(
+            self.jobs[submission_id], status=status, exit_code=code, message="as Ray says"
+        )
+        return self.jobs[submission_id]
+
+    def alive(self, beginning: str) -> list[Job]:
+        return [j for n, j in self.jobs.items() if n.startswith(beginning) and not j.has_ended]
+
+    def stop(self, submission_id: str) -> Job:
+        self.jobs[submission_id] = replace(self.jobs[submission_id], status="STOPPED")
+        return self.jobs[submission_id]

@@ -1,0 +1,460 @@
+"""The flows on a Prefect server, with a cluster in memory: done, attach, retry, stop."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ddpm_core import errors, progress
+from ddpm_core.cluster import connection
+from ddpm_core.config import ComputeConfig
+from ddpm_core.manifest import write_file
+from ddpm_core.recipes import RECIPES, digits, recipe
+from ddpm_core.runs import DEFAULT_ROOT
+from ddpm_core.sampling import pictures
+from ddpm_core.storage import open_store
+from flows import artifacts, console, plan, ray_jobs
+from flows.embedded import Cluster
+from flows.ray_jobs import Job
+from tests.flows.fakes import PNG, FakeJobs, finish, recorded
+
+pytestmark = [
+    pytest.mark.prefect,
+    # Prefect's own test harness and server, not ours.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+WAITS_S = [0.0, 0.0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_api():
+    """A Prefect server of these tests' own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=240):
+            yield
+
+
+@pytest.fixture
+def jobs(store, config, monkeypatch):
+    """Give the cluster on which all stages of `config` would run."""
+    from flows import stages
+
+    def work(name):
+        finish(store, config, name.removeprefix(f"{config.name}-").split("-")[0])
+
+    fake = FakeJobs(work)
+    entered = []
+
+    @contextlib.contextmanager
+    def cluster_at(address):
+        entered.append(address)
+        yield Cluster(address or "http://127.0.0.1:1", None if address else "token")
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)  # nothing here computes
+    monkeypatch.setattr(stages, "cluster_at", cluster_at)
+    monkeypatch.setattr(stages, "RayJobs", lambda _cluster: fake)
+    monkeypatch.setattr(
+        stages, "run_stage", stages.run_stage.with_options(retry_delay_seconds=WAITS_S)
+    )
+    fake.entered = entered
+    return fake
+
+
+@pytest.fixture
+def given(store, config):
+    return {"recipe": "digits", "root": store.uri, "run": config.name, "overrides": {}}
+
+
+def test_pipeline_runs_its_stages_in_order_and_then_never_again(store, config, jobs, given):
+    """Catches: a stage left out, results handed on as objects, a second run that starts jobs."""
+    from flows.train_ddpm import train_ddpm
+
+    results = train_ddpm(**given)
+    assert [result["stage"] for result in results] == list(plan.PIPELINE)
+    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
+    assert plan.is_done(store, config)
+    entered = len(jobs.entered)
+    assert train_ddpm(**given) == results
+    assert len(jobs.submitted) == 4
+    assert len(jobs.entered) == entered, "a finished stage needs no cluster"
+
+
+def test_the_paper_s_six_stages_run_in_order_and_then_never_again(store, config, jobs, given):
+    """Catches: the ablations before the study, a stage left out, `train-ddpm`'s work done twice."""
+    from flows.paper import paper
+    from flows.stages import stop_jobs
+    from flows.train_ddpm import train_ddpm
+
+    train_ddpm(**given)
+    results = paper(**given)
+    assert [result["stage"] for result in results] == list(plan.PAPER)
+    assert plan.PAPER == ("shard", "train", "sample", "evaluate", "study", "ablations")
+    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PAPER)
+    assert [plan.RESULTS[one["stage"]](store, config) is not None for one in results] == [True] * 6
+    assert results[4]["result"].startswith(f"{store.uri}/runs/{config.name}/study/")
+    assert results[5]["result"].startswith(f"{store.uri}/runs/{config.name}/ablations/")
+    entered = len(jobs.entered)
+    assert paper(**given) == results
+    assert len(jobs.submitted) == 6
+    assert len(jobs.entered) == entered, "a finished stage needs no cluster"
+    assert paper.on_cancellation_hooks == [stop_jobs]
+
+
+def test_stage_flow_alone_attaches_to_the_living_job(store, config, jobs, given):
+    """Catches: a second job where the first survived its flow."""
+    from flows.stages import shard_dataset
+
+    recorded(store, config)
+    name = f"{plan.job_prefix(store, config, 'shard')}-a1"
+    jobs.jobs[name] = Job(name, "RUNNING", None, "")
+    result = shard_dataset(**given, ray_address="http://head:8265")
+    assert jobs.followed == [name]
+    assert not jobs.submitted
+    assert result["stage"] == "shard"
+    assert jobs.entered == ["http://head:8265"]
+
+
+@pytest.mark.parametrize("ends", [[6, 7, 0], [None, -9, 0]])
+def test_what_may_pass_is_tried_again_twice(jobs, given, ends):
+    """Catches: a training whose machine was lost given up, or tried without end."""
+    from flows.stages import shard_dataset
+
+    jobs.ends = list(ends)
+    assert shard_dataset(**given)["stage"] == "shard"
+    assert [name[-3:] for name, _ in jobs.submitted] == ["-a1", "-a2", "-a3"]
+
+
+def test_tries_are_bounded_and_the_last_error_is_the_flow_s(jobs, given):
+    """Catches: retries of the flow times retries of the task."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.ends = [7] * 10
+    with pytest.raises(errors.ClusterError):
+        train_ddpm(**given)
+    assert len(jobs.submitted) == 1 + len(WAITS_S)
+
+
+@pytest.mark.parametrize("end", [1, 2, 3, 4, 5, "stopped"])
+def test_what_will_fail_again_is_not_tried_again(jobs, given, end):
+    """Catches: a diverged training restarted, or one that a person stopped."""
+    from flows.stages import shard_dataset
+
+    jobs.ends = [end, 0]
+    with pytest.raises(errors.PipelineError) as caught:
+        shard_dataset(**given)
+    assert len(jobs.submitted) == 1
+    assert caught.value.exit_code == (130 if end == "stopped" else end)
+
+
+def refused_job():
+    """What the client makes of Ray's answer to a job that it will never take."""
+    return ray_jobs._refusal(RuntimeError("Request failed with status code 400: no such thing"))
+
+
+def cluster_too_small():
+    """What a stage on a cluster with one core says to its configuration."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 1.0}}]
+    compute = ComputeConfig(num_workers=2, use_gpu=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection.ray, "nodes", lambda: nodes)
+        with pytest.raises(errors.PipelineError) as caught:
+            connection._preflight(compute, patience_s=0)
+    return caught.value
+
+
+def test_what_the_cluster_refuses_is_not_tried_again(jobs, given, monkeypatch):
+    """Catches: three attempts, with waits, at what Ray has said no to."""
+    from flows.stages import shard_dataset
+
+    asked, refusal = [], refused_job()
+
+    def refuse(prefix, command):
+        asked.append(prefix)
+        raise refusal
+
+    monkeypatch.setattr(jobs, "ensure", refuse)
+    with pytest.raises(type(refusal), match="no such thing"):
+        shard_dataset(**given)
+    assert len(asked) == 1
+
+
+def test_what_the_cluster_cannot_hold_is_not_tried_again(jobs, given):
+    """Catches: three attempts, with waits, at more workers than there are cores."""
+    from flows.stages import shard_dataset
+
+    too_small = cluster_too_small()
+    jobs.ends, jobs.lines = [too_small.exit_code, 0], [f"shard: {too_small}"]
+    with pytest.raises(errors.ConfigError, match="has room for 1"):
+        shard_dataset(**given)
+    assert len(jobs.submitted) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # Ray's client
+def test_pipeline_on_a_real_ray(store, config, given, monkeypatch):
+    """Catches: parts that fit each other's fakes only. The stages are a line of Python here."""
+    from flows import attempt
+    from flows.train_ddpm import train_ddpm
+
+    def command(_store, _config, stage, *, python):
+        code = (
+            "import sys; from ddpm_core.storage import open_store; "
+            "from ddpm_core.runs import configure; from tests.flows.fakes import finish; "
+            "root, config = configure(sys.argv[1], root=None, run=None, changes={}); "
+            "print(sys.argv[2] + '  1/1 units  made', flush=True); "
+            "finish(open_store(root), config, sys.argv[2])"
+        )
+        return [python, "-c", code, f"{store.uri}/runs/{config.name}/run.json", stage]
+
+    monkeypatch.setattr(attempt, "job_command", command)
+    stream = io.StringIO()
+    with console.show_on(console.Console(stream)):
+        train_ddpm(**given)
+    assert plan.is_done(store, config)
+    for stage in plan.PIPELINE:
+        assert f"{stage:<9}  1/1 units  made" in stream.getvalue()
+        log = store.local_path(
+            f"runs/{config.name}/logs/{plan.job_prefix(store, config, stage)}-a1.log"
+        )
+        assert f"{stage}  1/1 units  made" in log.read_text().splitlines()
+
+
+def test_ctrl_c_stops_the_job(jobs, given, monkeypatch):
+    """Catches: a training that goes on after its user has gone."""
+    from flows.stages import shard_dataset
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    jobs.on_follow = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        shard_dataset(**given)
+    assert [job.status for job in jobs.jobs.values()] == ["STOPPED"]
+    # In a process of Prefect's worker it is the worker that somebody interrupted.
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0")
+    with pytest.raises(KeyboardInterrupt):
+        shard_dataset(**given, ray_address="http://head:8265")
+    assert sorted(job.status for job in jobs.jobs.values()) == ["RUNNING", "STOPPED"]
+
+
+@pytest.mark.parametrize("cancelling", [True, False])
+def test_termination_stops_the_job_only_if_the_run_is_being_cancelled(jobs, given, cancelling):
+    """Catches: a lost worker that takes days of training with it, a cancelled one that stays."""
+    from prefect import get_client
+    from prefect.exceptions import TerminationSignal
+    from prefect.runtime import flow_run
+    from prefect.states import Cancelling
+
+    from flows.stages import shard_dataset
+
+    def terminate():
+        if cancelling:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(flow_run.id, Cancelling(), force=True)
+        raise TerminationSignal(signal=15)
+
+    jobs.on_follow = terminate
+    with terminations_survived(), pytest.raises(TerminationSignal):
+        shard_dataset(**given, ray_address="http://head:8265")
+    assert [job.status for job in jobs.jobs.values()] == ["STOPPED" if cancelling else "RUNNING"]
+
+
+@contextlib.contextmanager
+def terminations_survived():
+    """Take the SIGTERM that Prefect sends itself after a termination."""
+    import signal
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_hook_of_a_cancelled_run_stops_all_its_jobs(store, config, jobs, given):
+    """Catches: a job that outlives the cancelled flow since the flow's process was killed hard."""
+    from flows.stages import stop_jobs
+    from flows.train_ddpm import train_ddpm
+
+    recorded(store, config)
+    mine = [f"{plan.job_prefix(store, config, stage)}-a1" for stage in ("train", "sample")]
+    other_root = open_store(f"{store.uri}-other")
+    others = [f"{plan.job_prefix(other_root, config, 'train')}-a1"]
+    for name in mine + others:
+        jobs.jobs[name] = Job(name, "RUNNING", None, "")
+    run = SimpleNamespace(parameters=given | {"ray_address": None})
+    stop_jobs(flow=train_ddpm, flow_run=run, state=None)
+    assert not [job for job in jobs.jobs.values() if job.has_ended]
+    run.parameters["ray_address"] = "http://head:8265"
+    stop_jobs(flow=train_ddpm, flow_run=run, state=None)
+    assert {name for name, job in jobs.jobs.items() if job.has_ended} == set(mine)
+    assert train_ddpm.on_cancellation_hooks == [stop_jobs]
+
+
+def test_hook_knows_what_a_run_left_to_the_defaults(jobs, monkeypatch, tmp_path):
+    """Catches: a KeyError in the hook, so that the job of a cancelled run goes on."""
+    from flows.stages import stop_jobs
+    from flows.train_ddpm import train_ddpm
+
+    monkeypatch.chdir(tmp_path)
+    config = digits()
+    name = f"{plan.job_prefix(open_store(DEFAULT_ROOT), config, 'train')}-a1"
+    jobs.jobs[name] = Job(name, "RUNNING", None, "")
+    run = SimpleNamespace(parameters={"ray_address": "http://head:8265"})
+    stop_jobs(flow=train_ddpm, flow_run=run, state=None)
+    assert jobs.jobs[name].has_ended
+
+
+def test_stop_command_stops_a_run_s_jobs(store, config, jobs, monkeypatch, capsys):
+    """Catches: no way out when the flow that submitted a job is gone."""
+    from flows import stop
+
+    monkeypatch.setattr(stop, "RayJobs", lambda _cluster: jobs)
+    name = f"{plan.job_prefix(store, config, 'evaluate')}-a1"
+    jobs.jobs[name] = Job(name, "RUNNING", None, "")
+    given = ["--run", config.name, "--root", store.uri, "--ray-address", "http://head:8265"]
+    assert stop.main(given) == 0
+    assert f"stopped {name}" in capsys.readouterr().out
+    assert stop.main(given) == 0
+    assert "no job" in capsys.readouterr().out
+
+
+def test_progress_reaches_terminal_and_prefect(store, config, jobs, given):
+    """Catches: a user who sees nothing for hours, or not what the stage warns of."""
+    from flows.stages import shard_dataset
+
+    jobs.lines = ["(pid=1) shard  5/10 images  downloading", "shard  10/10 images", "more"]
+    jobs.lines.append(f"{progress.WARNING}the chain has no end")
+    stream = io.StringIO()
+    with console.show_on(console.Console(stream)):
+        shard_dataset(**given)
+    shown = stream.getvalue()
+    assert "started as job" in shown
+    assert "5/10 images  downloading" in shown
+    assert "warning: the chain has no end\n" in shown
+    assert "more" not in shown
+    assert "shard      done in" in shown
+    assert artifact_of(config.name, "shard", "progress")["data"] == 100.0
+    assert "/datasets/digits-" in artifact_of(config.name, "shard", "result")["data"]
+
+
+def test_an_artifact_that_cannot_be_written_does_not_end_the_stage(jobs, given, monkeypatch):
+    """Catches: a Prefect server's outage that stops a training."""
+    import httpx
+
+    from flows.stages import shard_dataset
+
+    def refuse(**_):
+        raise httpx.ConnectError("no server")
+
+    for name in ("create_progress_artifact", "create_markdown_artifact"):
+        monkeypatch.setattr(artifacts, name, refuse)
+    jobs.lines = ["shard  5/10 images"]
+    assert shard_dataset(**given)["stage"] == "shard"
+
+
+def artifact_of(*words):
+    """Return the latest artifact of that key from Prefect's API."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        key = artifacts.artifact_key(*words)
+        return client.request("GET", "/artifacts/{key}/latest", path_params={"key": key}).json()
+
+
+def test_prefect_links_to_mlflow(jobs, given, config, monkeypatch):
+    """Catches: no way from Prefect's page to the curves, a link that a browser will not open, a
+    password in it."""
+    from flows.stages import train
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    train(**given)
+    link = artifact_of(config.name, "mlflow")
+    assert link["data"].endswith("](http://127.0.0.1:5000)")
+    assert f"make ui ROOT={given['root']}" in link["description"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/x")
+    train(**given)
+    link = artifact_of(config.name, "mlflow")
+    assert link["data"].endswith("](https://mlflow.example/x)")
+    assert "secret" not in str(link)
+
+
+def test_grid_is_inlined_in_a_size_that_a_page_can_hold(store, config):
+    """Catches: a file:// link, which no browser opens from Prefect's page, for a grid in colour."""
+    recorded(store, config, *plan.PIPELINE)
+    samples = plan.RESULTS["sample"](store, config)
+    small = artifacts._inlined(store, samples, "grid")
+    assert base64.b64decode(small.removeprefix("data:image/png;base64,")) == PNG
+    assert artifacts._inlined(store, samples, "none") is None
+    noise_u8 = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    record = write_file(store, samples.folder, "grid", ".png", pictures.to_png(noise_u8))
+    assert record.size > 1_000_000
+    large = artifacts._inlined(store, replace(samples, files={"grid": record}), "grid")
+    assert large.startswith("data:image/jpeg;base64,")
+    assert len(large) < 300_000
+
+
+def test_flow_parameters_offer_every_recipe_and_refuse_others(given):
+    """Catches: a recipe that Prefect's form does not know, a typo that trains something else."""
+    from typing import get_args
+
+    from prefect.exceptions import ParameterTypeError
+
+    from flows.stages import Recipe, train
+
+    assert set(get_args(Recipe)) == set(RECIPES)
+    with pytest.raises(ParameterTypeError):
+        train(**given | {"recipe": "digit"})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_form_takes_every_key_as_it_is(name):
+    """Catches: a key that cannot be set on a server, or whose value is changed on the way."""
+    from prefect.utilities.schema_tools.validation import validate
+
+    from flows.train_ddpm import train_ddpm
+
+    overrides = recipe(name).flat()
+    given = {"recipe": name, "overrides": overrides}
+    validate(given, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
+    taken = train_ddpm.validate_parameters(given)["overrides"]
+    assert json.dumps(taken) == json.dumps(overrides)
+
+
+def test_form_refuses_sections():
+    """Catches: {"train": {"num_steps": 5}}, which only the flow, minutes later, would refuse."""
+    from prefect.exceptions import ParameterTypeError
+    from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+    from flows.train_ddpm import train_ddpm
+
+    given = {"overrides": {"train": {"num_steps": 5}}}
+    with pytest.raises(ValidationError, match=r"overrides\.train"):
+        validate(given, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
+    with pytest.raises(ParameterTypeError):
+        train_ddpm.validate_parameters(given)
+
+
+def test_wrong_override_fails_the_flow_at_once(jobs, given):
+    """Catches: a configuration error after a cluster was started, or tried three times."""
+    from flows.train_ddpm import train_ddpm
+
+    with pytest.raises(errors.ConfigError, match="did you mean"):
+        train_ddpm(**given | {"overrides": {"train.num_step": 5}})
+    assert not jobs.entered
+
+
+def test_artifact_keys_are_what_prefect_takes():
+    """Catches: a run named a.b_c whose artifacts are all refused."""
+    assert artifacts.artifact_key("a.b_c", "train", "result") == "a-b-c-train-result"

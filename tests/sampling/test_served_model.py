@@ -1,0 +1,212 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from fastapi.testclient import TestClient
+
+from ddpm_core.errors import CheckpointError
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.storage import open_store
+from ddpm_core.tracking import open_tracker, tracking_uri
+from ddpm_core.training.build import build_denoiser, build_unet
+from tests.quiet_mlflow import mlflow
+from tests.sampling.tiny import tiny_config
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """On a busy machine two threads wait for each other at every layer of these small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tiny_config(**{"sample.unit_size": 4, "sample.batch_size": 4})
+
+
+def random_weights(config, seed=0):
+    """A fresh network's output is 0; these weights do something to the image."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: value.detach() + 0.05 * torch.randn(value.shape, generator=generator)
+        for name, value in build_unet(config).named_parameters()
+    }
+
+
+@pytest.fixture(scope="module")
+def ema(config):
+    return safetensors.torch.save(random_weights(config))
+
+
+def save_model(path, config, ema):
+    from ddpm_core.tracking.model import save_model as save  # imports mlflow.pyfunc itself
+
+    save(path, config, ema)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, config, ema):
+    path = tmp_path_factory.mktemp("model") / "model"
+    save_model(path, config, ema)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def test_image_i_of_a_seed_is_the_one_that_sampling_draws(model, config, ema):
+    """Catches other noise, other weights or another chain than the sampling stage's, and batches
+    whose images depend on what stands beside them."""
+    network = build_unet(config).eval()
+    network.load_state_dict(safetensors.torch.load(ema))
+    with torch.inference_mode():
+        expected = to_u8(
+            draw(
+                build_denoiser(config, network),
+                torch.arange(4),
+                config.data.shape,
+                sample=config.sample,
+                seed=3,
+            )
+        ).numpy()
+    images_u8 = model.predict([], params={"seed": 3, "count": 6})
+    assert (images_u8.shape, images_u8.dtype) == ((6, 8, 8, 1), np.uint8)
+    np.testing.assert_array_equal(images_u8[:4], expected)
+    np.testing.assert_array_equal(model.predict([], params={"seed": 3}), expected)
+    one = model.predict({"index": [2]}, params={"seed": 3})
+    # Another batch size may round the network's sums otherwise.
+    np.testing.assert_allclose(one[0].astype(int), expected[2], atol=1)
+    assert (model.predict([], params={"seed": 4}) != expected).any()
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"count": 0}, "count=0 must be 1 to 1024"),
+        ({"count": 1025}, "count=1025 must be 1 to 1024"),
+        ({"seed": -1}, "seed=-1 must be 0 to"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_in_words(model, params, words):
+    """Catches a request that fills the memory, and an error that says nothing."""
+    with pytest.raises(mlflow.exceptions.MlflowException, match=words):
+        model.predict([], params=params)
+
+
+def test_the_server_takes_the_documented_requests(model, folder):
+    """Catches an input that JSON over HTTP cannot express, and an example that does not work."""
+    with TestClient(mlflow.pyfunc.scoring_server.init(model)) as client:
+        for body in (
+            {"inputs": [], "params": {"seed": 3, "count": 4}},
+            {"dataframe_records": [{}], "params": {"seed": 3, "count": 4}},
+            {"inputs": {"index": [0, 1, 2, 3]}, "params": {"seed": 3}},
+        ):
+            answer = client.post("/invocations", json=body)
+            assert answer.status_code == 200, answer.text
+            images = np.array(answer.json()["predictions"], dtype=np.uint8)
+            np.testing.assert_array_equal(images, model.predict([], params={"seed": 3}))
+        answer = client.post("/invocations", json={"inputs": [], "params": {"count": 0}})
+        assert answer.status_code == 400
+        assert "count=0 must be 1 to 1024" in answer.json()["message"]
+        example = (folder / "serving_input_example.json").read_text()
+        answer = client.post("/invocations", json=json.loads(example))
+        assert answer.status_code == 200
+
+
+def test_the_model_is_code_json_and_tensors(folder, config, ema):
+    """Catches a pickle in the model, tests or caches shipped with it, and requirements that no
+    index has."""
+    names = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pt2", ".pyc"))]
+    assert (folder / "artifacts" / "ema.safetensors").read_bytes() == ema
+    assert (folder / "artifacts" / "run.json").read_text() == config.to_json()
+    requirements = (folder / "requirements.txt").read_text()
+    assert "torch==" in requirements
+    assert "+" not in requirements
+
+
+def test_changed_weights_are_refused(folder, tmp_path, config):
+    """Catches images from weights that nobody registered."""
+    copy = tmp_path / "model"
+    subprocess.run(["cp", "-r", folder, copy], check=True)
+    weights = copy / "artifacts" / "ema.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        mlflow.pyfunc.load_model(str(copy))
+    other = safetensors.torch.save(random_weights(config.replaced({"model.base_channels": 64})))
+    save_model(tmp_path / "other", config, other)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        mlflow.pyfunc.load_model(str(tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_the_model_runs_where_only_its_requirements_are(folder, tmp_path):
+    """Catches a served model that needs this checkout, Ray, Prefect, S3 or the figures."""
+    script = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ray", "prefect", "s3fs", "matplotlib", "flows"}:
+            raise ModuleNotFoundError(f"{name} is not a requirement of the model", name=name)
+sys.meta_path.insert(0, Refuse())
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+sys.path[:] = [path for path in sys.path if path and path != sys.argv[2]]
+import mlflow.pyfunc
+images = mlflow.pyfunc.load_model(sys.argv[1]).predict([], params={"count": 2})
+import ddpm_core
+assert ddpm_core.__file__.startswith(sys.argv[1]), ddpm_core.__file__
+print(images.shape)
+"""
+    checkout = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(checkout)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.stdout == "(2, 8, 8, 1)\n", done.stderr[-2000:]
+
+
+def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema, monkeypatch):
+    """Catches a version for each repetition of the evaluation, a version that does not say which
+    weights it is, and an alias that stays behind."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(str(tmp_path / "root"))
+    newer = safetensors.torch.save(random_weights(config, seed=1))
+    for weights in (ema, ema, newer):
+        with open_tracker(store, config, stage="evaluate", machine_every_s=None) as tracker:
+            tracker.log_points([{"step": 10, "loss": 0.1}])
+            tracker.log_metrics({"fid": 12.5}, step=10)
+            tracker.register_model(config, weights, step=10)
+            assert tracker.close(120)
+    client = mlflow.MlflowClient(tracking_uri(store))
+    versions = client.search_model_versions("name = 'ddpm-tiny'")
+    assert sorted(int(one.version) for one in versions) == [1, 2]
+    champion = client.get_model_version_by_alias("ddpm-tiny", "champion")
+    assert int(champion.version) == 2
+    (run,) = client.search_runs([client.get_experiment_by_name("ddpm").experiment_id])
+    assert champion.run_id == run.info.run_id
+    for key in ("fid", "loss"):
+        assert len(client.get_metric_history(run.info.run_id, key)) == 1
+    models = client.search_logged_models([run.info.experiment_id])
+    assert len(models) == 2
+    assert all({one.key: one.value for one in model.metrics}["fid"] == 12.5 for model in models)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(store))
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking_uri(store))
+    loaded = mlflow.pyfunc.load_model("models:/ddpm-tiny@champion")
+    first = loaded.predict([], params={"seed": 1, "count": 2})
+    np.testing.assert_array_equal(first, loaded.predict([], params={"seed": 1, "count": 2}))

@@ -1,0 +1,228 @@
+import io
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_core import layout
+from ddpm_core.errors import CheckpointError
+from ddpm_core.sampling import pictures, stage, worker
+from ddpm_core.sampling.denoiser import load_denoiser
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.units import first_images
+from tests.sampling.tiny import commit_random_weights, tiny_config
+
+
+def files_of(store, folder) -> dict[str, bytes]:
+    return {name: store.read(f"{folder}/{name}") for name in store.names(folder)}
+
+
+def picture(manifest, store, role) -> np.ndarray:
+    with Image.open(io.BytesIO(manifest.read(store, role))) as image:
+        return np.asarray(image)
+
+
+def test_samples_are_what_draw_gives_for_their_indices(sampled):
+    """Catches: units or batches that begin at 0 each, weights other than the averaged ones."""
+    store, config = sampled
+    samples, checkpoint = layout.samples_of(store, config), layout.final_checkpoint(store, config)
+    found = first_images(store, samples, config.sample, config.data.shape, 16)
+    denoiser = load_denoiser(store, config, checkpoint, torch.device("cpu"))
+    for start in (0, 6, 14):
+        x_0 = draw(
+            denoiser,
+            torch.arange(start, start + 2),
+            config.data.shape,
+            sample=config.sample,
+            seed=config.sample.seed,
+        )
+        assert np.array_equal(found[start : start + 2], to_u8(x_0).numpy())
+
+
+def test_samples_say_how_they_were_made_and_show_themselves(
+    trained, in_process, recording_tracker, capsys
+):
+    """Catches: a protocol with holes, pictures of other images, a silent stage."""
+    store, config = trained
+    folder = stage.run_sample(store, config)
+    samples, checkpoint = layout.samples_of(store, config), layout.final_checkpoint(store, config)
+    assert samples.folder == folder
+    body = samples.body
+    assert body["num_images"] == 16
+    assert body["ema_sha256"] == checkpoint.files["ema"].sha256
+    assert (body["seed"], body["sampler"], body["num_steps"]) == (0, "ancestral", 21)
+    assert (body["clip_x_0"], body["state"], body["step"]) == (True, "float32", 10)
+    assert (body["prediction"], body["beta_schedule"]) == ("eps", "linear")
+    assert body.items() >= config.diffusion.model_dump(mode="json").items()
+    assert body["units"] == [samples.files[f"unit-{i:06d}"].sha256 for i in range(4)]
+    assert [unit.number for unit in in_process.units] == [0, 1, 2, 3]
+
+    for role in ("grid", "strip"):
+        assert recording_tracker.files[f"images/{role}.png"] == samples.read(store, role)
+    assert recording_tracker.tags["ddpm.samples_uri"] == store.uri_of(folder)
+    assert recording_tracker.failed is False
+    lines = capsys.readouterr().out.splitlines()
+    assert "sample  0/16 images" in lines
+    assert any(line.startswith("sample  16/16 images") for line in lines)
+
+
+def test_the_grid_shows_the_first_images(sampled):
+    """Catches: a grid of the last unit, or of as many images as there are."""
+    store, config = sampled
+    samples = layout.samples_of(store, config)
+    images = first_images(store, samples, config.sample, config.data.shape, 10)
+    assert np.array_equal(picture(samples, store, "grid"), pictures.grid(images)[..., 0])
+
+
+def test_the_strip_shows_the_first_images_and_ends_in_them(sampled):
+    """Catches: the strip of the second batch, the noisy end for the clean one."""
+    store, config = sampled
+    samples = layout.samples_of(store, config)
+    strip = picture(samples, store, "strip")
+    assert strip.shape == (48 + 3 * 49 + 1 + 12, 2 * (9 * 49 + 1) + 3 * 12)  # 9 moments, 3 images
+    images = first_images(store, samples, config.sample, config.data.shape, 3)
+    for row in range(3):
+        image = pictures.sheet(
+            images[row : row + 1], num_columns=1, scale=6, smooth=True, separator=0
+        )
+        top = 49 + row * 49
+        for left in (13 + 8 * 49, 13 + 8 * 49 + 9 * 49 + 1 + 12):
+            assert np.array_equal(strip[top : top + 48, left : left + 48], image[..., 0])
+        first = strip[top : top + 48, 13 : 13 + 48].astype(float)
+        assert abs(first - image[..., 0]).mean() > 20, "the first state is noise, not the image"
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_a_restart_makes_only_what_is_missing(sampled, in_process):
+    """Catches: drawing everything again, or trusting a unit whose file is gone."""
+    store, config = sampled
+    folder = layout.samples_of(store, config).folder
+    before = files_of(store, folder)
+    tar = next(name for name in before if name.startswith("000002-"))
+    for name in ("manifest.json", "000001.json", tar):
+        store.delete(f"{folder}/{name}")
+    assert stage.run_sample(store, config) == folder
+    assert [unit.number for unit in in_process.units] == [1, 2]
+    after = files_of(store, folder)
+    assert {name: after[name] for name in before} == before
+
+
+def test_complete_samples_are_recognised_and_mlflow_is_told_again(
+    sampled, in_process, recording_tracker, capsys
+):
+    """Catches: a second run that draws, or that leaves MLflow without what it missed."""
+    store, config = sampled
+    assert stage.run_sample(store, config) == layout.samples_of(store, config).folder
+    assert in_process.units == []
+    assert "images/grid.png" in recording_tracker.files
+    assert "done already" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_a_unit_that_is_damaged_after_the_end_is_made_again(sampled, in_process):
+    """Catches: complete samples that nothing can mend."""
+    store, config = sampled
+    folder = layout.samples_of(store, config).folder
+    before = files_of(store, folder)
+    tar = next(name for name in before if name.startswith("000001-"))
+    store.write(f"{folder}/{tar}", before[tar][:-512])
+    stage.run_sample(store, config)
+    assert [unit.number for unit in in_process.units] == [1]
+    assert files_of(store, folder) == before
+
+
+@pytest.mark.usefixtures("in_process", "recording_tracker")
+def test_other_sampling_of_the_same_run_stands_beside_the_first(sampled):
+    """Catches: samples of another seed taken for these."""
+    store, config = sampled
+    other = config.replaced({"sample.seed": 1})
+    first = layout.samples_of(store, config)
+    assert stage.run_sample(store, other) != first.folder
+    a, b = (
+        first_images(store, layout.samples_of(store, one), one.sample, config.data.shape, 8)
+        for one in (config, other)
+    )
+    assert (a != b).mean() > 0.3
+
+
+@pytest.mark.usefixtures("in_process", "recording_tracker")
+def test_without_a_final_checkpoint_nothing_is_drawn(store):
+    """Catches: sampling from the newest weights of an unfinished training."""
+    config = tiny_config()
+    commit_random_weights(store, config.replaced({"train.num_steps": 5}))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 10 .* run the train stage"):
+        stage.run_sample(store, config)
+
+
+def test_a_worker_refuses_weights_that_are_not_the_ones_asked_for(trained):
+    """Catches: units of two trainings in one folder."""
+    store, config = trained
+    payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64)
+    with pytest.raises(CheckpointError, match="are no longer the final ones"):
+        worker.make_worker(payload, torch.device("cpu"))
+
+
+# -- on a cluster ----------------------------------------------------------------------------------
+
+
+def make_dying_worker(payload, device):
+    """Make the real worker; its process dies twice: before unit 1, and after publishing unit 2."""
+    make = worker.make_worker(payload, device)
+
+    def work(unit):
+        scar = Path(payload["root"]) / f"died-{unit.number}"
+        dies = unit.number in (1, 2) and not scar.exists()
+        if dies and unit.number == 1:
+            scar.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = make(unit)
+        if dies:
+            scar.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    return work
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        configure_logging=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("recording_tracker", "ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray uses its own old names
+def test_samples_are_the_same_bytes_from_one_worker_three_and_after_a_death(sampled, monkeypatch):
+    """Catches: noise that depends on the worker, units lost or doubled when a worker dies."""
+    store, config = sampled
+    folder = layout.samples_of(store, config).folder
+    expected = files_of(store, folder)  # made here, in the order of the units
+    assert sum(name.endswith(".tar") for name in expected) == 4
+
+    def again(num_workers: int) -> dict[str, bytes]:
+        for name in store.names(folder):
+            store.delete(f"{folder}/{name}")
+        stage.run_sample(store, config.replaced({"compute.num_workers": num_workers}))
+        return files_of(store, folder)
+
+    assert again(1) == expected
+    assert again(3) == expected
+    monkeypatch.setattr(stage, "make_worker", make_dying_worker)
+    assert again(2) == expected
+    assert {"died-1", "died-2"} <= {path.name for path in Path(store.uri).iterdir()}

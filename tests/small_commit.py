@@ -1,0 +1,16 @@
+"""A small commit for tests."""
+
+from ddpm_core.manifest import Manifest, commit, write_file
+from ddpm_core.store import Store
+
+FOLDER = "runs/a/checkpoints/step_00001000"
+KEY = f"{FOLDER}/manifest.json"
+STATE = bytes(range(256)) * 4
+
+
+def commit_small(store: Store, state: bytes = STATE, *, name: str = "manifest.json") -> Manifest:
+    files = {
+        "state": write_file(store, FOLDER, "state", ".safetensors", state),
+        "history": write_file(store, FOLDER, "history", ".jsonl", b""),
+    }
+    return commit(store, FOLDER, files, {"step": 1000, "experiment": "abc"}, name=name)

@@ -1,0 +1,36 @@
+import shutil
+
+import pytest
+
+from ddpm_core.evaluation.desk import Desk
+from ddpm_core.storage import open_store
+from tests.sampling.tiny import (
+    _sampled_root,
+    _trained_root,
+    in_process,
+    one_thread,
+    recording_tracker,
+    sampled,
+    store,
+    trained,
+)
+from tests.study.small import desk_of, study_config
+
+__all__ = [
+    "_sampled_root",
+    "_trained_root",
+    "in_process",
+    "one_thread",
+    "recording_tracker",
+    "sampled",
+    "store",
+    "trained",
+]
+
+
+@pytest.fixture(scope="session")
+def desk(_sampled_root, tmp_path_factory) -> Desk:
+    """Give what an actor has before it, with everything that was read; not to be changed."""
+    root = tmp_path_factory.mktemp("desk") / "root"
+    shutil.copytree(_sampled_root, root)
+    return desk_of(open_store(str(root)), study_config())

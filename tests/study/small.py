@@ -1,0 +1,34 @@
+"""A study of a few images, and the desk of an actor that works on it."""
+
+import torch
+
+from ddpm_core.config import RunConfig
+from ddpm_core.evaluation.desk import Desk
+from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.storage import Store
+from tests.sampling.tiny import tiny_config
+
+
+def study_config(**changes) -> RunConfig:
+    """Return the tiny run with a study of two units each; its seed is no other part's."""
+    return tiny_config(
+        **{
+            "study.num_images": 6,
+            "study.batch_size": 4,
+            "study.swept_steps": [5],
+            "study.num_likelihood_images": 5,
+            "study.num_ode_images": 2,
+            "study.ode_steps": 4,
+            "study.ode_tolerance": 0.1,
+            "study.mix_depth": 0.5,
+            "study.num_shown": 3,
+            "study.seed": 7,
+            **changes,
+        }
+    )
+
+
+def desk_of(store: Store, config: RunConfig) -> Desk:
+    """Return the desk of a run that has samples."""
+    inputs = Inputs.of(store, config)
+    return Desk(store, config, inputs.index.manifest.folder, inputs.recipe, torch.device("cpu"))

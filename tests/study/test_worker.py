@@ -1,0 +1,235 @@
+"""What each unit finds, against the same done by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddpm_core import seeding
+from ddpm_core.data.loader import to_unit_range
+from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
+from ddpm_core.diffusion.integrate import Adaptive, FixedStep
+from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
+from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.study.findings import Findings
+from ddpm_core.study.units import Unit, intact
+from ddpm_core.study.worker import make_worker, moments_of_chain, work
+from tests.study.small import desk_of, study_config
+
+SHAPE = (1, 8, 8)
+SEED = study_config().study.seed
+CALLS = {
+    "ancestral": 5, "ddim": 5, "ddim-leading": 5, "sde": 5, "dpm": 5, "unipc": 5,
+    "dpm-sde": 5,
+    # Of the second order, but for the last step; no correction after the last.
+    "heun-churn": 2 * 5 - 1, "ode": 2 * 5 - 1, "corrector": 2 * 5 - 1,
+}  # fmt: skip
+
+
+def drawn_u8(desk, positions, **changes) -> torch.Tensor:
+    sample = study_config(**{f"sample.{key}": value for key, value in changes.items()}).sample
+    x_0 = draw(desk.denoiser, torch.tensor(positions), SHAPE, sample=sample, seed=SEED)
+    return to_u8(x_0).permute(0, 3, 1, 2)
+
+
+def seen(desk, images_u8) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode():
+        return desk.network.embed(images_u8), desk.network.classify(images_u8)
+
+
+# -- samplers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("ddim-5", {"sampler": "ddim", "num_steps": 5}),
+        ("sde-5", {"sampler": "sde", "num_steps": 5}),
+        ("heun-churn-5", {"sampler": "heun", "churn": 10.0, "num_steps": 5}),
+    ],
+)
+def test_a_sweep_looks_at_what_its_sampler_draws(desk, part, changes):
+    """Catches: another sampler or seed than the name says, positions that begin at 0 each time."""
+    found = work(desk, Unit("sweep", part, 4, 6))
+    images_u8 = drawn_u8(desk, [4, 5], **changes)
+    features, probabilities = seen(desk, images_u8)
+    torch.testing.assert_close(found["features"], features)
+    torch.testing.assert_close(found["probabilities"], probabilities)
+    first = work(desk, Unit("sweep", part, 0, 2))
+    assert torch.equal(first["shown"], drawn_u8(desk, [0, 1], **changes))
+
+
+def test_what_stands_beside_an_image_does_not_show_in_it(desk):
+    """Catches: noise by the place in the batch."""
+    whole = work(desk, Unit("sweep", "sde-5", 0, 6))
+    parts = [work(desk, Unit("sweep", "sde-5", *ends)) for ends in ((0, 4), (4, 6))]
+    together = torch.cat([part["features"] for part in parts])
+    # A level more or less where the network rounds otherwise in another batch.
+    torch.testing.assert_close(together, whole["features"], rtol=0.01, atol=0.02)
+    assert [len(part["shown"]) for part in parts] == [3, 0]
+    levels = parts[0]["shown"].int() - whole["shown"].int()
+    assert levels.abs().max() <= 1
+
+
+@pytest.mark.parametrize("key", CALLS)
+def test_the_calls_of_the_network_are_counted(desk, key):
+    """Catches: steps for calls, which makes the samplers of order two twice as good; a count over
+    all images."""
+    assert int(work(desk, Unit("sweep", f"{key}-5", 0, 2))["evaluations"]) == CALLS[key]
+
+
+# -- the chain -------------------------------------------------------------------------------------
+
+
+def test_the_last_x_0_hat_of_a_chain_is_its_sample(desk):
+    """Catches: slots in another order, other noise than the samples', rows of other images."""
+    found = work(desk, Unit("progress", "ancestral", 1, 4))
+    assert found["times"].tolist() == moments_of_chain(desk.denoiser)
+    assert found["times"][0] == 0
+    images_u8 = drawn_u8(desk, [1, 2, 3])
+    assert torch.equal(found["shown"][0], images_u8[:2])
+    assert found["shown"].shape == (20, 2, *SHAPE)
+    features, probabilities = seen(desk, images_u8)
+    torch.testing.assert_close(found["features"][0], features)
+    torch.testing.assert_close(found["probabilities"][0], probabilities)
+    # In any slot rows are images: what is shown is what was looked at.
+    torch.testing.assert_close(found["features"][15, :2], seen(desk, found["shown"][15])[0])
+
+
+@pytest.mark.parametrize(
+    ("num_timesteps", "expected"),
+    [(1000, list(range(0, 1000, 50))), (21, list(range(20))), (4, [0, 1, 2, 3])],
+)
+def test_moments_of_the_chain_are_each_looked_at_once(num_timesteps, expected):
+    """Catches: the same moment several times in a short chain."""
+
+    class Chain:
+        class schedule:  # noqa: N801
+            pass
+
+    Chain.schedule.num_timesteps = num_timesteps
+    assert moments_of_chain(Chain) == expected
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_bound_is_of_the_split_and_the_positions_that_it_names(desk, split):
+    """Catches: held-out images called training images, noise by the place in the unit."""
+    found = work(desk, Unit("bound", split, 2, 5))
+    images_u8 = (desk.train if split == "train" else desk.test).images_u8[2:5]
+    expected = likelihood_part(desk.denoiser, images_u8, torch.tensor([2, 3, 4]), seed=SEED)
+    assert not torch.equal(desk.train.images_u8[2:5], desk.test.images_u8[2:5])
+    for name in ("prior", "terms", "mse"):
+        torch.testing.assert_close(found[name], torch.from_numpy(getattr(expected, name)))
+    assert found["terms"].shape == (3, 21)
+    assert found["terms"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("part", ["heun", "adaptive"])
+def test_the_probability_flow_is_solved_as_its_name_says(desk, part):
+    """Catches: solvers exchanged, one noise for all images, the tolerance of another part."""
+    found = work(desk, Unit("ode", part, 1, 2))
+    key, schedule = seeding.key(SEED, "likelihood", 1), desk.denoiser.schedule
+    low, high = sigma_range(schedule)
+    solvers = {
+        "heun": FixedStep(sigma_grid(schedule, 4)),
+        "adaptive": Adaptive(low, high, rtol=0.1, atol=0.1),
+    }
+    positions = torch.tensor([1])
+    expected = ode_bits_per_dim(
+        desk.denoiser,
+        to_unit_range(desk.test.images_u8[1:2], torch.device("cpu")).double(),
+        solver=solvers[part],
+        uniform=seeding.uniform(key, 0, positions, SHAPE),
+        probe=seeding.signs(key, 1, positions, SHAPE),
+    )
+    torch.testing.assert_close(found["bits"], expected.bits.double())
+    assert found["evaluations"].tolist() == expected.num_evaluations.tolist()
+    if part == "heun":
+        assert found["evaluations"].tolist() == [2 * 4]
+
+
+def test_what_a_worker_looked_at_before_does_not_matter(desk):
+    """Catches: weights that were read in inference mode, through which the flow cannot be
+    differentiated: an actor that began with a picture could not solve it."""
+    fresh = replace(desk)
+    work(fresh, Unit("decoding", "test", 0, 2))
+    found = work(fresh, Unit("ode", "heun", 0, 1))
+    assert torch.equal(found["bits"], work(replace(desk), Unit("ode", "heun", 0, 1))["bits"])
+
+
+# -- real images and neighbours --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_features_are_of_the_images_that_the_unit_names(desk, split):
+    """Catches: splits exchanged, a unit that begins at the first image."""
+    found = work(desk, Unit("features", split, 3, 40))
+    images_u8 = (desk.train if split == "train" else desk.test).images_u8[3:40]
+    features, probabilities = seen(desk, images_u8)
+    torch.testing.assert_close(found["features"], features)
+    torch.testing.assert_close(found["probabilities"], probabilities)
+
+
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_a_copied_training_image_is_found_at_distance_0(desk, space, monkeypatch):
+    """Catches: neighbours among the held-out images, distances in the other space, a threshold of
+    the samples'."""
+    copies = torch.cat([desk.train.images_u8[[7, 3]], desk.test.images_u8[:3]])
+    asked = []
+    monkeypatch.setattr(desk, "first_samples", lambda count: asked.append(count) or copies)
+    found = work(desk, Unit("neighbours", space, 0, 5))
+    assert asked == [5]
+    assert found["samples"][:2].tolist() == [0, 0]
+    assert torch.equal(found["nearest"][:2, 0], desk.train.images_u8[[7, 3]])
+    assert found["nearest"].shape == (3, 8, *SHAPE)
+    assert torch.equal(found["shown"], copies[:3])
+    # Those that are held-out images are as far away as these.
+    torch.testing.assert_close(found["samples"][2:], found["held_out"][:3])
+    assert float(found["threshold"]) == pytest.approx(float(found["held_out"].quantile(0.01)))
+    torch.testing.assert_close(found["distance"][:, 0], found["samples"][:3])
+    held_out, train = desk.test.images_u8, desk.train.images_u8
+    if space == "features":
+        held_out, train = seen(desk, held_out)[0], seen(desk, train)[0]
+    by_hand = torch.cdist(held_out[:20].flatten(1).double(), train.flatten(1).double())
+    # Where features come in batches they round otherwise.
+    torch.testing.assert_close(
+        found["held_out"][:20], by_hand.min(dim=1).values, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_samples_are_the_run_s_own(desk):
+    """Catches: neighbours of samples that nobody keeps."""
+    found = work(desk, Unit("neighbours", "pixels", 0, 6))
+    assert len(found["samples"]) == 6
+    assert torch.equal(found["shown"], desk.sampled(0)[:3])
+    assert float(found["samples"].min()) > 0
+
+
+def test_a_worker_publishes_what_it_found(sampled, desk):
+    """Catches: work that is lost, or kept under another study."""
+    store, config = sampled
+    unit = Unit("decoding", "test", 0, 2)
+    payload = {
+        "desk": {
+            "root": store.uri,
+            "config": study_config().model_dump(mode="json"),
+            "dataset": desk.dataset,
+            "features_folder": desk.recipe.folder,
+            "features_recipe": desk.recipe.values,
+        },
+        "folder": "runs/tiny/study/x",
+    }
+    make_worker(payload, torch.device("cpu"))(unit)
+    assert intact(store, "runs/tiny/study/x", unit) is not None
+    kept = Findings(store, "runs/tiny/study/x", [unit]).one("decoding", "test")
+    for name, array in work(desk, unit).items():
+        assert torch.equal(kept[name], array)
+    assert config.name == "tiny"
+
+
+def test_an_actor_that_drew_pictures_first_can_differentiate_its_network(sampled):
+    """Catches: weights read in inference mode, which the likelihood cannot be computed with."""
+    fresh = desk_of(sampled[0], study_config())
+    work(fresh, Unit("decoding", "test", 0, 1))
+    assert work(fresh, Unit("ode", "heun", 0, 1))["bits"].isfinite().all()

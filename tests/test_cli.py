@@ -1,0 +1,30 @@
+"""What is typed after --set becomes values, and nothing is guessed."""
+
+import pytest
+
+from ddpm_core.cli import parse_overrides
+from ddpm_core.errors import ConfigError
+
+
+def test_overrides_read_json_and_fall_back_to_text():
+    """Catches: everything as text, or a path that has to be quoted twice."""
+    items = ["train.num_steps=5", "data.source=../mnist", "model.channel_mults=[1,2]", "a.b=x=y"]
+    assert parse_overrides(items) == {
+        "train.num_steps": 5,
+        "data.source": "../mnist",
+        "model.channel_mults": [1, 2],
+        "a.b": "x=y",
+    }
+
+
+@pytest.mark.parametrize("item", ["train.num_steps", "=5", ""])
+def test_an_override_without_key_or_value_is_refused(item):
+    """Catches: an override that silently does nothing."""
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
+        parse_overrides([item])
+
+
+def test_an_override_given_twice_is_refused():
+    """Catches: the last one wins, silently."""
+    with pytest.raises(ConfigError, match="twice"):
+        parse_overrides(["a.b=1", "a.b=2"])

@@ -1,0 +1,122 @@
+"""The Makefile, with a Python that only tells what it was asked: set-up that failed, and `ui`."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+# `-m venv` makes its own copy in .venv/bin, then ends with the status in the file `venv-status`,
+# as Debian's does where ensurepip is missing: python is there, pip is not.
+PYTHON = """#!/bin/sh
+echo "$@" >> "$FAKE/asked"
+case "$*" in
+  "-m venv"*)
+    rm -rf .venv/lib; mkdir -p .venv/bin .venv/lib; cp "$FAKE/python" .venv/bin/python
+    test "$(cat "$FAKE/venv-status")" = 0 || exit 1
+    touch .venv/lib/pip ;;
+  "-m pip"*)
+    test -e .venv/lib/pip || { echo "No module named pip" >&2; exit 1; } ;;
+esac
+"""
+
+
+class Checkout:
+    """A copy of what make reads, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.fake = folder / "checkout", folder / "fake"
+        self.folder.mkdir()
+        self.fake.mkdir()
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(PROJECT / name, self.folder)
+        (self.fake / "python").write_text(PYTHON)
+        (self.fake / "python").chmod(0o755)
+        self.let_venv_end_with(0)
+
+    def let_venv_end_with(self, status: int) -> None:
+        (self.fake / "venv-status").write_text(str(status))
+
+    def make(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MLFLOW_TRACKING_URI")}
+        return subprocess.run(
+            ["make", *arguments, f"PYTHON={self.fake / 'python'}"],
+            cwd=self.folder,
+            env=env | {"FAKE": str(self.fake)} | extra,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def asked(self) -> list[str]:
+        """Return what Python was asked since the last call."""
+        log = self.fake / "asked"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def test_set_up_works_at_the_second_try(checkout):
+    """Catches: a .venv without pip, left by a venv that failed or was killed, taken for whole."""
+    checkout.let_venv_end_with(1)
+    assert checkout.make("run").returncode != 0
+    assert not [words for words in checkout.asked() if words.startswith("-m pip")]
+    checkout.let_venv_end_with(0)
+    done = checkout.make("run")
+    assert done.returncode == 0, done.stderr
+    asked = checkout.asked()
+    assert "-m venv --clear .venv" in asked
+    assert "-m flows.train_ddpm digits --root ./runs" in asked
+
+
+def test_set_up_says_that_it_takes_long_and_is_done_once(checkout):
+    """Catches: minutes without a word, an installation at every run, an upgrade from nothing."""
+    assert "installing into .venv" in checkout.make("run").stdout
+    checkout.asked()
+    again = checkout.make("run")
+    assert "installing" not in again.stdout
+    assert checkout.asked() == ["-m flows.train_ddpm digits --root ./runs"]
+    newer = (checkout.folder / ".venv/.installed").stat().st_mtime + 10
+    os.utime(checkout.folder / "constraints.txt", (newer, newer))
+    checkout.make("run")
+    assert [words.split()[1] for words in checkout.asked()] == ["pip", "flows.train_ddpm"]
+
+
+def test_ui_without_results_says_what_to_do_and_installs_nothing(checkout):
+    """Catches: an empty MLflow on a database that `make ui` itself has just made."""
+    refused = checkout.make("ui", "ROOT=elsewhere")
+    assert refused.returncode != 0
+    assert "no elsewhere/mlflow.db" in refused.stderr
+    assert "make run" in refused.stderr
+    assert not checkout.asked()
+
+
+def test_ui_of_a_server_is_the_server_s_own(checkout):
+    """Catches: a URL handed to `mlflow ui` as a database, and a password on the screen."""
+    told = checkout.make("ui", MLFLOW_TRACKING_URI="https://me:secret@mlflow.example/path")
+    assert told.returncode == 0
+    assert "open https://mlflow.example/path" in told.stdout
+    assert "secret" not in told.stdout + told.stderr
+    assert not checkout.asked()
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:////data/mlflow.db"])
+def test_ui_opens_the_database_of_the_root_or_the_one_that_is_named(checkout, uri):
+    """Catches: a relative path, which MLflow would look for elsewhere, and a root with a space."""
+    root = checkout.folder / "my runs"
+    root.mkdir()
+    (root / "mlflow.db").touch()
+    done = checkout.make("ui", "ROOT=my runs", MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 0, done.stderr
+    shown = uri or f"sqlite:///{root}/mlflow.db"
+    assert checkout.asked()[-1] == (
+        f"-m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri {shown}"
+    )

@@ -1,0 +1,144 @@
+"""Committing, loading and retiring; for damaged bytes see faults/test_damage.py."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ddpm_core.canonical import canonical_json
+from ddpm_core.errors import RunConflictError
+from ddpm_core.manifest import (
+    DamagedError,
+    FileRecord,
+    commit,
+    content_name,
+    is_retired,
+    load,
+    quarantine,
+    retire,
+    write_file,
+)
+from ddpm_core.store import LocalStore, sha256_of
+from tests.small_commit import FOLDER, KEY, STATE, commit_small
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path)
+
+
+def test_what_is_committed_is_loaded_and_verified(store: LocalStore):
+    """Catches a manifest that does not say all that was committed."""
+    assert load(store, FOLDER) is None
+    committed = commit_small(store)
+    loaded = load(store, FOLDER)
+    assert loaded == committed
+    assert loaded is not None
+    assert loaded.folder == FOLDER
+    assert loaded.body == {"step": 1000, "experiment": "abc"}
+    assert loaded.read(store, "state") == STATE
+    assert loaded.read(store, "history") == b""
+    with pytest.raises(DamagedError, match=r"no 'ema'; it has .*state"):
+        loaded.read(store, "ema")
+
+
+def test_a_manifest_is_a_function_of_what_it_commits(store: LocalStore, tmp_path: Path):
+    """Catches a time, a host, or an order of roles in it: twins would conflict."""
+    commit_small(store)
+    first = store.read(KEY)
+    other = LocalStore(tmp_path / "other")
+    commit_small(other)
+    assert other.read(KEY) == first
+    values = json.loads(first)
+    assert set(values) == {"body", "digest", "files", "format"}
+    assert values["format"] == 1
+    digest = values.pop("digest")
+    assert digest == sha256_of(canonical_json(values)), "the SHA-256 of itself without this key"
+    assert values["files"]["state"] == {
+        "name": f"state-{sha256_of(STATE)[:16]}.safetensors",
+        "size": len(STATE),
+        "sha256": sha256_of(STATE),
+    }
+
+
+def test_files_are_named_by_their_content():
+    """Catches two writers of other bytes overwriting each other."""
+    assert content_name("state", b"", ".bin") == "state-e3b0c44298fc1c14.bin"
+    assert content_name("state", b"1", ".bin") != content_name("state", b"2", ".bin")
+
+
+def test_committing_again_is_fine_and_other_content_conflicts(store: LocalStore):
+    """Catches a late writer that replaces what others have read."""
+    assert commit_small(store) == commit_small(store)
+    with pytest.raises(RunConflictError, match=r"manifest\.json holds other bytes"):
+        commit_small(store, b"other")
+    loaded = load(store, FOLDER)
+    assert loaded is not None
+    assert loaded.read(store, "state") == STATE
+
+
+def test_manifests_of_other_names_stand_beside_each_other(store: LocalStore):
+    """Catches a name that is ignored: units of samples would conflict."""
+    for name, state in (("index.json", b"1"), ("000007.json", b"2")):
+        commit_small(store, state, name=name)
+    assert load(store, FOLDER) is None
+    for name, state in (("index.json", b"1"), ("000007.json", b"2")):
+        loaded = load(store, FOLDER, name=name)
+        assert loaded is not None
+        assert loaded.read(store, "state") == state
+    quarantine(store, FOLDER, "spoilt", name="000007.json")
+    assert load(store, FOLDER, name="000007.json") is None
+    assert load(store, FOLDER, name="index.json") is not None
+
+
+# -- retention ---------------------------------------------------------------------------------
+
+
+def test_retiring_deletes_the_files_and_keeps_the_manifest(store: LocalStore):
+    """Catches a deleted manifest, which a late writer could commit again without its files."""
+    commit_small(store)
+    with pytest.raises(RunConflictError):
+        commit_small(store, b"of an attempt that lost")
+    retire(store, FOLDER)
+    assert store.names(FOLDER) == ["manifest.json", "retired"]
+    assert is_retired(store, FOLDER)
+    assert load(store, FOLDER) is None
+    commit_small(store)
+    assert load(store, FOLDER) is None, "a late writer does not bring it back"
+    retire(store, FOLDER)
+    assert store.names(FOLDER) == ["manifest.json", "retired"]
+
+
+def test_retiring_deletes_files_of_any_name(store: LocalStore):
+    """Catches files that stay for ever because their name looks like nobody's."""
+    store.write(f"{FOLDER}/plain", b"1")
+    commit(store, FOLDER, {"plain": FileRecord("plain", 1, sha256_of(b"1"))}, {})
+    store.write(f"{FOLDER}/notes.txt", b"not ours")
+    retire(store, FOLDER)
+    assert store.names(FOLDER) == ["manifest.json", "notes.txt", "retired"]
+
+
+def test_retiring_what_was_never_committed_does_nothing(store: LocalStore):
+    """Catches a marker that would hide the commit to come."""
+    write_file(store, FOLDER, "state", ".safetensors", STATE)
+    retire(store, FOLDER)
+    assert not is_retired(store, FOLDER)
+    commit_small(store)
+    assert load(store, FOLDER) is not None
+
+
+def test_a_damaged_folder_can_be_retired(store: LocalStore, caplog: pytest.LogCaptureFixture):
+    """Catches a retention that one bad old checkpoint stops for ever."""
+    commit_small(store)
+    store.write(KEY, b"{")
+    retire(store, FOLDER)
+    assert store.names(FOLDER) == ["manifest.json", "retired"]
+    assert "damaged" in caplog.text
+
+
+def test_records_are_frozen(store: LocalStore):
+    """Catches a manifest that is changed after it was verified."""
+    committed = commit_small(store)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        committed.folder = "elsewhere"  # type: ignore[misc]

@@ -1,0 +1,206 @@
+"""The recipes against the paper: every constant of CIFAR-10, and the six ablations of table 2."""
+
+import pytest
+import torch
+from torch import nn
+
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.choices import is_learned
+from ddpm_core.errors import ConfigError
+from ddpm_core.recipes import (
+    PAPER_TABLE_2,
+    RECIPES,
+    ablation_runs,
+    ablations,
+    cifar10,
+    digits,
+    is_recipe,
+    recipe,
+)
+from ddpm_core.runs import configure
+from ddpm_core.training.step import _adam
+
+# Ho et al. 2020, arXiv:2006.11239, appendix B, and where that is silent the scripts of the authors'
+# own code (hojonathanho/diffusion at 1e0dceb: run_cifar.py, utils.py, tpu_utils.py, nn.py).
+CIFAR10 = {
+    # network: run_cifar.py 37-41; the groups are TensorFlow's default
+    "data.name": "cifar10",
+    "data.height": 32,
+    "data.width": 32,
+    "model.base_channels": 128,
+    "model.channel_mults": [1, 2, 2, 2],
+    "model.num_res_blocks": 2,
+    "model.attention_resolutions": [16],
+    "model.dropout": 0.1,
+    "model.num_groups": 32,
+    # diffusion: run_cifar.py 135-136, diffusion_utils_2.py 23-27
+    "diffusion.num_timesteps": 1000,
+    "diffusion.beta_schedule": "linear",
+    "diffusion.beta_start": 1e-4,
+    "diffusion.beta_end": 0.02,
+    "diffusion.zero_terminal_snr": False,
+    "diffusion.prediction": "eps",
+    "diffusion.variance": "fixed_large",
+    # training: run_cifar.py 46-53 and 134, utils.py 145-159, tpu_utils.py 89-103 and 164
+    "train.num_steps": 800_000,
+    "train.loss": "simple",
+    "train.weighting": "none",
+    "train.global_batch_size": 128,
+    "train.learning_rate": 2e-4,
+    "train.warmup_steps": 5000,
+    "train.grad_clip": 1.0,
+    "train.ema_decay": 0.9999,
+    "train.random_flip": True,
+    # samples behind IS and FID: table 1
+    "sample.num_images": 50_000,
+}
+
+
+@pytest.mark.parametrize("key", CIFAR10)
+def test_cifar10_has_the_constants_of_the_paper(key):
+    """Catches: a drifted default. The whole network is counted in tests/models/test_unet.py."""
+    # By way of JSON, where tuples are lists.
+    assert RunConfig.from_json(cifar10().to_json()).flat()[key] == CIFAR10[key]
+
+
+def test_adam_has_the_constants_of_the_paper():
+    """Catches: another beta, epsilon or weight decay; utils.py 154-159."""
+    (group,) = _adam([nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
+    assert not group["amsgrad"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_the_way_through_run_json(name):
+    """Catches: a field whose JSON form does not validate again (tuples, None) in strict mode."""
+    config = recipe(name)
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+def test_an_unknown_recipe_or_ablation_names_the_known_ones():
+    """Catches: a KeyError as the message."""
+    with pytest.raises(ConfigError, match=r"no recipe 'imagenet'; .*digits, mnist, cifar10"):
+        recipe("imagenet")
+    with pytest.raises(ConfigError, match=r"no recipe 'imagenet'"):
+        recipe("imagenet:eps-l-fixed")
+    for name in ("eps", "", "eps-l-fixed:", "fid"):
+        with pytest.raises(ConfigError, match=r"no ablation '.*' of digits; .*mu-l-learned, mu-l-"):
+            recipe(f"digits:{name}")
+
+
+# -- table 2 -------------------------------------------------------------------------------------
+
+# The rows as the paper prints them, IS with its error and FID of CIFAR-10: what the network
+# predicts, the objective, the variance.
+PRINTED = {
+    "mu-l-learned": ("x_prev", "vlb", "learned", "7.28±0.10", "23.69"),
+    "mu-l-fixed": ("x_prev", "vlb", "fixed", "8.06±0.09", "13.22"),
+    "mu-l-simple": ("x_prev", "simple", "fixed", "-", "-"),
+    "eps-l-learned": ("eps", "vlb", "learned", "-", "-"),
+    "eps-l-fixed": ("eps", "vlb", "fixed", "7.67±0.13", "13.51"),
+    "eps-l-simple": ("eps", "simple", "fixed", "9.46±0.11", "3.17"),
+}
+
+
+def test_table_2_is_that_of_the_paper():
+    """Catches: a row that is another run's, a number in the wrong place, one more or less."""
+    assert list(PAPER_TABLE_2) == list(PRINTED)
+    for name, row in PAPER_TABLE_2.items():
+        score = f"{row.inception_score:.2f}±{row.inception_score_error:.2f}" if row.fid else "-"
+        fid = f"{row.fid:.2f}" if row.fid else "-"
+        variance = "learned" if row.is_variance_learned else "fixed"
+        assert (row.prediction, row.loss, variance, score, fid) == PRINTED[name]
+        assert name == "-".join(
+            (
+                "mu" if row.prediction == "x_prev" else "eps",
+                "l",
+                "simple" if row.loss == "simple" else variance,
+            )
+        )
+
+
+@pytest.mark.parametrize("base", RECIPES)
+def test_ablations_differ_in_what_table_2_varies_and_in_nothing_else(base):
+    """Catches: an ablation of another data set or length, whose numbers compare with nothing."""
+    config = recipe(base)
+    made = ablations(config)
+    varied = {"name", "diffusion.prediction", "diffusion.variance", "train.loss"}
+    for name, run in made.items():
+        prediction, loss, variance, *_ = PRINTED[name]
+        assert (run.diffusion.prediction, run.train.loss) == (prediction, loss)
+        expected = "learned" if variance == "learned" else config.diffusion.variance
+        assert run.diffusion.variance == expected
+        assert run.name == f"{config.name}-{name}"
+        ours, theirs = config.flat(), run.flat()
+        assert {key for key in ours if ours[key] != theirs[key]} <= varied
+        assert recipe(f"{base}:{name}") == run
+        assert RunConfig.from_json(run.to_json()) == run
+    assert len({run.to_json() for run in made.values()}) == 6
+
+
+def test_the_paper_s_own_choice_is_cifar10_itself():
+    """Catches: an eps-l-simple that is not what the recipe trains."""
+    chosen = ablations(cifar10())["eps-l-simple"]
+    assert chosen.replaced({"name": "cifar10"}) == cifar10()
+
+
+def test_ablations_of_a_learned_variance_with_weights_are_the_paper_s_too():
+    """Catches: a fixed variance that is learned after all, and weights that the paper had not."""
+    config = digits().replaced(
+        {
+            "name": "mine",
+            "diffusion.variance": "learned_range",
+            "train.loss": "hybrid",
+            "train.weighting": "min_snr",
+            "train.min_snr_gamma": 3.0,
+        }
+    )
+    for name, run in ablations(config).items():
+        assert run.name == f"mine-{name}"
+        assert run.train.weighting == "none"
+        fixed = PRINTED[name][2] == "fixed"
+        assert run.diffusion.variance == ("fixed_large" if fixed else "learned")
+        assert is_learned(run.diffusion.variance) != fixed
+
+
+def test_ablations_that_cannot_be_are_refused():
+    """Catches: eps on a chain that ends in pure noise."""
+    config = digits().replaced({"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"})
+    with pytest.raises(ConfigError, match="predict v or x_0"):
+        ablations(config)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(7, 7), (None, 800)])
+def test_ablations_are_trained_for_as_long_as_the_study_says(steps, expected):
+    """Catches: six full trainings where short ones were asked for, or the reverse; a length that
+    counts for the run itself."""
+    config = digits().replaced({"study.ablation_steps": steps})
+    runs = ablation_runs(config)
+    assert list(runs) == list(PRINTED)
+    for name, run in runs.items():
+        assert run.train.num_steps == expected
+        own = config.train
+        of_the_length = {
+            f"train.{key}": getattr(own, key) for key in ("num_steps", "warmup_steps", "ema_decay")
+        }
+        assert run.replaced(of_the_length) == ablations(config)[name]
+        # The same share of the training is warm-up, and is remembered by the average.
+        assert run.train.warmup_steps == round(own.warmup_steps * expected / own.num_steps)
+        remembered = run.train.ema_decay**expected
+        assert remembered == pytest.approx(own.ema_decay**own.num_steps)
+    assert config.train.num_steps == 800
+
+
+def test_the_command_line_takes_an_ablation():
+    """Catches: a spelling that only Python knows, and a colon in a path taken for one."""
+    root, config = configure(
+        "digits:mu-l-fixed", root=None, run=None, changes={"train.num_steps": 3}
+    )
+    assert root == "./runs"
+    assert config == recipe("digits:mu-l-fixed").replaced({"train.num_steps": 3})
+    _, named = configure("digits:mu-l-fixed", root=None, run="mine", changes={})
+    assert (named.name, named.diffusion.prediction) == ("mine", "x_prev")
+    assert is_recipe("digits")
+    assert not is_recipe("s3://bucket/runs/digits/run.json")
+    with pytest.raises(ConfigError, match="no ablation 'x' of digits"):
+        configure("digits:x", root=None, run=None, changes={})

@@ -1,0 +1,272 @@
+"""The store on a disk, and how its files reach the disk."""
+
+import errno
+import os
+import pickle  # noqa: TID251 - how Ray sends things to workers
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ddpm_core import durable
+from ddpm_core.errors import ConfigError, RunConflictError, StorageError
+from ddpm_core.store import KeyMissingError, LocalStore, Store, sha256_of
+
+OPERATIONS: tuple[Callable[[Store], object], ...] = (
+    lambda store: store.read("a/b"),
+    lambda store: store.exists("a/b"),
+    lambda store: store.names("a"),
+    lambda store: store.write("a/b", b"1"),
+    lambda store: store.create("a/b", b"1"),
+    lambda store: store.delete("a/b"),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "new" / "root")
+
+
+def test_a_local_store_keeps_its_promises(store: LocalStore):
+    """Catches folders read as objects, names that are paths, and deletes that must find."""
+    with pytest.raises(KeyMissingError, match="a/b"):
+        store.read("a/b")
+    assert not store.exists("a/b")
+    assert store.names("a") == store.names("") == []
+    store.write("a/b", b"hello")
+    assert store.exists("a/b")
+    assert not store.exists("a")
+    with pytest.raises(KeyMissingError):
+        store.read("a")
+    with pytest.raises(KeyMissingError):
+        store.read("a/b/c")
+    assert store.names("a/b") == []
+    assert store.read("a/b") == b"hello"
+    assert store.read("a/b", at_most=5) == b"hello"
+    assert store.read("a/b", at_most=2) == b"hel"
+    store.write("a/b", b"")
+    assert store.read("a/b") == b""
+    store.write("a/c/d", b"1")
+    assert store.names("a") == ["b", "c"]
+    store.delete("a/b")
+    store.delete("a/b")
+    assert store.names("a") == ["c"]
+    assert store.local_path("a/c/d") == Path(store.uri_of("a/c/d"))
+    assert store.uri_of("") == store.uri
+    assert pickle.loads(pickle.dumps(store)).read("a/c/d") == b"1"  # noqa: S301
+
+
+def test_create_puts_only_what_is_absent(store: LocalStore):
+    """Catches a create by rename, which replaces."""
+    assert store.create("manifest", b"one")
+    assert not store.create("manifest", b"one")
+    with pytest.raises(RunConflictError, match="manifest holds other bytes") as caught:
+        store.create("manifest", b"two")
+    assert sha256_of(b"one")[:16] in str(caught.value)
+    assert store.read("manifest") == b"one"
+
+
+def test_create_has_one_winner(store: LocalStore):
+    """Catches a create that looks first and puts then."""
+    for number in range(20):
+
+        def contend(who: int, key: str = f"race/{number}") -> str:
+            try:
+                return "won" if store.create(key, f"{who}".encode()) else "same"
+            except RunConflictError:
+                return "lost"
+
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(contend, range(4)))
+        assert sorted(results) == ["lost"] * 3 + ["won"]
+        assert store.read(f"race/{number}") == f"{results.index('won')}".encode()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../x", "a/../x", "/etc/passwd", "a//b", "a/", ".hidden", "a/.x", "a b", "a\0b", "é", "a\n"],
+)
+def test_a_key_that_leaves_the_root_or_hides_is_refused(store: LocalStore, key: str):
+    """Catches a manifest or a name from outside that reaches another folder."""
+    for operate in (store.read, store.exists, store.names, store.delete, store.local_path):
+        with pytest.raises(ConfigError, match="storage key"):
+            operate(key)
+    for put in (store.write, store.create):
+        with pytest.raises(ConfigError, match="storage key"):
+            put(key, b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EIO, "kernel log"),
+        (errno.EROFS, "writable"),
+        (errno.EACCES, "give this user the right"),
+        (errno.ESTALE, "see to this storage"),
+    ],
+)
+def test_an_error_of_the_disk_names_file_reason_and_remedy(
+    store: LocalStore, number: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a traceback for a full disk, and an outage taken for absence."""
+    store.write("a/b", b"before")
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        for function in ("open", "stat", "unlink"):
+            patch.setattr(os, function, fail)
+        for method in ("open", "iterdir"):
+            patch.setattr(Path, method, fail)
+        for operate in OPERATIONS:
+            with pytest.raises(
+                StorageError, match=rf"cannot .*/a.*{os.strerror(number)}.*{remedy}"
+            ):
+                operate(store)
+    assert store.read("a/b") == b"before"
+
+
+def test_a_root_that_vanishes_is_an_outage(store: LocalStore):
+    """Catches an unmounted disk taken for an empty one: training again from step 0."""
+    store.write("a/b", b"1")
+    Path(store.uri).rename(Path(store.uri).with_name("elsewhere"))
+    for operate in OPERATIONS[:3]:
+        with pytest.raises(StorageError, match="has gone"):
+            operate(store)
+
+
+def test_a_file_in_the_way_is_said(store: LocalStore):
+    """Catches a FileExistsError of a folder taken for 'this object is there already'."""
+    store.write("a", b"")
+    for operate in OPERATIONS[3:5]:
+        with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+            operate(store)
+
+
+# -- how files reach the disk ------------------------------------------------------------------
+
+
+class Calls:
+    """Writes down what happens to the disk, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        self._open: dict[int, str] = {}
+        real_open, real_fsync, real_close = os.open, os.fsync, os.close
+
+        def opened(path: str | Path, *args: int) -> int:
+            descriptor = real_open(path, *args)
+            self._open[descriptor] = self._short(path)
+            return descriptor
+
+        def synced(descriptor: int) -> None:
+            self.seen.append(f"fsync {self._open[descriptor]}")
+            real_fsync(descriptor)
+
+        def closed(descriptor: int) -> None:
+            self._open.pop(descriptor, None)
+            real_close(descriptor)
+
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "close", closed)
+        for name in ("replace", "link", "mkdir", "unlink"):
+            monkeypatch.setattr(os, name, self._noted(name, getattr(os, name)))
+
+    def _noted(self, name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: str | Path, **kwargs: object) -> None:
+            real(*args, **kwargs)
+            self.seen.append(
+                f"{name} {self._short(args[1] if name in ('replace', 'link') else args[0])}"
+            )
+
+        return call
+
+    @staticmethod
+    def _short(path: str | Path) -> str:
+        name = Path(path).name
+        return "temporary" if durable.is_temporary(name) else name
+
+
+@pytest.mark.parametrize(("operation", "last"), [("write", "replace b"), ("create", "link b")])
+def test_bytes_reach_the_disk_before_their_name(
+    tmp_path: Path, operation: str, last: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a missing fsync: after a power cut an empty file under the final name, or none."""
+    (tmp_path / "top").mkdir()
+    store = LocalStore(tmp_path / "top" / "root")
+    calls = Calls(monkeypatch)
+    getattr(store, operation)("folder/b", b"1")
+    expected = ["mkdir root", "mkdir folder", "fsync temporary", last]
+    expected += ["unlink temporary"] if operation == "create" else []
+    assert calls.seen == [*expected, "fsync folder", "fsync root", "fsync top"]
+    calls.seen.clear()
+    store.create("folder/b", b"1")
+    assert calls.seen[-2:] == ["fsync folder", "fsync root"], "a dead twin may not have synced"
+
+
+def test_a_failed_fsync_is_never_tried_again(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
+    """Catches the second fsync that reports success over lost pages."""
+    failed = []
+
+    def fail(descriptor: int) -> None:
+        failed.append(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="kernel log"):
+        store.write("a", b"1")
+    assert len(failed) == 1
+    assert os.listdir(store.uri) == []  # noqa: PTH208 - with what is hidden
+
+
+def test_short_writes_are_continued(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
+    """Catches a file cut where the kernel took less than all."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
+    store.write("a", b"0123456789")
+    assert store.read("a") == b"0123456789"
+
+
+def test_a_file_system_that_cannot_sync_folders_will_do(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a refusal of every FUSE mount."""
+    real = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    store.write("a/b", b"1")
+    assert store.read("a/b") == b"1"
+
+
+def test_temporary_files_are_hidden_and_go_with_their_dead_writer(store: LocalStore):
+    """Catches leftovers that fill the disk, listed ones, and the removal of a living writer's."""
+    store.write("a/b", b"1")
+    folder = Path(store.uri) / "a"
+    code = (
+        "import os, pathlib, sys, time; from ddpm_core import durable\n"
+        "temporary, _ = durable._open_locked(pathlib.Path(sys.argv[1]))\n"
+        "print(temporary.name, flush=True); time.sleep(60)"
+    )
+    arguments = [sys.executable, "-c", code, str(folder / "c")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        temporary = folder / writer.stdout.readline().strip()
+        assert durable.is_temporary(temporary.name)
+        assert store.names("a") == ["b"]
+        store.write("a/d", b"1")
+        assert temporary.exists(), "its writer lives"
+        writer.send_signal(signal.SIGKILL)
+    store.write("a/d", b"1")
+    assert not temporary.exists(), "its writer is dead"

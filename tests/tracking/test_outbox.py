@@ -1,0 +1,237 @@
+import math
+import threading
+import time
+
+import pytest
+
+from ddpm_core.tracking import outbox
+from ddpm_core.tracking.outbox import Measurement, Outbox, Refused, Unreachable
+
+
+class Server:
+    """A server in memory; `fail` says for each call whether it is lost before or after the work."""
+
+    def __init__(self):
+        self.points: list[Measurement] = []
+        self.fail: list[str] = []
+        self.up = threading.Event()
+        self.up.set()
+        self.calls = 0
+
+    def connect(self):
+        self.last_steps()
+        return self
+
+    def last_steps(self):
+        self._answer()
+        last: dict[str, int] = {}
+        for one in self.points:
+            last[one.key] = max(one.step, last.get(one.key, -1))
+        return last
+
+    def step_at(self, timestamp_ms):
+        return timestamp_ms // 1000
+
+    def send(self, measurements):
+        assert len(measurements) <= 1000
+        fault = self.fail.pop(0) if self.fail else ""
+        if fault == "before":
+            raise Unreachable("lost on the way")
+        self._answer()
+        self.points += measurements
+        if fault == "after":
+            raise Unreachable("its reply was lost")
+
+    def steps(self, key="loss"):
+        return [one.step for one in self.points if one.key == key]
+
+    def _answer(self):
+        self.calls += 1
+        if not self.up.is_set():
+            raise Unreachable("down")
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(outbox, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(outbox, "_LONGEST_WAIT_S", 0.05)
+
+
+def make_outbox(server, **limits):
+    return Outbox(server.connect, server="MLflow", remedy="`again` sends it", **limits)
+
+
+def curve(*steps):
+    return [{"step": step, "loss": 1 / step, "grad_norm": 2.0} for step in steps]
+
+
+def test_a_curve_handed_in_again_after_a_resume_adds_only_what_is_missing(server):
+    """Catches logging what the first attempt logged, and one last step for all keys: here the
+    attempt before was killed with `grad_norm` behind `loss`."""
+    server.points = [Measurement("loss", 0.5, 50, 0), Measurement("loss", 0.4, 100, 0)]
+    server.points += [Measurement("grad_norm", 2.0, 50, 0)]
+    box = make_outbox(server)
+    box.put_curve(curve(50, 100, 150))
+    box.put_curve(curve(50, 100, 150, 200))
+    assert box.close(10)
+    assert server.steps("loss") == [50, 100, 150, 200]
+    assert server.steps("grad_norm") == [50, 100, 150, 200]
+
+
+def test_an_outage_leaves_no_gap_and_no_second_point(server, capsys):
+    """Catches giving up after a failure, and sending again what arrived though its reply was
+    lost."""
+    server.fail = ["before", "after", "before", "after"]
+    box = make_outbox(server)
+    for step in range(50, 550, 50):
+        box.put_curve(curve(step))
+        time.sleep(0.005)
+    assert box.close(10)
+    assert server.steps() == list(range(50, 550, 50))
+    assert capsys.readouterr().err.count("does not answer") <= 2
+
+
+def test_a_dead_server_costs_the_caller_nothing_and_close_says_what_is_missing(server, capsys):
+    """Catches waiting for the server in the caller's thread, and a silent loss at the end."""
+    server.up.clear()
+    began = time.monotonic()
+    box = make_outbox(server)
+    box.put_curve(curve(*range(50, 50_000, 50)))
+    box.put_errand("grid.png", lambda _: None)
+    assert time.monotonic() - began < 0.5
+    assert not box.close(0.3)
+    assert time.monotonic() - began < 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "MLflow does not answer (down); going on, and trying again"
+    assert lines[1:] == [
+        "MLflow did not get the points of steps 50 to 49950, grid.png (down); `again` sends it"
+    ]
+
+
+def test_a_server_that_comes_back_while_closing_gets_everything(server, capsys):
+    """Catches a close that does not try again."""
+    server.up.clear()
+    box = make_outbox(server)
+    box.put_curve(curve(50, 100))
+    threading.Timer(0.2, server.up.set).start()
+    assert box.close(10)
+    assert server.steps() == [50, 100]
+    assert "answers again" in capsys.readouterr().err
+
+
+def test_a_full_queue_keeps_the_beginning_and_is_filled_up_by_the_curve(server, capsys):
+    """Catches dropping from the middle: a later point would make the hole permanent, because
+    everything at or below the last step is taken for sent."""
+    server.up.clear()
+    box = make_outbox(server, max_points=3)
+    box.put_curve(curve(10, 20, 30, 40))
+    server.up.set()
+    for _ in range(500):
+        if server.steps() == [10, 20, 30]:
+            break
+        time.sleep(0.01)
+    box.put_curve(curve(50))
+    time.sleep(0.05)
+    assert server.steps() == [10, 20, 30]
+    box.put_curve(curve(10, 20, 30))
+    time.sleep(0.1)
+    box.put_curve(curve(40, 50))
+    assert box.close(10)
+    assert server.steps() == [10, 20, 30, 40, 50]
+    server.up.clear()
+    box = make_outbox(server, max_points=1)
+    box.put_curve(curve(60, 70))
+    assert not box.close(0.1)
+    assert "the points of steps 60 to 60, the points from step 70 on" in capsys.readouterr().err
+
+
+def test_what_is_not_finite_is_left_out_and_counted(server, capsys):
+    """Catches NaN on its way to MLflow, which stores it as 0, and dropping its neighbours."""
+    box = make_outbox(server)
+    box.put_curve([{"step": 1, "loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1}])
+    assert box.close(10)
+    assert [(one.key, one.value) for one in server.points] == [("learning_rate", 0.1)]
+    assert "2 values were not finite" in capsys.readouterr().err
+
+
+def test_a_long_curve_goes_in_few_requests(server):
+    """Catches a request for each point: 8,000 of them after a resume of the paper's run."""
+    box = make_outbox(server)
+    box.put_curve(curve(*range(1, 2001)))
+    assert box.close(10)
+    assert server.steps() == list(range(1, 2001))
+    assert server.calls <= 4 + 4
+
+
+def test_a_file_that_does_not_get_through_holds_up_nothing(server):
+    """Catches a queue blocked by one upload, whose storage may be another server."""
+
+    def upload(_):
+        raise Unreachable("the file storage is down")
+
+    box = make_outbox(server)
+    box.put_errand("grid.png", upload)
+    box.put_curve(curve(50))
+    assert not box.close(0.3)
+    assert server.steps() == [50]
+
+
+def test_what_is_refused_is_named_and_left_out(server, capsys):
+    """Catches trying for ever what the server will never take."""
+
+    def upload(_):
+        raise Refused("413 too large")
+
+    box = make_outbox(server)
+    box.put_errand("grid.png", upload)
+    box.put_curve(curve(50))
+    assert not box.close(10)
+    assert server.steps() == [50]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "MLflow refused grid.png: 413 too large"
+    assert lines[1] == "MLflow did not get grid.png; `again` sends it"
+
+
+def test_files_that_wait_are_bounded_in_bytes(server, capsys):
+    """Catches a memory that grows with every figure while MLflow is away."""
+    server.up.clear()
+    box = make_outbox(server, max_bytes=100)
+    done = []
+    box.put_errand("a", lambda _: done.append("a"), num_bytes=60)
+    box.put_errand("b", lambda _: done.append("b"), num_bytes=60)
+    server.up.set()
+    assert not box.close(10)
+    assert done == ["a"]
+    assert "did not get b;" in capsys.readouterr().err
+
+
+def test_closing_waits_for_an_upload_while_the_server_answers(server, monkeypatch):
+    """Catches a model given up in the middle of its upload, and waiting as long for a dead
+    server."""
+    monkeypatch.setattr(outbox, "_SLOWEST_BYTES_PER_S", 1.0)
+    box = make_outbox(server)
+    box.put_errand("model", lambda _: time.sleep(0.5), num_bytes=20)
+    began = time.monotonic()
+    assert box.close(0.1)
+    server.up.clear()
+    box = make_outbox(server)
+    box.put_errand("model", lambda _: None, num_bytes=20)
+    assert not box.close(0.1)
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_measured_by_the_clock_gets_growing_steps(server):
+    """Catches samples that start again at step 0 in each attempt, and two at one step."""
+    server.points = [Measurement("system/cpu", 1.0, int(time.time()) - 5, 0)]
+    box = make_outbox(server)
+    for _ in range(5):
+        box.put_sample({"system/cpu": 50.0})
+    assert box.close(10)
+    steps = server.steps("system/cpu")
+    assert len(steps) in (2, 3)
+    assert steps == sorted(set(steps))

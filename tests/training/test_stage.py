@@ -1,0 +1,176 @@
+"""The train stage around the group: what is done is done, what is damaged is made again."""
+
+import contextlib
+import json
+import logging
+
+import pytest
+
+from ddpm_core import cluster, layout, manifest
+from ddpm_core.canonical import fingerprint
+from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.progress import WARNING, parse
+from ddpm_core.storage import open_store
+from ddpm_core.training import stage
+from ddpm_core.training.stage import run_train
+from tests.training.small import small_config
+
+CONFIG = small_config(compute__num_workers=2)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store(str(tmp_path / "root"))
+    store.write(layout.dataset_pointer_key("small"), b'{"dataset":"datasets/x","fingerprint":"f"}')
+    return store
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """The payloads of the groups that were started; nothing runs."""
+    started = []
+    monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(started=False))
+    monkeypatch.setattr(
+        cluster, "train_group", lambda _worker, payload, _compute, name: started.append(payload)
+    )
+    return started
+
+
+class Told:
+    """Takes what MLflow would."""
+
+    def __init__(self):
+        self.points, self.stages = [], []
+
+    def open(self, _store, _config, *, stage):
+        self.stages.append(stage)
+        return contextlib.nullcontext(self)
+
+    def log_points(self, points):
+        self.points += points
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch):
+    """What MLflow is told; nothing is started for it."""
+    told = Told()
+    monkeypatch.setattr(stage, "open_tracker", told.open)
+    return told
+
+
+HISTORY = [{"step": 4.0, "loss": 0.5}, {"step": 20.0, "loss": 0.25}]
+
+
+def commit_final(store, config=CONFIG):
+    folder = layout.checkpoint_folder("small", config.train.num_steps)
+    lines = "".join(json.dumps(point) + "\n" for point in HISTORY)
+    contents = {"state": b"state", "ema": b"ema", "history": lines.encode()}
+    files = {role: manifest.write_file(store, folder, role, ".bin", data)
+             for role, data in contents.items()}  # fmt: skip
+    body = {"step": 20, "experiment": fingerprint(config.experiment()), "dataset": "f"}
+    return manifest.commit(store, folder, files, body)
+
+
+def test_a_finished_training_costs_nothing(store, groups, capsys):
+    """Catches a cluster that is started, and data that are read, to find that all is done."""
+    commit_final(store)
+    store.delete(layout.dataset_pointer_key("small"))
+    run_train(store, CONFIG)
+    assert not groups
+    line = parse(capsys.readouterr().out.strip())
+    assert (line.done, line.total) == (20, 20)
+    assert line.note.startswith("done already: ")
+
+
+def test_mlflow_is_told_again_of_a_finished_training(store, groups, told):
+    """Catches the end of a curve that nobody ever sends: MLflow was down then, or a kill came
+    between the last checkpoint and the end of the sending."""
+    commit_final(store)
+    run_train(store, CONFIG)
+    assert told.stages == ["train"]
+    assert told.points == [{"step": 4.0, "train/loss": 0.5}, {"step": 20.0, "train/loss": 0.25}]
+
+
+def test_a_training_whose_evaluation_would_lack_its_file_is_not_begun(store, groups, tmp_path):
+    """Catches days of training before anybody looks for the feature network."""
+    path = tmp_path / "net.pt"
+    given = {"evaluate.features": str(path), "evaluate.features_sha256": "0" * 64}
+    config = CONFIG.replaced(given)
+    with pytest.raises(ConfigError, match="no file on this machine"):
+        run_train(store, config)
+    assert not groups
+    commit_final(store, config)
+    run_train(store, config)  # done: the file may be gone
+
+
+@pytest.mark.parametrize("what", ["file", "manifest"])
+def test_a_damaged_result_is_made_again(store, groups, what, monkeypatch):
+    """Catches "done already" over a file that nobody can read."""
+    made = commit_final(store)
+    name = made.files["ema"].name if what == "file" else "manifest.json"
+    path = store.local_path(f"{made.folder}/{name}")
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr(
+        cluster, "train_group", lambda *_args, **_kwargs: groups.append(commit_final(store))
+    )
+    run_train(store, CONFIG)
+    assert len(groups) == 1
+    assert layout.final_checkpoint(store, CONFIG) == made
+
+
+def test_a_group_that_left_no_result_is_an_error(store, groups):
+    """Catches workers that wrote to a disk that only they see."""
+    with pytest.raises(CheckpointError, match="step_00000020 is not there; all nodes must see"):
+        run_train(store, CONFIG)
+    assert len(groups) == 1
+
+
+def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, caplog, monkeypatch):
+    """Catches a training that begins without a word, an error, a line for each worker or one that
+    the flow does not take for a warning, and a word where nothing is left to train.
+    """
+    config = small_config(compute__num_workers=2, diffusion__beta_end=0.002)
+    monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(started=False))
+    monkeypatch.setattr(
+        cluster, "train_group", lambda *_args, **_kwargs: commit_final(store, config)
+    )
+    with caplog.at_level(logging.WARNING):
+        run_train(store, config)
+        run_train(store, config)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(WARNING + "abar_T=0.3")
+    assert "\n" not in record.getMessage()
+
+
+def test_a_chain_that_ends_in_noise_is_no_matter_for_warnings(store, groups, caplog):
+    """Catches a warning for everybody, which nobody reads."""
+    with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError):
+        run_train(store, CONFIG)
+    assert not caplog.records
+
+
+def test_without_a_data_set_it_is_made_first(tmp_path, groups):
+    """Catches a training that has to be told what it needs by a second command."""
+    empty = open_store(str(tmp_path / "empty"))
+    with pytest.raises(CheckpointError, match="is not there"):  # the group here trains nothing
+        run_train(empty, CONFIG)
+    assert layout.dataset_of(empty, CONFIG) is not None
+    assert len(groups) == 1
+
+
+def test_the_stage_ends_its_connection(store, monkeypatch):
+    """Catches a local Ray that outlives an error."""
+    closed = []
+
+    class Recorded(cluster.Connection):
+        def close(self):
+            closed.append(True)
+
+    def fail(*_args, **_kwargs):
+        raise CheckpointError("test")
+
+    monkeypatch.setattr(cluster, "connect", lambda _compute: Recorded(started=True))
+    monkeypatch.setattr(cluster, "train_group", fail)
+    with pytest.raises(CheckpointError, match="test"):
+        stage.run_train(store, CONFIG)
+    assert closed

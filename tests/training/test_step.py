@@ -1,0 +1,284 @@
+"""The step against closed forms and against the same step written out plainly."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ddpm_core import seeding
+from ddpm_core.diffusion.process import q_sample
+from ddpm_core.errors import CheckpointError
+from ddpm_core.training.build import build_schedule, build_unet, uses_bfloat16
+from ddpm_core.training.peers import Peers
+from ddpm_core.training.step import learning_rate
+from tests.training.small import (
+    CPU,
+    copy_of,
+    make_learner,
+    rank_slice,
+    run_group,
+    small_config,
+    small_images,
+)
+
+
+def weights(learner):
+    return copy_of(dict(learner.unet.named_parameters()))
+
+
+def run(learner, config, start, stop, rank=0, world_size=1):
+    images = small_images()
+    for step in range(start, stop):
+        learner.step(step, rank_slice(config, images, step, rank, world_size))
+
+
+def test_learning_rate_is_0_at_first_and_grows_linearly():
+    """Catches a warm-up that starts at 1/warmup (step + 1), or that never ends."""
+    rates = [learning_rate(step, 2e-4, 4) for step in (0, 1, 2, 3, 4, 5, 10**6)]
+    assert rates == pytest.approx([0, 0.5e-4, 1e-4, 1.5e-4, 2e-4, 2e-4, 2e-4], rel=1e-12)
+    assert rates[0] == 0
+
+
+def test_learning_rate_without_warmup_is_constant():
+    """Catches a division by 0, and a first step of rate 0 where none was asked for."""
+    assert [learning_rate(step, 2e-4, 0) for step in (0, 1, 100)] == [2e-4] * 3
+
+
+def test_first_step_moves_moments_and_average_but_no_weight():
+    """Catches a learning rate that is set after Adam's step, and an EMA that starts by decaying."""
+    config = small_config()
+    learner = make_learner(config)
+    before = weights(learner)
+    for average in learner.ema.state_dict().values():
+        average.fill_(7.0)
+    run(learner, config, 0, 1)
+    torch.testing.assert_close(weights(learner), before, rtol=0, atol=0)
+    torch.testing.assert_close(learner.ema.state_dict(), before, rtol=0, atol=0)
+    state = learner.state()
+    assert state["adam.step"] == 1
+    assert all(state[f"adam.exp_avg.{name}"].abs().sum() > 0 for name in before)
+
+
+def test_gradient_is_clipped_by_its_global_norm():
+    """Catches clipping per tensor, clipping after Adam, and a reported norm that is clipped.
+
+    After one step from zero Adam's first moment is 0.1 times the clipped gradient.
+    """
+    config = small_config(train__grad_clip=1e-3)
+    learner = make_learner(config)
+    run(learner, config, 0, 1)
+    state = learner.state()
+    moments = [tensor for name, tensor in state.items() if name.startswith("adam.exp_avg.")]
+    norm = math.sqrt(sum(float(moment.double().square().sum()) for moment in moments))
+    assert norm == pytest.approx(0.1 * 1e-3, rel=1e-4)
+    point = learner.take_point()
+    assert point["grad_norm"] > 0.1
+
+    loose = make_learner(small_config(train__grad_clip=1e9))
+    run(loose, config, 0, 1)
+    tight, free = state["adam.exp_avg.conv_in.weight"], loose.state()["adam.exp_avg.conv_in.weight"]
+    torch.testing.assert_close(tight / tight.norm(), free / free.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_steps_equal_the_algorithm_written_out_plainly():
+    """Catches a wrong scaling of the images, a flip, noise or timestep keyed otherwise, a loss
+    that sums, another Adam, moments in another memory order than their weights, an average of the
+    weights before the step, a wrong quartile.
+    """
+    config = small_config(model__dropout=0.0)
+    images, learner = small_images(), make_learner(config)
+    network, schedule = build_unet(config), build_schedule(config)
+    params = dict(network.named_parameters())
+    adam = torch.optim.Adam(params.values(), betas=(0.9, 0.999), eps=1e-8, fused=False)
+    average, positions, records = {}, torch.arange(12), []
+    for step in range(6):
+        x_0 = rank_slice(config, images, step, 0, 1).double() / 127.5 - 1
+        coin = seeding.coin(seeding.key(0, "flip"), step, positions)
+        for position in range(12):
+            if coin[position]:
+                x_0[position] = x_0[position].flip(-1)
+        t = seeding.uniform_int(seeding.key(0, "timesteps"), step, positions, 24)
+        eps = seeding.normal(seeding.key(0, "noise"), step, positions, (1, 8, 8))
+        eps_hat = network(q_sample(schedule, x_0.float(), t, eps), t)
+        loss = (eps_hat - eps).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(params.values(), config.train.grad_clip)
+        adam.param_groups[0]["lr"] = config.train.learning_rate * min(step / 4, 1)
+        adam.step()
+        for name, param in params.items():
+            old = average.get(name, param.detach())
+            average[name] = 0.9 * old + 0.1 * param.detach()
+        errors = (eps_hat - eps).detach().square().mean(dim=(1, 2, 3))
+        records += zip(t.tolist(), errors.tolist(), strict=True)
+
+        learner.step(step, rank_slice(config, images, step, 0, 1))
+
+    # Adam divides by the root of the second moment: rounding of tiny gradients is magnified.
+    torch.testing.assert_close(weights(learner), dict(params), rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(learner.ema.state_dict(), average, rtol=1e-3, atol=2e-5)
+    state = learner.state()
+    for moment in ("exp_avg", "exp_avg_sq"):
+        theirs = {name: adam.state[param][moment] for name, param in params.items()}
+        mine = {name: state[f"adam.{moment}.{name}"] for name in params}
+        # The gradient of a bias before a normalisation is rounding alone.
+        atol = 1e-4 * max(float(tensor.abs().max()) for tensor in theirs.values())
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=atol)
+    point = learner.take_point()
+    assert point["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    assert point["loss"] == pytest.approx(sum(value for _, value in records) / 72, rel=1e-4)
+    for quartile in range(4):
+        mine = [value for t, value in records if 6 * quartile <= t < 6 * (quartile + 1)]
+        assert point[f"loss_q{quartile}"] == pytest.approx(sum(mine) / len(mine), rel=1e-4)
+
+
+def test_a_point_begins_a_new_window():
+    """Catches sums that are carried on from one point of the curves to the next."""
+    config = small_config()
+    learner = make_learner(config)
+    run(learner, config, 0, 3)
+    learner.take_point()
+    assert learner.state()["window"].abs().sum() == 0
+    run(learner, config, 3, 4)
+    assert learner.state()["window"][1].sum() == 12
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    """Catches dropout that goes on from wherever torch's generator happens to be."""
+    config = small_config()
+    one, other = make_learner(config), make_learner(config)
+    run(one, config, 0, 3)
+    torch.rand(17)
+    run(other, config, 0, 3)
+    assert one.take_point() == other.take_point()
+
+
+def test_step_waits_for_nothing():
+    """Catches .item(), .tolist(), bool(tensor) in the step: on a GPU each would stop the queue."""
+
+    class NoSync(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert func is not torch.ops.aten._local_scalar_dense.default
+            assert func is not torch.ops.aten.nonzero.default
+            return func(*args, **(kwargs or {}))
+
+    config = small_config()
+    learner, images = make_learner(config), small_images()
+    run(learner, config, 0, 1)
+    with NoSync():
+        learner.step(1, rank_slice(config, images, 1, 0, 1))
+
+
+def test_state_continues_bit_for_bit():
+    """Catches a part of the state that is not saved: moments, their step, the window, the EMA."""
+    config = small_config()
+    whole, first, second = (make_learner(config) for _ in range(3))
+    run(whole, config, 0, 10)
+    run(first, config, 0, 6)
+    second.load(copy_of(first.state()), copy_of(first.ema.state_dict()))
+    run(second, config, 6, 10)
+    torch.testing.assert_close(second.state(), whole.state(), rtol=0, atol=0)
+    torch.testing.assert_close(second.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
+    assert second.take_point() == whole.take_point()
+
+
+def test_state_of_another_network_is_refused():
+    """Catches strict=False, and a shape that broadcasts."""
+    learner, other = (
+        make_learner(small_config()),
+        make_learner(small_config(model__base_channels=12)),
+    )
+    with pytest.raises(CheckpointError, match=r"(?s)'model\..*this network needs"):
+        learner.load(other.state(), other.ema.state_dict())
+    state = copy_of(learner.state())
+    del state["adam.exp_avg.conv_in.weight"]
+    with pytest.raises(CheckpointError, match=r"1 tensors, e.g. \['adam.exp_avg.conv_in.weight'"):
+        learner.load(state, learner.ema.state_dict())
+
+
+def test_precision():
+    """Catches auto that means bfloat16 on a CPU, where it is slower and rounds for nothing."""
+    assert not uses_bfloat16("auto", CPU)
+    assert uses_bfloat16("bfloat16", CPU)
+    assert not uses_bfloat16("float32", torch.device("cuda"))
+
+
+def test_bfloat16_trains_weights_that_stay_float32():
+    """Catches a network that is cast as a whole: updates below 2**-8 would be lost."""
+    config = small_config(train__precision="bfloat16")
+    learner, reference = make_learner(config), make_learner(small_config())
+    run(learner, config, 0, 5)
+    run(reference, config, 0, 5)
+    assert {tensor.dtype for tensor in learner.state().values()} == {torch.float32, torch.float64}
+    point, exact = learner.take_point(), reference.take_point()
+    assert point["loss"] != exact["loss"]
+    assert point["loss"] == pytest.approx(exact["loss"], rel=0.02)
+
+
+def _two_ranks(rank, world_size, folder):
+    config = small_config(model__dropout=0.0)
+    learner = make_learner(config, rank, world_size)
+    run(learner, config, 0, 4, rank, world_size)
+    tensors = learner.state() | {
+        f"ema.{name}": tensor for name, tensor in learner.ema.state_dict().items()
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / f"rank{rank}.safetensors")
+    peers = Peers(world_size)
+    assert peers.gather(10 - rank) == [10, 9]
+    assert peers.from_rank_0(rank + 5) == 5
+    point = learner.take_point()
+    save_file(
+        {key: torch.tensor(value, dtype=torch.float64) for key, value in point.items()},
+        folder / f"point{rank}.safetensors",
+    )
+
+
+def test_two_ranks_take_the_step_of_one(tmp_path):
+    """Catches gradients that are summed or not shared, ranks that draw the same noise, and
+    clipping before the ranks' gradients are averaged.
+    """
+    run_group(_two_ranks, 2, tmp_path)
+    config = small_config(model__dropout=0.0)
+    alone = make_learner(config)
+    run(alone, config, 0, 4)
+    zero, one = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
+    window = zero.pop("window") + one.pop("window")
+    torch.testing.assert_close(zero, one, rtol=0, atol=0)
+    state = copy_of(alone.state())
+    torch.testing.assert_close(window, state.pop("window"), rtol=1e-5, atol=0)
+    for name, tensor in state.items():
+        torch.testing.assert_close(zero[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+    points = [load_file(tmp_path / f"point{rank}.safetensors") for rank in range(2)]
+    torch.testing.assert_close(points[0], points[1], rtol=0, atol=0)
+    for key, value in alone.take_point().items():
+        assert points[0][key].item() == pytest.approx(value, rel=1e-3)
+
+
+def _three_ranks(rank, world_size, folder):
+    config = small_config(model__base_channels=32)
+    whole = make_learner(config, rank, world_size)
+    run(whole, config, 0, 4, rank, world_size)
+    whole.gather_window()
+    kept, average = copy_of(whole.state()), copy_of(whole.ema.state_dict())
+    run(whole, config, 4, 6, rank, world_size)
+    # Every rank loads what rank 0 would have stored.
+    resumed = make_learner(config, rank, world_size)
+    if rank:
+        kept["window"] = torch.full_like(kept["window"], 99.0)
+    resumed.load(kept, average)
+    run(resumed, config, 4, 6, rank, world_size)
+    torch.testing.assert_close(resumed.state(), whole.state(), rtol=0, atol=0)
+    assert resumed.take_point() == whole.take_point()
+    if rank == 0:
+        (folder / "equal").touch()
+
+
+def test_three_ranks_continue_bit_for_bit(tmp_path):
+    """Catches gradients that are laid out otherwise in the first step after a resume: three ranks
+    then add in another order. Also a window that every rank takes for its own.
+    """
+    run_group(_three_ranks, 3, tmp_path)
+    assert (tmp_path / "equal").exists()
