@@ -3,6 +3,14 @@
 import pytest
 
 
+def pytest_make_parametrize_id(val):
+    """Name bytes by what they are: their content may hold the time, as that of gzip does.
+
+    The processes of xdist collect for themselves, and refuse each other's tests if names differ.
+    """
+    return "bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     """Keep all tests that start clusters and servers in one of xdist's processes.
 
