@@ -91,7 +91,7 @@ def dataset_fingerprint(data: DataConfig, source_sha256: str) -> str:
     """
     return fingerprint(
         {
-            "data": data.model_dump(mode="json", exclude={"source"}),
+            "data": data.identity(),
             "format_version": FORMAT_VERSION,
             "source_sha256": source_sha256,
         }
@@ -247,7 +247,7 @@ def _body(
         "format_version": FORMAT_VERSION,
         "fingerprint": dataset_fingerprint(data, source_sha256),
         "source_sha256": source_sha256,
-        "data": data.model_dump(mode="json", exclude={"source"}),
+        "data": data.identity(),
         "shape": list(data.shape),
         "classes": list(splits.classes),
         "num_images": {images.name: len(images) for images in (splits.train, splits.test)},

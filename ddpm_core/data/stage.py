@@ -83,7 +83,7 @@ def _complete(store: Store, folder: str) -> Index | None:
 
 def _check_same_data(index: Index, config: RunConfig) -> None:
     recorded = index.manifest.body["data"]
-    wanted = config.data.model_dump(mode="json", exclude={"source"})
+    wanted = config.data.identity()
     if recorded != wanted:
         raise RunConflictError(
             f"run {config.name!r} uses the data set {recorded}, this configuration asks for "
