@@ -55,6 +55,8 @@ class DataConfig(Section):
     encoding: Literal["png", "original"] = "png"
     """of a collection: shards hold uncompressed PNG, or the files as they are where they already
     have the size and the channels"""
+    class_folders: bool = True
+    """of a collection: folders are classes; else there is one class"""
     on_bad: Literal["fail", "skip"] = "fail"
     """of a collection: what to do about files that cannot be used: end with a list of them, or
     leave them out and keep the list with the data set"""
@@ -144,8 +146,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _knobs_belong_to_collections(self) -> Self:
-        knobs = ("grey", "crop", "resize", "background", "encoding", "on_bad", "max_bad_share")
-        for key in () if self.is_collection else (*knobs, "source_sha256"):
+        knobs = ("grey", "crop", "resize", "background", "encoding", "class_folders")
+        for key in () if self.is_collection else (*knobs, "on_bad", "max_bad_share"):
             value, default = getattr(self, key), type(self).model_fields[key].default
             if value != default:
                 raise ValueError(
