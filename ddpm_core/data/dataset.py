@@ -90,7 +90,7 @@ def _require_images(shards: Made, data: DataConfig) -> None:
 
 
 def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) -> dict[str, Any]:
-    mean, std = _mean_and_std(sum(shard.histogram for shard in shards["train"]))
+    mean, std = _mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
     sizes = {size for split in SPLITS for shard in shards[split] for size in shard.shard.sizes}
     png_bytes = sizes.pop() if data.encoding == "png" else None
     return {
@@ -104,7 +104,8 @@ def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) ->
             split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS
         },
         "class_counts": {
-            split: sum(shard.class_counts for shard in shards[split]).tolist() for split in SPLITS
+            split: _sum([shard.class_counts for shard in shards[split]]).tolist()
+            for split in SPLITS
         },
         "mean": mean,
         "std": std,
@@ -118,6 +119,11 @@ def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) ->
         ],
         "passed_over": dict(source.passed_over),
     }
+
+
+def _sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    total: NDArray[np.int64] = np.sum(parts, axis=0)
+    return total
 
 
 def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:

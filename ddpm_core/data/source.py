@@ -1,4 +1,4 @@
-"""What the shard stage needs of images, wherever they come from: how many, what, and their shards."""
+"""What the shard stage needs of images, wherever they come from: how many, and their shards."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence

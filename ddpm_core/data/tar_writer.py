@@ -1,4 +1,4 @@
-"""A writer of tar archives: the very bytes that `webdataset.TarWriter` makes, some fifty times faster.
+"""A writer of tar archives: the very bytes that `webdataset.TarWriter` makes, much faster.
 
 `TarWriter` goes through `tarfile`, which spends a third of a millisecond on each member; an image
 is three members, and a shard of small images would be bound by their headers.

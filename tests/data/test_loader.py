@@ -13,7 +13,7 @@ from ddpm_core.data.loader import batch, flip, load_split, to_unit_range
 from ddpm_core.errors import DataError
 from ddpm_core.manifest import FileRecord
 from ddpm_core.storage import open_store, sha256_of
-from tests.data.small import data_config, splits, tar_of
+from tests.data.small import data_config, shard_dataset, splits, tar_of
 
 
 @pytest.fixture
