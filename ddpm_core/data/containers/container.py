@@ -1,6 +1,7 @@
 """A thing that holds files: what a folder, an archive and a bucket have in common."""
 
 import abc
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class PassedOver:
-    """Files that a listing leaves out, by reason: how many, and the first of them."""
+    """Files that a listing leaves out, by reason: how many, and the first of them by name."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -42,8 +43,9 @@ class PassedOver:
         """Note one file; `harmless` if nobody can have meant it as an image."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         first = self.examples.setdefault(reason, [])
-        if len(first) < _NUM_EXAMPLES:
-            first.append(name)
+        if len(first) < _NUM_EXAMPLES or name < first[-1]:  # not by the order of the disk
+            insort(first, name)
+            del first[_NUM_EXAMPLES:]
         if not harmless:
             self.lost.add(reason)
 

@@ -13,8 +13,10 @@ _BESIDE_IMAGES = frozenset(
 _WITHOUT_EXTENSION = frozenset(
     {"license", "licence", "readme", "copying", "notice", "checksums", "sha256sums", "md5sums"}
 )
-_LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"})
-_DRIVE = re.compile(r"[A-Za-z]:")
+_OF_A_SYSTEM = re.compile(
+    r"(?:\A|/)(?:\.|(?:__macosx|thumbs\.db|desktop\.ini|\$recycle\.bin)(?:/|\Z))", re.IGNORECASE
+)
+_UNSAFE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\\\0]|\A[A-Za-z]:")
 _MAX_NAME_BYTES = 4096
 _SHOWN = 200
 
@@ -28,20 +30,20 @@ def reason_to_pass_over(name: str) -> str | None:
 
     The reasons are the constants of this module. Only OTHER may hide an image.
     """
-    parts = name.lower().split("/")
-    if any(is_of_a_system(part) for part in parts):
+    if is_of_a_system(name):
         return NAME_OF_A_SYSTEM
-    stem, dot, extension = parts[-1].rpartition(".")
+    last = name.rpartition("/")[2].lower()
+    stem, dot, extension = last.rpartition(".")
     if dot and stem and extension in IMAGE_EXTENSIONS:
         return None
-    if (dot and extension in _BESIDE_IMAGES) or parts[-1] in _WITHOUT_EXTENSION:
+    if (dot and extension in _BESIDE_IMAGES) or last in _WITHOUT_EXTENSION:
         return TEXT
     return OTHER
 
 
-def is_of_a_system(part: str) -> bool:
-    """Say whether a file or folder of this name belongs to an operating system, or is hidden."""
-    return part.startswith(".") or part.lower() in _LEFT_BY_SYSTEMS
+def is_of_a_system(name: str) -> bool:
+    """Say whether a file belongs to an operating system or is hidden, or lies in such a folder."""
+    return _OF_A_SYSTEM.search(name) is not None
 
 
 def text_of(raw: bytes) -> str:
@@ -70,14 +72,7 @@ def checked_name(raw: bytes, origin: str) -> str:
     name = text_of(raw)
     while name.startswith("./"):
         name = name[2:]
-    parts = name.split("/")
-    if (
-        len(raw) > _MAX_NAME_BYTES
-        or "\0" in name
-        or "\\" in name
-        or _DRIVE.match(name)
-        or any(part in ("", ".", "..") for part in parts)
-    ):
+    if len(raw) > _MAX_NAME_BYTES or _UNSAFE.search(name):
         raise DataError(
             f"{origin} holds a file named {quoted(name)}; the name must be a path of 1..4096 "
             'bytes below the archive, without "..", backslash, drive letter or empty part. '
