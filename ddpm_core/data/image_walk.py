@@ -52,8 +52,13 @@ def kind_of(start: bytes) -> Kind | None:
     return "gif" if start.startswith(_GIFS) else None
 
 
-def walk(content: bytes) -> Facts:
+def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
     """Return what the file's headers say.
+
+    Args:
+        content: the whole file.
+        is_trusted: its bytes were compared with a digest of ours; a PNG's checksums and the number
+            of scans, at the cost of a pass over the file, are not looked at again.
 
     Raises:
         UnreadableError: it is empty, too large, of no known kind, cut short, or not framed as its
@@ -65,9 +70,9 @@ def walk(content: bytes) -> Facts:
         raise UnreadableError(f"it has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")
     match kind_of(content[:16]):
         case "png":
-            facts: Facts = _walk_png(content)
+            facts: Facts = _walk_png(content, is_trusted=is_trusted)
         case "jpg":
-            facts = _walk_jpeg(content)
+            facts = _walk_jpeg(content, is_trusted=is_trusted)
         case "webp":
             facts = _walk_webp(content)
         case "gif":
@@ -81,7 +86,11 @@ def _cut(kind: str) -> UnreadableError:
     return UnreadableError(f"it is cut short: the {kind} file has no end")
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _uint(content: bytes, at: int) -> int:
+    return int.from_bytes(content[at : at + 4], "big")
+
+
+def _png_chunks(content: bytes, *, is_trusted: bool) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, begin, end) of each chunk, IEND included; the frame is 8 and 4 bytes more."""
     at, view = len(_PNG), memoryview(content)
     for _ in range(_MAX_PARTS):
@@ -91,8 +100,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         end = at + 8 + size
         if end + 4 > len(content):
             raise _cut("PNG")
-        (checksum,) = struct.unpack_from(">I", content, end)
-        if zlib.crc32(view[at + 4 : end]) != checksum:
+        if not is_trusted and zlib.crc32(view[at + 4 : end]) != _uint(content, end):
             raise UnreadableError(f"the checksum of its chunk at byte {at} is wrong")
         yield name, at + 8, end
         if name == b"IEND":
@@ -101,11 +109,11 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise UnreadableError(f"it has over {_MAX_PARTS} chunks")
 
 
-def _walk_png(content: bytes) -> PngFacts:
+def _walk_png(content: bytes, *, is_trusted: bool) -> PngFacts:
     """Source: PNG specification, third edition, sections 5, 11 and 13."""
     kept, others, end = [], {}, 0
     names: list[bytes] = []
-    for name, begin, end in _png_chunks(content):
+    for name, begin, end in _png_chunks(content, is_trusted=is_trusted):
         names.append(name)
         if name in _PNG_PICTURE:
             kept.append(content[begin - 8 : end + 4])
@@ -171,24 +179,21 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     raise UnreadableError(f"it has over {_MAX_PARTS} segments")
 
 
-def _walk_jpeg(content: bytes) -> JpegFacts:
+def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
     """Source: ITU-T T.81, annex B; T.871 (JFIF); T.872, section 6.5.3 (Adobe's marker)."""
-    kept, num_kept, frames, exif, is_adobe, end = [content[:2]], 2, [], b"", False, 2
+    frames, dropped, exif, is_adobe, end = [], [], b"", False, 2
     for marker, begin, end in _jpeg_segments(content):
         if marker in _JPEG_FRAMES:
             frames.append(content[begin:end])
-        elif marker == _APP1 and not exif and content.startswith(b"Exif\0\0", begin):
-            exif = content[begin:end]
-        is_adobe |= marker == _APP14 and content.startswith(b"Adobe", begin)
-        # These two say what the channels mean.
-        means = (marker == _APP0 and content.startswith(b"JFIF\0", begin)) or (
-            marker == _APP14 and content.startswith(b"Adobe", begin)
-        )
-        if means or not (_APP0 <= marker <= _APP15 or marker == _COMMENT):
-            kept.append(content[begin - 4 : end])
-            num_kept += 4 + end - begin
-    stop = content.find(b"\xff\xd9", end)
-    if stop < 0:
+        elif _APP0 <= marker <= _APP15 or marker == _COMMENT:
+            is_tagged = marker == _APP14 and content.startswith(b"Adobe", begin)
+            is_adobe |= is_tagged
+            # These two say what the channels mean.
+            if not is_tagged and not (marker == _APP0 and content.startswith(b"JFIF\0", begin)):
+                dropped.append((begin - 4, end))
+            if marker == _APP1 and not exif and content.startswith(b"Exif\0\0", begin):
+                exif = content[begin:end]
+    if not content.endswith(b"\xff\xd9") and content.find(b"\xff\xd9", end) < 0:
         raise _cut("JPEG")
     if len(frames) != 1 or len(frames[0]) < 6:
         raise UnreadableError(f"it has {len(frames)} JPEG frame headers; there must be one")
@@ -198,7 +203,7 @@ def _walk_jpeg(content: bytes) -> JpegFacts:
         raise UnreadableError(
             f"it is a JPEG of {channels} channels of {precision} bits; 1, 3 or 4 of 8 are read"
         )
-    if content.count(b"\xff\xda", end) >= _MAX_SCANS:
+    if not is_trusted and content.count(b"\xff\xda", end) >= _MAX_SCANS:
         raise UnreadableError(f"it has over {_MAX_SCANS} scans")
     plain: dict[int, Literal[1, 3]] = {1: 1, 3: 3}
     return JpegFacts(
@@ -207,10 +212,21 @@ def _walk_jpeg(content: bytes) -> JpegFacts:
         height=height,
         orientation=orientation_of(exif),
         plain_channels=plain.get(channels),
-        is_bare=num_kept == end and stop + 2 == len(content),
-        essence=content if num_kept == end else b"".join(kept) + content[end:],
+        is_bare=not dropped and content.endswith(b"\xff\xd9"),
+        essence=_without(content, dropped),
         is_adobe=is_adobe,
     )
+
+
+def _without(content: bytes, parts: list[tuple[int, int]]) -> bytes:
+    """Return the content but for these (begin, end), which stand in order."""
+    if not parts:
+        return content
+    kept, at = [], 0
+    for begin, end in parts:
+        kept.append(content[at:begin])
+        at = end
+    return b"".join([*kept, content[at:]])
 
 
 def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:

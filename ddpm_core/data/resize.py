@@ -39,8 +39,10 @@ def resized(
         picture = Image.fromarray(flat).resize((size[1], size[0]), Image.Resampling.LANCZOS)
         return np.asarray(picture).reshape(*size, image.shape[2])
     height, width = image.shape[:2]
-    sums = _area_sums(_area_sums(image, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)
-    # At most 255 * 2**24: no rounding before this one.
+    by_row = _area_sums(image, size[0])
+    by_column = np.ascontiguousarray(by_row.transpose(1, 0, 2))
+    sums = _area_sums(by_column, size[1]).transpose(1, 0, 2)
+    # Exact, at most 255 * 2**24 times the new size: nothing was rounded before this.
     means: NDArray[np.int64] = (2 * sums + height * width) // (2 * height * width)
     return means.astype(np.uint8)
 
@@ -50,12 +52,13 @@ def _area_sums(image: NDArray[np.integer[Any]], num_rows: int) -> NDArray[np.int
 
     New row i covers the old rows from i * n / num_rows to (i + 1) * n / num_rows, of n.
     """
-    before = np.zeros((len(image) + 1, *image.shape[1:]), np.int64)
-    np.cumsum(image, axis=0, out=before[1:])
     whole, part = np.divmod(np.arange(num_rows + 1) * len(image), num_rows)
+    sums: NDArray[np.int64] = np.add.reduceat(image, whole[:-1], axis=0, dtype=np.int64)
+    sums[whole[:-1] == whole[1:]] = 0  # reduceat takes an empty range for a single row
+    sums *= num_rows
     # At the last border nothing is left, and its part is 0.
-    edge = image[np.minimum(whole, len(image) - 1)] * part.reshape(-1, *(1,) * (image.ndim - 1))
-    sums: NDArray[np.int64] = np.diff(before[whole] * num_rows + edge, axis=0)
+    rest = image[np.minimum(whole, len(image) - 1)] * part.reshape(-1, *(1,) * (image.ndim - 1))
+    sums += np.diff(rest, axis=0)
     return sums
 
 
