@@ -1,0 +1,368 @@
+"""PNG, JPEG, WebP and GIF walked from end to end without decoding.
+
+A decoder that is handed a file from outside meets its metadata first: compressed text of any
+length, profiles, EXIF with offsets into nowhere, thousands of frames. Here the file's own framing
+is followed once, which is bounded by its length; what is cut short is found, whatever a decoder
+would have made of it; and the decoder is given the picture only.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Literal
+
+from ddpm_core.data.image_facts import (
+    MAX_FILE_BYTES,
+    Facts,
+    GifFacts,
+    JpegFacts,
+    Kind,
+    PngFacts,
+    UnreadableError,
+    WebpFacts,
+    check_size,
+    orientation_of,
+)
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_GIFS = (b"GIF87a", b"GIF89a")
+_MAX_PARTS = 2**16  # chunks, segments or frames; the files in use have hundreds
+_MAX_SCANS = 200  # a progressive JPEG has about ten; each costs a pass over all pixels
+
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# Of fixed, small length, and silent on who took the picture where.
+_PNG_HARMLESS = (b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME")
+
+# Start of frame; C4, C8 and CC are other things.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN, _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+_GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
+
+
+def kind_of(start: bytes) -> Kind | None:
+    """Return what a file is by its first 16 bytes; None if nothing that is read."""
+    if start.startswith(_PNG):
+        return "png"
+    if start.startswith(_JPEG):
+        return "jpg"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "webp"
+    return "gif" if start.startswith(_GIFS) else None
+
+
+def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
+    """Return what the file's headers say.
+
+    Args:
+        content: the whole file.
+        is_trusted: its bytes were compared with a digest of ours; a PNG's checksums and the number
+            of scans, at the cost of a pass over the file, are not looked at again.
+
+    Raises:
+        UnreadableError: it is empty, too large, of no known kind, cut short, or not framed as its
+            kind is; for PNG also: a checksum is wrong.
+    """
+    if not content:
+        raise UnreadableError("it is empty")
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableError(f"it has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")
+    match kind_of(content[:16]):
+        case "png":
+            facts: Facts = _walk_png(content, is_trusted=is_trusted)
+        case "jpg":
+            facts = _walk_jpeg(content, is_trusted=is_trusted)
+        case "webp":
+            facts = _walk_webp(content)
+        case "gif":
+            facts = _walk_gif(content)
+        case None:
+            raise UnreadableError("it is no PNG, JPEG, WebP or GIF file")
+    return facts
+
+
+def _cut(kind: str) -> UnreadableError:
+    return UnreadableError(f"it is cut short: the {kind} file has no end")
+
+
+def _uint(content: bytes, at: int) -> int:
+    return int.from_bytes(content[at : at + 4], "big")
+
+
+def _png_chunks(content: bytes, *, is_trusted: bool) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, begin, end) of each chunk, IEND included; the frame is 8 and 4 bytes more."""
+    at, view = len(_PNG), memoryview(content)
+    for _ in range(_MAX_PARTS):
+        if at + 12 > len(content):
+            raise _cut("PNG")
+        size, name = struct.unpack_from(">I4s", content, at)
+        end = at + 8 + size
+        if end + 4 > len(content):
+            raise _cut("PNG")
+        if not is_trusted and zlib.crc32(view[at + 4 : end]) != _uint(content, end):
+            raise UnreadableError(f"the checksum of its chunk at byte {at} is wrong")
+        yield name, at + 8, end
+        if name == b"IEND":
+            return
+        at = end + 4
+    raise UnreadableError(f"it has over {_MAX_PARTS} chunks")
+
+
+def _walk_png(content: bytes, *, is_trusted: bool) -> PngFacts:
+    """Source: PNG specification, third edition, sections 5, 11 and 13."""
+    kept, others, end = [], {}, 0
+    names: list[bytes] = []
+    for name, begin, end in _png_chunks(content, is_trusted=is_trusted):
+        names.append(name)
+        if name in _PNG_PICTURE:
+            kept.append(content[begin - 8 : end + 4])
+        elif name in (b"tRNS", b"eXIf"):
+            others[name] = content[begin:end]
+        elif not name[:1].islower():
+            raise UnreadableError(f"its chunk {name!r} is unknown, and it says it is needed")
+    header = kept[0] if kept else b""
+    if names[:1] != [b"IHDR"] or names.count(b"IHDR") > 1 or len(header) != 25:
+        raise UnreadableError("it does not begin with one PNG header")
+    if b"IDAT" not in names or names.count(b"PLTE") > 1:
+        raise UnreadableError("it has no pixels, or two palettes")
+    width, height, depth, color, compression, filters, interlace = struct.unpack_from(
+        ">IIBBBBB", header, 8
+    )
+    check_size(width, height)
+    if depth not in _PNG_DEPTHS.get(color, ()) or compression or filters or interlace > 1:
+        raise UnreadableError(f"{depth} bits of colour type {color} are no PNG image")
+    palette = next((part[8:-4] for part in kept if part[4:8] == b"PLTE"), b"")
+    if color == 3 and not (3 <= len(palette) <= 3 * 2**depth and len(palette) % 3 == 0):
+        raise UnreadableError(f"its palette has {len(palette)} bytes, which is no palette")
+    plain: Literal[1, 3] | None = None
+    if depth == 8 and color in (0, 2) and b"tRNS" not in others:
+        plain = 1 if color == 0 else 3
+    bare = {*_PNG_PICTURE, b"tRNS", *_PNG_HARMLESS}
+    is_essence = set(names) <= set(_PNG_PICTURE) and end + 4 == len(content)
+    return PngFacts(
+        kind="png",
+        width=width,
+        height=height,
+        orientation=orientation_of(others.get(b"eXIf", b"")),
+        plain_channels=plain,
+        is_bare=set(names) <= bare and end + 4 == len(content),
+        essence=content if is_essence else _PNG + b"".join(kept),
+        bit_depth=depth,
+        color_type=color,
+        palette=palette,
+        transparency=others.get(b"tRNS"),
+    )
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, begin, end) of each segment's body, up to and with the first scan's header.
+
+    Marker and length are the four bytes before the body.
+    """
+    at = 2
+    for _ in range(_MAX_PARTS):
+        while content[at : at + 2] == b"\xff\xff":  # fill bytes
+            at += 1
+        if at + 4 > len(content):
+            raise _cut("JPEG")
+        start, marker, size = struct.unpack_from(">BBH", content, at)
+        if start != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or size < 2:
+            raise UnreadableError(f"at byte {at} there is no JPEG segment")
+        end = at + 2 + size
+        if end > len(content):
+            raise _cut("JPEG")
+        yield marker, at + 4, end
+        if marker == _SCAN:
+            return
+        at = end
+    raise UnreadableError(f"it has over {_MAX_PARTS} segments")
+
+
+def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
+    """Source: ITU-T T.81, annex B; T.871 (JFIF); T.872, section 6.5.3 (Adobe's marker)."""
+    frames, dropped, exif, is_adobe, end = [], [], b"", False, 2
+    for marker, begin, end in _jpeg_segments(content):
+        if marker in _JPEG_FRAMES:
+            frames.append(content[begin:end])
+        elif _APP0 <= marker <= _APP15 or marker == _COMMENT:
+            is_tagged = marker == _APP14 and content.startswith(b"Adobe", begin)
+            is_adobe |= is_tagged
+            # These two say what the channels mean.
+            if not is_tagged and not (marker == _APP0 and content.startswith(b"JFIF\0", begin)):
+                dropped.append((begin - 4, end))
+            if marker == _APP1 and not exif and content.startswith(b"Exif\0\0", begin):
+                exif = content[begin:end]
+    if not content.endswith(b"\xff\xd9") and content.find(b"\xff\xd9", end) < 0:
+        raise _cut("JPEG")
+    if len(frames) != 1 or len(frames[0]) < 6:
+        raise UnreadableError(f"it has {len(frames)} JPEG frame headers; there must be one")
+    precision, height, width, channels = struct.unpack_from(">BHHB", frames[0])
+    check_size(width, height)
+    if precision != 8 or channels not in (1, 3, 4):
+        raise UnreadableError(
+            f"it is a JPEG of {channels} channels of {precision} bits; 1, 3 or 4 of 8 are read"
+        )
+    if not is_trusted and content.count(b"\xff\xda", end) >= _MAX_SCANS:
+        raise UnreadableError(f"it has over {_MAX_SCANS} scans")
+    plain: dict[int, Literal[1, 3]] = {1: 1, 3: 3}
+    return JpegFacts(
+        kind="jpg",
+        width=width,
+        height=height,
+        orientation=orientation_of(exif),
+        plain_channels=plain.get(channels),
+        is_bare=not dropped and content.endswith(b"\xff\xd9"),
+        essence=_without(content, dropped),
+        is_adobe=is_adobe,
+    )
+
+
+def _without(content: bytes, parts: list[tuple[int, int]]) -> bytes:
+    """Return the content but for these (begin, end), which stand in order."""
+    if not parts:
+        return content
+    kept, at = [], 0
+    for begin, end in parts:
+        kept.append(content[at:begin])
+        at = end
+    return b"".join([*kept, content[at:]])
+
+
+def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, begin, end) of each chunk's body."""
+    (size,) = struct.unpack_from("<I", content, 4)
+    stop = 8 + size
+    if stop > len(content):
+        raise _cut("WebP")
+    at = 12
+    for _ in range(_MAX_PARTS):
+        if at >= stop:
+            return
+        if at + 8 > stop:
+            raise _cut("WebP")
+        name, size = struct.unpack_from("<4sI", content, at)
+        end = at + 8 + size
+        if end > stop:
+            raise _cut("WebP")
+        yield name, at + 8, end
+        at = end + size % 2
+    raise UnreadableError(f"it has over {_MAX_PARTS} chunks")
+
+
+def _walk_webp(content: bytes) -> WebpFacts:
+    """Source: RFC 9649, sections 2 and 3; RFC 6386, section 9.1."""
+    sizes: list[tuple[int, int]] = []
+    names: list[bytes] = []
+    has_alpha, exif, end = False, b"", 12
+    for name, begin, end in _webp_chunks(content):
+        names.append(name)
+        body = content[begin : min(end, begin + 10)].ljust(10, b"\0")
+        if name == b"VP8X":
+            has_alpha |= bool(body[0] & 0x10)
+            sides = int.from_bytes(body[4:7], "little"), int.from_bytes(body[7:10], "little")
+            sizes.append((sides[0] + 1, sides[1] + 1))
+        elif name == b"VP8L":
+            bits = int.from_bytes(body[1:5], "little")
+            has_alpha |= bool(bits >> 28 & 1)
+            sizes.append(((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1))
+        elif name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", body, 6)
+            sizes.append((width & 0x3FFF, height & 0x3FFF))
+        elif name == b"EXIF" and not exif:
+            exif = content[begin:end]
+    if names[:1] not in ([b"VP8X"], [b"VP8L"], [b"VP8 "]):
+        raise UnreadableError("it does not begin with a WebP picture")
+    for size in sizes:
+        check_size(*size)
+    is_still = names in ([b"VP8L"], [b"VP8 "])
+    return WebpFacts(
+        kind="webp",
+        width=sizes[0][0],
+        height=sizes[0][1],
+        orientation=orientation_of(exif),
+        plain_channels=3 if is_still and not has_alpha else None,
+        is_bare=is_still and len(content) - end <= 1,
+        essence=content,  # the decoder looks into nothing else by itself
+    )
+
+
+def _end_of_blocks(content: bytes, at: int) -> int:
+    """Return where a GIF's chain of blocks ends, with the empty block that ends it."""
+    while at < len(content) and content[at]:
+        at += 1 + content[at]
+    if at >= len(content):
+        raise _cut("GIF")
+    return at + 1
+
+
+def _gif_parts(content: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (kind, begin, begin of the blocks, end) of each extension and frame up to the end."""
+    for _ in range(_MAX_PARTS):
+        part = content[at] if at < len(content) else 0
+        if part == _GIF_END:
+            return
+        head = content[at : at + 11]
+        if part == _GIF_EXTENSION and len(head) > 2:
+            blocks = at + 2
+        elif part == _GIF_FRAME and len(head) == 11:
+            # A palette of its own may follow the header; then one byte of code size.
+            blocks = at + 10 + _palette_bytes(head[9]) + 1
+        elif at >= len(content) or len(head) < 11:
+            raise _cut("GIF")
+        else:
+            raise UnreadableError(f"at byte {at} there is no part of a GIF")
+        end = _end_of_blocks(content, blocks)
+        yield part, at, blocks, end
+        at = end
+    raise UnreadableError(f"it has over {_MAX_PARTS} frames and extensions")
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _walk_gif(content: bytes) -> GifFacts:
+    """Source: GIF89a specification, sections 18 to 27."""
+    if len(content) < 13:
+        raise _cut("GIF")
+    width, height, flags = struct.unpack_from("<HHB", content, 6)
+    check_size(width, height)
+    start = 13 + _palette_bytes(flags)
+    palette, transparent, frame = content[13:start], None, b""
+    left = top = 0
+    for part, begin, blocks, end in _gif_parts(content, start):
+        if frame:
+            continue  # later frames are walked only to find the end
+        if part == _GIF_EXTENSION and content[begin + 1 : begin + 3] == b"\xf9\x04":
+            transparent = content[begin + 6] if content[begin + 3] & 1 else None
+        elif part == _GIF_FRAME:
+            left, top, columns, rows, frame_flags = struct.unpack_from("<4HB", content, begin + 1)
+            check_size(columns, rows)
+            palette = content[begin + 10 : blocks - 1] or palette
+            if left + columns > width or top + rows > height or not palette:
+                raise UnreadableError("its first frame has no palette, or leaves the picture")
+            size_bits = (len(palette) // 3).bit_length() - 2
+            frame = b"".join(
+                (
+                    struct.pack("<6sHHBBB", _GIFS[1], columns, rows, 0x80 | size_bits, 0, 0),
+                    palette,
+                    struct.pack("<BHHHHB", _GIF_FRAME, 0, 0, columns, rows, frame_flags & 0x40),
+                    content[blocks - 1 : end],
+                    bytes([_GIF_END]),
+                )
+            )
+    if not frame:
+        raise UnreadableError("it is a GIF without a frame")
+    return GifFacts(
+        kind="gif",
+        width=width,
+        height=height,
+        plain_channels=None,
+        is_bare=False,
+        essence=frame,
+        left=left,
+        top=top,
+        palette=palette,
+        transparent=transparent,
+    )
