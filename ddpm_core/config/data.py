@@ -23,6 +23,8 @@ _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
 _PLACES = ("source", "source_sha256", "on_bad", "max_bad_share")
 """keys that say where the files lie and what to do about bad ones, not what the data set is"""
+_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders")
+"""keys that say what becomes of image files"""
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -93,7 +95,8 @@ class DataConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return what the data set is, as JSON values, whatever the places it is read from."""
-        return self.model_dump(mode="json", exclude=set(_PLACES))
+        unused = () if self.is_collection else _OF_COLLECTIONS
+        return self.model_dump(mode="json", exclude={*_PLACES, *unused})
 
     @classmethod
     def is_place(cls, key: str) -> bool:
@@ -146,8 +149,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _knobs_belong_to_collections(self) -> Self:
-        knobs = ("grey", "crop", "resize", "background", "encoding", "class_folders")
-        for key in () if self.is_collection else (*knobs, "on_bad", "max_bad_share"):
+        knobs = (*_OF_COLLECTIONS, "on_bad", "max_bad_share")
+        for key in () if self.is_collection else knobs:
             value, default = getattr(self, key), type(self).model_fields[key].default
             if value != default:
                 raise ValueError(

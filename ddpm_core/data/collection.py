@@ -16,7 +16,8 @@ from ddpm_core.data.collection_worker import DIGEST_BYTES, Look, Work, make_look
 from ddpm_core.data.containers.container import Container
 from ddpm_core.data.containers.opening import open_container
 from ddpm_core.data.index import SPLITS, Rejected, Split
-from ddpm_core.data.listing import Items, Listing, list_images
+from ddpm_core.data.items import Items
+from ddpm_core.data.listing import Listing, list_images
 from ddpm_core.data.shard import MadeShard
 from ddpm_core.data.source import ShardUnit, Source, require_few_rejected
 from ddpm_core.lazy import Lazy
@@ -45,6 +46,8 @@ class Collection(Source):
     @classmethod
     def open(cls, data: DataConfig, *, cache: Path, compute: ComputeConfig) -> "Collection":
         """Return the collection at `data.source`, after a look at every file of it.
+
+        To be called, as `make_shards`, while connected to a cluster.
 
         Raises:
             DataError: it cannot be used; of single files, the first are listed, and their number.
@@ -82,19 +85,18 @@ class Collection(Source):
         on_done: Callable[[ShardUnit, MadeShard], None],
     ) -> None:
         payload = {**self._payload(), "store": store.uri, "folder": folder}
-        with cluster.connect(compute):
-            cluster.map_units(
-                make_sharder,
-                payload,
-                Lazy(units, self._work),
-                compute,
-                on_done=lambda work, made: on_done(work.unit, made),
-            )
+        cluster.map_units(
+            make_sharder,
+            payload,
+            Lazy(units, self._work),
+            compute,
+            on_done=lambda work, made: on_done(work.unit, made),
+        )
 
     def _payload(self) -> dict[str, Any]:
         return {
             "container": dict(self._container.description()),
-            "data": self._data.model_dump(mode="json"),
+            "data": self._data.model_dump_json(),
             "classes": list(self.classes),
         }
 
@@ -134,10 +136,7 @@ class Collection(Source):
             Progress("shard", done, total, "files", "looked at").show()
 
         Progress("shard", 0, total, "files", "looking at them").show()
-        with cluster.connect(compute):
-            cluster.map_units(
-                make_looker, self._payload(), Lazy(parts, look), compute, on_done=on_done
-            )
+        cluster.map_units(make_looker, self._payload(), Lazy(parts, look), compute, on_done=on_done)
         require_few_rejected(self._data, self._rejected(), total, uri=self._container.uri)
 
     def _rejected(self) -> list[Rejected]:

@@ -20,7 +20,7 @@ from ddpm_core.data.decode import (
     kept_as_is,
 )
 from ddpm_core.data.index import Rejected, Split
-from ddpm_core.data.listing import Item, Items
+from ddpm_core.data.items import Item, Items
 from ddpm_core.data.shard import MadeShard, Record, finished_shard, make_shard
 from ddpm_core.data.source import ShardUnit
 from ddpm_core.errors import DataError

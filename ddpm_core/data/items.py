@@ -42,13 +42,21 @@ class Rows:
     def name(self, row: int) -> bytes:
         return self.names[self.ends[row - 1] if row else 0 : self.ends[row]]
 
+    def only(self, chosen: NDArray[np.int64]) -> "Rows":
+        """Return these rows, and nothing that the others take."""
+        names = [self.name(int(row)) for row in chosen]
+        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        return Rows(
+            b"".join(names), ends, self.sizes[chosen], self.where[chosen], self.given[chosen]
+        )
+
 
 @final
 class Items(Sequence[Item]):
     """Images in the order of their keys' bytes; made from columns when one is asked for.
 
-    An image takes the length of its name and 28..60 bytes; objects would take over 300. It can be
-    pickled, and a slice shares the columns of the whole.
+    An image takes the length of its name and 28..60 bytes; objects would take over 300. A slice has
+    columns of its own, so that what is pickled of it is of its length.
     """
 
     def __init__(
@@ -73,8 +81,10 @@ class Items(Sequence[Item]):
     def __getitem__(self, index: slice) -> "Items": ...
     def __getitem__(self, index: int | slice) -> "Item | Items":
         if isinstance(index, slice):
-            chosen, labels = self._chosen[index], self._labels[index]
-            return Items(self._rows, chosen, labels, self._num_stripped)
+            chosen = self._chosen[index]
+            own = np.arange(len(chosen))
+            rows = self._rows.only(chosen)
+            return Items(rows, own, self._labels[index], self._num_stripped)
         row = int(self._chosen[index])
         name = self._rows.name(row)
         given = int(self._rows.given[row])

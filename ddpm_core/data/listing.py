@@ -67,7 +67,7 @@ def list_images(
     container: Container,
     *,
     num_test_images: int | None,
-    on_bad: Literal["error", "skip"] = "error",
+    on_bad: Literal["fail", "skip"] = "fail",
     class_folders: bool = True,
 ) -> Listing:
     """Return the images of a container.
@@ -80,7 +80,7 @@ def list_images(
     Args:
         container: where they lie.
         num_test_images: images to hold out.
-        on_bad: "error" refuses a container with files that may be images, but cannot be read by
+        on_bad: "fail" refuses a container with files that may be images, but cannot be read by
             their name or kind (`photo.bmp`, a link); "skip" leaves them out: see `passed_over`.
         class_folders: whether folders are classes; if not there is one class, "all".
 
@@ -91,7 +91,7 @@ def list_images(
     """
     passed_over = PassedOver()
     rows = _read_rows(container, passed_over)
-    if on_bad == "error" and passed_over.lost:
+    if on_bad == "fail" and passed_over.lost:
         lines = "\n".join(f"  {line}" for line in passed_over.lines(only_lost=True))
         raise DataError(
             f"{container.uri} holds files that are no images that can be read:\n{lines}\n"

@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm_core import layout
@@ -37,7 +39,31 @@ def run_shard(store: Store, config: RunConfig) -> str:
             _show_done(store, index)
             return pointer["dataset"]
 
-    source = _source(config)
+    with _source(config) as source:
+        folder, fingerprint = _made(store, config, source, pointer)
+    value = canonical_json({"dataset": folder, "fingerprint": fingerprint})
+    store.create(layout.dataset_pointer_key(config.name), value)
+    return folder
+
+
+@contextmanager
+def _source(config: RunConfig) -> Iterator[Source]:
+    """The images, and for a collection the cluster that works on them."""
+    if config.data.is_collection:
+        # With it comes Ray, which a bundle does without.
+        from ddpm_core import cluster
+        from ddpm_core.data.collection import Collection
+
+        with cluster.connect(config.compute):
+            yield Collection.open(config.data, cache=_cache(), compute=config.compute)
+    else:
+        yield Bundle(load_source(config.data, cache=_cache()))
+
+
+def _made(
+    store: Store, config: RunConfig, source: Source, pointer: Mapping[str, str] | None
+) -> tuple[str, str]:
+    """Return folder and fingerprint of the data set of these images, after making what lacks."""
     images_sha256 = source.digest()
     fingerprint = dataset_fingerprint(config.data, images_sha256)
     if pointer is not None and pointer["fingerprint"] != fingerprint:
@@ -52,17 +78,7 @@ def run_shard(store: Store, config: RunConfig) -> str:
         _make(store, config, source, images_sha256)
     else:
         _show_done(store, index)
-    value = canonical_json({"dataset": folder, "fingerprint": fingerprint})
-    store.create(layout.dataset_pointer_key(config.name), value)
-    return folder
-
-
-def _source(config: RunConfig) -> Source:
-    if config.data.is_collection:
-        from ddpm_core.data.collection import Collection  # with it Ray, which a bundle does without
-
-        return Collection.open(config.data, cache=_cache(), compute=config.compute)
-    return Bundle(load_source(config.data, cache=_cache()))
+    return folder, fingerprint
 
 
 def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -> None:
