@@ -10,6 +10,7 @@ from ddpm_core.data.containers.bucket import BucketFolder
 from ddpm_core.data.containers.container import Container
 from ddpm_core.data.containers.fetching import fetch_object, fetch_url
 from ddpm_core.data.containers.folder import Folder
+from ddpm_core.data.containers.lmdb_export import Lmdb, is_lmdb
 from ddpm_core.data.containers.names import (
     is_of_a_system,
     quoted,
@@ -23,8 +24,8 @@ from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.foreign_bucket import ForeignBucket, Object, bucket_and_key
 
 _ACCEPTED = (
-    "a folder of images, a .zip, .tar, .tar.gz or .tgz of them, a folder of WebDataset shards, or "
-    "any of these at s3://bucket/prefix, or an archive at https://"
+    "a folder of images, a .zip, .tar, .tar.gz or .tgz of them, a folder of WebDataset shards, any "
+    "of these at s3://bucket/prefix, an archive at https://, or a folder with an LMDB"
 )
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -81,6 +82,8 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
         raise DataError(f"data.source={source!r} is no file or folder here; give {_ACCEPTED}")
     if sha256 is not None:
         raise _no_digest(str(path))
+    if is_lmdb(path):
+        return Lmdb(path)
     shards = shards_in(path)
     return ShardFiles(shards, uri=str(path)) if shards else Folder(path)
 
@@ -180,4 +183,5 @@ _KINDS: Mapping[str, Callable[..., Container]] = {
         [(name, Path(path)) for name, path in shards], uri=uri
     ),
     "bucket": BucketFolder,
+    "lmdb": lambda path: Lmdb(Path(path)),
 }

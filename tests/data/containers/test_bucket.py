@@ -125,7 +125,8 @@ def test_what_is_not_there_is_refused(s3_server, tmp_path):
 @pytest.mark.parametrize(
     "source",
     ["http://host/x.zip", "gs://b/x", "pipe:cat x", "file://host/x", "ftp://a/b.zip", "", " ",
-     "a\0b", "https://user:canary@host/x.zip", "https:///x.zip", "https://host/x.zip#canary", "c:/x"],
+     "a\0b", "https://user:canary@host/x.zip", "https:///x.zip",
+     "https://host/x.zip#canary", "c:/x"],
 )  # fmt: skip
 def test_sources_of_another_kind_are_refused(source, tmp_path):
     """Catches a program started, a file read in the clear, a password shown."""
