@@ -105,6 +105,7 @@ def list_images(
         )
     start = _num_stripped(rows)
     test_folder = _test_folder(rows, start, container.uri)
+    class_folders = class_folders and container.folders_are_classes
     splits, names = _splits_and_classes(rows, start, test_folder, passed_over, class_folders)
     classes, labels = _labels(rows, names, splits, container.uri)
     train, test = (np.flatnonzero(splits == number) for number in (0, 1))

@@ -31,7 +31,7 @@ class Names(Container):
     def identity(self) -> str:
         raise AssertionError
 
-    def description(self) -> dict[str, Any]:
+    def place(self) -> dict[str, Any]:
         raise AssertionError
 
 

@@ -2,9 +2,9 @@
 
 import abc
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, final
 
 from ddpm_core.data.containers.names import quoted
 from ddpm_core.errors import DataError
@@ -68,6 +68,10 @@ class Container(abc.ABC):
 
     uri: str
     """for people: where it lies"""
+    folders_are_classes = True
+    """whether the folders in names may be classes; if not, only `Entry.label` is"""
+    source: Mapping[str, str | None] | None = None
+    """the arguments of `opening.open_container`, if it came from there"""
 
     @abc.abstractmethod
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
@@ -94,8 +98,20 @@ class Container(abc.ABC):
         """
 
     @abc.abstractmethod
+    def place(self) -> dict[str, Any]:
+        """Return as JSON what `opening` needs to make the same container, on this machine."""
+
+    def is_here(self) -> bool:
+        """Say whether the files of `place` are there: copies in a cache are on one machine only."""
+        return True
+
+    @final
     def description(self) -> dict[str, Any]:
-        """Return JSON from which `opening.reopen` makes the same container in any process."""
+        """Return JSON from which `opening.reopen` makes the same container in any process.
+
+        On a machine without the copy in the cache it is fetched or unpacked there.
+        """
+        return {"place": self.place(), "source": None if self.source is None else {**self.source}}
 
     def close(self) -> None:  # noqa: B027 - most hold nothing open
         """Give back what is held open; the container can be used again all the same."""

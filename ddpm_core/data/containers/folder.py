@@ -70,7 +70,7 @@ class Folder(Container):
             sha256.update(repr(row).encode())
         return sha256.hexdigest()
 
-    def description(self) -> dict[str, Any]:
+    def place(self) -> dict[str, Any]:
         return {"kind": "folder", "path": self.uri}
 
     def close(self) -> None:

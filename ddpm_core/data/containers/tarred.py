@@ -60,13 +60,16 @@ class Tar(Container):
     def identity(self) -> str:
         return self._sha256 or self._file.sha256()
 
-    def description(self) -> dict[str, Any]:
+    def place(self) -> dict[str, Any]:
         return {
             "kind": "tar",
             "path": str(self._path),
             "uri": self.uri,
             "sha256": self._sha256,
         }
+
+    def is_here(self) -> bool:
+        return self._path.is_file()
 
     def close(self) -> None:
         self._file.close()

@@ -56,14 +56,16 @@ class Zip(Container):
     small archive), names that lead outside.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.uri = str(path)
+    def __init__(self, path: Path, *, uri: str | None = None) -> None:
+        """Take the archive at `path`; `uri` is where it came from."""
+        self.uri = uri or str(path)
+        self._path = path
         self._file = LocalFile(path)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # folders are no files; all the rest is yielded
         starts, ends = array("q"), array("q")
-        with Path(self.uri).open("rb") as file:
+        with self._path.open("rb") as file:
             directory = self._directory(file)
             file.seek(directory.offset)
             left = directory.num_bytes
@@ -108,8 +110,11 @@ class Zip(Container):
     def identity(self) -> str:
         return self._file.sha256()
 
-    def description(self) -> dict[str, Any]:
-        return {"kind": "zip", "path": self.uri}
+    def place(self) -> dict[str, Any]:
+        return {"kind": "zip", "path": str(self._path), "uri": self.uri}
+
+    def is_here(self) -> bool:
+        return self._path.is_file()
 
     def close(self) -> None:
         self._file.close()
