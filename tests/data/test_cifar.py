@@ -5,7 +5,7 @@ import pytest
 
 from ddpm_core.config import DataConfig
 from ddpm_core.data import cifar
-from ddpm_core.data.sources import load_source
+from ddpm_core.data.splits import load_splits
 from ddpm_core.errors import DataError
 from tests.data.small import cifar_arrays, cifar_batch, cifar_batches, tar_of
 from tests.data.test_pickled_arrays import python2_batch
@@ -38,7 +38,7 @@ def test_cifar10_is_read_in_the_order_of_its_batches(form, tmp_path):
         "archive": lambda: write_archive(tmp_path),
         "folder of archive": lambda: write_archive(tmp_path).parent,
     }[form]()
-    splits = load_source(cifar_at(source), cache=tmp_path)
+    splits = load_splits(cifar_at(source), cache=tmp_path)
     assert (len(splits.train), len(splits.test)) == (10, 2)
     batches = [*np.split(splits.train.images_u8, 5), splits.test.images_u8]
     labels = [*np.split(splits.train.labels, 5), splits.test.labels]
@@ -64,7 +64,7 @@ def test_cifar10_that_is_damaged_is_refused(content, packed, tmp_path):
     batches = {**cifar_batches(), "data_batch_3.bin": content}
     source = write_archive(tmp_path, batches) if packed else write_cifar(tmp_path, batches)
     with pytest.raises(DataError, match=r"data_batch_3\.bin (has|gives) .* must .*etch"):
-        load_source(cifar_at(source), cache=tmp_path)
+        load_splits(cifar_at(source), cache=tmp_path)
 
 
 def test_cifar10_lacking_a_batch_is_refused(tmp_path):
@@ -72,9 +72,9 @@ def test_cifar10_lacking_a_batch_is_refused(tmp_path):
     batches = cifar_batches()
     del batches["data_batch_5.bin"]
     with pytest.raises(DataError, match=r"does not hold data_batch_5\.bin"):
-        load_source(cifar_at(write_archive(tmp_path, batches)), cache=tmp_path)
+        load_splits(cifar_at(write_archive(tmp_path, batches)), cache=tmp_path)
     with pytest.raises(DataError, match=r"data_batch_5\.bin is missing"):
-        load_source(cifar_at(write_cifar(tmp_path / "files", batches)), cache=tmp_path)
+        load_splits(cifar_at(write_cifar(tmp_path / "files", batches)), cache=tmp_path)
 
 
 def python_batches(num_images=2):
@@ -98,8 +98,8 @@ def test_the_python_version_holds_the_same_images(form, tmp_path):
     else:
         source = write_cifar(tmp_path / "cifar-10-batches-py", python_batches())
         source = source.parent if form == "unpacked" else source
-    got = load_source(cifar_at(source), cache=tmp_path)
-    wanted = load_source(cifar_at(write_cifar(tmp_path / "binary")), cache=tmp_path)
+    got = load_splits(cifar_at(source), cache=tmp_path)
+    wanted = load_splits(cifar_at(write_cifar(tmp_path / "binary")), cache=tmp_path)
     assert got.digest() == wanted.digest()
 
 
@@ -118,13 +118,13 @@ def test_a_python_version_that_is_damaged_is_refused(content, message, tmp_path)
     """Catches a pickle that is executed, and one of something else that is trained on."""
     source = write_cifar(tmp_path, {**python_batches(), "data_batch_3": content})
     with pytest.raises(DataError, match=rf"data_batch_3 .*{message}"):
-        load_source(cifar_at(source), cache=tmp_path)
+        load_splits(cifar_at(source), cache=tmp_path)
 
 
 def test_a_folder_without_cifar10_is_refused(tmp_path):
     """Catches an empty data set."""
     with pytest.raises(DataError, match=r"holds no CIFAR-10; data\.source must be a folder"):
-        load_source(cifar_at(tmp_path), cache=tmp_path)
+        load_splits(cifar_at(tmp_path), cache=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_archives_that_are_none_are_refused(name, content, message, tmp_path):
     """Catches a bare error of gzip, and one of two files of a name taken at random."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        load_source(cifar_at(tmp_path / name), cache=tmp_path)
+        load_splits(cifar_at(tmp_path / name), cache=tmp_path)
 
 
 def test_an_archive_that_unpacks_without_end_is_cut_off(tmp_path, monkeypatch):
@@ -149,4 +149,4 @@ def test_an_archive_that_unpacks_without_end_is_cut_off(tmp_path, monkeypatch):
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(bytes(10_001)))
     with pytest.raises(DataError, match="unpacks to over 10000 bytes"):
-        load_source(cifar_at(path), cache=tmp_path)
+        load_splits(cifar_at(path), cache=tmp_path)
