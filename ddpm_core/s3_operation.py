@@ -18,6 +18,8 @@ T = TypeVar("T")
 DEADLINE_S = 30.0  # of an operation with all its requests, and more for what it carries:
 PART_BYTES = 32 * 2**20  # what is longer than two of these goes up in parts
 _SLOWEST_BYTES_PER_S = 2**18  # a transfer below this counts as stuck
+# Until an answer begins. Libraries have no limit of their own for "100 Continue", before a body.
+_ANSWER_TIMEOUT_S = 15.0
 _NUM_LOOKS = 3  # at a body that arrives changed
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 _NUM_PARTS_AT_ONCE = 4
@@ -114,9 +116,11 @@ class Operation:
 
     async def _once(self, method: str, **words: Any) -> dict[str, Any]:  # noqa: ANN401
         self.num_tries += 1
-        answer: dict[str, Any] = await self._filesystem._call_s3(
-            method, Bucket=self._bucket, **words
-        )
+        timeout_s = _ANSWER_TIMEOUT_S + len(words.get("Body", b"")) / _SLOWEST_BYTES_PER_S
+        async with asyncio.timeout(timeout_s):
+            answer: dict[str, Any] = await self._filesystem._call_s3(
+                method, Bucket=self._bucket, **words
+            )
         return answer
 
     async def _body(self, words: dict[str, str]) -> bytes:
