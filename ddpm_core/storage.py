@@ -215,7 +215,8 @@ class S3Store(Store):
                 if code in EXPIRED and not renewed:
                     self._connection = None  # new ones may lie in the files by now
                     continue
-                spent = f"{s3.num_tries} requests in {time.monotonic() - begun_s:.0f} s"
+                requests = f"{s3.num_tries} request{'s' if s3.num_tries != 1 else ''}"
+                spent = f"{requests} in {time.monotonic() - begun_s:.0f} s"
                 raise StorageError(
                     f"cannot {operation} {self.uri_of(key)}: {explained(error, s3.last, spent)}"
                 ) from error

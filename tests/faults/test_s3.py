@@ -200,7 +200,7 @@ def test_an_unreachable_endpoint_is_said_soon(
     assert storage._OPEN_DEADLINE_S <= 20, "a command needs some seconds besides, and has thirty"
     monkeypatch.setattr(storage, "_OPEN_DEADLINE_S", 3.0)
     start_s = time.monotonic()
-    expected = r"cannot open s3://bucket/x: .*EndpointConnectionError.*requests.*AWS_ENDPOINT_URL"
+    expected = r"cannot open s3://bucket/x: .*EndpointConnectionError.*request.*AWS_ENDPOINT_URL"
     with pytest.raises(StorageError, match=expected):
         open_store("s3://bucket/x")
     assert time.monotonic() - start_s < 15
