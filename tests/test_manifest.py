@@ -22,7 +22,6 @@ from ddpm_core.manifest import (
 from ddpm_core.store import LocalStore, Store, sha256_of
 from tests.small_commit import FOLDER, KEY, STATE, commit_small
 
-
 pytest_plugins = ["tests.s3_fixtures"]
 
 

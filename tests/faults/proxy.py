@@ -129,7 +129,7 @@ async def _pass_body(
         if fault is not None and num_passed <= fault.at < num_passed + len(chunk):
             here = fault.at - num_passed
             if fault.kind == "flip":
-                chunk = _flipped(chunk, here)  # noqa: PLW2901
+                chunk = _flipped(chunk, here)
             elif fault.kind in ("cut", "reset body", "stall body"):
                 writer.write(chunk[:here])
                 await writer.drain()

@@ -1,4 +1,4 @@
-"""Every fault on the way to a real S3 server, at every operation of the store, and what comes of it.
+"""Every fault on the way to a real S3 server, at every operation of the store, and its outcome.
 
 The table at the end of docs/storage.md is this one.
 """
