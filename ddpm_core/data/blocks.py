@@ -60,6 +60,7 @@ class BlockOrder:
         # As equal as they can be: a last window of what is left over would shuffle badly.
         self._bounds = np.arange(self.num_windows + 1, dtype=np.int64) * num_shards
         self._bounds //= self.num_windows
+        self.max_window_shards = int(np.diff(self._bounds).max())
         self._epochs: dict[int, _Epoch] = {}
 
     def images(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:

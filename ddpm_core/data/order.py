@@ -92,10 +92,7 @@ def images_at(order: Order, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         positions: >= 0, rising.
     """
     epochs, within = np.divmod(positions.ravel(), order.num_images)
-    pieces = [
-        order.images(epoch, within[begin:end])
-        for epoch, begin, end in runs(epochs)
-    ]
+    pieces = [order.images(epoch, within[begin:end]) for epoch, begin, end in runs(epochs)]
     return np.concatenate([np.empty(0, np.int64), *pieces]).reshape(positions.shape)
 
 
@@ -139,9 +136,7 @@ def runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """Return (value, begin, end) of each run of equal ones in rising values >= 0."""
     begins = np.flatnonzero(np.diff(values, prepend=-1))
     ends = np.append(begins[1:], len(values))
-    return list(
-        zip(values[begins].tolist(), begins.tolist(), ends.tolist(), strict=True)
-    )
+    return list(zip(values[begins].tolist(), begins.tolist(), ends.tolist(), strict=True))
 
 
 def _feistel(

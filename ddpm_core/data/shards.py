@@ -47,7 +47,9 @@ class Shard:
     name: str
     num_images: int
     offsets: tuple[int, ...]
-    """byte at which each image's PNG begins; it is `Index.png_bytes` long"""
+    """byte at which each image's file begins"""
+    sizes: tuple[int, ...]
+    """bytes of each image's file"""
 
     @property
     def role(self) -> str:
@@ -127,7 +129,8 @@ def shard_dataset(
         name = f"{images.name}-{first // data.images_per_shard:06d}.tar"
         numbers = range(first, min(first + data.images_per_shard, len(images)))
         tar = _tar(images, numbers, splits.classes)
-        shard = Shard(name, len(numbers), _png_offsets(tar, name))
+        offsets, size = _png_offsets(tar, name), png.stored_bytes(images.images_u8.shape[1:])
+        shard = Shard(name, len(numbers), offsets, (size,) * len(offsets))
         return _put(store, folder, name, tar), shard
 
     total, done = len(splits.train) + len(splits.test), 0
@@ -195,7 +198,12 @@ def _index(found: Manifest) -> Index:
         png_bytes=body["png_bytes"],
         shards={
             split: tuple(
-                Shard(shard["name"], shard["num_images"], tuple(shard["offsets"]))
+                Shard(
+                    shard["name"],
+                    shard["num_images"],
+                    tuple(shard["offsets"]),
+                    (body["png_bytes"],) * len(shard["offsets"]),
+                )
                 for shard in shards
             )
             for split, shards in body["shards"].items()

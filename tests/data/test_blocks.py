@@ -71,9 +71,7 @@ def test_the_ranks_together_read_one_global_order_from_any_step(world_size):
             for rank in range(world_size)
         ]
         together = np.concatenate(slices, axis=1)
-        np.testing.assert_array_equal(
-            together.ravel(), stream[start * batch : num_steps * batch]
-        )
+        np.testing.assert_array_equal(together.ravel(), stream[start * batch : num_steps * batch])
 
 
 def test_a_window_is_in_the_shards_that_it_names():
@@ -161,8 +159,10 @@ def test_classes_that_fill_shards_are_mixed_as_documented():
     for epoch in range(60):
         classes = order.images(epoch, all_of(5000)) // 500  # ten classes, sorted
         # One batch of each window: two of a window would not be independent.
-        shares += [np.bincount(classes[at : at + batch], minlength=10) / batch
-                   for at in range(0, 5000, 1000)]
+        shares += [
+            np.bincount(classes[at : at + batch], minlength=10) / batch
+            for at in range(0, 5000, 1000)
+        ]
     p = 0.1
     among = (num_shards - window_shards) / (num_shards - 1) / window_shards
     within = (1 - 1 / window_shards) / batch  # about 1/B; drawn from a window of 1000
