@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -19,22 +19,21 @@ from numpy.typing import NDArray
 import ddpm_core
 from ddpm_core.data.decode import decode_exact
 from ddpm_core.data.decode_child import HEADER, MAX_PACKET_BYTES
-from ddpm_core.data.shard_files import ShardFile
+from ddpm_core.data.shard_files import Places, ShardFile
 from ddpm_core.errors import ClusterError
 
 # Two channels for each process: while a thread empties the one, the process fills the other.
 _NUM_CHANNELS = 2
 _MAX_TASK_IMAGES = 64
 _TASK_BYTES = 8 * 2**20  # pixels of a task, unless one image has more
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the file of an image is."""
-
-    file: ShardFile
-    offset: int
-    size: int
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    # Freed memory is kept for the next image, not given back to the kernel: that saves a tenth of
+    # the time of one of 256x256 pixels.
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**24),
+}
 
 
 @final
@@ -57,7 +56,7 @@ class DecodePool:
                 self._idle.put(child.channels[channel])
 
     def decode(
-        self, places: Sequence[Place], out: NDArray[np.uint8], *, origin: Callable[[int], str]
+        self, places: Places, out: NDArray[np.uint8], *, origin: Callable[[int], str]
     ) -> None:
         """Fill `out` (n, height, width, channels) with the images at n places.
 
@@ -73,7 +72,7 @@ class DecodePool:
         busy: list[_Task] = []
         try:
             for start in range(0, len(places), self._task_images):
-                own = places[start : start + self._task_images]
+                own = places.part(start, start + self._task_images)
                 channel = self._free_channel(busy)
                 try:
                     channel.ask(own, self._shape)
@@ -110,11 +109,9 @@ class DecodePool:
         finally:
             self._idle.put(task.channel)
         for number in np.flatnonzero(~decoded).tolist():
-            place = task.places[number]
-            content = place.file.read(place.offset, place.size)
-            task.out[number] = decode_exact(
-                content, self._shape, origin=task.origin(task.start + number)
-            )
+            content = task.places.read(number)
+            name = task.origin(task.start + number)
+            task.out[number] = decode_exact(content, self._shape, origin=name)
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class _Task:
     """Images that a channel has been asked for."""
 
     channel: "_Channel"
-    places: Sequence[Place]
+    places: Places
     out: NDArray[np.uint8]
     start: int
     """number of the first among those that were asked for"""
@@ -151,8 +148,8 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 env={
                     **os.environ,
+                    **_ENVIRONMENT,
                     "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                    "OPENBLAS_NUM_THREADS": "1",
                 },
             )
             mapped = mmap.mmap(memory, num_bytes * _NUM_CHANNELS)
@@ -194,22 +191,25 @@ class _Channel:
         self._known: set[int] = set()
         self._next_name = 0
 
-    def ask(self, places: Sequence[Place], shape: tuple[int, int, int]) -> None:
+    def ask(self, places: Places, shape: tuple[int, int, int]) -> None:
+        """Send a request for images of this shape."""
         new: list[ShardFile] = []
         old = list(self._known.difference(self._names.values()))
         self._known.difference_update(old)
-        rows: list[int] = []
-        for place in places:
-            name = self._names.get(place.file)
+        names = np.zeros(len(places.files), np.int64)
+        for number in np.unique(places.which).tolist():
+            file = places.files[number]
+            name = self._names.get(file)
             if name is None:
                 name, self._next_name = self._next_name, self._next_name + 1
-                self._names[place.file] = name
+                self._names[file] = name
                 self._known.add(name)
-                new.append(place.file)
-            rows += (name, place.offset, place.size)
+                new.append(file)
+            names[number] = name
         header = [*shape, len(new), len(old), len(places)]
-        names = [self._names[file] for file in new]
-        packet = np.array([*header, *names, *old, *rows], np.int64).tobytes()
+        rows = np.stack([names[places.which], places.offsets, places.sizes], axis=1)
+        new_names = [self._names[file] for file in new]
+        packet = np.array([*header, *new_names, *old], np.int64).tobytes() + rows.tobytes()
         assert len(packet) <= MAX_PACKET_BYTES and len(header) == HEADER  # noqa: PT018, S101
         try:
             socket.send_fds(self._connection, [packet], [file.descriptor for file in new])

@@ -7,10 +7,14 @@ another one by then. What is read from it later needs no checksums of its own.
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_core.data.cache import Cache
 from ddpm_core.data.shards import Index, Shard
@@ -50,6 +54,37 @@ class ShardFile:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of n images are."""
+
+    files: Sequence[ShardFile]
+    which: NDArray[np.int64]
+    """(n,) number among `files`"""
+    offsets: NDArray[np.int64]
+    """(n,) byte at which each begins"""
+    sizes: NDArray[np.int64]
+    """(n,) bytes"""
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def part(self, start: int, stop: int) -> "Places":
+        """Return those from `start` to `stop` - 1."""
+        own = slice(start, stop)
+        return Places(self.files, self.which[own], self.offsets[own], self.sizes[own])
+
+    def read(self, number: int) -> bytes:
+        """Return the file of an image; raises what `ShardFile.read` does."""
+        file = self.files[int(self.which[number])]
+        return file.read(int(self.offsets[number]), int(self.sizes[number]))
+
+    def read_all(self) -> list[bytes]:
+        """Return all n files; raises what `ShardFile.read` does."""
+        rows = zip(self.which.tolist(), self.offsets.tolist(), self.sizes.tolist(), strict=True)
+        return [self.files[which].read(offset, size) for which, offset, size in rows]
 
 
 @final

@@ -1,9 +1,7 @@
 """A split that is read from its shards, image by image, while it is used."""
 
-import bisect
 import math
 from collections.abc import Callable
-from itertools import accumulate
 from threading import Lock
 from typing import final
 
@@ -14,11 +12,12 @@ from torch import Tensor
 
 from ddpm_core.data import png
 from ddpm_core.data.blocks import BlockOrder
+from ddpm_core.data.buffers import Buffers
 from ddpm_core.data.cache import Cache
-from ddpm_core.data.decode_pool import DecodePool, Place
+from ddpm_core.data.decode_pool import DecodePool
 from ddpm_core.data.decoded import label_of
 from ddpm_core.data.decoding import decode_files
-from ddpm_core.data.shard_files import ShardFiles
+from ddpm_core.data.shard_files import Places, ShardFiles
 from ddpm_core.data.shards import Index, Split, key_of
 from ddpm_core.data.tar import BLOCK_BYTES, members
 from ddpm_core.errors import DataError
@@ -48,30 +47,32 @@ class StreamedImages:
         self, store: Store, index: Index, split: Split, cache: Cache, *, num_decoders: int
     ) -> None:
         shards = index.shards[split]
-        self._split, self._shards, self._num_decoders = split, shards, num_decoders
+        self._split, self._num_decoders = split, num_decoders
         self.num_classes = len(index.classes)
         channels, height, width = index.shape
         self._shape = (height, width, channels)
         self._counts = [shard.num_images for shard in shards]
-        self._firsts = [0, *accumulate(self._counts)]
+        self._firsts = np.cumsum([0, *self._counts])
         if self._firsts[-1] != index.num_images[split]:
             raise DataError(
                 f"{store.uri_of(index.manifest.folder)} has shards of {self._firsts[-1]} {split} "
                 f"images, but says {index.num_images[split]}; run the shard stage again under "
                 "another root"
             )
-        stored = png.stored_bytes(self._shape)
-        self._needs_decoders = any(size != stored for shard in shards for size in shard.sizes)
+        self._offsets = np.concatenate([np.array(shard.offsets, np.int64) for shard in shards])
+        self._sizes = np.concatenate([np.array(shard.sizes, np.int64) for shard in shards])
+        self._needs_decoders = bool((self._sizes != png.stored_bytes(self._shape)).any())
         self._decoders: DecodePool | None = None
         self._order = BlockOrder(0, self._counts)
         self._expected = (0, -1)
         self._lock = Lock()
+        self._buffers = Buffers()
         self._files = ShardFiles(
             store, index, split, cache, max_open=_NUM_WINDOWS * self._order.max_window_shards
         )
 
     def __len__(self) -> int:
-        return self._firsts[-1]
+        return int(self._firsts[-1])
 
     def order(self, seed: int) -> BlockOrder:
         """Return the order of training, permuted in windows of shards; `expect` goes by it."""
@@ -107,14 +108,16 @@ class StreamedImages:
             ClusterError: a process that decodes was lost.
         """
         size = (len(numbers), *self._shape)
-        images_u8 = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        places = [self._place(number) for number in numbers.tolist()]
+        if pinned:  # torch itself uses such memory again, as soon as the device has read it
+            images_u8 = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        else:
+            images_u8 = torch.from_numpy(self._buffers.lease(size))
+        places = self._places(numbers)
         out, origin = images_u8.numpy(), self._origin(numbers)
         if self._needs_decoders:
             self._pool().decode(places, out, origin=origin)
         else:
-            files = [place.file.read(place.offset, place.size) for place in places]
-            decode_files(files, out, origin=origin)
+            decode_files(places.read_all(), out, origin=origin)
         return images_u8.permute(0, 3, 1, 2)
 
     def images(self, start: int, stop: int) -> Tensor:
@@ -153,31 +156,29 @@ class StreamedImages:
                 self._decoders = DecodePool(self._num_decoders, self._shape)
             return self._decoders
 
-    def _place(self, number: int) -> Place:
-        shard, position = self._shard_of(number)
-        about = self._shards[shard]
-        return Place(self._files.get(shard), about.offsets[position], about.sizes[position])
-
-    def _shard_of(self, number: int) -> tuple[int, int]:
-        shard = bisect.bisect_right(self._firsts, number) - 1
-        return shard, number - self._firsts[shard]
+    def _places(self, numbers: NDArray[np.int64]) -> Places:
+        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
+        used, which = np.unique(shards, return_inverse=True)
+        files = [self._files.get(shard) for shard in used.tolist()]
+        return Places(files, which, self._offsets[numbers], self._sizes[numbers])
 
     def _origin(self, numbers: NDArray[np.int64]) -> Callable[[int], str]:
         def origin(position: int) -> str:
-            number = int(numbers[position])
-            where = self._files.get(self._shard_of(number)[0]).where
-            return f"{where}: {key_of(self._split, number)}"
+            places = self._places(numbers[position : position + 1])
+            return f"{places.files[0].where}: {key_of(self._split, int(numbers[position]))}"
 
         return origin
 
     def _label(self, number: int) -> int:
-        place = self._place(number)
+        places = self._places(np.array([number]))
+        file, offset, size = places.files[0], int(places.offsets[0]), int(places.sizes[0])
         # The file after the image's: its header, and the one block that a number needs.
-        at = place.offset + -(-place.size // BLOCK_BYTES) * BLOCK_BYTES
-        piece = place.file.read(at, 2 * BLOCK_BYTES)
-        origin = f"{place.file.where}: the class of {key_of(self._split, number)}"
+        at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        piece = file.read(at, 2 * BLOCK_BYTES)
+        key = key_of(self._split, number)
+        origin = f"{file.where}: the class of {key}"
         (member,) = members(piece + bytes(2 * BLOCK_BYTES), origin=origin)
-        if member.name != f"{key_of(self._split, number)}.cls":
+        if member.name != f"{key}.cls":
             raise DataError(f"{origin} is not there, but {member.name}; shard under another root")
         content = piece[member.offset : member.offset + member.size]
         return label_of(content, self.num_classes, origin)
