@@ -102,11 +102,7 @@ def main() -> None:
         place = Path(folder)
         source = options.source or make_zip(place / "images.zip", options.images, options.side)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        rates: dict[str, list[float]] = {
-            "ShardWriter, plain loop": [],
-            "ours, 1": [],
-            "ours, 2": [],
-        }
+        rates: dict[str, list[float]] = {name: [] for name in ("plain loop", "ours, 1", "ours, 2")}
         with cluster.connect(ComputeConfig(num_workers=2)):
             for number in range(options.rounds):
                 own = place / str(number)
@@ -120,9 +116,7 @@ def main() -> None:
     for name, values in rates.items():
         print(f"{name:26} {medians[name]:9.0f} images/s   ({min(values):.0f} to {max(values):.0f})")
     plain, one, two = medians.values()
-    print(
-        f"one worker: {one / plain:.2f} x the loop; two: {two / one:.2f} x one, {two / plain:.2f} x"
-    )
+    print(f"one worker: {one / plain:.2f} x the loop; two workers: {two / plain:.2f} x the loop")
 
 
 if __name__ == "__main__":
