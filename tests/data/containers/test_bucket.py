@@ -58,7 +58,7 @@ def test_an_archive_is_fetched_once(name, s3_server, tmp_path, capfd, monkeypatc
     opened = open_container(source, cache=tmp_path, sha256=digest)
     assert read_all(opened) == FILES
     assert opened.uri == source
-    assert f"/{len(content)} bytes  fetching '{name}'" in capfd.readouterr().out
+    assert f'/{len(content)} bytes  fetching "{name}"' in capfd.readouterr().out
     description = json.loads(json.dumps(opened.description()))
     s3_server.fault = lambda _method, _key, _answer: Answer(403, code="AccessDenied")
     assert read_all(reopen(description)) == FILES
