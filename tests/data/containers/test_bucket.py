@@ -51,8 +51,8 @@ def test_an_empty_prefix_is_no_data_set(s3_server, tmp_path):
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
 def test_an_archive_is_fetched_once(name, s3_server, tmp_path, capfd, monkeypatch):
     """Catches a download in every worker, and one machine's copy asked for on another."""
-    monkeypatch.setattr(fetching, "_PART_BYTES", 100)
     content = {"x.zip": zip_of, "x.tar": tar_of}.get(name, packed)(FILES)
+    monkeypatch.setattr(fetching, "_PART_BYTES", 1 + len(content) // 3)
     s3_server.objects[f"some/{name}"] = content
     source, digest = f"s3://{BUCKET}/some/{name}", hashlib.sha256(content).hexdigest()
     opened = open_container(source, cache=tmp_path, sha256=digest)
