@@ -92,6 +92,26 @@ def test_an_archive_is_fetched_on_from_where_it_was_cut(s3_server, tmp_path, mon
     assert read_all(open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)) == {"other.png": b"1"}
 
 
+def test_an_archive_that_is_replaced_while_it_is_fetched_is_refused(
+    s3_server, tmp_path, monkeypatch
+):
+    """Catches the beginning of one archive with the end of another."""
+    content = zip_of(FILES)
+    monkeypatch.setattr(fetching, "_PART_BYTES", 1 + len(content) // 2)
+    s3_server.objects["x.zip"] = content
+
+    def replace(_method, key, answer):
+        answered = answer()
+        if key == "x.zip":
+            s3_server.objects[key] = content[::-1]
+        return answered
+
+    s3_server.fault = replace
+    with pytest.raises(DataError, match="has been replaced since it was listed"):
+        open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)
+    assert not list((tmp_path / "fetched").glob("*.zip"))
+
+
 def test_an_archive_with_another_digest_is_refused_and_forgotten(s3_server, tmp_path):
     """Catches a wrong archive that stays in the cache."""
     s3_server.objects["x.zip"] = zip_of(FILES)
