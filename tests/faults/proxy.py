@@ -68,13 +68,13 @@ class FaultProxy:
     """the first lines of all requests"""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            request = await _read_head(reader)
-            self.seen.append(request.line)
-            await self._carry(self._fault_of(request.line), request, reader, writer)
-        with suppress(OSError):
-            writer.close()
-            await writer.wait_closed()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                request = await _read_head(reader)
+                self.seen.append(request.line)
+                await self._carry(self._fault_of(request.line), request, reader, writer)
+        finally:
+            await _close(writer)
 
     def _fault_of(self, line: str) -> Fault | None:
         for fault in self.faults:
@@ -117,7 +117,7 @@ class FaultProxy:
             writer.write(reply.without())
             await _pass_body(fault, server_reader, writer)
         finally:
-            server.close()
+            await _close(server)
         return None
 
 
@@ -165,6 +165,12 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 @contextmanager
