@@ -29,7 +29,7 @@ Kind = Literal[
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose first line matches `on`."""
+    """What happens to `times` requests whose first line matches `on`, from the `skip`-th on."""
 
     kind: Kind
     times: float = 1
@@ -37,6 +37,7 @@ class Fault:
     at: int = 0
     status: int = 503
     code: str = "SlowDown"
+    skip: int = 0
 
 
 @dataclass
@@ -79,8 +80,10 @@ class FaultProxy:
     def _fault_of(self, line: str) -> Fault | None:
         for fault in self.faults:
             if fault.times > 0 and re.search(fault.on, line):
-                fault.times -= 1
-                return fault
+                if fault.skip == 0:
+                    fault.times -= 1
+                    return fault
+                fault.skip -= 1
         return None
 
     async def _carry(

@@ -8,13 +8,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 import pytest
 
 from ddpm_core import s3_operation, storage
 from ddpm_core.errors import StorageError
-from ddpm_core.manifest import load
+from ddpm_core.manifest import commit, load, write_file
 from ddpm_core.s3 import s3_options
 from ddpm_core.storage import S3Store, Store
 from tests.faults.proxy import Fault, FaultProxy, Kind, proxying
@@ -178,6 +179,35 @@ def test_a_fault_that_stays_is_one_error(
     if act.leaves is not None:
         assert not direct.exists(key) or direct.read(key) == act.leaves, "half of it is there"
     assert act.do(direct, key) in act.expected, "it cannot be done again"
+
+
+@pytest.mark.parametrize("kind", ["lose", "reset", "answer"])
+def test_a_save_survives_a_fault_at_each_of_its_requests(
+    kind: Kind, proxied: S3Store, direct: S3Store, way: tuple[str, FaultProxy]
+):
+    """Catches one's own manifest, or one's own finished upload, taken for somebody else's or for
+    lost when the second try meets it.
+    """
+    proxy = way[1]
+
+    def save(folder: str) -> None:
+        files = {
+            "long": write_file(proxied, folder, "long", ".bin", LONG),
+            "short": write_file(proxied, folder, "short", ".bin", DATA),
+        }
+        commit(proxied, folder, files, {"step": 1})
+
+    for number in count():
+        folder = f"saves/{kind}/{number}"
+        proxy.faults = [Fault(kind, skip=number)]
+        save(folder)
+        found = load(direct, folder)
+        assert found is not None
+        assert [found.read(direct, role) for role in ("long", "short")] == [LONG, DATA]
+        assert len(direct.names(folder)) == 3
+        if proxy.faults[0].times:
+            break  # no request met it
+    assert number >= 8, "three parts with their beginning and end, a file, a manifest"
 
 
 def test_no_flipped_bit_is_read_as_data(proxied: S3Store, way: tuple[str, FaultProxy]):
