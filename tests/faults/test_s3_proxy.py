@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 
@@ -208,6 +208,22 @@ def test_a_save_survives_a_fault_at_each_of_its_requests(
         if proxy.faults[0].times:
             break  # no request met it
     assert number >= 8, "three parts with their beginning and end, a file, a manifest"
+
+
+def test_an_upload_that_is_known_no_more_counts_if_it_was_completed(
+    proxied: S3Store, direct: S3Store, way: tuple[str, FaultProxy]
+):
+    """Catches a lost reply taken for a lost upload: other servers than RGW forget it at once."""
+    proxy, complete = way[1], r"^POST \S+uploadId="
+    forgotten = Fault("answer", on=complete, status=404, code="NoSuchUpload")
+    proxy.faults = [Fault("lose", on=complete), replace(forgotten)]
+    proxied.write("uploads/completed", LONG)
+    assert direct.read("uploads/completed") == LONG
+    assert [fault.times for fault in proxy.faults] == [0, 0]
+    proxy.faults = [forgotten]
+    with pytest.raises(StorageError, match="cannot write"):
+        proxied.write("uploads/lost", LONG)
+    assert not direct.exists("uploads/lost")
 
 
 def test_no_flipped_bit_is_read_as_data(proxied: S3Store, way: tuple[str, FaultProxy]):
