@@ -34,6 +34,7 @@ def configure(
         base, home = _read_run_json(target)
     named = {**changes, "name": run} if run is not None else dict(changes)
     config = _with_absolute_paths(base.replaced(named))
+    _require_source(config)
     if home is not None and run is None and root is None:
         _refuse_other_experiment(base, config, where=target)
         return home, config
@@ -131,6 +132,21 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
             if path not in ("default", "trained") and "://" not in path
         }
     )
+
+
+def _require_source(config: RunConfig) -> None:
+    data = config.data
+    if data.is_collection and data.source == "default":
+        raise ConfigError(
+            f"data.source='default', but {data.name} is nothing that can be downloaded here; give "
+            "--set data.source=PLACE: a folder, a .zip or .tar of images, an LMDB export, or "
+            "WebDataset shards, as a path, s3://bucket/prefix or https:// URI"
+        )
+    if data.source.startswith("https://") and data.source_sha256 is None:
+        raise ConfigError(
+            f"data.source={data.source!r} is fetched from outside and data.source_sha256 is not "
+            "given; give the SHA-256 of the archive you trust"
+        )
 
 
 def _read_run_json(target: str) -> tuple[RunConfig, str | None]:

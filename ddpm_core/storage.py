@@ -151,6 +151,26 @@ class S3Store(Store):
         """
         self._call("open", "", "list_objects_v2", MaxKeys=1)
 
+    def raw_page(self, prefix: str, token: str | None) -> dict[str, Any]:
+        """Return a page of the objects whose keys, of any letters, begin with `prefix`."""
+        more: dict[str, Any] = {} if token is None else {"ContinuationToken": token}
+        return self._call("list", "", "list_objects_v2", Prefix=prefix, **more)
+
+    def raw_read(self, s3_key: str, first: int, num_bytes: int, etag: str) -> bytes:
+        """Return a part of the object under a key of any letters, not below the prefix.
+
+        Raises:
+            KeyMissingError: there is none.
+            StorageError: also if its ETag is another.
+        """
+        where = {
+            "Bucket": self._bucket,
+            "Key": s3_key,
+            "Range": f"bytes={first}-{first + num_bytes - 1}",
+            **({"IfMatch": etag} if etag else {}),
+        }
+        return self._run("read", "", lambda fs: _get(fs, where), num_bytes=None)
+
     def _check_create(self) -> None:
         """Make sure, once, that the server refuses to create what is there."""
         probe = "/".join(filter(None, (self._prefix, ".put-if-absent")))

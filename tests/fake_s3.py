@@ -1,6 +1,7 @@
 """As much of S3 as the store uses, in memory, with a say in what goes wrong."""
 
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ class FakeS3:
                 return Answer(204)
             if key not in self.objects:
                 return Answer(404, code="NoSuchKey")
+            tag = f'"{zlib.crc32(self.objects[key]):x}"'
+            if headers.get("if-match", tag) != tag:
+                return Answer(412, code="PreconditionFailed")
             return self._part(self.objects[key], headers.get("range"))
 
         return self.fault(method, key, usual)
@@ -95,7 +99,8 @@ class FakeS3:
         items = "".join(
             f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
             if found[name]
-            else f"<Contents><Key>{escape(name)}</Key><Size>1</Size></Contents>"
+            else f"<Contents><Key>{escape(name)}</Key><Size>{len(self.objects[name])}</Size>"
+            f"<ETag>&quot;{zlib.crc32(self.objects[name]):x}&quot;</ETag></Contents>"
             for name in page
         )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""

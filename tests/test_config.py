@@ -39,7 +39,12 @@ from ddpm_core.training.build import build_schedule
         ({"data.num_test_images": None}, ["num_test_images=null", "no split of its own"]),
         ({"data.source": "/x"}, ["source='/x'", "bundled with scikit-learn", "'default'"]),
         ({"data.height": 4}, ["height=4", "never cropped"]),
-        ({"data.name": "imagenet"}, ["data.name", "'digits', 'mnist' or 'cifar10'"]),
+        ({"data.name": "imagenet"}, ["data.name", "'digits', 'mnist', 'fashion_mnist'", "(any)"]),
+        ({"data.grey": True}, ["grey=True", "collections of image files", "digits has no use"]),
+        ({"data.on_bad": "skip"}, ["on_bad=skip", "collections of image files", "leave on_bad"]),
+        ({"data.background": [0, 0, 256]}, ["data.background.2=256", "less than or equal to 255"]),
+        ({"data.max_bad_share": 1.0}, ["data.max_bad_share=1.0", "less than 1"]),
+        ({"data.source_sha256": "ab"}, ["data.source_sha256", "64 digits 0-9 and a-f"]),
         ({"diffusion.num_timesteps": 20}, ["num_timesteps=20", "below 1", "at least 21"]),
         ({"diffusion.beta_start": 0.03}, ["beta_start=0.03", "above beta_end"]),
         (

@@ -1,4 +1,4 @@
-"""The recipes against the paper: every constant of CIFAR-10, and the six ablations of table 2."""
+"""The recipes against the paper: the constants of its data sets, and the ablations of table 2."""
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from ddpm_core.recipes import (
     recipe,
 )
 from ddpm_core.runs import configure
+from ddpm_core.training.build import build_unet
 from ddpm_core.training.step import _adam
 
 # Ho et al. 2020, arXiv:2006.11239, appendix B, and where that is silent the scripts of the authors'
@@ -56,6 +57,63 @@ CIFAR10 = {
 }
 
 
+# What all of 256x256 pixels have in common: run_celebahq.py 42-46, run_lsun.py 51-55 and 118,
+# diffusion_utils.py 82 and 165-177 (the variance); and the steps of appendix B.
+AT_256 = {
+    **{key: CIFAR10[key] for key in CIFAR10 if key.startswith(("diffusion.", "train."))},
+    "data.height": 256,
+    "data.width": 256,
+    "data.grey": False,
+    "model.base_channels": 128,
+    "model.channel_mults": [1, 1, 2, 2, 4, 4],
+    "model.num_res_blocks": 2,
+    "model.attention_resolutions": [16],
+    "model.dropout": 0.0,
+    "model.num_groups": 32,
+    "diffusion.variance": "fixed_small",
+    "train.global_batch_size": 64,
+    "train.learning_rate": 2e-5,
+    "sample.num_images": 50_000,
+}
+LARGE = {
+    "celebahq": {"data.name": "celebahq", "train.num_steps": 500_000},
+    # "all but LSUN Bedroom" are mirrored, says appendix B
+    "lsun-bedroom": {
+        "data.name": "lsun_bedroom",
+        "train.num_steps": 2_400_000,
+        "train.random_flip": False,
+    },
+    # 192 channels are what 256 M parameters come to, which is all that appendix B says
+    "lsun-bedroom-large": {
+        "data.name": "lsun_bedroom",
+        "train.num_steps": 1_150_000,
+        "train.random_flip": False,
+        "model.base_channels": 192,
+    },
+    "lsun-church": {"data.name": "lsun_church", "train.num_steps": 1_200_000},
+    "lsun-cat": {"data.name": "lsun_cat", "train.num_steps": 1_800_000},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_large_recipes_have_the_constants_of_the_paper(name):
+    """Catches: CIFAR-10's learning rate, variance or dropout at 256x256, and another length."""
+    found = RunConfig.from_json(recipe(name).to_json()).flat()
+    expected = AT_256 | LARGE[name]
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [("celebahq", 113_673_219), ("lsun-church", 113_673_219), ("lsun-bedroom-large", 255_677_955)],
+)
+def test_the_large_networks_have_as_many_parameters_as_the_paper_s(name, num_parameters):
+    """Catches: another width, depth or attention; appendix B says 114 and 256 million."""
+    with torch.device("meta"):
+        network = build_unet(recipe(name))
+    assert sum(weight.numel() for weight in network.parameters()) == num_parameters
+
+
 @pytest.mark.parametrize("key", CIFAR10)
 def test_cifar10_has_the_constants_of_the_paper(key):
     """Catches: a drifted default. The whole network is counted in tests/models/test_unet.py."""
@@ -79,7 +137,7 @@ def test_every_recipe_survives_the_way_through_run_json(name):
 
 def test_an_unknown_recipe_or_ablation_names_the_known_ones():
     """Catches: a KeyError as the message."""
-    with pytest.raises(ConfigError, match=r"no recipe 'imagenet'; .*digits, mnist, cifar10"):
+    with pytest.raises(ConfigError, match=r"no recipe 'imagenet'; .*digits, mnist, fashion-mnist"):
         recipe("imagenet")
     with pytest.raises(ConfigError, match=r"no recipe 'imagenet'"):
         recipe("imagenet:eps-l-fixed")

@@ -6,7 +6,7 @@ import pytest
 
 from ddpm_core import layout
 from ddpm_core.errors import ConfigError, RunConflictError
-from ddpm_core.recipes import digits, mnist
+from ddpm_core.recipes import digits, mnist, recipe
 from ddpm_core.runs import (
     check_run,
     check_stage,
@@ -149,3 +149,25 @@ def test_a_target_that_is_nothing_is_named(target, part, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=part):
         configure(target, root=None, run=None, changes={})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, r"data.source='default', but lsun_cat is nothing .*--set data.source=PLACE"),
+        ({"data.source": "https://h/a.zip"}, r"fetched from outside and data.source_sha256 is not"),
+    ],
+)
+def test_a_collection_without_a_source_is_refused_before_anything_starts(changes, said):
+    """Catches: a cluster that starts up to find that nobody said where the images are."""
+    with pytest.raises(ConfigError, match=said):
+        configure("lsun-cat", root=None, run=None, changes=changes)
+
+
+def test_what_to_do_about_bad_files_may_change_from_start_to_start(store):
+    """Catches: a run that ends with a list of bad files, and may then not be told to skip them."""
+    run = recipe("images").replaced({"data.source": "/a.zip"})
+    open_run(store, run)
+    open_run(store, run.replaced({"data.on_bad": "skip", "data.max_bad_share": 0.1}))
+    with pytest.raises(RunConflictError, match=r"data.crop"):
+        open_run(store, run.replaced({"data.crop": "none"}))

@@ -38,7 +38,8 @@ def map_units(
         make_worker: called once in each actor as `make_worker(payload, device)`; returns the
             function that is called with each unit. Both must be importable or picklable.
         payload: JSON values.
-        units: small values; what they stand for is read by the worker.
+        units: small values; what they stand for is read by the worker. Asked for one by one, so
+            that they may be made then.
         compute: how many workers, and with what.
         on_done: called here, in the caller's thread, with each unit and its result, in the order
             in which they are finished. Results are small; large ones go to the storage.
@@ -47,7 +48,7 @@ def map_units(
         PipelineError: the very error that a worker raised; it is not retried.
         ClusterError: after more than `compute.max_failures` deaths, or if no actor starts.
     """
-    waiting = deque(units)
+    waiting = deque(range(len(units)))
     pool = _Pool(make_worker, payload, compute)
     deaths = 0
     try:
@@ -55,7 +56,7 @@ def map_units(
             pool.add()
         remaining = len(waiting)
         while remaining:
-            actor, unit, outcome = pool.next_event()
+            actor, position, outcome = pool.next_event()
             if isinstance(outcome, PipelineError):
                 raise outcome
             if isinstance(outcome, ray.exceptions.RayError):
@@ -67,16 +68,17 @@ def map_units(
                         "units are kept"
                     ) from outcome
                 _log.warning("a worker died (%s); starting another", one_line(outcome))
-                if unit is not None:
-                    waiting.appendleft(unit[0])
+                if position is not None:
+                    waiting.appendleft(position)
                 pool.discard(actor)
                 pool.add()
                 continue
-            if unit is not None:
-                on_done(unit[0], outcome)
+            if position is not None:
+                on_done(units[position], outcome)
                 remaining -= 1
             if waiting:
-                pool.assign(actor, waiting.popleft())
+                position = waiting.popleft()
+                pool.assign(actor, position, units[position])
     finally:
         pool.close()
 
@@ -112,23 +114,23 @@ class _Pool:
             num_cpus=compute.cpus_per_worker, num_gpus=1 if uses_gpu(compute) else 0
         )
         self._actors: list[Any] = []
-        self._busy: dict[Any, tuple[Any, tuple[Any] | None]] = {}
+        self._busy: dict[Any, tuple[Any, int | None]] = {}
 
     def add(self) -> None:
         actor = self._actor_class.remote(*self._arguments)
         self._actors.append(actor)
         self._busy[actor.ready.remote()] = (actor, None)
 
-    def assign(self, actor: Any, unit: Any) -> None:  # noqa: ANN401
-        self._busy[actor.run.remote(unit)] = (actor, (unit,))
+    def assign(self, actor: Any, position: int, unit: Any) -> None:  # noqa: ANN401
+        self._busy[actor.run.remote(unit)] = (actor, position)
 
-    def next_event(self) -> tuple[Any, tuple[Any] | None, Any]:
-        """Wait for an actor; return it, the unit it had (in a tuple; None: it started), the result.
+    def next_event(self) -> tuple[Any, int | None, Any]:
+        """Wait for an actor; return it, its unit's position (None: it has started), the result.
 
         Raises:
             ClusterError: if none works and none has started within five minutes.
         """
-        working = any(unit is not None for _, unit in self._busy.values())
+        working = any(position is not None for _, position in self._busy.values())
         timeout_s = None if working else _START_TIMEOUT_S
         done, _ = ray.wait(list(self._busy), num_returns=1, timeout=timeout_s)
         if not done:
@@ -136,13 +138,13 @@ class _Pool:
                 f"no worker started within {_START_TIMEOUT_S:g} s; the cluster has "
                 f"{ray.available_resources()} free. Free some, or lower compute.num_workers"
             )
-        actor, unit = self._busy.pop(done[0])
+        actor, position = self._busy.pop(done[0])
         try:
-            return actor, unit, ray.get(done[0])
+            return actor, position, ray.get(done[0])
         except ray.exceptions.RayTaskError:
             raise  # a defect in the worker: another actor would meet it too
         except ray.exceptions.RayError as error:
-            return actor, unit, error
+            return actor, position, error
 
     def discard(self, actor: Any) -> None:  # noqa: ANN401
         self._actors.remove(actor)

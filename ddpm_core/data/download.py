@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from ddpm_core.data.public_hosts import PublicHosts
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.progress import Progress
 
@@ -22,6 +23,8 @@ _SILENCE_S = 30.0
 _GRACE_S = 60.0
 _MIN_BYTES_PER_S = 2**16
 _MAX_REDIRECTS = 3
+MAX_UNKNOWN_BYTES = 2**40
+"""A file whose length is not known beforehand is cut off here: 1 TiB."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,15 @@ class RemoteFile:
 
     name: str
     """its name in the cache"""
-    num_bytes: int
+    num_bytes: int | None
+    """None: not known, and at most `MAX_UNKNOWN_BYTES`"""
     sha256: str
     urls: tuple[str, ...]
     """where it lies; the next is asked if one fails"""
     schemes: tuple[str, ...] = ("https",)
     """what a URL, and whatever it redirects to, may begin with"""
+    public_only: bool = False
+    """refuse hosts, also after a redirect, whose address is not one of the public Internet"""
 
 
 def fetch(file: RemoteFile, cache: Path) -> Path:
@@ -50,10 +56,12 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
             continues.
     """
     path = cache / file.name
-    with _lock(path):
+    with locked(path):
         if path.is_file() and _sha256(path) == file.sha256:
             return path
         part = path.with_name(f"{file.name}.part")
+        if file.num_bytes is None and part.is_file() and _sha256(part) == file.sha256:
+            return part.replace(path)  # asked for what comes after it, hosts answer with an error
         problems: list[str] = []
         reachable = 0
         for url in file.urls:
@@ -90,7 +98,7 @@ def _continue(file: RemoteFile, url: str, part: Path) -> None:
         OSError: it could not be had whole; what came is kept.
     """
     have = part.stat().st_size if part.exists() else 0
-    if have > file.num_bytes:
+    if have > (MAX_UNKNOWN_BYTES if file.num_bytes is None else file.num_bytes):
         part.unlink()
         have = 0
     if have == file.num_bytes:
@@ -99,33 +107,46 @@ def _continue(file: RemoteFile, url: str, part: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "ddpm-pipeline"})  # noqa: S310 - checked
     if have:
         request.add_header("Range", f"bytes={have}-")
-    opener = urllib.request.build_opener(_Redirects(file))
+    checked = [PublicHosts()] if file.public_only else []
+    opener = urllib.request.build_opener(_Redirects(file), *checked)
     with opener.open(request, timeout=_SILENCE_S) as response:
         resumed = response.status == http.client.PARTIAL_CONTENT
         if resumed and not _begins_at(response.headers.get("Content-Range"), have):
             part.unlink()
             raise OSError("answered with another range than was asked for")
+        have = have if resumed else 0
+        total = file.num_bytes or _announced(response.headers.get("Content-Length"), have)
         with part.open("ab" if resumed else "wb") as target:
-            _copy(file, response, target, have if resumed else 0)
+            _copy(file.name, response, target, have, total)
 
 
-def _copy(file: RemoteFile, response: IO[bytes], target: IO[bytes], have: int) -> None:
+def _announced(content_length: str | None, have: int) -> int:
+    """Return the length of a file that is not known beforehand, as its host announces it."""
+    if content_length is None or not content_length.isdecimal():
+        raise OSError("does not say how long the file is")
+    total = have + int(content_length)
+    if total > MAX_UNKNOWN_BYTES:
+        raise OSError(f"announces {total} bytes; at most {MAX_UNKNOWN_BYTES} are taken")
+    return total
+
+
+def _copy(name: str, response: IO[bytes], target: IO[bytes], have: int, total: int) -> None:
     # A host that drips never trips the timeout of a single read: the whole has a deadline.
-    deadline = time.monotonic() + _GRACE_S + file.num_bytes / _MIN_BYTES_PER_S
-    tenth = 10 * have // file.num_bytes
+    deadline = time.monotonic() + _GRACE_S + total / _MIN_BYTES_PER_S
+    tenth = 10 * have // max(total, 1)
     while chunk := response.read(_CHUNK_BYTES):
         have += len(chunk)
-        if have > file.num_bytes:
+        if have > total:
             target.truncate(0)
-            raise OSError(f"sends more than the {file.num_bytes} bytes of the file")
+            raise OSError(f"sends more than the {total} bytes of the file")
         target.write(chunk)
-        if 10 * have // file.num_bytes > tenth:
-            tenth = 10 * have // file.num_bytes
-            Progress("shard", have, file.num_bytes, "bytes", f"downloading {file.name}").show()
+        if 10 * have // total > tenth:
+            tenth = 10 * have // total
+            Progress("shard", have, total, "bytes", f"downloading {name}").show()
         if time.monotonic() > deadline:
             raise OSError(f"slower than {_MIN_BYTES_PER_S} bytes/s; {have} bytes are kept")
-    if have < file.num_bytes:
-        raise OSError(f"the connection ended after {have} of {file.num_bytes} bytes")
+    if have < total:
+        raise OSError(f"the connection ended after {have} of {total} bytes")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -158,8 +179,12 @@ def _begins_at(content_range: str | None, start: int) -> bool:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Keep other processes away from `path`, and turn what the disk says into ours."""
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes away from `path`, whose folder is made.
+
+    Raises:
+        StorageError: for every OSError inside, as one of writing there.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f"{path.name}.lock").open("w") as handle:

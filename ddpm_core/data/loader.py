@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.data import png
-from ddpm_core.data.shards import EXTENSIONS, Index, Shard, Split, key_of
+from ddpm_core.data.index import Index, Shard, Split, key_of
 from ddpm_core.data.tar import members
 from ddpm_core.errors import DataError
 from ddpm_core.manifest import DamagedError
@@ -113,13 +113,14 @@ def _read_shard(
             f"{error}. Or delete it and run the shard stage again, which makes it anew"
         ) from None
     found = members(tar, origin=where)
+    first = shard.first_number
     expected = [
         f"{key_of(split, number)}.{extension}"
         for number in range(first, first + shard.num_images)
-        for extension in EXTENSIONS
+        for extension in ("png", "cls", "json")
     ]
     names = [member.name for member in found]
-    offsets = tuple(member.offset for member in found[:: len(EXTENSIONS)])
+    offsets = tuple(member.offset for member in found[::3])
     if names != expected or offsets != shard.offsets:
         raise DataError(
             f"{where} does not hold {expected[0]} to {expected[-1]} where the index says, in that "

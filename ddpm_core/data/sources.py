@@ -67,8 +67,13 @@ def load_source(
             splits = _digits(data)
         case "mnist":
             splits = Splits(*mnist.read_folder(_folder(data, cache, published)), mnist.CLASSES)
+        case "fashion_mnist":
+            folder = _folder(data, cache, published)
+            splits = Splits(*mnist.read_folder(folder), mnist.FASHION_CLASSES)
         case "cifar10":
             splits = Splits(*cifar.read_folder(_folder(data, cache, published)), cifar.CLASSES)
+        case "images" | "celebahq" | "lsun_bedroom" | "lsun_church" | "lsun_cat":
+            raise ValueError(f"{data.name} is no bundle: see `collection`")
         case _:
             assert_never(data.name)
     splits = replace(splits, test=_first(splits.test, data))

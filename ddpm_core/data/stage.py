@@ -2,15 +2,21 @@
 
 import logging
 import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from ddpm_core import layout
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
-from ddpm_core.data.shards import Index, dataset_fingerprint, load_index, shard_dataset
+from ddpm_core.data.bundle import Bundle
+from ddpm_core.data.dataset import make_dataset
+from ddpm_core.data.index import Index, dataset_fingerprint, load_index
+from ddpm_core.data.source import Source
 from ddpm_core.data.sources import load_source
 from ddpm_core.errors import DataError, RunConflictError
-from ddpm_core.progress import Progress
+from ddpm_core.progress import WARNING, Progress
 from ddpm_core.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -33,8 +39,33 @@ def run_shard(store: Store, config: RunConfig) -> str:
             _show_done(store, index)
             return pointer["dataset"]
 
-    splits = load_source(config.data, cache=_cache())
-    fingerprint = dataset_fingerprint(config.data, splits.digest())
+    with _source(config) as source:
+        folder, fingerprint = _made(store, config, source, pointer)
+    value = canonical_json({"dataset": folder, "fingerprint": fingerprint})
+    store.create(layout.dataset_pointer_key(config.name), value)
+    return folder
+
+
+@contextmanager
+def _source(config: RunConfig) -> Iterator[Source]:
+    """The images, and for a collection the cluster that works on them."""
+    if config.data.is_collection:
+        # With it comes Ray, which a bundle does without.
+        from ddpm_core import cluster
+        from ddpm_core.data.collection import Collection
+
+        with cluster.connect(config.compute):
+            yield Collection.open(config.data, cache=_cache(), compute=config.compute)
+    else:
+        yield Bundle(load_source(config.data, cache=_cache()))
+
+
+def _made(
+    store: Store, config: RunConfig, source: Source, pointer: Mapping[str, str] | None
+) -> tuple[str, str]:
+    """Return folder and fingerprint of the data set of these images, after making what lacks."""
+    images_sha256 = source.digest()
+    fingerprint = dataset_fingerprint(config.data, images_sha256)
     if pointer is not None and pointer["fingerprint"] != fingerprint:
         raise RunConflictError(
             f"run {config.name!r} uses {store.uri_of(pointer['dataset'])}, which is not complete, "
@@ -44,18 +75,36 @@ def run_shard(store: Store, config: RunConfig) -> str:
     folder = layout.dataset_folder(config.data.name, fingerprint)
     index = _complete(store, folder)
     if index is None:
-        shard_dataset(
-            store,
-            config.data,
-            splits,
-            num_workers=config.compute.num_workers,
-            on_progress=lambda done, total: Progress("shard", done, total, "images").show(),
-        )
+        _make(store, config, source, images_sha256)
     else:
         _show_done(store, index)
-    value = canonical_json({"dataset": folder, "fingerprint": fingerprint})
-    store.create(layout.dataset_pointer_key(config.name), value)
-    return folder
+    return folder, fingerprint
+
+
+def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -> None:
+    started = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        rate = done / max(time.monotonic() - started, 1e-3)
+        note = f"{rate:.0f} images/s" if done else ""
+        Progress("shard", done, total, "images", note).show()
+
+    made = make_dataset(
+        store,
+        config.data,
+        source,
+        config.compute,
+        images_sha256=images_sha256,
+        on_progress=on_progress,
+    )
+    left_out = len(made.body["rejected"]) + sum(made.body["passed_over"].values())
+    if left_out:
+        _log.warning(
+            "%s%d files were left out; %s says which and why",
+            WARNING,
+            left_out,
+            store.uri_of(f"{made.folder}/{layout.DATASET_INDEX}"),
+        )
 
 
 def _complete(store: Store, folder: str) -> Index | None:
@@ -83,7 +132,7 @@ def _complete(store: Store, folder: str) -> Index | None:
 
 def _check_same_data(index: Index, config: RunConfig) -> None:
     recorded = index.manifest.body["data"]
-    wanted = config.data.model_dump(mode="json", exclude={"source"})
+    wanted = config.data.identity()
     if recorded != wanted:
         raise RunConflictError(
             f"run {config.name!r} uses the data set {recorded}, this configuration asks for "

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ddpm_core import layout
 from ddpm_core.config import RunConfig
+from ddpm_core.data.index import Index, load_index
 from ddpm_core.data.loader import ImageSet, load_split
-from ddpm_core.data.shards import Index, load_index
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network

@@ -7,8 +7,8 @@ from typing import Any, Self
 from ddpm_core import cluster, layout, manifest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
+from ddpm_core.data.index import Index, load_index
 from ddpm_core.data.loader import ImageSet, load_split
-from ddpm_core.data.shards import Index, load_index
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.desk import payload_of

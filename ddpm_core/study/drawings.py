@@ -18,7 +18,15 @@ from ddpm_core.study.tables import coding_markdown
 Files = dict[str, tuple[str, bytes]]
 """role -> (suffix, content)"""
 
-_TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+_TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "celebahq": "CelebA-HQ",
+    "lsun_bedroom": "LSUN Bedroom",
+    "lsun_church": "LSUN Church",
+    "lsun_cat": "LSUN Cat",
+}
 _DISTANCES = {"pixels": "RMSE in pixel space [levels]", "features": "distance in feature space"}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from ddpm_core import cluster, layout
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
+from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import ImageSet, load_split
-from ddpm_core.data.shards import load_index
 from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
 from ddpm_core.storage import Store, open_store

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_core.config import DataConfig
+from ddpm_core.config import ComputeConfig, DataConfig
+from ddpm_core.data.bundle import Bundle
+from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.images import RawImages
 from ddpm_core.data.sources import Splits
 
@@ -89,6 +91,12 @@ def splits(*, num_train=10, num_test=6, shape=(8, 8, 1), classes=10):
         return RawImages(pixels, rng.integers(0, classes, count), name)
 
     return Splits(images(num_train, "train"), images(num_test, "test"), names)
+
+
+def shard_dataset(store, config, images, *, num_workers=1, **words):
+    """The committed index of a data set of these images."""
+    source, compute = Bundle(images), ComputeConfig(num_workers=num_workers)
+    return make_dataset(store, config, source, compute, images_sha256=source.digest(), **words)
 
 
 def data_config(**changes):

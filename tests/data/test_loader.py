@@ -8,12 +8,12 @@ import torch
 from ddpm_core import layout, manifest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.data import loader
+from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import batch, flip, load_split, to_unit_range
-from ddpm_core.data.shards import load_index, shard_dataset
 from ddpm_core.errors import DataError
 from ddpm_core.manifest import FileRecord
 from ddpm_core.storage import open_store, sha256_of
-from tests.data.small import data_config, splits, tar_of
+from tests.data.small import data_config, shard_dataset, splits, tar_of
 
 
 @pytest.fixture

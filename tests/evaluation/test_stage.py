@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from ddpm_core import layout
+from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
-from ddpm_core.data.shards import load_index
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage
 from ddpm_core.evaluation.worker import FeatureUnit, LikelihoodUnit

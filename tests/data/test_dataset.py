@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from ddpm_core import layout, manifest
-from ddpm_core.data.shards import dataset_fingerprint, load_index, shard_dataset
+from ddpm_core.data.index import dataset_fingerprint, load_index
 from ddpm_core.errors import DataError
 from ddpm_core.storage import open_store, sha256_of
-from tests.data.small import data_config, files_below, splits
+from tests.data.small import data_config, files_below, shard_dataset, splits
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_shard_holds_png_cls_and_json_of_each_image_in_order(store):
     assert {record.name for record in index.files.values()} == {
         *(f"train-{number:06d}.tar" for number in range(3)),
         *(f"test-{number:06d}.tar" for number in range(2)),
-        "train-mean.png",
+        "train-first.png",
     }
     with tarfile.open(fileobj=io.BytesIO(index.read(store, "train-000002"))) as tar:
         assert tar.getnames() == [
@@ -59,8 +59,9 @@ def test_the_index_finds_every_image_without_the_tar(store):
         number = 0
         for shard in index.shards[split]:
             tar = index.manifest.read(store, shard.role)
-            for offset in shard.offsets:
-                content = io.BytesIO(tar[offset : offset + index.png_bytes])
+            assert set(shard.sizes) == {index.png_bytes}
+            for offset, size in zip(shard.offsets, shard.sizes, strict=True):
+                content = io.BytesIO(tar[offset : offset + size])
                 with Image.open(content) as image:
                     got = np.asarray(image)
                 np.testing.assert_array_equal(got, raw.images_u8[number, :, :, 0])
@@ -78,8 +79,13 @@ def test_the_index_says_mean_spread_and_shape_of_the_training_images(store):
     np.testing.assert_allclose(index.std, pixels.std((0, 1, 2)), rtol=1e-12)
     assert index.shape == (3, 32, 32)
     assert index.classes == images.classes
-    with Image.open(io.BytesIO(index.manifest.read(store, "train-mean"))) as image:
-        assert np.abs(np.asarray(image) - pixels.mean(0)).max() <= 0.5
+    for split, raw in (("train", images.train), ("test", images.test)):
+        counts = np.bincount(raw.labels, minlength=10)
+        np.testing.assert_array_equal(index.class_counts[split], counts)
+    with Image.open(io.BytesIO(index.manifest.read(store, "train-first"))) as image:
+        sheet = np.asarray(image)
+    assert sheet.shape == (64, 64, 3)
+    np.testing.assert_array_equal(sheet[8:16, 16:24], images.train.images_u8[10])
 
 
 def test_the_same_images_make_the_same_bytes(tmp_path):
@@ -89,7 +95,7 @@ def test_the_same_images_make_the_same_bytes(tmp_path):
         store = open_store(str(tmp_path / str(number)))
         shard_dataset(store, data_config(), splits(), num_workers=num_workers)
         made.append(files_below(tmp_path / str(number)))
-    assert len(made[0]) == 7
+    assert len(made[0]) == 12
     assert made[0] == made[1] == made[2]
 
 
@@ -177,21 +183,22 @@ def test_load_index_says_what_is_wrong(store, tmp_path):
 
 def test_an_index_of_another_format_is_refused(store, monkeypatch):
     """Catches reading the future as if it were today."""
-    monkeypatch.setattr("ddpm_core.data.shards.FORMAT_VERSION", 2)
+    monkeypatch.setattr("ddpm_core.data.dataset.FORMAT_VERSION", 3)
     folder = shard_dataset(store, data_config(), splits()).folder
     monkeypatch.undo()
-    with pytest.raises(DataError, match="has format 2, this program reads 1"):
+    with pytest.raises(DataError, match="has format 3, this program reads 2"):
         load_index(store, folder)
 
 
-@pytest.mark.parametrize("key", ["shape", "classes", "num_images", "mean", "shards", "png_bytes"])
+@pytest.mark.parametrize(
+    "key",
+    ["shape", "classes", "num_images", "mean", "shards", "png_bytes", "class_counts", "rejected"],
+)
 def test_an_index_of_another_hand_is_refused(key, store):
     """Catches a KeyError or TypeError that no command line knows."""
     body = shard_dataset(store, data_config(), splits()).body
     for number, change in enumerate(({}, {key: None})):
         foreign = {k: v for k, v in body.items() if k != key} | change
-        if key == "png_bytes" and change:
-            continue  # a number that only other readers use
         manifest.commit(store, f"datasets/foreign-{number}", {}, foreign, name="index.json")
         with pytest.raises(DataError, match=r"index\.json is committed, but no index.*shard stage"):
             load_index(store, f"datasets/foreign-{number}")

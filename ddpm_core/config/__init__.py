@@ -1,0 +1,25 @@
+"""The configuration of a run, in sections: a file for each, and `run` for the whole."""
+
+from ddpm_core.config.compute import ComputeConfig
+from ddpm_core.config.data import Bundle, Collection, DataConfig
+from ddpm_core.config.diffusion import DiffusionConfig
+from ddpm_core.config.measure import EvaluateConfig, StudyConfig
+from ddpm_core.config.model import ModelConfig
+from ddpm_core.config.run import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config.sample import SampleConfig
+from ddpm_core.config.train import TrainConfig
+
+__all__ = [
+    "RUN_NAME_PATTERN",
+    "Bundle",
+    "Collection",
+    "ComputeConfig",
+    "DataConfig",
+    "DiffusionConfig",
+    "EvaluateConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SampleConfig",
+    "StudyConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,20 @@
+"""The section `compute`: where and how wide it runs."""
+
+from pydantic import Field
+
+from ddpm_core.config.section import PositiveInt, Section
+
+
+class ComputeConfig(Section):
+    """Where and how wide it runs. Changes the speed, not the experiment: in no fingerprint."""
+
+    num_workers: PositiveInt = 1
+    """workers of every stage"""
+    cpus_per_worker: PositiveInt = 1
+    """CPU cores, and threads, of one worker"""
+    use_gpu: bool | None = None
+    """one GPU per worker; null: if the cluster has any"""
+    max_failures: int = Field(3, ge=0)
+    """how often lost workers are replaced before the stage gives up"""
+    collective_timeout_s: PositiveInt = 120
+    """seconds after which workers that wait for a lost one give up"""

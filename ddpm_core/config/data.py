@@ -1,0 +1,161 @@
+"""The section `data`: which images, and how they are cut into shards."""
+
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.section import PositiveInt, Section
+
+Bundle = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+"""data sets of a fixed size and shape, in published files"""
+Collection = Literal["images", "celebahq", "lsun_bedroom", "lsun_church", "lsun_cat"]
+"""images as files, in a folder, an archive or a database, of any number and size"""
+
+# What a bundle is by itself: channels, and height and width before padding.
+_NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
+_NUM_DIGITS = 1797
+_NUM_TEST_IMAGES = 10_000
+"""of the canonical test splits of the others; the training splits are never touched"""
+_PLACES = ("source", "source_sha256", "on_bad", "max_bad_share")
+"""keys that say where the files lie and what to do about bad ones, not what the data set is"""
+_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders")
+"""keys that say what becomes of image files"""
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class DataConfig(Section):
+    """The images, and how they are cut into shards."""
+
+    name: Literal[Bundle, Collection] = "digits"
+    """data set: scikit-learn's bundled digits, MNIST, Fashion-MNIST, CIFAR-10; or a collection of
+    image files: images (any), celebahq, lsun_bedroom, lsun_church, lsun_cat"""
+    source: str = "default"
+    """where the raw data lie: a folder, an archive, an LMDB export, shards; a path, s3:// or
+    https:// URI; or 'default' (bundled, else the canonical download; a collection has none);
+    does not change what is made of them, so it is in no fingerprint"""
+    source_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the archive at `source`, 64 digits 0-9 and a-f; required for https://"""
+    height: PositiveInt = 8
+    """rows of an image, in pixels; smaller originals of a bundle are padded with black around the
+    centre, those of a collection are cropped and resized"""
+    width: PositiveInt = 8
+    """columns of an image, in pixels; as height"""
+    grey: bool = False
+    """of a collection: one channel instead of red, green and blue"""
+    crop: Literal["center", "none"] = "center"
+    """of a collection: cut to the shape of height x width around the centre, or refuse others"""
+    resize: Literal["box", "lanczos"] = "box"
+    """of a collection: mean over the area of a pixel (box), or Lanczos' filter, which is sharper"""
+    background: tuple[Byte, Byte, Byte] = (255, 255, 255)
+    """of a collection: red, green and blue behind what is transparent, 0 to 255"""
+    encoding: Literal["png", "original"] = "png"
+    """of a collection: shards hold uncompressed PNG, or the files as they are where they already
+    have the size and the channels"""
+    class_folders: bool = True
+    """of a collection: folders are classes; else there is one class"""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """of a collection: what to do about files that cannot be used: end with a list of them, or
+    leave them out and keep the list with the data set"""
+    max_bad_share: float = Field(0.01, ge=0, lt=1)
+    """share of the files that may be left out by on_bad=skip"""
+    num_test_images: PositiveInt | None = None
+    """images held out of training; null keeps the data set's own split (digits and a collection
+    without folders for it have none)"""
+    images_per_shard: PositiveInt = 1000
+    """images in one tar"""
+
+    @property
+    def is_collection(self) -> bool:
+        """Whether the images are files of any number and size."""
+        return self.name in get_args(Collection)
+
+    @property
+    def channels(self) -> int:
+        if self.is_collection:
+            return 1 if self.grey else 3
+        return _NATIVE_SHAPES[self.name][0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return (self.channels, self.height, self.width)
+
+    @property
+    def max_test_images(self) -> int | None:
+        """Images held out, at most: a folder may hold less than the published files. None: any."""
+        if self.num_test_images is not None or self.is_collection:
+            return self.num_test_images
+        return _NUM_TEST_IMAGES
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the data set is, as JSON values, whatever the places it is read from."""
+        unused = () if self.is_collection else _OF_COLLECTIONS
+        return self.model_dump(mode="json", exclude={*_PLACES, *unused})
+
+    @classmethod
+    def is_place(cls, key: str) -> bool:
+        """Whether `data.<key>` may differ between two starts of one run."""
+        return key in _PLACES
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.is_collection:
+            return self
+        _, height, width = _NATIVE_SHAPES[self.name]
+        if self.height < height or self.width < width:
+            raise ValueError(
+                f"height={self.height}, width={self.width} is smaller than {self.name}'s own "
+                f"{height}x{width}; images are padded, never cropped: give at least that"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_images_exist(self) -> Self:
+        wanted = self.num_test_images
+        if self.is_collection:
+            return self
+        if self.name != "digits":
+            if wanted is not None and wanted > _NUM_TEST_IMAGES:
+                raise ValueError(
+                    f"num_test_images={wanted}, but {self.name} holds out images of its test "
+                    f"split only, which has {_NUM_TEST_IMAGES}; give at most that, or null for "
+                    "all of them"
+                )
+        elif wanted is None:
+            raise ValueError(
+                "num_test_images=null, but digits has no split of its own; give a number, e.g. 297"
+            )
+        elif wanted >= _NUM_DIGITS:
+            raise ValueError(
+                f"num_test_images={wanted} leaves nothing to train on: digits has {_NUM_DIGITS} "
+                "images; hold out fewer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bundled_data_have_no_source(self) -> Self:
+        if self.name == "digits" and self.source != "default":
+            raise ValueError(
+                f"source={self.source!r}, but digits is bundled with scikit-learn; give "
+                "'default', or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _knobs_belong_to_collections(self) -> Self:
+        knobs = (*_OF_COLLECTIONS, "on_bad", "max_bad_share")
+        for key in () if self.is_collection else knobs:
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default:
+                raise ValueError(
+                    f"{key}={value} is a setting of collections of image files "
+                    f"({', '.join(get_args(Collection))}) and {self.name} has no use for it; leave "
+                    f"{key} out"
+                )
+        return self

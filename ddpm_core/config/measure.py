@@ -1,0 +1,82 @@
+"""The sections `evaluate` and `study`: what is measured of a trained model."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.section import PositiveInt, Section
+
+
+class EvaluateConfig(Section):
+    """What is measured on the held-out images."""
+
+    num_likelihood_images: PositiveInt = 256
+    """held-out images whose bits/dim are computed, each at every timestep; not more than there are
+    """
+    batch_size: PositiveInt = 256
+    """images through a network at once"""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """seed of the noise of the bound"""
+    features: str = "trained"
+    """feature network of the Frechet distance: 'trained' (a small classifier, trained here on the
+    labelled training images) or path or https URL of a TorchScript file"""
+    features_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the TorchScript file, 64 digits 0-9 and a-f; required with one"""
+    feature_steps: PositiveInt = 600
+    """optimiser steps of the trained feature network"""
+
+    @model_validator(mode="after")
+    def _foreign_network_is_pinned(self) -> Self:
+        if "://" in self.features and not self.features.startswith("https://"):
+            raise ValueError(
+                f"features={self.features!r} must be 'trained', a path or an https URL; download "
+                "the file and give its path"
+            )
+        if self.features == "trained" and self.features_sha256 is not None:
+            raise ValueError(
+                "features_sha256 is given, but features='trained' is no file; give features too, "
+                "or leave both out"
+            )
+        if self.features != "trained" and self.features_sha256 is None:
+            raise ValueError(
+                f"features={self.features!r} is a file from outside and features_sha256 is not "
+                "given; give the SHA-256 of the file you trust"
+            )
+        return self
+
+
+class StudyConfig(Section):
+    """The paper's other claims: what the stages `study` and `ablations` measure and draw."""
+
+    num_images: PositiveInt = 2000
+    """images drawn for each point of a plot of quality"""
+    swept_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 20, 50, 100)
+    """numbers of steps at which all samplers are compared"""
+    num_likelihood_images: PositiveInt = 256
+    """images of each split, training and held-out, whose bits/dim are computed"""
+    num_ode_images: PositiveInt = 64
+    """held-out images whose bits/dim are computed through the probability flow too"""
+    ode_steps: PositiveInt = 100
+    """steps of the solver of Heun on the probability flow, beside the adaptive one"""
+    ode_tolerance: float = Field(1e-4, gt=0)
+    """allowed error of a step of the adaptive solver, absolute and relative"""
+    mix_depth: float = Field(0.5, gt=0, le=1)
+    """how deep the pairs of the paper's fig. 8 are diffused before they are mixed, as a share of
+    the chain; images of few pixels have no trace of themselves left at half of it"""
+    num_shown: PositiveInt = 8
+    """images of a sheet of pictures"""
+    batch_size: PositiveInt = 250
+    """images through the network at once, which are worked on and kept together"""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """seed of all noise of the study"""
+    ablation_steps: PositiveInt | None = None
+    """optimiser steps of each of the six ablations; null: as many as the run itself"""
+
+    @model_validator(mode="after")
+    def _steps_are_numbers_of_steps(self) -> Self:
+        steps = self.swept_steps
+        if min(steps) < 2 or len(set(steps)) < len(steps):
+            raise ValueError(
+                f"swept_steps={list(steps)} must be different numbers, each at least 2"
+            )
+        return self

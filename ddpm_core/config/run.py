@@ -1,0 +1,199 @@
+"""RunConfig: every knob of the pipeline, declared once.
+
+The same object is the form in Prefect, the file `run.json`, and the parameters in MLflow.
+Sections are frozen and refuse unknown keys: a typo must not train for a day.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ddpm_core.canonical import parse_json
+from ddpm_core.config.compute import ComputeConfig
+from ddpm_core.config.data import DataConfig
+from ddpm_core.config.diffusion import DiffusionConfig
+from ddpm_core.config.measure import EvaluateConfig, StudyConfig
+from ddpm_core.config.model import ModelConfig
+from ddpm_core.config.sample import SampleConfig
+from ddpm_core.config.section import Section
+from ddpm_core.config.train import TrainConfig
+from ddpm_core.diffusion.choices import is_learned, require_possible, require_samplable
+from ddpm_core.errors import ConfigError
+from ddpm_core.explain import did_you_mean, explain
+
+RUN_NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+class RunConfig(Section):
+    """One run of the pipeline."""
+
+    format_version: Literal[1] = 1
+    """of the file run.json"""
+    name: str = Field("run", pattern=RUN_NAME_PATTERN)
+    """name of the run: at most 63 of a-z, 0-9, dot, dash and underscore, the first a letter or a
+    digit"""
+    data: DataConfig = DataConfig(num_test_images=297)
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    study: StudyConfig = StudyConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_path(cls, name: str) -> str:
+        if name.endswith(".") or ".." in name:
+            raise ValueError(f"name={name!r} may not end in a dot or contain two in a row")
+        return name
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the network's output: twice the images', if it predicts the variance too."""
+        return self.data.channels * (2 if is_learned(self.diffusion.variance) else 1)
+
+    @model_validator(mode="after")
+    def _objective_is_possible(self) -> Self:
+        diffusion, train = self.diffusion, self.train
+        try:
+            require_possible(diffusion.prediction, diffusion.variance, train.loss, train.weighting)
+        except ConfigError as error:
+            raise ValueError(f"diffusion and train do not go together: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_is_possible(self) -> Self:
+        diffusion, sample = self.diffusion, self.sample
+        try:
+            require_samplable(
+                sample.sampler,
+                diffusion.prediction,
+                diffusion.variance,
+                num_steps=sample.num_steps,
+                num_timesteps=diffusion.num_timesteps,
+                ends_in_pure_noise=diffusion.ends_in_pure_noise,
+            )
+        except ConfigError as error:
+            raise ValueError(f"diffusion and sample do not go together: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        data, model, workers = self.data, self.model, self.compute.num_workers
+        halvings = len(model.channel_mults) - 1
+        for key, pixels in (("height", data.height), ("width", data.width)):
+            if pixels % 2**halvings:
+                raise ValueError(
+                    f"data.{key}={pixels} cannot be halved {halvings} times, as "
+                    f"model.channel_mults={list(model.channel_mults)} asks; "
+                    f"give a multiple of {2**halvings} or fewer channel_mults"
+                )
+        heights = [data.height // 2**level for level in range(halvings + 1)]
+        for resolution in model.attention_resolutions:
+            if resolution not in heights:
+                raise ValueError(
+                    f"model.attention_resolutions has {resolution}, which never occurs: feature "
+                    f"maps are {heights} pixels high; choose among these"
+                )
+        if self.train.global_batch_size % workers:
+            raise ValueError(
+                f"train.global_batch_size={self.train.global_batch_size} is not a multiple of "
+                f"compute.num_workers={workers}; change one of them"
+            )
+        held_out = data.max_test_images
+        if held_out is not None and self.evaluate.num_likelihood_images > held_out:
+            raise ValueError(
+                f"evaluate.num_likelihood_images={self.evaluate.num_likelihood_images}, but only "
+                f"{held_out} images are held out (data.num_test_images); lower it or "
+                "hold out more"
+            )
+        return self
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, origin: str = "run.json") -> Self:
+        """Read a run.json, refusing duplicate keys, NaN, and anything large or deep.
+
+        Raises:
+            ConfigError: naming `origin`, and every key that is wrong.
+        """
+        return cls.from_dict(parse_json(text, origin=origin), origin=origin)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, origin: str = "configuration") -> Self:
+        """Validate nested values; the error lists every wrong key at once.
+
+        Raises:
+            ConfigError: naming key, value, rule and remedy.
+        """
+        try:
+            # By way of JSON, so that strict mode reads lists as the tuples they are written from.
+            return cls.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            lines = "\n".join(f"  {line}" for line in explain(cls, error))
+            raise ConfigError(f"{origin} is not valid:\n{lines}") from None
+
+    def replaced(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with `{"section.key": value}` changed, validated as a whole.
+
+        Raises:
+            ConfigError: naming key, value, rule and remedy.
+        """
+        values = self.model_dump(mode="json")
+        for dotted, value in changes.items():
+            section, _, key = dotted.rpartition(".")
+            target = values if not section else values.get(section)
+            if not isinstance(target, dict):
+                raise ConfigError(f"no section {section!r}{did_you_mean(section, list(values))}")
+            if key not in target:
+                raise ConfigError(f"no key {dotted!r}{did_you_mean(key, list(target))}")
+            target[key] = value
+        return type(self).from_dict(values, origin="the configuration with these changes")
+
+    # -- identity ----------------------------------------------------------------------------
+
+    def experiment(self) -> dict[str, Any]:
+        """Return what determines the weights: data, model, diffusion, train; no places."""
+        return {
+            "data": self.data.identity(),
+            "model": self.model.model_dump(mode="json"),
+            "diffusion": self.diffusion.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+        }
+
+    def to_json(self) -> str:
+        """Return the text of run.json: indented, keys in the order they are declared."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    def flat(self) -> dict[str, Any]:
+        """Return `{"section.key": value}` of all sections."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+    def differences(self, other: "RunConfig") -> list[str]:
+        """Return a line `key: ours -> theirs` for each key that makes another run.
+
+        `compute` and the places of the data may differ: they change where and how fast, not what.
+        """
+        ours, theirs = self.flat(), other.flat()
+        return [
+            f"{key}: {json.dumps(ours[key])} -> {json.dumps(theirs[key])}"
+            for key in ours
+            if not _is_place(key) and ours[key] != theirs[key]
+        ]
+
+
+def _is_place(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section == "compute" or (section == "data" and DataConfig.is_place(name))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,78 @@
+"""The section `sample`: how images are drawn."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.section import PositiveInt, Section
+from ddpm_core.diffusion.choices import OdeMethod, Sampler, Spacing
+
+
+class SampleConfig(Section):
+    """How images are drawn, how many, and from which noise."""
+
+    sampler: Sampler = "ancestral"
+    """how: the paper's reverse process (ancestral), the same as Langevin dynamics (langevin), with
+    a corrector (predictor_corrector), DDIM (ddim), the reverse differential equation with noise
+    (sde), the probability flow (ode), EDM's (heun), DPM-Solver++ 2M without noise (dpm_solver) or
+    with it (sde_dpm_solver), or UniPC (unipc)"""
+    num_steps: int | None = Field(None, ge=2)
+    """steps of the chain that are taken; None: all of them. Calls of the network: one for each, but
+    for heun and ode (by ode_method) up to 4"""
+    spacing: Spacing = "trailing"
+    """which steps, where not all are taken"""
+    eta: float = Field(0.0, ge=0, le=1)
+    """of ddim: noise of its steps, from 0 (none) to 1 (as much as the posterior has)"""
+    ode_method: OdeMethod = "heun"
+    """of ode: solver of order 1, 2 or 4"""
+    churn: float = Field(0.0, ge=0)
+    """of heun: noise that is put back, in steps' worth all in all"""
+    corrector_snr: float = Field(0.16, gt=0)
+    """of predictor_corrector: how far a correction moves, as a share of the noise that it adds"""
+    clip_x_0: bool = True
+    """clip the predicted image to [-1, 1] at every step; langevin cannot"""
+    state: Literal["float32", "float64"] = "float32"
+    """arithmetic between the calls of the network"""
+
+    num_images: PositiveInt = 50_000
+    """images"""
+    unit_size: PositiveInt = 500
+    """images in one unit: what a worker makes, publishes, and makes again if it is lost"""
+    batch_size: PositiveInt = 250
+    """images through the network at once; rounding depends on it"""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """seed of the noise; image i is a function of (seed, i)"""
+    num_grid_images: PositiveInt = 100
+    """images shown in the grid; fewer if fewer are drawn"""
+    num_strip_images: PositiveInt = 8
+    """images of the first unit whose denoising is shown step by step; fewer if fewer are drawn"""
+
+    @model_validator(mode="after")
+    def _knobs_belong_to_the_sampler(self) -> Self:
+        knobs = {
+            "eta": "ddim",
+            "ode_method": "ode",
+            "churn": "heun",
+            "corrector_snr": "predictor_corrector",
+        }
+        self.refuse_unused("sampler", knobs)
+        if self.sampler == "langevin" and self.clip_x_0:
+            raise ValueError(
+                "clip_x_0=true is not possible with sampler=langevin, in which no predicted image "
+                "appears; set clip_x_0=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_fill_units(self) -> Self:
+        if self.unit_size % self.batch_size:
+            raise ValueError(
+                f"unit_size={self.unit_size} is not a multiple of batch_size={self.batch_size}; "
+                "change one of them"
+            )
+        if self.num_strip_images > self.unit_size:
+            raise ValueError(
+                f"num_strip_images={self.num_strip_images} is more than unit_size="
+                f"{self.unit_size}, and the strip is drawn with the first unit; change one of them"
+            )
+        return self

@@ -1,0 +1,30 @@
+"""What all sections of a configuration have in common: frozen, and nothing unknown in them."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def refuse_unused(self, choice: str, knobs: Mapping[str, str]) -> None:
+        """Refuse a knob that the value of `choice` has no use for: nobody would read it.
+
+        Args:
+            choice: key of the section.
+            knobs: key -> the one value of `choice` that uses it.
+        """
+        chosen = getattr(self, choice)
+        for key, owner in knobs.items():
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if chosen != owner and value != default:
+                raise ValueError(
+                    f"{key}={value} is a setting of {choice}={owner} and {choice}={chosen} has no "
+                    f"use for it; leave {key} out, or choose that {choice}"
+                )

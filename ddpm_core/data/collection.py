@@ -1,0 +1,148 @@
+"""A collection of image files as a source: looked at once, then made into shards by many workers.
+
+First every file is read and its SHA-256 taken: that is what the data set is, whatever it is called
+and wherever it lies. A file that is none by its first bytes is found then. After that each worker
+decodes, cuts and resizes the images of one shard after the other.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from ddpm_core import cluster
+from ddpm_core.config import ComputeConfig, DataConfig
+from ddpm_core.data.collection_worker import DIGEST_BYTES, Look, Work, make_looker, make_sharder
+from ddpm_core.data.containers.container import Container
+from ddpm_core.data.containers.opening import open_container
+from ddpm_core.data.index import SPLITS, Rejected, Split
+from ddpm_core.data.items import Items
+from ddpm_core.data.listing import Listing, list_images
+from ddpm_core.data.shard import MadeShard
+from ddpm_core.data.source import ShardUnit, Source, require_few_rejected
+from ddpm_core.lazy import Lazy
+from ddpm_core.progress import Progress
+from ddpm_core.storage import Store
+
+_LOOK_FILES = 1000  # looked at by one worker at a time
+
+
+@final
+class Collection(Source):
+    """Files of a container, in the order of their names."""
+
+    def __init__(self, data: DataConfig, container: Container, listing: Listing) -> None:
+        self._data = data
+        self._container = container
+        self._items: dict[Split, Items] = {"train": listing.train, "test": listing.test}
+        self._sha256s = {
+            split: bytearray(DIGEST_BYTES * len(self._items[split])) for split in SPLITS
+        }
+        self._problems: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
+        self.classes = listing.classes
+        self.num_images = {split: len(items) for split, items in self._items.items()}
+        self.passed_over = dict(listing.passed_over.counts)
+
+    @classmethod
+    def open(cls, data: DataConfig, *, cache: Path, compute: ComputeConfig) -> "Collection":
+        """Return the collection at `data.source`, after a look at every file of it.
+
+        To be called, as `make_shards`, while connected to a cluster.
+
+        Raises:
+            DataError: it cannot be used; of single files, the first are listed, and their number.
+            StorageError: where it lies does not answer.
+        """
+        container = open_container(data.source, cache=cache, sha256=data.source_sha256)
+        listing = list_images(
+            container,
+            num_test_images=data.num_test_images,
+            on_bad=data.on_bad,
+            class_folders=data.class_folders,
+        )
+        found = cls(data, container, listing)
+        found._look(compute)
+        return found
+
+    def digest(self) -> str:
+        sha256 = hashlib.sha256(repr(self.classes).encode("utf-8", "surrogateescape"))
+        for split in SPLITS:
+            items = self._items[split]
+            sha256.update(b"%d images:" % len(items))
+            for number, item in enumerate(items):
+                key = item.key.encode("utf-8", "surrogateescape")
+                sha256.update(b"%d:%b%d;" % (len(key), key, item.label))
+                sha256.update(self._sha256_of(split, number))
+        return sha256.hexdigest()
+
+    def make_shards(
+        self,
+        store: Store,
+        folder: str,
+        units: Sequence[ShardUnit],
+        compute: ComputeConfig,
+        *,
+        on_done: Callable[[ShardUnit, MadeShard], None],
+    ) -> None:
+        payload = {**self._payload(), "store": store.uri, "folder": folder}
+        cluster.map_units(
+            make_sharder,
+            payload,
+            Lazy(units, self._work),
+            compute,
+            on_done=lambda work, made: on_done(work.unit, made),
+        )
+
+    def _payload(self) -> dict[str, Any]:
+        return {
+            "container": dict(self._container.description()),
+            "data": self._data.model_dump_json(),
+            "classes": list(self.classes),
+        }
+
+    def _work(self, unit: ShardUnit) -> Work:
+        digests = self._sha256s[unit.split][DIGEST_BYTES * unit.start : DIGEST_BYTES * unit.stop]
+        problems = {
+            number - unit.start: problem
+            for number, problem in self._problems[unit.split].items()
+            if unit.start <= number < unit.stop
+        }
+        items = self._items[unit.split][unit.start : unit.stop]
+        return Work(unit, items, bytes(digests), problems)
+
+    def _sha256_of(self, split: Split, number: int) -> bytes:
+        return bytes(self._sha256s[split][DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)])
+
+    def _look(self, compute: ComputeConfig) -> None:
+        total, done = sum(self.num_images.values()), 0
+        parts = [
+            (split, start)
+            for split in SPLITS
+            for start in range(0, self.num_images[split], _LOOK_FILES)
+        ]
+
+        def look(part: tuple[Split, int]) -> Look:
+            split, start = part
+            return Look(split, start, self._items[split][start : start + _LOOK_FILES])
+
+        def on_done(asked: Look, answer: tuple[bytes, dict[int, str]]) -> None:
+            nonlocal done
+            digests, problems = answer
+            start = DIGEST_BYTES * asked.start
+            self._sha256s[asked.split][start : start + len(digests)] = digests
+            for number, problem in problems.items():
+                self._problems[asked.split][asked.start + number] = problem
+            done += len(asked.items)
+            Progress("shard", done, total, "files", "looked at").show()
+
+        Progress("shard", 0, total, "files", "looking at them").show()
+        cluster.map_units(make_looker, self._payload(), Lazy(parts, look), compute, on_done=on_done)
+        require_few_rejected(self._data, self._rejected(), total, uri=self._container.uri)
+
+    def _rejected(self) -> list[Rejected]:
+        return [
+            Rejected(item.key, problem, item.entry.size)
+            for split in SPLITS
+            for number, problem in sorted(self._problems[split].items())
+            for item in (self._items[split][number],)
+        ]

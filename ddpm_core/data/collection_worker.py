@@ -1,0 +1,146 @@
+"""What an actor does for a collection: looks at files, or makes a shard of images of them."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddpm_core.config import DataConfig
+from ddpm_core.data import png
+from ddpm_core.data.containers.container import Container
+from ddpm_core.data.containers.opening import reopen
+from ddpm_core.data.decode import (
+    PREFIX_BYTES,
+    BadImageError,
+    Shaping,
+    decode_image,
+    header_problem,
+    kept_as_is,
+)
+from ddpm_core.data.index import Rejected, Split
+from ddpm_core.data.items import Item, Items
+from ddpm_core.data.shard import MadeShard, Record, finished_shard, make_shard
+from ddpm_core.data.source import ShardUnit
+from ddpm_core.errors import DataError
+from ddpm_core.storage import open_store
+
+DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Look:
+    """Files to be looked at."""
+
+    split: Split
+    start: int
+    items: Items
+
+
+@dataclass(frozen=True)
+class Work:
+    """Files to be made into a shard, with what they were when they were looked at."""
+
+    unit: ShardUnit
+    items: Items
+    sha256s: bytes
+    """DIGEST_BYTES each"""
+    problems: dict[int, str]
+    """position in `items` -> why it cannot be used"""
+
+
+def make_looker(
+    payload: dict[str, Any], _device: torch.device
+) -> Callable[[Look], tuple[bytes, dict[int, str]]]:
+    """Return what is called with each `Look`: (SHA-256 of each, position -> what is wrong)."""
+    container = reopen(payload["container"])
+
+    def look(asked: Look) -> tuple[bytes, dict[int, str]]:
+        digests, problems = bytearray(), {}
+        for number, item in enumerate(asked.items):
+            digest, problem = _looked_at(container, item)
+            digests += digest
+            if problem is not None:
+                problems[number] = problem
+        return bytes(digests), problems
+
+    return look
+
+
+def make_sharder(payload: dict[str, Any], _device: torch.device) -> Callable[[Work], MadeShard]:
+    """Return what is called with each `Work`, and leaves a shard in the storage."""
+    store, folder = open_store(payload["store"]), payload["folder"]
+    data = DataConfig.model_validate_json(payload["data"])
+    container, classes = reopen(payload["container"]), tuple(payload["classes"])
+
+    def work(asked: Work) -> MadeShard:
+        unit = asked.unit
+        found = finished_shard(store, folder, unit.split, unit.number)
+        if found is not None:
+            return found
+        return make_shard(
+            store,
+            folder,
+            unit.split,
+            unit.number,
+            _records(container, asked, data),
+            first_number=unit.start,
+            channels=data.channels,
+            classes=classes,
+        )
+
+    return work
+
+
+def shaping_of(data: DataConfig) -> Shaping:
+    """Return what every image of a collection is made into."""
+    return Shaping(
+        height=data.height,
+        width=data.width,
+        channels=1 if data.grey else 3,
+        crop=data.crop,
+        resize=data.resize,
+        background=data.background,
+    )
+
+
+def _looked_at(container: Container, item: Item) -> tuple[bytes, str | None]:
+    try:
+        content = container.read(item.entry)
+    except DataError as error:
+        return bytes(DIGEST_BYTES), str(error)
+    problem = header_problem(content[:PREFIX_BYTES], len(content), item.key)
+    return hashlib.sha256(content).digest(), problem
+
+
+def _records(container: Container, asked: Work, data: DataConfig) -> Iterator[Record | Rejected]:
+    shaping = shaping_of(data)
+    for number, item in enumerate(asked.items):
+        problem = asked.problems.get(number)
+        if problem is None:
+            expected = asked.sha256s[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)]
+            try:
+                yield _record(_unchanged(container, item, expected), item, shaping, data)
+                continue
+            except BadImageError as error:
+                problem = error.reason
+        yield Rejected(item.key, problem, item.entry.size)
+
+
+def _unchanged(container: Container, item: Item, sha256: bytes) -> bytes:
+    content = container.read(item.entry)
+    if hashlib.sha256(content).digest() != sha256:
+        raise DataError(
+            f"{container.uri}: {item.key!r} has changed while it was made into shards; let nothing "
+            "write there, then run again"
+        )
+    return content
+
+
+def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> Record:
+    pixels = decode_image(content, shaping, origin=item.key)
+    kept = kept_as_is(content, shaping) if data.encoding == "original" else None
+    if kept is None:
+        content, kept = png.encode(pixels), "png"
+    return Record(content, kept, pixels, item.label, item.key)

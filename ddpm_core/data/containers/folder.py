@@ -1,0 +1,152 @@
+"""A folder of files on this machine, or one that all machines see."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+from ddpm_core.data.containers.container import (
+    MAX_ENTRY_BYTES,
+    Container,
+    Entry,
+    PassedOver,
+    changed,
+    refuse_large,
+)
+from ddpm_core.data.containers.names import (
+    NAME_OF_A_SYSTEM,
+    bytes_of,
+    is_of_a_system,
+    quoted,
+)
+from ddpm_core.errors import DataError, StorageError
+
+_MAX_DEPTH = 32
+_LINK = "a symbolic link, which is not followed"
+_SPECIAL = "neither a file nor a folder"
+
+
+@final
+class Folder(Container):
+    """Regular files below `root`; symbolic links, devices, pipes and sockets are never opened."""
+
+    def __init__(self, root: Path) -> None:
+        self.uri = str(root)
+        self._root = root
+        self._descriptor: tuple[int, int] | None = None
+
+    def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        for name, found in self._walk(passed_over):
+            yield Entry(name, found.st_size)
+
+    def read(self, entry: Entry) -> bytes:
+        refuse_large(self.uri, entry)
+        try:
+            descriptor = self._open(entry.name)
+        except OSError as error:
+            raise self._problem(entry, error) from None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise changed(self.uri, entry, "it is no regular file")
+            content = _read_all(descriptor, entry.size + 1)
+        except OSError as error:
+            raise self._problem(entry, error) from None
+        finally:
+            os.close(descriptor)
+        if len(content) != entry.size:
+            raise changed(self.uri, entry, f"it had {entry.size} bytes, and now has others")
+        return content
+
+    def identity(self) -> str:
+        rows = sorted(
+            (bytes_of(name), found.st_size, found.st_mtime_ns)
+            for name, found in self._walk(PassedOver())
+        )
+        sha256 = hashlib.sha256()
+        for row in rows:
+            sha256.update(repr(row).encode())
+        return sha256.hexdigest()
+
+    def place(self) -> dict[str, Any]:
+        return {"kind": "folder", "path": self.uri}
+
+    def close(self) -> None:
+        if self._descriptor is not None and self._descriptor[0] == os.getpid():
+            os.close(self._descriptor[1])
+        self._descriptor = None
+
+    def _walk(self, passed_over: PassedOver) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the regular files; folders are entered by themselves, never through a link."""
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            if folder.count("/") >= _MAX_DEPTH:
+                raise DataError(
+                    f"{quoted(folder)} in {self.uri} lies {_MAX_DEPTH} folders deep; give a folder "
+                    "nearer to the images as data.source"
+                )
+            try:
+                with os.scandir(self._root / folder) as found:
+                    for one in found:
+                        name = f"{folder}/{one.name}" if folder else one.name
+                        if is_of_a_system(one.name):
+                            passed_over.add(NAME_OF_A_SYSTEM, name, harmless=True)
+                        elif one.is_symlink():
+                            passed_over.add(_LINK, name, harmless=False)
+                        elif one.is_dir(follow_symlinks=False):
+                            waiting.append(name)
+                        elif one.is_file(follow_symlinks=False):
+                            yield name, one.stat(follow_symlinks=False)
+                        else:
+                            passed_over.add(_SPECIAL, name, harmless=False)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot list {quoted(folder)} in {self.uri}: {error.strerror}; give this user "
+                    "the right to read it, or mount it, then run again"
+                ) from None
+
+    def _open(self, name: str) -> int:
+        """Open a file; every folder on the way to it is checked to be one, and no link."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        *folders, last = name.split("/")
+        if not all(part not in ("", ".", "..") for part in (*folders, last)):
+            raise OSError(errno.EINVAL, "no name of a file below the folder")
+        at = self._top()
+        try:
+            for folder in folders:
+                below = os.open(folder, flags | os.O_DIRECTORY, dir_fd=at)
+                if at != self._top():
+                    os.close(at)
+                at = below
+            # O_NONBLOCK: a pipe put there since would block the opening for ever.
+            return os.open(last, flags | os.O_NONBLOCK, dir_fd=at)
+        finally:
+            if at != self._top():
+                os.close(at)
+
+    def _top(self) -> int:
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self._descriptor = (os.getpid(), os.open(self._root, flags))
+        return self._descriptor[1]
+
+    def _problem(self, entry: Entry, error: OSError) -> DataError | StorageError:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EINVAL):
+            return changed(self.uri, entry, str(error.strerror))
+        return StorageError(
+            f"cannot read {quoted(entry.name)} in {self.uri}: {error.strerror}; mend that, then "
+            "run again"
+        )
+
+
+def _read_all(descriptor: int, num_bytes: int) -> bytes:
+    """Return up to `num_bytes`, which is at most one more than MAX_ENTRY_BYTES."""
+    pieces = []
+    left = min(num_bytes, MAX_ENTRY_BYTES + 1)
+    while left and (piece := os.read(descriptor, left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

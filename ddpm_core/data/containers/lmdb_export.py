@@ -1,0 +1,115 @@
+"""LSUN's export: an LMDB whose values are encoded images, as they came.
+
+Source: F. Yu et al., "LSUN: Construction of a large-scale image dataset using deep learning with
+humans in the loop" (2015), arXiv:1506.03365; the archives unpack to folders such as
+`bedroom_train_lmdb` with a `data.mdb`. Only this file knows the package lmdb.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+from ddpm_core.data.containers.container import (
+    Container,
+    Entry,
+    PassedOver,
+    changed,
+    refuse_large,
+)
+from ddpm_core.data.containers.names import bytes_of, text_of
+from ddpm_core.errors import ConfigError, DataError
+
+DATA_FILE = "data.mdb"
+_BEGINNINGS = {
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpg",
+    b"RIFF": "webp",
+    b"GIF8": "gif",
+}
+_UNKNOWN = "value"
+
+
+@final
+class Lmdb(Container):
+    """Every value of a database. A name is the key, a dot, and what the value begins as.
+
+    `Entry.where` is (). The library maps the file into memory and trusts it: unlike everything else
+    that is read here, a database that is made with malice may crash the process.
+    """
+
+    folders_are_classes = False
+
+    def __init__(self, root: Path) -> None:
+        self.uri = str(root)
+        self._root = root
+        self._environment: tuple[int, Any] | None = None
+
+    def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        del passed_over  # whatever is there is taken for an image
+        with self._transaction() as transaction:
+            for key, value in transaction.cursor():
+                start = bytes(value[:4])
+                kinds = (name for mark, name in _BEGINNINGS.items() if start.startswith(mark))
+                suffix = next(kinds, _UNKNOWN)
+                yield Entry(f"{text_of(bytes(key))}.{suffix}", len(value))
+
+    def read(self, entry: Entry) -> bytes:
+        refuse_large(self.uri, entry)
+        with self._transaction() as transaction:
+            value = transaction.get(bytes_of(entry.name.rpartition(".")[0]))
+            if value is None or len(value) != entry.size:
+                raise changed(self.uri, entry, "there is no such value")
+            return bytes(value)
+
+    def identity(self) -> str:
+        found = (self._root / DATA_FILE).stat()
+        row = (str(self._root.name), found.st_size, found.st_mtime_ns)
+        return hashlib.sha256(repr(row).encode()).hexdigest()
+
+    def place(self) -> dict[str, Any]:
+        return {"kind": "lmdb", "path": self.uri}
+
+    def close(self) -> None:
+        if self._environment is not None and self._environment[0] == os.getpid():
+            self._environment[1].close()
+        self._environment = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        lmdb = _library()
+        try:
+            # LMDB must not be used over a fork: every process opens its own.
+            if self._environment is None or self._environment[0] != os.getpid():
+                opened = lmdb.open(
+                    self.uri,
+                    readonly=True,
+                    lock=False,
+                    readahead=False,
+                    create=False,
+                    max_readers=1,
+                )
+                self._environment = (os.getpid(), opened)
+            with self._environment[1].begin(buffers=True) as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise DataError(
+                f"{self.uri} is no LMDB that can be used: {error}. Fetch or unpack it again"
+            ) from None
+
+
+def is_lmdb(folder: Path) -> bool:
+    """Say whether a folder is a database."""
+    return (folder / DATA_FILE).is_file()
+
+
+def _library() -> Any:  # noqa: ANN401 - optional, and untyped where it is not installed
+    try:
+        import lmdb
+    except ImportError:
+        raise ConfigError(
+            f"a folder with a {DATA_FILE} needs lmdb: pip install 'ddpm-pipeline[lmdb]'"
+        ) from None
+    return lmdb

@@ -1,0 +1,57 @@
+"""One file on this machine, read at random by any number of processes and threads."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import final
+
+from ddpm_core.errors import DataError, StorageError
+
+
+@final
+class LocalFile:
+    """Opened when it is first read, and again after a fork."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: tuple[int, int] | None = None
+
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """Return up to `num_bytes` from `offset` on; fewer only where the file ends.
+
+        Raises:
+            DataError: it is gone, or no regular file.
+            StorageError: it cannot be read.
+        """
+        try:
+            pieces = []
+            while num_bytes and (piece := os.pread(self._open(), num_bytes, offset)):
+                pieces.append(piece)
+                offset += len(piece)
+                num_bytes -= len(piece)
+        except OSError as error:
+            raise self._problem(error) from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file."""
+        try:
+            with self._path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def close(self) -> None:
+        if self._descriptor is not None and self._descriptor[0] == os.getpid():
+            os.close(self._descriptor[1])
+        self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            self._descriptor = (os.getpid(), os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        return self._descriptor[1]
+
+    def _problem(self, error: OSError) -> DataError | StorageError:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            return DataError(f"{self._path} is missing or no file; fetch it, or mend data.source")
+        return StorageError(f"cannot read {self._path}: {error.strerror}; mend that, run again")

@@ -1,0 +1,82 @@
+"""Names of files from outside: which are safe, which are images, and how an error shows them."""
+
+import json
+import re
+
+from ddpm_core.errors import DataError
+
+IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif"})
+"""in any case; what a file really is its content decides, when it is decoded"""
+_BESIDE_IMAGES = frozenset(
+    {"txt", "md", "rst", "html", "htm", "xml", "json", "jsonl", "csv", "tsv", "yaml", "yml", "pdf"}
+)
+_WITHOUT_EXTENSION = frozenset(
+    {"license", "licence", "readme", "copying", "notice", "checksums", "sha256sums", "md5sums"}
+)
+_OF_A_SYSTEM = re.compile(
+    r"(?:\A|/)(?:\.|(?:__macosx|thumbs\.db|desktop\.ini|\$recycle\.bin)(?:/|\Z))", re.IGNORECASE
+)
+_UNSAFE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\\\0]|\A[A-Za-z]:")
+_MAX_NAME_BYTES = 4096
+_SHOWN = 200
+
+NAME_OF_A_SYSTEM = "hidden, or left by an operating system"
+TEXT = "text and tables beside the images"
+OTHER = "no name of an image that can be read (png, jpg, jpeg, jpe, jfif, webp, gif)"
+
+
+def reason_to_pass_over(name: str) -> str | None:
+    """Return why a file of this name is not taken for an image, or None if it is.
+
+    The reasons are the constants of this module. Only OTHER may hide an image.
+    """
+    if is_of_a_system(name):
+        return NAME_OF_A_SYSTEM
+    last = name.rpartition("/")[2].lower()
+    stem, dot, extension = last.rpartition(".")
+    if dot and stem and extension in IMAGE_EXTENSIONS:
+        return None
+    if (dot and extension in _BESIDE_IMAGES) or last in _WITHOUT_EXTENSION:
+        return TEXT
+    return OTHER
+
+
+def is_of_a_system(name: str) -> bool:
+    """Say whether a file belongs to an operating system or is hidden, or lies in such a folder."""
+    return _OF_A_SYSTEM.search(name) is not None
+
+
+def text_of(raw: bytes) -> str:
+    """Return a name as text; `bytes_of` gives the bytes back exactly."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def bytes_of(name: str) -> bytes:
+    """Return the bytes of a name: by them names are told apart and put in order."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def quoted(name: str) -> str:
+    """Return a name for an error: in quotes, one line of ASCII, cut after 200 characters."""
+    more = "..." if len(name) > _SHOWN else ""
+    return json.dumps(name[:_SHOWN]) + more
+
+
+def checked_name(raw: bytes, origin: str) -> str:
+    """Return the name that an archive gives a file, without a "./" before it.
+
+    Raises:
+        DataError: it is empty or over 4096 bytes, or would lie outside of the folder that it is
+            unpacked into on some system: "..", an absolute path, a backslash, a drive letter.
+    """
+    name = text_of(raw)
+    while name.startswith("./"):
+        name = name[2:]
+    if len(raw) > _MAX_NAME_BYTES or _UNSAFE.search(name):
+        raise DataError(
+            f"{origin} holds a file named {quoted(name)}; the name must be a path of 1..4096 "
+            'bytes below the archive, without "..", backslash, drive letter or empty part. '
+            "Archives that are made by honest means have no such names: fetch it from elsewhere, "
+            "or make it again"
+        )
+    return name

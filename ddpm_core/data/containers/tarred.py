@@ -1,0 +1,75 @@
+"""A tar archive, read where it lies: its headers once, its files at random, never unpacked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+from ddpm_core.data.containers.container import (
+    Container,
+    Entry,
+    PassedOver,
+    changed,
+    refuse_large,
+)
+from ddpm_core.data.containers.local_file import LocalFile
+from ddpm_core.data.containers.names import checked_name
+from ddpm_core.data.containers.tar_walk import walk
+from ddpm_core.data.tar import BLOCK_BYTES, check_header
+from ddpm_core.errors import DataError
+
+
+@final
+class Tar(Container):
+    """The regular files of an uncompressed archive. `Entry.where` is (byte of its content,)."""
+
+    def __init__(self, path: Path, *, uri: str | None = None, sha256: str | None = None) -> None:
+        """Take the archive at `path`.
+
+        Args:
+            path: the uncompressed archive.
+            uri: what to call it, if it is another's unpacked copy.
+            sha256: that of what it is a copy of, if it is known.
+        """
+        self.uri = uri or str(path)
+        self._path = path
+        self._sha256 = sha256
+        self._file = LocalFile(path)
+
+    def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        with self._path.open("rb") as file:
+            for found in walk(file, self.uri):
+                name = checked_name(found.raw_name, self.uri)
+                if found.problem is not None:
+                    passed_over.add(found.problem, name, harmless=False)
+                else:
+                    yield Entry(name, found.size, (found.offset,))
+
+    def read(self, entry: Entry) -> bytes:
+        refuse_large(self.uri, entry)
+        start = entry.where[0] - BLOCK_BYTES
+        content = self._file.read_at(start, BLOCK_BYTES + entry.size)
+        # A header before it, and nothing cut off: tar keeps no checksum of what it holds.
+        if len(content) != BLOCK_BYTES + entry.size:
+            raise changed(self.uri, entry, "the archive ends before it")
+        try:
+            check_header(content[:BLOCK_BYTES], start, self.uri)
+        except DataError as error:
+            raise changed(self.uri, entry, str(error)) from None
+        return content[BLOCK_BYTES:]
+
+    def identity(self) -> str:
+        return self._sha256 or self._file.sha256()
+
+    def place(self) -> dict[str, Any]:
+        return {
+            "kind": "tar",
+            "path": str(self._path),
+            "uri": self.uri,
+            "sha256": self._sha256,
+        }
+
+    def is_here(self) -> bool:
+        return self._path.is_file()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,186 @@
+"""One shard: from images to the bytes of a tar, and to what the index says of it.
+
+The bytes follow from the images alone, so whoever makes a shard makes the same, and making it
+twice does no harm. A shard that is there is known by its own manifest, which is written after it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core import manifest
+from ddpm_core.canonical import canonical_json
+from ddpm_core.data.index import Rejected, Shard, key_of
+from ddpm_core.data.tar_writer import pack
+from ddpm_core.manifest import DamagedError, FileRecord
+from ddpm_core.storage import Store, sha256_of
+
+LABEL, ABOUT = "cls", "json"
+"""The files that follow each image in a shard."""
+_BLOCK_IMAGES = 256  # counted at once: bounds the memory of the statistics
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image on its way into a shard."""
+
+    content: bytes
+    """its file"""
+    extension: str
+    """of that file: png, jpg, webp"""
+    pixels: NDArray[np.uint8]
+    """(height, width, channels) of what is in the file"""
+    label: int
+    name: str | None
+    """what the source calls it, if it has a name"""
+
+
+@dataclass(frozen=True)
+class MadeShard:
+    """A shard that lies in the storage, and what is known of it."""
+
+    shard: Shard
+    record: FileRecord
+    histogram: NDArray[np.int64]
+    """(channels, 256) how often each value occurs"""
+    class_counts: NDArray[np.int64]
+    """(classes,) images of each class"""
+    rejected: tuple[Rejected, ...]
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of the shard's manifest."""
+        return {
+            "num_images": self.shard.num_images,
+            "first_number": self.shard.first_number,
+            "offsets": list(self.shard.offsets),
+            "sizes": list(self.shard.sizes),
+            "histogram": self.histogram.tolist(),
+            "class_counts": self.class_counts.tolist(),
+            "rejected": [vars(one) for one in self.rejected],
+        }
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the file name of shard `number` of a split."""
+    return f"{split}-{number:06d}.tar"
+
+
+def make_shard(
+    store: Store,
+    folder: str,
+    split: str,
+    number: int,
+    records: Iterable[Record | Rejected],
+    *,
+    first_number: int,
+    channels: int,
+    classes: tuple[str, ...],
+) -> MadeShard:
+    """Write one shard and its manifest.
+
+    Args:
+        store: where.
+        folder: of the data set.
+        split: train or test.
+        number: of the shard in its split.
+        records: the images in order, and what takes none of their places.
+        first_number: number of its first image in the split.
+        channels: of every image.
+        classes: what the labels mean.
+    """
+    name = shard_name(split, number)
+    rejected: list[Rejected] = []
+    counts = _Counts(channels, len(classes))
+    files: list[tuple[str, bytes]] = []
+    for record in _taken(records, rejected):
+        at = first_number + len(files) // 3
+        key = key_of(split, at)
+        about = {"class": classes[record.label], "index": at, "label": record.label, "split": split}
+        if record.name is not None:
+            about["source"] = record.name
+        files += (
+            (f"{key}.{record.extension}", record.content),
+            (f"{key}.{LABEL}", b"%d" % record.label),
+            (f"{key}.{ABOUT}", canonical_json(about)),
+        )
+        counts.add(record)
+    tar, offsets = pack(files)
+    sizes = tuple(len(content) for _, content in files[::3])
+    shard = Shard(name, len(sizes), first_number, tuple(offsets[::3]), sizes)
+    store.write(f"{folder}/{name}", tar)
+    made = MadeShard(
+        shard,
+        FileRecord(name, len(tar), sha256_of(tar)),
+        counts.histogram(),
+        counts.classes,
+        tuple(rejected),
+    )
+    manifest.commit(
+        store, folder, {shard.role: made.record}, made.body(), name=f"{shard.role}.json"
+    )
+    return made
+
+
+def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeShard | None:
+    """Return the shard if it is there, whole, in every byte; else None: it is to be made."""
+    name = shard_name(split, number)
+    role = name.removesuffix(".tar")
+    try:
+        found = manifest.load(store, folder, name=f"{role}.json")
+        if found is None:
+            return None
+        found.read(store, role)  # verified
+        body = found.body
+        shard = Shard(
+            name,
+            body["num_images"],
+            body["first_number"],
+            tuple(body["offsets"]),
+            tuple(body["sizes"]),
+        )
+        return MadeShard(
+            shard,
+            found.files[role],
+            np.array(body["histogram"], np.int64),
+            np.array(body["class_counts"], np.int64),
+            tuple(Rejected(**one) for one in body["rejected"]),
+        )
+    except (DamagedError, KeyError, TypeError, ValueError):
+        return None  # its maker, who writes the same bytes again, replaces it
+
+
+def _taken(records: Iterable[Record | Rejected], rejected: list[Rejected]) -> Iterator[Record]:
+    for record in records:
+        if isinstance(record, Rejected):
+            rejected.append(record)
+        else:
+            yield record
+
+
+class _Counts:
+    """How often each value and each class occurs: whole numbers, the same on every machine."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        self.classes = np.zeros(num_classes, np.int64)
+        self._values = np.zeros((channels, 256), np.int64)
+        self._block: list[NDArray[np.uint8]] = []
+
+    def add(self, record: Record) -> None:
+        self.classes[record.label] += 1
+        self._block.append(record.pixels)
+        if len(self._block) == _BLOCK_IMAGES:
+            self._count()
+
+    def histogram(self) -> NDArray[np.int64]:
+        self._count()
+        return self._values
+
+    def _count(self) -> None:
+        if self._block:
+            block = np.stack(self._block)
+            for channel, values in enumerate(self._values):
+                values += np.bincount(block[..., channel].ravel(), minlength=256)
+            self._block = []

@@ -1,0 +1,70 @@
+"""Recipes: functions that return a whole RunConfig. A variant is a function that calls another.
+
+config = cifar10().replaced({"train.num_steps": 100_000})
+
+After a colon, an ablation of the paper: `recipe("digits:eps-l-fixed")`.
+"""
+
+from collections.abc import Callable
+
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError
+from ddpm_core.recipes.paper import (
+    celebahq,
+    cifar10,
+    lsun_bedroom,
+    lsun_bedroom_large,
+    lsun_cat,
+    lsun_church,
+)
+from ddpm_core.recipes.small import digits, fashion_mnist, images, mnist
+from ddpm_core.recipes.table_2 import PAPER_TABLE_2, Table2Row, ablation_runs, ablations
+
+__all__ = [
+    "PAPER_TABLE_2",
+    "RECIPES",
+    "Table2Row",
+    "ablation_runs",
+    "ablations",
+    "cifar10",
+    "digits",
+    "is_recipe",
+    "mnist",
+    "recipe",
+]
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+    "images": images,
+    "cifar10": cifar10,
+    "celebahq": celebahq,
+    "lsun-bedroom": lsun_bedroom,
+    "lsun-bedroom-large": lsun_bedroom_large,
+    "lsun-church": lsun_church,
+    "lsun-cat": lsun_cat,
+}
+
+
+def is_recipe(target: str) -> bool:
+    """Return whether this means a recipe, perhaps with an ablation, and not a file."""
+    return target.partition(":")[0] in RECIPES
+
+
+def recipe(name: str) -> RunConfig:
+    """Return the recipe of that name; `digits:eps-l-fixed` is an ablation of `digits`.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    base, colon, ablation = name.partition(":")
+    if base not in RECIPES:
+        raise ConfigError(f"no recipe {base!r}; there are {', '.join(RECIPES)}")
+    if not colon:
+        return RECIPES[base]()
+    if ablation not in PAPER_TABLE_2:
+        raise ConfigError(
+            f"no ablation {ablation!r} of {base}; there are {', '.join(PAPER_TABLE_2)}"
+        )
+    return ablations(RECIPES[base]())[ablation]

@@ -1,0 +1,80 @@
+"""The paper's table 2: six ways to train a network, on the data and network of any recipe."""
+
+from typing import NamedTuple
+
+from ddpm_core.config import RunConfig, TrainConfig
+from ddpm_core.diffusion.choices import Loss, Prediction, is_learned
+
+_OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
+
+
+class Table2Row(NamedTuple):
+    """A way to train the network, and what the paper measured of it on CIFAR-10."""
+
+    prediction: Prediction
+    loss: Loss
+    is_variance_learned: bool
+    """the diagonal of Sigma is learned, or Sigma is fixed and isotropic"""
+    inception_score: float | None
+    """mean over 50,000 samples; None where the training was unstable"""
+    inception_score_error: float | None
+    fid: float | None
+    """to the training images; None where the training was unstable"""
+
+
+PAPER_TABLE_2: dict[str, Table2Row] = {
+    "mu-l-learned": Table2Row("x_prev", "vlb", True, 7.28, 0.10, 23.69),
+    "mu-l-fixed": Table2Row("x_prev", "vlb", False, 8.06, 0.09, 13.22),
+    "mu-l-simple": Table2Row("x_prev", "simple", False, None, None, None),
+    "eps-l-learned": Table2Row("eps", "vlb", True, None, None, None),
+    "eps-l-fixed": Table2Row("eps", "vlb", False, 7.67, 0.13, 13.51),
+    "eps-l-simple": Table2Row("eps", "simple", False, 9.46, 0.11, 3.17),
+}
+"""the six ablations by their names here; source: Ho et al. 2020, arXiv:2006.11239, table 2"""
+
+
+def ablations(config: RunConfig) -> dict[str, RunConfig]:
+    """Return the six runs of the paper's table 2 on the data and network of `config`, by name.
+
+    Each differs from `config` in what the network predicts and how it is trained, and is called
+    `<run>-<ablation>`. A fixed variance is that of `config`, or beta if its own is learned.
+
+    Raises:
+        ConfigError: if an objective does not go with the rest of `config`, such as eps with a
+            chain that ends in pure noise.
+    """
+    own, fields = config.diffusion.variance, TrainConfig.model_fields
+    fixed = "fixed_large" if is_learned(own) else own
+    return {
+        name: config.replaced(
+            {
+                "name": f"{config.name}-{name}",
+                "diffusion.prediction": row.prediction,
+                "diffusion.variance": "learned" if row.is_variance_learned else fixed,
+                "train.loss": row.loss,
+                "train.weighting": "none",
+                **{f"train.{key}": fields[key].default for key in _OF_WEIGHTINGS},
+            }
+        )
+        for name, row in PAPER_TABLE_2.items()
+    }
+
+
+def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
+    """Return `ablations`, each trained for `study.ablation_steps` steps, if that is set.
+
+    What is counted in steps is scaled with the length of the training: the warm-up, and the memory
+    of the moving average, which would else still hold initial weights at the end of a short one.
+
+    Raises:
+        ConfigError: as `ablations`.
+    """
+    train = config.train
+    steps = config.study.ablation_steps or train.num_steps
+    share = steps / train.num_steps
+    changes = {
+        "train.num_steps": steps,
+        "train.warmup_steps": round(share * train.warmup_steps),
+        "train.ema_decay": train.ema_decay ** (1 / share),
+    }
+    return {name: run.replaced(changes) for name, run in ablations(config).items()}

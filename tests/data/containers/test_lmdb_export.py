@@ -1,0 +1,97 @@
+import json
+import multiprocessing
+import sys
+
+import pytest
+
+from ddpm_core.data.containers.container import Entry, PassedOver
+from ddpm_core.data.containers.lmdb_export import Lmdb
+from ddpm_core.data.containers.opening import open_container, reopen
+from ddpm_core.data.listing import list_images
+from ddpm_core.errors import ConfigError, DataError
+
+VALUES = {
+    b"0a1b": b"RIFF....WEBP",
+    b"key with / and .": b"\xff\xd8\xff jpeg",
+    b"\xff\xfe": b"\x89PNG png",
+    b"z": b"GIF89a",
+}
+
+
+@pytest.fixture
+def lmdb():
+    return pytest.importorskip("lmdb", reason="lmdb is not installed: pip install '.[lmdb]'")
+
+
+@pytest.fixture
+def folder(lmdb, tmp_path):
+    path = tmp_path / "bedroom_train_lmdb"
+    with lmdb.open(str(path), map_size=2**20) as made, made.begin(write=True) as transaction:
+        for key, value in VALUES.items():
+            transaction.put(key, value)
+    (path / "lock.mdb").unlink()
+    return path
+
+
+def test_lmdb_gives_every_value(folder, tmp_path):
+    """Catches keys that do not come back from their names, and a lock file that is asked for."""
+    opened = open_container(str(folder), cache=tmp_path)
+    entries = list(opened.entries(PassedOver()))
+    assert [entry.name for entry in entries] == [
+        "0a1b.webp", "key with / and ..jpg", "z.gif", "\udcff\udcfe.png",
+    ]  # fmt: skip
+    again = reopen(json.loads(json.dumps(opened.description())))
+    got = [again.read(Entry(*json.loads(json.dumps(entry)))) for entry in entries]
+    assert got == [VALUES[key] for key in sorted(VALUES)]
+    assert sorted(one.name for one in folder.iterdir()) == ["data.mdb"]
+    listing = list_images(opened, num_test_images=1)
+    assert listing.classes == ("all",)
+
+
+def _read(job):
+    description, entry = job
+    return reopen(description).read(entry)
+
+
+def test_lmdb_is_read_in_forked_processes(folder, tmp_path):
+    """Catches an environment that is used over a fork, which LMDB forbids."""
+    opened = open_container(str(folder), cache=tmp_path)
+    entries = list(opened.entries(PassedOver()))
+    jobs = [(opened.description(), entry) for entry in entries]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_read, jobs) == [VALUES[key] for key in sorted(VALUES)]
+
+
+def test_lmdb_names_values_that_are_no_images(lmdb, tmp_path):
+    """Catches a database of something else that is taken for images."""
+    with lmdb.open(str(tmp_path), map_size=2**20) as made, made.begin(write=True) as transaction:
+        transaction.put(b"a", b"pickle")
+        transaction.put(b"b", b"")
+    with pytest.raises(DataError, match=r'2 passed over: no name .* "a\.value", "b\.value"'):
+        list_images(Lmdb(tmp_path), num_test_images=1)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no database", bytes(20_000)], ids=["0", "text", "zeros"]
+)
+def test_lmdb_that_is_none_is_refused(content, lmdb, tmp_path):
+    """Catches a bare error of the library."""
+    (tmp_path / "data.mdb").write_bytes(content)
+    with pytest.raises(DataError, match="is no LMDB that can be used"):
+        list(open_container(str(tmp_path), cache=tmp_path).entries(PassedOver()))
+
+
+def test_lmdb_that_has_changed_is_noticed(folder):
+    """Catches a value that is not there read as nothing."""
+    with pytest.raises(DataError, match="there is no such value"):
+        Lmdb(folder).read(Entry("none.png", 3))
+    with pytest.raises(DataError, match="there is no such value"):
+        Lmdb(folder).read(Entry("z.gif", 3))
+
+
+def test_lmdb_without_its_package_is_one_clear_error(tmp_path, monkeypatch):
+    """Catches an ImportError in the middle of a run."""
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    (tmp_path / "data.mdb").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"pip install 'ddpm-pipeline\[lmdb\]'"):
+        list(open_container(str(tmp_path), cache=tmp_path).entries(PassedOver()))

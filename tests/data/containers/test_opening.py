@@ -1,0 +1,118 @@
+import gzip
+import hashlib
+import json
+
+import pytest
+
+from ddpm_core.data.containers import unpacking
+from ddpm_core.data.containers.container import PassedOver
+from ddpm_core.data.containers.opening import open_container, reopen
+from ddpm_core.errors import DataError, StorageError
+from tests.data.containers.test_tarred import tar_of
+from tests.data.containers.test_zipped import zip_of
+
+FILES = {"a/1.png": b"one", "b/2.png": b"two"}
+
+
+def packed(files=FILES):
+    return gzip.compress(tar_of(files), mtime=0)
+
+
+def make(folder, name):
+    """The same files as a folder, or as an archive of this name."""
+    folder.mkdir()
+    if not name:
+        for key, content in FILES.items():
+            (folder / key).parent.mkdir()
+            (folder / key).write_bytes(content)
+        return folder
+    content = {"zip": zip_of, "tar": tar_of}.get(name.rpartition(".")[2].lower(), packed)(FILES)
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["", "x.zip", "X.ZIP", "x.tar", "x.tar.gz", "x.tgz"])
+def test_a_place_is_known_by_its_name(name, tmp_path):
+    """Catches a kind that is opened as another, and one that cannot be opened a second time."""
+    opened = open_container(str(make(tmp_path / "data", name)), cache=tmp_path / "cache")
+    again = reopen(json.loads(json.dumps(opened.description())))
+    for container in (opened, again):
+        got = {entry.name: container.read(entry) for entry in container.entries(PassedOver())}
+        assert got == FILES
+        assert container.uri == str(tmp_path / "data" / name).rstrip("/")
+    assert again.identity() == opened.identity()
+
+
+@pytest.mark.parametrize("name", ["none", "none.zip", "x.rar", "x.gz", "x.png"])
+def test_a_place_that_is_none_is_refused(name, tmp_path):
+    """Catches a bare error of the system, and guessing at what a file may be."""
+    (tmp_path / name).write_bytes(b"") if name.startswith("x") else None
+    with pytest.raises(DataError, match=r"give a folder of images, a \.zip"):
+        open_container(str(tmp_path / name), cache=tmp_path)
+
+
+def test_an_archive_with_another_digest_is_refused(tmp_path):
+    """Catches training on another archive than the one that was named."""
+    for name in ("x.zip", "x.tar", "x.tgz"):
+        path = make(tmp_path / name, name)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert open_container(str(path), cache=tmp_path, sha256=digest).identity() == digest
+        with pytest.raises(DataError, match=rf"has the SHA-256 {digest}, .*source_sha256 says 0"):
+            open_container(str(path), cache=tmp_path, sha256="0" * 64)
+
+
+def test_gzip_is_unpacked_once(tmp_path, capfd):
+    """Catches unpacking in every worker, in silence, and a copy by the name of the archive."""
+    path = make(tmp_path / "data", "x.tar.gz")
+    opened = open_container(str(path), cache=tmp_path / "cache")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    copy = tmp_path / "cache" / "unpacked" / f"{digest}.tar"
+    assert copy.read_bytes() == tar_of(FILES)
+    assert "unpacking x.tar.gz" in capfd.readouterr().out
+    inode = copy.stat().st_ino
+    assert open_container(str(path), cache=tmp_path / "cache").identity() == opened.identity()
+    assert copy.stat().st_ino == inode
+    path.write_bytes(packed({"c.png": b"3"}))
+    [entry] = open_container(str(path), cache=tmp_path / "cache").entries(PassedOver())
+    assert entry.name == "c.png"
+
+
+BAD_GZIP = {
+    "empty": (b"", "cannot be unpacked|is no archive"),
+    "text": (b"no gzip", "cannot be unpacked: Not a gzipped file"),
+    "cut": (packed()[:-9], "cannot be unpacked"),
+    "checksum": (packed()[:-8] + b"1234" + packed()[-4:], "cannot be unpacked: CRC"),
+    "flipped": (packed()[:30] + b"\xff\xff" + packed()[32:], "cannot be unpacked"),
+    "garbage behind": (packed() + b"garbage", "cannot be unpacked: Not a gzipped file"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_GZIP.values(), ids=BAD_GZIP)
+def test_gzip_that_is_damaged_leaves_nothing(content, message, tmp_path):
+    """Catches half a copy in the cache that the next run takes for a whole one."""
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"x\.tar\.gz.*({message})"):
+        list(open_container(str(path), cache=tmp_path / "cache").entries(PassedOver()))
+    left = [one.name for one in (tmp_path / "cache" / "unpacked").iterdir()]
+    assert all(name.endswith(".lock") for name in left) or content == b""
+
+
+def test_gzip_bomb_is_cut_off(tmp_path, monkeypatch):
+    """Catches a kilobyte that fills the disk."""
+    monkeypatch.setattr(unpacking, "_ALWAYS_BYTES", 2**20)
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(bytes(3 * 2**20), mtime=0))
+    with pytest.raises(DataError, match=r"unpacks to over \d+ bytes; at most .* 200 times"):
+        open_container(str(path), cache=tmp_path)
+    monkeypatch.setattr(unpacking, "MAX_UNPACKED_BYTES", 100)
+    path.write_bytes(packed())
+    with pytest.raises(DataError, match="at most 100 bytes"):
+        open_container(str(path), cache=tmp_path)
+
+
+def test_gzip_into_a_cache_that_cannot_be_written_is_said(tmp_path):
+    """Catches a bare OSError."""
+    (tmp_path / "cache").write_bytes(b"")
+    with pytest.raises(StorageError, match="XDG_CACHE_HOME"):
+        open_container(str(make(tmp_path / "data", "x.tgz")), cache=tmp_path / "cache")
