@@ -28,3 +28,16 @@ def test_an_override_given_twice_is_refused():
     """Catches: the last one wins, silently."""
     with pytest.raises(ConfigError, match="twice"):
         parse_overrides(["a.b=1", "a.b=2"])
+
+
+@pytest.mark.parametrize(
+    ("item", "part"),
+    [('train={"seed": 1, "seed": 2}', "keep one"), ("train.loss=\udcff", "not UTF-8")],
+    ids=["a key twice", "bytes"],
+)
+def test_an_override_that_means_two_things_or_none_is_refused(item, part):
+    """Catches: the last of two keys wins, silently; and a message that is the whole configuration,
+    because JSON has no such text.
+    """
+    with pytest.raises(ConfigError, match=part):
+        parse_overrides([item])

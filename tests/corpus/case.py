@@ -16,6 +16,8 @@ SHARD_IMAGES = (
     "data.source={here}/source",
     "--set",
     "data.num_test_images=1",
+    "--set",
+    "evaluate.num_likelihood_images=1",
 )
 
 

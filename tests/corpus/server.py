@@ -34,8 +34,8 @@ class Answer:
     code: int | None
     """exit code; None if a signal ended it"""
     signal: int | None
-    grown_bytes: int
-    """resident memory at its peak, beyond what the imports take"""
+    peak_bytes: int
+    """resident memory at its peak, imports included"""
     seconds: float
     """of both processors' time"""
 
@@ -46,7 +46,6 @@ def main() -> None:
         raise RuntimeError("an import started a thread: a fork would inherit its locks")
     print("ready", flush=True)
     for line in sys.stdin:
-        resident = _status("VmRSS")
         child = os.fork()
         if child == 0:
             _run(json.loads(line))
@@ -55,7 +54,7 @@ def main() -> None:
         answer = Answer(
             code=None if ended else os.WEXITSTATUS(status),
             signal=os.WTERMSIG(status) if ended else None,
-            grown_bytes=usage.ru_maxrss * 1024 - resident,
+            peak_bytes=usage.ru_maxrss * 1024,
             seconds=usage.ru_utime + usage.ru_stime,
         )
         print(json.dumps(asdict(answer)), flush=True)

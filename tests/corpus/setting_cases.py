@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from ddpm_core.recipes import digits
 from tests.corpus.case import Case
 
 
@@ -46,7 +47,7 @@ def _run(name: str, run: str, *says: str) -> Case:
 
 _STEPS = ("train.num_steps", "integer", "optimiser steps", "e.g. 800000")
 _NAMES = ("name", "at most 63 of a-z", "e.g. run")
-_HELD = '{"format_version": 1, "name": "digits"}'
+_OTHER = digits().replaced({"train.seed": 1}).to_json()
 
 CASES = (
     _set("no value", "train.num_steps", "'train.num_steps'", "section.key=value"),
@@ -57,7 +58,7 @@ CASES = (
     _set("no section", "num_steps=5", "num_steps"),
     _set("a section", "train=5", "train=5", "train.KEY=VALUE"),
     _set("too many dots", "train.num_steps.x=5", "train.num_steps"),
-    _set("dots only", "..=5", "no such key"),
+    _set("dots only", "..=5", "no section '.'", "known: format_version"),
     _set("text for a number", "train.num_steps=many", '"many"', *_STEPS),
     _set("an exponent for an integer", 'train.num_steps="1e3"', '"1e3"', *_STEPS),
     _set("a fraction for an integer", "train.num_steps=1.5", "1.5", *_STEPS),
@@ -74,7 +75,7 @@ CASES = (
     _set("minus zero", "train.learning_rate=-0.0", "train.learning_rate", "greater than 0"),
     _set("brackets", f"train.num_steps={'[' * 100_000}", "train.num_steps"),
     _set("balanced brackets", f"train.num_steps={'[' * 90_000}{']' * 90_000}", "train.num_steps"),
-    _set("duplicate keys in an object", 'train={"seed":1,"seed":2}', "train"),
+    _set("duplicate keys in an object", 'train={"seed":1,"seed":2}', "--set train", "keep one"),
     _set("NUL", "data.name=dig\0its", "data.name", "'digits'"),
     _set("a wrong choice", "diffusion.beta_schedule=cos", "diffusion.beta_schedule", "'cosine'"),
     _set("a shell", "diffusion.beta_schedule=$(touch canary)", "diffusion.beta_schedule"),
@@ -82,7 +83,7 @@ CASES = (
     _set("a format string", "train.loss={0.__class__}", "train.loss", "'simple'"),
     _set("an escape sequence", "train.loss=\x1b[2J\x1b[31m", "train.loss", "'simple'"),
     _set("emoji", "train.loss=🎲", "train.loss", "'simple'"),
-    _set("a lone surrogate", "train.loss=\ud800", "train.loss", "'simple'"),
+    _set("a lone surrogate", "train.loss=\ud800", "--set 'train.loss'", "UTF-8"),
     _set("workers that do not divide", "compute.num_workers=3", "num_workers=3", "change one"),
     _set("an image of no size", "data.height=0", "data.height=0", "greater than or equal to 1"),
     Case(
@@ -102,7 +103,12 @@ CASES = (
     Case("no recipe", ("usage:",), 2, arguments=("train",)),
     Case("an unknown option", ("usage:", "--steps"), 2, arguments=_dry("--steps", "5")),
     Case("no such recipe", ("'digit'", "digits"), 2, arguments=_dry(target="digit")),
-    Case("no such ablation", ("'digits:eps'",), 2, arguments=_dry(target="digits:eps")),
+    Case(
+        "no such ablation",
+        ("no ablation 'eps' of digits", "eps-l-simple"),
+        2,
+        arguments=_dry(target="digits:eps"),
+    ),
     Case("no such file", ("absent.json", "give a recipe"), 2, arguments=_dry(target="absent.json")),
     Case("a file that is no json", ("neither a recipe",), 2, arguments=_dry(target="/etc/passwd")),
     _json("empty", "", "given.json", "not JSON"),
@@ -124,7 +130,7 @@ CASES = (
     _json("of wrong types", '{"format_version": 1, "name": ["a"], "train": 5}', "name", "train"),
     _recorded("damaged", "{", "root/runs/digits/run.json", "not JSON"),
     _recorded("of bytes", b"\0\xff" * 9, "root/runs/digits/run.json"),
-    _recorded("of another experiment", _HELD, "digits", "--run NAME"),
+    _recorded("of another experiment", _OTHER, "train.seed: 1 -> 0", "--run NAME"),
     _run("of nothing", "", *_NAMES),
     _run("of dots", "..", "name"),
     _run("of a dot", ".", *_NAMES),
