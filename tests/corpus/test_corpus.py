@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.corpus import image_cases, setting_cases
+from tests.corpus import archive_cases, image_cases, setting_cases
 from tests.corpus.case import CANARY
 from tests.corpus.server import Answer
 
@@ -18,10 +18,13 @@ pytestmark = pytest.mark.xdist_group("corpus")  # one server is enough
 
 PEAK_BYTES = 600 * 2**20
 """of which the imports take some 240 MiB"""
+SECTIONS = {
+    "settings": setting_cases,
+    "images": image_cases,
+    "archives": archive_cases,
+}
 CASES = {
-    f"{section}: {case.name}": case
-    for section, module in {"settings": setting_cases, "images": image_cases}.items()
-    for case in module.CASES
+    f"{section}: {case.name}": case for section, module in SECTIONS.items() for case in module.CASES
 }
 
 
