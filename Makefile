@@ -10,10 +10,10 @@ BIN := .venv/bin
 # One process for each core, each with one thread: small tensors gain nothing from more.
 SHARED := -n 2 --dist loadgroup
 
-.PHONY: help run paper test test-long end-to-end test-fast check lint ui results clean
+.PHONY: help run paper test test-long end-to-end test-fast check lint s3-server ui results clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: .venv/.installed ## run the whole pipeline (RECIPE=digits ROOT=./runs ARGS="--set train.num_steps=500")
 	@$(BIN)/python -m flows.train_ddpm $(RECIPE) --root '$(ROOT)' $(ARGS)
@@ -31,10 +31,13 @@ end-to-end: .venv/.installed-dev ## run the README's commands as a user does, ki
 	@$(BIN)/python -m pytest -m end_to_end $(ARGS)
 
 test-fast: .venv/.installed-dev ## run the tests that need no cluster and no server
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not slow and not ray and not prefect and not end_to_end" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not slow and not ray and not prefect and not s3 and not end_to_end" $(ARGS)
 
 lint: .venv/.installed-dev ## style, types and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+s3-server: ## install the S3 server that tests run against (Debian packages, as root): without it they are skipped
+	@infra/s3-server install
 
 check: lint test test-long ## lint and all tests but end-to-end
 

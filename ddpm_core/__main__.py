@@ -1,6 +1,7 @@
 """python -m ddpm_core {shard,train,sample,evaluate,...}: one stage, here or as a Ray job.
 
-And {import-weights,export-weights}: a run from weights of other programs, and the way back.
+And verify, which checks a data set; and {import-weights,export-weights}: a run from weights of
+other programs, and the way back.
 """
 
 import argparse
@@ -32,10 +33,14 @@ EXCHANGES = {
     "export-weights": "write the averaged weights of a trained run as a folder for diffusers",
 }
 
+VERIFY = "check a data set: every byte, every image, every number of its index"
+
 _EPILOG = """\
 examples:
   python -m ddpm_core train digits --set train.num_steps=500 --run short
   python -m ddpm_core sample runs/runs/short/run.json --set sample.num_images=100
+  python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
+  python -m ddpm_core verify runs/runs/short/run.json
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
@@ -50,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         match options.stage:
+            case "verify":
+                _verify(options)
             case "import-weights":
                 _import_weights(options)
             case "export-weights":
@@ -85,6 +92,12 @@ def _run_stage(options: argparse.Namespace) -> None:
         return
     config = open_stage(store, config)
     _stage(options.stage)(store, config)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from ddpm_core.data.verify import verify
+
+    print(f"verify  {verify(options.target)} is whole")
 
 
 def _import_weights(options: argparse.Namespace) -> None:
@@ -188,6 +201,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="RECIPE[:ABLATION]|RUN_JSON",
             help=TARGET_HELP,
         )
+    verifying = stages.add_parser(
+        "verify", help=VERIFY, description=VERIFY[0].upper() + VERIFY[1:] + "."
+    )
+    verifying.add_argument(
+        "target",
+        metavar="RUN_JSON|DATASET",
+        help="path or URI of the run.json of a run that uses it, or of its own folder",
+    )
     _add_exchanges(stages)
     return parser
 

@@ -6,8 +6,25 @@ from typing import Any
 
 from ddpm_core.errors import ConfigError
 
-REFUSED_CREATE = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+REFUSED_CREATE = frozenset({"PreconditionFailed", "412"})
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_PASSING = frozenset(
+    {
+        "SlowDown",
+        "RequestTimeout",
+        # Two writers of one key at once: the second may come when the first is done.
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        # The body changed or was cut on its way up.
+        "XAmzContentSHA256Mismatch",
+        "BadDigest",
+        "IncompleteBody",
+    }
+)
+_NETWORK = frozenset(
+    {"HTTPClientError", "ConnectionError", "ResponseParserError", "IncompleteReadError"}
+)
+"""what botocore calls it when nothing, or nonsense, comes back"""
 _ENDPOINT = re.compile(
     r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9._/-]*)?"
 )
@@ -48,8 +65,9 @@ def s3_options() -> dict[str, Any]:
     config: dict[str, Any] = {
         "connect_timeout": 5,
         "read_timeout": 15,
-        # Not max_attempts: botocore would rewrite it in place, and equal options compare unequal.
-        "retries": {"mode": "standard", "total_max_attempts": 4},
+        # `s3_operation` tries again. Not max_attempts: botocore would rewrite it in place, and
+        # equal options compare unequal.
+        "retries": {"mode": "standard", "total_max_attempts": 1},
         # Our own SHA-256 is checked on every read; some servers refuse these.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
@@ -67,23 +85,54 @@ def s3_options() -> dict[str, Any]:
 
 def code_of(error: BaseException) -> str:
     """Return the server's word for an error, or the name of its class if none came from there."""
+    answer = _answer_in(error)
     name = type(error).__name__
+    return name if answer is None else str(answer.get("Error", {}).get("Code", name))
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether the same request may succeed later: the server is away, busy, or misheard."""
+    answer = _answer_in(error)
+    if answer is not None:
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        busy = status in (408, 429) or (status >= 500 and status != 501)
+        return busy or code_of(error) in _PASSING
+    # Without an answer: the network, unless a library says that the question is at fault.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "SSLError" in names:  # a certificate that is not trusted
+        return False
+    return bool(names & _NETWORK) or not names & {"BotoCoreError", "PermissionError"}
+
+
+def explained(error: BaseException, last: BaseException | None, spent: str) -> str:
+    """Return `what was said (what it took); what to do`, without anything that may hold a secret.
+
+    Args:
+        error: what ended the operation.
+        last: what was answered by trying again before; None: nothing was.
+        spent: how often and how long it was tried.
+    """
+    if not isinstance(error, TimeoutError) or _answer_in(error) is not None:
+        said, last = _said(error), error
+    elif last is not None:
+        said = f"no answer in time, but {_said(last)}"
+    else:
+        said, last = "no answer in time", error
+    return f"{said} ({spent}); {_REMEDIES.get(code_of(last), _OTHER_REMEDY)}"
+
+
+def _said(error: BaseException) -> str:
+    # The server's text may quote the request.
+    answer = _answer_in(error)
+    return code_of(error) if answer is not None else f"{type(error).__name__}: {error}"
+
+
+def _answer_in(error: BaseException) -> dict[str, Any] | None:
+    """Return the server's answer that led to the error, if it has spoken."""
     cause: BaseException | None = error
     while cause is not None:
-        response = getattr(cause, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", name))
+        answer = getattr(cause, "response", None)
+        if isinstance(answer, dict):
+            return answer
         cause = cause.__cause__
-    return name
-
-
-def explained(error: BaseException) -> str:
-    """Return `what was said; what to do`, without anything that may hold a secret."""
-    code = code_of(error)
-    if isinstance(error, TimeoutError):
-        said = "no answer in time"
-    elif code == type(error).__name__:
-        said = f"{code}: {error}"
-    else:
-        said = code  # the server's text may quote the request
-    return f"{said}; {_REMEDIES.get(code, _OTHER_REMEDY)}"
+    return None

@@ -1,17 +1,18 @@
 """A store by its URI, on a disk or in S3: the only file that knows fsspec and s3fs.
 
-One set of options for all of S3: short timeouts, a few retries, and a deadline for each request.
+One set of options for all of S3, in `s3`; how an operation tries again is in `s3_operation`.
 The `isfile`, `isdir` and `exists` of s3fs are not used: they answer False during an outage.
 """
 
-import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, final
 
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.s3 import EXPIRED, REFUSED_CREATE, code_of, explained, s3_options
+from ddpm_core.s3_operation import DEADLINE_S, PART_BYTES, Operation, vendor_errors
 from ddpm_core.store import (
     KeyMissingError,
     LocalStore,
@@ -34,9 +35,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-_DEADLINE_S = 30.0  # for a request with all its retries, and more for what it carries:
-_SLOWEST_BYTES_PER_S = 2**18  # a transfer below this counts as stuck
-_NUM_TRIES = 3  # of what the libraries do not try again themselves
+_OPEN_DEADLINE_S = 20.0  # so that a command says within half a minute that nobody answers
+_NUM_TRIES = 3  # to create what another writer was about to create, and did not
 
 
 def open_store(uri: str) -> Store:
@@ -72,27 +72,29 @@ class S3Store(Store):
         return S3Store, (self.uri,)
 
     def read(self, key: str, *, at_most: int | None = None) -> bytes:
-        where = self._where(key)
+        words = {"Key": self._s3_key(key)}
         if at_most is not None:
-            where["Range"] = f"bytes=0-{at_most}"
+            words["Range"] = f"bytes=0-{at_most}"
         try:
-            return self._run("read", key, lambda fs: _get(fs, where), num_bytes=None)
+            return self._run("read", key, lambda s3: s3.get(**words))
         except StorageError as error:
             if at_most is not None and code_of(error) in ("InvalidRange", "416"):
                 return b""  # it is there, and empty
             raise
 
     def write(self, key: str, data: bytes) -> None:
-        path = f"{self._bucket}/{self._where(key)['Key']}"
-        # Over 100 MiB in parts, which become an object only when all have arrived.
-        self._run("write", key, lambda fs: fs._pipe_file(path, data), num_bytes=len(data))
+        s3_key = self._s3_key(key)
+        if len(data) > 2 * PART_BYTES:
+            self._run("write", key, lambda s3: s3.put_in_parts(s3_key, data))
+        else:
+            self._run("write", key, lambda s3: s3.put(s3_key, data))
 
     def create(self, key: str, data: bytes) -> bool:
         self._check_create()
         failure = StorageError()
         for _ in range(_NUM_TRIES):
             try:
-                self._put_new(key, self._where(key)["Key"], data)
+                self._put_new(key, self._s3_key(key), data)
             except StorageError as error:
                 failure = error
             else:
@@ -116,13 +118,12 @@ class S3Store(Store):
         return True
 
     def names(self, folder: str) -> list[str]:
-        prefix = f"{self._where(folder)['Key']}/" if folder or self._prefix else ""
+        prefix = f"{self._s3_key(folder)}/" if folder or self._prefix else ""
         found: set[str] = set()
         more: dict[str, Any] = {}
         while True:
-            page = self._call(
-                "list", folder, "list_objects_v2", Prefix=prefix, Delimiter="/", **more
-            )
+            words = {"Prefix": prefix, "Delimiter": "/", **more}
+            page = self._call("list", folder, "list_objects_v2", **words)
             found.update(one["Key"] for one in page.get("Contents", []))
             found.update(one["Prefix"] for one in page.get("CommonPrefixes", []))
             if not page.get("IsTruncated"):
@@ -137,7 +138,7 @@ class S3Store(Store):
         return sorted(one for one in short if one and not one.startswith("."))
 
     def delete(self, key: str) -> None:
-        self._call("delete", key, "delete_object", Key=self._where(key)["Key"])
+        self._call("delete", key, "delete_object", Key=self._s3_key(key))
 
     def local_path(self, key: str) -> Path | None:
         checked_key(key)
@@ -149,7 +150,7 @@ class S3Store(Store):
         Raises:
             StorageError: otherwise, within half a minute.
         """
-        self._call("open", "", "list_objects_v2", MaxKeys=1)
+        self._call("open", "", "list_objects_v2", deadline_s=_OPEN_DEADLINE_S, MaxKeys=1)
 
     def raw_page(self, prefix: str, token: str | None) -> dict[str, Any]:
         """Return a page of the objects whose keys, of any letters, begin with `prefix`."""
@@ -190,12 +191,10 @@ class S3Store(Store):
             )
 
     def _put_new(self, key: str, s3_key: str, data: bytes) -> None:
-        words = {"Key": s3_key, "Body": data, "IfNoneMatch": "*"}
-        self._call("create", key, "put_object", num_bytes=len(data), **words)
+        self._run("create", key, lambda s3: s3.put(s3_key, data, IfNoneMatch="*"))
 
-    def _where(self, key: str) -> dict[str, str]:
-        parts = (self._prefix, checked_key(key) if key else "")
-        return {"Bucket": self._bucket, "Key": "/".join(filter(None, parts))}
+    def _s3_key(self, key: str) -> str:
+        return "/".join(filter(None, (self._prefix, checked_key(key) if key else "")))
 
     def _call(
         self,
@@ -203,43 +202,30 @@ class S3Store(Store):
         key: str,
         method: str,
         *,
-        num_bytes: int = 0,
+        deadline_s: float | None = None,
         **words: Any,  # noqa: ANN401 - as S3 names and types them
     ) -> dict[str, Any]:
         return self._run(
-            operation,
-            key,
-            lambda fs: fs._call_s3(method, Bucket=self._bucket, **words),
-            num_bytes=num_bytes,
+            operation, key, lambda s3: s3.request(method, **words), deadline_s=deadline_s
         )
 
     def _run(
         self,
         operation: str,
         key: str,
-        ask: Callable[[Any], Awaitable[T]],
+        ask: Callable[[Operation], Awaitable[T]],
         *,
-        num_bytes: int | None,
+        deadline_s: float | None = None,
     ) -> T:
-        """Run `ask` on s3fs' own thread; say in our words what goes wrong.
-
-        `num_bytes` that it sends lengthen its deadline; None: it has one of its own.
-        """
-        import aiohttp
+        """Run `ask` on s3fs' own thread; say in our words what goes wrong."""
         from fsspec.asyn import sync
-        from s3fs.core import botocore
-
-        boto = botocore.exceptions
-
-        async def within_deadline() -> T:
-            async with asyncio.timeout(None if num_bytes is None else _patience_s(num_bytes)):
-                return await ask(fs)
 
         for renewed in (False, True):
-            fs = self._filesystem()
+            fs, begun_s = self._filesystem(), time.monotonic()
+            s3 = Operation(fs, self._bucket, deadline_s=deadline_s or DEADLINE_S)
             try:
-                answer: T = sync(fs.loop, within_deadline)
-            except (OSError, aiohttp.ClientError, boto.BotoCoreError, boto.ClientError) as error:
+                answer: T = sync(fs.loop, s3.run, ask)
+            except vendor_errors() as error:
                 code = code_of(error)
                 if code in ("404", "NotFound") and operation == "read":
                     self.check_bucket()
@@ -249,8 +235,10 @@ class S3Store(Store):
                 if code in EXPIRED and not renewed:
                     self._connection = None  # new ones may lie in the files by now
                     continue
+                requests = f"{s3.num_tries} request{'s' if s3.num_tries != 1 else ''}"
+                spent = f"{requests} in {time.monotonic() - begun_s:.0f} s"
                 raise StorageError(
-                    f"cannot {operation} {self.uri_of(key)}: {explained(error)}"
+                    f"cannot {operation} {self.uri_of(key)}: {explained(error, s3.last, spent)}"
                 ) from error
             return answer
         raise AssertionError
@@ -262,32 +250,6 @@ class S3Store(Store):
         return self._connection[1]
 
 
-async def _get(fs: Any, where: dict[str, str]) -> bytes:  # noqa: ANN401 - s3fs is untyped
-    """Return a whole body; its deadline grows with the length that the server announces."""
-    import aiohttp
-    from s3fs.core import HTTPClientError
-
-    clock = asyncio.get_running_loop().time
-    start_s = clock()
-    async with asyncio.timeout(_patience_s(0)) as deadline:
-        for num_left in reversed(range(_NUM_TRIES)):
-            reply = await fs._call_s3("get_object", **where)
-            deadline.reschedule(start_s + _patience_s(reply["ContentLength"]))
-            try:
-                async with reply["Body"] as body:
-                    data: bytes = await body.read()
-            except (aiohttp.ClientError, HTTPClientError):
-                if not num_left:
-                    raise
-            else:
-                return data
-    raise AssertionError
-
-
-def _patience_s(num_bytes: int) -> float:
-    return _DEADLINE_S + num_bytes / _SLOWEST_BYTES_PER_S
-
-
 def _s3_filesystem() -> Any:  # noqa: ANN401 - s3fs is untyped
     """Return an s3fs with our options, and the endpoint and region of the environment."""
     try:
@@ -295,4 +257,6 @@ def _s3_filesystem() -> Any:  # noqa: ANN401 - s3fs is untyped
     except ImportError:
         raise ConfigError("s3:// needs s3fs: pip install 'ddpm-pipeline[s3]'") from None
 
-    return s3fs.S3FileSystem(**s3_options(), use_listings_cache=False, skip_instance_cache=True)
+    made = s3fs.S3FileSystem(**s3_options(), use_listings_cache=False, skip_instance_cache=True)
+    made.retries = 1  # `s3_operation` tries again
+    return made

@@ -17,5 +17,5 @@ def pytest_collection_modifyitems(items):
     Two Rays at a time starve each other on two cores; beside one of them the small tests run well.
     """
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("ray", "prefect", "slow")):
+        if any(item.get_closest_marker(name) for name in ("ray", "prefect", "s3", "slow")):
             item.add_marker(pytest.mark.xdist_group("clusters"))

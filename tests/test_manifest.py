@@ -19,16 +19,21 @@ from ddpm_core.manifest import (
     retire,
     write_file,
 )
-from ddpm_core.store import LocalStore, sha256_of
+from ddpm_core.store import LocalStore, Store, sha256_of
 from tests.small_commit import FOLDER, KEY, STATE, commit_small
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path)
+pytest_plugins = ["tests.s3_fixtures"]
 
 
-def test_what_is_committed_is_loaded_and_verified(store: LocalStore):
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Give each test a folder, and a prefix of a real S3 server: the protocol is the same."""
+    if request.param == "local":
+        return LocalStore(tmp_path)
+    return request.getfixturevalue("real_s3_store")
+
+
+def test_what_is_committed_is_loaded_and_verified(store: Store):
     """Catches a manifest that does not say all that was committed."""
     assert load(store, FOLDER) is None
     committed = commit_small(store)
@@ -43,7 +48,7 @@ def test_what_is_committed_is_loaded_and_verified(store: LocalStore):
         loaded.read(store, "ema")
 
 
-def test_a_manifest_is_a_function_of_what_it_commits(store: LocalStore, tmp_path: Path):
+def test_a_manifest_is_a_function_of_what_it_commits(store: Store, tmp_path: Path):
     """Catches a time, a host, or an order of roles in it: twins would conflict."""
     commit_small(store)
     first = store.read(KEY)
@@ -68,7 +73,7 @@ def test_files_are_named_by_their_content():
     assert content_name("state", b"1", ".bin") != content_name("state", b"2", ".bin")
 
 
-def test_committing_again_is_fine_and_other_content_conflicts(store: LocalStore):
+def test_committing_again_is_fine_and_other_content_conflicts(store: Store):
     """Catches a late writer that replaces what others have read."""
     assert commit_small(store) == commit_small(store)
     with pytest.raises(RunConflictError, match=r"manifest\.json holds other bytes"):
@@ -78,7 +83,7 @@ def test_committing_again_is_fine_and_other_content_conflicts(store: LocalStore)
     assert loaded.read(store, "state") == STATE
 
 
-def test_manifests_of_other_names_stand_beside_each_other(store: LocalStore):
+def test_manifests_of_other_names_stand_beside_each_other(store: Store):
     """Catches a name that is ignored: units of samples would conflict."""
     for name, state in (("index.json", b"1"), ("000007.json", b"2")):
         commit_small(store, state, name=name)
@@ -95,7 +100,7 @@ def test_manifests_of_other_names_stand_beside_each_other(store: LocalStore):
 # -- retention ---------------------------------------------------------------------------------
 
 
-def test_retiring_deletes_the_files_and_keeps_the_manifest(store: LocalStore):
+def test_retiring_deletes_the_files_and_keeps_the_manifest(store: Store):
     """Catches a deleted manifest, which a late writer could commit again without its files."""
     commit_small(store)
     with pytest.raises(RunConflictError):
@@ -110,7 +115,7 @@ def test_retiring_deletes_the_files_and_keeps_the_manifest(store: LocalStore):
     assert store.names(FOLDER) == ["manifest.json", "retired"]
 
 
-def test_retiring_deletes_files_of_any_name(store: LocalStore):
+def test_retiring_deletes_files_of_any_name(store: Store):
     """Catches files that stay for ever because their name looks like nobody's."""
     store.write(f"{FOLDER}/plain", b"1")
     commit(store, FOLDER, {"plain": FileRecord("plain", 1, sha256_of(b"1"))}, {})
@@ -119,7 +124,7 @@ def test_retiring_deletes_files_of_any_name(store: LocalStore):
     assert store.names(FOLDER) == ["manifest.json", "notes.txt", "retired"]
 
 
-def test_retiring_what_was_never_committed_does_nothing(store: LocalStore):
+def test_retiring_what_was_never_committed_does_nothing(store: Store):
     """Catches a marker that would hide the commit to come."""
     write_file(store, FOLDER, "state", ".safetensors", STATE)
     retire(store, FOLDER)
@@ -128,7 +133,7 @@ def test_retiring_what_was_never_committed_does_nothing(store: LocalStore):
     assert load(store, FOLDER) is not None
 
 
-def test_a_damaged_folder_can_be_retired(store: LocalStore, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_folder_can_be_retired(store: Store, caplog: pytest.LogCaptureFixture):
     """Catches a retention that one bad old checkpoint stops for ever."""
     commit_small(store)
     store.write(KEY, b"{")
@@ -137,7 +142,7 @@ def test_a_damaged_folder_can_be_retired(store: LocalStore, caplog: pytest.LogCa
     assert "damaged" in caplog.text
 
 
-def test_records_are_frozen(store: LocalStore):
+def test_records_are_frozen(store: Store):
     """Catches a manifest that is changed after it was verified."""
     committed = commit_small(store)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -11,7 +11,7 @@ from ddpm_core.data import png
 from ddpm_core.data.images import RawImages
 from ddpm_core.data.shard import MadeShard, Record, finished_shard, make_shard
 from ddpm_core.data.source import ShardUnit, Source
-from ddpm_core.data.sources import Splits
+from ddpm_core.data.splits import Splits
 from ddpm_core.storage import Store
 
 

@@ -55,6 +55,8 @@ PUBLISHED = (
 def read_folder(folder: Path) -> tuple[RawImages, RawImages]:
     """Return (train, test) from the four files; a file without .gz goes before one with it.
 
+    Those of Fashion-MNIST have the same names and format.
+
     Only the format is checked, not the digest: mirrors compress anew.
 
     Raises:
@@ -83,7 +85,7 @@ def _find(folder: Path, name: str) -> Path:
             return path
     raise DataError(
         f"{folder} has no {name} and no {name}.gz; data.source must be a folder with the four "
-        "files of MNIST, or 'default' to download them"
+        "files of MNIST or Fashion-MNIST, or 'default' to download them"
     )
 
 

@@ -14,7 +14,7 @@ from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
 from ddpm_core.data.source import Source
-from ddpm_core.data.sources import load_source
+from ddpm_core.data.splits import load_splits
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.storage import Store
@@ -57,7 +57,7 @@ def _source(config: RunConfig) -> Iterator[Source]:
         with cluster.connect(config.compute):
             yield Collection.open(config.data, cache=_cache(), compute=config.compute)
     else:
-        yield Bundle(load_source(config.data, cache=_cache()))
+        yield Bundle(load_splits(config.data, cache=_cache()))
 
 
 def _made(

@@ -181,7 +181,7 @@ TARS = (
     _bad_tar("followed by something", _GOOD_TAR + b"more", "followed by something"),
     _bad_tar("of a negative size", _with(_header(b"a.png", b"\xff" * 12)), "the size"),
     _bad_tar("of a size of minus one", _with(_header(b"a.png", b"-0000000001")), "the size"),
-    _bad_tar("of a size of 8 GB", _with(_header(b"a.png", b"77777777777")), "the size"),
+    _bad_tar("of a size of 8 GB", _with(_header(b"a.png", b"77777777777")), "bytes left"),
     _bad_tar("of a size in words", _with(_header(b"a.png", b"many")), "the size"),
     _bad_tar("of a wrong checksum", b"x" + _GOOD_TAR[1:], "checksum"),
     _bad_tar("of no magic", _with(_header(b"a.png", b"0", magic=b"nothing!")), "magic"),

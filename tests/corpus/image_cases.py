@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpm_core.data import png
 from tests.corpus.case import CANARY, SHARD_IMAGES, Case
-from tests.data.image_files import chunk, exif, gif_file, pillow_file, png_file, segment
+from tests.data.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
 
 SKIP = (*SHARD_IMAGES, "--set", "data.on_bad=skip")
 
@@ -307,30 +307,30 @@ SOURCES = (
 SKIPPED = (
     Case(
         "skip more than their share",
-        ("worse.png", "it is empty", "data.max_bad_share=0.01", "raise it"),
+        ("broken.png", "it is empty", "data.max_bad_share=0.01", "raise it"),
         3,
-        beside_good("worse.png", b""),
+        beside_good("broken.png", b""),
         (*SKIP,),
     ),
     Case(
         "skip within their share",
         ("3/3 images", "1 files were left out"),
         0,
-        beside_good("worse.png", b""),
+        beside_good("broken.png", b""),
         (*SKIP, "--set", "data.max_bad_share=0.25"),
     ),
     Case(
         "skip what only decoding finds",
         ("3/3 images", "1 files were left out"),
         0,
-        beside_good("worse.png", _flipped(PNG, 60)),
+        beside_good("broken.png", _flipped(PNG, 60)),
         (*SKIP, "--set", "data.max_bad_share=0.25"),
     ),
     Case(
         "another shape than wanted",
-        ("worse.png", "36x40 pixels", "data.crop=center"),
+        ("broken.png", "36x40 pixels", "data.crop=center"),
         3,
-        beside_good("worse.png", PNG),
+        beside_good("broken.png", PNG),
         (*SHARD_IMAGES, "--set", "data.crop=none", "--set", "data.width=40"),
     ),
 )

@@ -12,7 +12,7 @@ from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.images import RawImages
-from ddpm_core.data.sources import Splits
+from ddpm_core.data.splits import Splits
 
 MNIST_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -82,7 +82,7 @@ def tar_of(files, **changes):
 
 
 def splits(*, num_train=10, num_test=6, shape=(8, 8, 1), classes=10):
-    """Images without any symmetry, as `load_source` would return them."""
+    """Images without any symmetry, as `load_splits` would return them."""
     rng = np.random.default_rng(7)
     names = tuple(str(label) for label in range(classes))
 

@@ -18,7 +18,7 @@ from ddpm_core.data.decode import (
     kept_as_is,
 )
 from ddpm_core.errors import DataError
-from tests.data.image_files import chunk, exif, gif_file, pillow_file, png_file, segment
+from tests.data.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
 
 PINK = (255, 105, 180)
 

@@ -177,6 +177,31 @@ def test_fetch_says_when_the_cache_cannot_be_written(tmp_path):
         fetch(remote("https://example.invalid/x"), tmp_path / "file")
 
 
+def unknown(*urls):
+    return RemoteFile("some.bin", None, SHA256, urls, ("http",))
+
+
+def test_fetch_of_a_file_of_unknown_length_is_resumed_and_shown(host, tmp_path, capfd):
+    """Catches a file named by its digest alone that starts anew, or asks beyond its end."""
+    with pytest.raises(StorageError, match="ended after 500000 of 1000000 bytes"):
+        fetch(unknown(host + "cut"), tmp_path)
+    assert fetch(unknown(host + "good"), tmp_path).read_bytes() == CONTENT
+    assert Host.asked == [("cut", None), ("good", "bytes=500000-")]
+    assert "1000000/1000000 bytes  downloading some.bin" in capfd.readouterr().out
+    (tmp_path / "some.bin").rename(tmp_path / "some.bin.part")
+    assert fetch(unknown(host + "good"), tmp_path).read_bytes() == CONTENT
+    assert len(Host.asked) == 2
+
+
+def test_fetch_of_a_file_of_unknown_length_is_bounded(host, tmp_path, monkeypatch):
+    """Catches a host that fills the disk, and one that does not say how long its file is."""
+    monkeypatch.setattr(download, "MAX_UNKNOWN_BYTES", 999_999)
+    with pytest.raises(StorageError, match="announces 1000000 bytes; at most 999999"):
+        fetch(unknown(host + "good"), tmp_path)
+    with pytest.raises(StorageError, match="does not say how long"):
+        fetch(unknown(host + "longer"), tmp_path)
+
+
 def test_two_downloads_at_once_do_not_disturb_each_other(host, tmp_path):
     """Catches two writers of one part."""
     results = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_core.config import DataConfig
-from ddpm_core.data.sources import load_source
+from ddpm_core.data.splits import load_splits
 from ddpm_core.errors import DataError
 from tests.data.small import idx, mnist_arrays, write_mnist
 
@@ -17,7 +17,7 @@ def mnist_at(folder, **changes):
 @pytest.mark.parametrize("compressed", [True, False])
 def test_mnist_is_read_and_padded_around_the_centre(compressed, tmp_path):
     """Catches exchanged axes, padding on one side, and train files read as test files."""
-    splits = load_source(
+    splits = load_splits(
         mnist_at(write_mnist(tmp_path, compressed=compressed)), cache=tmp_path / "x"
     )
     for seed, images in enumerate((splits.train, splits.test)):
@@ -35,7 +35,7 @@ def test_mnist_is_read_and_padded_around_the_centre(compressed, tmp_path):
 
 def test_odd_padding_goes_below_and_to_the_right(tmp_path):
     """Catches a crash or a lost row where the rest is odd."""
-    splits = load_source(mnist_at(write_mnist(tmp_path), height=31, width=28), cache=tmp_path)
+    splits = load_splits(mnist_at(write_mnist(tmp_path), height=31, width=28), cache=tmp_path)
     assert splits.train.images_u8.shape == (10, 31, 28, 1)
     np.testing.assert_array_equal(splits.train.images_u8[:, 1:29, :, 0], mnist_arrays(10)[0])
 
@@ -43,12 +43,12 @@ def test_odd_padding_goes_below_and_to_the_right(tmp_path):
 def test_num_test_images_takes_the_beginning_of_the_test_split(tmp_path):
     """Catches holding out training images, or reordering."""
     folder = write_mnist(tmp_path)
-    whole = load_source(mnist_at(folder), cache=tmp_path)
-    some = load_source(mnist_at(folder, num_test_images=2), cache=tmp_path)
+    whole = load_splits(mnist_at(folder), cache=tmp_path)
+    some = load_splits(mnist_at(folder, num_test_images=2), cache=tmp_path)
     np.testing.assert_array_equal(some.test.images_u8, whole.test.images_u8[:2])
     np.testing.assert_array_equal(some.train.images_u8, whole.train.images_u8)
     with pytest.raises(DataError, match=r"num_test_images=7, but the test split .* has 6"):
-        load_source(mnist_at(folder, num_test_images=7), cache=tmp_path)
+        load_splits(mnist_at(folder, num_test_images=7), cache=tmp_path)
 
 
 PIXELS, LABELS = mnist_arrays(4)
@@ -83,7 +83,7 @@ def test_mnist_that_is_damaged_is_refused(name, content, compressed, tmp_path):
     path = folder / (f"{name}.gz" if compressed else name)
     path.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(DataError, match=rf"{path.name}.*(must|begins with|not even)(.|\n)*etch"):
-        load_source(mnist_at(folder), cache=tmp_path)
+        load_splits(mnist_at(folder), cache=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_gzip_that_is_damaged_is_refused(damage, tmp_path):
     path = write_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"{path.name} cannot be read: .*\. Fetch"):
-        load_source(mnist_at(tmp_path), cache=tmp_path)
+        load_splits(mnist_at(tmp_path), cache=tmp_path)
 
 
 def test_mnist_that_is_not_there_is_named(tmp_path):
@@ -110,10 +110,10 @@ def test_mnist_that_is_not_there_is_named(tmp_path):
     folder = write_mnist(tmp_path / "folder")
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=r"has no t10k-labels-idx1-ubyte and no .*gz.*'default'"):
-        load_source(mnist_at(folder), cache=tmp_path)
+        load_splits(mnist_at(folder), cache=tmp_path)
     (folder / "t10k-labels-idx1-ubyte.gz").mkdir()
     with pytest.raises(DataError, match="no regular file"):
-        load_source(mnist_at(folder), cache=tmp_path)
+        load_splits(mnist_at(folder), cache=tmp_path)
     for source in (tmp_path / "nowhere", "s3://bucket/mnist"):
         with pytest.raises(DataError, match=r"data\.source=.* is no folder on this machine"):
-            load_source(mnist_at(source), cache=tmp_path)
+            load_splits(mnist_at(source), cache=tmp_path)

@@ -39,7 +39,7 @@ def no_source(monkeypatch):
         pytest.fail("reads the source again")
 
     def forbid():
-        monkeypatch.setattr(stage, "load_source", fail)
+        monkeypatch.setattr(stage, "load_splits", fail)
 
     return forbid
 
@@ -162,11 +162,11 @@ def test_downloads_go_to_the_user_s_cache(monkeypatch, tmp_path, store, config):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked = []
 
-    def load_source(_data, *, cache):
+    def load_splits(_data, *, cache):
         asked.append(cache)
         raise DataError("enough")
 
-    monkeypatch.setattr(stage, "load_source", load_source)
+    monkeypatch.setattr(stage, "load_splits", load_splits)
     with pytest.raises(DataError, match="enough"):
         run_shard(store, config.replaced({"data.source": "default"}))
     monkeypatch.setenv("XDG_CACHE_HOME", "")

@@ -6,7 +6,7 @@ humans in the loop" (2015), arXiv:1506.03365; the archives unpack to folders suc
 """
 
 import hashlib
-import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +30,8 @@ _BEGINNINGS = {
     b"GIF8": "gif",
 }
 _UNKNOWN = "value"
+_OPENED: dict[Path, Any] = {}
+_OPENING = threading.Lock()
 
 
 @final
@@ -45,7 +47,6 @@ class Lmdb(Container):
     def __init__(self, root: Path) -> None:
         self.uri = str(root)
         self._root = root
-        self._environment: tuple[int, Any] | None = None
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # whatever is there is taken for an image
@@ -72,27 +73,11 @@ class Lmdb(Container):
     def place(self) -> dict[str, Any]:
         return {"kind": "lmdb", "path": self.uri}
 
-    def close(self) -> None:
-        if self._environment is not None and self._environment[0] == os.getpid():
-            self._environment[1].close()
-        self._environment = None
-
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
         lmdb = _library()
         try:
-            # LMDB must not be used over a fork: every process opens its own.
-            if self._environment is None or self._environment[0] != os.getpid():
-                opened = lmdb.open(
-                    self.uri,
-                    readonly=True,
-                    lock=False,
-                    readahead=False,
-                    create=False,
-                    max_readers=1,
-                )
-                self._environment = (os.getpid(), opened)
-            with self._environment[1].begin(buffers=True) as transaction:
+            with _environment(self._root.resolve()).begin(buffers=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
             raise DataError(
@@ -103,6 +88,19 @@ class Lmdb(Container):
 def is_lmdb(folder: Path) -> bool:
     """Say whether a folder is a database."""
     return (folder / DATA_FILE).is_file()
+
+
+def _environment(path: Path) -> Any:  # noqa: ANN401 - the library's, untyped
+    """Return the database, opened once in a process, as LMDB wants it, and then kept open.
+
+    A forked process goes on with its parent's: without locks it is a map of a file, no more.
+    """
+    with _OPENING:
+        if path not in _OPENED:
+            _OPENED[path] = _library().open(
+                str(path), readonly=True, lock=False, readahead=False, create=False
+            )
+        return _OPENED[path]
 
 
 def _library() -> Any:  # noqa: ANN401 - optional, and untyped where it is not installed

@@ -54,7 +54,7 @@ def _read(job):
 
 
 def test_lmdb_is_read_in_forked_processes(folder, tmp_path):
-    """Catches an environment that is used over a fork, which LMDB forbids."""
+    """Catches an environment that a forked process opens a second time, which LMDB forbids."""
     opened = open_container(str(folder), cache=tmp_path)
     entries = list(opened.entries(PassedOver()))
     jobs = [(opened.description(), entry) for entry in entries]

@@ -1,4 +1,4 @@
-"""The images as they come: digits, MNIST, CIFAR-10, each as a train and a held-out split."""
+"""The images of a bundle as they come: each data set as a train and a held-out split, in memory."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import assert_never
 import numpy as np
 
 from ddpm_core.config import DataConfig
-from ddpm_core.data import cifar, mnist
+from ddpm_core.data import cifar, fashion_mnist, mnist
 from ddpm_core.data.download import RemoteFile, fetch
 from ddpm_core.data.images import RawImages
 from ddpm_core.data.order import keyed_permutation
@@ -17,6 +17,7 @@ from ddpm_core.errors import DataError
 
 _PUBLISHED: dict[str, tuple[RemoteFile, ...]] = {
     "mnist": mnist.PUBLISHED,
+    "fashion_mnist": fashion_mnist.PUBLISHED,
     "cifar10": cifar.PUBLISHED,
 }
 _DIGITS_SPLIT_KEY = b"digits held out:"  # in no configuration: the split is part of the data set
@@ -41,7 +42,7 @@ class Splits:
         return sha256.hexdigest()
 
 
-def load_source(
+def load_splits(
     data: DataConfig,
     *,
     cache: Path,
@@ -69,7 +70,7 @@ def load_source(
             splits = Splits(*mnist.read_folder(_folder(data, cache, published)), mnist.CLASSES)
         case "fashion_mnist":
             folder = _folder(data, cache, published)
-            splits = Splits(*mnist.read_folder(folder), mnist.FASHION_CLASSES)
+            splits = Splits(*mnist.read_folder(folder), fashion_mnist.CLASSES)
         case "cifar10":
             splits = Splits(*cifar.read_folder(_folder(data, cache, published)), cifar.CLASSES)
         case "images" | "celebahq" | "lsun_bedroom" | "lsun_church" | "lsun_cat":

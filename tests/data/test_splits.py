@@ -6,7 +6,7 @@ import pytest
 
 from ddpm_core.config import DataConfig
 from ddpm_core.data import cifar, mnist
-from ddpm_core.data.sources import load_source
+from ddpm_core.data.splits import load_splits
 from tests.data.small import write_mnist
 
 
@@ -21,7 +21,7 @@ def mnist_at(folder, **changes):
 
 def test_digits_are_stretched_to_the_whole_range(tmp_path):
     """Catches 0..16 left as it is, 16 -> 256 -> 0, and truncation instead of rounding."""
-    splits = load_source(digits(), cache=tmp_path)
+    splits = load_splits(digits(), cache=tmp_path)
     values = np.unique(np.concatenate([splits.train.images_u8, splits.test.images_u8]))
     assert values.tolist() == [
         *(0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255)
@@ -32,7 +32,7 @@ def test_digits_are_all_there_once_in_one_split(tmp_path):
     """Catches images in both splits, and labels that went another way than their images."""
     from sklearn.datasets import load_digits
 
-    splits = load_source(digits(), cache=tmp_path)
+    splits = load_splits(digits(), cache=tmp_path)
     assert (len(splits.train), len(splits.test)) == (1500, 297)
     bunch = load_digits()
     wanted = sorted(zip(map(bytes, bunch.data.astype(np.uint8)), bunch.target, strict=True))
@@ -46,21 +46,21 @@ def test_digits_are_all_there_once_in_one_split(tmp_path):
 
 def test_digits_hold_out_all_classes_alike(tmp_path):
     """Catches holding out the end of the file, which other people wrote."""
-    counts = np.bincount(load_source(digits(), cache=tmp_path).test.labels)
+    counts = np.bincount(load_splits(digits(), cache=tmp_path).test.labels)
     assert counts.min() > 15
     assert counts.max() < 45
 
 
 def test_digits_hold_out_more_by_adding_to_fewer(tmp_path):
     """Catches a split that is drawn anew for every size: results would not be comparable."""
-    few = load_source(digits(num_test_images=10), cache=tmp_path).test.images_u8
-    many = load_source(digits(num_test_images=100), cache=tmp_path).test.images_u8
+    few = load_splits(digits(num_test_images=10), cache=tmp_path).test.images_u8
+    many = load_splits(digits(num_test_images=100), cache=tmp_path).test.images_u8
     assert {image.tobytes() for image in few} <= {image.tobytes() for image in many}
 
 
 def test_digits_are_these_for_ever(tmp_path):
     """Catches any change of pixels, order or split: runs of two versions would not be the same."""
-    digest = load_source(digits(), cache=tmp_path).digest()
+    digest = load_splits(digits(), cache=tmp_path).digest()
     assert digest == "a7012f5878d0df292b1bb15ac5bfee8f6750cd15828e701264f7263e426cad35"
 
 
@@ -75,7 +75,7 @@ def test_default_downloads_into_the_cache_of_the_data_set(tmp_path):
         )
         for file in mnist.PUBLISHED
     )
-    splits = load_source(mnist_at("default"), cache=tmp_path / "cache", published={"mnist": known})
+    splits = load_splits(mnist_at("default"), cache=tmp_path / "cache", published={"mnist": known})
     assert len(splits.train) == 10
 
 
@@ -90,7 +90,7 @@ def test_published_files_are_pinned_and_come_by_https(file):
 
 def test_digest_sees_every_pixel_label_and_the_split(tmp_path):
     """Catches a digest of the first image, of the shapes, or of the pixels without labels."""
-    splits = load_source(mnist_at(write_mnist(tmp_path)), cache=tmp_path)
+    splits = load_splits(mnist_at(write_mnist(tmp_path)), cache=tmp_path)
     seen = {splits.digest()}
     splits.train.images_u8[-1, -1, -1] ^= 1
     seen.add(splits.digest())

@@ -1,0 +1,149 @@
+"""Check a data set that is there: every byte, every image, every number of its index."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core import layout
+from ddpm_core.data.decode import decode_exact
+from ddpm_core.data.index import SPLITS, Index, Shard, Split, key_of, load_index
+from ddpm_core.data.shard import ABOUT, LABEL
+from ddpm_core.data.tar import members
+from ddpm_core.errors import DataError
+from ddpm_core.manifest import DamagedError
+from ddpm_core.progress import Progress
+from ddpm_core.runs import configure
+from ddpm_core.storage import Store, open_store
+
+_MAX_THREADS = 4
+_NUM_SHOWN = 20
+_EXTENSIONS = ("png", "jpg", "webp")
+
+
+def verify(target: str) -> str:
+    """Check a data set, and return where it lies.
+
+    Args:
+        target: the run.json of a run that uses it, or its own folder; path or URI.
+
+    Raises:
+        DataError: there is none, or something is wrong with it: the first things, and how many.
+    """
+    store, folder = _dataset_at(target)
+    index = load_index(store, folder)
+    found = problems_of(
+        store,
+        index,
+        num_threads=min(_MAX_THREADS, os.cpu_count() or 1),
+        on_progress=lambda done, total: Progress("shard", done, total, "images", "checked").show(),
+    )
+    where = store.uri_of(folder)
+    if found:
+        lines = "\n".join(f"  {line}" for line in found[:_NUM_SHOWN])
+        more = f"\n  and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
+        raise DataError(
+            f"{len(found)} things are wrong with {where}:\n{lines}{more}\n"
+            "Delete the files that are named and run the shard stage again, which makes them anew"
+        )
+    return where
+
+
+def _dataset_at(target: str) -> tuple[Store, str]:
+    if not target.endswith(".json"):
+        parent, _, name = target.rstrip("/").rpartition("/")
+        return open_store(parent or "."), name
+    root, config = configure(target, root=None, run=None, changes={})
+    store = open_store(root)
+    pointer = layout.dataset_pointer(store, config.name)
+    if pointer is None:
+        raise DataError(f"run {config.name!r} has no data set yet; run the shard stage first")
+    return store, pointer["dataset"]
+
+
+def problems_of(
+    store: Store,
+    index: Index,
+    *,
+    num_threads: int = 1,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[str]:
+    """Return what is wrong with the data set, a line for each thing; [] if nothing is.
+
+    Args:
+        store: where it lies.
+        index: what it should be.
+        num_threads: shards looked at at once.
+        on_progress: told (images done, images in all).
+    """
+    total, done = sum(index.num_images.values()), 0
+    found = list(_index_problems(index))
+    shards = [(split, shard) for split in SPLITS for shard in index.shards[split]]
+    class_counts = {split: np.zeros(len(index.classes), np.int64) for split in SPLITS}
+
+    def look(at: tuple[Split, Shard]) -> tuple[list[str], NDArray[np.int64]]:
+        return _shard_problems(store, index, *at)
+
+    on_progress(0, total)
+    with ThreadPoolExecutor(num_threads) as pool:
+        for (split, shard), (lines, counts) in zip(shards, pool.map(look, shards), strict=True):
+            found += lines
+            class_counts[split] += counts
+            done += shard.num_images
+            on_progress(done, total)
+    for split in SPLITS:
+        if not found and tuple(class_counts[split]) != index.class_counts[split]:
+            found.append(f"{split}: the classes of the images are not those that the index counts")
+    return found
+
+
+def _index_problems(index: Index) -> Iterator[str]:
+    for split in SPLITS:
+        shards = index.shards[split]
+        count = sum(shard.num_images for shard in shards)
+        if count != index.num_images[split]:
+            yield f"{split}: shards of {count} images, the index says {index.num_images[split]}"
+        following = 0
+        for shard in shards:
+            if shard.first_number < following:
+                yield f"{shard.name}: begins with image {shard.first_number}, which was there"
+            following = shard.first_number + shard.num_images
+
+
+def _shard_problems(
+    store: Store, index: Index, split: Split, shard: Shard
+) -> tuple[list[str], NDArray[np.int64]]:
+    counts = np.zeros(len(index.classes), np.int64)
+    try:
+        tar = index.manifest.read(store, shard.role)
+        found = members(tar, origin=shard.name)
+    except (DamagedError, DataError) as error:
+        return [str(error)], counts
+    lines: list[str] = []
+    if len(found) != 3 * shard.num_images:
+        return [f"{shard.name}: {len(found)} files, not 3 for each of its images"], counts
+    channels, height, width = index.shape
+    for position in range(shard.num_images):
+        image, label, about = found[3 * position : 3 * position + 3]
+        key = key_of(split, shard.first_number + position)
+        stem, _, extension = image.name.rpartition(".")
+        names = (stem, label.name, about.name)
+        if names != (key, f"{key}.{LABEL}", f"{key}.{ABOUT}") or extension not in _EXTENSIONS:
+            lines.append(f"{shard.name}: {image.name} stands where {key} should")
+            continue
+        if (image.offset, image.size) != (shard.offsets[position], shard.sizes[position]):
+            lines.append(f"{shard.name}: {image.name} is not where the index says")
+            continue
+        content = tar[image.offset : image.offset + image.size]
+        try:
+            decode_exact(content, (height, width, channels), origin=f"{shard.name}: {image.name}")
+        except DataError as error:
+            lines.append(str(error))
+        digits = tar[label.offset : label.offset + label.size]
+        if not digits.isdigit() or len(digits) > 6 or int(digits) >= len(index.classes):
+            lines.append(f"{shard.name}: {label.name} holds {digits[:20]!r}, which is no class")
+        else:
+            counts[int(digits)] += 1
+    return lines, counts

@@ -1,0 +1,83 @@
+"""`verify` against data sets that are damaged in one place each."""
+
+import json
+
+import pytest
+
+from ddpm_core.data.index import load_index
+from ddpm_core.data.verify import problems_of, verify
+from ddpm_core.errors import DataError
+from ddpm_core.storage import open_store
+from tests.data.small import data_config, shard_dataset, splits
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def folder(store):
+    return shard_dataset(store, data_config(), splits()).folder
+
+
+def test_a_whole_data_set_has_no_problems(store, folder, capfd):
+    """Catches a check that cries wolf, and one that counts images twice."""
+    seen = []
+    index = load_index(store, folder)
+    assert problems_of(store, index, on_progress=lambda *at: seen.append(at), num_threads=3) == []
+    assert seen == [(done, 16) for done in (0, 4, 8, 10, 14, 16)]
+    assert verify(store.uri_of(folder)) == store.uri_of(folder)
+    assert "16/16 images  checked" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_every_flipped_bit_names_its_shard(number, store, folder):
+    """Catches a check that reads the index only."""
+    names = [f"train-{n:06d}.tar" for n in range(3)] + [f"test-{n:06d}.tar" for n in range(2)]
+    path = store.local_path(f"{folder}/{names[number]}")
+    good = path.read_bytes()
+    path.write_bytes(good[:700] + bytes([good[700] ^ 4]) + good[701:])
+    (line,) = problems_of(store, load_index(store, folder))
+    assert names[number] in line
+    with pytest.raises(DataError, match=r"1 things are wrong .*\n.*is damaged.*\n.*shard stage"):
+        verify(store.uri_of(folder))
+
+
+def test_all_that_is_wrong_is_said_at_once(store, folder):
+    """Catches a check that ends at the first missing shard."""
+    for name in ("train-000000.tar", "train-000002.tar", "test-000001.tar"):
+        store.delete(f"{folder}/{name}")
+    found = problems_of(store, load_index(store, folder))
+    assert [
+        line.partition(" is missing")[0].rpartition("/")[2].removesuffix(".tar") for line in found
+    ] == ["train-000000", "train-000002", "test-000001"]
+
+
+CHANGES = {
+    "one image less": lambda body: body["num_images"].update(train=9),
+    "other classes": lambda body: body["class_counts"]["train"].reverse(),
+    "an offset": lambda body: body["shards"]["train"][1]["offsets"].__setitem__(1, 512),
+    "another number": lambda body: body["shards"]["train"][1].update(first_number=3),
+    "fewer classes": lambda body: body.update(classes=["0"], class_counts={}),
+    "another shape": lambda body: body.update(shape=[1, 8, 9]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_index_that_says_otherwise_than_its_shards_is_found(change, store, folder):
+    """Catches numbers of an index that nobody holds against the images."""
+    from ddpm_core import manifest
+
+    found = load_index(store, folder).manifest
+    body = json.loads(json.dumps(found.body))
+    change(body)
+    store.delete(f"{folder}/index.json")
+    manifest.commit(store, folder, found.files, body, name="index.json")
+    assert problems_of(store, load_index(store, folder))
+
+
+def test_what_is_no_data_set_is_refused(tmp_path):
+    """Catches a KeyError for a folder of something else."""
+    with pytest.raises(DataError, match="there is no data set at"):
+        verify(str(tmp_path / "nothing"))
