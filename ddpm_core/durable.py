@@ -30,8 +30,25 @@ def replace_file(path: Path, data: bytes, *, root: Path) -> None:
         data: the whole content.
         root: the folder from which on everything belongs to us and is synced.
     """
+    with replacing(path, root=root) as descriptor:
+        _write(descriptor, data)
+
+
+@contextmanager
+def replacing(path: Path, *, root: Path) -> Iterator[int]:
+    """Give a descriptor to fill, of a file that in the end takes the place of `path`.
+
+    If the body raises, or the process dies, `path` is what it was.
+
+    Args:
+        path: below `root`; missing folders are made.
+        root: the folder from which on everything belongs to us and is synced.
+    """
     top = _make_folder(path.parent, root)
-    with _written(path, data) as temporary:
+    with _temporary(path) as (temporary, descriptor):
+        yield descriptor
+        # A failed fsync may have dropped the pages: a second one would lie. Never repeated.
+        os.fsync(descriptor)
         temporary.replace(path)
     _sync_folders(path.parent, top)
 
@@ -42,7 +59,9 @@ def create_file(path: Path, data: bytes, *, root: Path) -> bool:
     The last step is a hard link: unlike a rename it never replaces.
     """
     top = _make_folder(path.parent, root)
-    with _written(path, data) as temporary:
+    with _temporary(path) as (temporary, descriptor):
+        _write(descriptor, data)
+        os.fsync(descriptor)
         try:
             path.hardlink_to(temporary)
         except FileExistsError:
@@ -55,28 +74,29 @@ def create_file(path: Path, data: bytes, *, root: Path) -> bool:
 
 
 @contextmanager
-def _written(path: Path, data: bytes) -> Iterator[Path]:
-    """A file beside `path` with `data` safely on the disk, gone at the end in every case."""
+def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
+    """An empty file beside `path`, open, gone at the end in every case but a rename."""
     _clear_leftovers(path.parent)
     temporary, descriptor = _open_locked(path)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        # A failed fsync may have dropped the pages: a second one would lie. Never repeated.
-        os.fsync(descriptor)
-        yield temporary
+        yield temporary, descriptor
     finally:
         with suppress(OSError):  # the first error is the one to hear of
             temporary.unlink(missing_ok=True)
         os.close(descriptor)
 
 
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def _open_locked(path: Path) -> tuple[Path, int]:
     while True:
         name = f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp"
         temporary = path.with_name(name)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with suppress(OSError):  # a file system without locks: leftovers stay, nothing else
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between open and lock another process may have taken it for a leftover.

@@ -164,13 +164,10 @@ class S3Store(Store):
             KeyMissingError: there is none.
             StorageError: also if its ETag is another.
         """
-        where = {
-            "Bucket": self._bucket,
-            "Key": s3_key,
-            "Range": f"bytes={first}-{first + num_bytes - 1}",
-            **({"IfMatch": etag} if etag else {}),
-        }
-        return self._run("read", "", lambda fs: _get(fs, where), num_bytes=None)
+        words = {"Key": s3_key, "Range": f"bytes={first}-{first + num_bytes - 1}"}
+        if etag:
+            words["IfMatch"] = etag
+        return self._run("read", "", lambda s3: s3.get(**words))
 
     def _check_create(self) -> None:
         """Make sure, once, that the server refuses to create what is there."""

@@ -1,6 +1,22 @@
 """How the tests share the cores: those that start a Ray or a Prefect server one after the other."""
 
+import os
+
 import pytest
+
+from ddpm_core.data.cache import FOLDER_VARIABLE
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Keep what tests make out of the user's cache; the servers and clusters they start, too."""
+    before = os.environ.get(FOLDER_VARIABLE)
+    os.environ[FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ[FOLDER_VARIABLE]
+    else:
+        os.environ[FOLDER_VARIABLE] = before
 
 
 def pytest_make_parametrize_id(val):

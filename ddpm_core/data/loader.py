@@ -1,27 +1,34 @@
-"""Shards to tensors: verified, decoded once, held in memory; batches are slices of that.
+"""What training and measuring see of a data set: images by their number, and batches made ahead.
 
-CIFAR-10 is 0.2 GB so, and a step waits for no disk, network or decoder.
+A split of at most 4 GiB of pixels is decoded once and mapped into memory, a larger one is read from
+its shards while it is used: see `decoded` and `stream`. Which of the two follows from the index
+alone, and so does the order of training, which differs.
 """
 
-import math
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
+from types import TracebackType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_core.data import png
-from ddpm_core.data.index import Index, Shard, Split, key_of
-from ddpm_core.data.tar import members
-from ddpm_core.errors import DataError
-from ddpm_core.manifest import DamagedError
+from ddpm_core.config import TrainConfig
+from ddpm_core.data.cache import Cache
+from ddpm_core.data.decoded import decoded_bytes, open_decoded
+from ddpm_core.data.index import Index, Split
+from ddpm_core.data.order import FullOrder, Order, images_at, slice_positions
+from ddpm_core.data.stream import StreamedImages
 from ddpm_core.storage import Store
 
 MAX_DECODED_BYTES = 4 * 2**30
-_MAX_THREADS = 4
+"""pixels of a split that is held in memory; more are read from the shards"""
+_CHUNK_IMAGES = (
+    2**14
+)  # whose order is computed at once: one by one it would take as long as reading
 
 
 @dataclass(frozen=True)
@@ -36,41 +43,63 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def num_classes(self) -> int:
+        """Classes, of which the last one occurs."""
+        return int(self.labels.max()) + 1
 
-def load_split(store: Store, index: Index, split: Split) -> ImageSet:
-    """Read all images of a split into memory.
+    def order(self, seed: int) -> FullOrder:
+        """Return the order of training: all images permuted with each other."""
+        return FullOrder(seed, len(self))
+
+    def num_ahead(self, batch_size: int) -> int:  # noqa: ARG002 - as of StreamedImages
+        """Return how many batches to make ahead: they are copies, and made in no time."""
+        return 2
+
+    def expect(self, position: int) -> None:
+        """Nothing has to be fetched."""
+
+    def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
+        """Return the images of these numbers, (b, channels, height, width) uint8."""
+        images_u8 = batch(self, numbers)
+        return images_u8.pin_memory() if pinned else images_u8
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Return images `start` to `stop` - 1."""
+        return self.images_u8[start:stop]
+
+    def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Return the classes of the images of these numbers, (b,) int64."""
+        return self.labels[torch.from_numpy(numbers)]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+Images = ImageSet | StreamedImages
+"""the images of a split by their number, wherever they are"""
+
+
+def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 1) -> Images:
+    """Return the images of a split; `close` them in the end.
+
+    Args:
+        store: where the data set is.
+        index: what it is.
+        split: which part of it.
+        num_decoders: processes that decode, if it has to be read from its shards.
 
     Raises:
         DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
-            what a shard is; naming it, what was expected and what was found. Or the split has
-            more than 4 GiB of pixels.
+            what a shard is; naming it, what was expected and what was found. Of a split that does
+            not fit memory this is found when the shard is first used.
+        ConfigError: the local cache is too small.
     """
-    count = index.num_images[split]
-    num_bytes = count * math.prod(index.shape)
-    if num_bytes > MAX_DECODED_BYTES:
-        raise DataError(
-            f"{store.uri_of(index.manifest.folder)} has {num_bytes} bytes of {split} pixels, this "
-            f"program holds at most {MAX_DECODED_BYTES} in memory; streaming larger data sets is "
-            "not there yet: use fewer or smaller images"
-        )
-    images_u8 = np.empty((count, *index.shape), np.uint8)
-    labels = np.empty(count, np.int64)
-    firsts = np.cumsum([0, *(shard.num_images for shard in index.shards[split])])
-    if firsts[-1] != count:
-        raise DataError(
-            f"{store.uri_of(index.manifest.folder)} has shards of {firsts[-1]} {split} images, "
-            f"but says {count}; run the shard stage again under another root"
-        )
-
-    def read(shard: Shard, first: int) -> None:
-        stop = first + shard.num_images
-        _read_shard(store, index, shard, split, first, images_u8[first:stop], labels[first:stop])
-
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        # The list asks for every result: that is where an error of a thread comes out.
-        list(pool.map(read, index.shards[split], firsts[:-1].tolist()))
-    return ImageSet(torch.from_numpy(images_u8), torch.from_numpy(labels))
+    cache = Cache.of_environment()
+    if decoded_bytes(index, split) > MAX_DECODED_BYTES:
+        return StreamedImages(store, index, split, cache, num_decoders=num_decoders)
+    decoded = open_decoded(store, index, split, cache)
+    return ImageSet(torch.from_numpy(decoded.images_u8), torch.from_numpy(decoded.labels))
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:
@@ -95,51 +124,88 @@ def flip(images: Tensor, coin: Tensor) -> Tensor:
     return torch.where(coin[:, None, None, None], images.flip(-1), images)
 
 
-def _read_shard(
-    store: Store,
-    index: Index,
-    shard: Shard,
-    split: str,
-    first: int,
-    images_u8: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-) -> None:
-    """Fill `images_u8` (n, c, h, w) and `labels` (n,) from one shard."""
-    where = store.uri_of(f"{index.manifest.folder}/{shard.name}")
-    try:
-        tar = index.manifest.read(store, shard.role)
-    except DamagedError as error:
-        raise DataError(
-            f"{error}. Or delete it and run the shard stage again, which makes it anew"
-        ) from None
-    found = members(tar, origin=where)
-    first = shard.first_number
-    expected = [
-        f"{key_of(split, number)}.{extension}"
-        for number in range(first, first + shard.num_images)
-        for extension in ("png", "cls", "json")
-    ]
-    names = [member.name for member in found]
-    offsets = tuple(member.offset for member in found[::3])
-    if names != expected or offsets != shard.offsets:
-        raise DataError(
-            f"{where} does not hold {expected[0]} to {expected[-1]} where the index says, in that "
-            "order and nothing else; shard under another root"
-        )
-    channels, height, width = index.shape
-    for position in range(shard.num_images):
-        image, label = found[3 * position], found[3 * position + 1]
-        content = tar[image.offset : image.offset + image.size]
-        pixels = png.decode(content, (height, width, channels), origin=f"{where}: {image.name}")
-        images_u8[position] = pixels.transpose(2, 0, 1)
-        content = tar[label.offset : label.offset + label.size]
-        labels[position] = _label(content, len(index.classes), f"{where}: {label.name}")
+class Batches:
+    """This rank's slice of each batch, made ready by threads while the steps before run.
 
+    A slice is a function of (index, seed, step, number of ranks, rank): it is the same whenever and
+    wherever it is made, and all ranks together read the order of one.
 
-def _label(content: bytes, num_classes: int, origin: str) -> int:
-    if not content.isdigit() or len(content) > 6 or int(content) >= num_classes:
-        raise DataError(
-            f"{origin} holds {content[:20]!r}; it must be a class 0..{num_classes - 1}. "
-            "Shard under another root"
-        )
-    return int(content)
+    Args:
+        images: the training images.
+        train: seed, batch size and number of steps.
+        start: the first batch is that of the step after `start` completed ones.
+        rank: 0 ... world_size - 1.
+        world_size: number of equal slices.
+        pinned: whether the batches go to a GPU.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        train: TrainConfig,
+        *,
+        start: int,
+        rank: int,
+        world_size: int,
+        pinned: bool,
+    ) -> None:
+        size = train.global_batch_size // world_size
+        self._images, self._train, self._pinned = images, train, pinned
+        self._rank, self._world_size = rank, world_size
+        self._order: Order = images.order(train.seed)
+        self._chunk_steps = max(1, min(_CHUNK_IMAGES, 4 * len(images)) // size)
+        self._chunks: dict[int, NDArray[np.int64]] = {}
+        self._lock = Lock()
+        self._steps = iter(range(start, train.num_steps))
+        num_ahead = images.num_ahead(size)
+        self._pool = ThreadPoolExecutor(num_ahead, thread_name_prefix="batches")
+        self._ready: deque[Future[Tensor]] = deque()
+        for _ in range(num_ahead):
+            self._submit()
+
+    def take(self) -> Tensor:
+        """Return the next slice, (b, c, h, w) uint8."""
+        images_u8 = self._ready.popleft().result()
+        self._submit()
+        return images_u8
+
+    def close(self) -> None:
+        """End the threads; the batches that are ready are dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _submit(self) -> None:
+        step = next(self._steps, None)
+        if step is not None:
+            self._ready.append(self._pool.submit(self._make, step))
+
+    def _make(self, step: int) -> Tensor:
+        self._images.expect(step * self._train.global_batch_size)
+        return self._images.take(self._numbers(step), pinned=self._pinned)
+
+    def _numbers(self, step: int) -> NDArray[np.int64]:
+        """Return the images of this rank's slice; those of many steps are computed at once."""
+        chunk, row = divmod(step, self._chunk_steps)
+        with self._lock:
+            if chunk not in self._chunks:
+                first = chunk * self._chunk_steps
+                steps = range(first, min(first + self._chunk_steps, self._train.num_steps))
+                positions = slice_positions(
+                    steps, self._train.global_batch_size, self._rank, self._world_size
+                )
+                self._chunks = {
+                    **{old: rows for old, rows in self._chunks.items() if old >= chunk - 1},
+                    chunk: images_at(self._order, positions),
+                }
+            numbers: NDArray[np.int64] = self._chunks[chunk][row]
+        return numbers

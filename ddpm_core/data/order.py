@@ -12,6 +12,8 @@ walking on average.
 """
 
 import hashlib
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +62,62 @@ def epoch_permutation(
     return keyed_permutation(f"order:{seed}:{epoch}:".encode(), num_images, positions)
 
 
+class Order(Protocol):
+    """What stands where in every epoch: a permutation of the images 0..num_images-1 for each."""
+
+    @property
+    def num_images(self) -> int:
+        """N, at least 1."""
+
+    def images(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the images at these positions, each in 0..N-1, of an epoch."""
+
+
+@dataclass(frozen=True)
+class FullOrder:
+    """All images permuted with each other: what a data set held in memory is read in."""
+
+    seed: int
+    num_images: int
+
+    def images(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return epoch_permutation(self.seed, epoch, self.num_images, positions)
+
+
+def images_at(order: Order, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the images at these positions of the stream of all epochs, of the same shape.
+
+    Args:
+        order: of each epoch.
+        positions: >= 0, rising.
+    """
+    epochs, within = np.divmod(positions.ravel(), order.num_images)
+    pieces = [order.images(epoch, within[begin:end]) for epoch, begin, end in runs(epochs)]
+    return np.concatenate([np.empty(0, np.int64), *pieces]).reshape(positions.shape)
+
+
+def slice_positions(
+    steps: range, global_batch_size: int, rank: int, world_size: int
+) -> NDArray[np.int64]:
+    """Return the positions of the stream that one rank takes in each of consecutive steps.
+
+    Rank r of W takes the r-th of W equal contiguous slices of the global batch.
+
+    Returns:
+        (len(steps), global_batch_size // world_size)
+    """
+    size = global_batch_size // world_size
+    first = np.arange(steps.start, steps.stop, dtype=np.int64) * global_batch_size + rank * size
+    return first[:, None] + np.arange(size, dtype=np.int64)
+
+
 def global_batch_indices(
     seed: int, step: int, global_batch_size: int, num_images: int
 ) -> NDArray[np.int64]:
-    """Return the images of one step of all workers together.
+    """Return the images of one step of all workers together, where all are permuted at once.
 
-    Rank r of W takes the r-th of W equal contiguous slices. Every image comes exactly once per
-    epoch. A batch may straddle two epochs, or hold several where it is larger than the data set:
-    no image is dropped at the end of an epoch.
+    Every image comes exactly once per epoch. A batch may straddle two epochs, or hold several
+    where it is larger than the data set: no image is dropped at the end of an epoch.
 
     Args:
         seed: chooses the order.
@@ -78,13 +128,15 @@ def global_batch_indices(
     Returns:
         (global_batch_size,) indices in 0..num_images-1.
     """
-    start, stop = step * global_batch_size, (step + 1) * global_batch_size
-    pieces = []
-    for epoch in range(start // num_images, (stop - 1) // num_images + 1):
-        begin = epoch * num_images
-        positions = np.arange(max(start - begin, 0), min(stop - begin, num_images), dtype=np.int64)
-        pieces.append(epoch_permutation(seed, epoch, num_images, positions))
-    return np.concatenate(pieces)
+    positions = slice_positions(range(step, step + 1), global_batch_size, 0, 1)
+    return images_at(FullOrder(seed, num_images), positions[0])
+
+
+def runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Return (value, begin, end) of each run of equal ones in rising values >= 0."""
+    begins = np.flatnonzero(np.diff(values, prepend=-1))
+    ends = np.append(begins[1:], len(values))
+    return list(zip(values[begins].tolist(), begins.tolist(), ends.tolist(), strict=True))
 
 
 def _feistel(

@@ -8,6 +8,7 @@ same bytes wherever it is made; stored blocks have one spelling. A 32x32 grey im
 import io
 import struct
 import zlib
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from ddpm_core.errors import DataError
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {1: 0, 3: 2}  # channels -> greyscale, truecolour
 _MAX_STORED_BYTES = 2**16 - 1
+_END_BYTES = 4 + 12  # the CRC-32 of the pixels' chunk, and the chunk that ends the file
 
 
 def encode(image_u8: NDArray[np.uint8]) -> bytes:
@@ -37,6 +39,63 @@ def encode(image_u8: NDArray[np.uint8]) -> bytes:
         blocks.append(struct.pack("<BHH", is_last, len(block), 0xFFFF ^ len(block)) + block)
     blocks.append(struct.pack(">I", zlib.adler32(pixels)))
     return _start(image_u8.shape) + _chunk(b"IDAT", b"".join(blocks)) + _chunk(b"IEND", b"")
+
+
+def stored_bytes(shape: tuple[int, int, int]) -> int:
+    """Return the length of the file that `encode` makes of an image (height, width, channels)."""
+    return len(_template(shape)[0])
+
+
+def decode_stored(
+    files: NDArray[np.uint8], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the pixels of many files at once that are laid out as `encode` does it.
+
+    No checksum is looked at: for files out of a shard whose SHA-256 was.
+
+    Args:
+        files: (n, stored_bytes(shape)), a file in each row.
+        shape: (height, width, channels) of every image.
+
+    Returns:
+        The pixels, (n, height, width, channels), perhaps a view of `files`; and which rows are
+        of that layout, (n,): the pixels of the others mean nothing.
+    """
+    height, width, channels = shape
+    template, is_pixel, first = _template(shape)
+    size = height * (1 + width * channels)
+    if size <= _MAX_STORED_BYTES:  # one block, so that the pixels lie together
+        rows = files[:, first : first + size]
+        is_fixed = files[:, :first] == template[:first]
+    else:
+        rows = files[:, is_pixel]
+        is_fixed = files[:, ~is_pixel] == template[~is_pixel]
+        is_fixed[:, -4 - _END_BYTES :] = True  # Adler-32 comes before
+    rows = rows.reshape(len(files), height, 1 + width * channels)
+    fits: NDArray[np.bool_] = is_fixed.all(axis=1) & (rows[:, :, 0] == 0).all(axis=1)
+    return rows[:, :, 1:].reshape(len(files), *shape), fits
+
+
+def checksums_fit(file: bytes, shape: tuple[int, int, int]) -> bool:
+    """Say whether a file of `stored_bytes(shape)` has the CRC-32 of one that `encode` made."""
+    start = len(_start(shape)) + 4  # of the chunk's name, which its checksum covers
+    end = len(file) - _END_BYTES
+    return zlib.crc32(memoryview(file)[start:end]) == int.from_bytes(file[end : end + 4], "big")
+
+
+@cache
+def _template(shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], int]:
+    """Return the file of a black image, which of its bytes are rows, and where those begin."""
+    size = shape[0] * (1 + shape[1] * shape[2])
+    black = encode(np.zeros(shape, np.uint8))
+    is_pixel = np.zeros(len(black), np.bool_)
+    # Before the first block: what the file begins with, the chunk's length and name, zlib's header.
+    at = first = len(_start(shape)) + 8 + 2 + 5
+    for start in range(0, size, _MAX_STORED_BYTES):
+        stop = at + min(_MAX_STORED_BYTES, size - start)
+        is_pixel[at:stop] = True
+        at = stop + 5
+    return np.frombuffer(black, np.uint8), is_pixel, first
 
 
 def decode(png: bytes, shape: tuple[int, int, int], *, origin: str) -> NDArray[np.uint8]:

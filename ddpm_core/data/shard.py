@@ -20,6 +20,8 @@ from ddpm_core.storage import Store, sha256_of
 
 LABEL, ABOUT = "cls", "json"
 """The files that follow each image in a shard."""
+IMAGE_EXTENSIONS = ("png", "jpg", "webp")
+"""What the image's own file may be."""
 _BLOCK_IMAGES = 256  # counted at once: bounds the memory of the statistics
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ddpm_core import layout
 from ddpm_core.data.decode import decode_exact
 from ddpm_core.data.index import SPLITS, Index, Shard, Split, key_of, load_index
-from ddpm_core.data.shard import ABOUT, LABEL
+from ddpm_core.data.shard import ABOUT, IMAGE_EXTENSIONS, LABEL
 from ddpm_core.data.tar import members
 from ddpm_core.errors import DataError
 from ddpm_core.manifest import DamagedError
@@ -20,7 +20,6 @@ from ddpm_core.storage import Store, open_store
 
 _MAX_THREADS = 4
 _NUM_SHOWN = 20
-_EXTENSIONS = ("png", "jpg", "webp")
 
 
 def verify(target: str) -> str:
@@ -130,7 +129,7 @@ def _shard_problems(
         key = key_of(split, shard.first_number + position)
         stem, _, extension = image.name.rpartition(".")
         names = (stem, label.name, about.name)
-        if names != (key, f"{key}.{LABEL}", f"{key}.{ABOUT}") or extension not in _EXTENSIONS:
+        if names != (key, f"{key}.{LABEL}", f"{key}.{ABOUT}") or extension not in IMAGE_EXTENSIONS:
             lines.append(f"{shard.name}: {image.name} stands where {key} should")
             continue
         if (image.offset, image.size) != (shard.offsets[position], shard.sizes[position]):

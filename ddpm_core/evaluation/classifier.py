@@ -5,15 +5,17 @@ train in seconds on a CPU. Distances between its features compare runs on one da
 another, not with published FIDs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ddpm_core import seeding
-from ddpm_core.data.loader import ImageSet
+from ddpm_core.data.loader import Images, ImageSet
 
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run
@@ -77,20 +79,35 @@ class Classifier(nn.Module):
         return logits.float().softmax(dim=1)
 
 
-def train_classifier(train: ImageSet, *, num_steps: int, device: torch.device) -> Classifier:
+def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> Classifier:
     """Return a classifier trained on `train`; the same on every run on the same hardware."""
-    images_u8, labels = train.images_u8.to(device), train.labels.to(device)
-    network = Classifier(images_u8.shape[1], int(labels.max()) + 1).to(device)
+    take = _taking(train, device)
+    channels = train.images(0, 1).shape[1]
+    network = Classifier(channels, train.num_classes).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
     positions = torch.arange(_BATCH_SIZE, device=device)
     order = seeding.key(_SEED, "features", 1)
     for step in range(num_steps):
-        chosen = seeding.uniform_int(order, step, positions, len(labels))
-        loss = functional.cross_entropy(network(images_u8[chosen]), labels[chosen])
+        images_u8, labels = take(seeding.uniform_int(order, step, positions, len(train)))
+        loss = functional.cross_entropy(network(images_u8), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return network.eval()
+
+
+def _taking(train: Images, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return what gives the images of these numbers, and their labels, on the device."""
+    if isinstance(train, ImageSet):
+        # Once to the device, where they are small enough to be in memory.
+        images_u8, labels = train.images_u8.to(device), train.labels.to(device)
+        return lambda chosen: (images_u8[chosen], labels[chosen])
+
+    def take(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        numbers = chosen.cpu().numpy()
+        return train.take(numbers).contiguous().to(device), train.labels_of(numbers).to(device)
+
+    return take
 
 
 def to_bytes(network: Classifier) -> bytes:
@@ -108,11 +125,11 @@ def from_bytes(data: bytes) -> Classifier:
 
 
 @torch.inference_mode()
-def accuracy(network: Classifier, test: ImageSet, device: torch.device) -> float:
+def accuracy(network: Classifier, test: Images, device: torch.device) -> float:
     """Return the share of images whose class is the most probable one."""
-    parts = zip(torch.split(test.images_u8, 512), torch.split(test.labels, 512), strict=True)
-    correct = sum(
-        int((network(images_u8.to(device)).argmax(1).cpu() == labels).sum())
-        for images_u8, labels in parts
-    )
-    return correct / len(test.labels)
+    correct = 0
+    for start in range(0, len(test), 512):
+        stop = min(start + 512, len(test))
+        found = network(test.images(start, stop).to(device)).argmax(1).cpu()
+        correct += int((found == test.labels_of(np.arange(start, stop))).sum())
+    return correct / len(test)

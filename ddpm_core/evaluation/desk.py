@@ -14,7 +14,7 @@ from torch import Tensor
 from ddpm_core import layout
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
-from ddpm_core.data.loader import ImageSet, load_split
+from ddpm_core.data.loader import Images, load_split
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
@@ -62,6 +62,12 @@ class Desk:
         size = self.config.evaluate.batch_size
         return extract(embed, images_u8, batch_size=size, device=self.device)
 
+    def rows_of_all(self, embed: Embed, images: Images) -> Tensor:
+        """Return `rows` of all images, of which no more are in memory than a batch has."""
+        size = self.config.evaluate.batch_size
+        starts = range(0, len(images), size)
+        return torch.cat([self.rows(embed, images.images(at, at + size)) for at in starts])
+
     def sampled(self, number: int) -> Tensor:
         """Return the images of a unit of the run's samples."""
         unit = sampling_units.units_of(self.config.sample)[number]
@@ -80,12 +86,12 @@ class Desk:
         return load_index(self.store, self.dataset)
 
     @cached_property
-    def train(self) -> ImageSet:
+    def train(self) -> Images:
         """The training images."""
         return load_split(self.store, self._index, "train")
 
     @cached_property
-    def test(self) -> ImageSet:
+    def test(self) -> Images:
         """The held-out images."""
         return load_split(self.store, self._index, "test")
 

@@ -12,7 +12,7 @@ import torch
 from ddpm_core import manifest
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import EvaluateConfig
-from ddpm_core.data.loader import ImageSet
+from ddpm_core.data.loader import Images
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.evaluation import classifier, torchscript
 from ddpm_core.evaluation.network import FeatureNetwork
@@ -61,8 +61,8 @@ def load_network(
     store: Store,
     recipe: FeatureRecipe,
     *,
-    load_train: Callable[[], ImageSet],
-    load_test: Callable[[], ImageSet],
+    load_train: Callable[[], Images],
+    load_test: Callable[[], Images],
     device: torch.device,
 ) -> FeatureNetwork:
     """Return the network from beside the data set; the trained one is trained first if need be.

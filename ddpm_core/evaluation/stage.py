@@ -1,6 +1,7 @@
 """The evaluate stage: bits/dim and Frechet distance on held-out images, figures, the model."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -8,7 +9,7 @@ from ddpm_core import cluster, layout, manifest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
-from ddpm_core.data.loader import ImageSet, load_split
+from ddpm_core.data.loader import load_split
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.desk import payload_of
@@ -208,8 +209,8 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
 def _comparison(inputs: Inputs) -> bytes:
     store, config = inputs.store, inputs.config
     samples = first_images(store, inputs.samples, config.sample, config.data.shape, _NUM_COMPARED)
-    held_out: ImageSet = load_split(store, inputs.index, "test")
-    held_out_u8 = held_out.images_u8[:_NUM_COMPARED].permute(0, 2, 3, 1).numpy()
+    with closing(load_split(store, inputs.index, "test")) as held_out:
+        held_out_u8 = held_out.images(0, _NUM_COMPARED).permute(0, 2, 3, 1).numpy()
     return figures.comparison_figure(samples, held_out_u8, num_images=_NUM_COMPARED)
 
 

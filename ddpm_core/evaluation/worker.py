@@ -137,7 +137,7 @@ def work(desk: Desk, unit: Unit) -> Result:
         case LikelihoodUnit(start, stop):
             return likelihood_part(
                 desk.denoiser,
-                desk.test.images_u8[start:stop],
+                desk.test.images(start, stop),
                 torch.arange(start, stop, device=desk.device),
                 seed=desk.config.evaluate.seed,
             )
@@ -154,9 +154,9 @@ def work(desk: Desk, unit: Unit) -> Result:
 def _images(desk: Desk, unit: FeatureUnit) -> Tensor:
     match unit.source:
         case "train":
-            return desk.train.images_u8[unit.start : unit.stop]
+            return desk.train.images(unit.start, unit.stop)
         case "test":
-            return desk.test.images_u8[unit.start : unit.stop]
+            return desk.test.images(unit.start, unit.stop)
         case "samples":
             return desk.sampled(unit.start // desk.config.sample.unit_size)
         case _:

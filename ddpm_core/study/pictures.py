@@ -51,7 +51,7 @@ def _noise(desk: Desk, stream: int, count: int) -> Callable[[int], Tensor]:
 
 
 def _held_out(desk: Desk, start: int, stop: int) -> Tensor:
-    return to_unit_range(desk.test.images_u8[start:stop], desk.device)
+    return to_unit_range(desk.test.images(start, stop), desk.device)
 
 
 def _u8(frames: Tensor) -> Tensor:

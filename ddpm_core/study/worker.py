@@ -50,8 +50,8 @@ def work(desk: Desk, unit: Unit) -> Found:
         case "progress":
             return _progress(desk, unit)
         case "features":
-            images_u8 = (desk.train if unit.part == "train" else desk.test).images_u8
-            return _look(desk, images_u8[unit.start : unit.stop])
+            images = desk.train if unit.part == "train" else desk.test
+            return _look(desk, images.images(unit.start, unit.stop))
         case "neighbours":
             return _neighbours(desk, unit)
         case "decoding" | "latents" | "mixes" | "depths" | "round-trip":
@@ -65,10 +65,10 @@ def _positions(desk: Desk, unit: Unit) -> Tensor:
 
 
 def _bound(desk: Desk, unit: Unit) -> Found:
-    images_u8 = (desk.train if unit.part == "train" else desk.test).images_u8
+    images = desk.train if unit.part == "train" else desk.test
     found = likelihood_part(
         desk.denoiser,
-        images_u8[unit.start : unit.stop],
+        images.images(unit.start, unit.stop),
         _positions(desk, unit),
         seed=desk.config.study.seed,
     )
@@ -91,7 +91,7 @@ def _ode(desk: Desk, unit: Unit) -> Found:
     key = seeding.key(study.seed, "likelihood", 1)
     found = ode_bits_per_dim(
         desk.denoiser,
-        to_unit_range(desk.test.images_u8[unit.start : unit.stop], desk.device).double(),
+        to_unit_range(desk.test.images(unit.start, unit.stop), desk.device).double(),
         solver=solver,
         uniform=seeding.uniform(key, _DEQUANTISATION, positions, shape),
         probe=seeding.signs(key, _PROBE, positions, shape),
@@ -171,11 +171,16 @@ def _look(desk: Desk, images_u8: Tensor) -> Found:
 
 def _neighbours(desk: Desk, unit: Unit) -> Found:
     samples = desk.first_samples(unit.stop)
-    held_out, train = desk.test.images_u8, desk.train.images_u8
+    held_out, train = desk.test, desk.train
     shown = samples[: desk.config.study.num_shown]
-    sets = [samples, held_out, train]
     if unit.part == "features":
-        sets = [desk.rows(desk.network.embed, images_u8) for images_u8 in sets]
+        embed = desk.network.embed
+        sets = [
+            desk.rows(embed, samples),
+            *(desk.rows_of_all(embed, one) for one in (held_out, train)),
+        ]
+    else:
+        sets = [samples, *(one.images(0, len(one)) for one in (held_out, train))]
     places, others, references = (one.to(desk.device) for one in sets)
     compared = memorisation(places, others, references)
     k = min(NUM_NEIGHBOURS, len(train))
@@ -186,5 +191,7 @@ def _neighbours(desk: Desk, unit: Unit) -> Found:
         "threshold": torch.tensor(compared.threshold, dtype=torch.float64),
         "shown": shown,
         "distance": found.distance,
-        "nearest": train[found.index.flatten()].view(*found.index.shape, *shown.shape[1:]),
+        "nearest": train.take(found.index.flatten().numpy()).reshape(
+            *found.index.shape, *shown.shape[1:]
+        ),
     }

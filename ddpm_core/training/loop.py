@@ -6,21 +6,13 @@ waits for the device.
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-
-from torch import Tensor
 
 from ddpm_core.config import TrainConfig
-from ddpm_core.data.loader import ImageSet, batch
-from ddpm_core.data.order import global_batch_indices
+from ddpm_core.data.loader import Batches
 from ddpm_core.errors import DivergenceError
 from ddpm_core.training.step import Learner, learning_rate
-
-_NUM_PREFETCHED = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Commit:
 
 
 def run_steps(
-    learner: Learner, batches: "Batches", train: TrainConfig, *, start: int
+    learner: Learner, batches: Batches, train: TrainConfig, *, start: int
 ) -> Iterator[Point | Commit]:
     """Train from `start` completed steps to `train.num_steps`.
 
@@ -104,69 +96,3 @@ def _values(learner: Learner, train: TrainConfig, step: int, committed: int) -> 
         )
     seen = float((step + 1) * train.global_batch_size)
     return point | {"learning_rate": rate, "images_seen": seen}
-
-
-class Batches:
-    """This rank's slice of each batch, made ready by a thread while the step before runs.
-
-    Args:
-        image_set: the training images, in memory.
-        train: seed, batch size and number of steps.
-        start: the first batch is that of the step after `start` completed ones.
-        rank: 0 ... world_size - 1.
-        world_size: number of equal slices.
-        pinned: whether the batches go to a GPU.
-    """
-
-    def __init__(
-        self,
-        image_set: ImageSet,
-        train: TrainConfig,
-        *,
-        start: int,
-        rank: int,
-        world_size: int,
-        pinned: bool,
-    ) -> None:
-        size = train.global_batch_size // world_size
-        self._slice = slice(rank * size, (rank + 1) * size)
-        self._image_set, self._train, self._pinned = image_set, train, pinned
-        self._steps = iter(range(start, train.num_steps))
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ready: deque[Future[Tensor]] = deque()
-        for _ in range(_NUM_PREFETCHED):
-            self._order()
-
-    def take(self) -> Tensor:
-        """Return the next slice, (b, c, h, w) uint8."""
-        images_u8 = self._ready.popleft().result()
-        self._order()
-        return images_u8
-
-    def close(self) -> None:
-        """End the thread; the batches that are ready are dropped."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> "Batches":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _order(self) -> None:
-        step = next(self._steps, None)
-        if step is not None:
-            self._ready.append(self._pool.submit(self._make, step))
-
-    def _make(self, step: int) -> Tensor:
-        train = self._train
-        indices = global_batch_indices(
-            train.seed, step, train.global_batch_size, len(self._image_set)
-        )
-        images_u8 = batch(self._image_set, indices[self._slice])
-        return images_u8.pin_memory() if self._pinned else images_u8

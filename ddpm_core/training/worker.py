@@ -1,20 +1,21 @@
 """What each rank of the training group runs: data, state, loop; rank 0 also tells and stores."""
 
 import time
+from contextlib import closing
 from typing import Any
 
 from ddpm_core import cluster, layout
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import load_index
-from ddpm_core.data.loader import ImageSet, load_split
+from ddpm_core.data.loader import Batches, Images, load_split
 from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
 from ddpm_core.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint
 from ddpm_core.training.checkpoint import Checkpoint, Curve, Origin
-from ddpm_core.training.loop import Batches, Commit, Point, run_steps
+from ddpm_core.training.loop import Commit, Point, run_steps
 from ddpm_core.training.peers import Peers
 from ddpm_core.training.step import Learner
 
@@ -46,26 +47,27 @@ def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
         StorageError: the storage refuses or does not answer.
     """
     peers = Peers(place.world_size)
-    image_set, origin = _data(store, config)
-    learner, start, curve = _learner(store, config, origin, place, peers)
-    batches = Batches(
-        image_set,
-        config.train,
-        start=start,
-        rank=place.rank,
-        world_size=place.world_size,
-        pinned=place.device.type == "cuda",
-    )
-    with batches:
-        if place.rank:
-            _follow(learner, batches, config, peers, start)
-        else:
-            with open_tracker(store, config, stage="train") as tracker:
-                host = _Host(store, config, origin, learner, peers, tracker, curve)
-                host.lead(batches, start)
+    images, origin = _data(store, config)
+    with closing(images):
+        learner, start, curve = _learner(store, config, origin, place, peers)
+        batches = Batches(
+            images,
+            config.train,
+            start=start,
+            rank=place.rank,
+            world_size=place.world_size,
+            pinned=place.device.type == "cuda",
+        )
+        with batches:
+            if place.rank:
+                _follow(learner, batches, config, peers, start)
+            else:
+                with open_tracker(store, config, stage="train") as tracker:
+                    host = _Host(store, config, origin, learner, peers, tracker, curve)
+                    host.lead(batches, start)
 
 
-def _data(store: Store, config: RunConfig) -> tuple[ImageSet, Origin]:
+def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     """Return the training images, and what the run's checkpoints belong to."""
     pointer = layout.dataset_pointer(store, config.name)
     if pointer is None:
@@ -73,8 +75,10 @@ def _data(store: Store, config: RunConfig) -> tuple[ImageSet, Origin]:
             f"run {config.name!r} has no data set yet ({layout.dataset_pointer_key(config.name)} "
             "is not there); run the shard stage first"
         )
-    image_set = load_split(store, load_index(store, pointer["dataset"]), "train")
-    return image_set, Origin(fingerprint(config.experiment()), pointer["fingerprint"])
+    index = load_index(store, pointer["dataset"])
+    cores = config.compute.cpus_per_worker
+    images = load_split(store, index, "train", num_decoders=cores)
+    return images, Origin(fingerprint(config.experiment()), pointer["fingerprint"])
 
 
 def _learner(

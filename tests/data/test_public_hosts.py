@@ -13,7 +13,7 @@ ADDRESSES = {
     "8.8.8.8": True,
     "2606:4700:4700::1111": True,
     "127.0.0.1": False,
-    "0.0.0.0": False,
+    "0.0.0.0": False,  # noqa: S104 - refused, not bound
     "10.1.2.3": False,
     "172.16.0.1": False,
     "192.168.1.1": False,

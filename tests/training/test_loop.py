@@ -6,8 +6,9 @@ import threading
 import pytest
 import torch
 
+from ddpm_core.data.loader import Batches
 from ddpm_core.errors import DivergenceError
-from ddpm_core.training.loop import Batches, Commit, Point, run_steps
+from ddpm_core.training.loop import Commit, Point, run_steps
 from tests.training.small import (
     copy_of,
     make_learner,

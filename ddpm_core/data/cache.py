@@ -1,0 +1,168 @@
+"""A folder of this machine for what is dear to fetch or to make: shared, bounded, never trusted.
+
+All processes of a machine share it. A file is made by one of them while the others wait, gets its
+name when it is whole, and is verified whenever a process opens it: one that is damaged is made
+again. When the files pass the limit, those that were opened longest ago are deleted. That is safe
+for whoever has them open or mapped: on Linux the bytes of a deleted file stay until it is closed.
+
+    DDPM_CACHE       the folder; default $XDG_CACHE_HOME/ddpm-pipeline, or ~/.cache/ddpm-pipeline
+    DDPM_CACHE_GIB   the limit in GiB, a number above 0; default 32
+"""
+
+import fcntl
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpm_core import durable
+from ddpm_core.errors import ConfigError, StorageError
+
+FOLDER_VARIABLE = "DDPM_CACHE"
+LIMIT_VARIABLE = "DDPM_CACHE_GIB"
+_DEFAULT_GIB = 32.0
+_NUM_LOCKS = 64  # files that lock; two names may share one, and then wait for each other
+_LOCKS = "locks"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Files below `folder`, together at most `max_bytes` long."""
+
+    folder: Path
+    max_bytes: int
+
+    @classmethod
+    def of_environment(cls) -> "Cache":
+        """Return the cache that the environment names.
+
+        Raises:
+            ConfigError: if the limit is no number above 0.
+        """
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if not folder:
+            home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+            folder = f"{home}/ddpm-pipeline"
+        text = os.environ.get(LIMIT_VARIABLE) or str(_DEFAULT_GIB)
+        try:
+            gib = float(text)
+        except ValueError:
+            gib = math.nan
+        if not 0 < gib < math.inf:
+            raise ConfigError(
+                f"{LIMIT_VARIABLE}={text!r} must be a number of GiB above 0, e.g. 32; it bounds "
+                f"the local cache in {folder}"
+            )
+        # Not resolve(): the folder may be a symlink that somebody moves.
+        return cls(Path(folder).expanduser().absolute(), int(gib * 2**30))
+
+    def require_room(self, num_bytes: int, what: str) -> None:
+        """Raise ConfigError unless `num_bytes` fit the limit; `what` is what they are."""
+        if num_bytes > self.max_bytes:
+            raise ConfigError(
+                f"{what} needs {num_bytes / 2**30:.3g} GiB in the local cache {self.folder}, whose "
+                f"limit is {self.max_bytes / 2**30:.3g} GiB; raise {LIMIT_VARIABLE}, or point "
+                f"{FOLDER_VARIABLE} to a larger disk"
+            )
+
+    def open(
+        self, name: str, *, make: Callable[[int], None], is_sound: Callable[[int], bool]
+    ) -> int:
+        """Return a descriptor, to read from, of the file `name`; made first if need be.
+
+        Args:
+            name: of letters, digits, dots and dashes; says all that determines the content.
+            make: fills the descriptor of an empty file.
+            is_sound: says whether a file is what `make` made; called once for each `open`.
+
+        Raises:
+            StorageError: the folder cannot be used, or loses what is written.
+            PipelineError: whatever `make` raises; then there is no file.
+        """
+        with self._errors():
+            (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True, mode=0o700)
+            found = self._opened(name, is_sound)
+            if found is not None:
+                return found
+            with self._locked(name):
+                # Perhaps another process has made it meanwhile.
+                found = self._opened(name, is_sound)
+                if found is not None:
+                    return found
+                path = self.folder / name
+                with durable.replacing(path, root=self.folder) as descriptor:
+                    make(descriptor)
+                found = self._opened(name, is_sound)
+                self._make_room(keep=name)
+        if found is None:
+            raise StorageError(
+                f"{path} was written and is not what was written: the disk or another program "
+                f"changes it; point {FOLDER_VARIABLE} to another folder"
+            )
+        return found
+
+    def _opened(self, name: str, is_sound: Callable[[int], bool]) -> int | None:
+        path = self.folder / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            sound = is_sound(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if sound:
+            with suppress(OSError):  # of another user, or deleted this moment: it can be read
+                os.utime(path)  # what eviction goes by; the time of access is often not kept
+            return descriptor
+        os.close(descriptor)
+        _log.warning("%s is damaged, and made again", path)
+        return None
+
+    def _make_room(self, *, keep: str) -> None:
+        """Delete what was opened longest ago until the rest is within the limit."""
+        with self._locked("", "room"):
+            files: list[tuple[float, int, str]] = []
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        if entry.is_file() and not durable.is_temporary(entry.name):
+                            stat = entry.stat()
+                            files.append((stat.st_mtime, stat.st_size, entry.name))
+            total = sum(size for _, size, _ in files)
+            for _, size, name in sorted(files):
+                if total <= self.max_bytes:
+                    break
+                if name != keep:
+                    (self.folder / name).unlink(missing_ok=True)
+                    total -= size
+
+    @contextmanager
+    def _locked(self, name: str, lock: str | None = None) -> Iterator[None]:
+        """Hold the lock of a name; other threads and processes wait. It ends with its holder."""
+        if lock is None:
+            lock = str(int(hashlib.sha256(name.encode()).hexdigest(), 16) % _NUM_LOCKS)
+        path = self.folder / _LOCKS / lock
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"the local cache {self.folder} cannot be used: {error.strerror or error}; free "
+                f"some space or point {FOLDER_VARIABLE} to a folder on a local disk"
+            ) from error
