@@ -10,7 +10,13 @@ import sys
 
 import pytest
 
-from tests.corpus import archive_cases, image_cases, setting_cases
+from tests.corpus import (
+    archive_cases,
+    bundle_cases,
+    image_cases,
+    place_cases,
+    setting_cases,
+)
 from tests.corpus.case import CANARY
 from tests.corpus.server import Answer
 
@@ -22,6 +28,8 @@ SECTIONS = {
     "settings": setting_cases,
     "images": image_cases,
     "archives": archive_cases,
+    "bundles and weights": bundle_cases,
+    "places": place_cases,
 }
 CASES = {
     f"{section}: {case.name}": case for section, module in SECTIONS.items() for case in module.CASES
