@@ -22,6 +22,7 @@ MAX_NPZ_BYTES = 2**33
 
 _MAX_VARIABLES = 100_000
 _MAX_HEADER_BYTES = 10_000
+_SHOWN = 300
 _KINDS = ("<f4", "<f8", "<f2", "<i4", "<i8")
 
 
@@ -83,7 +84,8 @@ def _array(data: bytes, *, origin: str) -> Tensor:
         )
     # Brackets in a header: NumPy's tokenizer and Python's parser end in the other three.
     except (ValueError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        raise CheckpointError(f"{origin} is no .npy file ({error}); write it again") from None
+        shown = str(error)[:_SHOWN]  # NumPy repeats the header
+        raise CheckpointError(f"{origin} is no .npy file ({shown}); write it again") from None
     claimed, found = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
     if dtype.str not in _KINDS or claimed != found:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle  # noqa: TID251 - makes what must never be loaded
 import struct
 import tarfile
@@ -174,6 +175,31 @@ def _folder(name: str, files: Files, *says: str, code: int = 4) -> Case:
 
 
 _OBJECTS = np.array([Path("/")], dtype=object)
+_SAFE = "diffusion_pytorch_model.safetensors"
+
+
+def _one(**changes: object) -> dict[str, object]:
+    return {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16], **changes}}
+
+
+def _tensors(header: object) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(16)
+
+
+def _without_weights(more: Files) -> Files:
+    return {"config.json": b"{}", "scheduler_config.json": b"{}", **more}
+
+
+def _config(content: bytes) -> Files:
+    return _without_weights({"config.json": content, _SAFE: _tensors(_one())})
+
+
+def _safetensors(name: str, content: bytes) -> Case:
+    files = _without_weights({_SAFE: content})
+    return _folder(f"of safetensors {name}", files, _SAFE, "fetch it again")
+
+
 WEIGHTS = (
     _weights("that are not there", "a.npz", {}, "a.npz", "give"),
     _npz_case("empty", b""),
@@ -203,7 +229,39 @@ WEIGHTS = (
             b"{'descr': '<f4', 'fortran_order': False, 'shape': (4194304,), }", bytes(2**24)
         ),
     ),
-    _folder("of nothing", {"notes.txt": b""}, "diffusers", code=2),
+    _folder("of nothing", {"notes.txt": b""}, "diffusers has written", code=2),
+    _folder("without weights", _without_weights({}), _SAFE, "save_pretrained"),
+    _folder(
+        "of a pickle that runs",
+        _without_weights({"diffusion_pytorch_model.bin": pickle_bomb()}),
+        "diffusion_pytorch_model.bin",
+        "would have to be unpickled",
+    ),
+    _folder(
+        "of another pipeline",
+        {"model_index.json": b'{"unet": [], "vae": []}'},
+        "model_index.json",
+        "unet, vae",
+        code=2,
+    ),
+    _folder("of a config with a key twice", _config(b'{"a": 1, "a": 2}'), "config.json", code=2),
+    _folder("of a config of NaN", _config(b'{"a": NaN}'), "config.json", "finite", code=2),
+    _folder("of a config of brackets", _config(b"[" * 10**5), "config.json", "32 levels", code=2),
+    _folder("of a config of nothing", _config(b"{}"), "the unet of", "{here}/source", code=2),
+    _safetensors("empty", b""),
+    _safetensors("of text", b"hello" * 99),
+    _safetensors("of a header of 2^63 bytes", b"\xff" * 7 + b"\x7f" + b"{}"),
+    _safetensors("of a header of 2^32 bytes", struct.pack("<Q", 2**32) + b"{}"),
+    _safetensors("of a header that is a list", _tensors([1])),
+    _safetensors("of a header of brackets", struct.pack("<Q", 10**5) + b"[" * 10**5),
+    _safetensors("of a tensor beyond its end", _tensors(_one(data_offsets=[0, 400]))),
+    _safetensors("of a negative offset", _tensors(_one(data_offsets=[-4, 12]))),
+    _safetensors("of an offset of 2^64", _tensors(_one(data_offsets=[0, 2**64]))),
+    _safetensors("of overlapping tensors", _tensors({**_one(), "b": _one()["a"]})),
+    _safetensors("of a shape that is more than its bytes", _tensors(_one(shape=[9]))),
+    _safetensors("of a shape whose product is 0 modulo 2^64", _tensors(_one(shape=[2**32] * 2))),
+    _safetensors("of objects", _tensors(_one(dtype="O"))),
+    _safetensors("cut", _tensors(_one())[:-1]),
 )
 
 CASES = (*CIFAR, *MNIST, *WEIGHTS)

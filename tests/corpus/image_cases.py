@@ -314,14 +314,14 @@ SKIPPED = (
     ),
     Case(
         "skip within their share",
-        ("3/3 images", "1 files were left out"),
+        ("4/4 images", "1 files were left out", "index.json says"),
         0,
         beside_good("broken.png", b""),
         (*SKIP, "--set", "data.max_bad_share=0.25"),
     ),
     Case(
         "skip what only decoding finds",
-        ("3/3 images", "1 files were left out"),
+        ("4/4 images", "1 files were left out", "index.json says"),
         0,
         beside_good("broken.png", _flipped(PNG, 60)),
         (*SKIP, "--set", "data.max_bad_share=0.25"),
