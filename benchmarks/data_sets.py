@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpm_core.data.shards import Index, Shard
+from ddpm_core.data.index import Index, Shard
 from ddpm_core.manifest import FileRecord, Manifest
 from ddpm_core.storage import Store, sha256_of
 
@@ -27,7 +27,7 @@ class Case:
 
     @property
     def extension(self):
-        return self.kind.lower()
+        return "jpg" if self.kind == "JPEG" else self.kind.lower()
 
 
 CASES = (
@@ -85,17 +85,19 @@ def write_shards(store: Store, case: Case, files: list[bytes]) -> Index:
         store.write(f"{folder}/{name}", buffer.getvalue())
         digest = sha256_of(buffer.getvalue())
         records[name.removesuffix(".tar")] = FileRecord(name, len(buffer.getvalue()), digest)
-        shards.append(Shard(name, len(own), tuple(offsets), tuple(map(len, own))))
+        shards.append(Shard(name, len(own), first, tuple(offsets), tuple(map(len, own))))
     return Index(
         manifest=Manifest(folder, {}, records),
         fingerprint=sha256_of(folder.encode()),
         shape=(case.channels, case.side, case.side),
         classes=tuple("0123456789"),
         num_images={"train": len(files)},
+        class_counts={},
         mean=(0.0,),
         std=(1.0,),
-        png_bytes=0,
+        png_bytes=None,
         shards={"train": tuple(shards)},
+        rejected=(),
     )
 
 

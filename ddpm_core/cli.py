@@ -4,6 +4,7 @@ import argparse
 import json
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -58,21 +59,32 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     """Read `section.key=value` items; a value is JSON if it reads as JSON, else text.
 
     Raises:
-        ConfigError: for an item without `=`, or a key given twice.
+        ConfigError: for an item without `=`, a key given twice, or bytes that are no UTF-8.
     """
     changes: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise ConfigError(f"--set {item!r} must read section.key=value")
+            raise ConfigError(f"--set {item[:200]!r} must read section.key=value")
+        if any("\ud800" <= character <= "\udfff" for character in item):
+            raise ConfigError(f"--set {key[:200]!r} has a value that is not UTF-8; write it so")
         if key in changes:
             raise ConfigError(f"--set gives {key} twice; keep one")
         try:
-            changes[key] = json.loads(text)
+            changes[key] = json.loads(text, object_pairs_hook=partial(_unique, key))
+        except ConfigError:
+            raise
         except (ValueError, RecursionError):
             changes[key] = text
     return changes
+
+
+def _unique(key: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ConfigError(f"--set {key} gives an object with a key twice; keep one")
+    return values
 
 
 def describe_keys() -> str:

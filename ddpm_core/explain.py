@@ -8,6 +8,8 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel, ValidationError
 
 Location = tuple[int | str, ...]
+_SHOWN = 200
+"""characters of a value that are repeated"""
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
@@ -22,6 +24,8 @@ def explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             yield (f"{where}: " if where else "") + str(problem["ctx"]["error"])
         else:
             value = json.dumps(problem["input"])
+            if len(value) > _SHOWN:
+                value = f"{value[:_SHOWN]}... ({len(value)} characters)"
             yield f"{where}={value}: {problem['msg']}{_remedy(model, location, problem['input'])}"
 
 

@@ -38,7 +38,7 @@ def configure(
     if home is not None and run is None and root is None:
         _refuse_other_experiment(base, config, where=target)
         return home, config
-    return root or home or DEFAULT_ROOT, config
+    return home or DEFAULT_ROOT if root is None else root, config
 
 
 def check_run(store: Store, config: RunConfig) -> bool:
@@ -127,11 +127,22 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     paths = {"data.source": config.data.source, "evaluate.features": config.evaluate.features}
     return config.replaced(
         {
-            key: str(Path(path).expanduser().resolve())
+            key: _absolute(key, path)
             for key, path in paths.items()
             if path not in ("default", "trained") and "://" not in path
         }
     )
+
+
+def _absolute(key: str, path: str) -> str:
+    try:
+        absolute = Path(path).expanduser().resolve()
+        absolute.exists()  # whether or not: it can be asked
+    except (OSError, RuntimeError, ValueError) as error:
+        # No such user; too long, or this user may not look there; a NUL.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{key}={path[:300]!r} is no path here: {reason}; give another") from None
+    return str(absolute)
 
 
 def _require_source(config: RunConfig) -> None:
@@ -141,6 +152,12 @@ def _require_source(config: RunConfig) -> None:
             f"data.source='default', but {data.name} is nothing that can be downloaded here; give "
             "--set data.source=PLACE: a folder, a .zip or .tar of images, an LMDB export, or "
             "WebDataset shards, as a path, s3://bucket/prefix or https:// URI"
+        )
+    scheme, separator, place = data.source.partition("://")
+    if separator and "@" in place.partition("/")[0]:
+        raise ConfigError(
+            f"data.source={scheme}://... holds a user or a password, which run.json would keep; "
+            "give it without: credentials come from the environment or the AWS files"
         )
     if data.source.startswith("https://") and data.source_sha256 is None:
         raise ConfigError(

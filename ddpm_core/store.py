@@ -118,7 +118,10 @@ class LocalStore(Store):
         with self._errors("read", key):
             try:
                 with self._path(key).open("rb") as file:
-                    return file.read() if at_most is None else file.read(at_most + 1)
+                    if at_most is None:
+                        return file.read()
+                    # As much as there is: a read of n bytes allocates n at once.
+                    return file.read(min(at_most, os.fstat(file.fileno()).st_size) + 1)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise self._missing(key) from None
 
@@ -235,7 +238,13 @@ def local_root(uri: str) -> Path:
         root = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
     except RuntimeError as error:
         raise ConfigError(f"{uri!r}: {error} Give {_ACCEPTED}") from None
-    if root.exists() and not root.is_dir():
+    try:
+        is_file = root.exists() and not root.is_dir()
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "give another")
+        shown = f"{str(root)[:300]!r}"
+        raise ConfigError(f"root {shown} cannot be looked at: {error.strerror}; {remedy}") from None
+    if is_file:
         raise ConfigError(f"{root} is a file; give a folder, or s3://bucket/prefix")
     return root
 

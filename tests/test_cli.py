@@ -38,3 +38,16 @@ def test_on_bad_is_short_for_a_key():
     add_run_arguments(parser)
     given = parser.parse_args(["--on-bad", "skip", "--set", "data.max_bad_share=0.1"])
     assert parse_overrides(given.overrides) == {"data.on_bad": "skip", "data.max_bad_share": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("item", "part"),
+    [('train={"seed": 1, "seed": 2}', "keep one"), ("train.loss=\udcff", "not UTF-8")],
+    ids=["a key twice", "bytes"],
+)
+def test_an_override_that_means_two_things_or_none_is_refused(item, part):
+    """Catches: the last of two keys wins, silently; and a message that is the whole configuration,
+    because JSON has no such text.
+    """
+    with pytest.raises(ConfigError, match=part):
+        parse_overrides([item])

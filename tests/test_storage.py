@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
+from ddpm_core.s3_operation import PART_BYTES
 from ddpm_core.storage import (
     KeyMissingError,
     LocalStore,
@@ -17,6 +18,7 @@ from ddpm_core.storage import (
     Store,
     open_store,
 )
+from tests import real_s3
 from tests.fake_s3 import SECRET
 
 pytest_plugins = ["tests.s3_fixtures"]
@@ -163,11 +165,21 @@ def _sent(thing: Any) -> Any:
 
 @pytest.mark.s3
 def test_real_s3_takes_a_large_file_in_parts(real_s3_store: Store):
-    """Catches a multipart upload that mixes up its parts."""
-    data = b"".join(number.to_bytes(4, "big") * 2**18 for number in range(120))
+    """Catches parts that are mixed up, and a digest that is not kept with an object of parts."""
+    data = b"".join(number.to_bytes(4, "big") * 2**18 for number in range(70))
+    assert len(data) > 2 * PART_BYTES
     real_s3_store.write("large", data)
     assert real_s3_store.read("large") == data
     assert real_s3_store.read("large", at_most=len(data)) == data
+
+
+@pytest.mark.s3
+def test_real_s3_lists_more_than_a_page(real_s3_store: Store):
+    """Catches a listing that ends after a thousand names: the newest checkpoint comes last."""
+    names = [f"{number:04}" for number in range(1001)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: real_s3_store.write(f"steps/{name}/file", b""), names))
+    assert real_s3_store.names("steps") == names
 
 
 @pytest.mark.s3
@@ -178,7 +190,7 @@ def test_real_s3_refuses_wrong_credentials_and_missing_buckets(monkeypatch: pyte
         open_store("s3://no-such-bucket-here/x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY") as caught:
-        open_store("s3://ddpm-tests/x")
+        open_store(f"s3://{real_s3.BUCKET}/x")
     assert SECRET not in str(caught.value)
 
 
@@ -189,4 +201,5 @@ def test_the_two_stores_have_the_same_interface():
         for kind in (Store, LocalStore, S3Store)
     ]
     assert public[0] - {"uri"} <= public[1] <= public[0]
+    # The raw ones are for buckets of others, which `foreign_bucket` reads.
     assert public[2] - public[0] == {"check_bucket", "raw_page", "raw_read"}

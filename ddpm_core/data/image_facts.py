@@ -8,6 +8,8 @@ from ddpm_core.errors import DataError
 MAX_FILE_BYTES = 32 * 2**20
 MAX_PIXELS = 2**24
 """4096x4096; more is refused on the header, before anything is allocated."""
+MAX_PARTS = 2**16
+"""chunks, segments or frames in a file; those in use have hundreds"""
 
 Kind = Literal["png", "jpg", "webp", "gif"]
 
@@ -97,6 +99,10 @@ def check_size(width: int, height: int) -> None:
         raise UnreadableError(
             f"its header says {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
         )
+
+
+def cut_short(kind: str) -> UnreadableError:
+    return UnreadableError(f"it is cut short: the {kind} file has no end")
 
 
 def orientation_of(exif: bytes) -> int:

@@ -7,33 +7,27 @@ would have made of it; and the decoder is given the picture only.
 """
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Literal
 
 from ddpm_core.data.image_facts import (
     MAX_FILE_BYTES,
+    MAX_PARTS,
     Facts,
     GifFacts,
     JpegFacts,
     Kind,
-    PngFacts,
     UnreadableError,
     WebpFacts,
     check_size,
+    cut_short,
     orientation_of,
 )
+from ddpm_core.data.png_walk import SIGNATURE, walk_png
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GIFS = (b"GIF87a", b"GIF89a")
-_MAX_PARTS = 2**16  # chunks, segments or frames; the files in use have hundreds
 _MAX_SCANS = 200  # a progressive JPEG has about ten; each costs a pass over all pixels
-
-_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# Of fixed, small length, and silent on who took the picture where.
-_PNG_HARMLESS = (b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME")
 
 # Start of frame; C4, C8 and CC are other things.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -43,7 +37,7 @@ _GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
 
 def kind_of(start: bytes) -> Kind | None:
     """Return what a file is by its first 16 bytes; None if nothing that is read."""
-    if start.startswith(_PNG):
+    if start.startswith(SIGNATURE):
         return "png"
     if start.startswith(_JPEG):
         return "jpg"
@@ -70,7 +64,7 @@ def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
         raise UnreadableError(f"it has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")
     match kind_of(content[:16]):
         case "png":
-            facts: Facts = _walk_png(content, is_trusted=is_trusted)
+            facts: Facts = walk_png(content, is_trusted=is_trusted)
         case "jpg":
             facts = _walk_jpeg(content, is_trusted=is_trusted)
         case "webp":
@@ -82,101 +76,28 @@ def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
     return facts
 
 
-def _cut(kind: str) -> UnreadableError:
-    return UnreadableError(f"it is cut short: the {kind} file has no end")
-
-
-def _uint(content: bytes, at: int) -> int:
-    return int.from_bytes(content[at : at + 4], "big")
-
-
-def _png_chunks(content: bytes, *, is_trusted: bool) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, begin, end) of each chunk, IEND included; the frame is 8 and 4 bytes more."""
-    at, view = len(_PNG), memoryview(content)
-    for _ in range(_MAX_PARTS):
-        if at + 12 > len(content):
-            raise _cut("PNG")
-        size, name = struct.unpack_from(">I4s", content, at)
-        end = at + 8 + size
-        if end + 4 > len(content):
-            raise _cut("PNG")
-        if not is_trusted and zlib.crc32(view[at + 4 : end]) != _uint(content, end):
-            raise UnreadableError(f"the checksum of its chunk at byte {at} is wrong")
-        yield name, at + 8, end
-        if name == b"IEND":
-            return
-        at = end + 4
-    raise UnreadableError(f"it has over {_MAX_PARTS} chunks")
-
-
-def _walk_png(content: bytes, *, is_trusted: bool) -> PngFacts:
-    """Source: PNG specification, third edition, sections 5, 11 and 13."""
-    kept, others, end = [], {}, 0
-    names: list[bytes] = []
-    for name, begin, end in _png_chunks(content, is_trusted=is_trusted):
-        names.append(name)
-        if name in _PNG_PICTURE:
-            kept.append(content[begin - 8 : end + 4])
-        elif name in (b"tRNS", b"eXIf"):
-            others[name] = content[begin:end]
-        elif not name[:1].islower():
-            raise UnreadableError(f"its chunk {name!r} is unknown, and it says it is needed")
-    header = kept[0] if kept else b""
-    if names[:1] != [b"IHDR"] or names.count(b"IHDR") > 1 or len(header) != 25:
-        raise UnreadableError("it does not begin with one PNG header")
-    if b"IDAT" not in names or names.count(b"PLTE") > 1:
-        raise UnreadableError("it has no pixels, or two palettes")
-    width, height, depth, color, compression, filters, interlace = struct.unpack_from(
-        ">IIBBBBB", header, 8
-    )
-    check_size(width, height)
-    if depth not in _PNG_DEPTHS.get(color, ()) or compression or filters or interlace > 1:
-        raise UnreadableError(f"{depth} bits of colour type {color} are no PNG image")
-    palette = next((part[8:-4] for part in kept if part[4:8] == b"PLTE"), b"")
-    if color == 3 and not (3 <= len(palette) <= 3 * 2**depth and len(palette) % 3 == 0):
-        raise UnreadableError(f"its palette has {len(palette)} bytes, which is no palette")
-    plain: Literal[1, 3] | None = None
-    if depth == 8 and color in (0, 2) and b"tRNS" not in others:
-        plain = 1 if color == 0 else 3
-    bare = {*_PNG_PICTURE, b"tRNS", *_PNG_HARMLESS}
-    is_essence = set(names) <= set(_PNG_PICTURE) and end + 4 == len(content)
-    return PngFacts(
-        kind="png",
-        width=width,
-        height=height,
-        orientation=orientation_of(others.get(b"eXIf", b"")),
-        plain_channels=plain,
-        is_bare=set(names) <= bare and end + 4 == len(content),
-        essence=content if is_essence else _PNG + b"".join(kept),
-        bit_depth=depth,
-        color_type=color,
-        palette=palette,
-        transparency=others.get(b"tRNS"),
-    )
-
-
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, begin, end) of each segment's body, up to and with the first scan's header.
 
     Marker and length are the four bytes before the body.
     """
     at = 2
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         while content[at : at + 2] == b"\xff\xff":  # fill bytes
             at += 1
         if at + 4 > len(content):
-            raise _cut("JPEG")
+            raise cut_short("JPEG")
         start, marker, size = struct.unpack_from(">BBH", content, at)
         if start != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or size < 2:
             raise UnreadableError(f"at byte {at} there is no JPEG segment")
         end = at + 2 + size
         if end > len(content):
-            raise _cut("JPEG")
+            raise cut_short("JPEG")
         yield marker, at + 4, end
         if marker == _SCAN:
             return
         at = end
-    raise UnreadableError(f"it has over {_MAX_PARTS} segments")
+    raise UnreadableError(f"it has over {MAX_PARTS} segments")
 
 
 def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
@@ -194,7 +115,7 @@ def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
             if marker == _APP1 and not exif and content.startswith(b"Exif\0\0", begin):
                 exif = content[begin:end]
     if not content.endswith(b"\xff\xd9") and content.find(b"\xff\xd9", end) < 0:
-        raise _cut("JPEG")
+        raise cut_short("JPEG")
     if len(frames) != 1 or len(frames[0]) < 6:
         raise UnreadableError(f"it has {len(frames)} JPEG frame headers; there must be one")
     precision, height, width, channels = struct.unpack_from(">BHHB", frames[0])
@@ -234,20 +155,20 @@ def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     (size,) = struct.unpack_from("<I", content, 4)
     stop = 8 + size
     if stop > len(content):
-        raise _cut("WebP")
+        raise cut_short("WebP")
     at = 12
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         if at >= stop:
             return
         if at + 8 > stop:
-            raise _cut("WebP")
+            raise cut_short("WebP")
         name, size = struct.unpack_from("<4sI", content, at)
         end = at + 8 + size
         if end > stop:
-            raise _cut("WebP")
+            raise cut_short("WebP")
         yield name, at + 8, end
         at = end + size % 2
-    raise UnreadableError(f"it has over {_MAX_PARTS} chunks")
+    raise UnreadableError(f"it has over {MAX_PARTS} chunks")
 
 
 def _walk_webp(content: bytes) -> WebpFacts:
@@ -292,13 +213,13 @@ def _end_of_blocks(content: bytes, at: int) -> int:
     while at < len(content) and content[at]:
         at += 1 + content[at]
     if at >= len(content):
-        raise _cut("GIF")
+        raise cut_short("GIF")
     return at + 1
 
 
 def _gif_parts(content: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield (kind, begin, begin of the blocks, end) of each extension and frame up to the end."""
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         part = content[at] if at < len(content) else 0
         if part == _GIF_END:
             return
@@ -309,13 +230,13 @@ def _gif_parts(content: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
             # A palette of its own may follow the header; then one byte of code size.
             blocks = at + 10 + _palette_bytes(head[9]) + 1
         elif at >= len(content) or len(head) < 11:
-            raise _cut("GIF")
+            raise cut_short("GIF")
         else:
             raise UnreadableError(f"at byte {at} there is no part of a GIF")
         end = _end_of_blocks(content, blocks)
         yield part, at, blocks, end
         at = end
-    raise UnreadableError(f"it has over {_MAX_PARTS} frames and extensions")
+    raise UnreadableError(f"it has over {MAX_PARTS} frames and extensions")
 
 
 def _palette_bytes(flags: int) -> int:
@@ -325,7 +246,7 @@ def _palette_bytes(flags: int) -> int:
 def _walk_gif(content: bytes) -> GifFacts:
     """Source: GIF89a specification, sections 18 to 27."""
     if len(content) < 13:
-        raise _cut("GIF")
+        raise cut_short("GIF")
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     check_size(width, height)
     start = 13 + _palette_bytes(flags)

@@ -52,6 +52,10 @@ def _area_sums(image: NDArray[np.integer[Any]], num_rows: int) -> NDArray[np.int
 
     New row i covers the old rows from i * n / num_rows to (i + 1) * n / num_rows, of n.
     """
+    if len(image) % num_rows == 0:  # no fractions: a third of the time
+        groups = image.reshape(num_rows, len(image) // num_rows, *image.shape[1:])
+        group_sums: NDArray[np.int64] = groups.sum(axis=1, dtype=np.int64)
+        return group_sums * num_rows
     whole, part = np.divmod(np.arange(num_rows + 1) * len(image), num_rows)
     sums: NDArray[np.int64] = np.add.reduceat(image, whole[:-1], axis=0, dtype=np.int64)
     sums[whole[:-1] == whole[1:]] = 0  # reduceat takes an empty range for a single row

@@ -6,7 +6,8 @@ section trained nothing; `train.num_steps` is what somebody says the weights hav
 1 where nobody does. It cannot be trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +167,9 @@ def _from_folder(
     home, config = configure(
         recipe_name, root=root, run=run, changes={**sections, **train, **changes}
     )
-    weights = from_diffusers(exact_float32(found.weights, origin=source), _like(config))
+    weights = exact_float32(found.weights, origin=source)
+    with _naming(source):
+        weights = from_diffusers(weights, _like(config))
     return Imported(home, config, weights, {"format": "diffusers", **found.digests})
 
 
@@ -177,9 +180,18 @@ def _from_npz(
     home, config = configure(recipe_name, root=root, run=run, changes=changes)
     variables, digest = read_npz(source)
     num_levels = len(config.model.channel_mults)
-    weights = from_original(variables, _like(config), num_levels=num_levels)
+    with _naming(source):
+        weights = from_original(variables, _like(config), num_levels=num_levels)
     provenance = {"format": "tensorflow-npz", "weights_sha256": digest}
     return Imported(home, config, exact_float32(weights, origin=source), provenance)
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
 
 
 def _like(config: RunConfig) -> dict[str, Tensor]:

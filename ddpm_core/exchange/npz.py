@@ -6,6 +6,7 @@ and objects, which would have to be unpickled, are refused.
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 
@@ -21,6 +22,7 @@ MAX_NPZ_BYTES = 2**33
 
 _MAX_VARIABLES = 100_000
 _MAX_HEADER_BYTES = 10_000
+_SHOWN = 300
 _KINDS = ("<f4", "<f8", "<f2", "<i4", "<i8")
 
 
@@ -80,8 +82,10 @@ def _array(data: bytes, *, origin: str) -> Tensor:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(
             file, max_header_size=_MAX_HEADER_BYTES
         )
-    except ValueError as error:
-        raise CheckpointError(f"{origin} is no .npy file ({error}); write it again") from None
+    # Brackets in a header: NumPy's tokenizer and Python's parser end in the other three.
+    except (ValueError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        shown = str(error)[:_SHOWN]  # NumPy repeats the header
+        raise CheckpointError(f"{origin} is no .npy file ({shown}); write it again") from None
     claimed, found = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
     if dtype.str not in _KINDS or claimed != found:
         raise CheckpointError(

@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from ddpm_core.data.index import Index, Shard
 from ddpm_core.data.loader import Batches
-from ddpm_core.data.shards import Index, Shard
 from ddpm_core.manifest import FileRecord, Manifest
 from ddpm_core.storage import LocalStore, sha256_of
 from tests.data.small import tar_of
@@ -59,7 +59,8 @@ def foreign_index(
     store, counts, *, kind="JPEG", shape=(16, 12, 3), spoil=lambda _number, file: file
 ):
     """Write shards of so many images; return their index, and each image's file."""
-    extension, files, records, shards, number = kind.lower(), [], {}, [], 0
+    extension = "jpg" if kind == "JPEG" else kind.lower()
+    files, records, shards, number = [], {}, [], 0
     for position, count in enumerate(counts):
         contents = {}
         for _ in range(count):
@@ -78,17 +79,19 @@ def foreign_index(
         for file in own:
             offsets.append(at + 512)
             at += 512 + -(-len(file) // 512) * 512 + 2 * 1024
-        shards.append(Shard(name, count, tuple(offsets), tuple(map(len, own))))
+        shards.append(Shard(name, count, number - count, tuple(offsets), tuple(map(len, own))))
     index = Index(
         manifest=Manifest(FOLDER, {}, records),
         fingerprint="f" * 64,
         shape=(shape[2], *shape[:2]),
         classes=("a", "b", "c"),
         num_images={"train": number},
+        class_counts={},
         mean=(0.0,),
         std=(1.0,),
-        png_bytes=0,
+        png_bytes=None,
         shards={"train": tuple(shards)},
+        rejected=(),
     )
     return index, files
 

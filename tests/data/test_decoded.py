@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ddpm_core.data.cache import LIMIT_VARIABLE
+from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
-from ddpm_core.data.shards import load_index, shard_dataset
 from ddpm_core.errors import ConfigError
 from ddpm_core.storage import open_store
-from tests.data.small import data_config, splits
+from tests.data.small import data_config, shard_dataset, splits
 from tests.data.streams import RemoteStore, foreign_index, pixels_of
 
 

@@ -13,12 +13,12 @@ import torch
 from ddpm_core.data import loader
 from ddpm_core.data.blocks import BlockOrder
 from ddpm_core.data.cache import LIMIT_VARIABLE
+from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
 from ddpm_core.data.order import images_at
-from ddpm_core.data.shards import load_index, shard_dataset
 from ddpm_core.errors import ClusterError, ConfigError, DataError
 from ddpm_core.storage import open_store
-from tests.data.small import data_config, splits
+from tests.data.small import data_config, shard_dataset, splits
 from tests.data.streams import FOLDER, RemoteStore, batches_of, foreign_index, pixels_of
 
 
