@@ -10,7 +10,7 @@ BIN := .venv/bin
 # One process for each core, each with one thread: small tensors gain nothing from more.
 SHARED := -n 2 --dist loadgroup
 
-.PHONY: help run paper test test-long end-to-end test-fast check lint s3-server ui results clean
+.PHONY: help run paper test test-long end-to-end test-fast check lint map s3-server ui results clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ lint: .venv/.installed-dev ## style, types and import contracts
 
 s3-server: ## install the S3 server that tests run against (Debian packages, as root): without it they are skipped
 	@infra/s3-server install
+
+map: .venv/.installed-dev ## write docs/map.md anew: every file in one line
+	@$(BIN)/python -m tests.test_map
 
 check: lint test test-long ## lint and all tests but end-to-end
 

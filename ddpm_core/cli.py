@@ -22,7 +22,7 @@ TARGET_HELP = (
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --root, --run, --set and --dry-run."""
+    """Add --root, --run, --set, --on-bad and --dry-run."""
     parser.add_argument(
         "--root",
         metavar="URI",
@@ -39,6 +39,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="change one key, e.g. train.num_steps=500; may be given again; keys below",
+    )
+    parser.add_argument(
+        "--on-bad",
+        dest="overrides",
+        metavar="fail|skip",
+        action="append",
+        type=lambda choice: f"data.on_bad={choice}",
+        help="short for --set data.on_bad=...: what to do about image files that cannot be used",
     )
     parser.add_argument(
         "--dry-run",

@@ -1,8 +1,10 @@
 """What is typed after --set becomes values, and nothing is guessed."""
 
+import argparse
+
 import pytest
 
-from ddpm_core.cli import parse_overrides
+from ddpm_core.cli import add_run_arguments, parse_overrides
 from ddpm_core.errors import ConfigError
 
 
@@ -41,3 +43,11 @@ def test_an_override_that_means_two_things_or_none_is_refused(item, part):
     """
     with pytest.raises(ConfigError, match=part):
         parse_overrides([item])
+
+
+def test_on_bad_is_short_for_a_key():
+    """Catches: a second way to say it that says something else."""
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    given = parser.parse_args(["--on-bad", "skip", "--set", "data.max_bad_share=0.1"])
+    assert parse_overrides(given.overrides) == {"data.on_bad": "skip", "data.max_bad_share": 0.1}

@@ -11,7 +11,8 @@ import flows
 FORBIDDEN = {
     "unpickles": r"\b(?:import|from) +_?(?:c?[pP]ickle|dill|cloudpickle|shelve|marshal|joblib)\b",
     "unpickles objects": r"allow_pickle *= *True",
-    "unpickles with torch": r"(?<!safetensors\.)torch\.load\((?!(?s:[^()]|\([^()]*\))*weights_only *= *True)",
+    "unpickles with torch": r"(?<!safetensors\.)torch\.load\("
+    r"(?!(?s:[^()]|\([^()]*\))*weights_only *= *True)",
     "loads programs of torch": r"torch\.(?:export\.load|package)\b",
     "makes objects of YAML": r"yaml\.(?:load|unsafe_load|full_load)\(",
     "runs text": r"(?<![\w.])(?:eval|exec)\(",
