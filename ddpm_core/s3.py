@@ -14,6 +14,7 @@ _PASSING = frozenset(
         "RequestTimeout",
         # Two writers of one key at once: the second may come when the first is done.
         "ConditionalRequestConflict",
+        "409",
         "OperationAborted",
         # The body changed or was cut on its way up.
         "XAmzContentSHA256Mismatch",
@@ -37,7 +38,10 @@ _REMEDIES = {
     "RequestTimeTooSkewed": "set the clock of this machine: it differs from the server's",
     "PermanentRedirect": "set AWS_REGION to the bucket's region",
     "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
-    "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
+    **dict.fromkeys(
+        ("NoCredentialsError", "PartialCredentialsError"),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
+    ),
     "NotImplemented": "use a storage that knows conditional writes (If-None-Match)",
     **dict.fromkeys(EXPIRED, "renew the credentials: they have expired"),
 }

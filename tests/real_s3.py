@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,15 +24,36 @@ def missing() -> str | None:
 
 
 class RealS3:
-    """A server with one user and the bucket `BUCKET`; `start` also brings it back after `kill`."""
+    """A server with one user and the bucket `BUCKET`; `start` also brings it back after `kill`.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+    It is gone, and its folder too, when `close` was called or this process has died of anything.
+    """
+
+    def __init__(self) -> None:
+        # Not below pytest's folder, which other sessions clear.
+        self.folder, self.port = Path(tempfile.mkdtemp(prefix="ddpm-s3-")), _free_port()
         self.environment: dict[str, str] = {}
+        # `cat` ends when nobody is left who could write to it.
+        end = 'cat; "$0" stop "$1"; rm -rf "$1"'
+        self._end = subprocess.Popen(
+            ["/bin/sh", "-c", end, SCRIPT, self.folder],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
 
     def start(self) -> None:
-        out = self._do("start", str(self.port))
-        self.environment = dict(re.findall(r"^export (\w+)=(.*)$", out, re.MULTILINE))
+        done = subprocess.run(
+            [SCRIPT, "start", self.folder, str(self.port)],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+            cwd="/",
+        )
+        assert done.returncode == 0, done.stderr
+        self.environment = dict(re.findall(r"^export (\w+)=(.*)$", done.stdout, re.MULTILINE))
 
     def kill(self, *daemons: str) -> None:
         """End some of `rgw`, `osd` and `mon` as a power cut does."""
@@ -39,19 +61,8 @@ class RealS3:
             number = int((self.folder / f"{daemon}.pid").read_text().split()[0])
             os.kill(number, signal.SIGKILL)
 
-    def stop(self) -> None:
-        self._do("stop")
-
-    def _do(self, action: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [SCRIPT, action, self.folder, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=150,
-            check=False,
-        )
-        assert done.returncode == 0, f"infra/s3-server {action}: {done.stderr}"
-        return done.stdout
+    def close(self) -> None:
+        self._end.communicate(timeout=60)
 
 
 def _free_port() -> int:

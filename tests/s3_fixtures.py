@@ -1,7 +1,6 @@
 """Fixtures of the S3 tests: a module asks for them with `pytest_plugins`."""
 
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,11 +60,11 @@ def s3_store(s3_server: FakeS3, s3_connections: dict[str, Any]) -> Store:
 
 
 @pytest.fixture(scope="session")
-def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
+def real_s3() -> Iterator[RealS3]:
     """Give a server with the bucket `real_s3.BUCKET`; its objects are those of all tests."""
     if reason := real.missing():
         pytest.skip(reason)
-    server = RealS3(tmp_path_factory.mktemp("s3"))
+    server = RealS3()
     try:
         server.start()
         with pytest.MonkeyPatch.context() as patch:
@@ -73,8 +72,7 @@ def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
             S3Store("s3://none")._filesystem().call_s3("create_bucket", Bucket=real.BUCKET)
         yield server
     finally:
-        server.stop()
-        shutil.rmtree(server.folder)
+        server.close()
 
 
 @pytest.fixture

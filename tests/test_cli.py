@@ -32,6 +32,14 @@ def test_an_override_given_twice_is_refused():
         parse_overrides(["a.b=1", "a.b=2"])
 
 
+def test_on_bad_is_short_for_a_key():
+    """Catches: a second way to say it that says something else."""
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    given = parser.parse_args(["--on-bad", "skip", "--set", "data.max_bad_share=0.1"])
+    assert parse_overrides(given.overrides) == {"data.on_bad": "skip", "data.max_bad_share": 0.1}
+
+
 @pytest.mark.parametrize(
     ("item", "part"),
     [('train={"seed": 1, "seed": 2}', "keep one"), ("train.loss=\udcff", "not UTF-8")],
@@ -43,11 +51,3 @@ def test_an_override_that_means_two_things_or_none_is_refused(item, part):
     """
     with pytest.raises(ConfigError, match=part):
         parse_overrides([item])
-
-
-def test_on_bad_is_short_for_a_key():
-    """Catches: a second way to say it that says something else."""
-    parser = argparse.ArgumentParser()
-    add_run_arguments(parser)
-    given = parser.parse_args(["--on-bad", "skip", "--set", "data.max_bad_share=0.1"])
-    assert parse_overrides(given.overrides) == {"data.on_bad": "skip", "data.max_bad_share": 0.1}

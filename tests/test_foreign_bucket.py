@@ -90,3 +90,33 @@ def test_a_uri_that_is_none_is_refused_without_its_secrets(uri):
     with pytest.raises(ConfigError, match="not s3://bucket/prefix; give that") as caught:
         bucket_and_key(uri)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.s3
+def test_a_real_server_lists_and_reads_keys_of_any_letters(real_s3_store):
+    """Catches keys that come back otherwise than they went, and an If-Match that is ignored."""
+    bucket, prefix = bucket_and_key(real_s3_store.uri)
+    odd = [
+        *KEYS,
+        "caf\u00e9",
+        "cafe\u0301",
+        "+&=%20 '\"<>",
+        "new\nline",
+        "x//y",
+        "*?",
+        "tab\t",
+        "😀",
+    ]
+    for key in odd:
+        real_s3_store._filesystem().call_s3(
+            "put_object", Bucket=bucket, Key=f"{prefix}/{key}", Body=key.encode()
+        )
+    opened = ForeignBucket(bucket)
+    found = {one.key: one for one in opened.objects(f"{prefix}/")}
+    assert found.keys() == {f"{prefix}/{key}" for key in odd}
+    for key in odd:
+        one = found[f"{prefix}/{key}"]
+        assert opened.read(one.key, 0, one.size, etag=one.etag) == key.encode()
+    real_s3_store._filesystem().call_s3("put_object", Bucket=bucket, Key=f"{prefix}/ab", Body=b"cd")
+    with pytest.raises(DataError, match="has been replaced"):
+        opened.read(f"{prefix}/ab", 0, 2, etag=found[f"{prefix}/ab"].etag)

@@ -98,7 +98,11 @@ class Cache:
                 path = self.folder / name
                 with durable.replacing(path, root=self.folder) as descriptor:
                     make(descriptor)
-                found = self._opened(name, is_sound)
+                    # Not by its name later: it may have been evicted by then.
+                    found = os.dup(descriptor)
+                if not is_sound(found):
+                    os.close(found)
+                    found = None
                 self._make_room(keep=name)
         if found is None:
             raise StorageError(

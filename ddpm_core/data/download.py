@@ -65,16 +65,17 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
         problems: list[str] = []
         reachable = 0
         for url in file.urls:
+            shown = url.partition("?")[0]  # what follows may be a signature
             try:
                 _continue(file, url, part)
             except urllib.error.HTTPError as error:
-                problems.append(f"{url}: {error}")
+                problems.append(f"{shown}: {error}")
                 error.close()
                 if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     part.unlink()  # longer than the file there: of another file
                 continue
             except (OSError, http.client.HTTPException) as error:
-                problems.append(f"{url}: {error or type(error).__name__}")
+                problems.append(f"{shown}: {error or type(error).__name__}")
                 continue
             reachable += 1
             found = _sha256(part)
@@ -82,7 +83,7 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
                 part.replace(path)
                 return path
             part.unlink()
-            problems.append(f"{url}: SHA-256 is {found}, expected {file.sha256}")
+            problems.append(f"{shown}: SHA-256 is {found}, expected {file.sha256}")
     kind = DataError if reachable == len(file.urls) else StorageError
     lines = "\n".join(f"  {problem}" for problem in problems)
     raise kind(

@@ -9,7 +9,6 @@ import http.client
 import ipaddress
 import socket
 import ssl
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -17,7 +16,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class PublicHosts(urllib.request.HTTPSHandler):
-    """https for urllib, refused with an URLError where a host is not a public one.
+    """https for urllib, refused with an OSError where a host is not a public one.
 
     A proxy that the environment names is trusted with the check: it looks the name up.
     """
@@ -46,13 +45,12 @@ def connect_publicly(host: str, port: int, timeout_s: float | None) -> socket.so
     """Return a connection to `host`, made to an address that was checked to be public.
 
     Raises:
-        URLError: one of the host's addresses is not public.
-        OSError: none of them can be reached.
+        OSError: one of the host's addresses is not public, or none of them can be reached.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, address in found:
         if not is_public(str(address[0])):
-            raise urllib.error.URLError(
+            raise OSError(
                 f"{host} is {address[0]}, which is no public address; fetch the file yourself and "
                 "give its path"
             )

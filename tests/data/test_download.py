@@ -19,7 +19,7 @@ class Host(http.server.BaseHTTPRequestHandler):
     asked: list[tuple[str, str | None]]
 
     def do_GET(self):
-        way = self.path.strip("/")
+        way = self.path.partition("?")[0].strip("/")
         wanted = self.headers.get("Range")
         self.asked.append((way, wanted))
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
@@ -148,6 +148,13 @@ def test_fetch_says_what_each_mirror_did(way, message, host, tmp_path):
     with pytest.raises(StorageError, match=rf"{way}: .*{message}"):
         fetch(remote(host + way), tmp_path)
     assert len(Host.asked) <= 5
+
+
+def test_fetch_does_not_show_what_signs_a_url(host, tmp_path):
+    """Catches a signature in a log."""
+    with pytest.raises(StorageError, match="/missing: ") as caught:
+        fetch(remote(host + "missing?signature=canary"), tmp_path)
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "file:///etc/passwd", "ftp://a/b"])

@@ -122,3 +122,33 @@ def test_pillow_is_never_told_to_load_cut_images():
 
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     assert PngImagePlugin.MAX_TEXT_CHUNK <= 2**20
+
+
+SHAPES = [(1, 1, 1), (8, 8, 1), (32, 32, 3), (65535, 1, 1), (160, 160, 3), (21845, 2, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_files_of_one_shape_are_decoded_at_once(shape):
+    """Catches block headers taken for pixels, where an image has more than one block."""
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    files = [png.encode(image) for image in images]
+    assert {len(file) for file in files} == {png.stored_bytes(shape)}
+    assert all(png.checksums_fit(file, shape) for file in files)
+    rows = np.frombuffer(b"".join(files), np.uint8).reshape(3, -1)
+    pixels, fits = png.decode_stored(rows, shape)
+    assert fits.all()
+    np.testing.assert_array_equal(pixels, images)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (160, 160, 3)], ids=str)
+def test_another_layout_of_the_same_length_is_not_taken_for_ours(shape):
+    """Catches filtered rows, or another header, read as if they were plain pixels."""
+    image = np.zeros(shape, np.uint8)
+    good = np.frombuffer(png.encode(image), np.uint8)
+    first = png._template(shape)[2]
+    row = 1 + shape[1] * shape[2]
+    for at in (0, 20, 26, 40, first - 1, first, first + row, first + (shape[0] - 1) * row):
+        rows = np.stack([good, good])
+        rows[1, at if at < first + 65535 else at + 5] ^= 1
+        assert png.decode_stored(rows, shape)[1].tolist() == [True, False], at
+        assert not png.checksums_fit(rows[1].tobytes(), shape) or at < 37

@@ -11,7 +11,7 @@ from ddpm_core.storage import Store, open_store, sha256_of
 from tests.end_to_end.conftest import PROJECT, SMALL, ended, fetched, free_port, names_in, wait_for
 from tests.real_s3 import BUCKET
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.s3, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.s3, pytest.mark.timeout(1800)]
 pytest_plugins = ["tests.s3_fixtures"]
 RUN = (sys.executable, "-m", "flows.train_ddpm", "digits")
 FINAL = f"runs/digits/checkpoints/step_{SMALL['train.num_steps']:08d}"
@@ -37,8 +37,6 @@ def test_a_run_on_s3_is_the_run_on_a_disk_also_when_both_are_killed(
 
     One test for all, since each part needs the result of the one before.
     """
-    here = open_store(str(tmp_path / "root"))
-    shell.run(*RUN, "--root", here.uri, *sets)
     there = open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
     files_before = names_in(PROJECT)
     port = free_port()
@@ -66,6 +64,8 @@ def test_a_run_on_s3_is_the_run_on_a_disk_also_when_both_are_killed(
         again = shell.run(*RUN, "--root", there.uri, *sets, **s3)
         assert "done already; nothing was started" in again
         assert_mlflow_has(url)
+    here = open_store(str(tmp_path / "root"))
+    shell.run(*RUN, "--root", here.uri, *sets)
     for folder in ("datasets", FINAL, "runs/digits/samples", "runs/digits/evaluation"):
         assert digests(there, folder) == digests(here, folder) != {}, folder
     assert names_in(PROJECT) == files_before

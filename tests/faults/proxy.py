@@ -29,7 +29,7 @@ Kind = Literal[
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose first line matches `on`."""
+    """What happens to `times` requests whose first line matches `on`, from the `skip`-th on."""
 
     kind: Kind
     times: float = 1
@@ -37,6 +37,7 @@ class Fault:
     at: int = 0
     status: int = 503
     code: str = "SlowDown"
+    skip: int = 0
 
 
 @dataclass
@@ -68,19 +69,21 @@ class FaultProxy:
     """the first lines of all requests"""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            request = await _read_head(reader)
-            self.seen.append(request.line)
-            await self._carry(self._fault_of(request.line), request, reader, writer)
-        with suppress(OSError):
-            writer.close()
-            await writer.wait_closed()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                request = await _read_head(reader)
+                self.seen.append(request.line)
+                await self._carry(self._fault_of(request.line), request, reader, writer)
+        finally:
+            await _close(writer)
 
     def _fault_of(self, line: str) -> Fault | None:
         for fault in self.faults:
             if fault.times > 0 and re.search(fault.on, line):
-                fault.times -= 1
-                return fault
+                if fault.skip == 0:
+                    fault.times -= 1
+                    return fault
+                fault.skip -= 1
         return None
 
     async def _carry(
@@ -117,7 +120,7 @@ class FaultProxy:
             writer.write(reply.without())
             await _pass_body(fault, server_reader, writer)
         finally:
-            server.close()
+            await _close(server)
         return None
 
 
@@ -165,6 +168,12 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 @contextmanager

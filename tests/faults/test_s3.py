@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ddpm_core import storage
+from ddpm_core import s3_operation, storage
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.storage import Store, open_store
 from tests.fake_s3 import BUCKET, SECRET, Answer, FakeS3
@@ -84,17 +84,64 @@ def test_expired_credentials_are_looked_up_once_more(
     assert s3_store.read("a") == b"1"
 
 
-def test_two_bad_answers_in_a_row_are_survived(s3_store: Store, s3_server: FakeS3):
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (500, "InternalError"),
+        (503, "ServiceUnavailable"),
+        (503, "SlowDown"),
+        (502, "502"),
+        (429, "TooManyRequests"),
+        (400, "RequestTimeout"),
+        (409, "OperationAborted"),
+        (400, "XAmzContentSHA256Mismatch"),
+    ],
+)
+def test_two_bad_answers_in_a_row_are_survived(
+    s3_store: Store,
+    s3_server: FakeS3,
+    status: int,
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
     """Catches a run that ends with the first hiccup."""
+    monkeypatch.setattr(s3_operation, "_FIRST_WAIT_S", 0.01)
     left = [2]
 
     def twice(_method: str, _key: str, answer: Callable[[], Answer]) -> Answer:
         left[0] -= 1
-        return Answer(503, code="SlowDown") if left[0] >= 0 else answer()
+        return Answer(status, code=code) if left[0] >= 0 else answer()
 
     s3_server.fault = twice
     s3_store.write("a", b"1")
     assert s3_server.objects["some/prefix/a"] == b"1"
+
+
+def test_the_waits_grow_and_a_wrong_key_does_not_wait(
+    s3_store: Store, s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a client that storms a server that asks it to slow down, and retries of a refusal."""
+    waits = []
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(s3_operation.asyncio, "sleep", noted)
+    left = [9]
+
+    def slow_down(_method: str, _key: str, answer: Callable[[], Answer]) -> Answer:
+        left[0] -= 1
+        return Answer(503, code="SlowDown") if left[0] >= 0 else answer()
+
+    s3_server.fault = slow_down
+    s3_store.write("a", b"1")
+    waits = [wait for wait in waits if wait != 0.1]  # those of s3fs, in vain: it tries once
+    longest = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert len(waits) == len(longest)
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
+    s3_server.fault = lambda _method, _key, _answer: Answer(403, code="AccessDenied")
+    with pytest.raises(StorageError, match="1 request in"):
+        s3_store.write("a", b"1")
 
 
 @pytest.mark.parametrize("lost", range(4))

@@ -1,9 +1,13 @@
 """A real S3 server that is killed, as by a power cut, and comes back."""
 
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +15,7 @@ from ddpm_core import s3_operation, storage
 from ddpm_core.errors import StorageError
 from ddpm_core.manifest import load
 from ddpm_core.storage import Store
-from tests.real_s3 import RealS3
+from tests.real_s3 import RealS3, missing
 from tests.small_commit import FOLDER, STATE, commit_small
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -97,3 +101,23 @@ def test_work_goes_on_when_the_server_is_back(
     for number, count in enumerate(counts):
         names = [f"{one}{end}" for one in range(count) for end in ("", ".json")]
         assert real_s3_store.names(f"w{number}") == sorted(names)
+
+
+def test_no_server_outlives_the_tests():
+    """Catches daemons that stay when a test run is killed."""
+    if reason := missing():
+        pytest.skip(reason)
+    code = (
+        "import os, signal; from tests.real_s3 import RealS3; server = RealS3(); server.start()\n"
+        "print(server.folder, server.port, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+    ).stdout
+    folder, port = out.split()
+    until_s = time.monotonic() + 60
+    while Path(folder).exists() and time.monotonic() < until_s:
+        time.sleep(0.1)
+    assert not Path(folder).exists()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(port))) != 0

@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from ddpm_core.data.containers.names import quoted
 from ddpm_core.data.download import RemoteFile, fetch, locked
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.foreign_bucket import ForeignBucket, Object
@@ -61,8 +62,9 @@ def _continue(bucket: ForeignBucket, found: Object, part: Path) -> None:
             size = min(_PART_BYTES, found.size - have)
             target.write(bucket.read(found.key, have, size, etag=found.etag))
             have += size
-            note = f"fetching {found.key.rpartition('/')[2]!a}"
-            Progress("shard", have, found.size, "bytes", note).show()
+            if 10 * have // found.size > 10 * (have - size) // found.size:
+                note = f"fetching {quoted(found.key.rpartition('/')[2])}"
+                Progress("shard", have, found.size, "bytes", note).show()
         target.flush()
         os.fsync(target.fileno())
 

@@ -11,6 +11,7 @@ from ddpm_core.data.containers.container import Container
 from ddpm_core.data.containers.fetching import fetch_object, fetch_url
 from ddpm_core.data.containers.folder import Folder
 from ddpm_core.data.containers.lmdb_export import Lmdb, is_lmdb
+from ddpm_core.data.containers.local_file import LocalFile
 from ddpm_core.data.containers.names import (
     is_of_a_system,
     quoted,
@@ -68,7 +69,7 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
         return _from_s3(source, cache, sha256)
     if source.startswith("https://"):
         path = fetch_url(_checked_url(source), _suffix(urlsplit(source).path), cache, sha256)
-        return _archive(path, cache, None, uri=source)
+        return _archive(path, cache, None, uri=source.partition("?")[0])
     if source.startswith("file:///"):
         source = unquote(urlsplit(source).path)
     elif _SCHEME.match(source):
@@ -90,19 +91,20 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
 
 def _archive(path: Path, cache: Path, sha256: str | None, *, uri: str) -> Container:
     suffix = _suffix(path.name)
+    tar, packed_sha256 = path, None
+    if suffix in (".tar.gz", ".tgz"):
+        tar, packed_sha256 = unpacked(path, cache)
     if suffix == ".zip":
         container: Container = Zip(path, uri=uri)
-    elif suffix == ".tar" and is_a_shard(path):
-        container = ShardFiles([(path.name, path)], uri=uri.rpartition("/")[0])
-    elif suffix == ".tar":
-        container = Tar(path, uri=uri)
+    elif is_a_shard(tar, uri):
+        folder, _, name = uri.rpartition("/")
+        container = ShardFiles([(name[: -len(suffix)] + ".tar", tar)], uri=folder)
     else:
-        tar, found = unpacked(path, cache)
-        container = Tar(tar, uri=uri, sha256=found)
-    if sha256 is not None and container.identity() != sha256:
+        container = Tar(tar, uri=uri, sha256=packed_sha256)
+    if sha256 is not None and (found := packed_sha256 or LocalFile(path).sha256()) != sha256:
         raise DataError(
-            f"{path} has the SHA-256 {container.identity()}, data.source_sha256 says {sha256}; "
-            "fetch the file again, or correct the digest"
+            f"{path} has the SHA-256 {found}, data.source_sha256 says {sha256}; fetch the file "
+            "again, or correct the digest"
         )
     return container
 

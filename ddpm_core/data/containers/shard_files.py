@@ -141,10 +141,14 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not is_of_a_system(path.name)
 
 
-def is_a_shard(path: Path) -> bool:
-    """Say whether an archive begins as a shard does: with a `.cls` among its first members."""
+def is_a_shard(path: Path, uri: str) -> bool:
+    """Say whether an archive begins as a shard does: with a `.cls` among its first members.
+
+    Raises:
+        DataError: it begins as no archive does; `uri` is what it is called then.
+    """
     with path.open("rb") as file:
-        members = walk(file, str(path))
+        members = walk(file, uri)
         first = [found.raw_name for found, _ in zip(members, range(_NUM_PEEKED), strict=False)]
     return any(name.endswith(b".cls") for name in first)
 

@@ -159,7 +159,8 @@ def _records(body: bytes, origin: str, at: int) -> dict[bytes, bytes]:
     while start < len(body):
         found = _RECORD.match(body, start)
         stop = start + int(found[1]) if found else 0
-        if not found or not found.end() < stop <= len(body) or body[stop - 1 : stop] != b"\n":
+        # The match holds no newline: one at the end that is said lies behind it, and in the body.
+        if not found or body[stop - 1 : stop] != b"\n":
             raise damaged(
                 origin,
                 at + start,

@@ -51,14 +51,14 @@ def test_an_empty_prefix_is_no_data_set(s3_server, tmp_path):
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
 def test_an_archive_is_fetched_once(name, s3_server, tmp_path, capfd, monkeypatch):
     """Catches a download in every worker, and one machine's copy asked for on another."""
-    monkeypatch.setattr(fetching, "_PART_BYTES", 100)
     content = {"x.zip": zip_of, "x.tar": tar_of}.get(name, packed)(FILES)
+    monkeypatch.setattr(fetching, "_PART_BYTES", 1 + len(content) // 3)
     s3_server.objects[f"some/{name}"] = content
     source, digest = f"s3://{BUCKET}/some/{name}", hashlib.sha256(content).hexdigest()
     opened = open_container(source, cache=tmp_path, sha256=digest)
     assert read_all(opened) == FILES
     assert opened.uri == source
-    assert f"/{len(content)} bytes  fetching '{name}'" in capfd.readouterr().out
+    assert f'/{len(content)} bytes  fetching "{name}"' in capfd.readouterr().out
     description = json.loads(json.dumps(opened.description()))
     s3_server.fault = lambda _method, _key, _answer: Answer(403, code="AccessDenied")
     assert read_all(reopen(description)) == FILES
@@ -90,6 +90,26 @@ def test_an_archive_is_fetched_on_from_where_it_was_cut(s3_server, tmp_path, mon
     assert len(asked) == 1 + -(-len(content) // 100)
     s3_server.objects["x.zip"] = zip_of({"other.png": b"1"})
     assert read_all(open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)) == {"other.png": b"1"}
+
+
+def test_an_archive_that_is_replaced_while_it_is_fetched_is_refused(
+    s3_server, tmp_path, monkeypatch
+):
+    """Catches the beginning of one archive with the end of another."""
+    content = zip_of(FILES)
+    monkeypatch.setattr(fetching, "_PART_BYTES", 1 + len(content) // 2)
+    s3_server.objects["x.zip"] = content
+
+    def replace(_method, key, answer):
+        answered = answer()
+        if key == "x.zip":
+            s3_server.objects[key] = content[::-1]
+        return answered
+
+    s3_server.fault = replace
+    with pytest.raises(DataError, match="has been replaced since it was listed"):
+        open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)
+    assert not list((tmp_path / "fetched").glob("*.zip"))
 
 
 def test_an_archive_with_another_digest_is_refused_and_forgotten(s3_server, tmp_path):

@@ -1,3 +1,5 @@
+import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -127,6 +129,19 @@ def test_a_single_shard_is_told_from_an_archive_of_images(tmp_path):
     path.write_bytes(tar_of({"cat/a.jpg": b"1", "dog/b.jpg": b"2"}))
     listing = list_images(open_container(str(path), cache=tmp_path), num_test_images=1)
     assert listing.classes == ("cat", "dog")
+
+
+def test_a_single_shard_may_be_gzipped(tmp_path):
+    """Catches labels lost because a shard was compressed."""
+    path = tmp_path / "some-0.tgz"
+    path.write_bytes(gzip.compress(tar_of({**sample("a", 1), **sample("b", 0)}), mtime=0))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    opened = open_container(str(path), cache=tmp_path, sha256=digest)
+    listing = list_images(opened, num_test_images=1)
+    assert listing.classes == ("0", "1")
+    assert listing.train[0].entry.name.startswith("some-0/")
+    with pytest.raises(DataError, match=rf"has the SHA-256 {digest}"):
+        open_container(str(path), cache=tmp_path, sha256="0" * 64)
 
 
 def test_a_folder_with_images_beside_a_tar_is_a_folder(tmp_path):

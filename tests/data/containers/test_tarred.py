@@ -164,6 +164,24 @@ def test_tar_that_is_damaged_or_hostile_is_refused(content, tmp_path):
         list(at(tmp_path, content).entries(PassedOver()))
 
 
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+def test_tar_headers_that_are_too_long_are_not_read(kind, tmp_path):
+    """Catches a name, or a header of many records, of any size in memory."""
+    body = b"".join(b"%d comment=%b\n" % (5000, b"c" * 4986) for _ in range(14))
+    content = tar_of({"x": body}, form=tarfile.USTAR_FORMAT)
+    with pytest.raises(DataError, match=r"a header of 70000 bytes; expected at most 65536"):
+        list(at(tmp_path, with_header(content, type=kind)).entries(PassedOver()))
+
+
+def test_tar_links_have_no_content_whatever_size_they_say(tmp_path):
+    """Catches the next header taken for the content of a link."""
+    link = with_header(tar_of({"link": b""})[:BLOCK_BYTES], type=b"1", size=b"%011o" % 700)
+    content = link + tar_of({"a.png": b"1"})
+    passed_over = PassedOver()
+    assert [one.name for one in at(tmp_path, content).entries(passed_over)] == ["a.png"]
+    assert passed_over.examples == {"a hard link": ["link"]}
+
+
 def test_tar_is_never_in_memory(tmp_path):
     """Catches reading the contents while listing: a sparse file of 8 GiB takes no time."""
     size = 2**33

@@ -3,6 +3,7 @@ import io
 import json
 import multiprocessing
 import struct
+import tracemalloc
 import zipfile
 
 import pytest
@@ -210,11 +211,21 @@ def test_zip_bomb_is_not_unpacked(tmp_path):
 
 def test_zip_that_unpacks_to_more_than_it_says_is_cut_off(tmp_path):
     """Catches a bomb that lies about its size."""
-    content = patched(zip_of({"a.png": bytes(10**6)}), "c24", 0, 1000, size=4)
+    content = patched(zip_of({"a.png": bytes(3 * 10**7)}), "c24", 0, 1000, size=4)
     opened = at(tmp_path, content)
     [entry] = opened.entries(PassedOver())
+    tracemalloc.start()
     with pytest.raises(DataError, match="checksum"):
         opened.read(entry)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_zip_that_was_replaced_is_noticed(tmp_path):
+    """Catches another file of the same checksum under the name that was listed."""
+    entry, _ = at(tmp_path, zip_of({"a.png": b"1", "b.png": b"2"})).entries(PassedOver())
+    with pytest.raises(DataError, match="there is another file"):
+        at(tmp_path, zip_of({"c.png": b"1", "b.png": b"2"})).read(entry)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -1,0 +1,163 @@
+"""Images a second that reach a training: our loader, its peers, and what the machine allows.
+
+    python -m benchmarks.data                          # local disk
+    python -m benchmarks.data --root s3://bucket/x     # and from this server (cold cache)
+
+Every round runs all readers one after the other; shown are medians over the rounds. Local: the
+second of two epochs, in which everything has started and lies in the page cache. S3: the first
+epoch, start of the processes and fetching included (not so for the bound), with an empty cache.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks import data_readers as readers
+from benchmarks.data_sets import CASES, image_files, write_folder, write_shards
+from ddpm_core.data.cache import FOLDER_VARIABLE, LIMIT_VARIABLE
+from ddpm_core.storage import open_store
+
+PEERS = ("webdataset", "torch folder")
+MIN_CACHED = 200_000
+
+
+def rate_of_second(sizes, epoch_images):
+    """Images/s between the last batch of the first epoch and the last one of all."""
+    seen, begin, start = 0, None, 0
+    for size in sizes:
+        seen += size
+        if begin is None and seen >= epoch_images - readers.BATCH:
+            begin, start = time.perf_counter(), seen
+    return (seen - start) / (time.perf_counter() - begin)
+
+
+def rate_of_first(sizes, epoch_images):
+    """Images/s from before the first batch to the last one of the first epoch."""
+    seen, begin = 0, time.perf_counter()
+    for size in sizes:
+        seen += size
+        if seen >= epoch_images - readers.BATCH:
+            break
+    elapsed = time.perf_counter() - begin
+    sizes.close()
+    return seen / elapsed
+
+
+def empty_cache():
+    shutil.rmtree(os.environ[FOLDER_VARIABLE], ignore_errors=True)
+
+
+def measure(case, uri, options):
+    """{reader: [images/s of each round]} of a case at a place."""
+    store, remote = open_store(uri), uri.startswith("s3://")
+    count = int(options.images * case.share)
+    files = image_files(case, count)
+    index = write_shards(store, case, files)
+    # One request for each image: a tenth of them says enough.
+    keys = write_folder(store, case, files[: count // 10] if remote else files)
+    of = rate_of_first if remote else rate_of_second
+    found = {name: [] for name in ("ours", *PEERS, "bound")}
+    for _ in range(options.rounds):
+        empty_cache()
+        found["ours"].append(of(readers.ours(uri, index, options.processes), count))
+        found["webdataset"].append(of(readers.web_dataset(uri, index, options.processes), count))
+        found["torch folder"].append(
+            of(readers.torch_folder(uri, keys, options.processes), len(keys))
+        )
+        found["bound"].append(readers.bound(uri, index, options.processes))
+    return found
+
+
+def measure_cached(case, uri, options):
+    """Images/s of each round, of a data set that was decoded before."""
+    store = open_store(uri)
+    count = int(options.images * case.share)
+    index = write_shards(store, case, image_files(case, count))
+    num_epochs = max(2, 200_000 // count)
+    found = []
+    for _ in range(options.rounds + 1):
+        sizes = readers.cached(uri, index, num_epochs)
+        next(sizes)
+        begin = time.perf_counter()
+        seen = sum(sizes)
+        found.append(seen / (time.perf_counter() - begin))
+    return found[1:]
+
+
+def about(options):
+    """Machine, versions and command, as lines."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    git = shutil.which("git") or "git"
+    commit = subprocess.run(  # noqa: S603 - git, with arguments of ours
+        [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return [
+        f"- machine: {options.processes} of {os.cpu_count()} cores, {models[0] if models else '?'}",
+        f"- Python {sys.version.split()[0]}, torch {torch.__version__}, load "
+        f"{os.getloadavg()[0]:.1f} at the end",
+        f"- commit {commit or '?'}, {datetime.now(UTC).date()}",
+        f"- command: `python -m benchmarks.data {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=20_000, help="of each case; large ones 1/10")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--root", help="an s3:// folder to measure too")
+    parser.add_argument("--out", type=Path, help="a Markdown file to write the result to")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    lines = [
+        "| images | from | ours | webdataset | torch folder | bound | x best peer | of bound |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print(*lines, sep="\n", flush=True)
+    worst_peer, worst_bound = float("inf"), float("inf")
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ[FOLDER_VARIABLE] = f"{scratch}/cache"
+        os.environ[LIMIT_VARIABLE] = "8"
+        places = [f"{scratch}/root", *([options.root.rstrip("/")] if options.root else [])]
+        for uri in places:
+            for case in CASES:
+                found = measure(case, uri, options)
+                medians = {name: statistics.median(rates) for name, rates in found.items()}
+                # Of each round, so that what slows the machine slows both sides.
+                ratios = [
+                    (own / max(peers), own / limit)
+                    for own, *peers, limit in zip(*found.values(), strict=True)
+                ]
+                peer, limit = (statistics.median(column) for column in zip(*ratios, strict=True))
+                worst_peer, worst_bound = min(worst_peer, peer), min(worst_bound, limit)
+                place = "S3" if uri.startswith("s3://") else "disk"
+                rates = " | ".join(f"{value:,.0f}" for value in medians.values())
+                lines.append(f"| {case.name} | {place} | {rates} | {peer:.2f} | {limit:.2f} |")
+                print(lines[-1], flush=True)
+        for case in CASES[:2]:
+            value = statistics.median(measure_cached(case, places[0], options))
+            lines.append(f"| {case.name} | memory (small set) | {value:,.0f} | | | | | |")
+            print(lines[-1], flush=True)
+    last = f"worst of all cases: {worst_peer:.2f} x the best peer, {worst_bound:.2f} of the bound"
+    if options.out:
+        title = f"# Reading: images/s, medians of {options.rounds} rounds\n"
+        options.out.write_text("\n".join([title, *about(options), "", *lines, "", last, ""]))
+    print(last)
+
+
+if __name__ == "__main__":
+    main()
