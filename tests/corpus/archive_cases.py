@@ -7,9 +7,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from tests.corpus.case import SHARD_IMAGES, Case
+from tests.corpus.case import SHARD_IMAGES, Case, Content, bytes_of
 from tests.corpus.image_cases import PNG, pickle_bomb
 
 _ZIP = tuple(word.replace("/source", "/source.zip") for word in SHARD_IMAGES)
@@ -19,9 +20,9 @@ _OLD = (1980, 1, 1, 0, 0, 0)
 GOOD = [(f"good-{number}.png", PNG) for number in range(3)]
 
 
-def _writer(name: str, content: bytes) -> Callable[[Path], None]:
+def _writer(name: str, content: Content) -> Callable[[Path], None]:
     def make(here: Path) -> None:
-        (here / name).write_bytes(content)
+        (here / name).write_bytes(bytes_of(content))
 
     return make
 
@@ -81,7 +82,7 @@ def _twice() -> bytes:
     return twin.replace(b"good-X", b"good-0")
 
 
-def _bad_zip(name: str, content: bytes, *says: str) -> Case:
+def _bad_zip(name: str, content: Content, *says: str) -> Case:
     return Case(f"zip {name}", ("source.zip", *says), 3, _writer("source.zip", content), _ZIP)
 
 
@@ -108,8 +109,8 @@ ZIPS = (
     _bad_zip("of a drive", _zip([*GOOD, ("C:evil.png", PNG)]), _OUTSIDE),
     _bad_zip("of backslashes", _zip([*GOOD, ("..\\evil.png", PNG)]), _OUTSIDE),
     _bad_zip("of a name twice", _twice(), "good-0.png", "twice", "make the archive again"),
-    _bad_zip("bomb of 30 MB", _zip_bomb(30 * 10**6), "bomb.png", "200 times"),
-    _bad_zip("bomb of 200 MB", _zip_bomb(200 * 10**6), "bomb.png", "data.on_bad"),
+    _bad_zip("bomb of 30 MB", partial(_zip_bomb, 30 * 10**6), "bomb.png", "200 times"),
+    _bad_zip("bomb of 200 MB", partial(_zip_bomb, 200 * 10**6), "bomb.png", "data.on_bad"),
     _bad_zip("that says 4 GB", _in_directory(24, "<L", 2**32 - 2), "is stored, but", _AGAIN),
     _bad_zip("with a wrong checksum", _with_wrong_crc(), "good-0.png", "CRC"),
     _bad_zip("of zips", _zip([("a.zip", _GOOD_ZIP), *GOOD]), "a.zip", "data.on_bad"),
@@ -200,7 +201,7 @@ TARS = (
 )
 
 
-def _tgz(name: str, content: bytes, *says: str, code: int = 3) -> Case:
+def _tgz(name: str, content: Content, *says: str, code: int = 3) -> Case:
     return Case(f"tar.gz {name}", says, code, _writer("source.tar.gz", content), _TGZ)
 
 
@@ -224,7 +225,7 @@ TGZS = (
     _tgz("that is text", b"hello" * 99, _HERE),
     _tgz("cut", _gz(_GOOD_TAR)[:-40], _HERE),
     _tgz("of a wrong checksum", _gz(_GOOD_TAR)[:-8] + bytes(8), _HERE),
-    _tgz("bomb", _gz_bomb(64), _HERE),
+    _tgz("bomb", partial(_gz_bomb, 64), _HERE),
 )
 
 CASES = (*ZIPS, *TARS, *TGZS)

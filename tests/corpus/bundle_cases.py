@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.corpus.case import Case
+from tests.corpus.case import Case, Content, bytes_of
 from tests.corpus.image_cases import pickle_bomb
 
-Files = Mapping[str, bytes]
+Files = Mapping[str, Content]
 _SHARD = ("--root", "{here}/root", "--set", "data.source={here}/source")
 _FEW = ("--set", "evaluate.num_likelihood_images=1")
 
@@ -25,12 +25,12 @@ def _writer(files: Files) -> Callable[[Path], None]:
         for name, content in files.items():
             path = here / "source" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            path.write_bytes(bytes_of(content))
 
     return make
 
 
-def _changed(files: Files, **changes: bytes | None) -> Files:
+def _changed(files: Files, **changes: Content | None) -> Files:
     return {name: value for name, value in {**files, **changes}.items() if value is not None}
 
 
@@ -111,7 +111,7 @@ _MNIST = {
 }
 
 
-def _mnist(name: str, changes: Mapping[str, bytes | None], *says: str, code: int = 3) -> Case:
+def _mnist(name: str, changes: Mapping[str, Content | None], *says: str, code: int = 3) -> Case:
     files = _changed(_MNIST, **changes)
     return Case(f"mnist {name}", says, code, _writer(files), ("shard", "mnist", *_SHARD, *_FEW))
 
@@ -136,7 +136,7 @@ MNIST = (
     ),
     _mnist(
         "of a gzip bomb",
-        {_TRAIN: None, f"{_TRAIN}.gz": gzip.compress(_IMAGES + bytes(2**26), 9, mtime=0)},
+        {_TRAIN: None, f"{_TRAIN}.gz": lambda: gzip.compress(_IMAGES + bytes(2**26), mtime=0)},
         f"{_TRAIN}.gz",
         "more",
     ),

@@ -21,6 +21,14 @@ SHARD_IMAGES = (
 )
 
 
+Content = bytes | Callable[[], bytes]
+"""of a file; what takes long to make is made when its case runs, not when tests are collected"""
+
+
+def bytes_of(content: Content) -> bytes:
+    return content() if callable(content) else content
+
+
 def nothing(here: Path) -> None:
     """Make no file."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_core.data import png
-from tests.corpus.case import CANARY, SHARD_IMAGES, Case
+from tests.corpus.case import CANARY, SHARD_IMAGES, Case, Content, bytes_of
 from tests.data.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
 
 SKIP = (*SHARD_IMAGES, "--set", "data.on_bad=skip")
@@ -32,10 +32,10 @@ def good_files(folder: Path) -> None:
         (folder / f"good-{number}.png").write_bytes(png.encode(pixels))
 
 
-def beside_good(name: str, content: bytes) -> Callable[[Path], None]:
+def beside_good(name: str, content: Content) -> Callable[[Path], None]:
     def make(here: Path) -> None:
         good_files(here / "source")
-        (here / "source" / name).write_bytes(content)
+        (here / "source" / name).write_bytes(bytes_of(content))
 
     return make
 
@@ -168,7 +168,7 @@ REFUSED = (
 )
 
 
-def _read(name: str, content: bytes, extension: str = "png") -> Case:
+def _read(name: str, content: Content, extension: str = "png") -> Case:
     return Case(f"read {name}", ("4/4 images",), 0, beside_good(f"a.{extension}", content))
 
 
@@ -176,8 +176,14 @@ def _cmyk() -> bytes:
     return pillow_file(picture(4), "JPEG", mode="CMYK")
 
 
-_TEXT = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24), 9))
-_PROFILE = chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(2**24), 9))
+def _text() -> bytes:
+    return chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24), 9))
+
+
+def _profile() -> bytes:
+    return chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(2**24), 9))
+
+
 _BROKEN_EXIF = segment(0xE1, b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
 _APNG = chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))
 
@@ -194,13 +200,21 @@ READ = (
         JPEG[:2] + segment(0xE1, b"Exif\0\0MM\0\x2a\xff\xff\xff\xff") + JPEG[2:],
         "jpeg",
     ),
-    _read("compressed text of 16 MB", _with_chunks(_TEXT * 9)),
-    _read("a profile of 16 MB", _with_chunks(_PROFILE)),
+    _read("compressed text of 16 MB", lambda: _with_chunks(_text() * 9)),
+    _read("a profile of 16 MB", lambda: _with_chunks(_profile())),
     _read("an animation of 2^31 frames", _with_chunks(_APNG)),
     _read("bytes after its end", PNG + pickle_bomb()),
     _read("a gif", GIF, "gif"),
     _read("an image of one pixel", png_file(noise(1, 1), color_type=0)),
-    _read("an image of 2^24 pixels", png_file(np.zeros((1024, 16384), np.uint8), color_type=0)),
+    _read(
+        "alpha of 2^24 pixels",
+        lambda: pillow_file(np.zeros((4096, 4096, 4), np.uint8), "WEBP"),
+        "webp",
+    ),
+    _read(
+        "an image of 2^24 pixels",
+        lambda: png_file(np.zeros((1024, 16384), np.uint8), color_type=0),
+    ),
 )
 
 

@@ -3,8 +3,9 @@
     python -m tests.corpus.server
 
 Imports take seconds and the cases milliseconds, so each case is a fork. That is safe as long as
-this process has one thread, which it checks. A child has 1 GiB of address space and 64 MiB of any
-one file beyond what the imports took, and 10 s; then the kernel ends it. Ray would start processes
+this process has one thread, which it checks. A child has 1 GiB of address space beyond what
+the imports took, 64 MiB of any one file, 10 s of a processor and 60 s by the clock (other tests
+share the processors); then the kernel ends it. Ray would start processes
 of its own: here its pools share out their work in the child itself.
 
 Requests and answers are JSON, one a line; see `Answer`.
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LIMIT_S = 10
+CLOCK_S = 60
 LIMIT_BYTES = 2**30
 _FILE_BYTES = 64 * 2**20
 
@@ -84,7 +86,7 @@ def _map_units_here(make_worker, payload, units, compute, *, on_done):
 def _run(request) -> None:
     code = 70
     try:
-        _confine(request)
+        confine(request)
         from ddpm_core.__main__ import main as command
 
         code = command(request["arguments"])
@@ -98,7 +100,8 @@ def _run(request) -> None:
         os._exit(code)
 
 
-def _confine(request) -> None:
+def confine(request, *, limit_s: int = LIMIT_S, clock_s: int = CLOCK_S) -> None:
+    """Bound what this process may take from now on, and send what it says to a file."""
     os.chdir(request["folder"])
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -109,7 +112,8 @@ def _confine(request) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(LIMIT_S)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
+    signal.alarm(clock_s)
 
 
 def _status(name) -> int:
