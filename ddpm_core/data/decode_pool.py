@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 import ddpm_core
 from ddpm_core.data.decode import decode_exact
 from ddpm_core.data.decode_child import HEADER, MAX_PACKET_BYTES
-from ddpm_core.data.shard_files import Places, ShardFile
+from ddpm_core.data.shard_files import Places
 from ddpm_core.errors import ClusterError
 
 # Two channels for each process: while a thread empties the one, the process fills the other.
 _NUM_CHANNELS = 2
-_MAX_TASK_IMAGES = 64
+_MAX_TASK_IMAGES = 128  # so many shards at most, and Linux passes 253 descriptors at a time
+_MAX_KNOWN = 256  # shards open in a process for each channel: of 1024 files that it may have
 _TASK_BYTES = 8 * 2**20  # pixels of a task, unless one image has more
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -186,33 +187,29 @@ class _Channel:
 
     def __init__(self, child: _Child, connection: socket.socket, part: NDArray[np.uint8]) -> None:
         self._child, self._connection, self._part = weakref.ref(child), connection, part
-        # What the process has open, under the names that it knows.
-        self._names: weakref.WeakKeyDictionary[ShardFile, int] = weakref.WeakKeyDictionary()
-        self._known: set[int] = set()
-        self._next_name = 0
+        # Names of the shards that the process has open; the one used last stands last.
+        self._known: dict[int, None] = {}
 
     def ask(self, places: Places, shape: tuple[int, int, int]) -> None:
         """Send a request for images of this shape."""
-        new: list[ShardFile] = []
-        old = list(self._known.difference(self._names.values()))
-        self._known.difference_update(old)
-        names = np.zeros(len(places.files), np.int64)
-        for number in np.unique(places.which).tolist():
-            file = places.files[number]
-            name = self._names.get(file)
-            if name is None:
-                name, self._next_name = self._next_name, self._next_name + 1
-                self._names[file] = name
-                self._known.add(name)
-                new.append(file)
-            names[number] = name
+        files = {file.name: file for file in places.files}
+        names = np.array([file.name for file in places.files], np.int64)[places.which]
+        used = np.unique(names).tolist()
+        new = [name for name in used if name not in self._known]
+        for name in used:
+            self._known.pop(name, None)
+            self._known[name] = None
+        old = list(self._known)[: max(0, len(self._known) - _MAX_KNOWN)]
+        for name in old:
+            del self._known[name]
         header = [*shape, len(new), len(old), len(places)]
-        rows = np.stack([names[places.which], places.offsets, places.sizes], axis=1)
-        new_names = [self._names[file] for file in new]
-        packet = np.array([*header, *new_names, *old], np.int64).tobytes() + rows.tobytes()
+        rows = np.empty((len(places), 3), np.int64)
+        rows[:, 0], rows[:, 1], rows[:, 2] = names, places.offsets, places.sizes
+        packet = np.array([*header, *new, *old], np.int64).tobytes() + rows.tobytes()
         assert len(packet) <= MAX_PACKET_BYTES and len(header) == HEADER  # noqa: PT018, S101
         try:
-            socket.send_fds(self._connection, [packet], [file.descriptor for file in new])
+            descriptors = [files[name].descriptor for name in new]
+            socket.send_fds(self._connection, [packet], descriptors)
         except OSError:
             raise self._lost() from None
 

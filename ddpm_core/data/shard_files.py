@@ -6,6 +6,7 @@ another one by then. What is read from it later needs no checksums of its own.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,8 +36,12 @@ class ShardFile:
     who has it.
     """
 
+    _names = itertools.count()
+
     def __init__(self, descriptor: int, where: str) -> None:
         self.descriptor, self.where = descriptor, where
+        self.name = next(self._names)
+        """a number that no other open shard of this process had or will have"""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset` on; any thread may.
