@@ -14,10 +14,9 @@ def bucket(s3_server, s3_connections):
     s3_server.objects.update({key: key.encode() * 3 for key in KEYS})
     s3_server.objects["nothing"] = b""
     opened = ForeignBucket(BUCKET)
-    if s3_connections:
-        opened._store._connection = s3_connections[0]
+    opened._store._connection = s3_connections.get("fake")
     opened.check()
-    s3_connections[:] = [opened._store._connection]
+    s3_connections["fake"] = opened._store._connection
     return opened
 
 

@@ -24,7 +24,9 @@ def store(tmp_path):
 
 @pytest.fixture
 def index(store):
-    return load_index(store, shard_dataset(store, data_config(), splits()).folder)
+    folder = shard_dataset(store, data_config(), splits()).folder
+    store.num_reads = 0
+    return load_index(store, folder)
 
 
 def decoded_file(cache_folder, split="train"):
