@@ -15,7 +15,7 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.manifest import Manifest
-from ddpm_core.recipes import is_recipe, recipe
+from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import configure, require_feature_file
 from ddpm_core.storage import Store, open_store
 
@@ -57,11 +57,22 @@ def resolve(
 
 def parameters_of(config: RunConfig, store: Store, target: str) -> dict[str, Any]:
     """Return the flow's parameters that resolve to `config` under `store`."""
-    # An ablation is a recipe and what differs from it; a run.json, too.
-    base = target.partition(":")[0] if is_recipe(target) else config.data.name
+    # An ablation is a recipe and what differs from it; a run.json is that of the nearest one.
+    bases = [target.partition(":")[0]] if is_recipe(target) else RECIPES
+    changes = {base: _changes(config, base) for base in bases}
+    base = min(changes, key=lambda base: len(changes[base]))
+    return {
+        "recipe": base,
+        "root": store.uri,
+        "run": config.name,
+        "overrides": changes[base],
+    }
+
+
+def _changes(config: RunConfig, base: str) -> dict[str, Any]:
+    """Return the keys, without the name, in which `config` differs from the recipe `base`."""
     recipes, ours = recipe(base).flat(), config.flat()
-    overrides = {k: v for k, v in ours.items() if k != "name" and v != recipes[k]}
-    return {"recipe": base, "root": store.uri, "run": config.name, "overrides": overrides}
+    return {k: v for k, v in ours.items() if k != "name" and v != recipes[k]}
 
 
 # -- jobs ------------------------------------------------------------------------------------

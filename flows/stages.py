@@ -38,7 +38,18 @@ from flows.ray_jobs import Job, RayJobs
 RETRY_DELAYS_S = [5.0, 30.0]
 """waits before the second and the third attempt; this is the only place that tries again"""
 
-Recipe = Literal["digits", "mnist", "cifar10"]
+Recipe = Literal[
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "images",
+    "cifar10",
+    "celebahq",
+    "lsun-bedroom",
+    "lsun-bedroom-large",
+    "lsun-church",
+    "lsun-cat",
+]
 """the names in `ddpm_core.recipes`, spelt out so that Prefect's form offers them"""
 Overrides = dict[str, bool | int | float | str | list[int] | None]
 """section.key -> value; a form or a command that gives anything else, such as a nested section, is

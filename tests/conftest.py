@@ -1,4 +1,4 @@
-"""How the tests share the cores: those that start a Ray or a Prefect server one after the other."""
+"""How the tests share the cores and the cache; how they are named."""
 
 import os
 
@@ -28,10 +28,12 @@ def pytest_make_parametrize_id(val):
 
 
 def pytest_collection_modifyitems(items):
-    """Keep all tests that start clusters and servers in one of xdist's processes.
+    """Keep the tests that start clusters in one of xdist's processes, those of servers in one.
 
     Two Rays at a time starve each other on two cores; beside one of them the small tests run well.
     """
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("ray", "prefect", "s3", "slow")):
-            item.add_marker(pytest.mark.xdist_group("clusters"))
+        for group, markers in {"clusters": ("ray",), "servers": ("prefect", "s3")}.items():
+            if any(item.get_closest_marker(name) for name in markers):
+                item.add_marker(pytest.mark.xdist_group(group))
+                break

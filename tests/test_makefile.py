@@ -23,6 +23,10 @@ esac
 """
 
 
+# What a `make test ARGS=…` around these tests would hand on.
+OUR_OWN = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS", "RECIPE", "ROOT", "MLFLOW_TRACKING_URI")
+
+
 class Checkout:
     """A copy of what make reads, in a folder of its own."""
 
@@ -40,7 +44,7 @@ class Checkout:
         (self.fake / "venv-status").write_text(str(status))
 
     def make(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MLFLOW_TRACKING_URI")}
+        env = {k: v for k, v in os.environ.items() if k not in OUR_OWN}
         return subprocess.run(
             ["make", *arguments, f"PYTHON={self.fake / 'python'}"],
             cwd=self.folder,

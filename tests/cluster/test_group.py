@@ -72,6 +72,7 @@ def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
 @quiet_ray_data
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
     """Catches endless restarts, and an error that does not say what to do."""
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1 times.*Run again"):

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ddpm_core.recipes import RECIPES
+
 PROJECT = Path(__file__).parents[2]
 PREFECT_YAML = PROJECT / "infra/prefect.yaml"
 
@@ -71,7 +73,7 @@ def test_form_explains_every_parameter(deployments):
     assert set(properties) == {"recipe", "root", "run", "overrides", "ray_address"}
     for name, shown in properties.items():
         assert shown.get("description"), name
-    assert properties["recipe"]["enum"] == ["digits", "mnist", "cifar10"]
+    assert properties["recipe"]["enum"] == list(RECIPES)
 
 
 def test_descriptions_say_what_a_cluster_needs(deployments):
