@@ -148,7 +148,13 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path):
     """Give a shell with an empty HOME; end whatever a failed test left running."""
-    home = tmp_path / "home"
+    with shell_in(tmp_path) as shell:
+        yield shell
+
+
+@contextlib.contextmanager
+def shell_in(folder: Path):
+    home = folder / "home"
     home.mkdir()
     shell = Shell(home)
     shell.temp.mkdir()
@@ -160,9 +166,32 @@ def shell(tmp_path):
     shutil.rmtree(shell.temp, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What `make run` made and printed."""
+
+    root: Path
+    out: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Finished:
+    """Give a small run that nothing disturbed: others are held to its bytes."""
+    folder = tmp_path_factory.mktemp("finished")
+    root = folder / "root"
+    with shell_in(folder) as shell:
+        out = shell.run("make", "run", f"ROOT={root}", f"ARGS={' '.join(small_sets())}")
+        shell.assert_nothing_is_left()
+    return Finished(root, out)
+
+
 @pytest.fixture
-def sets():
+def sets() -> list[str]:
     """Give the options that make a run small."""
+    return small_sets()
+
+
+def small_sets() -> list[str]:
     given = (f"{key}={json.dumps(value)}" for key, value in SMALL.items())
     return [part for text in given for part in ("--set", text)]
 

@@ -21,20 +21,18 @@ def final_digests(root: Path) -> dict[str, str]:
     return {role: record["sha256"] for role, record in files.items()}
 
 
-def test_a_run_from_nothing_then_again_then_killed_and_continued(shell, sets, tmp_path):
+def test_a_run_from_nothing_then_again_then_killed_and_continued(shell, sets, tmp_path, finished):
     """Catches: a stage that is not wired, a second run that works again, a kill that costs bits.
 
     One test for the three, since each next step needs the result of the one before.
     """
-    root = tmp_path / "whole"
-    out = shell.run("make", "run", f"ROOT={root}", f"ARGS={' '.join(sets)}")
+    root, out = finished.root, finished.out
     assert "installing" not in out, "make may install only what has changed"
     assert "bits/dim" in out
     assert "mlflow ui" in out or "make ui" in out
     words = [word for line in out.splitlines() for word in line.split()]
     grid = next(Path(word) for word in words if "grid" in word and word.endswith(".png"))
     assert grid.read_bytes().startswith(b"\x89PNG")
-    shell.assert_nothing_is_left()
     assert_registered_model_draws(shell, root, tmp_path)
 
     started = time.monotonic()
