@@ -1,11 +1,12 @@
 """Ray: joining or starting a cluster, groups that train together, pools that share out units.
 
 The only room that knows Ray. What runs on a worker is handed a payload and told its place (rank,
-world size, device); it never asks Ray for anything.
+world size, device); it never asks Ray for anything. Groups are in `group`, which is not imported
+here: Ray Train takes a second and a half, also in each worker of a pool.
 """
 
 from ddpm_core.cluster.connection import Connection, connect
-from ddpm_core.cluster.group import Place, place, train_group
+from ddpm_core.cluster.place import Place, place
 from ddpm_core.cluster.pool import map_units
 
-__all__ = ["Connection", "Place", "connect", "map_units", "place", "train_group"]
+__all__ = ["Connection", "Place", "connect", "map_units", "place"]

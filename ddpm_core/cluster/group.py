@@ -45,15 +45,6 @@ _TRACEBACK_LOGGERS = (
 _PATIENCE_LOGGER = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker of a group stands: 0 <= rank < world_size, and the device it computes on."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-
 def train_group(
     worker: Callable[[dict[str, Any]], None],
     payload: dict[str, Any],
@@ -130,16 +121,6 @@ def _lost_too_often(compute: ComputeConfig, what: str) -> ClusterError:
     return ClusterError(
         f"workers were lost more than compute.max_failures={compute.max_failures} times; the "
         f"last: {what}. Run again to continue from the newest checkpoint"
-    )
-
-
-def place() -> Place:
-    """Return where this worker of `train_group` stands."""
-    context = ray.train.get_context()
-    return Place(
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=torch.device(ray.train.torch.get_device()),
     )
 
 

@@ -3,15 +3,17 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 import ray.exceptions
-import torch
 
 from ddpm_core.cluster.connection import one_line, uses_gpu
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
+
+if TYPE_CHECKING:
+    import torch
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -22,7 +24,7 @@ _START_TIMEOUT_S = 300.0
 
 
 def map_units(
-    make_worker: Callable[[dict[str, Any], torch.device], Callable[[Unit], Result]],
+    make_worker: Callable[[dict[str, Any], "torch.device"], Callable[[Unit], Result]],
     payload: dict[str, Any],
     units: Sequence[Unit],
     compute: ComputeConfig,
@@ -97,6 +99,8 @@ class _PoolActor:
         """Return the worker's result, or the PipelineError it raised."""
         try:
             if self._worker is None:
+                import torch  # here, since the stage `shard` needs none: three seconds
+
                 torch.set_num_threads(self._num_threads)
                 gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
                 self._worker = self._make(self._payload, torch.device("cuda:0" if gpus else "cpu"))

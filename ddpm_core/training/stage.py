@@ -3,6 +3,7 @@
 import logging
 
 from ddpm_core import cluster, layout, manifest
+from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError
@@ -45,9 +46,7 @@ def run_train(store: Store, config: RunConfig) -> None:
     if layout.dataset_pointer(store, config.name) is None:
         run_shard(store, config)  # so that one command trains, on a cluster too
     with cluster.connect(config.compute):
-        cluster.train_group(
-            train_worker, payload_of(store, config), config.compute, name=config.name
-        )
+        group.train_group(train_worker, payload_of(store, config), config.compute, name=config.name)
     if layout.final_checkpoint(store, config) is None:
         folder = layout.checkpoint_folder(config.name, num_steps)
         raise CheckpointError(

@@ -28,7 +28,7 @@ def payload_of(store: Store, config: RunConfig) -> dict[str, Any]:
 
 
 def train_worker(payload: dict[str, Any]) -> None:
-    """Train to the last step as this rank of a group; called by `cluster.train_group`.
+    """Train to the last step as this rank of a group; called by `cluster.group.train_group`.
 
     Raises:
         PipelineError: see `train_rank`.

@@ -5,7 +5,6 @@ import ray.exceptions
 import ray.train
 import torch
 
-from ddpm_core import cluster
 from ddpm_core.cluster import group
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, DataError, DivergenceError
@@ -50,7 +49,7 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
 @pytest.mark.slow
 def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
     """Catches threads of the whole node in every worker, and ranks that are not one group."""
-    cluster.train_group(workers.meet, {"folder": str(tmp_path)}, TWO, name="meet")
+    group.train_group(workers.meet, {"folder": str(tmp_path)}, TWO, name="meet")
     assert (tmp_path / "0").read_text() == "0 2 cpu 1.0 1"
     assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
 
@@ -64,7 +63,7 @@ def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
     """
     payload = {"folder": str(tmp_path), "defect": False}
     with pytest.raises(DivergenceError) as caught:
-        cluster.train_group(workers.fail_on_rank_1, payload, TWO, name="fail")
+        group.train_group(workers.fail_on_rank_1, payload, TWO, name="fail")
     assert str(caught.value) == "step 3: the loss is nan; lower the rate"
     assert (tmp_path / "attempts1").read_text() == "x"
 
@@ -76,5 +75,5 @@ def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
 def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
     """Catches endless restarts, and an error that does not say what to do."""
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1 times.*Run again"):
-        cluster.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, TWO, name="die")
+        group.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, TWO, name="die")
     assert (tmp_path / "attempts1").read_text() == "xx"

@@ -8,6 +8,7 @@ import pytest
 
 from ddpm_core import cluster, layout, manifest
 from ddpm_core.canonical import fingerprint
+from ddpm_core.cluster import group
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.progress import WARNING, parse
 from ddpm_core.storage import open_store
@@ -31,7 +32,7 @@ def groups(monkeypatch):
     started = []
     monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(started=False))
     monkeypatch.setattr(
-        cluster, "train_group", lambda _worker, payload, _compute, name: started.append(payload)
+        group, "train_group", lambda _worker, payload, _compute, name: started.append(payload)
     )
     return started
 
@@ -111,7 +112,7 @@ def test_a_damaged_result_is_made_again(store, groups, what, monkeypatch):
     path = store.local_path(f"{made.folder}/{name}")
     path.write_bytes(path.read_bytes()[:-1])
     monkeypatch.setattr(
-        cluster, "train_group", lambda *_args, **_kwargs: groups.append(commit_final(store))
+        group, "train_group", lambda *_args, **_kwargs: groups.append(commit_final(store))
     )
     run_train(store, CONFIG)
     assert len(groups) == 1
@@ -131,9 +132,7 @@ def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, capl
     """
     config = small_config(compute__num_workers=2, diffusion__beta_end=0.002)
     monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(started=False))
-    monkeypatch.setattr(
-        cluster, "train_group", lambda *_args, **_kwargs: commit_final(store, config)
-    )
+    monkeypatch.setattr(group, "train_group", lambda *_args, **_kwargs: commit_final(store, config))
     with caplog.at_level(logging.WARNING):
         run_train(store, config)
         run_train(store, config)
@@ -170,7 +169,7 @@ def test_the_stage_ends_its_connection(store, monkeypatch):
         raise CheckpointError("test")
 
     monkeypatch.setattr(cluster, "connect", lambda _compute: Recorded(started=True))
-    monkeypatch.setattr(cluster, "train_group", fail)
+    monkeypatch.setattr(group, "train_group", fail)
     with pytest.raises(CheckpointError, match="test"):
         stage.run_train(store, CONFIG)
     assert closed
