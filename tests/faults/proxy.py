@@ -67,8 +67,14 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     """the first lines of all requests"""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The loop holds its tasks weakly: one whose peer is gone is collected where it stands.
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 request = await _read_head(reader)
