@@ -8,9 +8,9 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 # One process for each core, each with one thread: small tensors gain nothing from more.
-SHARED := -n 2 --dist loadgroup
+SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help run paper test test-long end-to-end test-fast check lint map s3-server ui results clean
+.PHONY: help run paper test test-long test-all end-to-end test-fast check lint map s3-server ui results clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,11 @@ paper: .venv/.installed ## run the whole paper: also samplers, coding, trajector
 test: .venv/.installed-dev ## run the tests that this machine can run in ten minutes (ARGS="-k name")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not end_to_end and not long" $(ARGS)
 
-test-long: .venv/.installed-dev ## run the tests of a minute and more: killed trainings, networks at full size
+test-long: .venv/.installed-dev ## run the tests of half a minute and more: killed trainings, networks at full size
 	@$(BIN)/python -m pytest -m "long and not end_to_end" $(ARGS)
+
+test-all: .venv/.installed-dev ## run both at once, which is faster than one after the other
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not end_to_end" $(ARGS)
 
 end-to-end: .venv/.installed-dev ## run the README's commands as a user does, kills included
 	@$(BIN)/python -m pytest -m end_to_end $(ARGS)
@@ -42,7 +45,7 @@ s3-server: ## install the S3 server that tests run against (Debian packages, as 
 map: .venv/.installed-dev ## write docs/map.md anew: every file in one line
 	@$(BIN)/python -m tests.test_map
 
-check: lint test test-long ## lint and all tests but end-to-end
+check: lint test-all ## lint and all tests but end-to-end
 
 # A server has a page of its own; a database needs `mlflow ui`.
 ifneq ($(filter http://% https://%,$(MLFLOW_TRACKING_URI)),)

@@ -27,13 +27,25 @@ def pytest_make_parametrize_id(val):
     return "bytes" if isinstance(val, bytes) else None
 
 
+_GROUPS = {"clusters": ("ray",), "servers": ("prefect", "s3")}
+
+
 def pytest_collection_modifyitems(items):
     """Keep the tests that start clusters in one of xdist's processes, those of servers in one.
 
     Two Rays at a time starve each other on two cores; beside one of them the small tests run well.
+    Their groups take longest and come first; the others stay together as files, whose fixtures
+    are then made once.
     """
-    for item in items:
-        for group, markers in {"clusters": ("ray",), "servers": ("prefect", "s3")}.items():
-            if any(item.get_closest_marker(name) for name in markers):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
+    order = {name: number for number, name in enumerate(_GROUPS)}
+    group_of = {item: _group_of(item) for item in items}
+    for item, group in group_of.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: order.get(group_of[item], len(order)))
+
+
+def _group_of(item):
+    for group, markers in _GROUPS.items():
+        if any(item.get_closest_marker(name) for name in markers):
+            return group
+    return item.nodeid.partition("::")[0]

@@ -55,6 +55,7 @@ def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
 
 
 @quiet_ray_data
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):

@@ -269,6 +269,7 @@ def test_what_becomes_of_the_images_is_part_of_the_data_set(change, store, folde
         run_shard(store, config_of(folder, **change))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_any_number_of_workers_makes_the_same_bytes(tmp_path, folder):
     """Catches bytes that depend on who made them, on real workers; issue: 1, 2 and 3."""

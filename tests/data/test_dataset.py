@@ -264,6 +264,7 @@ def test_webdataset_reads_the_same_samples(colour_shards):
     assert by_key(samples) == wanted(images)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray uses its own old names
 def test_ray_data_reads_the_same_samples(colour_shards):

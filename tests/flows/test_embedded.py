@@ -108,6 +108,7 @@ def runs_jobs(jobs: RayJobs, tmp_path: Path) -> None:
     assert jobs.alive("r-shard-") == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_embedded_ray_starts_again_after_it_was_lost():

@@ -199,37 +199,6 @@ def test_what_the_cluster_cannot_hold_is_not_tried_again(jobs, given):
     assert len(jobs.submitted) == 1
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # Ray's client
-def test_pipeline_on_a_real_ray(store, config, given, monkeypatch):
-    """Catches: parts that fit each other's fakes only. The stages are a line of Python here."""
-    from flows import attempt
-    from flows.train_ddpm import train_ddpm
-
-    def command(_store, _config, stage, *, python):
-        code = (
-            "import sys; from ddpm_core.storage import open_store; "
-            "from ddpm_core.runs import configure; from tests.flows.fakes import finish; "
-            "root, config = configure(sys.argv[1], root=None, run=None, changes={}); "
-            "print(sys.argv[2] + '  1/1 units  made', flush=True); "
-            "finish(open_store(root), config, sys.argv[2])"
-        )
-        return [python, "-c", code, f"{store.uri}/runs/{config.name}/run.json", stage]
-
-    monkeypatch.setattr(attempt, "job_command", command)
-    stream = io.StringIO()
-    with console.show_on(console.Console(stream)):
-        train_ddpm(**given)
-    assert plan.is_done(store, config)
-    for stage in plan.PIPELINE:
-        assert f"{stage:<9}  1/1 units  made" in stream.getvalue()
-        log = store.local_path(
-            f"runs/{config.name}/logs/{plan.job_prefix(store, config, stage)}-a1.log"
-        )
-        assert f"{stage}  1/1 units  made" in log.read_text().splitlines()
-
-
 def test_ctrl_c_stops_the_job(jobs, given, monkeypatch):
     """Catches: a training that goes on after its user has gone."""
     from flows.stages import shard_dataset

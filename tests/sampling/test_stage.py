@@ -203,6 +203,7 @@ def ray_cluster():
     ray.shutdown()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
