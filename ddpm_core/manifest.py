@@ -17,7 +17,8 @@ from ddpm_core.errors import CheckpointError, RunConflictError
 from ddpm_core.storage import KeyMissingError, Store, sha256_of
 
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MANIFEST_BYTES = 2**28
+"""The index of a data set of ten million images has 170 MB, 17 bytes for each."""
 
 _log = logging.getLogger(__name__)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")

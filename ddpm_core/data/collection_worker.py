@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm_core.config import DataConfig
 from ddpm_core.data import png
-from ddpm_core.data.containers.container import Container
+from ddpm_core.data.containers.container import Container, EntryError
 from ddpm_core.data.containers.opening import reopen
 from ddpm_core.data.decode import (
     PREFIX_BYTES,
@@ -109,8 +109,8 @@ def shaping_of(data: DataConfig) -> Shaping:
 def _looked_at(container: Container, item: Item) -> tuple[bytes, str | None]:
     try:
         content = container.read(item.entry)
-    except DataError as error:
-        return bytes(DIGEST_BYTES), str(error)
+    except EntryError as error:
+        return bytes(DIGEST_BYTES), error.reason
     problem = header_problem(content[:PREFIX_BYTES], len(content), item.key)
     return hashlib.sha256(content).digest(), problem
 

@@ -74,7 +74,8 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
                 if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     part.unlink()  # longer than the file there: of another file
                 continue
-            except (OSError, http.client.HTTPException) as error:
+            # ValueError: a URL, perhaps that of a redirect, which is none.
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 problems.append(f"{shown}: {error or type(error).__name__}")
                 continue
             reachable += 1
@@ -131,11 +132,13 @@ def _announced(content_length: str | None, have: int) -> int:
     return total
 
 
-def _copy(name: str, response: IO[bytes], target: IO[bytes], have: int, total: int) -> None:
+def _copy(
+    name: str, response: http.client.HTTPResponse, target: IO[bytes], have: int, total: int
+) -> None:
     # A host that drips never trips the timeout of a single read: the whole has a deadline.
     deadline = time.monotonic() + _GRACE_S + total / _MIN_BYTES_PER_S
     tenth = 10 * have // max(total, 1)
-    while chunk := response.read(_CHUNK_BYTES):
+    while chunk := response.read1(_CHUNK_BYTES):  # `read` would wait until all of it is there
         have += len(chunk)
         if have > total:
             target.truncate(0)

@@ -135,7 +135,7 @@ class _Machine:
 
     def stack_name(self) -> None:
         module, name = self.stack[-2:]
-        self.stack[-2:] = [_Name(str(module), str(name))]
+        self.stack[-2:] = [_Name(_expect(module, str), _expect(name, str))]
 
     def protocol(self) -> None:
         if self.number("<B") > _MAX_PROTOCOL:
@@ -168,7 +168,7 @@ def _meaning(name: object, arguments: object) -> object:
     match name, arguments:
         case _Name(), (kind, _, _) if name in _RECONSTRUCT and kind == _NDARRAY:
             return _Array()
-        case _Name(), (code, *_) if name == _DTYPE and code in _BYTES:
+        case _Name(), (code, *_) if name == _DTYPE and _is_byte(code):
             return _ByteType()
         case _Name(), (str(text), encoding) if name == _ENCODE and encoding in (
             "latin1",
@@ -177,6 +177,11 @@ def _meaning(name: object, arguments: object) -> object:
             return text.encode("latin1")
     shown = f"{name.module}.{name.name}" if isinstance(name, _Name) else type(name).__name__
     raise _RefusedError(f"a call of {shown}")
+
+
+def _is_byte(code: object) -> bool:
+    # What else stands there is not hashed: a tuple of tuples may take hours, or all of the stack.
+    return isinstance(code, str | bytes) and code in _BYTES
 
 
 def _build(target: object, state: object) -> None:

@@ -13,7 +13,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
-from ddpm_core.data.source import Source
+from ddpm_core.data.source import Source, require_few_rejected
 from ddpm_core.data.splits import load_splits
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.progress import WARNING, Progress
@@ -77,6 +77,9 @@ def _made(
     if index is None:
         _make(store, config, source, images_sha256)
     else:
+        # Whoever made it may have let more files be left out than this configuration does.
+        total = sum(index.num_images.values()) + len(index.rejected)
+        require_few_rejected(config.data, index.rejected, total, uri=config.data.source)
         _show_done(store, index)
     return folder, fingerprint
 

@@ -221,6 +221,60 @@ def test_a_run_that_found_bad_files_may_be_told_to_skip_them(store, folder, in_p
     assert [one.key for one in index.rejected] == ["test/dog/cut.png"]
 
 
+def test_what_was_made_with_bad_files_left_out_is_refused_to_who_wants_none(
+    store, folder, in_process
+):
+    """Catches a training on a data set of which another run let files be left out."""
+    write_folder(folder, {"test/dog/cut.png": BAD["test/dog/cut.png"]})
+    lenient = config_of(folder, on_bad="skip", max_bad_share=0.3)
+    made = run_shard(store, lenient.replaced({"name": "lenient"}))
+    with pytest.raises(DataError, match=r"1 of the 15 images of .*\n.*cut\.png"):
+        run_shard(store, config_of(folder))
+    assert run_shard(store, lenient) == made
+
+
+def test_a_file_that_its_archive_damaged_is_told_of_without_the_place(tmp_path, in_process):
+    """Catches an index with the path of one machine in it: elsewhere it would be another."""
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        path = write_zip(tmp_path / name / "photos.zip", files())
+        content = bytearray(path.read_bytes())
+        content[content.index(files()["train/dog/002.png"]) + 50] ^= 1
+        path.write_bytes(content)
+        store = open_store(str(tmp_path / name / "root"))
+        config = config_of(path, on_bad="skip", max_bad_share=0.3)
+        index = load_index(store, run_shard(store, config))
+        assert [one.reason for one in index.rejected] == [
+            "is damaged, or has changed since it was listed: its checksum (CRC-32) does not fit"
+        ]
+        made.append(datasets_below(tmp_path / name / "root"))
+    assert made[0] == made[1]
+
+
+def test_a_data_set_is_mended_although_other_files_lie_beside_the_images_now(
+    store, root, folder, in_process
+):
+    """Catches a conflict about a README that came later, after days of sharding."""
+    made = run_shard(store, config_of(folder))
+    before = datasets_below(root)
+    index = load_index(store, made)
+    store.delete(f"{made}/{index.shards['train'][0].name}")
+    (folder / "README.md").write_text("new")
+    assert run_shard(store, config_of(folder)) == made
+    assert datasets_below(root) == before
+
+
+def test_a_first_shard_without_a_good_image_is_no_end(store, folder, in_process):
+    """Catches a sheet of the first images that is made of none, after all shards."""
+    first = sorted(name for name in files() if name.startswith("train"))[:4]
+    write_folder(folder, dict.fromkeys(first, BAD["test/dog/cut.png"]))
+    config = config_of(folder, on_bad="skip", max_bad_share=0.5)
+    index = load_index(store, run_shard(store, config))
+    assert [shard.num_images for shard in index.shards["train"]] == [0, 4, 1]
+    assert index.num_images["train"] == 5
+
+
 def test_files_that_change_under_the_work_are_noticed(store, root, folder, in_process, monkeypatch):
     """Catches a data set whose digest is that of other images than it holds."""
     make = in_process.map_units

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from ddpm_core import layout, manifest
-from ddpm_core.data.index import dataset_fingerprint, load_index
+from ddpm_core.canonical import canonical_json
+from ddpm_core.data.containers.container import MAX_ENTRIES
+from ddpm_core.data.index import Shard, dataset_fingerprint, load_index, shard_entry
 from ddpm_core.errors import DataError
 from ddpm_core.storage import open_store, sha256_of
 from tests.data.small import data_config, files_below, shard_dataset, splits
@@ -262,6 +264,16 @@ def test_webdataset_reads_the_same_samples(colour_shards):
     gc.collect()
     assert [sample["__key__"] for sample in samples] == list(wanted(images))
     assert by_key(samples) == wanted(images)
+
+
+def test_the_index_of_as_many_images_as_are_listed_is_not_too_long():
+    """Catches days of sharding that end in an index which nobody may read: 3 million bedrooms."""
+    count = 1000
+    sizes = [20_000 + number for number in range(count)]
+    offsets = [10**8 + 10**5 * number for number in range(count)]
+    full = Shard("train-000000.tar", count, 0, tuple(offsets), tuple(sizes))
+    num_bytes = len(canonical_json(shard_entry(full, None))) / count
+    assert num_bytes * MAX_ENTRIES < manifest.MAX_MANIFEST_BYTES
 
 
 @pytest.mark.long

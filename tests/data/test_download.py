@@ -1,6 +1,8 @@
 import hashlib
 import http.server
 import threading
+import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -40,6 +42,11 @@ class Host(http.server.BaseHTTPRequestHandler):
         if way != "longer":
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if way == "drip":
+            while not self.server.dripped.wait(0.05):
+                with suppress(OSError):
+                    self.wfile.write(b"x")
+            return
         if way == "cut":
             body = body[: len(body) // 2]
         self.wfile.write(body)
@@ -52,9 +59,11 @@ class Host(http.server.BaseHTTPRequestHandler):
 def host():
     Host.asked = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        server.dripped = threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
+        server.dripped.set()
         server.shutdown()
         thread.join()
 
@@ -171,10 +180,21 @@ def test_fetch_says_when_nobody_answers(tmp_path):
 
 
 def test_fetch_gives_up_on_a_host_that_drips(host, tmp_path, monkeypatch):
-    """Catches a deadline per read only, which ten bytes a second never trip."""
-    monkeypatch.setattr(download, "_GRACE_S", -100.0)
+    """Catches a deadline per read only, which ten bytes a second never trip, and a read that waits
+    for as many bytes as it was asked for before anyone looks at the clock.
+    """
+    monkeypatch.setattr(download, "_GRACE_S", 0.3 - len(CONTENT) / download._MIN_BYTES_PER_S)
+    started = time.monotonic()
     with pytest.raises(StorageError, match="slower than"):
-        fetch(remote(host + "good"), tmp_path)
+        fetch(remote(host + "drip"), tmp_path)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("url", ["http://a..b/x", "http://127.0.0.1:9/\u00e9", "http://[b/x"])
+def test_a_url_that_is_none_is_one_error(url, tmp_path):
+    """Catches what only the standard library says of a URL, perhaps one of a redirect."""
+    with pytest.raises(StorageError, match=r"some\.bin could not be downloaded"):
+        fetch(remote(url), tmp_path)
 
 
 def test_fetch_says_when_the_cache_cannot_be_written(tmp_path):

@@ -167,6 +167,12 @@ DAMAGED = {
         b"(K\x01K\x01\x85" + U1 + b"\x89U\x01atb(K\x01K\x01\x85" + U1 + b"\x89U\x01at"
     ),
     "a state of a list": b"}U\x01a]}bs.",
+    "a type that is a deep tuple": b"cnumpy\ndtype\n)" + b"\x85" * 300_000 + b"\x85R.",
+    "a type that is a wide tuple": (
+        b"cnumpy\ndtype\n)q\0" + b"h\0h\0\x86q\0" * 60 + b"\x85R."
+    ),
+    "a name that is a deep tuple": b")" + b"\x85" * 5000 + b"U\x01a\x93.",
+    "a name that is a wide tuple": b")q\0" + b"h\0h\0\x86q\0" * 60 + b"U\x01a\x93.",
 }  # fmt: skip
 
 

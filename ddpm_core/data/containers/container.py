@@ -16,6 +16,15 @@ MAX_ENTRIES = 10**7
 _NUM_EXAMPLES = 10
 
 
+class EntryError(DataError):
+    """A single file of a container cannot be used, and never will be."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        """Take the message for people, and the reason alone, which names no place."""
+        super().__init__(message)
+        self.reason = reason
+
+
 class Entry(NamedTuple):
     """One file of a container. All of it goes through JSON and back unharmed."""
 
@@ -85,7 +94,8 @@ class Container(abc.ABC):
         """Return the bytes of an entry of an earlier listing.
 
         Raises:
-            DataError: it is over 32 MiB, is damaged, or is no longer what was listed.
+            EntryError: it is over 32 MiB, is damaged, or is no longer what was listed.
+            DataError: the container is no longer what was listed.
             StorageError: the place does not answer.
         """
 
@@ -124,17 +134,15 @@ class Container(abc.ABC):
 
 
 def refuse_large(uri: str, entry: Entry) -> None:
-    """Raise DataError if an entry says of itself that it is over 32 MiB, or below nothing."""
+    """Raise EntryError if an entry says of itself that it is over 32 MiB, or below nothing."""
     if not 0 <= entry.size <= MAX_ENTRY_BYTES:
-        raise DataError(
-            f"{quoted(entry.name)} in {uri} has {entry.size} bytes; an image may have at most "
-            f"{MAX_ENTRY_BYTES}. Make it smaller, or leave it out"
+        reason = f"has {entry.size} bytes; an image may have at most {MAX_ENTRY_BYTES}"
+        raise EntryError(
+            f"{quoted(entry.name)} in {uri} {reason}. Make it smaller, or leave it out", reason
         )
 
 
-def changed(uri: str, entry: Entry, found: str) -> DataError:
-    """Return the error for an entry that is not what was listed."""
-    return DataError(
-        f"{quoted(entry.name)} in {uri} is damaged, or has changed since it was listed: {found}. "
-        "Fetch or make it again"
-    )
+def changed(uri: str, entry: Entry, found: str) -> EntryError:
+    """Return the error for an entry that is not what was listed; `found` names no place."""
+    reason = f"is damaged, or has changed since it was listed: {found}"
+    return EntryError(f"{quoted(entry.name)} in {uri} {reason}. Fetch or make it again", reason)

@@ -97,9 +97,19 @@ def _environment(path: Path) -> Any:  # noqa: ANN401 - the library's, untyped
     """
     with _OPENING:
         if path not in _OPENED:
-            _OPENED[path] = _library().open(
+            opened = _library().open(
                 str(path), readonly=True, lock=False, readahead=False, create=False
             )
+            # A page that is not there is no error of the library, but the end of the process.
+            size = (path / DATA_FILE).stat().st_size
+            needed = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+            if size < needed:
+                opened.close()
+                raise DataError(
+                    f"{path / DATA_FILE} is cut short: it has {size} bytes, and speaks of "
+                    f"{needed}. Fetch or unpack it again, or let `mdb_copy` make a whole one"
+                )
+            _OPENED[path] = opened
         return _OPENED[path]
 
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import final
 
@@ -33,13 +36,24 @@ class LocalFile:
             raise self._problem(error) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def sha256(self) -> str:
-        """Return the SHA-256 of the whole file."""
+    @contextmanager
+    def opened(self) -> Iterator[BufferedReader]:
+        """Give the file, to be read from its beginning.
+
+        Raises:
+            DataError: it is gone, or no regular file.
+            StorageError: for every other OSError inside.
+        """
         try:
             with self._path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                yield file
         except OSError as error:
             raise self._problem(error) from None
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file."""
+        with self.opened() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def close(self) -> None:
         if self._descriptor is not None and self._descriptor[0] == os.getpid():

@@ -10,7 +10,7 @@ from ddpm_core.data.containers.bucket import BucketFolder
 from ddpm_core.data.containers.container import Container
 from ddpm_core.data.containers.fetching import fetch_object, fetch_url
 from ddpm_core.data.containers.folder import Folder
-from ddpm_core.data.containers.lmdb_export import Lmdb, is_lmdb
+from ddpm_core.data.containers.lmdb_export import DATA_FILE, Lmdb, is_lmdb
 from ddpm_core.data.containers.local_file import LocalFile
 from ddpm_core.data.containers.names import (
     is_of_a_system,
@@ -76,10 +76,16 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
         raise _refused(source)
     if not source.strip() or "\0" in source:
         raise _refused(source)
-    path = Path(source).expanduser().absolute()
-    if path.is_file():
+    try:
+        path = Path(source).expanduser().absolute()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a user that is not there, a name that is too long
+        raise DataError(
+            f"data.source={source[:300]!r} cannot be looked at: {error}; correct it, or its folder"
+        ) from None
+    if is_file:
         return _archive(path, cache, sha256, uri=str(path))
-    if not path.is_dir():
+    if not is_folder:
         raise DataError(f"data.source={source!r} is no file or folder here; give {_ACCEPTED}")
     if sha256 is not None:
         raise _no_digest(str(path))
@@ -140,6 +146,11 @@ def _shards_below(bucket: ForeignBucket, prefix: str) -> list[Object]:
     found = []
     for one in bucket.objects(prefix):
         name = one.key.removeprefix(prefix)
+        if name.rpartition("/")[2] == DATA_FILE:
+            raise DataError(
+                f"{bucket.uri} holds an LMDB, key {quoted(one.key)}, which can only be read on a "
+                "disk; copy its folder there and give that as data.source"
+            )
         if reason_to_pass_over(name) is None:
             return []
         if name.endswith(".tar") and not is_of_a_system(name):
@@ -159,7 +170,12 @@ def _suffix(path: str) -> str:
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        url.encode("ascii")
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        raise _refused(url) from None
     if not parts.hostname or "@" in parts.netloc or parts.fragment:
         raise _refused(url)
     return url

@@ -147,7 +147,7 @@ def is_a_shard(path: Path, uri: str) -> bool:
     Raises:
         DataError: it begins as no archive does; `uri` is what it is called then.
     """
-    with path.open("rb") as file:
+    with LocalFile(path).opened() as file:
         members = walk(file, uri)
         first = [found.raw_name for found, _ in zip(members, range(_NUM_PEEKED), strict=False)]
     return any(name.endswith(b".cls") for name in first)
@@ -183,7 +183,7 @@ def _samples(path: Path, origin: str, passed_over: PassedOver) -> Iterator[_Samp
     """Yield neighbouring members of one key together, as WebDataset does."""
     sample = _Sample("", {})
     seen = set()
-    with path.open("rb") as file:
+    with LocalFile(path).opened() as file:
         for found in walk(file, origin):
             member = checked_name(found.raw_name, origin)
             key, extension = _key_and_extension(member)

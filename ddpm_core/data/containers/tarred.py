@@ -36,7 +36,7 @@ class Tar(Container):
         self._file = LocalFile(path)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
-        with self._path.open("rb") as file:
+        with self._file.opened() as file:
             for found in walk(file, self.uri):
                 name = checked_name(found.raw_name, self.uri)
                 if found.problem is not None:
@@ -54,7 +54,7 @@ class Tar(Container):
         try:
             check_header(content[:BLOCK_BYTES], start, self.uri)
         except DataError as error:
-            raise changed(self.uri, entry, str(error)) from None
+            raise changed(self.uri, entry, "there is no header before it") from error
         return content[BLOCK_BYTES:]
 
     def identity(self) -> str:

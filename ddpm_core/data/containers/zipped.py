@@ -18,6 +18,7 @@ from ddpm_core.data.containers.container import (
     MAX_ENTRIES,
     Container,
     Entry,
+    EntryError,
     PassedOver,
     changed,
     refuse_large,
@@ -35,6 +36,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _USUAL_EXTRA_BYTES = 64
 _MAX_COMMENT_BYTES = 2**16
+_MAX_BYTES = 2**48  # of anything: no disk holds more, and a sum of two still fits 64 bits
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _IN_ZIP64, _IN_ZIP64_SHORT = 2**32 - 1, 2**16 - 1
@@ -65,7 +67,7 @@ class Zip(Container):
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # folders are no files; all the rest is yielded
         starts, ends = array("q"), array("q")
-        with self._path.open("rb") as file:
+        with self._file.opened() as file:
             directory = self._directory(file)
             file.seek(directory.offset)
             left = directory.num_bytes
@@ -84,10 +86,14 @@ class Zip(Container):
         refuse_large(self.uri, entry)
         start, packed, method, crc = entry.where
         if entry.size > MAX_RATIO * max(packed, 1):
-            raise DataError(
-                f"{quoted(entry.name)} in {self.uri} grows from {packed} to {entry.size} bytes; "
-                f"{MAX_RATIO} times is the most that is unpacked. Leave it out, or store it "
-                "uncompressed"
+            reason = (
+                f"grows from {packed} to {entry.size} bytes; {MAX_RATIO} times is the most that is "
+                "unpacked"
+            )
+            raise EntryError(
+                f"{quoted(entry.name)} in {self.uri} {reason}. Leave it out, or store it "
+                "uncompressed",
+                reason,
             )
         refuse_large(self.uri, entry._replace(size=packed))
         name = bytes_of(entry.name)
@@ -176,6 +182,8 @@ class Zip(Container):
             )
         extra = rest[name_bytes : name_bytes + extra_bytes]
         size, packed, offset = self._zip64(extra, name, size, packed, offset)
+        if max(size, packed, offset) > _MAX_BYTES:
+            raise self._damaged(f"{quoted(name)} says that it has {size} bytes")
         offset += directory.shift
         if disk not in (0, _IN_ZIP64_SHORT) or offset + packed > directory.offset:
             raise self._damaged(f"{quoted(name)} lies beyond its end")

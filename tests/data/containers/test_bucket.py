@@ -142,6 +142,13 @@ def test_what_is_not_there_is_refused(s3_server, tmp_path):
         open_container(str(tmp_path), cache=tmp_path, sha256="0" * 64)
 
 
+def test_a_database_in_a_bucket_is_refused_with_what_to_do(s3_server, tmp_path):
+    """Catches an advice to convert the database into images."""
+    s3_server.objects["bedroom_lmdb/data.mdb"] = b"x"
+    with pytest.raises(DataError, match=r"data\.mdb.*only be read on a disk; copy its folder"):
+        open_container(f"s3://{BUCKET}/bedroom_lmdb", cache=tmp_path)
+
+
 @pytest.mark.parametrize(
     "source",
     ["http://host/x.zip", "gs://b/x", "pipe:cat x", "file://host/x", "ftp://a/b.zip", "", " ",

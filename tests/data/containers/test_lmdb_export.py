@@ -48,6 +48,14 @@ def test_lmdb_gives_every_value(folder, tmp_path):
     assert listing.classes == ("all",)
 
 
+def test_lmdb_that_is_cut_short_is_refused(folder, tmp_path):
+    """Catches the end of the process: the library maps the file and trusts its own numbers."""
+    path = folder / "data.mdb"
+    path.write_bytes(path.read_bytes()[:-4096])
+    with pytest.raises(DataError, match=r"data\.mdb is cut short: it has \d+ bytes, and speaks of"):
+        list(open_container(str(folder), cache=tmp_path).entries(PassedOver()))
+
+
 def _read(job):
     description, entry = job
     return reopen(description).read(entry)

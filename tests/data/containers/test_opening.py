@@ -7,7 +7,7 @@ import pytest
 from ddpm_core.data.containers import unpacking
 from ddpm_core.data.containers.container import PassedOver
 from ddpm_core.data.containers.opening import open_container, reopen
-from ddpm_core.errors import DataError, StorageError
+from ddpm_core.errors import ConfigError, DataError, StorageError
 from tests.data.containers.test_tarred import tar_of
 from tests.data.containers.test_zipped import zip_of
 
@@ -49,6 +49,20 @@ def test_a_place_that_is_none_is_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"") if name.startswith("x") else None
     with pytest.raises(DataError, match=r"give a folder of images, a \.zip"):
         open_container(str(tmp_path / name), cache=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["~no-such-user/x.zip", "/" + "x" * 300 + "/x.zip"])
+def test_a_place_that_cannot_be_looked_at_is_one_error(source, tmp_path):
+    """Catches an error of the system's own, as a traceback."""
+    with pytest.raises(DataError, match=r"cannot be looked at: .*; correct it"):
+        open_container(source, cache=tmp_path)
+
+
+@pytest.mark.parametrize("rest", ["example..com/a.zip", "host/f\u00e9.zip", "[bad/a.zip"])
+def test_a_url_that_is_none_is_refused(rest, tmp_path):
+    """Catches the standard library's own errors about a URL."""
+    with pytest.raises(ConfigError, match="is not understood; give"):
+        open_container(f"https://{rest}", cache=tmp_path, sha256="0" * 64)
 
 
 def test_an_archive_with_another_digest_is_refused(tmp_path):

@@ -138,6 +138,19 @@ def overlapping():
     return content[: second + 42] + struct.pack("<L", offset + 10) + content[second + 46 :]
 
 
+def more_than_all_disks():
+    """A deflated file whose zip64 field says 2**63 bytes, a number that fits no signed one."""
+    content = bytearray(zip_of({"a.png": b"a" * 50}))
+    at = content.index(b"PK\1\2")
+    struct.pack_into("<L", content, at + 24, 2**32 - 1)
+    struct.pack_into("<H", content, at + 30, 12)
+    name_end = at + 46 + len(b"a.png")
+    content[name_end:name_end] = struct.pack("<2HQ", 1, 8, 2**63)
+    end = content.index(b"PK\5\6")
+    struct.pack_into("<L", content, end + 12, end - at)
+    return bytes(content)
+
+
 def end_at(content):
     return content.rindex(b"PK\5\6")
 
@@ -182,6 +195,7 @@ BAD_AS_A_WHOLE = {
         good()[: end_at(good()) + 8] + b"\xff\xff\xff\xff" + good()[end_at(good()) + 12 :],
         "directory of 65535 files that cannot lie in it",
     ),
+    "a size of more than all disks": (more_than_all_disks(), "says that it has"),
     "large without a size": (patched(good(), "c24", 0, 2**32 - 1, size=4), "but not how large"),
 }
 
