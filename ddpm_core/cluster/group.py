@@ -185,9 +185,10 @@ def incurable(errors: Mapping[int, Exception]) -> Exception | None:
     """
     ordered = [error for _, error in sorted(errors.items())]
     for error in ordered:
-        if isinstance(error, PipelineError):
+        if isinstance(error, PipelineError) and not isinstance(error, ClusterError):
             return error
-    if any(_is_of_ray(error) for error in ordered):
+    # A rank raises ClusterError for a process of its own that was lost, as one that decodes images.
+    if any(_is_of_ray(error) or isinstance(error, ClusterError) for error in ordered):
         return None  # a worker is gone; whatever the others say follows from that
     return next((error for error in ordered if not _is_of_a_lost_peer(error)), None)
 

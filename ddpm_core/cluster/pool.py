@@ -53,6 +53,12 @@ def map_units(
     waiting = deque(range(len(units)))
     pool = _Pool(make_worker, payload, compute)
     deaths = 0
+    idle: list[Any] = []
+
+    def busy_again(actor: Any) -> None:  # noqa: ANN401
+        position = waiting.popleft()
+        pool.assign(actor, position, units[position])
+
     try:
         for _ in range(min(compute.num_workers, len(waiting))):
             pool.add()
@@ -73,14 +79,19 @@ def map_units(
                 if position is not None:
                     waiting.appendleft(position)
                 pool.discard(actor)
-                pool.add()
+                # An actor that has nothing to do holds what a new one would wait for.
+                if waiting and idle:
+                    busy_again(idle.pop())
+                elif waiting:
+                    pool.add()
                 continue
             if position is not None:
                 on_done(units[position], outcome)
                 remaining -= 1
             if waiting:
-                position = waiting.popleft()
-                pool.assign(actor, position, units[position])
+                busy_again(actor)
+            else:
+                idle.append(actor)
     finally:
         pool.close()
 

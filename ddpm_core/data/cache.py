@@ -5,10 +5,12 @@ name when it is whole, and is verified whenever a process opens it: one that is 
 again. When the files pass the limit, those that were opened longest ago are deleted. That is safe
 for whoever has them open or mapped: on Linux the bytes of a deleted file stay until it is closed.
 
-    DDPM_CACHE       the folder; default $XDG_CACHE_HOME/ddpm-pipeline, or ~/.cache/ddpm-pipeline
+    DDPM_CACHE       the folder; default $XDG_CACHE_HOME/ddpm-pipeline, or ~/.cache/ddpm-pipeline;
+                     all is in its subfolder `kept`, and nothing else of it is ever deleted
     DDPM_CACHE_GIB   the limit in GiB, a number above 0; default 32
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -27,6 +29,7 @@ LIMIT_VARIABLE = "DDPM_CACHE_GIB"
 _DEFAULT_GIB = 32.0
 _NUM_LOCKS = 64  # files that lock; two names may share one, and then wait for each other
 _LOCKS = "locks"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +62,9 @@ class Cache:
                 f"{LIMIT_VARIABLE}={text!r} must be a number of GiB above 0, e.g. 32; it bounds "
                 f"the local cache in {folder}"
             )
-        # Not resolve(): the folder may be a symlink that somebody moves.
-        return cls(Path(folder).expanduser().absolute(), int(gib * 2**30))
+        # Not resolve(): the folder may be a symlink that somebody moves. A folder of its own, since
+        # what lies in the cache may be deleted, and people name folders with other things in them.
+        return cls(Path(folder).expanduser().absolute() / "kept", int(gib * 2**30))
 
     def require_room(self, num_bytes: int, what: str) -> None:
         """Raise ConfigError unless `num_bytes` fit the limit; `what` is what they are."""
@@ -95,21 +99,39 @@ class Cache:
                 found = self._opened(name, is_sound)
                 if found is not None:
                     return found
-                path = self.folder / name
-                with durable.replacing(path, root=self.folder) as descriptor:
+                found = self._made(name, make, is_sound)
+        if found is None:
+            raise StorageError(
+                f"{self.folder / name} was written and is not what was written: the disk or "
+                f"another program changes it; point {FOLDER_VARIABLE} to another folder"
+            )
+        return found
+
+    def _made(
+        self, name: str, make: Callable[[int], None], is_sound: Callable[[int], bool]
+    ) -> int | None:
+        """Make the file, whose lock is held; None if it is not what was written."""
+        while True:
+            found = None
+            try:
+                with durable.replacing(self.folder / name, root=self.folder) as descriptor:
                     make(descriptor)
                     # Not by its name later: it may have been evicted by then.
                     found = os.dup(descriptor)
-                if not is_sound(found):
-                    os.close(found)
-                    found = None
+                sound = is_sound(found)
                 self._make_room(keep=name)
-        if found is None:
-            raise StorageError(
-                f"{path} was written and is not what was written: the disk or another program "
-                f"changes it; point {FOLDER_VARIABLE} to another folder"
-            )
-        return found
+            except BaseException as error:
+                if found is not None:
+                    os.close(found)
+                # The disk may be smaller than the limit: then half of what is there has to go.
+                is_full = isinstance(error, OSError) and error.errno in _FULL
+                if not (is_full and self._make_room(keep=name, share=0.5)):
+                    raise
+                continue
+            if sound:
+                return found
+            os.close(found)
+            return None
 
     def _opened(self, name: str, is_sound: Callable[[int], bool]) -> int | None:
         path = self.folder / name
@@ -130,8 +152,10 @@ class Cache:
         _log.warning("%s is damaged, and made again", path)
         return None
 
-    def _make_room(self, *, keep: str) -> None:
-        """Delete what was opened longest ago until the rest is within the limit."""
+    def _make_room(self, *, keep: str, share: float = 1) -> bool:
+        """Delete what was opened longest ago until the rest is within the limit, and within this
+        share of what was there; say whether something was.
+        """
         with self._locked("", "room"):
             files: list[tuple[float, int, str]] = []
             with os.scandir(self.folder) as entries:
@@ -140,13 +164,15 @@ class Cache:
                         if entry.is_file() and not durable.is_temporary(entry.name):
                             stat = entry.stat()
                             files.append((stat.st_mtime, stat.st_size, entry.name))
-            total = sum(size for _, size, _ in files)
+            total = before = sum(size for _, size, _ in files)
+            limit = min(self.max_bytes, share * total)
             for _, size, name in sorted(files):
-                if total <= self.max_bytes:
+                if total <= limit:
                     break
                 if name != keep:
                     (self.folder / name).unlink(missing_ok=True)
                     total -= size
+            return total < before
 
     @contextmanager
     def _locked(self, name: str, lock: str | None = None) -> Iterator[None]:

@@ -62,7 +62,12 @@ class _Channel:
 
     def serve(self, connection: socket.socket) -> bool:
         """Answer one request; say whether there was one."""
-        packet, descriptors, _, _ = socket.recv_fds(connection, MAX_PACKET_BYTES, MAX_NEW_SHARDS)
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(
+                connection, MAX_PACKET_BYTES, MAX_NEW_SHARDS
+            )
+        except ConnectionResetError:
+            return False  # the parent was killed with an answer of ours unread
         if not packet:
             return False
         numbers = np.frombuffer(packet, np.int64)
@@ -74,12 +79,15 @@ class _Channel:
         rows = names[num_new + num_old :]
         shape = (num_images, height, width, channels)
         pixels = self._part[: num_images * height * width * channels].reshape(shape)
-        connection.sendall(self._decode(rows, pixels))
+        try:
+            connection.sendall(self._decode(rows, pixels))
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # killed meanwhile
         return True
 
     def _decode(self, rows: list[int], pixels: NDArray[np.uint8]) -> bytes:
         files = [
-            os.pread(self._shards[shard], size, offset)
+            _read(self._shards[shard], size, offset)
             for shard, offset, size in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
         ]
         try:
@@ -87,6 +95,14 @@ class _Channel:
         except DataError:
             return bytes(_is_decoded(file, pixels[i : i + 1]) for i, file in enumerate(files))
         return b"\1" * len(files)
+
+
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    """Return the file; nothing if it cannot be read: the parent then tries, and tells of it."""
+    try:
+        return os.pread(descriptor, size, offset)
+    except OSError:
+        return b""
 
 
 def _is_decoded(file: bytes, pixels: NDArray[np.uint8]) -> bool:

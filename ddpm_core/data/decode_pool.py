@@ -1,12 +1,14 @@
 """Processes that decode images of shards, as a loader sees them: `decode_child` is their side."""
 
 import contextlib
+import errno
 import mmap
 import os
 import queue
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +109,9 @@ class DecodePool:
     def _finish(self, task: "_Task") -> None:
         try:
             decoded = task.channel.take(task.out)
+        except BaseException:
+            task.channel.close()  # its answer may still come, and belongs to nothing
+            raise
         finally:
             self._idle.put(task.channel)
         for number in np.flatnonzero(~decoded).tolist():
@@ -207,11 +212,19 @@ class _Channel:
         rows[:, 0], rows[:, 1], rows[:, 2] = names, places.offsets, places.sizes
         packet = np.array([*header, *new, *old], np.int64).tobytes() + rows.tobytes()
         assert len(packet) <= MAX_PACKET_BYTES and len(header) == HEADER  # noqa: PT018, S101
-        try:
-            descriptors = [files[name].descriptor for name in new]
-            socket.send_fds(self._connection, [packet], descriptors)
-        except OSError:
-            raise self._lost() from None
+        descriptors = [files[name].descriptor for name in new]
+        while True:
+            try:
+                socket.send_fds(self._connection, [packet], descriptors)
+            except OSError as error:
+                child = self._child()
+                waits = error.errno == errno.ETOOMANYREFS and child and child.process.poll() is None
+                if not waits:
+                    raise self._lost() from None
+                # Of one user only so many descriptors may be under way: until others are received.
+                time.sleep(0.01)
+            else:
+                return
 
     def take(self, out: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Fill `out`; say which of its images are there."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.data.cache import Cache
 from ddpm_core.data.index import Index, Shard
-from ddpm_core.errors import DataError
+from ddpm_core.errors import DataError, StorageError
 from ddpm_core.manifest import DamagedError
 from ddpm_core.storage import Store
 
@@ -48,8 +48,14 @@ class ShardFile:
 
         Raises:
             DataError: if the file ends before.
+            StorageError: the disk, or the server behind it, does not give it.
         """
-        data = os.pread(self.descriptor, size, offset)
+        try:
+            data = os.pread(self.descriptor, size, offset)
+        except OSError as error:
+            raise StorageError(
+                f"{self.where} cannot be read: {error.strerror}; mend that, then run again"
+            ) from None
         if len(data) != size:
             raise DataError(
                 f"{self.where} ends within the {size} bytes at {offset}: it was cut while it was "

@@ -21,6 +21,7 @@ UNHEARD = torch.distributed.DistNetworkError("reset")
 DEFECT = KeyError("a")
 SHAPES = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 BAD_DATA = DataError("shard 3")
+NO_DECODER = ClusterError("a process that decodes images has ended with code -9")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,8 @@ BAD_DATA = DataError("shard 3")
         ({0: DEFECT, 1: GONE}, None),
         ({0: RESET, 1: BAD_DATA, 2: DEFECT}, BAD_DATA),
         ({0: GONE, 1: BAD_DATA}, BAD_DATA),
+        ({0: RESET, 1: NO_DECODER}, None),
+        ({0: NO_DECODER, 1: DEFECT}, None),
     ],
 )
 def test_only_a_lost_worker_is_worth_another_start(errors, incurable):

@@ -8,4 +8,4 @@ def cache_folder(tmp_path, monkeypatch):
     """A cache of this test alone: what another test decoded would hide a damaged shard."""
     folder = tmp_path / "cache"
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
-    return folder
+    return folder / "kept"

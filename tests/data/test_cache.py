@@ -1,10 +1,12 @@
 """The cache of a machine: whole files or none, one maker at a time, and never over its limit."""
 
+import errno
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +69,52 @@ def test_a_disk_that_loses_bytes_is_told(cache):
     """Catches an endless loop of making it again."""
     with pytest.raises(StorageError, match=r"is not what was written.*DDPM_CACHE"):
         cache.open("a", make=lambda _descriptor: None, is_sound=lambda _descriptor: False)
+
+
+def test_what_else_lies_in_the_folder_is_left_alone(tmp_path, monkeypatch):
+    """Catches the deletion of somebody's archive in a scratch folder that was given as cache."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LIMIT_VARIABLE, str(50 / 2**30))
+    (tmp_path / "thesis.zip").write_bytes(b"x" * 1000)
+    for name in "abc":
+        use(Cache.of_environment(), name, b"y" * 30)
+    assert (tmp_path / "thesis.zip").exists()
+    assert names(Cache.of_environment()) == ["c"]
+
+
+def test_a_disk_smaller_than_the_limit_loses_the_oldest(cache):
+    """Catches a training that ends, each time, for files that could have been deleted."""
+
+    def making(content):
+        def make(descriptor):
+            used = sum((cache.folder / name).stat().st_size for name in names(cache))
+            if used + len(content) > 50:  # the disk of this test
+                raise OSError(errno.ENOSPC, "No space left on device")
+            os.write(descriptor, content)
+
+        return make
+
+    for number, name in enumerate("abcd"):
+        content = bytes([number]) * 20
+        os.close(cache.open(name, make=making(content), is_sound=lambda _descriptor: True))
+        os.utime(cache.folder / name, (number, number))
+    assert names(cache) == ["c", "d"]
+    with pytest.raises(StorageError, match="No space left"):
+        cache.open("e", make=making(bytes(60)), is_sound=lambda _descriptor: True)
+
+
+def test_a_file_that_cannot_be_published_stays_open_nowhere(cache, monkeypatch):
+    """Catches descriptors, and the space behind them, that are lost with each try."""
+
+    def refuse(*_arguments, **_words):
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    monkeypatch.setattr(os, "replace", refuse)
+    for _ in range(3):
+        with pytest.raises(StorageError, match="Input/output error"):
+            use(cache, "a", b"content")
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
 
 
 def test_a_maker_that_fails_leaves_nothing(cache):
@@ -188,14 +236,14 @@ def test_the_environment_says_where_and_how_much(monkeypatch, tmp_path):
     """Catches GB for GiB, and a default below the working directory."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "x"))
     monkeypatch.setenv(LIMIT_VARIABLE, "1.5")
-    assert Cache.of_environment() == Cache(tmp_path / "x", 3 * 2**29)
+    assert Cache.of_environment() == Cache(tmp_path / "x" / "kept", 3 * 2**29)
     monkeypatch.delenv(FOLDER_VARIABLE)
     monkeypatch.delenv(LIMIT_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert Cache.of_environment() == Cache(tmp_path / "xdg" / "ddpm-pipeline", 2**35)
+    assert Cache.of_environment() == Cache(tmp_path / "xdg" / "ddpm-pipeline" / "kept", 2**35)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Cache.of_environment().folder == tmp_path / ".cache" / "ddpm-pipeline"
+    assert Cache.of_environment().folder == tmp_path / ".cache" / "ddpm-pipeline" / "kept"
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "a lot"])
