@@ -1,6 +1,5 @@
 """A data set of shards: made by as many workers as there are, the same bytes by any number."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from ddpm_core import layout, manifest
 from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.data import png
+from ddpm_core.data.counts import mean_and_std
 from ddpm_core.data.decode import decode_exact
 from ddpm_core.data.index import (
     FORMAT_VERSION,
@@ -108,7 +108,7 @@ def _require_images(shards: Made, data: DataConfig) -> None:
 
 
 def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) -> dict[str, Any]:
-    mean, std = _mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
+    mean, std = mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
     sizes = {size for split in SPLITS for shard in shards[split] for size in shard.shard.sizes}
     png_bytes = sizes.pop() if data.encoding == "png" else None
     return {
@@ -142,19 +142,6 @@ def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) ->
 def _sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     total: NDArray[np.int64] = np.sum(parts, axis=0)
     return total
-
-
-def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Per channel, from whole numbers: the same on every machine to the last digit."""
-    values = range(256)
-    mean, std = [], []
-    for counts in histogram.tolist():  # Python's whole numbers: squares of 10**12 pixels fit
-        number = sum(counts)
-        total = sum(count * value for count, value in zip(counts, values, strict=True))
-        squares = sum(count * value**2 for count, value in zip(counts, values, strict=True))
-        mean.append(total / number)
-        std.append(math.sqrt(number * squares - total**2) / number)
-    return mean, std
 
 
 def _put_first_images(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ddpm_core import manifest
 from ddpm_core.canonical import canonical_json
+from ddpm_core.data.counts import Counts
 from ddpm_core.data.index import Rejected, Shard, key_of
 from ddpm_core.data.tar_writer import pack
 from ddpm_core.manifest import DamagedError, FileRecord
@@ -22,7 +23,6 @@ LABEL, ABOUT = "cls", "json"
 """The files that follow each image in a shard."""
 IMAGE_EXTENSIONS = ("png", "jpg", "webp")
 """What the image's own file may be."""
-_BLOCK_IMAGES = 256  # counted at once: bounds the memory of the statistics
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def make_shard(
     """
     name = shard_name(split, number)
     rejected: list[Rejected] = []
-    counts = _Counts(channels, len(classes))
+    counts = Counts(channels, len(classes))
     files: list[tuple[str, bytes]] = []
     for record in _taken(records, rejected):
         at = first_number + len(files) // 3
@@ -108,7 +108,7 @@ def make_shard(
             (f"{key}.{LABEL}", b"%d" % record.label),
             (f"{key}.{ABOUT}", canonical_json(about)),
         )
-        counts.add(record)
+        counts.add(record.label, record.pixels)
     tar, offsets = pack(files)
     sizes = tuple(len(content) for _, content in files[::3])
     shard = Shard(name, len(sizes), first_number, tuple(offsets[::3]), sizes)
@@ -160,29 +160,3 @@ def _taken(records: Iterable[Record | Rejected], rejected: list[Rejected]) -> It
             rejected.append(record)
         else:
             yield record
-
-
-class _Counts:
-    """How often each value and each class occurs: whole numbers, the same on every machine."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        self.classes = np.zeros(num_classes, np.int64)
-        self._values = np.zeros((channels, 256), np.int64)
-        self._block: list[NDArray[np.uint8]] = []
-
-    def add(self, record: Record) -> None:
-        self.classes[record.label] += 1
-        self._block.append(record.pixels)
-        if len(self._block) == _BLOCK_IMAGES:
-            self._count()
-
-    def histogram(self) -> NDArray[np.int64]:
-        self._count()
-        return self._values
-
-    def _count(self) -> None:
-        if self._block:
-            block = np.stack(self._block)
-            for channel, values in enumerate(self._values):
-                values += np.bincount(block[..., channel].ravel(), minlength=256)
-            self._block = []

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ddpm_core import layout
+from ddpm_core.data.counts import Counts, mean_and_std
 from ddpm_core.data.decode import decode_exact
 from ddpm_core.data.index import SPLITS, Index, Shard, Split, key_of, load_index
 from ddpm_core.data.shard import ABOUT, IMAGE_EXTENSIONS, LABEL
@@ -82,20 +82,35 @@ def problems_of(
     shards = [(split, shard) for split in SPLITS for shard in index.shards[split]]
     class_counts = {split: np.zeros(len(index.classes), np.int64) for split in SPLITS}
 
-    def look(at: tuple[Split, Shard]) -> tuple[list[str], NDArray[np.int64]]:
+    values = np.zeros((index.shape[0], 256), np.int64)
+
+    def look(at: tuple[Split, Shard]) -> tuple[list[str], Counts]:
         return _shard_problems(store, index, *at)
 
     on_progress(0, total)
     with ThreadPoolExecutor(num_threads) as pool:
         for (split, shard), (lines, counts) in zip(shards, pool.map(look, shards), strict=True):
             found += lines
-            class_counts[split] += counts
+            class_counts[split] += counts.classes
+            if split == "train":
+                values += counts.histogram()
             done += shard.num_images
             on_progress(done, total)
+    found += _other_files(store, index, {shard.role for _, shard in shards})
+    if not found and mean_and_std(values) != (list(index.mean), list(index.std)):
+        found.append("train: mean and standard deviation are not those of the images")
     for split in SPLITS:
         if not found and tuple(class_counts[split]) != index.class_counts[split]:
             found.append(f"{split}: the classes of the images are not those that the index counts")
     return found
+
+
+def _other_files(store: Store, index: Index, shards: set[str]) -> Iterator[str]:
+    for role in index.manifest.files.keys() - shards:
+        try:
+            index.manifest.read(store, role)
+        except DamagedError as error:
+            yield str(error)
 
 
 def _index_problems(index: Index) -> Iterator[str]:
@@ -113,8 +128,8 @@ def _index_problems(index: Index) -> Iterator[str]:
 
 def _shard_problems(
     store: Store, index: Index, split: Split, shard: Shard
-) -> tuple[list[str], NDArray[np.int64]]:
-    counts = np.zeros(len(index.classes), np.int64)
+) -> tuple[list[str], Counts]:
+    counts = Counts(index.shape[0], len(index.classes))
     try:
         tar = index.manifest.read(store, shard.role)
         found = members(tar, origin=shard.name)
@@ -136,13 +151,15 @@ def _shard_problems(
             lines.append(f"{shard.name}: {image.name} is not where the index says")
             continue
         content = tar[image.offset : image.offset + image.size]
+        origin = f"{shard.name}: {image.name}"
         try:
-            decode_exact(content, (height, width, channels), origin=f"{shard.name}: {image.name}")
+            pixels = decode_exact(content, (height, width, channels), origin=origin)
         except DataError as error:
             lines.append(str(error))
+            continue
         digits = tar[label.offset : label.offset + label.size]
         if not digits.isdigit() or len(digits) > 6 or int(digits) >= len(index.classes):
             lines.append(f"{shard.name}: {label.name} holds {digits[:20]!r}, which is no class")
         else:
-            counts[int(digits)] += 1
+            counts.add(int(digits), pixels)
     return lines, counts

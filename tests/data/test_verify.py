@@ -44,6 +44,14 @@ def test_every_flipped_bit_names_its_shard(number, store, folder):
         verify(store.uri_of(folder))
 
 
+def test_a_damaged_picture_of_the_first_images_is_found(store, folder):
+    """Catches files of the manifest that are no shard, and that nobody reads."""
+    path = store.local_path(f"{folder}/train-first.png")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (line,) = problems_of(store, load_index(store, folder))
+    assert "train-first.png is damaged" in line
+
+
 def test_all_that_is_wrong_is_said_at_once(store, folder):
     """Catches a check that ends at the first missing shard."""
     for name in ("train-000000.tar", "train-000002.tar", "test-000001.tar"):
@@ -60,6 +68,8 @@ CHANGES = {
     "an offset": lambda body: body["shards"]["train"][1]["offsets"].__setitem__(1, 512),
     "another number": lambda body: body["shards"]["train"][1].update(first_number=3),
     "fewer classes": lambda body: body.update(classes=["0"], class_counts={}),
+    "another mean": lambda body: body["mean"].__setitem__(0, body["mean"][0] + 1e-9),
+    "another deviation": lambda body: body["std"].__setitem__(0, body["std"][0] + 1e-9),
     "another shape": lambda body: body.update(shape=[1, 8, 9]),
 }
 
