@@ -30,6 +30,7 @@ def pytest_make_parametrize_id(val):
 _GROUPS = {"clusters": ("ray",), "servers": ("prefect", "s3")}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook, else before us
 def pytest_collection_modifyitems(items):
     """Keep the tests that start clusters in one of xdist's processes, those of servers in one.
 
