@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 # One process for each core, each with one thread: small tensors gain nothing from more.
-SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
+SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help run paper test test-long test-all end-to-end test-fast check lint map s3-server ui results clean
 

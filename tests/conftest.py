@@ -1,10 +1,14 @@
 """How the tests share the cores and the cache; how they are named."""
 
 import os
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 from ddpm_core.data.cache import FOLDER_VARIABLE
+
+_ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,26 +31,41 @@ def pytest_make_parametrize_id(val):
     return "bytes" if isinstance(val, bytes) else None
 
 
-_GROUPS = {"clusters": ("ray",), "servers": ("prefect", "s3")}
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook, else before us
 def pytest_collection_modifyitems(items):
-    """Keep the tests that start clusters in one of xdist's processes, those of servers in one.
+    """Have what takes longest begin first: xdist hands the groups out in the order of the tests."""
+    items.sort(key=lambda item: (*_SLOW, item.nodeid).index(_group_of(item.nodeid, item.nodeid)))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the files that start clusters in one of xdist's processes, those of servers in one.
 
     Two Rays at a time starve each other on two cores; beside one of them the small tests run well.
-    Their groups take longest and come first; the others stay together as files, whose fixtures
-    are then made once.
+    The others stay together as files, whose fixtures are then made once. Its own groups
+    (`--dist loadgroup`) do nothing with pytest 9.2, and say nothing of it.
     """
-    order = {name: number for number, name in enumerate(_GROUPS)}
-    group_of = {item: _group_of(item) for item in items}
-    for item, group in group_of.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: order.get(group_of[item], len(order)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return _group_of(nodeid, nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
-def _group_of(item):
-    for group, markers in _GROUPS.items():
-        if any(item.get_closest_marker(name) for name in markers):
+_SLOW = {
+    "clusters": ("pytest.mark.ray",),
+    "servers": ("pytest.mark.prefect", "pytest.mark.s3"),
+}
+
+
+def _group_of(nodeid, other):
+    """Return "clusters" or "servers" for the tests of a file that starts such, else `other`."""
+    for group, marks in _SLOW.items():
+        if any(mark in _source_of(nodeid.partition("::")[0]) for mark in marks):
             return group
-    return item.nodeid.partition("::")[0]
+    return other
+
+
+@cache
+def _source_of(file):
+    return (_ROOT / file).read_text(encoding="utf-8")
