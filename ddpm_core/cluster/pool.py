@@ -110,7 +110,7 @@ class _PoolActor:
         """Return the worker's result, or the PipelineError it raised."""
         try:
             if self._worker is None:
-                import torch  # here, since the stage `shard` needs none: three seconds
+                import torch  # here: who calls `map_units` may need none, which takes three seconds
 
                 torch.set_num_threads(self._num_threads)
                 gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])

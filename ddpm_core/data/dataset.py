@@ -88,12 +88,9 @@ def _commit(
         return manifest.commit(store, folder, files, body, name=layout.DATASET_INDEX)
     except RunConflictError:
         found = manifest.load(store, folder, name=layout.DATASET_INDEX)
-        same = found is not None and found.files == files
-        if (
-            found is None
-            or not same
-            or found.body | {"passed_over": {}} != body | {"passed_over": {}}
-        ):
+        if found is None or found.files != files:
+            raise
+        if found.body | {"passed_over": {}} != body | {"passed_over": {}}:
             raise
         return found
 
