@@ -21,10 +21,11 @@ def final_digests(root: Path) -> dict[str, str]:
     return {role: record["sha256"] for role, record in files.items()}
 
 
-def test_a_run_from_nothing_then_again_then_killed_and_continued(shell, sets, tmp_path, finished):
-    """Catches: a stage that is not wired, a second run that works again, a kill that costs bits.
+def test_a_run_from_nothing_then_again_then_stopped_and_continued(shell, sets, tmp_path, finished):
+    """Catches: a stage that is not wired, a second run that works again, a job that trains on after
+    Ctrl-C, servers that outlive their flow, a stop that costs bits. Killed is the run on S3.
 
-    One test for the three, since each next step needs the result of the one before.
+    One test for all, since each next step needs the result of the one before.
     """
     root, out = finished.root, finished.out
     assert "installing" not in out, "make may install only what has changed"
@@ -40,15 +41,16 @@ def test_a_run_from_nothing_then_again_then_killed_and_continued(shell, sets, tm
     assert time.monotonic() - started < 20, "a finished run must be recognised in seconds"
     assert str(grid) in again
 
-    killed = tmp_path / "killed"
-    process = shell.start(*RUN, "--root", str(killed), *sets, log=tmp_path / "killed.log")
-    first = killed / "runs/digits/checkpoints/step_00000010/manifest.json"
+    stopped = tmp_path / "stopped"
+    process = shell.start(*RUN, "--root", str(stopped), *sets, log=tmp_path / "stopped.log")
+    first = stopped / "runs/digits/checkpoints/step_00000010/manifest.json"
     wait_for(first.exists, 400, "first checkpoint")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) != 0
     shell.assert_nothing_is_left()
-    shell.run(*RUN, "--root", str(killed), *sets)
-    assert final_digests(killed) == final_digests(root)
+    assert first.exists()
+    shell.run(*RUN, "--root", str(stopped), *sets)
+    assert final_digests(stopped) == final_digests(root)
     shell.assert_nothing_is_left()
 
 
@@ -74,19 +76,6 @@ def assert_registered_model_draws(shell, root, tmp_path):
         answer = fetched(f"{url}/invocations", request.read_bytes())
     assert json.loads(answer) == predicted
     shell.assert_nothing_is_left()
-
-
-def test_ctrl_c_stops_everything_and_keeps_the_checkpoint(shell, sets, tmp_path):
-    """Catches: a job that trains on after Ctrl-C, or servers that outlive their flow."""
-    root = tmp_path / "root"
-    long = ["train.num_steps=100000" if "train.num_steps" in item else item for item in sets]
-    process = shell.start(*RUN, "--root", str(root), *long, log=tmp_path / "log")
-    first = root / "runs/digits/checkpoints/step_00000010/manifest.json"
-    wait_for(first.exists, 400, "first checkpoint")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) != 0
-    shell.assert_nothing_is_left()
-    assert first.exists()
 
 
 def test_dry_run_starts_nothing_and_writes_nothing(shell, tmp_path):

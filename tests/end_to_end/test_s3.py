@@ -52,6 +52,7 @@ def test_a_run_on_s3_is_the_run_on_a_disk_although_both_were_killed(
     own = {"TMPDIR": str(tmp_path), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with ended(shell.start(*mlflow, log=tmp_path / "mlflow.log", **own)):
         wait_for(lambda: fetched(f"{url}/health") is not None, 240, "MLflow server")
+        servers = set(shell.processes())
         flow = shell.start(*RUN, "--root", there.uri, *sets, log=tmp_path / "killed.log", **s3)
         first = "runs/digits/checkpoints/step_00000010/manifest.json"
         wait_for(lambda: there.exists(first) or flow.poll() is not None, 400, "first checkpoint")
@@ -60,6 +61,7 @@ def test_a_run_on_s3_is_the_run_on_a_disk_although_both_were_killed(
         assert flow.poll() is None, (tmp_path / "killed.log").read_text()
         flow.send_signal(signal.SIGKILL)
         flow.wait()
+        wait_for(lambda: not set(shell.processes()) - servers, 60, "end of the flow's own Ray")
         out = shell.run(*RUN, "--root", there.uri, *sets, **s3)
         assert "bits/dim" in out
         assert re.search(rf"^grid +{there.uri}/runs/digits/samples/\S+\.png$", out, re.MULTILINE)
