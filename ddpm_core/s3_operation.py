@@ -23,6 +23,9 @@ _ANSWER_TIMEOUT_S = 15.0
 _NUM_LOOKS = 3  # at a body that arrives changed
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 _NUM_PARTS_AT_ONCE = 4
+# Answers of InternalError to a completion, some ten seconds of them, before all parts go up anew.
+# A gateway of Ceph's that is killed while it completes leaves the upload locked for ten minutes.
+_NUM_COMPLETIONS = 7
 _DIGEST = "sha256"  # S3 prefixes it: x-amz-meta-sha256
 
 
@@ -74,14 +77,17 @@ class Operation:
     async def put_in_parts(self, key: str, data: bytes) -> None:
         """Put a long object, which is there only when all of its parts have arrived."""
         self._carry(len(data))
-        metadata = {_DIGEST: sha256_of(data)}
+        while not await self._upload(key, data, {_DIGEST: sha256_of(data)}):
+            pass  # until the time is up
+
+    async def _upload(self, key: str, data: bytes, metadata: dict[str, str]) -> bool:
         started = await self.request("create_multipart_upload", Key=key, Metadata=metadata)
         upload = {"Key": key, "UploadId": started["UploadId"]}
         is_done = False
         try:
-            parts = {"Parts": await self._parts(upload, data)}
+            parts = await self._parts(upload, data)
             try:
-                await self.request("complete_multipart_upload", MultipartUpload=parts, **upload)
+                is_done = await self._complete(upload, parts)
             except self._errors as error:
                 # Completed before, when the reply was lost? Then it is known no more.
                 if code_of(error) != "NoSuchUpload":
@@ -89,12 +95,32 @@ class Operation:
                 there = await self.request("head_object", Key=key)
                 if there["Metadata"] != metadata:
                     raise
-            is_done = True
+                is_done = True
         finally:
             if not is_done:
                 with suppress(*self._errors):  # the first error is the one to hear of
                     async with asyncio.timeout(1):
                         await self._once("abort_multipart_upload", **upload)
+        return is_done
+
+    async def _complete(self, upload: dict[str, str], parts: list[dict[str, Any]]) -> bool:
+        """Return False if the server is there and cannot: see `_NUM_COMPLETIONS`."""
+        words = {"MultipartUpload": {"Parts": parts}, **upload}
+        num_failures = 0
+
+        async def attempt() -> bool:
+            nonlocal num_failures
+            try:
+                await self._once("complete_multipart_upload", **words)
+            except self._errors as error:
+                num_failures += code_of(error) == "InternalError"
+                if num_failures == _NUM_COMPLETIONS:
+                    self.last = error
+                    return False
+                raise
+            return True
+
+        return await self._persist(attempt)
 
     async def _parts(self, upload: dict[str, str], data: bytes) -> list[dict[str, Any]]:
         free = asyncio.Semaphore(_NUM_PARTS_AT_ONCE)

@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (*_SLOW, item.nodeid).index(_group_of(item.nodeid, item.nodeid)))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Keep the files that start clusters in one of xdist's processes, those of servers in one.
 

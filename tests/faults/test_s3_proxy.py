@@ -4,6 +4,7 @@ The table at the end of docs/storage.md is this one.
 """
 
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -224,6 +225,21 @@ def test_an_upload_that_is_known_no_more_counts_if_it_was_completed(
     with pytest.raises(StorageError, match="cannot write"):
         proxied.write("uploads/lost", LONG)
     assert not direct.exists("uploads/lost")
+
+
+def test_an_upload_that_cannot_be_completed_is_left_for_another(
+    proxied: S3Store, direct: S3Store, way: tuple[str, FaultProxy]
+):
+    """Catches waiting for the lock on an upload that a killed gateway was about to complete."""
+    proxy, complete = way[1], r"^POST \S+uploadId="
+    locked = Fault("answer", s3_operation._NUM_COMPLETIONS, complete, 0, 500, "InternalError")
+    proxy.faults, proxy.seen[:] = [locked], []
+    proxied.write("uploads/locked", LONG)
+    assert direct.read("uploads/locked") == LONG
+    completed = [line for line in proxy.seen if re.match(complete, line)]
+    assert len(completed) == s3_operation._NUM_COMPLETIONS + 1
+    assert len(set(completed)) == 2, "one upload for the failures, another for the end"
+    assert sum(line.startswith("DELETE") for line in proxy.seen) == 1, "its parts cost room"
 
 
 def test_no_flipped_bit_is_read_as_data(proxied: S3Store, way: tuple[str, FaultProxy]):
