@@ -1,5 +1,6 @@
 """Joining the cluster that is there, or starting one here; refusing what it cannot hold."""
 
+import logging
 import os
 import socket
 import time
@@ -12,6 +13,9 @@ import ray.exceptions
 
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, ConfigError
+from ddpm_core.progress import WARNING
+
+_log = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT_S = 10.0
 _JOIN_GRACE_S = 15.0  # nodes of a cluster that was just started may still be on their way
@@ -69,6 +73,32 @@ def uses_gpu(compute: ComputeConfig) -> bool:
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)
 
 
+def num_workers(compute: ComputeConfig) -> int:
+    """Return how many workers a stage starts; call it when connected.
+
+    As many as `compute` asks for, but not more than there are GPUs if they are used because they
+    are there: so that a recipe made for two CPU cores runs on a machine of one GPU. What is left
+    divides the number asked for, as batches must be divided.
+    """
+    return _fitting(compute, _num_slots(compute))
+
+
+def _fitting(compute: ComputeConfig, num_slots: int) -> int:
+    wanted = compute.num_workers
+    if compute.use_gpu is not None or not uses_gpu(compute) or num_slots < 1:
+        return wanted
+    return max(n for n in range(1, wanted + 1) if wanted % n == 0 and n <= num_slots)
+
+
+def _num_slots(compute: ComputeConfig) -> int:
+    nodes, gpu = _nodes(), uses_gpu(compute)
+    return sum(_slots(node, compute.cpus_per_worker, gpu=gpu) for node in nodes)
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def _start(address: str) -> None:
     if "://" in address:
         raise ClusterError(
@@ -114,15 +144,21 @@ def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:
         ConfigError: naming what is needed, what is there and the keys to change.
     """
     deadline = time.monotonic() + patience_s
-    while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpu = uses_gpu(compute)
-        slots = sum(_slots(node, compute.cpus_per_worker, gpu=gpu) for node in nodes)
-        if slots >= compute.num_workers:
-            return
-        if time.monotonic() >= deadline:
-            break
+    while (slots := _num_slots(compute)) < compute.num_workers and time.monotonic() < deadline:
         time.sleep(1.0)
+    if slots >= compute.num_workers:
+        return
+    gpu, nodes = uses_gpu(compute), _nodes()
+    if (fitting := _fitting(compute, slots)) <= slots:
+        _log.warning(
+            "%sthe cluster has GPUs for %d of compute.num_workers=%d worker(s): %d will work; "
+            "set compute.use_gpu=false to use its CPUs instead",
+            WARNING,
+            slots,
+            compute.num_workers,
+            fitting,
+        )
+        return
     each = f"{compute.cpus_per_worker} CPU" + (" and 1 GPU" if gpu else "")
     have = ", ".join(f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU" for node in nodes)
     raise ConfigError(

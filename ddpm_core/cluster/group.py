@@ -19,7 +19,7 @@ import torch
 from ray.train.torch.config import TorchConfig, _TorchBackend
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from ddpm_core.cluster.connection import one_line, uses_gpu
+from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
 from ddpm_core.cluster.network import choose_interface
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
@@ -103,7 +103,7 @@ def _trainer(
         train_loop_config=payload,
         torch_config=_GroupConfig(timeout_s=compute.collective_timeout_s),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=compute.num_workers, use_gpu=gpu, resources_per_worker=resources
+            num_workers=num_workers(compute), use_gpu=gpu, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 import ray.exceptions
 
-from ddpm_core.cluster.connection import one_line, uses_gpu
+from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
 
@@ -60,7 +60,7 @@ def map_units(
         pool.assign(actor, position, units[position])
 
     try:
-        for _ in range(min(compute.num_workers, len(waiting))):
+        for _ in range(min(num_workers(compute), len(waiting))):
             pool.add()
         remaining = len(waiting)
         while remaining:

@@ -9,7 +9,7 @@ class ComputeConfig(Section):
     """Where and how wide it runs. Changes the speed, not the experiment: in no fingerprint."""
 
     num_workers: PositiveInt = 1
-    """workers of every stage"""
+    """workers of every stage; at most one per GPU where use_gpu is null and the cluster has GPUs"""
     cpus_per_worker: PositiveInt = 1
     """CPU cores, and threads, of one worker"""
     use_gpu: bool | None = None

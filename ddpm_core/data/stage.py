@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddpm_core import layout
 from ddpm_core.canonical import canonical_json
-from ddpm_core.config import RunConfig
+from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
@@ -54,10 +54,16 @@ def _source(config: RunConfig) -> Iterator[Source]:
         from ddpm_core import cluster
         from ddpm_core.data.collection import Collection
 
-        with cluster.connect(config.compute):
-            yield Collection.open(config.data, cache=_cache(), compute=config.compute)
+        compute = _on_cpus(config)
+        with cluster.connect(compute):
+            yield Collection.open(config.data, cache=_cache(), compute=compute)
     else:
         yield Bundle(load_splits(config.data, cache=_cache()))
+
+
+def _on_cpus(config: RunConfig) -> ComputeConfig:
+    """Images are decoded on CPUs: no GPU is held, and as many work as are asked for."""
+    return config.compute.model_copy(update={"use_gpu": False})
 
 
 def _made(
@@ -96,7 +102,7 @@ def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -
         store,
         config.data,
         source,
-        config.compute,
+        _on_cpus(config),
         images_sha256=images_sha256,
         on_progress=on_progress,
     )

@@ -30,6 +30,47 @@ def test_a_worker_fits_on_one_node_or_not_at_all(node, cpus, gpu, slots):
     assert connection._slots(node, cpus, gpu=gpu) == slots
 
 
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "use_gpu", "expected"),
+    [
+        (2, (1,), None, 1),
+        (8, (4, 2), None, 4),
+        (8, (3,), None, 2),
+        (2, (4,), None, 2),
+        (2, (), None, 2),
+        (2, (1,), False, 2),
+        (2, (1,), True, 2),
+    ],
+)
+def test_not_more_workers_than_gpus_that_are_used_unasked(
+    monkeypatch, wanted, gpus, use_gpu, expected
+):
+    """Catches a recipe for two cores that is refused by a machine of one GPU, a number of workers
+    that does not divide the batch, and an explicit wish that is not followed.
+    """
+    nodes = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": float(n)}} for n in gpus]
+    nodes.append({"Alive": True, "Resources": {"CPU": 16.0}})
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": sum(gpus)})
+    compute = ComputeConfig(num_workers=wanted, use_gpu=use_gpu)
+    assert connection.num_workers(compute) == expected
+    if use_gpu and expected > sum(gpus):
+        with pytest.raises(ConfigError, match="2 worker"):
+            connection._preflight(compute, patience_s=0)
+    else:
+        connection._preflight(compute, patience_s=0)
+
+
+def test_workers_that_are_left_out_are_told_of(monkeypatch, caplog):
+    """Catches a cluster whose GPUs are fewer than was thought, and nobody learns of it."""
+    node = {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 1.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [node])
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0})
+    connection._preflight(ComputeConfig(num_workers=2), patience_s=0)
+    (record,) = caplog.records
+    assert "GPUs for 1 of compute.num_workers=2 worker(s): 1 will work" in record.getMessage()
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001"])
 def test_an_address_of_the_wrong_kind_is_refused(monkeypatch, address):
     """Catches Ray Client, on which Ray Train does not work, and minutes of waiting."""
