@@ -23,6 +23,20 @@ def _own_cache(tmp_path_factory):
         os.environ[FOLDER_VARIABLE] = before
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """Give a CUDA device that computes in float32 where it is told to; skip where there is none.
+
+    Left alone, torch rounds the factors of float32 convolutions to the 10 bits of TF32.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    return torch.device("cuda")
+
+
 def pytest_make_parametrize_id(val):
     """Name bytes by what they are: their content may hold the time, as that of gzip does.
 
