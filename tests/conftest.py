@@ -24,7 +24,7 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu():
     """Give a CUDA device that computes in float32 where it is told to; skip where there is none.
 
     Left alone, torch rounds the factors of float32 convolutions to the 10 bits of TF32.
@@ -33,8 +33,10 @@ def gpu(monkeypatch):
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
-    return torch.device("cuda")
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    yield torch.device("cuda")
+    convolutions.fp32_precision = before
 
 
 def pytest_make_parametrize_id(val):

@@ -218,7 +218,7 @@ def test_float32_is_good_to_a_ten_thousandth_of_a_bit():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("solver", [ADAPTIVE, GRID])
+@pytest.mark.parametrize("solver", [ADAPTIVE, FixedStep(sigma_grid(PAPER, 20), "rk4")])
 @pytest.mark.parametrize("probe", [None, signs(4, 3)])
 def test_a_gpu_finds_the_density_of_a_cpu(solver, probe, gpu):
     """Catches rows, sigmas or probes on another device, and steps that are not those of a row."""
