@@ -10,7 +10,7 @@ BIN := .venv/bin
 # One process for each core, each with one thread: small tensors gain nothing from more.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-long test-all end-to-end test-fast check lint map s3-server ui results clean
+.PHONY: help run paper test test-long test-all test-gpu end-to-end test-fast check lint map s3-server ui results clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test-long: .venv/.installed-dev ## run the tests of half a minute and more: kill
 
 test-all: .venv/.installed-dev ## run both at once, which is faster than one after the other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not end_to_end" $(ARGS)
+
+test-gpu: .venv/.installed-dev ## run the tests that need a CUDA device, against the same on the CPU
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 end-to-end: .venv/.installed-dev ## run the README's commands as a user does, kills included
 	@$(BIN)/python -m pytest -m end_to_end $(ARGS)

@@ -12,16 +12,14 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import data_readers as readers
+from benchmarks.about import about
 from benchmarks.data_sets import CASES, image_files, write_folder, write_shards
 from ddpm_core.data.cache import FOLDER_VARIABLE, LIMIT_VARIABLE
 from ddpm_core.storage import open_store
@@ -93,26 +91,6 @@ def measure_cached(case, uri, options):
     return found[1:]
 
 
-def about(options):
-    """Machine, versions and command, as lines."""
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    git = shutil.which("git") or "git"
-    commit = subprocess.run(  # noqa: S603 - git, with arguments of ours
-        [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return [
-        f"- machine: {options.processes} of {os.cpu_count()} cores, {models[0] if models else '?'}",
-        f"- Python {sys.version.split()[0]}, torch {torch.__version__}, load "
-        f"{os.getloadavg()[0]:.1f} at the end",
-        f"- commit {commit or '?'}, {datetime.now(UTC).date()}",
-        f"- command: `python -m benchmarks.data {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
-    ]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=20_000, help="of each case; large ones 1/10")
@@ -155,7 +133,8 @@ def main():
     last = f"worst of all cases: {worst_peer:.2f} x the best peer, {worst_bound:.2f} of the bound"
     if options.out:
         title = f"# Reading: images/s, medians of {options.rounds} rounds\n"
-        options.out.write_text("\n".join([title, *about(options), "", *lines, "", last, ""]))
+        told = about("benchmarks.data", num_cores=options.processes)
+        options.out.write_text("\n".join([title, *told, "", *lines, "", last, ""]))
     print(last)
 
 

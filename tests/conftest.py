@@ -23,6 +23,22 @@ def _own_cache(tmp_path_factory):
         os.environ[FOLDER_VARIABLE] = before
 
 
+@pytest.fixture
+def gpu():
+    """Give a CUDA device that computes in float32 where it is told to; skip where there is none.
+
+    Left alone, torch rounds the factors of float32 convolutions to the 10 bits of TF32.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    yield torch.device("cuda")
+    convolutions.fp32_precision = before
+
+
 def pytest_make_parametrize_id(val):
     """Name bytes by what they are: their content may hold the time, as that of gzip does.
 

@@ -93,15 +93,41 @@ def test_normal_does_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.gpu
-def test_normal_is_the_same_on_the_gpu():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_normal_is_the_same_on_the_gpu(dtype, gpu):
     """Catches operations that CPU and GPU round differently, such as log, cos or fused ones."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     positions = torch.arange(100)
-    on_gpu = seeding.normal(KEY, 5, positions.cuda(), (3, 32, 32), dtype=torch.float64)
-    assert torch.equal(
-        on_gpu.cpu(), seeding.normal(KEY, 5, positions, (3, 32, 32), dtype=torch.float64)
-    )
+    on_gpu = seeding.normal(KEY, 5, positions.to(gpu), (3, 32, 32), dtype=dtype)
+    assert on_gpu.device.type == gpu.type
+    assert torch.equal(on_gpu.cpu(), seeding.normal(KEY, 5, positions, (3, 32, 32), dtype=dtype))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda at: seeding.uniform_int(KEY, 3, at, 1000),
+        lambda at: seeding.coin(KEY, 3, at),
+        lambda at: seeding.uniform(KEY, 3, at, (3, 5)),
+        lambda at: seeding.signs(KEY, 3, at, (3, 5)),
+    ],
+    ids=["uniform_int", "coin", "uniform", "signs"],
+)
+def test_the_other_numbers_are_the_same_on_the_gpu(draw, gpu):
+    """Catches a division by a number, which a GPU does as a product with its inverse."""
+    positions = torch.tensor([0, 7, 2**33 + 5, 2**40])
+    assert torch.equal(draw(positions.to(gpu)).cpu(), draw(positions))
+
+
+@pytest.mark.gpu
+def test_seed_dropout_repeats_a_step_on_the_gpu(gpu):
+    """Catches masks drawn from a generator of the CPU, or of another GPU."""
+    masks = []
+    for _ in range(2):
+        seeding.seed_dropout(7, 3, 0, gpu)
+        masks.append(dropout(torch.ones(1000, device=gpu), 0.5))
+    assert torch.equal(*masks)
+    assert not torch.equal(masks[0], dropout(torch.ones(1000, device=gpu), 0.5))
 
 
 def test_normal_is_box_muller_of_the_words():

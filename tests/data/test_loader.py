@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from ddpm_core import layout, manifest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.data import loader
 from ddpm_core.data.index import load_index
-from ddpm_core.data.loader import batch, flip, load_split, to_unit_range
+from ddpm_core.data.loader import Batches, batch, flip, load_split, to_unit_range
 from ddpm_core.errors import DataError
 from ddpm_core.manifest import FileRecord
+from ddpm_core.recipes import digits
+from ddpm_core.sampling.draw import to_u8
 from ddpm_core.storage import open_store, sha256_of
 from tests.data.small import data_config, shard_dataset, splits, tar_of
 
@@ -210,3 +213,35 @@ def test_flip_mirrors_left_and_right_where_the_coin_says():
     got = flip(images, torch.tensor([False, True]))
     assert torch.equal(got[0], images[0])
     assert got[1, 0].tolist() == [[27, 26, 25, 24], [31, 30, 29, 28]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("streamed", [False, True])
+def test_pinned_batches_arrive_on_a_gpu_unchanged(streamed, store, folder, gpu, monkeypatch):
+    """Catches memory that is used again before the GPU has read it, and axes in another order."""
+    monkeypatch.setattr(loader, "MAX_DECODED_BYTES", 0 if streamed else 2**20)
+    train = digits().train.model_copy(update={"global_batch_size": 4, "num_steps": 50})
+
+    def batches(*, pinned):
+        with (
+            closing(load_split(store, load_index(store, folder), "train")) as images,
+            Batches(images, train, start=0, rank=0, world_size=1, pinned=pinned) as made,
+        ):
+            for _ in range(train.num_steps):
+                yield made.take()
+
+    there = []
+    for images_u8 in batches(pinned=True):
+        assert images_u8.is_pinned()
+        there.append(images_u8.to(gpu, non_blocking=True))
+    for on_gpu, images_u8 in zip(there, batches(pinned=False), strict=True):
+        assert torch.equal(on_gpu.cpu(), images_u8)
+
+
+@pytest.mark.gpu
+def test_every_level_has_its_value_on_a_gpu(gpu):
+    """Catches a GPU's division by a number, a product with its inverse, that leads elsewhere."""
+    values = torch.arange(256, dtype=torch.uint8)
+    x = to_unit_range(values, gpu)
+    torch.testing.assert_close(x.cpu().double(), values.double() / 127.5 - 1, rtol=0, atol=2.5e-7)
+    assert torch.equal(to_u8(x.reshape(1, 1, 1, 256)).flatten().cpu(), values)

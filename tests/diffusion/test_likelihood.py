@@ -313,3 +313,26 @@ def test_vlb_term_never_waits_for_its_device():
     x_0, t = torch.empty(2, 3, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")
     bits, _ = term(SHORT, "fixed_small", x_0, x_0, t, x_0, True)
     assert bits.shape == (2,)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cdf", ["tanh", "exact"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_a_gpu_finds_the_bound_of_a_cpu(dtype, tolerance, cdf, gpu):
+    """Catches tables on another device, and a tail of erfc or tanh that is lost there.
+
+    In float32 the decoder is a difference of two numbers near 1/2, good to a few thousandths.
+    """
+    x_0 = interior_images(4, 3, 8, 8).to(dtype)
+
+    def run(images):
+        return bits_per_dim(
+            Denoiser(lambda x_t, t: 0.1 * x_t.sin(), SHORT),
+            images,
+            noise=lambda t: normal(4, 3, 8, 8, seed=t).to(images.device, images.dtype),
+            cdf=cdf,
+        )
+
+    for found, expected in zip(run(x_0.to(gpu)), run(x_0), strict=True):
+        assert found.device.type == gpu.type
+        torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=tolerance)

@@ -215,3 +215,22 @@ def test_float32_is_good_to_a_ten_thousandth_of_a_bit():
     result = ode_density(DATA.denoiser(), x.float(), solver=solver, probe=signs(4, 3).float())
     assert result.bits.dtype == torch.float32
     torch.testing.assert_close(result.bits.double(), exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("solver", [ADAPTIVE, FixedStep(sigma_grid(PAPER, 20), "rk4")])
+@pytest.mark.parametrize("probe", [None, signs(4, 3)])
+def test_a_gpu_finds_the_density_of_a_cpu(solver, probe, gpu):
+    """Catches rows, sigmas or probes on another device, and steps that are not those of a row."""
+
+    def network(x_t, t):
+        return (0.8 * x_t).tanh() + 0.1 * x_t.roll(1, dims=-1)
+
+    denoiser, x = Denoiser(network, PAPER), normal(4, 3, seed=1)
+    expected = ode_density(denoiser, x, solver=solver, probe=probe)
+    with torch.inference_mode():
+        there = None if probe is None else probe.to(gpu)
+        found = ode_density(denoiser, x.to(gpu), solver=solver, probe=there)
+    assert found.num_evaluations.tolist() == expected.num_evaluations.tolist()
+    torch.testing.assert_close(found.bits.cpu(), expected.bits, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.latent.cpu(), expected.latent, rtol=1e-9, atol=1e-9)

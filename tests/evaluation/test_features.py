@@ -271,3 +271,16 @@ def test_a_network_that_vanished_is_told(store):
     recipe = recipe_of(EvaluateConfig(features="a.pt", features_sha256="0" * 64))
     with pytest.raises(StorageError, match="emptied meanwhile"):
         loaded(store, recipe)
+
+
+@pytest.mark.gpu
+def test_classifier_learns_on_a_gpu_and_is_read_on_a_cpu(gpu):
+    """Catches images or labels on another device, and weights that stay there."""
+    train, test = stripes(512, 0), stripes(96, 1)
+    network = classifier.train_classifier(train, num_steps=25, device=gpu)
+    assert classifier.accuracy(network, test, gpu) > 0.95
+    copy = classifier.from_bytes(classifier.to_bytes(network))
+    there = extract(network.embed, test.images_u8, batch_size=40, device=gpu)
+    here = extract(copy.embed, test.images_u8, batch_size=40, device=CPU)
+    assert there.device == here.device == CPU
+    torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-3)

@@ -144,3 +144,22 @@ def test_what_is_missing_is_named(store, trained):
     store.delete(layout.dataset_pointer_key("tiny"))
     with pytest.raises(DataError, match="no complete data set; run the shard stage first"):
         stage.run_evaluate(store, config)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_numbers_of_a_cpu(evaluated, in_process, recording_tracker, gpu):
+    """Catches results that stay on the device, and measures taken of other images there.
+
+    In bfloat16, and with features of a network that was trained there: they agree roughly.
+    """
+    store, config = evaluated
+    expected = json.loads(layout.evaluation_of(store, config).read(store, "metrics"))
+    folder = layout.evaluation_of(store, config).folder
+    for name in store.names(folder):
+        store.delete(f"{folder}/{name}")
+    in_process.device = gpu
+    found = stage.run_evaluate(store, config)
+    assert in_process.units
+    bits = expected["bits_per_dim"]["value"]
+    assert found["bits_per_dim"]["value"] == pytest.approx(bits, rel=0.02)
+    assert np.isfinite(found["frechet_distance"]["value"])

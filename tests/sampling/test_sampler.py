@@ -21,6 +21,7 @@ from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps
 from ddpm_core.sampling.draw import draw
 from ddpm_core.sampling.sampler import describe, num_steps_of, run_sampler
+from tests.gpu import no_waiting, quiet
 
 SCHEDULE = make_schedule(make_betas("linear", 40))
 SHAPE = (1, 4, 4)
@@ -138,3 +139,34 @@ def test_what_is_said_of_samples_names_all_that_was_used_and_nothing_that_was_no
     }
     assert "spacing" not in describe(SampleConfig(), 40)
     assert describe(SampleConfig(), 40)["num_steps"] == 40
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("state", ["float32", "float64"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_gpu_draws_the_images_of_a_cpu(name, state, gpu):
+    """Catches tables or steps on another device, and float64 that is lost on the way.
+
+    The tolerance is ten times what changes if the network's output is rounded otherwise.
+    """
+    sample = sample_of(name, state=state)
+    expected = draw(WHOLE, torch.arange(6), SHAPE, sample=sample, seed=7)
+    found = draw(WHOLE, torch.arange(6, device=gpu), SHAPE, sample=sample, seed=7)
+    assert found.dtype == expected.dtype
+    rounding = 1e-5 if state == "float32" else 1e-13
+    atol = rounding * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.gpu
+@quiet
+@pytest.mark.parametrize("name", BY_NAME)
+def test_no_sampler_waits_for_the_gpu(name, gpu):
+    """Catches `.item()` and copies in the loop, which would leave the GPU idle in every step.
+
+    The first call may wait: it brings the chain's tables there.
+    """
+    sample, positions = sample_of(name, num_steps=None), torch.arange(2, device=gpu)
+    draw(WHOLE, positions, SHAPE, sample=sample, seed=0)
+    with no_waiting():
+        draw(WHOLE, positions, SHAPE, sample=sample, seed=1)

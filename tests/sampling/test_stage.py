@@ -227,3 +227,24 @@ def test_samples_are_the_same_bytes_from_one_worker_three_and_after_a_death(samp
     monkeypatch.setattr(stage, "make_worker", make_dying_worker)
     assert again(2) == expected
     assert {"died-1", "died-2"} <= {path.name for path in Path(store.uri).iterdir()}
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_samples_of_a_cpu(trained, in_process, recording_tracker, gpu, monkeypatch):
+    """Catches pictures of CUDA tensors, and units whose images are others there.
+
+    In float32: another rounding may turn single levels.
+    """
+    monkeypatch.setattr("ddpm_core.sampling.denoiser.uses_bfloat16", lambda *_: False)
+    in_process.device = gpu
+    store, config = trained
+    stage.run_sample(store, config)
+    samples, checkpoint = layout.samples_of(store, config), layout.final_checkpoint(store, config)
+    found = first_images(store, samples, config.sample, config.data.shape, 16)
+    denoiser = load_denoiser(store, config, checkpoint, torch.device("cpu"))
+    x_0 = draw(
+        denoiser, torch.arange(16), config.data.shape, sample=config.sample, seed=config.sample.seed
+    )
+    difference = np.abs(found.astype(int) - to_u8(x_0).numpy())
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05

@@ -149,9 +149,10 @@ class InProcess:
     def __init__(self) -> None:
         self.units: list = []
         self.reverse = False  # let the results arrive in another order
+        self.device = torch.device("cpu")
 
     def map_units(self, make_worker: Callable, payload: dict, units, compute, *, on_done) -> None:
-        worker = make_worker(json.loads(json.dumps(payload)), torch.device("cpu"))
+        worker = make_worker(json.loads(json.dumps(payload)), self.device)
         for unit in reversed(units) if self.reverse else units:
             result = worker(unit)
             self.units.append(unit)

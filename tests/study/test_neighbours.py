@@ -120,3 +120,13 @@ def test_a_quantile_outside_0_and_1_is_refused(quantile):
     """Catches: a threshold that no sample, or every sample, lies below."""
     with pytest.raises(ConfigError, match=f"quantile={quantile}"):
         memorisation(numbers(2, 3), numbers(2, 3), numbers(2, 3), quantile=quantile)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_neighbours_of_a_cpu(gpu):
+    """Catches products in TF32, of which the nearest are no longer those; results left there."""
+    queries, references = levels(40, 3, 8, 8, seed=1), levels(300, 3, 8, 8, seed=2)
+    expected = nearest(queries, references, k=5)
+    found = nearest(queries.to(gpu), references.to(gpu), k=5)
+    assert torch.equal(found.index, expected.index)
+    torch.testing.assert_close(found.distance, expected.distance, rtol=1e-12, atol=0)

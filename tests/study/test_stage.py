@@ -277,3 +277,14 @@ def test_what_is_missing_is_named(trained):
     store.delete(layout.dataset_pointer_key("tiny"))
     with pytest.raises(DataError, match="no complete data set; run the shard stage first"):
         stage.run_study(store, config)
+
+
+@pytest.mark.gpu
+def test_the_whole_study_runs_on_a_gpu(sampled, in_process, recording_tracker, gpu):
+    """Catches a unit whose tensors lie on two devices, or are given to numpy from the GPU."""
+    in_process.device = gpu
+    store, _ = sampled
+    config = study_config()
+    stage.run_study(store, config)
+    assert {unit.kind for unit in in_process.units} == {u.kind for u in units_in(store, config)}
+    assert set(layout.study_of(store, config).files) >= PICTURES

@@ -2,6 +2,8 @@ import sys
 import threading
 import types
 
+import pytest
+
 from ddpm_core.tracking.machine import MachineSampler
 
 
@@ -85,3 +87,20 @@ def test_the_package_that_reads_gpus_is_installed_and_quiet_where_there_are_none
     assert issubclass(pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError)
     assert "system/cpu_utilization_percentage" in first_reading()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_read(gpu):
+    """Catches calls that the driver's package does not have, bytes for megabytes, fractions."""
+    pytest.importorskip("pynvml")
+    import torch
+
+    block = torch.zeros(2**28, dtype=torch.uint8, device=gpu)  # 268 MB
+    values = first_reading()
+    in_all = torch.cuda.mem_get_info()[1] / 1e6
+    used = values["system/gpu_0_memory_usage_megabytes"]
+    assert len(block) / 1e6 < used <= 1.05 * in_all
+    assert values["system/gpu_0_memory_usage_percentage"] == pytest.approx(
+        100 * used / in_all, rel=0.05
+    )
+    assert 0 <= values["system/gpu_0_utilization_percentage"] <= 100

@@ -59,8 +59,10 @@ def rank_slice(config: RunConfig, image_set: ImageSet, step: int, rank: int, wor
     return batch(image_set, indices[rank * size : (rank + 1) * size])
 
 
-def make_learner(config: RunConfig, rank: int = 0, world_size: int = 1) -> Learner:
-    return Learner(config, rank=rank, world_size=world_size, device=CPU)
+def make_learner(
+    config: RunConfig, rank: int = 0, world_size: int = 1, device: torch.device = CPU
+) -> Learner:
+    return Learner(config, rank=rank, world_size=world_size, device=device)
 
 
 def copy_of(tensors) -> dict[str, Tensor]:

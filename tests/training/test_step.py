@@ -13,6 +13,7 @@ from ddpm_core.errors import CheckpointError
 from ddpm_core.training.build import build_schedule, build_unet, uses_bfloat16
 from ddpm_core.training.peers import Peers
 from ddpm_core.training.step import learning_rate
+from tests.gpu import no_waiting, quiet
 from tests.training.small import (
     CPU,
     copy_of,
@@ -282,3 +283,115 @@ def test_three_ranks_continue_bit_for_bit(tmp_path):
     """
     run_group(_three_ranks, 3, tmp_path)
     assert (tmp_path / "equal").exists()
+
+
+# -- on a GPU --------------------------------------------------------------------------------------
+
+
+def on_cpu(tensors):
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("grad_clip", [1.0, 1e-3])
+def test_steps_on_a_gpu_are_those_of_a_cpu(grad_clip, gpu):
+    """Catches numbers drawn otherwise, an Adam, average or clipping that takes weights in another
+    memory order, and convolutions in TF32.
+
+    Adam divides by the root of the second moment: rounding of tiny gradients is magnified, but to
+    less than a tenth of a step.
+    """
+    config = small_config(model__dropout=0.0, train__grad_clip=grad_clip)
+    learner, reference = make_learner(config, device=gpu), make_learner(config)
+    run(learner, config, 0, 6)
+    run(reference, config, 0, 6)
+    found, expected = learner.state(), reference.state()
+    assert {tensor.device.type for tensor in found.values()} == {gpu.type}
+    assert found["adam.step"] == 6
+    assert torch.equal(found["window"][1].cpu(), expected["window"][1])
+    for name, tensor in expected.items():
+        if name.startswith("model."):
+            atol = 1e-4
+        else:  # the gradient of a bias before a normalisation is rounding alone
+            kind = name.rpartition("adam.")[2].partition(".")[0]
+            atol = 1e-4 * max(float(t.abs().max()) for n, t in expected.items() if kind in n)
+        torch.testing.assert_close(
+            found[name].cpu(), tensor, rtol=1e-3, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    averages = on_cpu(learner.ema.state_dict())
+    torch.testing.assert_close(averages, reference.ema.state_dict(), rtol=1e-3, atol=1e-4)
+    point, exact = learner.take_point(), reference.take_point()
+    assert point == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_state_continues_bit_for_bit_on_a_gpu(gpu, monkeypatch):
+    """Catches a part of the state that is not saved, or is loaded into other memory.
+
+    With cuDNN's deterministic algorithms, without which two runs may differ in the last bits: so
+    two uninterrupted ones are compared first.
+    """
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    config = small_config()
+    whole, again, first, second = (make_learner(config, device=gpu) for _ in range(4))
+    run(whole, config, 0, 10)
+    run(again, config, 0, 10)
+    torch.testing.assert_close(again.state(), whole.state(), rtol=0, atol=0)
+    run(first, config, 0, 6)
+    second.load(on_cpu(first.state()), on_cpu(first.ema.state_dict()))
+    run(second, config, 6, 10)
+    torch.testing.assert_close(second.state(), whole.state(), rtol=0, atol=0)
+    torch.testing.assert_close(second.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
+    assert second.take_point() == whole.take_point()
+
+
+@pytest.mark.gpu
+def test_state_goes_from_gpu_to_cpu_and_back_bit_for_bit(gpu):
+    """Catches state that stays on the device it came from, or loses its memory order there."""
+    config = small_config()
+    begun, taken, back = (make_learner(config, device=place) for place in (gpu, CPU, gpu))
+    run(begun, config, 0, 3)
+    taken.load(on_cpu(begun.state()), on_cpu(begun.ema.state_dict()))
+    torch.testing.assert_close(taken.state(), on_cpu(begun.state()), rtol=0, atol=0)
+    back.load(taken.state(), taken.ema.state_dict())
+    torch.testing.assert_close(back.state(), begun.state(), rtol=0, atol=0)
+    torch.testing.assert_close(back.ema.state_dict(), begun.ema.state_dict(), rtol=0, atol=0)
+    for learner in (taken, back):
+        run(learner, config, 3, 5)
+        assert all(bool(tensor.isfinite().all()) for tensor in learner.state().values())
+        assert learner.state()["adam.step"] == 5
+
+
+@pytest.mark.gpu
+def test_bfloat16_on_a_gpu_trains_weights_that_stay_float32(gpu):
+    """Catches an `auto` that stays float32, a network that is cast as a whole, and NaN."""
+    assert uses_bfloat16("auto", gpu) == torch.cuda.is_bf16_supported()
+    config = small_config(train__precision="bfloat16", model__dropout=0.0)
+    exactly = small_config(train__precision="float32", model__dropout=0.0)
+    learner, reference = make_learner(config, device=gpu), make_learner(exactly, device=gpu)
+    run(learner, config, 0, 5)
+    run(reference, exactly, 0, 5)
+    state = learner.state() | {f"ema.{n}": t for n, t in learner.ema.state_dict().items()}
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.float64}
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    point, exact = learner.take_point(), reference.take_point()
+    assert point["loss"] != exact["loss"]
+    assert point["loss"] == pytest.approx(exact["loss"], rel=0.02)
+
+
+@pytest.mark.gpu
+@quiet
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_step_never_waits_for_the_gpu(precision, gpu):
+    """Catches what the CPU's test cannot see: copies that block, inside torch's functions too.
+
+    A point of the curves must wait, which shows that waiting would be seen.
+    """
+    config = small_config(train__precision=precision)
+    learner, images = make_learner(config, device=gpu), small_images()
+    run(learner, config, 0, 3)
+    images_u8 = rank_slice(config, images, 3, 0, 1).pin_memory()
+    with no_waiting():
+        learner.step(3, images_u8)
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            learner.take_point()

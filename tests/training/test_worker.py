@@ -230,3 +230,33 @@ def test_torch_is_left_as_it_was(store, trackers):
     before = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
     train_rank(store, small_config(train__num_steps=2, train__precision="bfloat16"), ALONE)
     assert (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")) == before
+
+
+@pytest.mark.gpu
+def test_a_training_on_a_gpu_is_killed_goes_on_and_is_read_on_a_cpu(
+    store, trackers, monkeypatch, gpu
+):
+    """Catches batches or state on another device, and checkpoints that hold CUDA tensors."""
+    config = small_config()
+    there = cluster.Place(rank=0, world_size=1, device=gpu)
+    true_step = Learner.step
+
+    def fatal_step(self, number, images_u8):
+        assert images_u8.is_pinned()
+        if number == 12:
+            raise Killed
+        true_step(self, number, images_u8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", fatal_step)
+        with pytest.raises(Killed):
+            train_rank(store, config, there)
+    train_rank(store, config, there)
+    assert [point["step"] for point in trackers[1].points] == [4, 8, 12, 16, 20]
+    origin = checkpoint.Origin(
+        *(final(store, config).body[key] for key in ("experiment", "dataset"))
+    )
+    found = checkpoint.newest(store, "small", origin)
+    assert found.step == 20
+    on_cpu = Learner(config, rank=0, world_size=1, device=CPU)
+    on_cpu.load(found.state, found.ema)
