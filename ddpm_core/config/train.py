@@ -39,8 +39,8 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of weights, data order, timesteps, noise and flips"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which torch
-    rounds convolutions on GPUs to TF32"""
+    """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which
+    torch rounds convolutions on GPUs to TF32"""
     log_every: PositiveInt = 100
     """steps between two points of the curves"""
     checkpoint_every: PositiveInt = 5000
