@@ -26,6 +26,7 @@ from ddpm_core.storage import Store
 MAX_RANGE_BYTES = 4 * 2**30
 _NUM_WINDOWS = 3  # that a reader has to do with: where stragglers are, the present one, the next
 _MAX_AHEAD, _AHEAD_BYTES = 8, 2**28
+_PART_BYTES = 2**26  # of a range, which is read and turned in parts
 
 
 @final
@@ -133,7 +134,14 @@ class StreamedImages:
                 f"{stop - start} images have {num_bytes} bytes of pixels, at most "
                 f"{MAX_RANGE_BYTES} are held in memory at a time; use fewer or smaller images"
             )
-        return self.take(np.arange(start, stop, dtype=np.int64)).contiguous()
+        height, width, channels = self._shape
+        numbers = np.arange(start, stop, dtype=np.int64)
+        images_u8 = torch.empty((len(numbers), channels, height, width), dtype=torch.uint8)
+        # In parts: turning it as a whole would take its memory twice.
+        size = max(1, _PART_BYTES // math.prod(self._shape))
+        for at in range(0, len(numbers), size):
+            images_u8[at : at + size] = self.take(numbers[at : at + size])
+        return images_u8
 
     def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
         """Return the classes of the images of these numbers, (b,) int64.
