@@ -77,8 +77,12 @@ class StreamedImages:
 
     def order(self, seed: int) -> BlockOrder:
         """Return the order of training, permuted in windows of shards; `expect` goes by it."""
-        self._order = BlockOrder(seed, self._counts)
+        self._order, self._expected = BlockOrder(seed, self._counts), (0, -1)
         return self._order
+
+    def windows(self, seed: int) -> BlockOrder:
+        """Return the same order: as of a split in memory, which is trained on in another."""
+        return self.order(seed)
 
     def num_ahead(self, batch_size: int) -> int:
         """Return how many batches to make at a time: several, within 256 MiB."""
