@@ -89,6 +89,12 @@ class BlockOrder:
         begin, end = self._bounds[window : window + 2]
         return self._epoch(epoch).shards[begin:end]
 
+    def members(self, epoch: int, window: int) -> NDArray[np.int64]:
+        """Return the images of a window, rising."""
+        firsts = self._own_firsts
+        shards = sorted(self.shards_of(epoch, window).tolist())
+        return np.concatenate([np.arange(*firsts[at : at + 2].tolist()) for at in shards])
+
     def _epoch(self, epoch: int) -> _Epoch:
         # Threads may compute the same twice: they find the same.
         found = self._epochs.get(epoch)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.config import TrainConfig
+from ddpm_core.data.blocks import BlockOrder
 from ddpm_core.data.cache import Cache
 from ddpm_core.data.decoded import decoded_bytes, open_decoded
 from ddpm_core.data.index import Index, Split
@@ -39,18 +40,21 @@ class ImageSet:
     """(N, channels, height, width) uint8"""
     labels: Tensor
     """(N,) int64"""
+    num_classes: int
+    """classes of the data set, whether they occur or not"""
+    counts: tuple[int, ...]
+    """images of each shard"""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def num_classes(self) -> int:
-        """Classes, of which the last one occurs."""
-        return int(self.labels.max()) + 1
-
     def order(self, seed: int) -> FullOrder:
         """Return the order of training: all images permuted with each other."""
         return FullOrder(seed, len(self))
+
+    def windows(self, seed: int) -> BlockOrder:
+        """Return the order that it would have, were it read from its shards."""
+        return BlockOrder(seed, self.counts)
 
     def num_ahead(self, batch_size: int) -> int:  # noqa: ARG002 - as of StreamedImages
         """Return how many batches to make ahead: they are copies, and made in no time."""
@@ -99,7 +103,12 @@ def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 
     if decoded_bytes(index, split) > MAX_DECODED_BYTES:
         return StreamedImages(store, index, split, cache, num_decoders=num_decoders)
     decoded = open_decoded(store, index, split, cache)
-    return ImageSet(torch.from_numpy(decoded.images_u8), torch.from_numpy(decoded.labels))
+    return ImageSet(
+        torch.from_numpy(decoded.images_u8),
+        torch.from_numpy(decoded.labels),
+        num_classes=len(index.classes),
+        counts=tuple(shard.num_images for shard in index.shards[split]),
+    )
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:

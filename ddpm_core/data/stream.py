@@ -26,6 +26,7 @@ from ddpm_core.storage import Store
 MAX_RANGE_BYTES = 4 * 2**30
 _NUM_WINDOWS = 3  # that a reader has to do with: where stragglers are, the present one, the next
 _MAX_AHEAD, _AHEAD_BYTES = 8, 2**28
+_PART_BYTES = 2**26  # of a range, which is read and turned in parts
 
 
 @final
@@ -76,8 +77,12 @@ class StreamedImages:
 
     def order(self, seed: int) -> BlockOrder:
         """Return the order of training, permuted in windows of shards; `expect` goes by it."""
-        self._order = BlockOrder(seed, self._counts)
+        self._order, self._expected = BlockOrder(seed, self._counts), (0, -1)
         return self._order
+
+    def windows(self, seed: int) -> BlockOrder:
+        """Return the same order: as of a split in memory, which is trained on in another."""
+        return self.order(seed)
 
     def num_ahead(self, batch_size: int) -> int:
         """Return how many batches to make at a time: several, within 256 MiB."""
@@ -133,7 +138,14 @@ class StreamedImages:
                 f"{stop - start} images have {num_bytes} bytes of pixels, at most "
                 f"{MAX_RANGE_BYTES} are held in memory at a time; use fewer or smaller images"
             )
-        return self.take(np.arange(start, stop, dtype=np.int64)).contiguous()
+        height, width, channels = self._shape
+        numbers = np.arange(start, stop, dtype=np.int64)
+        images_u8 = torch.empty((len(numbers), channels, height, width), dtype=torch.uint8)
+        # In parts: turning it as a whole would take its memory twice.
+        size = max(1, _PART_BYTES // math.prod(self._shape))
+        for at in range(0, len(numbers), size):
+            images_u8[at : at + size] = self.take(numbers[at : at + size])
+        return images_u8
 
     def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
         """Return the classes of the images of these numbers, (b,) int64.

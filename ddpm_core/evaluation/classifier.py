@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ddpm_core import seeding
+from ddpm_core.data.blocks import BlockOrder
 from ddpm_core.data.loader import Images, ImageSet
 
 FEATURE_DIM = 64
@@ -85,10 +87,10 @@ def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> 
     channels = train.images(0, 1).shape[1]
     network = Classifier(channels, train.num_classes).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
-    positions = torch.arange(_BATCH_SIZE, device=device)
-    order = seeding.key(_SEED, "features", 1)
+    order = train.windows(_SEED)
     for step in range(num_steps):
-        images_u8, labels = take(seeding.uniform_int(order, step, positions, len(train)))
+        train.expect(step * _BATCH_SIZE)
+        images_u8, labels = take(batch_numbers(order, step))
         loss = functional.cross_entropy(network(images_u8), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -96,16 +98,40 @@ def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> 
     return network.eval()
 
 
-def _taking(train: Images, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def batch_numbers(order: BlockOrder, step: int) -> NDArray[np.int64]:
+    """Return the images of a step: random ones of the window in which a training would be.
+
+    Of a small data set, which is one window, any; of a large one those of some dozens of shards,
+    whether it is in memory or not.
+    """
+    epoch, within = divmod(step * _BATCH_SIZE, order.num_images)
+    members = order.members(epoch, order.window_of(epoch, within))
+    key, positions = seeding.key(_SEED, "features", 1), torch.arange(_BATCH_SIZE)
+    numbers: NDArray[np.int64] = members[
+        seeding.uniform_int(key, step, positions, len(members)).numpy()
+    ]
+    return numbers
+
+
+def _taking(
+    train: Images, device: torch.device
+) -> Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]]:
     """Return what gives the images of these numbers, and their labels, on the device."""
     if isinstance(train, ImageSet):
         # Once to the device, where they are small enough to be in memory.
         images_u8, labels = train.images_u8.to(device), train.labels.to(device)
-        return lambda chosen: (images_u8[chosen], labels[chosen])
 
-    def take(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = chosen.cpu().numpy()
-        return train.take(numbers).contiguous().to(device), train.labels_of(numbers).to(device)
+        def chosen(numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+            where = torch.from_numpy(numbers).to(device)
+            return images_u8[where], labels[where]
+
+        return chosen
+
+    def take(numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        # A copy: grey images count as contiguous also with the channel last, but are convolved
+        # otherwise, with other rounding.
+        images_u8 = train.take(numbers).clone(memory_format=torch.contiguous_format)
+        return images_u8.to(device), train.labels_of(numbers).to(device)
 
     return take
 

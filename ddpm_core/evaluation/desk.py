@@ -3,6 +3,7 @@
 Everything is read when it is first needed, once.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -62,11 +63,14 @@ class Desk:
         size = self.config.evaluate.batch_size
         return extract(embed, images_u8, batch_size=size, device=self.device)
 
-    def rows_of_all(self, embed: Embed, images: Images) -> Tensor:
-        """Return `rows` of all images, of which no more are in memory than a batch has."""
+    def batches(self, images: Images, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield images `start` to `stop` - 1, of which no more are in memory than a batch has."""
         size = self.config.evaluate.batch_size
-        starts = range(0, len(images), size)
-        return torch.cat([self.rows(embed, images.images(at, at + size)) for at in starts])
+        return (images.images(at, min(at + size, stop)) for at in range(start, stop, size))
+
+    def parts(self, look: Embed, images: Images) -> "Parts":
+        """Return a view of all images, a batch at a time."""
+        return Parts(lambda: map(look, self.batches(images, 0, len(images))))
 
     def sampled(self, number: int) -> Tensor:
         """Return the images of a unit of the run's samples."""
@@ -123,3 +127,13 @@ class Desk:
             load_test=lambda: self.test,
             device=self.device,
         )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows that are not in memory at the same time. They may be gone through again and again."""
+
+    begin: Callable[[], Iterator[Tensor]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.begin()

@@ -4,7 +4,7 @@ Chunks are fixed: they do not depend on the number of workers. Results are put t
 order of the chunks, not of their arrival, so that neither shows in the last bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, assert_never
@@ -142,22 +142,26 @@ def work(desk: Desk, unit: Unit) -> Result:
                 seed=desk.config.evaluate.seed,
             )
         case FeatureUnit():
-            images_u8, network = _images(desk, unit), desk.network
-            features: NDArray[np.float32] = desk.rows(network.embed, images_u8).numpy()
-            if unit.source == "train" or network.classify is None:
-                return FeaturePart(features, None)
-            return FeaturePart(features, desk.rows(network.classify, images_u8).numpy())
+            classify = None if unit.source == "train" else desk.network.classify
+            features, probabilities = [], []
+            for images_u8 in _batches(desk, unit):
+                features.append(desk.rows(desk.network.embed, images_u8).numpy())
+                if classify is not None:
+                    probabilities.append(desk.rows(classify, images_u8).numpy())
+            return FeaturePart(
+                np.concatenate(features), np.concatenate(probabilities) if probabilities else None
+            )
         case _:
             assert_never(unit)
 
 
-def _images(desk: Desk, unit: FeatureUnit) -> Tensor:
+def _batches(desk: Desk, unit: FeatureUnit) -> Iterator[Tensor]:
     match unit.source:
         case "train":
-            return desk.train.images(unit.start, unit.stop)
+            return desk.batches(desk.train, unit.start, unit.stop)
         case "test":
-            return desk.test.images(unit.start, unit.stop)
+            return desk.batches(desk.test, unit.start, unit.stop)
         case "samples":
-            return desk.sampled(unit.start // desk.config.sample.unit_size)
+            return iter([desk.sampled(unit.start // desk.config.sample.unit_size)])
         case _:
             assert_never(unit.source)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any, assert_never
 
 import torch
@@ -18,7 +20,7 @@ from ddpm_core.evaluation.desk import Desk
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.study import pictures
-from ddpm_core.study.neighbours import memorisation, nearest
+from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
 from ddpm_core.study.units import Found, Unit, publish
 
@@ -51,7 +53,8 @@ def work(desk: Desk, unit: Unit) -> Found:
             return _progress(desk, unit)
         case "features":
             images = desk.train if unit.part == "train" else desk.test
-            return _look(desk, images.images(unit.start, unit.stop))
+            seen = [_look(desk, one) for one in desk.batches(images, unit.start, unit.stop)]
+            return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case "neighbours":
             return _neighbours(desk, unit)
         case "decoding" | "latents" | "mixes" | "depths" | "round-trip":
@@ -171,27 +174,32 @@ def _look(desk: Desk, images_u8: Tensor) -> Found:
 
 def _neighbours(desk: Desk, unit: Unit) -> Found:
     samples = desk.first_samples(unit.stop)
-    held_out, train = desk.test, desk.train
     shown = samples[: desk.config.study.num_shown]
-    if unit.part == "features":
-        embed = desk.network.embed
-        sets = [
-            desk.rows(embed, samples),
-            *(desk.rows_of_all(embed, one) for one in (held_out, train)),
-        ]
-    else:
-        sets = [samples, *(one.images(0, len(one)) for one in (held_out, train))]
-    places, others, references = (one.to(desk.device) for one in sets)
-    compared = memorisation(places, others, references)
-    k = min(NUM_NEIGHBOURS, len(train))
-    found = nearest(places[: len(shown)], references, k=k)
+    look = partial(desk.rows, desk.network.embed) if unit.part == "features" else _as_they_are
+    places = look(samples).to(desk.device)
+    k = min(NUM_NEIGHBOURS, len(desk.train))
+    # In one go, since all training images have to be read for it.
+    of_samples, of_shown, *of_held_out = nearest_of_each(
+        chain(
+            [(places, 1), (places[: len(shown)], k)],
+            ((part.to(desk.device), 1) for part in in_chunks(desk.parts(look, desk.test))),
+        ),
+        desk.parts(look, desk.train),
+    )
+    compared = memorisation(
+        of_samples.distance[:, 0], torch.cat([one.distance[:, 0] for one in of_held_out])
+    )
     return {
         "samples": compared.samples,
         "held_out": compared.held_out,
         "threshold": torch.tensor(compared.threshold, dtype=torch.float64),
         "shown": shown,
-        "distance": found.distance,
-        "nearest": train.take(found.index.flatten().numpy()).reshape(
-            *found.index.shape, *shown.shape[1:]
+        "distance": of_shown.distance,
+        "nearest": desk.train.take(of_shown.index.flatten().numpy()).reshape(
+            *of_shown.index.shape, *shown.shape[1:]
         ),
     }
+
+
+def _as_they_are(images_u8: Tensor) -> Tensor:
+    return images_u8

@@ -12,6 +12,7 @@ import torch
 
 from ddpm_core.data import loader
 from ddpm_core.data.blocks import BlockOrder
+from ddpm_core.data.buffers import Buffers
 from ddpm_core.data.cache import LIMIT_VARIABLE
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
@@ -299,3 +300,25 @@ def test_a_range_of_more_than_memory_is_refused(store, monkeypatch):
         assert len(images.images(0, 4)) == 4
         with pytest.raises(DataError, match="5 images have 2880 bytes of pixels"):
             images.images(0, 5)
+
+
+def test_a_range_is_in_memory_once(store, monkeypatch):
+    """Catches a second copy of the whole range, channels last, beside it and after it; parts that
+    are put in each other's place."""
+    monkeypatch.setattr("ddpm_core.data.stream._PART_BYTES", 4 * 16 * 12 * 3)
+    index, files = foreign_index(store, [5, 6], kind="PNG")
+    leased = []
+    lease = Buffers.lease
+
+    def recorded(buffers, shape):
+        leased.append(shape[0])
+        return lease(buffers, shape)
+
+    monkeypatch.setattr(Buffers, "lease", recorded)
+    with closing(load_split(store, index, "train")) as images:
+        got = images.images(1, 11)
+        assert leased == [4, 4, 2]
+        assert sum(len(one) for one in images._buffers._free) <= 4 + 2
+    assert got.is_contiguous()
+    for image_u8, file in zip(got.numpy(), files[1:], strict=True):
+        assert np.array_equal(image_u8, pixels_of(file))

@@ -21,7 +21,7 @@ def stripes(num: int, seed: int, *, channels: int = 1, size: int = 8) -> ImageSe
     rows = torch.arange(size)[:, None].expand(size, size) % 2
     pattern = torch.where(labels[:, None, None] == 0, rows, rows.T)[:, None] * 160.0
     noise = 60 * torch.rand(num, channels, size, size, generator=generator)
-    return ImageSet((pattern + noise).to(torch.uint8), labels)
+    return ImageSet((pattern + noise).to(torch.uint8), labels, num_classes=2, counts=(num,))
 
 
 def loaded(store, recipe, *, calls=None):

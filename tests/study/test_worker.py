@@ -1,5 +1,6 @@
 """What each unit finds, against the same done by hand."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.data.loader import to_unit_range
+from ddpm_core.data.stream import StreamedImages
 from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.study import neighbours
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.units import Unit, intact
 from ddpm_core.study.worker import make_worker, moments_of_chain, work
@@ -196,6 +199,44 @@ def test_a_copied_training_image_is_found_at_distance_0(desk, space, monkeypatch
     torch.testing.assert_close(
         found["held_out"][:20], by_hand.min(dim=1).values, rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.fixture
+def streamed(desk, monkeypatch):
+    """Give a desk whose images are read from their shards, a batch of 16 at most at a time."""
+    one = replace(desk)
+    monkeypatch.setattr("ddpm_core.data.loader.MAX_DECODED_BYTES", 0)
+    monkeypatch.setattr("ddpm_core.data.stream.MAX_RANGE_BYTES", 16 * 64)
+    with closing(one.train) as train, closing(one.test) as test:
+        assert (type(train), type(test)) == (StreamedImages, StreamedImages)
+        yield one
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        Unit("neighbours", "pixels", 0, 6),
+        Unit("neighbours", "features", 0, 6),
+        Unit("features", "train", 30, 99),
+        Unit("features", "test", 0, 40),
+        Unit("bound", "train", 2, 5),
+        Unit("ode", "heun", 1, 2),
+        Unit("mixes", "pairs", 0, 3),
+        Unit("depths", "pair", 0, 2),
+        Unit("decoding", "test", 0, 3),
+    ],
+    ids=lambda unit: f"{unit.kind}-{unit.part}",
+)
+def test_a_data_set_that_is_streamed_is_studied_as_one_that_is_kept(
+    desk, streamed, unit, monkeypatch
+):
+    """Catches: a unit that asks for all images at a time; indices within what was read at a time,
+    a batch that is dropped at the end; axes exchanged in what is shown."""
+    monkeypatch.setattr(neighbours, "_REFERENCE_ROWS", 100)
+    found, kept = work(streamed, unit), work(desk, unit)
+    assert found.keys() == kept.keys()
+    for name, array in kept.items():
+        assert torch.equal(found[name], array), name
 
 
 def test_samples_are_the_run_s_own(desk):

@@ -48,7 +48,9 @@ def small_images(num_images: int = 50) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     images_u8 = torch.randint(0, 256, (num_images, 1, 8, 8), generator=generator).to(torch.uint8)
     images_u8[..., :4] //= 4
-    return ImageSet(images_u8, torch.zeros(num_images, dtype=torch.int64))
+    return ImageSet(
+        images_u8, torch.zeros(num_images, dtype=torch.int64), num_classes=1, counts=(num_images,)
+    )
 
 
 def rank_slice(config: RunConfig, image_set: ImageSet, step: int, rank: int, world_size: int):
