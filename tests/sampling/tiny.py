@@ -143,6 +143,10 @@ def evaluated(_evaluated_root, store) -> tuple[Store, RunConfig]:
     return store, tiny_config()
 
 
+def cpu() -> torch.device:
+    return torch.device("cpu")
+
+
 class InProcess:
     """Does what the actors would do, here; `units` lists what was worked on."""
 
@@ -151,7 +155,7 @@ class InProcess:
         self.reverse = False  # let the results arrive in another order
 
     def map_units(self, make_worker: Callable, payload: dict, units, compute, *, on_done) -> None:
-        worker = make_worker(json.loads(json.dumps(payload)), torch.device("cpu"))
+        worker = make_worker(json.loads(json.dumps(payload)), cpu)
         for unit in reversed(units) if self.reverse else units:
             result = worker(unit)
             self.units.append(unit)
