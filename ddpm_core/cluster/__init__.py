@@ -7,6 +7,6 @@ here: Ray Train takes a second and a half, also in each worker of a pool.
 
 from ddpm_core.cluster.connection import Connection, connect
 from ddpm_core.cluster.place import Place, place
-from ddpm_core.cluster.pool import map_units
+from ddpm_core.cluster.pool import GetDevice, map_units
 
-__all__ = ["Connection", "Place", "connect", "map_units", "place"]
+__all__ = ["Connection", "GetDevice", "Place", "connect", "map_units", "place"]

@@ -1,9 +1,9 @@
-"""A pool of actors that share out units: sampling and evaluation."""
+"""A pool of actors that share out units: files, samples, measurements."""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import ray
 import ray.exceptions
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
+GetDevice: TypeAlias = "Callable[[], torch.device]"
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _START_TIMEOUT_S = 300.0
 
 
 def map_units(
-    make_worker: Callable[[dict[str, Any], "torch.device"], Callable[[Unit], Result]],
+    make_worker: Callable[[dict[str, Any], GetDevice], Callable[[Unit], Result]],
     payload: dict[str, Any],
     units: Sequence[Unit],
     compute: ComputeConfig,
@@ -37,8 +38,9 @@ def map_units(
     function of the unit, and publishing it twice must do no harm.
 
     Args:
-        make_worker: called once in each actor as `make_worker(payload, device)`; returns the
-            function that is called with each unit. Both must be importable or picklable.
+        make_worker: called once in each actor as `make_worker(payload, get_device)`; returns the
+            function that is called with each unit. Both must be importable or picklable. Who
+            computes calls `get_device()`; who does not is spared the import of torch.
         payload: JSON values.
         units: small values; what they stand for is read by the worker. Asked for one by one, so
             that they may be made then.
@@ -110,14 +112,18 @@ class _PoolActor:
         """Return the worker's result, or the PipelineError it raised."""
         try:
             if self._worker is None:
-                import torch  # here: who calls `map_units` may need none, which takes three seconds
-
-                torch.set_num_threads(self._num_threads)
-                gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-                self._worker = self._make(self._payload, torch.device("cuda:0" if gpus else "cpu"))
+                self._worker = self._make(self._payload, self._device)
             return self._worker(unit)
         except PipelineError as error:
             return error
+
+    def _device(self) -> "torch.device":
+        """Return what this actor computes on, having told torch how many cores it has."""
+        import torch  # here, because it takes three seconds
+
+        torch.set_num_threads(self._num_threads)
+        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        return torch.device("cuda:0" if gpus else "cpu")
 
 
 class _Pool:

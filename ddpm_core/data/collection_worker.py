@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ddpm_core.cluster import GetDevice
 from ddpm_core.config import DataConfig
 from ddpm_core.data import png
 from ddpm_core.data.containers.container import Container, EntryError
@@ -23,9 +24,6 @@ from ddpm_core.data.shard import MadeShard, Record, finished_shard, make_shard
 from ddpm_core.data.source import ShardUnit
 from ddpm_core.errors import DataError
 from ddpm_core.storage import open_store
-
-if TYPE_CHECKING:
-    import torch
 
 DIGEST_BYTES = 32
 
@@ -52,7 +50,7 @@ class Work:
 
 
 def make_looker(
-    payload: dict[str, Any], _device: "torch.device"
+    payload: dict[str, Any], _get_device: GetDevice
 ) -> Callable[[Look], tuple[bytes, dict[int, str]]]:
     """Return what is called with each `Look`: (SHA-256 of each, position -> what is wrong)."""
     container = reopen(payload["container"])
@@ -69,7 +67,7 @@ def make_looker(
     return look
 
 
-def make_sharder(payload: dict[str, Any], _device: "torch.device") -> Callable[[Work], MadeShard]:
+def make_sharder(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Work], MadeShard]:
     """Return what is called with each `Work`, and leaves a shard in the storage."""
     store, folder = open_store(payload["store"]), payload["folder"]
     data = DataConfig.model_validate_json(payload["data"])

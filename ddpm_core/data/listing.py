@@ -52,16 +52,6 @@ class Listing:
     passed_over: PassedOver
     """what was left out, and why"""
 
-    def digest(self) -> str:
-        """Return the SHA-256 of all keys, sizes and labels: not of what the images show."""
-        sha256 = hashlib.sha256(repr(self.classes).encode("utf-8", "surrogateescape"))
-        for items in (self.train, self.test):
-            sha256.update(b"%d images:" % len(items))
-            for item in items:
-                key = bytes_of(item.key)
-                sha256.update(b"%d:%b%d,%d;" % (len(key), key, item.entry.size, item.label))
-        return sha256.hexdigest()
-
 
 def list_images(
     container: Container,

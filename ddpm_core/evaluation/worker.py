@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.denoiser import Denoiser
@@ -125,9 +126,9 @@ def likelihood_part(
     return LikelihoodPart(prior, terms, mse)
 
 
-def make_worker(payload: dict[str, Any], device: torch.device) -> Callable[[Unit], Result]:
+def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], Result]:
     """Return the function that works on a unit; what it needs is read when it is first needed."""
-    desk = Desk.of(payload, device)
+    desk = Desk.of(payload, get_device())
     return lambda unit: work(desk, unit)
 
 

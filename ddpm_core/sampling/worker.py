@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import layout
+from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError
 from ddpm_core.sampling import pictures
@@ -30,12 +31,13 @@ def payload_of(root: str, config: RunConfig, folder: str, ema_sha256: str) -> di
     }
 
 
-def make_worker(payload: dict[str, Any], device: torch.device) -> Callable[[Unit], int]:
+def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], int]:
     """Load the weights and return the function that makes a unit and says how many images it has.
 
     Raises:
         CheckpointError: if the final checkpoint is gone, damaged, or not the one asked for.
     """
+    device = get_device()
     store = open_store(payload["root"])
     config = RunConfig.from_dict(payload["config"])
     checkpoint = layout.final_checkpoint(store, config)

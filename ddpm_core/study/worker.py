@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.cluster import GetDevice
 from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
 from ddpm_core.diffusion.denoiser import Denoiser, Network
@@ -30,9 +31,9 @@ NUM_NEIGHBOURS = 8
 _DEQUANTISATION, _PROBE = 0, 1
 
 
-def make_worker(payload: dict[str, Any], device: torch.device) -> Callable[[Unit], None]:
+def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
     """Return the function that works on a unit; what it needs is read when it is first needed."""
-    desk = Desk.of(payload["desk"], device)
+    desk = Desk.of(payload["desk"], get_device())
 
     def work_and_publish(unit: Unit) -> None:
         publish(desk.store, payload["folder"], unit, work(desk, unit))

@@ -66,7 +66,7 @@ def _import_all() -> None:
     # Ray would bring a thread (jemalloc's, of its Arrow), and half of the time of the imports.
     alone = types.ModuleType("ddpm_core.cluster")
     alone.connect = lambda *_: contextlib.nullcontext()
-    alone.map_units = _map_units_here
+    alone.map_units, alone.GetDevice = _map_units_here, object
     sys.modules["ddpm_core.cluster"] = alone
     for name in (
         "ddpm_core.__main__",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_core import durable
 from ddpm_core.data.cache import FOLDER_VARIABLE, LIMIT_VARIABLE, Cache
 from ddpm_core.durable import is_temporary
 from ddpm_core.errors import ConfigError, DataError, StorageError
@@ -25,14 +26,14 @@ def open_with(cache, name, content, *, calls=None):
             calls.append(name)
         os.write(descriptor, content)
 
-    return cache.open(name, make=make, is_sound=lambda d: os.pread(d, 100, 0) == content)
+    return cache.open(name, make=make, is_sound=lambda d: os.pread(d, 200, 0) == content)
 
 
 def use(cache, name, content, **words):
     """What is in a file of the cache."""
     descriptor = open_with(cache, name, content, **words)
     try:
-        return os.pread(descriptor, 100, 0)
+        return os.pread(descriptor, 200, 0)
     finally:
         os.close(descriptor)
 
@@ -98,6 +99,8 @@ def test_a_disk_smaller_than_the_limit_loses_the_oldest(cache):
         content = bytes([number]) * 20
         os.close(cache.open(name, make=making(content), is_sound=lambda _descriptor: True))
         os.utime(cache.folder / name, (number, number))
+        if name == "c":
+            assert names(cache) == ["b", "c"], "half of what was there"
     assert names(cache) == ["c", "d"]
     with pytest.raises(StorageError, match="No space left"):
         cache.open("e", make=making(bytes(60)), is_sound=lambda _descriptor: True)
@@ -203,6 +206,22 @@ def test_what_was_opened_longest_ago_goes_first(cache):
     assert names(cache) == ["a", "c", "d"]
     use(cache, "huge", b"e" * 99)
     assert names(cache) == ["huge"]
+    use(cache, "over", b"f" * 101)  # alone over the limit, and in use
+    assert names(cache) == ["over"]
+
+
+def test_what_somebody_else_deletes_meanwhile_is_gone(cache, monkeypatch):
+    """Catches a training that ends since a person empties the folder while it makes room."""
+    use(cache, "a", b"a" * 30)
+
+    def is_temporary_and_gone(name):
+        if name == "a":
+            (cache.folder / name).unlink()
+        return is_temporary(name)
+
+    monkeypatch.setattr(durable, "is_temporary", is_temporary_and_gone)
+    assert use(cache, "b", b"b" * 30) == b"b" * 30
+    assert names(cache) == ["b"]
 
 
 def test_an_evicted_file_stays_for_whoever_has_it_open(cache):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -273,6 +275,38 @@ def test_a_first_shard_without_a_good_image_is_no_end(store, folder, in_process)
     index = load_index(store, run_shard(store, config))
     assert [shard.num_images for shard in index.shards["train"]] == [0, 4, 1]
     assert index.num_images["train"] == 5
+
+
+ALONE = """
+import json, sys
+from ddpm_core.cluster.pool import _PoolActor
+from ddpm_core.config import DataConfig
+from ddpm_core.data.collection_worker import Look, Work, make_looker, make_sharder
+from ddpm_core.data.containers.opening import reopen
+from ddpm_core.data.listing import list_images
+from ddpm_core.data.source import ShardUnit
+
+payload = json.loads(sys.argv[1])
+items = list_images(reopen(payload["container"]), num_test_images=1).train[0:4]
+digests, problems = _PoolActor(make_looker, payload, 1).run(Look("train", 0, items))
+work = Work(ShardUnit("train", 0, 0, 4), items, digests, problems)
+made = _PoolActor(make_sharder, payload, 1).run(work)
+print(made.shard.num_images, "torch" in sys.modules)
+"""
+
+
+def test_who_makes_shards_does_without_torch(root, folder):
+    """Catches the three seconds that torch's import would take each worker, for nothing."""
+    payload = {
+        "container": {"place": {"kind": "folder", "path": str(folder)}, "source": None},
+        "data": config_of(folder).data.model_dump_json(),
+        "classes": ["cat", "dog"],
+        "store": str(root),
+        "folder": "datasets/x",
+    }
+    words = [sys.executable, "-c", ALONE, json.dumps(payload)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "4 False\n", done.stderr
 
 
 def test_files_that_change_under_the_work_are_noticed(store, root, folder, in_process, monkeypatch):

@@ -132,7 +132,7 @@ def test_by_session_refuses_a_session_that_is_not_its_own():
     """Catches: a guardian that ends the terminal, or the test run, that it was started from."""
     done = subprocess.run(
         [sys.executable, guardian.__file__, "--by-session", "--", sys.executable, "-c", "1"],
-        stdin=endless(), capture_output=True, preexec_fn=os.setpgrp, text=True,
+        stdin=endless(), capture_output=True, process_group=0, text=True,
     )  # fmt: skip
     assert done.returncode == 1
     assert "setsid" in done.stderr

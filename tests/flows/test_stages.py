@@ -1,28 +1,22 @@
 """The flows on a Prefect server, with a cluster in memory: done, attach, retry, stop."""
 
-import base64
 import contextlib
 import io
-import json
 import os
-from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from ddpm_core import errors, progress
 from ddpm_core.cluster import connection
 from ddpm_core.config import ComputeConfig
-from ddpm_core.manifest import write_file
-from ddpm_core.recipes import RECIPES, digits, recipe
+from ddpm_core.recipes import digits
 from ddpm_core.runs import DEFAULT_ROOT
-from ddpm_core.sampling import pictures
 from ddpm_core.storage import open_store
 from flows import artifacts, console, plan, ray_jobs
 from flows.embedded import Cluster
 from flows.ray_jobs import Job
-from tests.flows.fakes import PNG, FakeJobs, finish, recorded
+from tests.flows.fakes import FakeJobs, finish, recorded
 
 pytestmark = [
     pytest.mark.prefect,
@@ -359,62 +353,6 @@ def test_prefect_links_to_mlflow(jobs, given, config, monkeypatch):
     assert "secret" not in str(link)
 
 
-def test_grid_is_inlined_in_a_size_that_a_page_can_hold(store, config):
-    """Catches: a file:// link, which no browser opens from Prefect's page, for a grid in colour."""
-    recorded(store, config, *plan.PIPELINE)
-    samples = plan.RESULTS["sample"](store, config)
-    small = artifacts._inlined(store, samples, "grid")
-    assert base64.b64decode(small.removeprefix("data:image/png;base64,")) == PNG
-    assert artifacts._inlined(store, samples, "none") is None
-    noise_u8 = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
-    record = write_file(store, samples.folder, "grid", ".png", pictures.to_png(noise_u8))
-    assert record.size > 1_000_000
-    large = artifacts._inlined(store, replace(samples, files={"grid": record}), "grid")
-    assert large.startswith("data:image/jpeg;base64,")
-    assert len(large) < 300_000
-
-
-def test_flow_parameters_offer_every_recipe_and_refuse_others(given):
-    """Catches: a recipe that Prefect's form does not know, a typo that trains something else."""
-    from typing import get_args
-
-    from prefect.exceptions import ParameterTypeError
-
-    from flows.stages import Recipe, train
-
-    assert set(get_args(Recipe)) == set(RECIPES)
-    with pytest.raises(ParameterTypeError):
-        train(**given | {"recipe": "digit"})
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_form_takes_every_key_as_it_is(name):
-    """Catches: a key that cannot be set on a server, or whose value is changed on the way."""
-    from prefect.utilities.schema_tools.validation import validate
-
-    from flows.train_ddpm import train_ddpm
-
-    overrides = recipe(name).flat()
-    given = {"recipe": name, "overrides": overrides}
-    validate(given, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
-    taken = train_ddpm.validate_parameters(given)["overrides"]
-    assert json.dumps(taken) == json.dumps(overrides)
-
-
-def test_form_refuses_sections():
-    """Catches: {"train": {"num_steps": 5}}, which only the flow, minutes later, would refuse."""
-    from prefect.exceptions import ParameterTypeError
-    from prefect.utilities.schema_tools.validation import ValidationError, validate
-
-    from flows.train_ddpm import train_ddpm
-
-    given = {"overrides": {"train": {"num_steps": 5}}}
-    with pytest.raises(ValidationError, match=r"overrides\.train"):
-        validate(given, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
-    with pytest.raises(ParameterTypeError):
-        train_ddpm.validate_parameters(given)
-
-
 def test_wrong_override_fails_the_flow_at_once(jobs, given):
     """Catches: a configuration error after a cluster was started, or tried three times."""
     from flows.train_ddpm import train_ddpm
@@ -422,8 +360,3 @@ def test_wrong_override_fails_the_flow_at_once(jobs, given):
     with pytest.raises(errors.ConfigError, match="did you mean"):
         train_ddpm(**given | {"overrides": {"train.num_step": 5}})
     assert not jobs.entered
-
-
-def test_artifact_keys_are_what_prefect_takes():
-    """Catches: a run named a.b_c whose artifacts are all refused."""
-    assert artifacts.artifact_key("a.b_c", "train", "result") == "a-b-c-train-result"

@@ -14,7 +14,7 @@ from ddpm_core.sampling import pictures, stage, worker
 from ddpm_core.sampling.denoiser import load_denoiser
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.units import first_images
-from tests.sampling.tiny import commit_random_weights, tiny_config
+from tests.sampling.tiny import commit_random_weights, cpu, tiny_config
 
 
 def files_of(store, folder) -> dict[str, bytes]:
@@ -163,15 +163,15 @@ def test_a_worker_refuses_weights_that_are_not_the_ones_asked_for(trained):
     store, config = trained
     payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64)
     with pytest.raises(CheckpointError, match="are no longer the final ones"):
-        worker.make_worker(payload, torch.device("cpu"))
+        worker.make_worker(payload, cpu)
 
 
 # -- on a cluster ----------------------------------------------------------------------------------
 
 
-def make_dying_worker(payload, device):
+def make_dying_worker(payload, get_device):
     """Make the real worker; its process dies twice: before unit 1, and after publishing unit 2."""
-    make = worker.make_worker(payload, device)
+    make = worker.make_worker(payload, get_device)
 
     def work(unit):
         scar = Path(payload["root"]) / f"died-{unit.number}"

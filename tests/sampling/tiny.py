@@ -143,6 +143,10 @@ def evaluated(_evaluated_root, store) -> tuple[Store, RunConfig]:
     return store, tiny_config()
 
 
+def cpu() -> torch.device:
+    return torch.device("cpu")
+
+
 class InProcess:
     """Does what the actors would do, here; `units` lists what was worked on."""
 
@@ -152,7 +156,7 @@ class InProcess:
         self.device = torch.device("cpu")
 
     def map_units(self, make_worker: Callable, payload: dict, units, compute, *, on_done) -> None:
-        worker = make_worker(json.loads(json.dumps(payload)), self.device)
+        worker = make_worker(json.loads(json.dumps(payload)), lambda: self.device)
         for unit in reversed(units) if self.reverse else units:
             result = worker(unit)
             self.units.append(unit)

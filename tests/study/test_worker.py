@@ -18,6 +18,7 @@ from ddpm_core.study import neighbours
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.units import Unit, intact
 from ddpm_core.study.worker import make_worker, moments_of_chain, work
+from tests.sampling.tiny import cpu
 from tests.study.small import desk_of, study_config
 
 SHAPE = (1, 8, 8)
@@ -261,7 +262,7 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
         },
         "folder": "runs/tiny/study/x",
     }
-    make_worker(payload, torch.device("cpu"))(unit)
+    make_worker(payload, cpu)(unit)
     assert intact(store, "runs/tiny/study/x", unit) is not None
     kept = Findings(store, "runs/tiny/study/x", [unit]).one("decoding", "test")
     for name, array in work(desk, unit).items():

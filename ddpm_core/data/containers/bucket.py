@@ -1,11 +1,9 @@
 """A folder of files in a bucket that others filled."""
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any, final
 
 from ddpm_core.data.containers.container import Container, Entry, PassedOver, refuse_large
-from ddpm_core.data.containers.names import bytes_of
 from ddpm_core.foreign_bucket import ForeignBucket
 
 
@@ -35,12 +33,6 @@ class BucketFolder(Container):
         if not entry.size:
             return b""
         return self._bucket.read(self._start + entry.name, 0, entry.size)
-
-    def identity(self) -> str:
-        sha256 = hashlib.sha256()
-        for found in sorted(self._bucket.objects(self._start), key=lambda one: bytes_of(one.key)):
-            sha256.update(repr(tuple(found)).encode())
-        return sha256.hexdigest()
 
     def place(self) -> dict[str, Any]:
         return {"kind": "bucket", "bucket": self._bucket_name, "prefix": self._prefix}

@@ -100,14 +100,6 @@ class Container(abc.ABC):
         """
 
     @abc.abstractmethod
-    def identity(self) -> str:
-        """Return a SHA-256 that changes when anything in the container may have changed.
-
-        Of an archive it is that of the file; of a folder or a bucket, of all names, sizes and
-        times (or ETags): cheap, but other on another machine.
-        """
-
-    @abc.abstractmethod
     def place(self) -> dict[str, Any]:
         """Return as JSON what `opening` needs to make the same container, on this machine."""
 

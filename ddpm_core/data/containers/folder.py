@@ -1,7 +1,6 @@
 """A folder of files on this machine, or one that all machines see."""
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from ddpm_core.data.containers.container import (
 )
 from ddpm_core.data.containers.names import (
     NAME_OF_A_SYSTEM,
-    bytes_of,
     is_of_a_system,
     quoted,
 )
@@ -59,16 +57,6 @@ class Folder(Container):
         if len(content) != entry.size:
             raise changed(self.uri, entry, f"it had {entry.size} bytes, and now has others")
         return content
-
-    def identity(self) -> str:
-        rows = sorted(
-            (bytes_of(name), found.st_size, found.st_mtime_ns)
-            for name, found in self._walk(PassedOver())
-        )
-        sha256 = hashlib.sha256()
-        for row in rows:
-            sha256.update(repr(row).encode())
-        return sha256.hexdigest()
 
     def place(self) -> dict[str, Any]:
         return {"kind": "folder", "path": self.uri}

@@ -5,7 +5,6 @@ humans in the loop" (2015), arXiv:1506.03365; the archives unpack to folders suc
 `bedroom_train_lmdb` with a `data.mdb`. Only this file knows the package lmdb.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,11 +63,6 @@ class Lmdb(Container):
             if value is None or len(value) != entry.size:
                 raise changed(self.uri, entry, "there is no such value")
             return bytes(value)
-
-    def identity(self) -> str:
-        found = (self._root / DATA_FILE).stat()
-        row = (str(self._root.name), found.st_size, found.st_mtime_ns)
-        return hashlib.sha256(repr(row).encode()).hexdigest()
 
     def place(self) -> dict[str, Any]:
         return {"kind": "lmdb", "path": self.uri}

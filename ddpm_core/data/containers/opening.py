@@ -106,7 +106,7 @@ def _archive(path: Path, cache: Path, sha256: str | None, *, uri: str) -> Contai
         folder, _, name = uri.rpartition("/")
         container = ShardFiles([(name[: -len(suffix)] + ".tar", tar)], uri=folder)
     else:
-        container = Tar(tar, uri=uri, sha256=packed_sha256)
+        container = Tar(tar, uri=uri)
     if sha256 is not None and (found := packed_sha256 or LocalFile(path).sha256()) != sha256:
         raise DataError(
             f"{path} has the SHA-256 {found}, data.source_sha256 says {sha256}; fetch the file "
@@ -196,7 +196,7 @@ def _refused(source: str) -> ConfigError:
 _KINDS: Mapping[str, Callable[..., Container]] = {
     "folder": lambda path: Folder(Path(path)),
     "zip": lambda path, uri: Zip(Path(path), uri=uri),
-    "tar": lambda path, uri, sha256: Tar(Path(path), uri=uri, sha256=sha256),
+    "tar": lambda path, uri: Tar(Path(path), uri=uri),
     "shards": lambda shards, uri: ShardFiles(
         [(name, Path(path)) for name, path in shards], uri=uri
     ),

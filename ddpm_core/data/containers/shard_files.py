@@ -7,7 +7,6 @@ A sample is one image and what describes it. Of that only `.cls` is read, the nu
 decimal digits; `.pyd`, `.pkl` and `.pth`, which would execute when they are read, never are.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -100,12 +99,6 @@ class ShardFiles(Container):
         name, path = self._shards[number]
         with Tar(path, uri=f"{self.uri}/{name}") as tar:
             return tar.read(entry._replace(where=(offset,)))
-
-    def identity(self) -> str:
-        sha256 = hashlib.sha256()
-        for name, path in self._shards:
-            sha256.update(f"{name!a} {LocalFile(path).sha256()}\n".encode())
-        return sha256.hexdigest()
 
     def place(self) -> dict[str, Any]:
         shards = [[name, str(path)] for name, path in self._shards]

@@ -22,17 +22,15 @@ from ddpm_core.errors import DataError
 class Tar(Container):
     """The regular files of an uncompressed archive. `Entry.where` is (byte of its content,)."""
 
-    def __init__(self, path: Path, *, uri: str | None = None, sha256: str | None = None) -> None:
+    def __init__(self, path: Path, *, uri: str | None = None) -> None:
         """Take the archive at `path`.
 
         Args:
             path: the uncompressed archive.
             uri: what to call it, if it is another's unpacked copy.
-            sha256: that of what it is a copy of, if it is known.
         """
         self.uri = uri or str(path)
         self._path = path
-        self._sha256 = sha256
         self._file = LocalFile(path)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
@@ -57,15 +55,11 @@ class Tar(Container):
             raise changed(self.uri, entry, "there is no header before it") from error
         return content[BLOCK_BYTES:]
 
-    def identity(self) -> str:
-        return self._sha256 or self._file.sha256()
-
     def place(self) -> dict[str, Any]:
         return {
             "kind": "tar",
             "path": str(self._path),
             "uri": self.uri,
-            "sha256": self._sha256,
         }
 
     def is_here(self) -> bool:

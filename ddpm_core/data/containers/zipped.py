@@ -113,9 +113,6 @@ class Zip(Container):
             raise changed(self.uri, entry, "its checksum (CRC-32) does not fit")
         return content
 
-    def identity(self) -> str:
-        return self._file.sha256()
-
     def place(self) -> dict[str, Any]:
         return {"kind": "zip", "path": str(self._path), "uri": self.uri}
 

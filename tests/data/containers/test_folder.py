@@ -119,20 +119,6 @@ def test_folder_that_is_gone_is_an_outage(tmp_path):
         listed(Folder(tmp_path / "none"))
 
 
-def test_identity_changes_with_any_file(tmp_path):
-    """Catches a data set that is taken for an older one."""
-    opened = Folder(write(tmp_path, {"a/x.png": b"1", "b.png": b"2"}))
-    seen = {opened.identity()}
-    assert opened.identity() in seen
-    (tmp_path / "b.png").rename(tmp_path / "c.png")
-    seen.add(opened.identity())
-    (tmp_path / "c.png").write_bytes(b"22")
-    seen.add(opened.identity())
-    os.utime(tmp_path / "c.png", ns=(1, 1))
-    seen.add(opened.identity())
-    assert len(seen) == 4
-
-
 def test_folder_can_be_read_again_after_closing(tmp_path):
     """Catches a descriptor that is used after it was given back."""
     opened = Folder(write(tmp_path, {"a.png": b"1"}))

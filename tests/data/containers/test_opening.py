@@ -40,7 +40,6 @@ def test_a_place_is_known_by_its_name(name, tmp_path):
         got = {entry.name: container.read(entry) for entry in container.entries(PassedOver())}
         assert got == FILES
         assert container.uri == str(tmp_path / "data" / name).rstrip("/")
-    assert again.identity() == opened.identity()
 
 
 @pytest.mark.parametrize("name", ["none", "none.zip", "x.rar", "x.gz", "x.png"])
@@ -70,7 +69,7 @@ def test_an_archive_with_another_digest_is_refused(tmp_path):
     for name in ("x.zip", "x.tar", "x.tgz"):
         path = make(tmp_path / name, name)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert open_container(str(path), cache=tmp_path, sha256=digest).identity() == digest
+        open_container(str(path), cache=tmp_path, sha256=digest)
         with pytest.raises(DataError, match=rf"has the SHA-256 {digest}, .*source_sha256 says 0"):
             open_container(str(path), cache=tmp_path, sha256="0" * 64)
 
@@ -78,13 +77,13 @@ def test_an_archive_with_another_digest_is_refused(tmp_path):
 def test_gzip_is_unpacked_once(tmp_path, capfd):
     """Catches unpacking in every worker, in silence, and a copy by the name of the archive."""
     path = make(tmp_path / "data", "x.tar.gz")
-    opened = open_container(str(path), cache=tmp_path / "cache")
+    open_container(str(path), cache=tmp_path / "cache")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     copy = tmp_path / "cache" / "unpacked" / f"{digest}.tar"
     assert copy.read_bytes() == tar_of(FILES)
     assert "unpacking x.tar.gz" in capfd.readouterr().out
     inode = copy.stat().st_ino
-    assert open_container(str(path), cache=tmp_path / "cache").identity() == opened.identity()
+    open_container(str(path), cache=tmp_path / "cache")
     assert copy.stat().st_ino == inode
     path.write_bytes(packed({"c.png": b"3"}))
     [entry] = open_container(str(path), cache=tmp_path / "cache").entries(PassedOver())

@@ -1,4 +1,3 @@
-import hashlib
 import io
 import json
 import multiprocessing
@@ -256,12 +255,6 @@ def test_zip_checks_every_file_it_reads(method, tmp_path):
         # Some bits matter to nobody: those after the end of deflate's last block.
         assert refused_or_read(damaged, first) in (None, files["a.png"])
         assert damaged.read(second) == files["b.png"]
-
-
-def test_identity_is_the_digest_of_the_archive(tmp_path):
-    """Catches an identity that depends on the place or the time."""
-
-    assert at(tmp_path, good()).identity() == hashlib.sha256(good()).hexdigest()
 
 
 def test_zip_that_has_gone_is_named(tmp_path):
