@@ -55,7 +55,9 @@ class Learner:
         self._schedule = self._objective.schedule
         self._bfloat16 = uses_bfloat16(config.train.precision, device)
         self.unet = build_unet(config).train().to(device)
-        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        # On a GPU, whose norms want channels first, it costs: a step in bfloat16 takes 1.2 times.
+        self._layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+        self.unet.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
         self._params = dict(self.unet.named_parameters())
         self.ema = EMA(self._params)
         self._adam = _adam(list(self._params.values()))
@@ -183,7 +185,7 @@ class Learner:
 
     def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return the loss of each image, (b,) float32."""
-        x_t = q_sample(self._schedule, x_0, t, eps).contiguous(memory_format=torch.channels_last)
+        x_t = q_sample(self._schedule, x_0, t, eps).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
             output = self._network(x_t, t)
         return self._objective.losses(output, x_0, x_t, t, eps)
