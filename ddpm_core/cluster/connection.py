@@ -80,12 +80,14 @@ def num_workers(compute: ComputeConfig) -> int:
     are there: so that a recipe made for two CPU cores runs on a machine of one GPU. What is left
     divides the number asked for, as batches must be divided.
     """
+    if compute.use_gpu is not None or not uses_gpu(compute):
+        return compute.num_workers
     return _fitting(compute, _num_slots(compute))
 
 
 def _fitting(compute: ComputeConfig, num_slots: int) -> int:
     wanted = compute.num_workers
-    if compute.use_gpu is not None or not uses_gpu(compute) or num_slots < 1:
+    if num_slots < 1:
         return wanted
     return max(n for n in range(1, wanted + 1) if wanted % n == 0 and n <= num_slots)
 
@@ -149,7 +151,7 @@ def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:
     if slots >= compute.num_workers:
         return
     gpu, nodes = uses_gpu(compute), _nodes()
-    if (fitting := _fitting(compute, slots)) <= slots:
+    if compute.use_gpu is None and gpu and (fitting := _fitting(compute, slots)) <= slots:
         _log.warning(
             "%sthe cluster has GPUs for %d of compute.num_workers=%d worker(s): %d will work; "
             "set compute.use_gpu=false to use its CPUs instead",

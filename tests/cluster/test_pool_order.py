@@ -39,7 +39,7 @@ def test_an_idle_actor_takes_what_a_dead_one_leaves(monkeypatch):
 
     monkeypatch.setattr(pool, "_Pool", Scripted)
     done = {}
-    compute = ComputeConfig(num_workers=2)
+    compute = ComputeConfig(num_workers=2, use_gpu=False)
     pool.map_units(print, {}, ["first", "last"], compute, on_done=done.__setitem__)
     assert said == ["add", "add", ("a", "first"), ("b", "last"), ("a", "last")]
     assert done == {"first": "made", "last": "made"}
