@@ -88,6 +88,19 @@ def test_an_address_where_nobody_is_fails_in_seconds(monkeypatch):
     assert time.monotonic() - begin < 10
 
 
+def test_a_ray_that_does_not_start_is_one_error(monkeypatch, tmp_path):
+    """Catches a traceback on a busy machine, where Ray raises a bare Exception."""
+
+    def init(**_words):
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match=r"no Ray cluster at 'local': .*node timed out"):
+        cluster.connect(ComputeConfig())
+
+
 def test_the_folder_of_the_token_is_ours_alone(monkeypatch, tmp_path):
     """Catches a token that every user of the machine can read."""
     monkeypatch.setenv("HOME", str(tmp_path))
