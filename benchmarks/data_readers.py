@@ -83,7 +83,7 @@ def web_dataset(uri, index, num_processes):
 
 
 def _sample_image(sample):
-    (name,) = {"png", "jpeg"} & sample.keys()
+    (name,) = {"png", "jpg"} & sample.keys()
     return decode(sample[name])
 
 

@@ -58,10 +58,10 @@ def guarded(
         env: the command's environment, whole.
         grace_s: seconds between asking what it started to end and killing it.
     """
-    # The file, not the module: a guardian must start from any working directory, and isolated (-I)
-    # from whatever lies there.
+    # The file, not the module: a guardian must start from any working directory, and without (-P)
+    # the modules beside it, but find psutil wherever this process may have found it.
     options = ["--cleanup", str(folder), "--grace", str(grace_s)]
-    guardian = [sys.executable, "-I", __file__, *options, "--", *command]
+    guardian = [sys.executable, "-P", __file__, *options, "--", *command]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - an argument list of ours, no shell
             guardian,

@@ -52,7 +52,6 @@ _PILLOW_ERRORS = (
     zlib.error,
     Warning,
 )
-_NOT_PLAIN = {"exif", "transparency"}
 _STRIP_PIXELS = 2**20  # worked on at once: bounds what the wider numbers of a large image take
 
 
@@ -80,25 +79,6 @@ def stored(facts: Facts, mode: str, samples: str = "") -> NDArray[np.uint8]:
     if image.mode != mode:
         raise UnreadableError(f"its pixels are {image.mode}, its header says {mode}")
     return pixels
-
-
-def pixels_if_plain(
-    content: bytes, kind: Kind, size: tuple[int, int], mode: str
-) -> NDArray[np.uint8] | None:
-    """Return the pixels of a PNG or JPEG if its header says (width, height), 8 bits and upright.
-
-    None for all others, and if it is damaged: then the slow way says what is wrong. Nothing is
-    allocated for another size.
-    """
-    try:
-        image = _OPENERS[kind](io.BytesIO(content))
-        if image.size != size or image.mode != mode or _NOT_PLAIN & image.info.keys():
-            return None
-        if kind == "png" and image.tile[0].args != mode:  # 16 bits, or fewer than 8
-            return None
-        return np.asarray(image)
-    except _PILLOW_ERRORS:
-        return None
 
 
 def plain_pixels(facts: Facts, background: Color) -> NDArray[np.uint8]:

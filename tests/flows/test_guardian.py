@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,3 +171,14 @@ def endless():
     """A standard input that never ends by itself."""
     readable, _ = os.pipe()
     return readable
+
+
+def test_a_guardian_finds_its_package_where_its_owner_did(tmp_path):
+    """Catches a guardian that ends at once where packages come by PYTHONPATH or are the user's."""
+    (tmp_path / "psutil.py").write_text("raise SystemExit('this psutil')")
+    folder = guardian.private_folder()
+    env = dict(os.environ) | {"PYTHONPATH": str(tmp_path)}
+    with guardian.guarded(["true"], folder=folder, env=env) as process:
+        process.wait(timeout=60)
+        assert (folder / "log").read_text() == "this psutil\n"
+    shutil.rmtree(folder)
