@@ -33,7 +33,7 @@ class Case:
 CASES = (
     Case("MNIST-sized PNG", 28, 1, "PNG", 1000, 1.0),
     Case("CIFAR-sized JPEG", 32, 3, "JPEG", 1000, 1.0),
-    Case("256x256 JPEG", 256, 3, "JPEG", 250, 0.1),
+    Case("256x256 JPEG", 256, 3, "JPEG", 250, 0.4),
 )
 
 
