@@ -102,6 +102,8 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = [case for case in CASES if options.only in case.name]
+    if not cases:
+        parser.error(f"--only {options.only}: no such case; {[case.name for case in CASES]}")
 
     lines = [
         "| images | from | ours | webdataset | torch folder | bound | x best peer | of bound |",
@@ -128,7 +130,7 @@ def main():
                 rates = " | ".join(f"{value:,.0f}" for value in medians.values())
                 lines.append(f"| {case.name} | {place} | {rates} | {peer:.2f} | {limit:.2f} |")
                 print(lines[-1], flush=True)
-        for case in [case for case in cases if case in CASES[:2]]:
+        for case in (one for one in cases if one in CASES[:2]):
             value = statistics.median(measure_cached(case, places[0], options))
             lines.append(f"| {case.name} | memory (small set) | {value:,.0f} | | | | | |")
             print(lines[-1], flush=True)

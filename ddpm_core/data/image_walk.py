@@ -29,9 +29,10 @@ _JPEG = b"\xff\xd8\xff"
 _GIFS = (b"GIF87a", b"GIF89a")
 _MAX_SCANS = 200  # a progressive JPEG has about ten; each costs a pass over all pixels
 
+_JPEG_SEGMENT = struct.Struct(">BBH")
 # Start of frame; C4, C8 and CC are other things.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SCAN, _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN, APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 _GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
 
 
@@ -76,22 +77,25 @@ def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
     return facts
 
 
-def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, begin, end) of each segment's body, up to and with the first scan's header.
 
     Marker and length are the four bytes before the body.
     """
-    at = 2
+    at, length, read = 2, len(content), _JPEG_SEGMENT.unpack_from
     for _ in range(MAX_PARTS):
-        while content[at : at + 2] == b"\xff\xff":  # fill bytes
-            at += 1
-        if at + 4 > len(content):
+        if at + 4 > length:
             raise cut_short("JPEG")
-        start, marker, size = struct.unpack_from(">BBH", content, at)
+        start, marker, size = read(content, at)
+        while start == marker == 0xFF:  # fill bytes
+            at += 1
+            if at + 4 > length:
+                raise cut_short("JPEG")
+            start, marker, size = read(content, at)
         if start != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or size < 2:
             raise UnreadableError(f"at byte {at} there is no JPEG segment")
         end = at + 2 + size
-        if end > len(content):
+        if end > length:
             raise cut_short("JPEG")
         yield marker, at + 4, end
         if marker == _SCAN:
@@ -103,14 +107,14 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
     """Source: ITU-T T.81, annex B; T.871 (JFIF); T.872, section 6.5.3 (Adobe's marker)."""
     frames, dropped, exif, is_adobe, end = [], [], b"", False, 2
-    for marker, begin, end in _jpeg_segments(content):
-        if marker in _JPEG_FRAMES:
+    for marker, begin, end in jpeg_segments(content):
+        if marker in JPEG_FRAMES:
             frames.append(content[begin:end])
-        elif _APP0 <= marker <= _APP15 or marker == _COMMENT:
+        elif APP0 <= marker <= _APP15 or marker == _COMMENT:
             is_tagged = marker == _APP14 and content.startswith(b"Adobe", begin)
             is_adobe |= is_tagged
             # These two say what the channels mean.
-            if not is_tagged and not (marker == _APP0 and content.startswith(b"JFIF\0", begin)):
+            if not is_tagged and not (marker == APP0 and content.startswith(b"JFIF\0", begin)):
                 dropped.append((begin - 4, end))
             if marker == _APP1 and not exif and content.startswith(b"Exif\0\0", begin):
                 exif = content[begin:end]

@@ -39,7 +39,7 @@ _OPENERS: dict[Kind, type[ImageFile.ImageFile]] = {
     "gif": GifImageFile,
 }
 # Pillow reports a broken file as any of these.
-_PILLOW_ERRORS = (
+PILLOW_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -71,7 +71,7 @@ def stored(facts: Facts, mode: str, samples: str = "") -> NDArray[np.uint8]:
         if samples:
             image.tile = [image.tile[0]._replace(args=samples)]
         pixels = np.asarray(image)
-    except _PILLOW_ERRORS:
+    except PILLOW_ERRORS:
         raise UnreadableError(
             f"its pixels are damaged: the {NAMES[facts.kind]} file says {facts.width}x"
             f"{facts.height}, and they cannot be decoded"

@@ -6,24 +6,18 @@ the rest is given to Pillow's decoders as it is.
 """
 
 import struct
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddpm_core.data.image_facts import Kind
+from ddpm_core.data.image_facts import Kind, UnreadableError
+from ddpm_core.data.image_walk import APP0, JPEG_FRAMES, jpeg_segments
+from ddpm_core.data.pixels import PILLOW_ERRORS
+from ddpm_core.data.png_walk import chunks
 
-# PNG: signature, then chunks. Source: PNG specification, third edition, sections 5 and 11.
 _PNG_COLOR_TYPES = {"L": 0, "RGB": 2}
-_PNG_START = 8
-# JPEG: markers before the first scan. Source: ITU-T T.81, annex B.
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-_JPEG_TABLES = (0xDB, 0xC4, 0xDD)  # quantisation, Huffman codes, restart interval
-_JPEG_SCAN = 0xDA
 _JPEG_CHANNELS = {"L": 1, "RGB": 3}
-# Pillow and what is under it report a broken file as any of these.
-_ERRORS = (OSError, ValueError, LookupError, struct.error, zlib.error, RuntimeError)
 
 
 def plain_file_pixels(
@@ -49,48 +43,38 @@ def plain_file_pixels(
         else:
             image = None
         return None if image is None else np.frombuffer(image.tobytes(), np.uint8)
-    except _ERRORS:
+    except (UnreadableError, *PILLOW_ERRORS):
         return None
 
 
 def _png_pixels(content: bytes, size: tuple[int, int], mode: str) -> bytes | None:
-    """Return the compressed rows if they are not interlaced and mean what they say."""
+    """Return the compressed rows if they are not interlaced and mean what they say.
+
+    Source: PNG specification, third edition, section 11.
+    """
     header = struct.pack(">IIBBBBB", *size, 8, _PNG_COLOR_TYPES[mode], 0, 0, 0)
-    at, parts, is_first = _PNG_START, [], True
-    while True:
-        length, name = struct.unpack_from(">I4s", content, at)
-        begin, end = at + 8, at + 8 + length
-        if is_first:
-            if name != b"IHDR" or content[begin:end] != header:
+    parts, num_headers = [], 0
+    for name, begin, end in chunks(content, is_trusted=True):
+        if name == b"IHDR":
+            if content[begin:end] != header:
                 return None
-            is_first = False
+            num_headers += 1
         elif name == b"IDAT":
             parts.append(content[begin:end])
-        elif name == b"IEND":
-            return b"".join(parts)
         # Transparency, orientation, a palette, or what nobody may leave out.
-        elif name in (b"tRNS", b"eXIf") or not name[:1].islower():
+        elif name in (b"tRNS", b"eXIf") or (not name[:1].islower() and name != b"IEND"):
             return None
-        at = end + 4
+    return b"".join(parts) if num_headers == 1 else None
 
 
 def _is_plain_jpeg(content: bytes, size: tuple[int, int], mode: str) -> bool:
-    at, num_frames = 2, 0
-    while True:
-        start, marker, length = struct.unpack_from(">BBH", content, at)
-        if start != 0xFF:
-            return False
-        if marker in _JPEG_FRAMES:
-            frame = struct.unpack_from(">BHHB", content, at + 4)
-            if frame != (8, size[1], size[0], _JPEG_CHANNELS[mode]):
+    """Source: ITU-T T.81, annex B. That there is one frame the decoder sees to."""
+    expected = (8, size[1], size[0], _JPEG_CHANNELS[mode])
+    for marker, begin, _ in jpeg_segments(content):
+        if marker in JPEG_FRAMES:
+            if struct.unpack_from(">BHHB", content, begin) != expected:
                 return False
-            num_frames += 1
-        elif marker == _JPEG_SCAN:
-            return num_frames == 1
-        elif 0xE0 <= marker <= 0xEF:
-            # Exif may turn it, and Adobe's says what the channels mean.
-            if content.startswith((b"Exif", b"Adobe"), at + 4):
-                return False
-        elif marker not in _JPEG_TABLES and marker != 0xFE:
+        # Exif may turn it, and Adobe's says what the channels mean.
+        elif marker >= APP0 and content.startswith((b"Exif", b"Adobe"), begin):
             return False
-        at += 2 + length
+    return True

@@ -41,7 +41,7 @@ def _uint(content: bytes, at: int) -> int:
     return int.from_bytes(content[at : at + 4], "big")
 
 
-def _chunks(content: bytes, *, is_trusted: bool) -> Iterator[tuple[bytes, int, int]]:
+def chunks(content: bytes, *, is_trusted: bool) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, begin, end) of each chunk, IEND included; the frame is 8 and 4 bytes more."""
     at, view = len(SIGNATURE), memoryview(content)
     for _ in range(MAX_PARTS):
@@ -64,7 +64,7 @@ def walk_png(content: bytes, *, is_trusted: bool) -> PngFacts:
     """Source: PNG specification, third edition, sections 5, 11 and 13."""
     kept, others, end = [], {}, 0
     names: list[bytes] = []
-    for name, begin, end in _chunks(content, is_trusted=is_trusted):
+    for name, begin, end in chunks(content, is_trusted=is_trusted):
         names.append(name)
         if name in _PICTURE:
             kept.append(content[begin - 8 : end + 4])

@@ -105,7 +105,7 @@ class StreamedImages:
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
         """Return the images of these numbers, (b, channels, height, width) uint8.
 
-        In memory the channels are last, as they are in the files and as a GPU wants them.
+        In memory the channels are last, as they are in the files.
 
         Raises:
             DataError: a shard is missing or is not what the index says, or an image is damaged.

@@ -11,40 +11,12 @@ from PIL import Image
 from ddpm_core.data import png
 from ddpm_core.data.decode import (
     BadImageError,
-    Shaping,
-    decode_exact,
     decode_image,
     header_problem,
     kept_as_is,
 )
-from ddpm_core.errors import DataError
 from tests.data.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
-
-PINK = (255, 105, 180)
-
-
-def noise(*shape, top=256, seed=0):
-    return np.random.default_rng(seed).integers(0, top, shape)
-
-
-def smooth(height, width, channels=3):
-    """A picture that JPEG keeps to within a few grey levels."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    planes = [128 + 100 * np.sin(rows / 9 + n) * np.cos(columns / 7 - n) for n in range(channels)]
-    return np.stack(planes, axis=2).astype(np.uint8)
-
-
-def shaping(height, width, channels=3, **changes):
-    values = {"crop": "none", "resize": "box", "background": PINK, **changes}
-    return Shaping(height=height, width=width, channels=channels, **values)
-
-
-def decoded(content, height, width, channels=3, **changes):
-    got = decode_image(content, shaping(height, width, channels, **changes), origin="a.img")
-    assert got.dtype == np.uint8
-    assert got.shape == (height, width, channels)
-    assert got.flags.c_contiguous
-    return got
+from tests.data.pictures import PINK, cmyk_file, decoded, noise, shaping, smooth
 
 
 def rounded(numbers):
@@ -189,14 +161,6 @@ def test_jpeg_in_grey_and_colour():
         np.testing.assert_array_equal(decoded(color, 32, 48), np.asarray(image))
     grey = pillow_file(picture[..., 0], "JPEG", quality=95)
     np.testing.assert_allclose(decoded(grey, 32, 48, 1), picture[..., :1], atol=8)
-
-
-def cmyk_file(inks):
-    buffer = io.BytesIO()
-    Image.fromarray(inks, "CMYK").save(buffer, "JPEG", quality=100, subsampling=0)
-    content = buffer.getvalue()
-    assert content.count(b"Adobe") == 1
-    return content
 
 
 def painted(inks):
@@ -536,70 +500,6 @@ def test_the_reason_says_what_is_wrong(content, reason):
     assert caught.value.reason in str(caught.value)
     assert "data.on_bad=skip" in str(caught.value)
     assert caught.value.exit_code == 3
-
-
-KEPT = {
-    "png": (png.encode(smooth(16, 16)), 3, "png"),
-    "png grey": (png.encode(smooth(16, 16, 1)), 1, "png"),
-    "png compressed": (pillow_file(smooth(16, 16), "PNG"), 3, "png"),
-    "jpeg": (pillow_file(smooth(16, 16), "JPEG"), 3, "jpg"),
-    "jpeg grey": (pillow_file(smooth(16, 16, 1), "JPEG"), 1, "jpg"),
-    "webp": (pillow_file(smooth(16, 16), "WEBP"), 3, "webp"),
-    "webp lossless": (pillow_file(smooth(16, 16), "WEBP", lossless=True), 3, "webp"),
-}
-
-
-@pytest.mark.parametrize(("content", "channels", "extension"), KEPT.values(), ids=KEPT)
-def test_a_file_that_is_as_wanted_is_kept_and_reads_the_same(content, channels, extension):
-    """Catches: a file kept that the fast path reads differently."""
-    assert kept_as_is(content, shaping(16, 16, channels)) == extension
-    exact = decode_exact(content, (16, 16, channels), origin="a.img")
-    np.testing.assert_array_equal(exact, decoded(content, 16, 16, channels))
-    assert exact.dtype == np.uint8
-    assert kept_as_is(content, shaping(16, 16, 4 - channels)) is None
-    assert kept_as_is(content, shaping(16, 15, channels, crop="center")) is None
-
-
-NOT_KEPT = {
-    "grey for colour": png_file(noise(16, 16), color_type=0),
-    "palette": png_file(noise(16, 16), color_type=3, before=chunk(b"PLTE", bytes(768))),
-    "alpha": png_file(noise(16, 16, 4), color_type=6),
-    "transparent colour": png_file(noise(16, 16, 3), color_type=2, before=chunk(b"tRNS", bytes(6))),
-    "16 bits": png_file(noise(16, 16, 3), color_type=2, bit_depth=16),
-    "cmyk": cmyk_file(smooth(16, 16, 4)),
-    "gif": gif_file(noise(16, 16, top=128), noise(128, 3)),
-    "webp alpha": pillow_file(noise(16, 16, 4).astype(np.uint8), "WEBP", lossless=True),
-    "turned": pillow_file(smooth(16, 16), "JPEG", exif=exif(3)),
-    "other size": png_file(noise(16, 15, 3), color_type=2),
-    "empty": b"",
-    "cut": png.encode(smooth(16, 16))[:-1],
-}
-
-
-@pytest.mark.parametrize("content", NOT_KEPT.values(), ids=NOT_KEPT)
-def test_a_file_that_is_not_quite_as_wanted_is_not_kept_and_not_read_as_such(content):
-    """Catches: a shard that holds a picture of another size, a palette, or one that lies down."""
-    assert kept_as_is(content, shaping(16, 16)) is None
-    if content != NOT_KEPT["cut"]:
-        with pytest.raises(DataError, match=r"7\.img .*again"):
-            decode_exact(content, (16, 16, 3), origin="7.img")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pillow_file(smooth(16, 16), "JPEG", exif=exif(1)),
-        pillow_file(smooth(16, 16), "JPEG", comment=b"here lives Alice"),
-        pillow_file(smooth(16, 16), "PNG", icc_profile=b"profile"),
-        png.encode(smooth(16, 16)) + b"more",
-        pillow_file(smooth(16, 16), "JPEG") + b"more",
-    ],
-    ids=["exif", "comment", "profile", "after png", "after jpeg"],
-)
-def test_a_file_with_metadata_is_not_kept(content):
-    """Catches: names and places of people in the shards."""
-    assert kept_as_is(content, shaping(16, 16)) is None
-    assert decoded(content, 16, 16).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize(

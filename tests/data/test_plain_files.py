@@ -11,18 +11,9 @@ from PIL import Image
 
 from ddpm_core.data.plain_files import plain_file_pixels
 from tests.data.odd_files import chunk, exif, pillow_file
+from tests.data.pictures import noise, smooth
 
 SIZE = (24, 17)  # width, height: neither a multiple of a JPEG's block, nor equal
-
-
-def noise(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def smooth(channels: int) -> np.ndarray:
-    rows, columns = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
-    planes = [128 + 100 * np.sin(rows / 9 + n) * np.cos(columns / 7 - n) for n in range(channels)]
-    return np.stack(planes, axis=2).astype(np.uint8)
 
 
 def inserted(content: bytes, part: bytes, at: int) -> bytes:
@@ -30,7 +21,7 @@ def inserted(content: bytes, part: bytes, at: int) -> bytes:
 
 
 def file(channels: int, kind: str, **options) -> bytes:
-    return pillow_file(smooth(channels), kind, **options)
+    return pillow_file(smooth(SIZE[1], SIZE[0], channels), kind, **options)
 
 
 AFTER_HEADER, AFTER_START = 8 + 25, 2
@@ -38,7 +29,7 @@ PLAIN = {
     "png": (file(3, "PNG"), "png", "RGB"),
     "png grey": (file(1, "PNG"), "png", "L"),
     "png unpacked": (file(3, "PNG", compress_level=0), "png", "RGB"),
-    "png of noise": (pillow_file(noise(SIZE[1], SIZE[0]), "PNG"), "png", "RGB"),
+    "png of noise": (pillow_file(noise(SIZE[1], SIZE[0], 3).astype(np.uint8), "PNG"), "png", "RGB"),
     "png with text": (
         inserted(file(3, "PNG"), chunk(b"tEXt", b"a\0b"), AFTER_HEADER),
         "png",
@@ -70,7 +61,7 @@ def test_a_plain_file_has_the_pixels_that_pillow_finds(content, kind, mode):
 
 def test_a_png_in_several_parts_is_put_together():
     """Catches a reader of the first IDAT alone: libpng writes one for each 8 kB."""
-    content = pillow_file(noise(64, 64), "PNG")
+    content = pillow_file(noise(64, 64, 3).astype(np.uint8), "PNG")
     at = content.index(b"IDAT") - 4
     (size,) = struct.unpack_from(">I", content, at)
     body = content[at + 8 : at + 8 + size]
@@ -79,6 +70,9 @@ def test_a_png_in_several_parts_is_put_together():
     np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(content))).ravel())
 
 
+JPEG = file(3, "JPEG")
+FRAME_AT = JPEG.index(b"\xff\xc0")
+FRAME = JPEG[FRAME_AT : FRAME_AT + 19]
 ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
 NOT_PLAIN = {
     "transparent": (inserted(file(3, "PNG"), chunk(b"tRNS", bytes(6)), AFTER_HEADER), "png"),
@@ -90,8 +84,10 @@ NOT_PLAIN = {
     "no pixels": (file(3, "PNG")[:AFTER_HEADER] + chunk(b"IEND", b""), "png"),
     "turned jpeg": (file(3, "JPEG", exif=exif(3)), "jpg"),
     "adobe": (inserted(file(3, "JPEG"), ADOBE, AFTER_START), "jpg"),
+    "no frame": (JPEG.replace(FRAME, b""), "jpg"),
+    "two frames": (inserted(JPEG, FRAME, FRAME_AT), "jpg"),
     "grey jpeg": (file(1, "JPEG"), "jpg"),
-    "cmyk": (pillow_file(smooth(4), "JPEG", mode="CMYK"), "jpg"),
+    "cmyk": (pillow_file(smooth(SIZE[1], SIZE[0], 4), "JPEG", mode="CMYK"), "jpg"),
     "webp": (file(3, "WEBP"), "webp"),
     "unknown": (b"no picture", None),
     "empty": (b"", None),
@@ -118,7 +114,7 @@ def interlaced() -> bytes:
 def test_another_size_is_not_decoded(kind, monkeypatch):
     """Catches memory for a size that the index does not know, and rows shifted against it."""
     content = file(3, {"png": "PNG", "jpg": "JPEG"}[kind])
-    monkeypatch.setattr(Image, "frombytes", None)
+    monkeypatch.setattr(Image, "frombytes", lambda *_: pytest.fail("it was decoded"))
     for size in ((SIZE[1], SIZE[0]), (SIZE[0] + 1, SIZE[1]), (SIZE[0], SIZE[1] - 1)):
         assert pixels_of(content, kind, "RGB", size) is None
     assert pixels_of(interlaced(), "png", "RGB") is None
