@@ -60,23 +60,25 @@ def digits() -> RunConfig:
 
 
 def mnist() -> RunConfig:
-    """MNIST, 28x28 padded to 32x32, half the paper's timesteps: an hour on two CPU cores."""
+    """MNIST, 28x28 padded to 32x32, with the timesteps of `digits`: forty minutes on two CPU cores,
+    and the whole paper in an hour and a half.
+    """
     return RunConfig(
         name="mnist",
         data=DataConfig(name="mnist", height=32, width=32, images_per_shard=5000),
         model=ModelConfig(
-            base_channels=32,
+            base_channels=24,
             channel_mults=(1, 2, 2),
             num_res_blocks=1,
             attention_resolutions=(8,),
             dropout=0.0,
             num_groups=8,
         ),
-        diffusion=DiffusionConfig(num_timesteps=500, variance="fixed_small"),
+        diffusion=DiffusionConfig(num_timesteps=200, variance="fixed_small"),
         train=TrainConfig(
-            num_steps=2500,
+            num_steps=2000,
             global_batch_size=64,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_steps=200,
             ema_decay=0.998,
             random_flip=False,
@@ -90,10 +92,11 @@ def mnist() -> RunConfig:
             swept_steps=(5, 10, 25),
             num_likelihood_images=64,
             num_ode_images=16,
+            ode_steps=80,
             ode_tolerance=1e-3,
             mix_depth=0.25,
             batch_size=32,
-            ablation_steps=300,
+            ablation_steps=200,
         ),
         compute=ComputeConfig(num_workers=2),
     )
