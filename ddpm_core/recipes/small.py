@@ -61,7 +61,7 @@ def digits() -> RunConfig:
 
 def mnist() -> RunConfig:
     """MNIST, 28x28 padded to 32x32, with the timesteps of `digits`: forty minutes on two CPU cores,
-    and the whole paper in an hour and a half.
+    and the whole paper in two hours.
     """
     return RunConfig(
         name="mnist",
