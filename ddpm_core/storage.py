@@ -71,12 +71,12 @@ class S3Store(Store):
     def __reduce__(self) -> tuple[type["S3Store"], tuple[str]]:
         return S3Store, (self.uri,)
 
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
         words = {"Key": self._s3_key(key)}
         if at_most is not None:
             words["Range"] = f"bytes=0-{at_most}"
         try:
-            return self._run("read", key, lambda s3: s3.get(**words))
+            return self._run("read", key, lambda s3: s3.get(checked=checked, **words))
         except StorageError as error:
             if at_most is not None and code_of(error) in ("InvalidRange", "416"):
                 return b""  # it is there, and empty

@@ -57,13 +57,16 @@ class Store(abc.ABC):
         return f"{self.uri.rstrip('/')}/{checked_key(key)}" if key else self.uri
 
     @abc.abstractmethod
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
         """Return the bytes of `key`.
 
         Args:
             key: which object.
             at_most: stop after this many bytes and one more, so that `len` tells that there
                 are more; None reads all.
+            checked: whether they are compared with the digest that was written along, where the
+                storage keeps one. Not needed where the caller has a digest to compare with; if
+                it differs, a checked read tells what changed on the way from what is damaged.
 
         Raises:
             KeyMissingError: there is no such object.
@@ -114,7 +117,13 @@ class LocalStore(Store):
         self._root = root
         self._was_there = self._is_there()
 
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(
+        self,
+        key: str,
+        *,
+        at_most: int | None = None,
+        checked: bool = True,  # noqa: ARG002 - a disk keeps no digest
+    ) -> bytes:
         with self._errors("read", key):
             try:
                 with self._path(key).open("rb") as file:

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import final
@@ -21,7 +22,7 @@ from ddpm_core.data.cache import Cache
 from ddpm_core.data.index import Index, Shard
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.manifest import DamagedError
-from ddpm_core.storage import Store
+from ddpm_core.storage import KeyMissingError, Store
 
 _NUM_FETCHERS = 4
 _BLOCK_BYTES = 2**20
@@ -168,7 +169,7 @@ class ShardFiles:
             # Named by its content: whatever data set it belongs to, it is the same.
             descriptor = self._cache.open(
                 f"shard-{sha256}.tar",
-                make=lambda descriptor: _write(descriptor, self._read(shard)),
+                make=lambda descriptor: self._fetch(number, descriptor),
                 is_sound=lambda descriptor: self._is_sound(number, descriptor),
             )
             return ShardFile(descriptor, where)
@@ -182,6 +183,19 @@ class ShardFiles:
             # It says what is wrong, and is right if that was only for a moment.
             self._read(shard)
         raise DataError(f"{where} changes while it is read; see to this storage, then run again")
+
+    def _fetch(self, number: int, descriptor: int) -> None:
+        """Fill a file of the cache; where all is well, the bytes are hashed once: as they lie."""
+        shard = self._shards[number]
+        key = f"{self._index.manifest.folder}/{shard.name}"
+        size = self._index.manifest.files[shard.role].size
+        with suppress(KeyMissingError):
+            _write(descriptor, self._store.read(key, at_most=size, checked=False))
+        if not self._is_sound(number, descriptor):
+            data = self._read(shard)  # looks again, and knows what to say
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            _write(descriptor, data)
 
     def _read(self, shard: Shard) -> bytes:
         try:

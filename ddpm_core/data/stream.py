@@ -34,7 +34,7 @@ class StreamedImages:
     """The images of a split by their number, out of verified shards.
 
     Any thread may read. Files of other programs are decoded by processes, which are started when
-    the first of them is read; those that this program wrote only need to be copied.
+    the first of them is expected or read; those that this program wrote only need to be copied.
 
     Args:
         store: where the data set is.
@@ -98,6 +98,8 @@ class StreamedImages:
         if (epoch, window) <= self._expected:
             return
         self._expected = (epoch, window)
+        if self._needs_decoders:
+            self._pool()  # they start while the first shards are on their way
         self._files.expect(order.shards_of(epoch, window).tolist())
         following = (epoch, window + 1) if window + 1 < order.num_windows else (epoch + 1, 0)
         self._files.expect(order.shards_of(*following).tolist())

@@ -5,12 +5,13 @@ import signal
 import time
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
 
-from ddpm_core.data import loader
+from ddpm_core.data import loader, shard_files
 from ddpm_core.data.blocks import BlockOrder
 from ddpm_core.data.buffers import Buffers
 from ddpm_core.data.cache import LIMIT_VARIABLE
@@ -247,6 +248,62 @@ def test_a_damaged_shard_in_the_cache_is_fetched_again(store, cache_folder):
         (path,) = cache_folder.glob("shard-*.tar")
         data = path.read_bytes()
         path.write_bytes(data[:600] + bytes([data[600] ^ 1]) + data[601:])
+
+
+def test_a_shard_that_arrives_changed_is_fetched_again(store, cache_folder):
+    """Catches images out of a transfer that went wrong, an error about it while the shard is whole,
+    and a second file behind the first one.
+    """
+    index, files = foreign_index(store, [3])
+    arrived = []
+
+    def flipped_if_unchecked(data, checked):
+        arrived.append(checked)
+        return data if checked else data[:600] + bytes([data[600] ^ 1]) + data[601:]
+
+    remote = RemoteStore(Path(store.uri), arriving=flipped_if_unchecked)
+    with closing(load_split(remote, index, "train")) as images:
+        assert np.array_equal(images.take(numbers(1))[0].numpy(), pixels_of(files[1]))
+    assert arrived == [False, True]
+    (path,) = cache_folder.glob("shard-*.tar")
+    assert path.read_bytes() == store.read(f"{FOLDER}/train-000000.tar")
+
+
+def test_a_shard_that_arrives_as_it_is_costs_one_digest(store, monkeypatch):
+    """Catches hashing it as it arrives, against the index, and again as it lies in the cache."""
+    index, _ = foreign_index(store, [3])
+    hashed, arrived = [], []
+    real = shard_files._sha256
+    monkeypatch.setattr(shard_files, "_sha256", lambda *words: hashed.append(words) or real(*words))
+    remote = RemoteStore(
+        Path(store.uri), arriving=lambda data, checked: arrived.append(checked) or data
+    )
+    with closing(load_split(remote, index, "train")) as images:
+        images.take(numbers(0, 1, 2))
+    assert len(hashed) == 1
+    assert arrived == [False]
+
+
+def test_processes_start_while_the_first_shards_are_on_their_way(store):
+    """Catches a start of half a second that begins when the shards are there."""
+    index, _ = foreign_index(store, [3])
+    answers = Event()
+
+    def late(data, _checked):
+        assert answers.wait(30)
+        return data
+
+    remote = RemoteStore(Path(store.uri), arriving=late)
+    with (
+        closing(load_split(remote, index, "train")) as images,
+        batches_of(images, num_steps=1, batch_size=3) as batches,
+    ):
+        deadline = time.monotonic() + 30
+        while images._decoders is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        answers.set()
+        assert len(batches.take()) == 3
 
 
 def test_a_cache_that_cannot_hold_the_windows_is_refused(store, monkeypatch):

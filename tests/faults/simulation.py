@@ -94,7 +94,7 @@ class SimulatedStore(Store):
         self._committed: dict[str, bool] = {}
         self._newest = ""
 
-    def read(self, key: str, *, at_most: int | None = None) -> bytes:
+    def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
         return self._step(lambda: self._read(key, at_most))
 
     def write(self, key: str, data: bytes) -> None:

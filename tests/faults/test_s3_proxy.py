@@ -249,3 +249,11 @@ def test_no_flipped_bit_is_read_as_data(proxied: S3Store, way: tuple[str, FaultP
         proxy.faults = [Fault("flip", at=random.randrange(len(DATA)))]
         assert proxied.read("a/b") == DATA
         assert proxy.faults[0].times == 0
+
+
+def test_an_unchecked_read_is_what_arrived(proxied: S3Store, way: tuple[str, FaultProxy]):
+    """Catches bytes that are hashed though the caller does so."""
+    proxy = way[1]
+    proxy.faults, proxy.seen[:] = [Fault("flip", at=1)], []
+    assert proxied.read("a/b", checked=False) == DATA[:1] + bytes([DATA[1] ^ 1]) + DATA[2:]
+    assert len(proxy.seen) == 1
