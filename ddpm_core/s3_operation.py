@@ -64,7 +64,7 @@ class Operation:
         """Return S3's answer to `method`, whose words are named and typed as S3 does."""
         return await self._persist(lambda: self._once(method, **words))
 
-    async def get(self, *, checked: bool = True, **words: str) -> bytes:
+    async def get(self, *, checked: bool, **words: str) -> bytes:
         """Return the bytes of an object, or of the `Range` of it that is asked for."""
         return await self._persist(lambda: self._body(words, checked=checked))
 

@@ -167,7 +167,7 @@ class S3Store(Store):
         words = {"Key": s3_key, "Range": f"bytes={first}-{first + num_bytes - 1}"}
         if etag:
             words["IfMatch"] = etag
-        return self._run("read", "", lambda s3: s3.get(**words))
+        return self._run("read", "", lambda s3: s3.get(checked=True, **words))
 
     def _check_create(self) -> None:
         """Make sure, once, that the server refuses to create what is there."""
