@@ -57,7 +57,7 @@ def empty_cache():
 def measure(case, uri, options):
     """{reader: [images/s of each round]} of a case at a place."""
     store, remote = open_store(uri), uri.startswith("s3://")
-    count = int(options.images * case.share)
+    count = options.images
     files = image_files(case, count)
     index = write_shards(store, case, files)
     # One request for each image: a tenth of them says enough.
@@ -78,7 +78,7 @@ def measure(case, uri, options):
 def measure_cached(case, uri, options):
     """Images/s of each round, of a data set that was decoded before."""
     store = open_store(uri)
-    count = int(options.images * case.share)
+    count = options.images
     index = write_shards(store, case, image_files(case, count))
     num_epochs = max(2, 200_000 // count)
     found = []
@@ -93,7 +93,7 @@ def measure_cached(case, uri, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=20_000, help="of each case; large ones 4/10")
+    parser.add_argument("--images", type=int, default=20_000, help="of each case")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))

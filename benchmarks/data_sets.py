@@ -22,8 +22,6 @@ class Case:
     channels: int
     kind: str
     images_per_shard: int
-    share: float
-    """of --images: large ones take longer"""
 
     @property
     def extension(self):
@@ -31,9 +29,9 @@ class Case:
 
 
 CASES = (
-    Case("MNIST-sized PNG", 28, 1, "PNG", 1000, 1.0),
-    Case("CIFAR-sized JPEG", 32, 3, "JPEG", 1000, 1.0),
-    Case("256x256 JPEG", 256, 3, "JPEG", 250, 0.4),
+    Case("MNIST-sized PNG", 28, 1, "PNG", 1000),
+    Case("CIFAR-sized JPEG", 32, 3, "JPEG", 1000),
+    Case("256x256 JPEG", 256, 3, "JPEG", 250),
 )
 
 
