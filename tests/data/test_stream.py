@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -267,6 +268,36 @@ def test_a_shard_that_arrives_changed_is_fetched_again(store, cache_folder):
     assert arrived == [False, True]
     (path,) = cache_folder.glob("shard-*.tar")
     assert path.read_bytes() == store.read(f"{FOLDER}/train-000000.tar")
+
+
+def test_a_shard_that_comes_again_under_the_same_inode_is_verified(
+    store, cache_folder, monkeypatch
+):
+    """Catches trust in a file because a deleted one of its length was verified: inodes are used
+    again.
+    """
+    index, files = foreign_index(store, [3])
+    flips = [False, True, False]
+    real = os.fstat
+
+    def fstat(descriptor):
+        found = real(descriptor)
+        names = ("st_size", "st_nlink", "st_mode", "st_mtime_ns", "st_ctime_ns")
+        return SimpleNamespace(st_ino=7, **{name: getattr(found, name) for name in names})
+
+    def arriving(data, _checked):
+        return data[:600] + bytes([data[600] ^ 1]) + data[601:] if flips.pop(0) else data
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    remote = RemoteStore(Path(store.uri), arriving=arriving)
+    with closing(load_split(remote, index, "train")) as images:
+        for _ in range(2):
+            assert np.array_equal(images.take(numbers(1))[0].numpy(), pixels_of(files[1]))
+            (path,) = cache_folder.glob("shard-*.tar")
+            assert path.read_bytes() == store.read(f"{FOLDER}/train-000000.tar")
+            path.unlink()
+            images._files._files.clear()
+    assert flips == []
 
 
 def test_a_shard_that_arrives_as_it_is_costs_one_digest(store, monkeypatch):
