@@ -251,18 +251,27 @@ def test_a_damaged_shard_in_the_cache_is_fetched_again(store, cache_folder):
         path.write_bytes(data[:600] + bytes([data[600] ^ 1]) + data[601:])
 
 
-def test_a_shard_that_arrives_changed_is_fetched_again(store, cache_folder):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda data: data[:600] + bytes([data[600] ^ 1]) + data[601:],
+        lambda data: data[:600],
+        lambda data: data + b"x",
+    ],
+    ids=["a bit", "cut", "longer"],
+)
+def test_a_shard_that_arrives_changed_is_fetched_again(changed, store, cache_folder):
     """Catches images out of a transfer that went wrong, an error about it while the shard is whole,
     and a second file behind the first one.
     """
     index, files = foreign_index(store, [3])
     arrived = []
 
-    def flipped_if_unchecked(data, checked):
+    def changed_if_unchecked(data, checked):
         arrived.append(checked)
-        return data if checked else data[:600] + bytes([data[600] ^ 1]) + data[601:]
+        return data if checked else changed(data)
 
-    remote = RemoteStore(Path(store.uri), arriving=flipped_if_unchecked)
+    remote = RemoteStore(Path(store.uri), arriving=changed_if_unchecked)
     with closing(load_split(remote, index, "train")) as images:
         assert np.array_equal(images.take(numbers(1))[0].numpy(), pixels_of(files[1]))
     assert arrived == [False, True]
