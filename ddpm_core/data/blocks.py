@@ -3,7 +3,8 @@
 To read an image of any shard at any moment means to hold all of them. Here an epoch is cut into
 windows of some dozens of shards: the shards of the whole data set are permuted, consecutive ones
 form a window, and within a window the images are permuted. Whoever reads holds one window and
-fetches the next; docs/data.md says how well that shuffles.
+fetches the next; docs/data.md says how well that shuffles. The first batch of all needs the whole
+first window: that of epoch 0 begins with an eighth of it, for the run to begin soon.
 
 The order is a function of (seed, epoch, images of each shard). Nothing is proportional to the
 images; what is kept of an epoch is three numbers for each shard.
@@ -22,6 +23,9 @@ WINDOW_IMAGES = 2**16
 MIN_WINDOW_SHARDS = 16
 MAX_WINDOW_SHARDS = 96
 """a reader has the shards of up to three windows open, and 1024 files are all that it may have"""
+_FIRST_CUTS = (8, 4, 2)
+"""the first window of epoch 0 is cut at an eighth, a quarter and a half: each part has as many
+shards as all before it, which are read while it is fetched"""
 _NUM_KEPT_EPOCHS = 2  # a batch may straddle two
 
 
@@ -31,6 +35,8 @@ class _Epoch:
     """(S,) shards in the order of this epoch"""
     firsts: NDArray[np.int64]
     """(S + 1,) position at which each of them would begin, were the window not permuted"""
+    bounds: NDArray[np.int64]
+    """(K + 1,) of these shards, the first of each window"""
     windows: NDArray[np.int64]
     """(K + 1,) position at which each window begins"""
 
@@ -56,10 +62,11 @@ class BlockOrder:
         if window_shards is None:
             wanted = -(-WINDOW_IMAGES * num_shards // self.num_images)
             window_shards = min(max(wanted, MIN_WINDOW_SHARDS), MAX_WINDOW_SHARDS)
-        self.num_windows = max(1, round(num_shards / window_shards))
+        num_windows = max(1, round(num_shards / window_shards))
         # As equal as they can be: a last window of what is left over would shuffle badly.
-        self._bounds = np.arange(self.num_windows + 1, dtype=np.int64) * num_shards
-        self._bounds //= self.num_windows
+        self._bounds = np.arange(num_windows + 1, dtype=np.int64) * num_shards // num_windows
+        cuts = [int(self._bounds[1]) // part for part in _FIRST_CUTS]
+        self._first_bounds = np.unique([*self._bounds, *cuts])
         self.max_window_shards = int(np.diff(self._bounds).max())
         self._epochs: dict[int, _Epoch] = {}
 
@@ -79,6 +86,10 @@ class BlockOrder:
         in_shard: NDArray[np.int64] = places - state.firsts[slots]
         return self._own_firsts[state.shards[slots]] + in_shard
 
+    def num_windows(self, epoch: int) -> int:
+        """Return how many windows an epoch has: up to three more in epoch 0."""
+        return len(self._epoch(epoch).windows) - 1
+
     def window_of(self, epoch: int, position: int) -> int:
         """Return the window, 0..num_windows-1, in which a position of an epoch lies."""
         starts = self._epoch(epoch).windows
@@ -86,8 +97,9 @@ class BlockOrder:
 
     def shards_of(self, epoch: int, window: int) -> NDArray[np.int64]:
         """Return the shards of a window, in the order of the epoch."""
-        begin, end = self._bounds[window : window + 2]
-        return self._epoch(epoch).shards[begin:end]
+        state = self._epoch(epoch)
+        begin, end = state.bounds[window : window + 2]
+        return state.shards[begin:end]
 
     def members(self, epoch: int, window: int) -> NDArray[np.int64]:
         """Return the images of a window, rising."""
@@ -106,7 +118,8 @@ class BlockOrder:
                 np.arange(num_shards, dtype=np.int64),
             )
             firsts = np.concatenate([[0], np.cumsum(self._counts[shards])])
-            found = _Epoch(shards, firsts, firsts[self._bounds])
+            bounds = self._bounds if epoch else self._first_bounds
+            found = _Epoch(shards, firsts, bounds, firsts[bounds])
             kept = list(self._epochs.items())[1 - _NUM_KEPT_EPOCHS :]
             self._epochs = {**dict(kept), epoch: found}
         return found

@@ -101,7 +101,8 @@ class StreamedImages:
         if self._needs_decoders:
             self._pool()  # they start while the first shards are on their way
         self._files.expect(order.shards_of(epoch, window).tolist())
-        following = (epoch, window + 1) if window + 1 < order.num_windows else (epoch + 1, 0)
+        is_last = window + 1 == order.num_windows(epoch)
+        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
         self._files.expect(order.shards_of(*following).tolist())
 
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """The windowed order: exact, the same however it is cut, and as random as docs/data.md says."""
 
+import itertools
 import math
 import time
 
@@ -28,10 +29,11 @@ def by_brute_force(seed, epoch, counts, window_shards):
     key = f"shards:{seed}:{epoch}:".encode()
     shards = keyed_permutation(key, len(counts), all_of(len(counts))).tolist()
     num_windows = max(1, round(len(counts) / window_shards))
+    bounds = [window * len(counts) // num_windows for window in range(num_windows + 1)]
+    if epoch == 0:  # the first window in four: an eighth, an eighth, a quarter and a half
+        bounds = sorted({*bounds, bounds[1] // 8, bounds[1] // 4, bounds[1] // 2})
     stream = []
-    for window in range(num_windows):
-        begin = window * len(counts) // num_windows
-        end = (window + 1) * len(counts) // num_windows
+    for window, (begin, end) in enumerate(itertools.pairwise(bounds)):
         images = [
             image
             for shard in shards[begin:end]
@@ -79,12 +81,12 @@ def test_a_window_is_in_the_shards_that_it_names():
     counts = COUNTS["uneven"]
     order = BlockOrder(1, counts, window_shards=3)
     shard_of = np.repeat(all_of(len(counts)), counts)
-    assert order.num_windows == 4
+    assert [order.num_windows(epoch) for epoch in (0, 1, 2)] == [5, 4, 4]
     for epoch in (0, 1):
         images = order.images(epoch, all_of(sum(counts)))
         windows = [order.window_of(epoch, position) for position in range(sum(counts))]
         assert windows == sorted(windows)
-        for window in range(order.num_windows):
+        for window in range(order.num_windows(epoch)):
             own = images[np.array(windows) == window]
             assert set(shard_of[own]) == set(order.shards_of(epoch, window).tolist())
 
@@ -122,7 +124,30 @@ def test_windows_are_permuted_apart():
 def test_windows_have_about_65536_images(counts, expected):
     """Catches windows of a few shards, which hardly shuffle, and of more than can be open."""
     order = BlockOrder(0, counts)
-    assert (order.num_windows, len(order.shards_of(0, 0))) == expected
+    assert (order.num_windows(1), len(order.shards_of(1, 0))) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "expected"),
+    [
+        (960, [12, 12, 24, 48, 96, 96]),
+        (96, [12, 12, 24, 48]),
+        (16, [2, 2, 4, 8]),
+        (5, [1, 1, 3]),
+        (2, [1, 1]),
+        (1, [1]),
+    ],
+)
+def test_a_run_begins_with_small_windows(num_shards, expected):
+    """Catches a first batch that waits for a whole window, also where there is but one; parts that
+    grow faster than what is read while they are fetched; small windows in later epochs too."""
+    order = BlockOrder(0, [100] * num_shards)
+    sizes = [len(order.shards_of(0, window)) for window in range(order.num_windows(0))]
+    assert sizes[: len(expected)] == expected
+    assert sum(sizes) == num_shards
+    later = {len(order.shards_of(1, window)) for window in range(order.num_windows(1))}
+    assert later == {min(num_shards, 96)}
+    assert order.max_window_shards == min(num_shards, 96)
 
 
 def test_nothing_is_proportional_to_the_images():
