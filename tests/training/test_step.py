@@ -301,7 +301,9 @@ def test_steps_on_a_gpu_are_those_of_a_cpu(grad_clip, gpu):
     Adam divides by the root of the second moment: rounding of tiny gradients is magnified, but to
     less than a tenth of a step.
     """
-    config = small_config(model__dropout=0.0, train__grad_clip=grad_clip)
+    config = small_config(
+        model__dropout=0.0, train__grad_clip=grad_clip, train__precision="float32"
+    )
     learner, reference = make_learner(config, device=gpu), make_learner(config)
     run(learner, config, 0, 6)
     run(reference, config, 0, 6)
