@@ -256,9 +256,9 @@ def _radius(words: Tensor) -> Tensor:
 
 
 def _root(squares: Tensor) -> Tensor:
-    """Return the square roots of 0 or 1e-300 to 1e300 as IEEE 754 rounds them.
+    """Return the square roots of float64 0 or 1e-200 to 1e200 as IEEE 754 rounds them.
 
-    In float64 those of torch on a CPU are up to 0.503 ulp off, and so other numbers for 1 %. There
+    Those of torch on a CPU are up to 0.503 ulp off, and so other numbers for 1 %. There
     a step of Newton's rule follows, with a residual that is exact (Dekker 1971).
     """
     root = squares.sqrt()

@@ -24,8 +24,8 @@ MIN_WINDOW_SHARDS = 16
 MAX_WINDOW_SHARDS = 96
 """a reader has the shards of up to three windows open, and 1024 files are all that it may have"""
 _FIRST_CUTS = (8, 4, 2)
-"""the first window of epoch 0 is cut at an eighth, a quarter and a half: each part has as many
-shards as all before it, which are read while it is fetched"""
+"""the first window of epoch 0 is cut at an eighth, a quarter and a half: each part but the
+first has as many shards as all before it, which are read while it is fetched"""
 _NUM_KEPT_EPOCHS = 2  # a batch may straddle two
 
 

@@ -89,7 +89,7 @@ def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> 
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
     order = train.windows(_SEED)
     for step in range(num_steps):
-        train.expect(order.num_images + step * _BATCH_SIZE)
+        train.expect(_position(order, step))
         images_u8, labels = take(batch_numbers(order, step))
         loss = functional.cross_entropy(network(images_u8), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -102,15 +102,20 @@ def batch_numbers(order: BlockOrder, step: int) -> NDArray[np.int64]:
     """Return the images of a step: random ones of the window in which a training would be.
 
     Of a small data set, which is one window, any; of a large one those of some dozens of shards,
-    whether it is in memory or not. From epoch 1 on, since epoch 0 begins with windows of few.
+    whether it is in memory or not.
     """
-    epoch, within = divmod(order.num_images + step * _BATCH_SIZE, order.num_images)
+    epoch, within = divmod(_position(order, step), order.num_images)
     members = order.members(epoch, order.window_of(epoch, within))
     key, positions = seeding.key(_SEED, "features", 1), torch.arange(_BATCH_SIZE)
     numbers: NDArray[np.int64] = members[
         seeding.uniform_int(key, step, positions, len(members)).numpy()
     ]
     return numbers
+
+
+def _position(order: BlockOrder, step: int) -> int:
+    """Return where a step is: from epoch 1 on, since epoch 0 begins with windows of few shards."""
+    return order.num_images + step * _BATCH_SIZE
 
 
 def _taking(
