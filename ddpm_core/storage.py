@@ -6,7 +6,7 @@ The `isfile`, `isdir` and `exists` of s3fs are not used: they answer False durin
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -118,24 +118,42 @@ class S3Store(Store):
         return True
 
     def names(self, folder: str) -> list[str]:
-        prefix = f"{self._s3_key(folder)}/" if folder or self._prefix else ""
         found: set[str] = set()
-        more: dict[str, Any] = {}
-        while True:
-            words = {"Prefix": prefix, "Delimiter": "/", **more}
-            page = self._call("list", folder, "list_objects_v2", **words)
+        for page in self._pages(folder):
             found.update(one["Key"] for one in page.get("Contents", []))
             found.update(one["Prefix"] for one in page.get("CommonPrefixes", []))
+        start = len(self._folder_prefix(folder))
+        short = {one[start:].rstrip("/") for one in found}
+        return sorted(one for one in short if one and not one.startswith("."))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        start = len(self._folder_prefix(folder))
+        return {
+            name: int(one["Size"])
+            for page in self._pages(folder)
+            for one in page.get("Contents", [])
+            # An object "folder/" is how some programs show an empty folder.
+            if (name := one["Key"][start:]) and not name.startswith(".") and "/" not in name
+        }
+
+    def _folder_prefix(self, folder: str) -> str:
+        return f"{self._s3_key(folder)}/" if folder or self._prefix else ""
+
+    def _pages(self, folder: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of the listing of what is directly below `folder`."""
+        more: dict[str, Any] = {}
+        while True:
+            words = {"Prefix": self._folder_prefix(folder), "Delimiter": "/", **more}
+            page = self._call("list", folder, "list_objects_v2", **words)
+            yield page
             if not page.get("IsTruncated"):
-                break
+                return
             if page.get("NextContinuationToken") in (None, more.get("ContinuationToken")):
                 raise StorageError(
                     f"{self.uri_of(folder)}: the server breaks its listing off without saying "
                     "how it goes on; report it to those who run it"
                 )
             more = {"ContinuationToken": page["NextContinuationToken"]}
-        short = {one.removeprefix(prefix).rstrip("/") for one in found}
-        return sorted(one for one in short if one and not one.startswith("."))
 
     def delete(self, key: str) -> None:
         self._call("delete", key, "delete_object", Key=self._s3_key(key))

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 from urllib.parse import unquote, urlsplit
@@ -100,6 +100,13 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each object directly below `folder`, by its name, {} if none.
+
+        One listing, whatever their number; folders, unfinished and hidden files are left out.
+        """
+
+    @abc.abstractmethod
     def delete(self, key: str) -> None:
         """Remove the object under `key`, if there is one."""
 
@@ -169,6 +176,21 @@ class LocalStore(Store):
                 self._missing(folder)
                 return []
         return [name for name in found if not name.startswith(".")]
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        with self._errors("list", folder):
+            try:
+                with os.scandir(self._path(folder)) as entries:
+                    for entry in entries:
+                        if not entry.name.startswith("."):
+                            with suppress(FileNotFoundError):  # deleted since it was listed
+                                about = entry.stat()
+                                if stat.S_ISREG(about.st_mode):
+                                    found[entry.name] = about.st_size
+            except (FileNotFoundError, NotADirectoryError):
+                self._missing(folder)
+        return found
 
     def delete(self, key: str) -> None:
         with self._errors("delete", key):

@@ -120,6 +120,13 @@ def test_s3_keeps_the_promises_of_a_store(any_store: Store):
     store.write("ab", b"2")
     assert store.names("a") == ["b", "c"]
     assert store.names("") == ["a", "ab"]
+    store.write("a/e", b"12345")
+    store.write("a/c-e", b"123")
+    assert store.sizes("a") == {"b": 0, "c-e": 3, "e": 5}
+    assert store.sizes("") == {"ab": 1}
+    assert store.sizes("none") == {}
+    store.delete("a/e")
+    store.delete("a/c-e")
     store.delete("a/b")
     store.delete("a/b")
     assert store.names("a") == ["c"]
@@ -179,7 +186,9 @@ def test_real_s3_lists_more_than_a_page(real_s3_store: Store):
     names = [f"{number:04}" for number in range(1001)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: real_s3_store.write(f"steps/{name}/file", b""), names))
+        list(pool.map(lambda name: real_s3_store.write(f"sizes/{name}", name.encode()), names))
     assert real_s3_store.names("steps") == names
+    assert real_s3_store.sizes("sizes") == dict.fromkeys(names, 4)
 
 
 @pytest.mark.s3

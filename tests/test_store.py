@@ -20,6 +20,7 @@ OPERATIONS: tuple[Callable[[Store], object], ...] = (
     lambda store: store.read("a/b"),
     lambda store: store.exists("a/b"),
     lambda store: store.names("a"),
+    lambda store: store.sizes("a"),
     lambda store: store.write("a/b", b"1"),
     lambda store: store.create("a/b", b"1"),
     lambda store: store.delete("a/b"),
@@ -60,6 +61,21 @@ def test_a_local_store_keeps_its_promises(store: LocalStore):
     assert pickle.loads(pickle.dumps(store)).read("a/c/d") == b"1"  # noqa: S301
 
 
+def test_the_sizes_in_a_folder_are_those_of_its_files(store: LocalStore):
+    """Catches folders, links to nothing and unfinished files counted as objects."""
+    assert store.sizes("a") == store.sizes("") == {}
+    store.write("a/b", b"hello")
+    store.write("a/empty", b"")
+    store.write("a/c/d", b"1")
+    folder = Path(store.uri) / "a"
+    (folder / ".e.1-0123456789abcdef.tmp").write_bytes(b"unfinished")
+    (folder / "link").symlink_to("b")
+    (folder / "nowhere").symlink_to("gone")
+    os.mkfifo(folder / "pipe")
+    assert store.sizes("a") == {"b": 5, "empty": 0, "link": 5}
+    assert store.sizes("a/b") == {}
+
+
 def test_create_puts_only_what_is_absent(store: LocalStore):
     """Catches a create by rename, which replaces."""
     assert store.create("manifest", b"one")
@@ -92,7 +108,14 @@ def test_create_has_one_winner(store: LocalStore):
 )
 def test_a_key_that_leaves_the_root_or_hides_is_refused(store: LocalStore, key: str):
     """Catches a manifest or a name from outside that reaches another folder."""
-    for operate in (store.read, store.exists, store.names, store.delete, store.local_path):
+    for operate in (
+        store.read,
+        store.exists,
+        store.names,
+        store.sizes,
+        store.delete,
+        store.local_path,
+    ):
         with pytest.raises(ConfigError, match="storage key"):
             operate(key)
     for put in (store.write, store.create):
@@ -120,7 +143,7 @@ def test_an_error_of_the_disk_names_file_reason_and_remedy(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        for function in ("open", "stat", "unlink"):
+        for function in ("open", "stat", "unlink", "scandir"):
             patch.setattr(os, function, fail)
         for method in ("open", "iterdir"):
             patch.setattr(Path, method, fail)
@@ -136,7 +159,7 @@ def test_a_root_that_vanishes_is_an_outage(store: LocalStore):
     """Catches an unmounted disk taken for an empty one: training again from step 0."""
     store.write("a/b", b"1")
     Path(store.uri).rename(Path(store.uri).with_name("elsewhere"))
-    for operate in OPERATIONS[:3]:
+    for operate in OPERATIONS[:4]:
         with pytest.raises(StorageError, match="has gone"):
             operate(store)
 
@@ -144,7 +167,7 @@ def test_a_root_that_vanishes_is_an_outage(store: LocalStore):
 def test_a_file_in_the_way_is_said(store: LocalStore):
     """Catches a FileExistsError of a folder taken for 'this object is there already'."""
     store.write("a", b"")
-    for operate in OPERATIONS[3:5]:
+    for operate in OPERATIONS[4:6]:
         with pytest.raises(StorageError, match="a file stands where a folder is needed"):
             operate(store)
 

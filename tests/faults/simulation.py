@@ -129,6 +129,17 @@ class SimulatedStore(Store):
 
         return self._step(listed)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        def listed() -> dict[str, int]:
+            start = len(folder) + 1
+            return {
+                key[start:]: len(data)
+                for key, data in self.objects.items()
+                if key.startswith(f"{folder}/") and "/" not in key[start:]
+            }
+
+        return self._step(listed)
+
     def delete(self, key: str) -> None:
         def remove() -> None:
             self.objects.pop(key, None)

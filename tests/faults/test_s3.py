@@ -17,6 +17,7 @@ OPERATIONS: tuple[Callable[[Store], object], ...] = (
     lambda s3_store: s3_store.read("a/b"),
     lambda s3_store: s3_store.exists("a/b"),
     lambda s3_store: s3_store.names("a"),
+    lambda s3_store: s3_store.sizes("a"),
     lambda s3_store: s3_store.write("a/b", b"1"),
     lambda s3_store: s3_store.create("a/b", b"1"),
     lambda s3_store: s3_store.delete("a/b"),
@@ -205,6 +206,10 @@ def test_a_listing_in_pages_is_whole(s3_store: Store, s3_server: FakeS3):
         s3_store.write(f"steps/{number}/file", b"")
     for s3_server.page_size in (1, 3, 1000):
         assert s3_store.names("steps") == [str(number) for number in range(7)]
+    for number in range(7):
+        s3_store.write(f"units/{number}", b"x" * number)
+    for s3_server.page_size in (1, 3, 1000):
+        assert s3_store.sizes("units") == {str(number): number for number in range(7)}
 
 
 def test_a_listing_with_duplicates_and_markers_is_cleaned(s3_store: Store, s3_server: FakeS3):
@@ -213,14 +218,16 @@ def test_a_listing_with_duplicates_and_markers_is_cleaned(s3_store: Store, s3_se
         {"some/prefix/a/": b"", "some/prefix/a/x": b"", "some/prefix/a/x/y": b""}
     )
     assert s3_store.names("a") == ["x"]
+    assert s3_store.sizes("a") == {"x": 0}
 
 
 def test_a_listing_that_breaks_off_is_an_error(s3_store: Store, s3_server: FakeS3):
     """Catches a truncated listing taken for all there is."""
     text = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
     s3_server.fault = lambda _method, _key, _answer: Answer(body=text)
-    with pytest.raises(StorageError, match="breaks its listing off"):
-        s3_store.names("a")
+    for listed in (s3_store.names, s3_store.sizes):
+        with pytest.raises(StorageError, match="breaks its listing off"):
+            listed("a")
 
 
 def test_a_server_that_ignores_put_if_absent_is_refused(s3_store: Store, s3_server: FakeS3):
