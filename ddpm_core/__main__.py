@@ -1,7 +1,7 @@
 """python -m ddpm_core {shard,train,sample,evaluate,...}: one stage, here or as a Ray job.
 
-And verify, which checks a data set; and {import-weights,export-weights}: a run from weights of
-other programs, and the way back.
+And verify, which checks a run or a data set; and {import-weights,export-weights}: a run from
+weights of other programs, and the way back.
 """
 
 import argparse
@@ -33,7 +33,7 @@ EXCHANGES = {
     "export-weights": "write the averaged weights of a trained run as a folder for diffusers",
 }
 
-VERIFY = "check a data set: every byte, every image, every number of its index"
+VERIFY = "check a run and all that its results rest on, or a data set: every byte, every image"
 
 _EPILOG = """\
 examples:
@@ -95,9 +95,13 @@ def _run_stage(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from ddpm_core.data.verify import verify
+    from ddpm_core.verify import verify
 
-    print(f"verify  {verify(options.target)} is whole")
+    report = verify(options.target)
+    for line in report.looked_at:
+        print(f"verify  whole: {line}")
+    for uri in report.unnamed:
+        print(f"verify  named by nothing: {uri}")
 
 
 def _import_weights(options: argparse.Namespace) -> None:
@@ -207,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument(
         "target",
         metavar="RUN_JSON|DATASET",
-        help="path or URI of the run.json of a run that uses it, or of its own folder",
+        help="path or URI of a run's run.json, or of the folder of a data set",
     )
     _add_exchanges(stages)
     return parser

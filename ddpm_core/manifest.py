@@ -3,13 +3,17 @@
 Without its manifest nothing exists. A manifest holds nothing of the moment, so two writers of
 the same thing write the same bytes and a late one does no harm; retention marks `retired`
 before it deletes and keeps the manifest, so that a late one cannot bring back what is going.
+
+A folder's name claims what lies in it, and so does the manifest's body. Every reader says what it
+expects; a manifest that is whole and says something else is refused like a damaged one: a folder
+that was copied under another's name is not what the name promises.
 """
 
 import json
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ddpm_core.canonical import canonical_json
@@ -23,12 +27,39 @@ MAX_MANIFEST_BYTES = 2**28
 _log = logging.getLogger(__name__)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _CONTENT_NAME = re.compile(r".+-[0-9a-f]{16}(\.[A-Za-z0-9.]+)?")
+_SHOWN = 200  # characters of a value in a message
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MARKERS_TEXT = b"see ddpm_core/manifest.py\n"
+REMEDY = (
+    "restore this very file, or run the stage that made it again, which sets it aside and makes it "
+    "anew"
+)
+"""what to do about a damaged file"""
 
 
 class DamagedError(CheckpointError):
-    """Committed bytes are not what was committed; the message names file, expected and found."""
+    """Committed bytes are not what was committed; the message names file, expected and found.
+
+    Or they are whole and something else's. Either way the stage that made them sets them aside
+    and makes them again.
+    """
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a manifest must say of itself to be the one that is read."""
+
+    body: Mapping[str, Any]
+    """keys of the body, each with its value"""
+    if_written: Mapping[str, Any] = field(default_factory=dict)
+    """keys that earlier versions did not write: compared where they are there"""
+
+    def refusal(self, body: Mapping[str, Any]) -> str | None:
+        """Return how `body` differs, both identities in words; None if it is the expected one."""
+        required = dict(_differences(self.body, body))
+        written = {key: value for key, value in self.if_written.items() if key in body}
+        found = [*required.items(), *_differences(written, body)]
+        return "; ".join(text for _, text in found) or None
 
 
 @dataclass(frozen=True)
@@ -66,23 +97,57 @@ class Manifest:
             try:
                 data = store.read(key, at_most=record.size)
             except KeyMissingError:
-                raise DamagedError(
-                    f"{store.uri_of(key)} is missing; its manifest promises {record.size} bytes, "
-                    f"SHA-256 {record.sha256}; restore it, or use an older one"
-                ) from None
+                raise _missing(store, key, record) from None
             if len(data) == record.size and sha256_of(data) == record.sha256:
                 return data
         length = f"over {record.size}" if len(data) > record.size else str(len(data))
         raise DamagedError(
             f"{store.uri_of(key)} is damaged: expected {record.size} bytes, SHA-256 "
-            f"{record.sha256}; found {length} bytes, SHA-256 {sha256_of(data)}; restore it, or "
-            "use an older one"
+            f"{record.sha256}; found {length} bytes, SHA-256 {sha256_of(data)}; {REMEDY}"
         )
+
+    def require_sizes(self, store: Store, sizes: Mapping[str, int] | None = None) -> None:
+        """Refuse a folder in which a file is missing or has another length; reads no file.
+
+        Args:
+            store: where.
+            sizes: `store.sizes` of the folder, where the caller has it.
+
+        Raises:
+            DamagedError: the first such file.
+            StorageError: the storage does not answer.
+        """
+        sizes = store.sizes(self.folder) if sizes is None else sizes
+        for record in self.files.values():
+            key = f"{self.folder}/{record.name}"
+            found = sizes.get(record.name)
+            if found is None:
+                raise _missing(store, key, record)
+            if found != record.size:
+                raise DamagedError(
+                    f"{store.uri_of(key)} is damaged: expected {record.size} bytes, found {found}; "
+                    f"{REMEDY}"
+                )
+
+    def require_bytes(self, store: Store) -> None:
+        """Read every file and refuse one that is not what was committed.
+
+        Raises:
+            DamagedError: the first such file.
+            StorageError: the storage does not answer.
+        """
+        for role in self.files:
+            self.read(store, role)
 
 
 def content_name(stem: str, data: bytes, suffix: str) -> str:
     """Return `stem-<first 16 digits of the SHA-256>suffix`; `suffix` starts with a dot."""
     return f"{stem}-{sha256_of(data)[:16]}{suffix}"
+
+
+def is_content_name(name: str) -> bool:
+    """Say whether a file of this name was written by `write_file`: it is no manifest."""
+    return _CONTENT_NAME.fullmatch(name) is not None
 
 
 def write_file(store: Store, folder: str, stem: str, suffix: str, data: bytes) -> FileRecord:
@@ -137,24 +202,64 @@ def commit(
     return manifest
 
 
-def load(store: Store, folder: str, *, name: str = "manifest.json") -> Manifest | None:
+def load(
+    store: Store, folder: str, expected: Expected, *, name: str = "manifest.json"
+) -> Manifest | None:
     """Return what was committed in `folder`, or None: nothing was, or retired or quarantined.
 
     Raises:
-        DamagedError: the manifest is not the one that was committed.
+        DamagedError: the manifest is not the one that was committed, or not the expected one.
         CheckpointError: a newer version of this program wrote it.
         StorageError: the storage does not answer; never read as None.
     """
+    key = f"{folder}/{name}"
     try:
-        manifest = _read(store, folder, name)
+        data = store.read(key, at_most=MAX_MANIFEST_BYTES)
     except KeyMissingError:
         return None
     if is_retired(store, folder):
         return None
     if store.exists(_quarantine_key(folder, name)):
-        _log.warning("%s is quarantined: passed over", store.uri_of(f"{folder}/{name}"))
+        _log.warning("%s is quarantined: passed over", store.uri_of(key))
         return None
-    return manifest
+    found = _parsed(store, folder, name, data)
+    _require(store, found, name, expected)
+    return found
+
+
+def intact(
+    store: Store,
+    folder: str,
+    expected: Expected,
+    *,
+    check: Callable[[Manifest, Store], None] = Manifest.require_bytes,
+    name: str = "manifest.json",
+) -> Manifest | None:
+    """Return what was committed in `folder` if it is the expected and whole, else None.
+
+    What is damaged or something else's is quarantined, which is logged: making it again
+    replaces it.
+
+    Args:
+        store: where.
+        folder: of the files.
+        expected: what the manifest must say of itself.
+        check: how closely the files are looked at: `Manifest.require_bytes` reads them all,
+            `Manifest.require_sizes` lists them.
+        name: file name of the manifest.
+
+    Raises:
+        CheckpointError: a newer version of this program wrote it.
+        StorageError: the storage does not answer; never read as None.
+    """
+    try:
+        found = load(store, folder, expected, name=name)
+        if found is not None:
+            check(found, store)
+    except DamagedError as error:
+        quarantine(store, folder, str(error), name=name)
+        return None
+    return found
 
 
 def retire(store: Store, folder: str) -> None:
@@ -171,14 +276,34 @@ def retire(store: Store, folder: str) -> None:
         named = []
     store.create(f"{folder}/retired", _MARKERS_TEXT)
     # Also what no manifest names: files of attempts that lost or died.
-    listed = [one for one in store.names(folder) if _CONTENT_NAME.fullmatch(one)]
+    listed = [one for one in store.names(folder) if is_content_name(one)]
     for one in sorted({*named, *listed}):
         store.delete(f"{folder}/{one}")
+
+
+def load_retired(store: Store, folder: str, expected: Expected) -> Manifest | None:
+    """Return the manifest of a folder whose files retention has deleted, or None.
+
+    Raises:
+        DamagedError: the manifest is not the one that was committed, or not the expected one.
+        StorageError: the storage does not answer.
+    """
+    try:
+        found = _read(store, folder, "manifest.json")
+    except KeyMissingError:
+        return None
+    _require(store, found, "manifest.json", expected)
+    return found
 
 
 def is_retired(store: Store, folder: str) -> bool:
     """Say whether retention has marked `folder`, whose files may be gone."""
     return store.exists(f"{folder}/retired")
+
+
+def unretire(store: Store, folder: str) -> None:
+    """Remove a mark that retention did not make; the files it names may be gone all the same."""
+    store.delete(f"{folder}/retired")
 
 
 def quarantine(store: Store, folder: str, what: str, *, name: str = "manifest.json") -> None:
@@ -197,6 +322,37 @@ def _quarantine_key(folder: str, name: str) -> str:
     )
 
 
+def _require(store: Store, found: Manifest, name: str, expected: Expected) -> None:
+    if (refusal := expected.refusal(found.body)) is not None:
+        where = store.uri_of(f"{found.folder}/{name}")
+        raise DamagedError(f"{where} is something else's: {refusal}; {REMEDY}")
+
+
+def _missing(store: Store, key: str, record: FileRecord) -> DamagedError:
+    return DamagedError(
+        f"{store.uri_of(key)} is missing; its manifest promises {record.size} bytes, SHA-256 "
+        f"{record.sha256}; {REMEDY}"
+    )
+
+
+def _differences(
+    expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield (key, both values in words) of each key whose value is another."""
+    for key, wanted in expected.items():
+        value = found.get(key)
+        if isinstance(wanted, Mapping) and isinstance(value, Mapping):
+            every = {**dict.fromkeys(value), **wanted}
+            yield from _differences(every, value, f"{prefix}{key}.")
+        elif value != wanted or type(value) is not type(wanted):
+            yield f"{prefix}{key}", f"{prefix}{key} is {_shown(value)}, expected {_shown(wanted)}"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=repr)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _is_damaged(store: Store, folder: str, name: str) -> bool:
     try:
         _read(store, folder, name)
@@ -207,8 +363,11 @@ def _is_damaged(store: Store, folder: str, name: str) -> bool:
 
 
 def _read(store: Store, folder: str, name: str) -> Manifest:
+    return _parsed(store, folder, name, store.read(f"{folder}/{name}", at_most=MAX_MANIFEST_BYTES))
+
+
+def _parsed(store: Store, folder: str, name: str, data: bytes) -> Manifest:
     key = f"{folder}/{name}"
-    data = store.read(key, at_most=MAX_MANIFEST_BYTES)
     try:
         return _parse(folder, data, origin=store.uri_of(key))
     except DamagedError:
@@ -221,10 +380,7 @@ def _parse(folder: str, data: bytes, *, origin: str) -> Manifest:
     """Return the manifest in `data`, which must be the very bytes that `commit` writes."""
 
     def damaged(expected: str, found: str) -> DamagedError:
-        return DamagedError(
-            f"{origin} is damaged: expected {expected}, found {found}; restore it, or use an "
-            "older one"
-        )
+        return DamagedError(f"{origin} is damaged: expected {expected}, found {found}; {REMEDY}")
 
     if len(data) > MAX_MANIFEST_BYTES:
         raise damaged(f"at most {MAX_MANIFEST_BYTES} bytes", "more")

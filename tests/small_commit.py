@@ -1,11 +1,13 @@
 """A small commit for tests."""
 
-from ddpm_core.manifest import Manifest, commit, write_file
+from ddpm_core.manifest import Expected, Manifest, commit, write_file
 from ddpm_core.store import Store
 
 FOLDER = "runs/a/checkpoints/step_00001000"
 KEY = f"{FOLDER}/manifest.json"
 STATE = bytes(range(256)) * 4
+BODY = {"step": 1000, "experiment": "abc"}
+EXPECTED = Expected(BODY)
 
 
 def commit_small(store: Store, state: bytes = STATE, *, name: str = "manifest.json") -> Manifest:
@@ -13,4 +15,4 @@ def commit_small(store: Store, state: bytes = STATE, *, name: str = "manifest.js
         "state": write_file(store, FOLDER, "state", ".safetensors", state),
         "history": write_file(store, FOLDER, "history", ".jsonl", b""),
     }
-    return commit(store, FOLDER, files, {"step": 1000, "experiment": "abc"}, name=name)
+    return commit(store, FOLDER, files, BODY, name=name)

@@ -20,7 +20,7 @@ from ddpm_core.manifest import (
     write_file,
 )
 from ddpm_core.store import LocalStore, Store, sha256_of
-from tests.small_commit import FOLDER, KEY, STATE, commit_small
+from tests.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
 pytest_plugins = ["tests.s3_fixtures"]
 
@@ -35,9 +35,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def test_what_is_committed_is_loaded_and_verified(store: Store):
     """Catches a manifest that does not say all that was committed."""
-    assert load(store, FOLDER) is None
+    assert load(store, FOLDER, EXPECTED) is None
     committed = commit_small(store)
-    loaded = load(store, FOLDER)
+    loaded = load(store, FOLDER, EXPECTED)
     assert loaded == committed
     assert loaded is not None
     assert loaded.folder == FOLDER
@@ -78,7 +78,7 @@ def test_committing_again_is_fine_and_other_content_conflicts(store: Store):
     assert commit_small(store) == commit_small(store)
     with pytest.raises(RunConflictError, match=r"manifest\.json holds other bytes"):
         commit_small(store, b"other")
-    loaded = load(store, FOLDER)
+    loaded = load(store, FOLDER, EXPECTED)
     assert loaded is not None
     assert loaded.read(store, "state") == STATE
 
@@ -87,14 +87,14 @@ def test_manifests_of_other_names_stand_beside_each_other(store: Store):
     """Catches a name that is ignored: units of samples would conflict."""
     for name, state in (("index.json", b"1"), ("000007.json", b"2")):
         commit_small(store, state, name=name)
-    assert load(store, FOLDER) is None
+    assert load(store, FOLDER, EXPECTED) is None
     for name, state in (("index.json", b"1"), ("000007.json", b"2")):
-        loaded = load(store, FOLDER, name=name)
+        loaded = load(store, FOLDER, EXPECTED, name=name)
         assert loaded is not None
         assert loaded.read(store, "state") == state
     quarantine(store, FOLDER, "spoilt", name="000007.json")
-    assert load(store, FOLDER, name="000007.json") is None
-    assert load(store, FOLDER, name="index.json") is not None
+    assert load(store, FOLDER, EXPECTED, name="000007.json") is None
+    assert load(store, FOLDER, EXPECTED, name="index.json") is not None
 
 
 # -- retention ---------------------------------------------------------------------------------
@@ -108,9 +108,9 @@ def test_retiring_deletes_the_files_and_keeps_the_manifest(store: Store):
     retire(store, FOLDER)
     assert store.names(FOLDER) == ["manifest.json", "retired"]
     assert is_retired(store, FOLDER)
-    assert load(store, FOLDER) is None
+    assert load(store, FOLDER, EXPECTED) is None
     commit_small(store)
-    assert load(store, FOLDER) is None, "a late writer does not bring it back"
+    assert load(store, FOLDER, EXPECTED) is None, "a late writer does not bring it back"
     retire(store, FOLDER)
     assert store.names(FOLDER) == ["manifest.json", "retired"]
 
@@ -130,7 +130,7 @@ def test_retiring_what_was_never_committed_does_nothing(store: Store):
     retire(store, FOLDER)
     assert not is_retired(store, FOLDER)
     commit_small(store)
-    assert load(store, FOLDER) is not None
+    assert load(store, FOLDER, EXPECTED) is not None
 
 
 def test_a_damaged_folder_can_be_retired(store: Store, caplog: pytest.LogCaptureFixture):

@@ -21,7 +21,7 @@ from ddpm_core.data.index import (
 from ddpm_core.data.shard import MadeShard
 from ddpm_core.data.source import ShardUnit, Source, require_few_rejected, units_of
 from ddpm_core.errors import DataError, RunConflictError
-from ddpm_core.manifest import FileRecord, Manifest
+from ddpm_core.manifest import Expected, FileRecord, Manifest
 from ddpm_core.storage import Store, sha256_of
 
 _NUM_SHOWN = 64  # images of the picture for people
@@ -87,7 +87,8 @@ def _commit(
     try:
         return manifest.commit(store, folder, files, body, name=layout.DATASET_INDEX)
     except RunConflictError:
-        found = manifest.load(store, folder, name=layout.DATASET_INDEX)
+        expected = Expected({"fingerprint": body["fingerprint"]})
+        found = manifest.load(store, folder, expected, name=layout.DATASET_INDEX)
         if found is None or found.files != files:
             raise
         if found.body | {"passed_over": {}} != body | {"passed_over": {}}:

@@ -145,7 +145,7 @@ def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: D
     try:
         tar = index.manifest.read(store, shard.role)
     except DamagedError as error:
-        raise damaged(error) from None
+        raise damaged(store, index, error) from None
     found = members(tar, origin=where)
     _check_members(found, shard, split, where)
     images, labels = found[::3], found[1::3]

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ddpm_core import layout, manifest
-from ddpm_core.canonical import fingerprint
+from ddpm_core import canonical, layout, manifest
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.layout import DatasetDamagedError, DatasetPointer
+from ddpm_core.manifest import DamagedError, Expected, Manifest
 from ddpm_core.storage import Store
 
 Split = Literal["train", "test"]
@@ -80,6 +80,11 @@ class Index:
     rejected: tuple[Rejected, ...]
     """files of the source that were left out"""
 
+    @property
+    def pointer(self) -> DatasetPointer:
+        """Where it lies and which one it is, as a run's dataset.json says."""
+        return DatasetPointer(self.manifest.folder, self.fingerprint)
+
 
 def key_of(split: str, number: int) -> str:
     """Return what WebDataset calls image `number` of a split."""
@@ -93,26 +98,33 @@ def dataset_fingerprint(data: DataConfig, images_sha256: str) -> str:
         data: which images, made into what, and cut how.
         images_sha256: digest of the images as they come from the source.
     """
-    return fingerprint(
-        {
-            "data": data.identity(),
-            "format_version": FORMAT_VERSION,
-            "images_sha256": images_sha256,
-        }
+    return _fingerprint(data.identity(), images_sha256)
+
+
+def _fingerprint(data: object, images_sha256: object) -> str:
+    return canonical.fingerprint(
+        {"data": data, "format_version": FORMAT_VERSION, "images_sha256": images_sha256}
     )
 
 
-def load_index(store: Store, folder: str) -> Index:
-    """Return the index of the data set in `folder`.
+def load_index(store: Store, folder: str, fingerprint: str | None = None) -> Index:
+    """Return the index of the data set in `folder`, which must be the one its name promises.
+
+    Args:
+        store: where.
+        folder: `datasets/NAME-FINGERPRINT`, with the first 16 digits of the fingerprint.
+        fingerprint: all 64 digits, where the caller knows them.
 
     Raises:
-        DataError: there is none, it is damaged, or another version of this program made it.
+        DatasetDamagedError: it is damaged, or the index of another data set.
+        DataError: there is none, or another version of this program made it.
     """
     where = store.uri_of(f"{folder}/{layout.DATASET_INDEX}")
+    expected = Expected({} if fingerprint is None else {"fingerprint": fingerprint})
     try:
-        found = manifest.load(store, folder, name=layout.DATASET_INDEX)
+        found = manifest.load(store, folder, expected, name=layout.DATASET_INDEX)
     except DamagedError as error:
-        raise DataError(f"{error}. The shard stage, run again, makes it anew") from None
+        raise DatasetDamagedError(f"{error}: the shard stage") from None
     if found is None:
         raise DataError(f"there is no data set at {where}; run the shard stage first")
     version = found.body.get("format_version")
@@ -121,6 +133,7 @@ def load_index(store: Store, folder: str) -> Index:
             f"{where} has format {version!r}, this program reads {FORMAT_VERSION}; use the "
             "version that made it, or shard under another root"
         )
+    _require_identity(found, where)
     try:
         return _index(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -128,6 +141,23 @@ def load_index(store: Store, folder: str) -> Index:
             f"{where} is committed, but no index of this program: {type(error).__name__} {error}. "
             "Delete it and run the shard stage again"
         ) from None
+
+
+def _require_identity(found: Manifest, where: str) -> None:
+    """Refuse an index whose fingerprint is not of what it says, or not of its folder's name."""
+    body = found.body
+    of_content = _fingerprint(body.get("data"), body.get("images_sha256"))
+    if body.get("fingerprint") != of_content:
+        raise DatasetDamagedError(
+            f"{where} says that its fingerprint is {str(body.get('fingerprint'))[:64]!r}; that of "
+            f"the data and images it names is {of_content}; {manifest.REMEDY}"
+        )
+    if not found.folder.endswith(f"-{of_content[:16]}"):
+        raise DatasetDamagedError(
+            f"{where} is the index of another data set, with the fingerprint {of_content}: its "
+            f"folder would end in -{of_content[:16]}. Move it to a folder of that name, and run "
+            "the shard stage again, which makes what should lie here anew"
+        )
 
 
 def shard_entry(shard: Shard, png_bytes: int | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.data.counts import Counts
 from ddpm_core.data.index import Rejected, Shard, key_of
 from ddpm_core.data.tar_writer import pack
-from ddpm_core.manifest import DamagedError, FileRecord
+from ddpm_core.manifest import Expected, FileRecord
 from ddpm_core.storage import Store, sha256_of
 
 LABEL, ABOUT = "cls", "json"
@@ -52,9 +52,10 @@ class MadeShard:
     """(classes,) images of each class"""
     rejected: tuple[Rejected, ...]
 
-    def body(self) -> dict[str, Any]:
-        """Return the body of the shard's manifest."""
+    def body(self, folder: str) -> dict[str, Any]:
+        """Return the body of the shard's manifest in the folder of its data set."""
         return {
+            **_expected(folder).body,
             "num_images": self.shard.num_images,
             "first_number": self.shard.first_number,
             "offsets": list(self.shard.offsets),
@@ -121,7 +122,7 @@ def make_shard(
         tuple(rejected),
     )
     manifest.commit(
-        store, folder, {shard.role: made.record}, made.body(), name=f"{shard.role}.json"
+        store, folder, {shard.role: made.record}, made.body(folder), name=f"{shard.role}.json"
     )
     return made
 
@@ -130,12 +131,11 @@ def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeSh
     """Return the shard if it is there, whole, in every byte; else None: it is to be made."""
     name = shard_name(split, number)
     role = name.removesuffix(".tar")
+    found = manifest.intact(store, folder, _expected(folder), name=f"{role}.json")
+    if found is None:
+        return None
+    body = found.body
     try:
-        found = manifest.load(store, folder, name=f"{role}.json")
-        if found is None:
-            return None
-        found.read(store, role)  # verified
-        body = found.body
         shard = Shard(
             name,
             body["num_images"],
@@ -150,8 +150,15 @@ def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeSh
             np.array(body["class_counts"], np.int64),
             tuple(Rejected(**one) for one in body["rejected"]),
         )
-    except (DamagedError, KeyError, TypeError, ValueError):
-        return None  # its maker, who writes the same bytes again, replaces it
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it is no manifest of a shard: {type(error).__name__} {error}"
+        manifest.quarantine(store, folder, reason, name=f"{role}.json")
+        return None
+
+
+def _expected(folder: str) -> Expected:
+    """Return what the manifest of a shard says of itself: which data set it belongs to."""
+    return Expected({"dataset": folder.rpartition("/")[2]})
 
 
 def _taken(records: Iterable[Record | Rejected], rejected: list[Rejected]) -> Iterator[Record]:

@@ -18,6 +18,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_core import layout, manifest
 from ddpm_core.data.cache import Cache
 from ddpm_core.data.index import Index, Shard
 from ddpm_core.errors import DataError, StorageError
@@ -203,7 +204,7 @@ class ShardFiles:
         try:
             return self._index.manifest.read(self._store, shard.role)
         except DamagedError as error:
-            raise damaged(error) from None
+            raise damaged(self._store, self._index, error) from None
 
     def _is_sound(self, number: int, descriptor: int) -> bool:
         stat = os.fstat(descriptor)
@@ -220,9 +221,17 @@ class ShardFiles:
         return True
 
 
-def damaged(error: DamagedError) -> DataError:
-    """Return the error of a shard that is not what its index says."""
-    return DataError(f"{error}. Or delete it and run the shard stage again, which makes it anew")
+def damaged(store: Store, index: Index, error: DamagedError) -> DataError:
+    """Return the error of a shard that is not what its index says, after setting the index aside.
+
+    The shard stage, which looks at lengths only, would find the data set whole, and the next stage
+    the same damage again.
+    """
+    manifest.quarantine(store, index.manifest.folder, str(error), name=layout.DATASET_INDEX)
+    return DataError(
+        f"{error}. The data set is set aside; if you restore the file, also delete "
+        "index.quarantined.json beside it"
+    )
 
 
 def _sha256(descriptor: int, size: int) -> str:

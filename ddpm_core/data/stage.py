@@ -3,19 +3,20 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddpm_core import layout
-from ddpm_core.canonical import canonical_json
+from ddpm_core import layout, manifest
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
 from ddpm_core.data.source import Source, require_few_rejected
 from ddpm_core.data.splits import load_splits
-from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.errors import RunConflictError
+from ddpm_core.layout import DatasetDamagedError, DatasetPointer
+from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.storage import Store
 
@@ -31,19 +32,67 @@ def run_shard(store: Store, config: RunConfig) -> str:
         DataError: the source images cannot be used.
         RunConflictError: the run has a data set, and it is not of these images.
     """
-    pointer = layout.dataset_pointer(store, config.name)
-    if pointer is not None:
-        index = _complete(store, pointer["dataset"])
-        if index is not None and index.fingerprint == pointer["fingerprint"]:
-            _check_same_data(index, config)
-            _show_done(store, index)
-            return pointer["dataset"]
-
+    pointer, index = _recorded(store, config)
+    if pointer is not None and index is not None:
+        _show_done(store, index)
+        return pointer.folder
     with _source(config) as source:
-        folder, fingerprint = _made(store, config, source, pointer)
-    value = canonical_json({"dataset": folder, "fingerprint": fingerprint})
-    store.create(layout.dataset_pointer_key(config.name), value)
-    return folder
+        made = _made(store, config, source, pointer)
+    key = layout.dataset_pointer_key(config.name)
+    if pointer is None:
+        store.delete(key)  # one that was passed over
+    store.create(key, made.to_json())
+    return made.folder
+
+
+def _recorded(
+    store: Store, config: RunConfig
+) -> tuple[DatasetPointer, Index | None] | tuple[None, None]:
+    """Return which data set the run uses, if that is on record, and its index, if it is complete.
+
+    A pointer that is damaged, or names a data set that is not this run's, is passed over with a
+    warning: the images of the source say which one it is.
+    """
+    try:
+        pointer = layout.dataset_pointer(store, config.name)
+        if pointer is None:
+            return None, None
+        _require_trained_on(store, config, pointer)
+        index = _complete(store, pointer)
+        if index is not None:
+            layout.require_data(store, config, index.manifest)
+    except DatasetDamagedError as error:
+        _log.warning("%s%s", WARNING, error)
+        return None, None
+    return pointer, index
+
+
+def _require_trained_on(store: Store, config: RunConfig, pointer: DatasetPointer) -> None:
+    """Refuse a data set on which the run's checkpoints were not trained.
+
+    Raises:
+        DatasetDamagedError: with both fingerprints.
+    """
+    trained_on = _trained_on(store, config)
+    if trained_on not in (None, pointer.fingerprint):
+        raise DatasetDamagedError(
+            f"{store.uri_of(layout.dataset_pointer_key(config.name))} names the data set "
+            f"{pointer.fingerprint[:16]}, and the run's checkpoints were trained on "
+            f"{trained_on}: it is set aside, and made anew of the run's own images"
+        )
+
+
+def _trained_on(store: Store, config: RunConfig) -> str | None:
+    """Return the data set of the run's newest checkpoint; None if there is none to say it."""
+    for step in layout.committed_steps(store, config.name):
+        folder = layout.checkpoint_folder(config.name, step)
+        try:
+            found = manifest.load(store, folder, layout.checkpoint_expected(step))
+        except DamagedError:
+            continue  # the train stage sets it aside
+        if found is not None:
+            return None if layout.is_imported(found) else str(found.body.get("dataset"))
+    return None
 
 
 @contextmanager
@@ -67,19 +116,27 @@ def _on_cpus(config: RunConfig) -> ComputeConfig:
 
 
 def _made(
-    store: Store, config: RunConfig, source: Source, pointer: Mapping[str, str] | None
-) -> tuple[str, str]:
-    """Return folder and fingerprint of the data set of these images, after making what lacks."""
+    store: Store, config: RunConfig, source: Source, pointer: DatasetPointer | None
+) -> DatasetPointer:
+    """Return the data set of these images, after making what lacks."""
     images_sha256 = source.digest()
     fingerprint = dataset_fingerprint(config.data, images_sha256)
-    if pointer is not None and pointer["fingerprint"] != fingerprint:
+    trained_on = _trained_on(store, config)
+    if trained_on not in (None, fingerprint):
         raise RunConflictError(
-            f"run {config.name!r} uses {store.uri_of(pointer['dataset'])}, which is not complete, "
+            f"run {config.name!r} has checkpoints that were trained on the data set {trained_on}, "
+            f"and the images of data.source={config.data.source!r} are others (fingerprint "
+            f"{fingerprint}); give the source it was made from, or the run another name"
+        )
+    if pointer is not None and pointer.fingerprint != fingerprint:
+        raise RunConflictError(
+            f"run {config.name!r} uses {store.uri_of(pointer.folder)}, which is not complete, "
             f"and the images of data.source={config.data.source!r} are others (fingerprint "
             f"{fingerprint[:16]}); give the source it was made from, or the run another name"
         )
     folder = layout.dataset_folder(config.data.name, fingerprint)
-    index = _complete(store, folder)
+    made = DatasetPointer(folder, fingerprint)
+    index = _complete(store, made)
     if index is None:
         _make(store, config, source, images_sha256)
     else:
@@ -87,7 +144,7 @@ def _made(
         total = sum(index.num_images.values()) + len(index.rejected)
         require_few_rejected(config.data, index.rejected, total, uri=config.data.source)
         _show_done(store, index)
-    return folder, fingerprint
+    return made
 
 
 def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -> None:
@@ -116,37 +173,25 @@ def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -
         )
 
 
-def _complete(store: Store, folder: str) -> Index | None:
+def _complete(store: Store, pointer: DatasetPointer) -> Index | None:
     """Return the index if it is whole and every file it names is there, in its full length.
 
-    Their SHA-256 is checked by whoever reads them.
+    Their SHA-256 is checked by whoever reads them. An index that is damaged, or another data
+    set's, is set aside.
     """
-    if not store.exists(f"{folder}/{layout.DATASET_INDEX}"):
+    folder, name = pointer.folder, layout.DATASET_INDEX
+    expected = layout.index_expected(pointer)
+    if not store.exists(f"{folder}/{name}"):
+        return None
+    found = manifest.intact(store, folder, expected, check=lambda _found, _store: None, name=name)
+    if found is None:
         return None
     try:
-        index = load_index(store, folder)
-    except DataError as error:
+        found.require_sizes(store)
+    except DamagedError as error:
         _log.warning("%s", error)
         return None
-    present = set(store.names(folder))
-    for record in index.manifest.files.values():
-        if record.name not in present:
-            return None
-        # Objects of S3 appear whole or not at all, and a look at each costs a request.
-        path = store.local_path(f"{folder}/{record.name}")
-        if path is not None and path.stat().st_size != record.size:
-            return None
-    return index
-
-
-def _check_same_data(index: Index, config: RunConfig) -> None:
-    recorded = index.manifest.body["data"]
-    wanted = config.data.identity()
-    if recorded != wanted:
-        raise RunConflictError(
-            f"run {config.name!r} uses the data set {recorded}, this configuration asks for "
-            f"{wanted}; give the run another name"
-        )
+    return load_index(store, folder, pointer.fingerprint)
 
 
 def _show_done(store: Store, index: Index) -> None:

@@ -1,65 +1,19 @@
 """Check a data set that is there: every byte, every image, every number of its index."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ddpm_core import layout
+from ddpm_core.data.containers.names import quoted, text_of
 from ddpm_core.data.counts import Counts, mean_and_std
 from ddpm_core.data.decode import decode_exact
-from ddpm_core.data.index import SPLITS, Index, Shard, Split, key_of, load_index
+from ddpm_core.data.index import SPLITS, Index, Shard, Split, key_of
 from ddpm_core.data.shard import ABOUT, IMAGE_EXTENSIONS, LABEL
 from ddpm_core.data.tar import members
 from ddpm_core.errors import DataError
 from ddpm_core.manifest import DamagedError
-from ddpm_core.progress import Progress
-from ddpm_core.runs import configure
-from ddpm_core.storage import Store, open_store
-
-_MAX_THREADS = 4
-_NUM_SHOWN = 20
-
-
-def verify(target: str) -> str:
-    """Check a data set, and return where it lies.
-
-    Args:
-        target: the run.json of a run that uses it, or its own folder; path or URI.
-
-    Raises:
-        DataError: there is none, or something is wrong with it: the first things, and how many.
-    """
-    store, folder = _dataset_at(target)
-    index = load_index(store, folder)
-    found = problems_of(
-        store,
-        index,
-        num_threads=min(_MAX_THREADS, os.cpu_count() or 1),
-        on_progress=lambda done, total: Progress("shard", done, total, "images", "checked").show(),
-    )
-    where = store.uri_of(folder)
-    if found:
-        lines = "\n".join(f"  {line}" for line in found[:_NUM_SHOWN])
-        more = f"\n  and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
-        raise DataError(
-            f"{len(found)} things are wrong with {where}:\n{lines}{more}\n"
-            "Delete the files that are named and run the shard stage again, which makes them anew"
-        )
-    return where
-
-
-def _dataset_at(target: str) -> tuple[Store, str]:
-    if not target.endswith(".json"):
-        parent, _, name = target.rstrip("/").rpartition("/")
-        return open_store(parent or "."), name
-    root, config = configure(target, root=None, run=None, changes={})
-    store = open_store(root)
-    pointer = layout.dataset_pointer(store, config.name)
-    if pointer is None:
-        raise DataError(f"run {config.name!r} has no data set yet; run the shard stage first")
-    return store, pointer["dataset"]
+from ddpm_core.storage import Store
 
 
 def problems_of(
@@ -75,7 +29,7 @@ def problems_of(
         store: where it lies.
         index: what it should be.
         num_threads: shards looked at at once.
-        on_progress: told (images done, images in all).
+        on_progress: called with (images done, images in all).
     """
     total, done = sum(index.num_images.values()), 0
     found = list(_index_problems(index))
@@ -159,7 +113,8 @@ def _shard_problems(
             continue
         digits = tar[label.offset : label.offset + label.size]
         if not digits.isdigit() or len(digits) > 6 or int(digits) >= len(index.classes):
-            lines.append(f"{shard.name}: {label.name} holds {digits[:20]!r}, which is no class")
+            found_there = quoted(text_of(digits[:20]))
+            lines.append(f"{shard.name}: {label.name} holds {found_there}, which is no class")
         else:
             counts.add(int(digits), pixels)
     return lines, counts

@@ -20,18 +20,21 @@ from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
+from ddpm_core.layout import DatasetPointer
 from ddpm_core.manifest import Manifest
 from ddpm_core.sampling import units as sampling_units
 from ddpm_core.sampling.denoiser import load_denoiser
 from ddpm_core.storage import Store, open_store
 
 
-def payload_of(root: str, config: RunConfig, dataset: str, recipe: FeatureRecipe) -> dict[str, Any]:
+def payload_of(
+    root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe
+) -> dict[str, Any]:
     """Return what `Desk.of` needs, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
-        "dataset": dataset,
+        "dataset": vars(dataset),
         "features_folder": recipe.folder,
         "features_recipe": recipe.values,
     }
@@ -43,7 +46,7 @@ class Desk:
 
     store: Store
     config: RunConfig
-    dataset: str
+    dataset: DatasetPointer
     recipe: FeatureRecipe
     device: torch.device
 
@@ -53,7 +56,7 @@ class Desk:
         return cls(
             open_store(payload["root"]),
             RunConfig.from_dict(payload["config"]),
-            payload["dataset"],
+            DatasetPointer(**payload["dataset"]),
             FeatureRecipe(payload["features_folder"], payload["features_recipe"]),
             device,
         )
@@ -87,7 +90,7 @@ class Desk:
 
     @cached_property
     def _index(self) -> Index:
-        return load_index(self.store, self.dataset)
+        return load_index(self.store, self.dataset.folder, self.dataset.fingerprint)
 
     @cached_property
     def train(self) -> Images:

@@ -16,7 +16,7 @@ from ddpm_core.data.loader import Images
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.evaluation import classifier, torchscript
 from ddpm_core.evaluation.network import FeatureNetwork
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.storage import Store
 
 NETWORK_ROLE = "network"
@@ -100,7 +100,7 @@ def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
     Raises:
         StorageError: if it is not there.
     """
-    kept = manifest.load(store, recipe.folder)
+    kept = manifest.load(store, recipe.folder, _expected(recipe))
     if kept is None:
         raise StorageError(f"{store.uri_of(recipe.folder)} is gone; run the stage again")
     return {
@@ -110,24 +110,26 @@ def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
     }
 
 
+def _expected(recipe: FeatureRecipe) -> Expected:
+    """Return what the network that is kept must say of itself."""
+    return Expected({"recipe": recipe.values})
+
+
 def _kept(
     store: Store, recipe: FeatureRecipe, make: Callable[[], tuple[bytes, str, dict[str, Any]]]
 ) -> tuple[Manifest, bytes]:
     """Return the network that is kept, verified; made, if there is none or it is damaged."""
     folder = recipe.folder
-    found = manifest.load(store, folder)
+    found = manifest.intact(store, folder, _expected(recipe))
     if found is not None:
-        try:
-            return found, found.read(store, NETWORK_ROLE)
-        except DamagedError as error:
-            manifest.quarantine(store, folder, str(error))
+        return found, found.read(store, NETWORK_ROLE)
     data, suffix, about = make()
     files = {NETWORK_ROLE: manifest.write_file(store, folder, NETWORK_ROLE, suffix, data)}
     try:
         made = manifest.commit(store, folder, files, {"recipe": recipe.values, "about": about})
     except RunConflictError:
         # Trained elsewhere meanwhile, with other rounding: as good, and the one that counts.
-        other = manifest.load(store, folder)
+        other = manifest.load(store, folder, _expected(recipe))
         if other is None:
             raise
         made = other

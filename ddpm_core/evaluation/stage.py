@@ -27,7 +27,7 @@ from ddpm_core.evaluation.worker import (
     likelihood_units,
     make_worker,
 )
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.sampling.units import first_images
 from ddpm_core.storage import Store
@@ -57,16 +57,28 @@ class Inputs:
                 f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
                 f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
             )
-        pointer, samples = (
-            layout.dataset_pointer(store, config.name),
-            layout.samples_of(store, config),
-        )
-        if pointer is None or samples is None:
-            what, stage = ("data set", "shard") if pointer is None else ("samples", "sample")
+        found, samples = layout.dataset_of(store, config), layout.samples_of(store, config)
+        if found is None or samples is None:
+            what, stage = ("data set", "shard") if found is None else ("samples", "sample")
+            command = layout.stage_command(store, config.name, stage)
             raise DataError(
-                f"run {config.name!r} has no complete {what}; run the {stage} stage first"
+                f"run {config.name!r} has no complete {what}; run the {stage} stage first: "
+                f"{command}"
             )
-        return cls(store, config, checkpoint, load_index(store, pointer["dataset"]), samples)
+        index = load_index(store, found.folder, found.body["fingerprint"])
+        return cls(store, config, checkpoint, index, samples)
+
+    @property
+    def expected(self) -> Expected:
+        """What the evaluation must say of itself."""
+        return layout.evaluation_expected(self.config, self.checkpoint, self.index.fingerprint)
+
+    @property
+    def folder(self) -> str:
+        """Where the evaluation lies."""
+        ema = self.checkpoint.files["ema"].sha256
+        digest = layout.evaluation_fingerprint(self.config, ema, self.index.fingerprint)
+        return layout.evaluation_folder(self.config.name, digest)
 
     @property
     def recipe(self) -> FeatureRecipe:
@@ -91,14 +103,7 @@ class Inputs:
     @property
     def weights(self) -> dict[str, Any]:
         """Which weights these are, for the protocols."""
-        return {
-            "ema_sha256": self.checkpoint.files["ema"].sha256,
-            "step": self.checkpoint.body["step"],
-            "loss": self.config.train.loss,
-            "weighting": self.config.train.weighting,
-            "precision": self.config.train.precision,
-            "dataset": self.index.fingerprint,
-        }
+        return layout.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
 
 
 def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
@@ -142,16 +147,8 @@ def summary(numbers: dict[str, Any]) -> str:
 
 
 def _intact(inputs: Inputs) -> Manifest | None:
-    """Return what was measured before, if every file of it is whole."""
-    committed = layout.evaluation_of(inputs.store, inputs.config)
-    if committed is not None:
-        try:
-            for role in committed.files:
-                committed.read(inputs.store, role)
-        except DamagedError as error:
-            manifest.quarantine(inputs.store, committed.folder, str(error))
-            return None
-    return committed
+    """Return what was measured before, if every file of it is whole; else it is set aside."""
+    return manifest.intact(inputs.store, inputs.folder, inputs.expected)
 
 
 def _measure(inputs: Inputs) -> Manifest:
@@ -167,7 +164,7 @@ def _measure(inputs: Inputs) -> Manifest:
         Progress("evaluate", done, len(units), "units").show()
 
     Progress("evaluate", 0, len(units), "units").show()
-    payload = payload_of(store.uri, config, inputs.index.manifest.folder, inputs.recipe)
+    payload = payload_of(store.uri, config, inputs.index.pointer, inputs.recipe)
     with cluster.connect(config.compute):
         cluster.map_units(make_worker, payload, units, config.compute, on_done=on_done)
     return _publish(inputs, collector)
@@ -197,13 +194,13 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
         "loss-figure": (".png", figures.loss_figure(inputs.history)),
         "comparison-figure": (".png", _comparison(inputs)),
     }
-    digest = layout.evaluation_fingerprint(config, weights["ema_sha256"], inputs.index.fingerprint)
-    folder = layout.evaluation_folder(config.name, digest)
+    folder, expected = inputs.folder, inputs.expected
     files = {
         role: manifest.write_file(store, folder, role, suffix, data)
         for role, (suffix, data) in contents.items()
     }
-    return manifest.commit(store, folder, files, {**weights, "summary": summary(numbers)})
+    body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
+    return manifest.commit(store, folder, files, body)
 
 
 def _comparison(inputs: Inputs) -> bytes:

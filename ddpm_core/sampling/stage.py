@@ -27,8 +27,8 @@ GRID_ROLE = "grid"
 def run_sample(store: Store, config: RunConfig) -> str:
     """Draw `config.sample.num_images` images and return the folder that holds them.
 
-    Units that are there are verified and kept, damaged ones are made again. If all are there
-    nothing is drawn; MLflow is told again what it may have missed.
+    Units that are there are kept, damaged ones are made again. If all are there nothing is drawn;
+    MLflow gets again what it may have missed.
 
     Raises:
         CheckpointError: the training is not finished.
@@ -47,23 +47,35 @@ def run_sample(store: Store, config: RunConfig) -> str:
 
 
 def _complete_samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Manifest:
-    """Return the manifest of all samples, after drawing what is missing."""
+    """Return the manifest of all samples, after drawing what is missing.
+
+    Complete samples are known by the manifest of the whole, which names every file; units alone
+    where that is not there.
+    """
     digest = layout.sample_fingerprint(config, checkpoint.files["ema"].sha256)
     folder = layout.samples_folder(config.name, digest)
-    units, total = units_of(config.sample), config.sample.num_images
-    made = finished(store, folder, units)
-    missing = [unit for unit in units if unit.number not in made]
-    committed = manifest.load(store, folder)
-    if committed is not None and not missing:
+    total = config.sample.num_images
+    committed = manifest.intact(
+        store, folder, layout.samples_expected(config, checkpoint), check=_require_whole
+    )
+    if committed is not None:
         note = f"done already: {store.uri_of(folder)}"
         Progress("sample", total, total, "images", note).show()
         return committed
-    if committed is not None:
-        manifest.quarantine(store, folder, "a unit of it is damaged and is made again")
+    units = units_of(config.sample)
+    made = finished(store, folder, units)
+    missing = [unit for unit in units if unit.number not in made]
     if missing:
         _make(store, config, checkpoint, folder, missing)
         made = finished(store, folder, units)
     return _commit(store, config, checkpoint, folder, made)
+
+
+def _require_whole(samples: Manifest, store: Store) -> None:
+    """Refuse samples of which a file has another length, or a picture other bytes."""
+    samples.require_sizes(store)
+    for role in (GRID_ROLE, STRIP_ROLE):
+        samples.read(store, role)
 
 
 def _make(
@@ -98,16 +110,11 @@ def _commit(
     grid_png = pictures.to_png(pictures.grid(shown))
     files[GRID_ROLE] = manifest.write_file(store, folder, GRID_ROLE, ".png", grid_png)
     files[STRIP_ROLE] = made[0].files[STRIP_ROLE]
+    expected = layout.samples_expected(config, checkpoint)
     body = {
-        "num_images": sample.num_images,
-        "unit_size": sample.unit_size,
-        "batch_size": sample.batch_size,
-        "shape": list(config.data.shape),
         **describe(sample, config.diffusion.num_timesteps),
-        **config.diffusion.model_dump(mode="json"),
-        "precision": config.train.precision,
-        "step": checkpoint.body["step"],
-        "ema_sha256": checkpoint.files["ema"].sha256,
+        **expected.body,
+        **expected.if_written,
         "units": [files[unit.role].sha256 for unit in units],
     }
     return manifest.commit(store, folder, files, body)

@@ -22,7 +22,7 @@ from ddpm_core.config import SampleConfig
 from ddpm_core.data import png
 from ddpm_core.data.tar import members
 from ddpm_core.errors import DataError, RunConflictError
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.manifest import DamagedError, Expected, Manifest
 from ddpm_core.storage import Store
 
 _EXTENSIONS = ("png", "json")
@@ -74,50 +74,73 @@ def publish(
     """Write the images (n, h, w, c) of a unit and commit its manifest.
 
     If the unit stands there already with other bytes (made on another kind of device, which rounds
-    otherwise), that one counts: whoever comes first. Unless its files are damaged.
+    otherwise), that one counts: whoever comes first. Unless it is damaged, or another's.
     """
     data = _tar(unit, images_u8, seed)
     files = {IMAGES_ROLE: manifest.write_file(store, folder, unit.stem, ".tar", data)}
     if strip_png is not None:
         files[STRIP_ROLE] = manifest.write_file(store, folder, "strip", ".png", strip_png)
-    body = {"number": unit.number, "start": unit.start, "stop": unit.stop, "seed": seed}
+    expected = _expected(folder, unit)
+    body = {**expected.body, "seed": seed}
     try:
         return manifest.commit(store, folder, files, body, name=unit.manifest_name)
     except RunConflictError:
-        first = _intact(store, folder, unit)
+        first = manifest.intact(store, folder, expected, name=unit.manifest_name)
         if first is not None:
             return first
     return manifest.commit(store, folder, files, body, name=unit.manifest_name)
 
 
 def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[int, Manifest]:
-    """Return the manifests of the units that are there and intact: every file is read.
+    """Return the manifests of the units that are there, in the full lengths of their files.
 
-    A unit that is damaged is quarantined, which is logged: making it again replaces it.
+    A unit that is damaged, or another's, is quarantined, which is logged: making it again replaces
+    it. The bytes of the images are verified when they are read.
     """
-    present = set(store.names(folder))
+    sizes = store.sizes(folder)
+
+    def check(found: Manifest, _store: Store) -> None:
+        found.require_sizes(store, sizes)
+        if STRIP_ROLE in found.files:
+            found.read(store, STRIP_ROLE)
+
     found = {
-        unit.number: _intact(store, folder, unit) for unit in units if unit.manifest_name in present
+        unit.number: manifest.intact(
+            store, folder, _expected(folder, unit), check=check, name=unit.manifest_name
+        )
+        for unit in units
+        if unit.manifest_name in sizes
     }
     return {number: committed for number, committed in found.items() if committed is not None}
 
 
-def _intact(store: Store, folder: str, unit: Unit) -> Manifest | None:
-    try:
-        committed = manifest.load(store, folder, name=unit.manifest_name)
-        if committed is not None:
-            for role in committed.files:
-                committed.read(store, role)
-    except DamagedError as error:
-        manifest.quarantine(store, folder, str(error), name=unit.manifest_name)
-        return None
-    return committed
+def _expected(folder: str, unit: Unit) -> Expected:
+    """Return what the manifest of a unit says of itself: which images, of which samples."""
+    return Expected(
+        {
+            "samples": folder.rpartition("/")[2],
+            "number": unit.number,
+            "start": unit.start,
+            "stop": unit.stop,
+        }
+    )
+
+
+def set_aside(store: Store, folder: str, unit: Unit, reason: str) -> None:
+    """Have a unit, and so the whole, count as not made: the sample stage draws it again.
+
+    The stage looks at lengths; only who reads the images sees that their bytes are others.
+    """
+    manifest.quarantine(store, folder, reason, name=unit.manifest_name)
+    manifest.quarantine(store, folder, reason)
 
 
 def read_unit(
     store: Store, samples: Manifest, unit: Unit, shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
     """Return the images (n, h, w, c) of a unit of complete samples, verified.
+
+    A damaged unit is set aside: see `set_aside`.
 
     Args:
         store: where.
@@ -129,6 +152,17 @@ def read_unit(
         DamagedError: the file is not the one that was committed.
         DataError: it does not hold the unit's images.
     """
+    try:
+        return check_archive(store, samples, unit, shape)
+    except DamagedError as error:
+        set_aside(store, samples.folder, unit, str(error))
+        raise
+
+
+def check_archive(
+    store: Store, samples: Manifest, unit: Unit, shape: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Return the images of a unit as `read_unit`, and change nothing where they are damaged."""
     channels, height, width = shape
     archive = samples.read(store, unit.role)
     origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")

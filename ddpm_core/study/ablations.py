@@ -46,7 +46,8 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
     """
     runs = ablation_runs(config)
     with open_tracker(store, config, stage="ablations") as tracker:
-        committed = _intact(store, config)
+        folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
+        committed = manifest.intact(store, folder, layout.ablations_expected(config))
         note = f"done already: {store.uri_of(committed.folder)}" if committed else ""
         if committed is None:
             committed = _publish(store, config, _outcomes(store, config, runs))
@@ -113,18 +114,6 @@ def _done(store: Store, run: RunConfig) -> _Outcome | None:
     return _Outcome(run, numbers, None, shown_u8)
 
 
-def _intact(store: Store, config: RunConfig) -> Manifest | None:
-    committed = layout.ablations_of(store, config)
-    if committed is not None:
-        try:
-            for role in committed.files:
-                committed.read(store, role)
-        except DamagedError as error:
-            manifest.quarantine(store, committed.folder, str(error))
-            return None
-    return committed
-
-
 def row_of(name: str, paper: Table2Row, outcome: _Outcome) -> dict[str, Any]:
     """Return a row of the table: what was measured here, and the paper's values on CIFAR-10."""
     diffusion, train = outcome.run.diffusion, outcome.run.train
@@ -182,7 +171,8 @@ def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> 
         role: manifest.write_file(store, folder, role, suffix, content)
         for role, (suffix, content) in contents.items()
     }
-    return manifest.commit(store, folder, files, {"summary": summary(rows)})
+    body = {**layout.ablations_expected(config).body, "summary": summary(rows)}
+    return manifest.commit(store, folder, files, body)
 
 
 def _samples_sheet(outcomes: dict[str, _Outcome], rows: list[dict[str, Any]], data: str) -> bytes:

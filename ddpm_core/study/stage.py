@@ -10,7 +10,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.desk import payload_of
 from ddpm_core.evaluation.features import describe_network, keep_foreign_network
 from ddpm_core.evaluation.stage import Inputs
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.storage import Store
 from ddpm_core.study.drawings import drawings_of
@@ -29,6 +29,7 @@ class _Study:
 
     inputs: Inputs
     folder: str
+    expected: Expected
     units: list[Unit]
 
 
@@ -36,7 +37,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     """Work on all units of the study, draw its figures, and return its numbers.
 
     Finished units are verified and kept, damaged ones are worked on again. If all is there nothing
-    is done; MLflow is told again what it may have missed.
+    is done; MLflow gets again what it may have missed.
 
     Raises:
         CheckpointError: the training is not finished.
@@ -48,9 +49,10 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     digest = layout.study_fingerprint(config, ema, inputs.index.fingerprint)
     num_train, num_test = (inputs.index.num_images[split] for split in ("train", "test"))
     folder = layout.study_folder(config.name, digest)
-    study = _Study(inputs, folder, units_of(config, num_train, num_test))
+    expected = layout.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
+    study = _Study(inputs, folder, expected, units_of(config, num_train, num_test))
     with open_tracker(store, config, stage="study") as tracker:
-        committed = _intact(store, folder)
+        committed = manifest.intact(store, folder, expected)
         note = f"  done already: {store.uri_of(folder)}" if committed else ""
         if committed is None:
             _work(study)
@@ -75,19 +77,6 @@ def summary(numbers: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _intact(store: Store, folder: str) -> Manifest | None:
-    """Return what was published before, if every file of it is whole."""
-    committed = manifest.load(store, folder)
-    if committed is not None:
-        try:
-            for role in committed.files:
-                committed.read(store, role)
-        except DamagedError as error:
-            manifest.quarantine(store, folder, str(error))
-            return None
-    return committed
-
-
 def _work(study: _Study) -> None:
     inputs, total = study.inputs, len(study.units)
     store, config = inputs.store, inputs.config
@@ -104,7 +93,7 @@ def _work(study: _Study) -> None:
         Progress("study", done, total, "units", f"{unit.kind} {unit.part}").show()
 
     payload = {
-        "desk": payload_of(store.uri, config, inputs.index.manifest.folder, inputs.recipe),
+        "desk": payload_of(store.uri, config, inputs.index.pointer, inputs.recipe),
         "folder": study.folder,
     }
     with cluster.connect(config.compute):
@@ -127,7 +116,9 @@ def _publish(study: _Study) -> Manifest:
         role: manifest.write_file(store, folder, role, suffix, data)
         for role, (suffix, data) in contents.items()
     }
-    return manifest.commit(store, folder, files, {**inputs.weights, "summary": summary(numbers)})
+    expected = study.expected
+    body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
+    return manifest.commit(store, folder, files, body)
 
 
 def _tell(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:

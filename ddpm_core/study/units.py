@@ -20,7 +20,7 @@ from torch import Tensor
 from ddpm_core import manifest
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.manifest import DamagedError, Expected, Manifest
 from ddpm_core.storage import Store
 from ddpm_core.study.settings import flow_refusal, swept
 
@@ -116,7 +116,7 @@ def publish(store: Store, folder: str, unit: Unit, found: Found) -> None:
     """
     data = safetensors.torch.save({name: array.contiguous() for name, array in found.items()})
     record = manifest.write_file(store, folder, unit.name, ".safetensors", data)
-    body = {"kind": unit.kind, "part": unit.part, "start": unit.start, "stop": unit.stop}
+    body = _expected(folder, unit).body
     try:
         manifest.commit(store, folder, {ARRAYS_ROLE: record}, body, name=unit.manifest_name)
     except RunConflictError:
@@ -127,16 +127,23 @@ def publish(store: Store, folder: str, unit: Unit, found: Found) -> None:
 def intact(store: Store, folder: str, unit: Unit) -> Manifest | None:
     """Return the manifest of a finished unit whose file is whole, or None.
 
-    A damaged one is quarantined, which is logged: working on it again replaces it.
+    A damaged one, and one of another study, is quarantined, which is logged: working on it again
+    replaces it.
     """
-    try:
-        committed = manifest.load(store, folder, name=unit.manifest_name)
-        if committed is not None:
-            committed.read(store, ARRAYS_ROLE)
-    except DamagedError as error:
-        manifest.quarantine(store, folder, str(error), name=unit.manifest_name)
-        return None
-    return committed
+    return manifest.intact(store, folder, _expected(folder, unit), name=unit.manifest_name)
+
+
+def _expected(folder: str, unit: Unit) -> Expected:
+    """Return what the manifest of a unit says of itself: what was looked at, for which study."""
+    return Expected(
+        {
+            "study": folder.rpartition("/")[2],
+            "kind": unit.kind,
+            "part": unit.part,
+            "start": unit.start,
+            "stop": unit.stop,
+        }
+    )
 
 
 def missing(store: Store, folder: str, units: Sequence[Unit]) -> list[Unit]:
@@ -155,7 +162,7 @@ def read(store: Store, folder: str, unit: Unit) -> Found:
     Raises:
         DamagedError: it is not there, or not as it was committed.
     """
-    committed = manifest.load(store, folder, name=unit.manifest_name)
+    committed = manifest.load(store, folder, _expected(folder, unit), name=unit.manifest_name)
     where = store.uri_of(f"{folder}/{unit.manifest_name}")
     if committed is None:
         raise DamagedError(f"{where} is gone; run the study stage again")

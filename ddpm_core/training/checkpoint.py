@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ddpm_core import layout, manifest
+from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DivergenceError
 from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.storage import Store
@@ -148,13 +149,35 @@ def commit(
     return manifest.commit(store, folder, files, body)
 
 
+def complete(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the checkpoint of the last step if it is there, whole in every byte, else None.
+
+    A damaged one is quarantined. A `retired` mark on it, where no later step is, is not of our
+    retention, which keeps the newest ones: it is removed.
+
+    Raises:
+        CheckpointError: it belongs to another experiment or data set.
+        StorageError: the storage does not answer.
+    """
+    step = config.train.num_steps
+    folder = layout.checkpoint_folder(config.name, step)
+    if manifest.is_retired(store, folder) and step == max(
+        layout.committed_steps(store, config.name)
+    ):
+        _log.warning("removed the mark `retired` of the last checkpoint %s", store.uri_of(folder))
+        manifest.unretire(store, folder)
+    if manifest.intact(store, folder, layout.checkpoint_expected(step)) is None:
+        return None
+    return layout.final_checkpoint(store, config)
+
+
 def prune(store: Store, run: str, keep: int) -> None:
     """Delete the files of all but the newest `keep` usable checkpoints; their manifests stay."""
     kept = 0
     for step in layout.committed_steps(store, run):
         folder = layout.checkpoint_folder(run, step)
         if kept < keep:
-            kept += _is_usable(store, folder)
+            kept += _is_usable(store, folder, step)
         elif not manifest.is_retired(store, folder):
             manifest.retire(store, folder)
         elif set(store.names(folder)) > {"manifest.json", "retired"}:
@@ -163,9 +186,9 @@ def prune(store: Store, run: str, keep: int) -> None:
             return  # what is older was retired before this one
 
 
-def _is_usable(store: Store, folder: str) -> bool:
+def _is_usable(store: Store, folder: str, step: int) -> bool:
     try:
-        return manifest.load(store, folder) is not None
+        return manifest.load(store, folder, layout.checkpoint_expected(step)) is not None
     except DamagedError:
         return False
 
@@ -185,7 +208,8 @@ def _bytes_of(tensor: Tensor) -> bytes:
 def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
     """Return the newest checkpoint that is whole, or None if the run has none at all.
 
-    Every file is read and verified. A damaged checkpoint is quarantined.
+    Every file is read and verified. A damaged checkpoint, and one that lies under another step's
+    name, is quarantined.
 
     Raises:
         CheckpointError: there were checkpoints and none is usable; or the newest belongs to
@@ -196,9 +220,11 @@ def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
     for step in steps:
         folder = layout.checkpoint_folder(run, step)
         try:
-            found = manifest.load(store, folder)
+            found = manifest.load(store, folder, layout.checkpoint_expected(step))
             if found is not None:
-                _require_origin(store, found, origin)
+                layout.require_origin(
+                    store, found, experiment=origin.experiment, dataset=origin.dataset
+                )
                 return read(store, found)
         except DamagedError as error:
             manifest.quarantine(store, folder, str(error))
@@ -220,7 +246,7 @@ def of_step(store: Store, run: str, step: int) -> Checkpoint:
         CheckpointError: if it is not there or damaged.
     """
     folder = layout.checkpoint_folder(run, step)
-    found = manifest.load(store, folder)
+    found = manifest.load(store, folder, layout.checkpoint_expected(step))
     if found is None:
         raise CheckpointError(
             f"{store.uri_of(folder)} is there for rank 0 and not for this rank; all nodes must "
@@ -271,14 +297,3 @@ def _deserialize(store: Store, found: Manifest, role: str) -> dict[str, Tensor]:
             f"{store.uri_of(found.folder)}: {role} is what was committed and is no safetensors "
             f"file ({error}); it was written by another program"
         ) from None
-
-
-def _require_origin(store: Store, found: Manifest, origin: Origin) -> None:
-    for field, ours in (("experiment", origin.experiment), ("dataset", origin.dataset)):
-        theirs = str(found.body.get(field))
-        if theirs != ours:
-            raise CheckpointError(
-                f"{store.uri_of(found.folder)} was made by another {field}: fingerprint "
-                f"{theirs[:16]}, this run has {ours[:16]}; give this run another name, or use the "
-                "configuration and the data that it was begun with"
-            )

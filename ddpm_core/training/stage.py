@@ -2,12 +2,12 @@
 
 import logging
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout
 from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import require_feature_file
 from ddpm_core.storage import Store
@@ -33,7 +33,7 @@ def run_train(store: Store, config: RunConfig) -> None:
         ClusterError: the cluster cannot be reached, or lost the workers too often.
     """
     num_steps = config.train.num_steps
-    done = _finished(store, config)
+    done = checkpoint.complete(store, config)
     if done is not None:
         with open_tracker(store, config, stage="train") as tracker:
             tell_curve(tracker, checkpoint.load_history(store, done))
@@ -43,7 +43,7 @@ def run_train(store: Store, config: RunConfig) -> None:
     require_feature_file(config)  # not after days of training
     if (warning := end_warning(config)) is not None:
         _log.warning("%s%s", WARNING, warning)
-    if layout.dataset_pointer(store, config.name) is None:
+    if not _has_dataset(store, config):
         run_shard(store, config)  # so that one command trains, on a cluster too
     with cluster.connect(config.compute):
         group.train_group(train_worker, payload_of(store, config), config.compute, name=config.name)
@@ -55,15 +55,9 @@ def run_train(store: Store, config: RunConfig) -> None:
         )
 
 
-def _finished(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the last checkpoint if it is there and whole; a damaged one is set aside."""
+def _has_dataset(store: Store, config: RunConfig) -> bool:
+    """Say whether the run has its data set; a damaged one the shard stage mends."""
     try:
-        done = layout.final_checkpoint(store, config)
-        if done is not None:
-            for role in done.files:
-                done.read(store, role)
-    except DamagedError as error:
-        folder = layout.checkpoint_folder(config.name, config.train.num_steps)
-        manifest.quarantine(store, folder, str(error))
-        return None
-    return done
+        return layout.dataset_of(store, config) is not None
+    except DamagedError:
+        return False

@@ -75,10 +75,11 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
             f"run {config.name!r} has no data set yet ({layout.dataset_pointer_key(config.name)} "
             "is not there); run the shard stage first"
         )
-    index = load_index(store, pointer["dataset"])
+    index = load_index(store, pointer.folder, pointer.fingerprint)
+    layout.require_data(store, config, index.manifest)
     cores = config.compute.cpus_per_worker
     images = load_split(store, index, "train", num_decoders=cores)
-    return images, Origin(fingerprint(config.experiment()), pointer["fingerprint"])
+    return images, Origin(fingerprint(config.experiment()), pointer.fingerprint)
 
 
 def _learner(

@@ -201,9 +201,10 @@ def test_an_index_of_another_hand_is_refused(key, store):
     body = shard_dataset(store, data_config(), splits()).body
     for number, change in enumerate(({}, {key: None})):
         foreign = {k: v for k, v in body.items() if k != key} | change
-        manifest.commit(store, f"datasets/foreign-{number}", {}, foreign, name="index.json")
+        folder = f"datasets/foreign{number}-{body['fingerprint'][:16]}"
+        manifest.commit(store, folder, {}, foreign, name="index.json")
         with pytest.raises(DataError, match=r"index\.json is committed, but no index.*shard stage"):
-            load_index(store, f"datasets/foreign-{number}")
+            load_index(store, folder)
 
 
 # -- other people's readers ------------------------------------------------------------------

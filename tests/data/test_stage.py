@@ -1,14 +1,17 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from ddpm_core import layout
+from ddpm_core import layout, manifest
 from ddpm_core.data import stage
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.layout import DatasetPointer
+from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import parse
 from ddpm_core.recipes import mnist
 from ddpm_core.storage import open_store
@@ -48,10 +51,7 @@ def test_run_shard_makes_the_data_set_and_points_the_run_to_it(store, config, ca
     """Catches a pointer to nothing, and an end that a follower never sees."""
     folder = run_shard(store, config)
     index = load_index(store, folder)
-    assert layout.dataset_pointer(store, config.name) == {
-        "dataset": folder,
-        "fingerprint": index.fingerprint,
-    }
+    assert layout.dataset_pointer(store, config.name) == DatasetPointer(folder, index.fingerprint)
     assert folder == layout.dataset_folder("mnist", index.fingerprint)
     assert layout.dataset_of(store, config) == index.manifest
     assert len(load_split(store, index, "train")) == 10
@@ -109,16 +109,33 @@ def test_a_damaged_index_is_made_again(store, root, config):
     assert files_below(root) == before
 
 
-def test_what_the_loader_advises_for_a_damaged_shard_works(store, root, config):
+def flip(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:600] + bytes([data[600] ^ 1]) + data[601:])
+
+
+def test_a_shard_that_its_reader_found_damaged_is_made_again(store, root, config):
+    """Catches a dead end: lengths are right, the stage is done already, and every reader fails."""
+    folder = run_shard(store, config)
+    before = files_below(root)
+    flip(root / folder / "train-000000.tar")
+    with pytest.raises(DataError, match=r"is damaged.*run the stage that made it again"):
+        load_split(store, load_index(store, folder), "train")
+    assert layout.dataset_of(store, config) is None
+    assert run_shard(store, config) == folder
+    assert files_below(root) == before
+
+
+def test_what_the_loader_advises_for_a_shard_that_was_restored_works(store, root, config):
     """Catches a remedy in an error message that nobody ever tried."""
     folder = run_shard(store, config)
     path = root / folder / "train-000000.tar"
     good = path.read_bytes()
-    path.write_bytes(good[:600] + bytes([good[600] ^ 1]) + good[601:])
-    with pytest.raises(DataError, match="delete it and run the shard stage again"):
+    flip(path)
+    with pytest.raises(DataError, match=r"restore the file, also delete index\.quarantined\.json"):
         load_split(store, load_index(store, folder), "train")
-    path.unlink()
-    run_shard(store, config)
+    path.write_bytes(good)
+    (root / folder / "index.quarantined.json").unlink()
     assert len(load_split(store, load_index(store, folder), "train")) == 10
 
 
@@ -133,11 +150,65 @@ def test_an_unfinished_data_set_is_completed_from_its_own_source_only(store, roo
     assert files_below(root) == before
 
 
-def test_a_run_keeps_its_data_set(store, config):
-    """Catches a changed configuration that goes on with the old images without a word."""
-    run_shard(store, config)
-    with pytest.raises(RunConflictError, match="give the run another name"):
+def train_on(store, config, dataset):
+    body = {"step": 7, "experiment": "e" * 64, "dataset": dataset}
+    manifest.commit(store, layout.checkpoint_folder(config.name, 7), {}, body)
+
+
+def test_a_trained_run_keeps_its_data_set(store, config):
+    """Catches a run with checkpoints that is given other images."""
+    folder = run_shard(store, config)
+    pointer = layout.dataset_pointer(store, config.name)
+    train_on(store, config, pointer.fingerprint)
+    with pytest.raises(RunConflictError, match=r"trained on the data set .* are others"):
         run_shard(store, config.replaced({"data.images_per_shard": 5}))
+    assert layout.dataset_pointer(store, config.name) == pointer
+    assert run_shard(store, config) == folder
+
+
+def test_a_pointer_to_another_whole_data_set_is_made_anew(store, config, caplog):
+    """Catches "done already" over the data set of another run, which was copied here."""
+    folder = run_shard(store, config)
+    other = config.replaced({"name": "other", "data.images_per_shard": 5})
+    run_shard(store, other)
+    theirs = store.read(layout.dataset_pointer_key("other"))
+    store.write(layout.dataset_pointer_key(config.name), theirs)
+    with pytest.raises(DamagedError, match=r"data\.images_per_shard is 5, expected 4"):
+        layout.dataset_of(store, config)
+    assert run_shard(store, config) == folder
+    assert layout.dataset_of(store, config).folder == folder
+    assert "data.images_per_shard is 5, expected 4" in caplog.text
+
+
+def test_a_pointer_to_images_that_the_run_was_not_trained_on_is_made_anew(store, config, caplog):
+    """Catches a data set of the same settings and other images, copied from another run."""
+    folder = run_shard(store, config)
+    pointer = layout.dataset_pointer(store, config.name)
+    train_on(store, config, pointer.fingerprint)
+    source = write_mnist(Path(config.data.source).parent / "more", num_train=11)
+    run_shard(store, config.replaced({"name": "other", "data.source": str(source)}))
+    theirs = store.read(layout.dataset_pointer_key("other"))
+    store.write(layout.dataset_pointer_key(config.name), theirs)
+    assert run_shard(store, config) == folder
+    assert layout.dataset_pointer(store, config.name) == pointer
+    assert f"checkpoints were trained on {pointer.fingerprint}" in caplog.text
+
+
+def test_a_data_set_under_another_s_name_is_set_aside(store, root, config):
+    """Catches a folder that was copied over another: it is whole, and other images."""
+    folder = run_shard(store, config)
+    before = files_below(root / folder)
+    other = config.replaced({"name": "other", "data.images_per_shard": 5})
+    theirs = run_shard(store, other)
+    shutil.rmtree(root / folder)
+    shutil.copytree(root / theirs, root / folder)
+    with pytest.raises(DamagedError, match=r"something else's: fingerprint is"):
+        layout.dataset_of(store, config)
+    with pytest.raises(DataError, match=r"index of another data set"):
+        load_index(store, folder)
+    assert run_shard(store, config) == folder
+    assert before.items() <= files_below(root / folder).items()
+    assert len(load_split(store, load_index(store, folder), "train")) == 10
 
 
 def test_a_source_that_cannot_be_used_publishes_nothing(store, root, config):
@@ -148,13 +219,26 @@ def test_a_source_that_cannot_be_used_publishes_nothing(store, root, config):
     assert files_below(root) == {}
 
 
-def test_a_pointer_that_says_something_else_is_named(store, root, config):
-    """Catches a KeyError from a file that somebody edited."""
-    run_shard(store, config)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "x"},
+        {"dataset": "../../etc-" + "0" * 16},
+        {"fingerprint": "0" * 64},
+        {"fingerprint": 7},
+        {"more": 1},
+    ],
+)
+def test_a_pointer_that_says_something_else_is_named_and_made_anew(change, store, root, config):
+    """Catches a KeyError from a file that somebody edited, and a run that it ends for ever."""
+    folder = run_shard(store, config)
     path = root / layout.dataset_pointer_key(config.name)
-    path.write_text(json.dumps({"dataset": "x"}))
-    with pytest.raises(DataError, match=r"dataset\.json does not name a data set"):
-        run_shard(store, config)
+    good = path.read_bytes()
+    path.write_text(json.dumps(json.loads(good) | change))
+    with pytest.raises(DataError, match=r"dataset\.json does not name a data set.* shard "):
+        layout.dataset_of(store, config)
+    assert run_shard(store, config) == folder
+    assert path.read_bytes() == good
 
 
 def test_downloads_go_to_the_user_s_cache(monkeypatch, tmp_path, store, config):

@@ -8,6 +8,7 @@ from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.evaluation import classifier, features, torchscript
 from ddpm_core.evaluation.features import feature_recipe, load_network
 from ddpm_core.evaluation.network import extract
+from ddpm_core.manifest import Expected
 from ddpm_core.storage import sha256_of
 
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def test_the_network_is_trained_once_and_then_read(store):
     about = features.describe_network(store, recipe)
     assert 0 <= about["held_out_accuracy"] <= 1
     assert (about["kind"], about["num_steps"], about["dataset"]) == ("trained", 5, "f" * 64)
-    kept = manifest.load(store, recipe.folder)
+    kept = manifest.load(store, recipe.folder, Expected({"recipe": recipe.values}))
     assert about["network_sha256"] == kept.files["network"].sha256
 
 
@@ -107,7 +108,8 @@ def test_a_network_that_another_process_published_meanwhile_is_taken(store):
             other = classifier.train_classifier(stripes(64, 7), num_steps=3, device=CPU)
             data = classifier.to_bytes(other)
             record = manifest.write_file(store, recipe.folder, "network", ".safetensors", data)
-            manifest.commit(store, recipe.folder, {"network": record}, {"recipe": {}, "about": {}})
+            body = {"recipe": recipe.values, "about": {}}
+            manifest.commit(store, recipe.folder, {"network": record}, body)
         return stripes(64, seed=0)
 
     embed = load_network(
@@ -122,12 +124,16 @@ def test_a_network_that_another_process_published_meanwhile_is_taken(store):
     assert torch.equal(embed(images_u8), other.embed(images_u8))
 
 
-def test_a_damaged_network_is_trained_again(store):
+@pytest.mark.parametrize(
+    "name", [lambda kept: kept.files["network"].name, lambda _kept: "manifest.json"],
+    ids=["weights", "manifest"],
+)  # fmt: skip
+def test_a_damaged_network_is_trained_again(name, store):
     """Catches: features of flipped bits, or an evaluation that nothing can mend."""
     recipe, calls = recipe_of(EvaluateConfig(feature_steps=5)), []
     first = loaded(store, recipe, calls=calls)
-    kept = manifest.load(store, recipe.folder)
-    path = store.local_path(f"{recipe.folder}/{kept.files['network'].name}")
+    kept = manifest.load(store, recipe.folder, Expected({"recipe": recipe.values}))
+    path = store.local_path(f"{recipe.folder}/{name(kept)}")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     second = loaded(store, recipe, calls=calls)
     assert calls == ["train", "test"] * 2

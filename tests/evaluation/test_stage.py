@@ -38,7 +38,7 @@ def test_an_evaluation_measures_keeps_shows_and_registers(
         assert np.isfinite(number["value"])
         assert number["protocol"]["ema_sha256"] == ema
         assert (number["protocol"]["loss"], number["protocol"]["weighting"]) == ("simple", "none")
-        assert number["protocol"]["dataset"] == layout.dataset_pointer(store, "tiny")["fingerprint"]
+        assert number["protocol"]["dataset"] == layout.dataset_pointer(store, "tiny").fingerprint
     assert bits["protocol"]["num_images"] == 40
     assert distance["protocol"]["num_images"] == {"samples": 16, "test": 297, "train": 1500}
     assert distance["protocol"]["features"]["held_out_accuracy"] > 0
@@ -127,7 +127,7 @@ def test_the_comparison_shows_held_out_images_not_training_images(sampled, monke
 
     monkeypatch.setattr(stage.figures, "comparison_figure", comparison)
     stage.run_evaluate(store, config)
-    index = load_index(store, layout.dataset_pointer(store, "tiny")["dataset"])
+    index = load_index(store, layout.dataset_pointer(store, "tiny").folder)
     test = load_split(store, index, "test")
     assert np.array_equal(shown["held_out"][..., 0], test.images_u8[:100, 0].numpy())
     assert shown["samples"].shape == (16, 8, 8, 1)

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_core import manifest
 from ddpm_core.errors import RunConflictError, StorageError
-from ddpm_core.manifest import DamagedError, Manifest, commit, load, write_file
+from ddpm_core.manifest import DamagedError, Expected, Manifest, commit, load, write_file
 from ddpm_core.store import KeyMissingError, Store
 from tests.faults.simulation import SimulatedStore, Turns
 
@@ -150,7 +150,9 @@ def _read_newest(store: Store) -> None:
 
 
 def _committed(store: Store) -> list[Manifest]:
-    found = [load(store, f"checkpoints/{name}") for name in store.names("checkpoints")]
+    found = [
+        load(store, f"checkpoints/{name}", Expected({})) for name in store.names("checkpoints")
+    ]
     return [one for one in found if one is not None]
 
 

@@ -12,7 +12,7 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError, StorageError
 from ddpm_core.manifest import DamagedError, load, quarantine, retire
 from ddpm_core.store import LocalStore, sha256_of
-from tests.small_commit import FOLDER, KEY, STATE, commit_small
+from tests.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def _file(store: LocalStore, role: str) -> Path:
-    loaded = load(store, FOLDER)
+    loaded = load(store, FOLDER, EXPECTED)
     assert loaded is not None
     return store.local_path(f"{FOLDER}/{loaded.files[role].name}")
 
@@ -69,11 +69,11 @@ def test_every_flipped_byte_of_a_manifest_is_noticed(store: LocalStore):
         flipped = whole[offset] ^ (1 << offset % 8)
         path.write_bytes(whole[:offset] + bytes([flipped]) + whole[offset + 1 :])
         with pytest.raises(DamagedError, match=r"manifest\.json is damaged: expected .*found"):
-            load(store, FOLDER)
+            load(store, FOLDER, EXPECTED)
     for bad in (whole[:-1], whole + b" ", whole + b"}", b"", bytes(len(whole))):
         path.write_bytes(bad)
         with pytest.raises(DamagedError):
-            load(store, FOLDER)
+            load(store, FOLDER, EXPECTED)
 
 
 def _signed(values: dict) -> bytes:
@@ -123,7 +123,7 @@ def test_a_manifest_of_another_shape_is_refused(store: LocalStore, data: bytes):
     """Catches a crafted manifest that reads files elsewhere, or ends in a traceback."""
     store.write(KEY, data)
     with pytest.raises(DamagedError):
-        load(store, FOLDER)
+        load(store, FOLDER, EXPECTED)
 
 
 def test_an_enormous_manifest_is_not_read(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
@@ -131,7 +131,7 @@ def test_an_enormous_manifest_is_not_read(store: LocalStore, monkeypatch: pytest
     monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 1000)
     store.write(KEY, b" " * 100_000)
     with pytest.raises(DamagedError, match="at most 1000 bytes"):
-        load(store, FOLDER)
+        load(store, FOLDER, EXPECTED)
 
 
 def test_a_manifest_that_could_not_be_read_is_not_written(
@@ -148,7 +148,7 @@ def test_a_manifest_from_the_future_says_so(store: LocalStore):
     """Catches 'damaged' for what a newer version wrote."""
     store.write(KEY, _signed({"format": 2, "whatever": 1}))
     with pytest.raises(CheckpointError, match="format 2; this program reads 1") as caught:
-        load(store, FOLDER)
+        load(store, FOLDER, EXPECTED)
     assert not isinstance(caught.value, DamagedError)
     with pytest.raises(CheckpointError, match="format 2"):
         commit_small(store)
@@ -165,9 +165,10 @@ def test_an_outage_is_neither_absence_nor_damage(
         raise StorageError("down")
 
     monkeypatch.setattr(LocalStore, "read", fail)
-    for act in (load, retire):
-        with pytest.raises(StorageError, match="down"):
-            act(store, FOLDER)
+    with pytest.raises(StorageError, match="down"):
+        load(store, FOLDER, EXPECTED)
+    with pytest.raises(StorageError, match="down"):
+        retire(store, FOLDER)
 
 
 def test_a_bit_flipped_on_the_way_is_read_again(store: LocalStore, monkeypatch: pytest.MonkeyPatch):
@@ -180,7 +181,7 @@ def test_a_bit_flipped_on_the_way_is_read_again(store: LocalStore, monkeypatch: 
         return bytes([data[0] ^ 1]) + data[1:] if flips.pop(0) else data
 
     monkeypatch.setattr(LocalStore, "read", read)
-    loaded = load(store, FOLDER)
+    loaded = load(store, FOLDER, EXPECTED)
     assert loaded is not None
     assert loaded.read(store, "state") == STATE
     assert flips == []
@@ -196,7 +197,7 @@ def test_a_quarantined_commit_is_passed_over_loudly(
     commit_small(store)
     with caplog.at_level(logging.WARNING):
         quarantine(store, FOLDER, "state is damaged: expected x, found y")
-        assert load(store, FOLDER) is None
+        assert load(store, FOLDER, EXPECTED) is None
     assert "expected x, found y" in caplog.text
     assert "passed over" in caplog.text
     recorded = json.loads(store.read(f"{FOLDER}/quarantined.json"))
@@ -210,7 +211,7 @@ def test_training_again_past_a_quarantined_step_mends_it(store: LocalStore, stat
     _file(store, "state").write_bytes(b"spoilt")
     quarantine(store, FOLDER, "spoilt")
     commit_small(store, state)
-    loaded = load(store, FOLDER)
+    loaded = load(store, FOLDER, EXPECTED)
     assert loaded is not None
     assert loaded.read(store, "state") == state
 
@@ -219,4 +220,4 @@ def test_committing_over_a_damaged_manifest_mends_it(store: LocalStore):
     """Catches a damaged manifest that conflicts with the right one for ever."""
     committed = commit_small(store)
     store.write(KEY, store.read(KEY)[:-1])
-    assert commit_small(store) == committed == load(store, FOLDER)
+    assert commit_small(store) == committed == load(store, FOLDER, EXPECTED)

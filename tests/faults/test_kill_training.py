@@ -23,7 +23,7 @@ from ddpm_core.data.stage import run_shard
 from ddpm_core.recipes import digits
 from ddpm_core.storage import open_store
 from ddpm_core.training.worker import train_rank
-from tests.training.small import CPU, run_group
+from tests.training.small import CPU, newest_checkpoint, run_group
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -90,7 +90,7 @@ class Training:
         ]
 
     def newest_step(self) -> int:
-        newest = layout.newest_checkpoint(open_store(self.root), "kill")
+        newest = newest_checkpoint(open_store(self.root), "kill")
         return newest.body["step"] if newest else 0
 
     def wait_for_step(self, step: int, driver: subprocess.Popen, log: Path) -> int:

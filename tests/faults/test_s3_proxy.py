@@ -21,7 +21,7 @@ from ddpm_core.s3 import s3_options
 from ddpm_core.storage import S3Store, Store
 from tests.faults.proxy import Fault, FaultProxy, Kind, proxying
 from tests.real_s3 import BUCKET, RealS3
-from tests.small_commit import FOLDER, KEY, STATE, commit_small
+from tests.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
 pytestmark = pytest.mark.s3
 pytest_plugins = ["tests.s3_fixtures"]
@@ -47,7 +47,7 @@ class Act:
 
 
 def _read_state(store: Store, _: str) -> object:
-    found = load(store, FOLDER)
+    found = load(store, FOLDER, EXPECTED)
     return None if found is None else found.read(store, "state")
 
 
@@ -202,7 +202,7 @@ def test_a_save_survives_a_fault_at_each_of_its_requests(
         folder = f"saves/{kind}/{number}"
         proxy.faults = [Fault(kind, skip=number)]
         save(folder)
-        found = load(direct, folder)
+        found = load(direct, folder, EXPECTED)
         assert found is not None
         assert [found.read(direct, role) for role in ("long", "short")] == [LONG, DATA]
         assert len(direct.names(folder)) == 3

@@ -16,7 +16,7 @@ from ddpm_core.errors import StorageError
 from ddpm_core.manifest import load
 from ddpm_core.storage import Store
 from tests.real_s3 import RealS3, missing
-from tests.small_commit import FOLDER, STATE, commit_small
+from tests.small_commit import EXPECTED, FOLDER, STATE, commit_small
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 pytest_plugins = ["tests.s3_fixtures"]
@@ -30,7 +30,7 @@ DURING_AN_OUTAGE: tuple[Callable[[Store], object], ...] = (
     lambda store: store.write("a/c", b"2"),
     lambda store: store.create("a/d", b"3"),
     lambda store: store.delete("a/b"),
-    lambda store: load(store, FOLDER),
+    lambda store: load(store, FOLDER, EXPECTED),
 )
 
 
@@ -57,7 +57,7 @@ def test_an_outage_is_no_empty_bucket_and_loses_nothing(
             with pytest.raises(StorageError, match="run again"):
                 operate(real_s3_store)
     assert real_s3_store.read("a/b") == b"1"
-    assert load(real_s3_store, FOLDER) == committed
+    assert load(real_s3_store, FOLDER, EXPECTED) == committed
     assert committed.read(real_s3_store, "state") == STATE
     assert real_s3_store.names("a") == ["a", "b"]
 

@@ -24,31 +24,36 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
     run = config.name
     if stage == "shard":
         folder = layout.dataset_folder(config.data.name, "d" * 64)
-        manifest.commit(store, folder, {}, {}, name=layout.DATASET_INDEX)
-        pointer = b'{"dataset": "%s", "fingerprint": "%s"}' % (folder.encode(), b"d" * 64)
-        store.create(layout.dataset_pointer_key(run), pointer)
+        body = {"fingerprint": "d" * 64, "data": config.data.identity()}
+        manifest.commit(store, folder, {}, body, name=layout.DATASET_INDEX)
+        pointer = layout.DatasetPointer(folder, "d" * 64)
+        store.create(layout.dataset_pointer_key(run), pointer.to_json())
     elif stage == "train":
         folder = layout.checkpoint_folder(run, config.train.num_steps)
         files = {"ema": write_file(store, folder, "ema", ".bin", b"weights")}
-        body = {"experiment": fingerprint(config.experiment()), "step": config.train.num_steps}
+        experiment = fingerprint(config.experiment())
+        body = {"experiment": experiment, "step": config.train.num_steps, "dataset": "d" * 64}
         manifest.commit(store, folder, files, body)
     elif stage == "ablations":
         folder = layout.ablations_folder(run, layout.ablations_fingerprint(config))
-        manifest.commit(store, folder, {}, {})
+        manifest.commit(store, folder, {}, layout.ablations_expected(config).body)
     else:
         checkpoint = layout.final_checkpoint(store, config)
         ema = checkpoint.files["ema"].sha256
         if stage == "sample":
             folder = layout.samples_folder(run, layout.sample_fingerprint(config, ema))
             files = {"grid": write_file(store, folder, "grid", ".png", PNG)}
+            expected = layout.samples_expected(config, checkpoint)
         elif stage == "study":
             digest = layout.study_fingerprint(config, ema, "d" * 64)
             folder, files = layout.study_folder(run, digest), {}
+            expected = layout.study_expected(config, checkpoint, "d" * 64)
         else:
             digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
             folder = layout.evaluation_folder(run, digest)
             files = {"metrics": write_file(store, folder, "metrics", ".json", METRICS)}
-        manifest.commit(store, folder, files, {})
+            expected = layout.evaluation_expected(config, checkpoint, "d" * 64)
+        manifest.commit(store, folder, files, expected.body)
 
 
 def recorded(store: Store, config: RunConfig, *finished: str) -> None:

@@ -1,4 +1,5 @@
 import gc
+import shutil
 import tarfile
 
 import numpy as np
@@ -76,13 +77,19 @@ def test_publishing_again_changes_nothing_and_the_first_of_two_others_counts(sto
     assert np.array_equal(read_unit(store, whole((UNIT, first)), UNIT, SHAPE), images(0))
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"x"])
 @pytest.mark.parametrize("again", [0, 1])
-def test_a_damaged_unit_is_not_finished_and_can_be_made_again(store, again):
+def test_a_damaged_unit_is_not_finished_and_can_be_made_again(store, again, damage):
     """Catches: trusting a manifest whose file is broken, and a conflict when it is replaced."""
     made = publish(store, FOLDER, UNIT, images(0), seed=9)
     assert finished(store, FOLDER, [UNIT]) == {3: made}
     path = store.local_path(f"{FOLDER}/{made.files[IMAGES_ROLE].name}")
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    path.write_bytes(damage(path.read_bytes()))
+    if len(path.read_bytes()) == made.files[IMAGES_ROLE].size:
+        # Its bytes are looked at when they are used, and then it is set aside.
+        assert finished(store, FOLDER, [UNIT]) == {3: made}
+        with pytest.raises(DamagedError):
+            read_unit(store, whole((UNIT, made)), UNIT, SHAPE)
     assert finished(store, FOLDER, [UNIT]) == {}
     remade = publish(store, FOLDER, UNIT, images(again), seed=9)
     assert finished(store, FOLDER, [UNIT]) == {3: remade}
@@ -95,6 +102,30 @@ def test_the_first_of_two_counts_only_while_it_is_whole(store):
     store.delete(f"{FOLDER}/{made.files[IMAGES_ROLE].name}")
     remade = publish(store, FOLDER, UNIT, images(1), seed=9)
     assert np.array_equal(read_unit(store, whole((UNIT, remade)), UNIT, SHAPE), images(1))
+
+
+def test_two_exchanged_units_are_not_finished(store):
+    """Catches: images under each other's indices, by manifests that are whole."""
+    other = Unit(4, 32, 40)
+    publish(store, FOLDER, UNIT, images(0), seed=9)
+    publish(store, FOLDER, other, images(1), seed=9)
+    paths = [store.local_path(f"{FOLDER}/{unit.manifest_name}") for unit in (UNIT, other)]
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, reversed(contents), strict=True):
+        path.write_bytes(content)
+    assert finished(store, FOLDER, [UNIT, other]) == {}
+    made = {unit.number: publish(store, FOLDER, unit, images(number), seed=9)
+            for number, unit in enumerate((UNIT, other))}  # fmt: skip
+    assert finished(store, FOLDER, [UNIT, other]) == made
+
+
+def test_a_unit_of_other_samples_is_not_finished(store):
+    """Catches: images of another sampler or of other weights, copied from their folder."""
+    theirs = "runs/r/samples/t"
+    publish(store, theirs, UNIT, images(1), seed=9)
+    shutil.copytree(store.local_path(theirs), store.local_path(FOLDER))
+    assert finished(store, FOLDER, [UNIT]) == {}
+    assert finished(store, theirs, [UNIT]) != {}
 
 
 def test_a_unit_without_its_manifest_is_not_finished(store):

@@ -57,7 +57,7 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
     dataset = run_shard(store, config)
     pointer = layout.dataset_pointer(store, config.name)
     assert pointer is not None
-    assert pointer["dataset"] == dataset
+    assert pointer.folder == dataset
     generator = torch.Generator().manual_seed(seed)
     ema = {
         name: value.detach() + 0.05 * torch.randn(value.shape, generator=generator)
@@ -70,7 +70,7 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
     return checkpoint.commit(
         store,
         config.name,
-        checkpoint.Origin(fingerprint(config.experiment()), pointer["fingerprint"]),
+        checkpoint.Origin(fingerprint(config.experiment()), pointer.fingerprint),
         step=config.train.num_steps,
         images_seen=10,
         state={"model.x": torch.zeros(1)},

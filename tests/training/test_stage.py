@@ -17,12 +17,16 @@ from ddpm_core.training.stage import run_train
 from tests.training.small import small_config
 
 CONFIG = small_config(compute__num_workers=2)
+DATASET = "f" * 64
 
 
 @pytest.fixture
 def store(tmp_path):
     store = open_store(str(tmp_path / "root"))
-    store.write(layout.dataset_pointer_key("small"), b'{"dataset":"datasets/x","fingerprint":"f"}')
+    pointer = layout.DatasetPointer(layout.dataset_folder("digits", DATASET), DATASET)
+    body = {"fingerprint": DATASET, "data": CONFIG.data.identity()}
+    manifest.commit(store, pointer.folder, {}, body, name=layout.DATASET_INDEX)
+    store.write(layout.dataset_pointer_key("small"), pointer.to_json())
     return store
 
 
@@ -68,7 +72,7 @@ def commit_final(store, config=CONFIG):
     contents = {"state": b"state", "ema": b"ema", "history": lines.encode()}
     files = {role: manifest.write_file(store, folder, role, ".bin", data)
              for role, data in contents.items()}  # fmt: skip
-    body = {"step": 20, "experiment": fingerprint(config.experiment()), "dataset": "f"}
+    body = {"step": 20, "experiment": fingerprint(config.experiment()), "dataset": DATASET}
     return manifest.commit(store, folder, files, body)
 
 

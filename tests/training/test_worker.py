@@ -14,7 +14,7 @@ from ddpm_core.storage import open_store
 from ddpm_core.training import checkpoint, worker
 from ddpm_core.training.step import Learner
 from ddpm_core.training.worker import payload_of, train_rank
-from tests.training.small import CPU, small_config
+from tests.training.small import CPU, newest_checkpoint, small_config
 
 ALONE = cluster.Place(rank=0, world_size=1, device=CPU)
 
@@ -110,7 +110,7 @@ def test_killed_training_ends_in_the_same_bytes(store, trackers, reference, monk
     config = small_config()
     for step in steps:
         train_until(store, config, step, monkeypatch)
-        newest = layout.newest_checkpoint(store, "small")
+        newest = newest_checkpoint(store, "small")
         assert (newest.body["step"] if newest else 0) == step // 5 * 5
     train_rank(store, config, ALONE)
     assert final(store, config) == reference
@@ -122,7 +122,7 @@ def test_damage_costs_the_steps_since_the_checkpoint_before(
     """Catches a checkpoint that stays set aside although it was made again."""
     config = small_config()
     train_until(store, config, 17, monkeypatch)
-    made = layout.newest_checkpoint(store, "small")
+    made = newest_checkpoint(store, "small")
     store.local_path(f"{made.folder}/{made.files['state'].name}").write_bytes(b"torn")
     train_rank(store, config, ALONE)
     assert final(store, config) == reference
@@ -173,7 +173,7 @@ def test_only_the_newest_checkpoints_keep_their_files(store, trackers):
     kept = [
         step
         for step in layout.committed_steps(store, "small")
-        if manifest.load(store, layout.checkpoint_folder("small", step)) is not None
+        if not manifest.is_retired(store, layout.checkpoint_folder("small", step))
     ]
     assert kept == [20, 15]
 
@@ -192,7 +192,7 @@ def test_a_nan_is_never_committed(store, trackers, monkeypatch, where):
     monkeypatch.setattr(Learner, "step", poisoned_step)
     with pytest.raises(DivergenceError, match=rf"{where}\.conv_out\.bias .* after step 10"):
         train_rank(store, small_config(), ALONE)
-    assert layout.newest_checkpoint(store, "small").body["step"] == 5
+    assert newest_checkpoint(store, "small").body["step"] == 5
     assert trackers[0].closed is DivergenceError
 
 

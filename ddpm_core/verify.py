@@ -1,0 +1,280 @@
+"""Check what is there: a run with all that its results rest on, or a data set by itself.
+
+Of a run: its data set, image by image; every checkpoint, set of samples and result, byte by byte;
+whether each is what its place promises, and made of what the one before it is: the checkpoint of
+this data set, the samples of these weights, the numbers of both. Nothing is changed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from os import cpu_count
+
+from ddpm_core import layout, manifest
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.data.index import Index, load_index
+from ddpm_core.data.verify import problems_of
+from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.manifest import DamagedError, Expected, Manifest
+from ddpm_core.progress import Progress
+from ddpm_core.runs import configure
+from ddpm_core.sampling.units import Unit, check_archive
+from ddpm_core.storage import Store, open_store
+
+_MAX_THREADS = 4
+_NUM_SHOWN = 20
+_MARKS = ("retired", "quarantined.json")
+_RESULTS = ("samples", "evaluation", "study", "ablations")
+_FEATURES = "features-"
+Weights = dict[str, set[int]]
+"""SHA-256 of the averages of a checkpoint -> its step; equal weights may be of two"""
+
+
+@dataclass
+class Report:
+    """What was looked at, and what is wrong."""
+
+    looked_at: list[str] = field(default_factory=list)
+    """a line for each thing that is whole"""
+    problems: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
+    """files that nothing names: of attempts that were killed, or put there by somebody"""
+
+    def check(self, look: Callable[[], None]) -> bool:
+        """Call `look`, and keep what it raises; return whether all was well."""
+        try:
+            look()
+        except (DamagedError, DataError, CheckpointError) as error:
+            self.problems.append(str(error))
+            return False
+        return True
+
+
+def verify(target: str, *, root: str | None = None) -> Report:
+    """Check a run or a data set, every byte of it.
+
+    Args:
+        target: the run.json of a run, or the folder of a data set; path or URI.
+        root: where the run lies; None is the root that its run.json lies in.
+
+    Raises:
+        DataError: something is wrong with it: the first things, and how many.
+        ConfigError: there is no such run.
+    """
+    report = Report()
+    if target.endswith(".json"):
+        home, config = configure(target, root=root, run=None, changes={})
+        store, where = open_store(home), layout.run_folder(config.name)
+        _verify_run(store, config, report)
+    else:
+        parent, _, name = target.rstrip("/").rpartition("/")
+        store, where = open_store(parent or "."), name
+        _verify_dataset(store, load_index(store, name), report)
+    if report.problems:
+        count, shown = len(report.problems), report.problems[:_NUM_SHOWN]
+        lines = "".join(f"\n  {line}" for line in shown)
+        more = f"\n  and {count - _NUM_SHOWN} more" if count > _NUM_SHOWN else ""
+        raise DataError(
+            f"{count} thing{'s are' if count > 1 else ' is'} wrong with {store.uri_of(where)}:"
+            f"{lines}{more}"
+        )
+    return report
+
+
+def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
+    datasets: set[str] = set()
+
+    def dataset() -> None:
+        pointer = layout.dataset_pointer(store, config.name)
+        if pointer is not None:
+            index = load_index(store, pointer.folder, pointer.fingerprint)
+            layout.require_data(store, config, index.manifest)
+            datasets.add(index.fingerprint)
+            _verify_dataset(store, index, report)
+
+    report.check(dataset)
+    weights = _verify_checkpoints(store, config, datasets, report)
+    for kind in _RESULTS:
+        folder = f"{layout.run_folder(config.name)}/{kind}"
+        for name in store.names(folder):
+            _verify_result(store, f"{folder}/{name}", datasets, weights, report)
+
+
+# -- the data set ----------------------------------------------------------------------------------
+
+
+def _verify_dataset(store: Store, index: Index, report: Report) -> None:
+    folder, problems = index.manifest.folder, len(report.problems)
+    report.problems += problems_of(
+        store,
+        index,
+        num_threads=min(_MAX_THREADS, cpu_count() or 1),
+        on_progress=lambda done, total: Progress("verify", done, total, "images").show(),
+    )
+    features = [name for name in store.names(folder) if name.startswith(_FEATURES)]
+    for name in features:
+        report.check(partial(_verify_features, store, folder, name, index.fingerprint))
+    if len(report.problems) == problems:
+        total = sum(index.num_images.values())
+        networks = f", {len(features)} feature network(s)" if features else ""
+        report.looked_at.append(f"{store.uri_of(folder)}: {total} images{networks}")
+    named = {record.name for record in index.manifest.files.values()}
+    named |= {f"{role}.json" for role in index.manifest.files}
+    report.unnamed += _unnamed(store, folder, {layout.DATASET_INDEX, *named, *features})
+
+
+def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None:
+    found = manifest.load(store, f"{folder}/{name}", Expected({}))
+    if found is None:
+        return
+    recipe = found.body.get("recipe")
+    where = store.uri_of(found.folder)
+    if not isinstance(recipe, dict) or name != f"{_FEATURES}{fingerprint(recipe)[:16]}":
+        raise DamagedError(f"{where} is the feature network of another recipe; {manifest.REMEDY}")
+    if recipe.get("dataset", dataset) != dataset:
+        raise DamagedError(
+            f"{where} was trained on the data set {recipe['dataset']}, not {dataset}; "
+            f"{manifest.REMEDY}"
+        )
+    found.require_bytes(store)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def _verify_checkpoints(
+    store: Store, config: RunConfig, datasets: set[str], report: Report
+) -> Weights:
+    """Check all checkpoints; of those that are retired the files are gone, not the manifest."""
+    run, weights = config.name, Weights()
+    experiment = fingerprint(config.experiment())
+
+    def look(step: int, folder: str) -> None:
+        found = manifest.load(store, folder, layout.checkpoint_expected(step))
+        # Retention keeps the manifest: results may rest on weights whose files are gone.
+        known = found or _retired(store, folder, step)
+        if known is None:
+            return
+        layout.require_origin(store, known, experiment=experiment)
+        if datasets and not layout.is_imported(known):
+            layout.require_origin(store, known, dataset=min(datasets))
+        weights.setdefault(known.files["ema"].sha256, set()).add(step)
+        if found is not None:
+            found.require_bytes(store)
+            report.looked_at.append(f"{store.uri_of(folder)}: checkpoint of step {step}")
+        named = {record.name for record in known.files.values()}
+        report.unnamed.extend(_unnamed(store, folder, {"manifest.json", *named}))
+
+    for step in layout.committed_steps(store, run):
+        report.check(partial(look, step, layout.checkpoint_folder(run, step)))
+    return weights
+
+
+def _retired(store: Store, folder: str, step: int) -> Manifest | None:
+    if not manifest.is_retired(store, folder):
+        return None
+    return manifest.load_retired(store, folder, layout.checkpoint_expected(step))
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def _verify_result(
+    store: Store, folder: str, datasets: set[str], weights: Weights, report: Report
+) -> None:
+    """Check a set of samples, an evaluation, a study or a table of ablations."""
+    units = list(_unit_manifests(store, folder, report))
+    named = {record.name for unit in units for record in unit.files.values()}
+    named |= {name for name in store.names(folder) if _is_manifest(name)}
+
+    def look() -> None:
+        whole = manifest.load(store, folder, Expected({}))
+        if whole is None:
+            return
+        named.update(record.name for record in whole.files.values())
+        _require_chain(store, whole, datasets, weights)
+        whole.require_bytes(store)
+        if "units" in whole.body:
+            _verify_images(store, whole)
+        what = f", {len(units)} units" if units else ""
+        report.looked_at.append(f"{store.uri_of(folder)}: {len(whole.files)} files{what}")
+
+    report.check(look)
+    report.unnamed += _unnamed(store, folder, named)
+
+
+def _unit_manifests(store: Store, folder: str, report: Report) -> Iterator[Manifest]:
+    """Yield the manifests of the units of a folder, after checking them."""
+    for name in store.names(folder):
+        if not _is_manifest(name) or name == "manifest.json":
+            continue
+        found: list[Manifest] = []
+
+        def look(name: str = name, found: list[Manifest] = found) -> None:
+            unit = manifest.load(store, folder, Expected({}), name=name)
+            if unit is not None:
+                found.append(unit)
+                _require_unit_name(store, unit, name)
+                unit.require_bytes(store)
+
+        report.check(look)
+        yield from found
+
+
+def _is_manifest(name: str) -> bool:
+    if name in _MARKS or name.endswith(".quarantined.json"):
+        return False
+    return name.endswith(".json") and not manifest.is_content_name(name)
+
+
+def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
+    """Refuse a unit that lies under another's name, or in another's folder."""
+    body, own = unit.body, unit.folder.rpartition("/")[2]
+    if "number" in body:
+        promised = f"{body['number']:06d}.json"
+    else:
+        promised = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
+    if promised != name or body.get("samples", body.get("study", own)) != own:
+        raise DamagedError(
+            f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of "
+            f"{body.get('samples', body.get('study', own))}; {manifest.REMEDY}"
+        )
+
+
+def _require_chain(store: Store, whole: Manifest, datasets: set[str], weights: Weights) -> None:
+    """Refuse a result that is not its folder's, or rests on other weights or other images."""
+    body, own = whole.body, whole.folder.rpartition("/")[2]
+    expected = Expected({"dataset": min(datasets)} if "dataset" in body and datasets else {})
+    refusal = expected.refusal(body)
+    if "ema_sha256" in body and body.get("step") not in weights.get(body["ema_sha256"], ()):
+        refusal = (
+            f"it is of the weights {body['ema_sha256']} of step {body.get('step')}, which are no "
+            "checkpoint of this run"
+        )
+    if str(body.get("fingerprint", own))[: len(own)] != own:
+        refusal = f"its fingerprint is {body['fingerprint']}, its folder is {own}"
+    if refusal is not None:
+        raise DamagedError(
+            f"{store.uri_of(whole.folder)} is something else's: {refusal}; {manifest.REMEDY}"
+        )
+
+
+def _verify_images(store: Store, samples: Manifest) -> None:
+    """Decode every image of a set of samples."""
+    body = samples.body
+    channels, height, width = body["shape"]
+    size, total = body["unit_size"], body["num_images"]
+    for number, start in enumerate(range(0, total, size)):
+        unit = Unit(number, start, min(start + size, total))
+        check_archive(store, samples, unit, (channels, height, width))
+        Progress("verify", unit.stop, total, "samples").show()
+
+
+def _unnamed(store: Store, folder: str, named: set[str]) -> list[str]:
+    """Return the files of a folder that nothing names."""
+    return [
+        store.uri_of(f"{folder}/{name}")
+        for name in store.names(folder)
+        if name not in named and name not in _MARKS and not name.endswith(".quarantined.json")
+    ]
