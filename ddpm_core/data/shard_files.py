@@ -229,8 +229,8 @@ def damaged(store: Store, index: Index, error: DamagedError) -> DataError:
     """
     manifest.quarantine(store, index.manifest.folder, str(error), name=layout.DATASET_INDEX)
     return DataError(
-        f"{error}. The data set is set aside; if you restore the file, also delete "
-        "index.quarantined.json beside it"
+        f"{error}: the shard stage. The data set is set aside until then; if you restore the file, "
+        "also delete index.quarantined.json beside it"
     )
 
 

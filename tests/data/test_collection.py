@@ -14,7 +14,8 @@ from ddpm_core.data import shard
 from ddpm_core.data.index import load_index
 from ddpm_core.data.stage import run_shard
 from ddpm_core.data.tar import members
-from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.errors import DataError
+from ddpm_core.manifest import DamagedError
 from ddpm_core.recipes import recipe
 from ddpm_core.storage import open_store
 from tests.data.image_files import files, image_file, pixels, write_folder, write_zip
@@ -353,8 +354,8 @@ def test_what_becomes_of_the_images_is_part_of_the_data_set(change, store, folde
     assert run_shard(store, config_of(folder)) != run_shard(
         store, config_of(folder, **change).replaced({"name": "other"})
     )
-    with pytest.raises(RunConflictError):
-        run_shard(store, config_of(folder, **change))
+    with pytest.raises(DamagedError, match="is not the one of this run"):
+        layout.dataset_of(store, config_of(folder, **change))
 
 
 @pytest.mark.long

@@ -31,4 +31,4 @@ def study_config(**changes) -> RunConfig:
 def desk_of(store: Store, config: RunConfig) -> Desk:
     """Return the desk of a run that has samples."""
     inputs = Inputs.of(store, config)
-    return Desk(store, config, inputs.index.manifest.folder, inputs.recipe, torch.device("cpu"))
+    return Desk(store, config, inputs.index.pointer, inputs.recipe, torch.device("cpu"))

@@ -73,12 +73,14 @@ class Stages:
 
     @staticmethod
     def evaluate(store, config, place: int) -> None:
-        ema = layout.final_checkpoint(store, config).files["ema"].sha256
+        checkpoint = layout.final_checkpoint(store, config)
+        ema = checkpoint.files["ema"].sha256
         digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
         folder = layout.evaluation_folder(config.name, digest)
         data = json.dumps(metrics_of(place)).encode()
         files = {"metrics": manifest.write_file(store, folder, "metrics", ".json", data)}
-        manifest.commit(store, folder, files, {})
+        body = layout.evaluation_expected(config, checkpoint, "d" * 64).body
+        manifest.commit(store, folder, files, body)
 
 
 def first_images(store, samples, sample, shape, count):

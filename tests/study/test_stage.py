@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.stage import Inputs
 from ddpm_core.storage import open_store
@@ -262,7 +262,7 @@ def test_another_study_of_the_run_lies_beside_the_first(studied, monkeypatch):
         stage.run_study(store, config.replaced({"study.seed": 8}))
     more_ablations = config.replaced({"study.ablation_steps": 3})
     assert stage.run_study(store, more_ablations)
-    assert manifest.load(store, first.folder) == first
+    assert layout.study_of(store, config) == first
 
 
 @pytest.mark.usefixtures("in_process", "recording_tracker")

@@ -107,7 +107,9 @@ def test_what_a_unit_found_reads_back_bit_by_bit(store):
         assert again[name].dtype == array.dtype
         assert torch.equal(again[name], array)
     committed = intact(store, FOLDER, UNIT)
-    assert committed.body == {"kind": "sweep", "part": "ddim-5", "start": 4, "stop": 6}
+    own = FOLDER.rpartition("/")[2]
+    unit = {"kind": "sweep", "part": "ddim-5", "start": 4, "stop": 6}
+    assert committed.body == {"study": own, **unit}
 
 
 def test_of_two_that_found_otherwise_the_first_counts(store):

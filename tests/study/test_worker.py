@@ -256,7 +256,7 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
         "desk": {
             "root": store.uri,
             "config": study_config().model_dump(mode="json"),
-            "dataset": desk.dataset,
+            "dataset": vars(desk.dataset),
             "features_folder": desk.recipe.folder,
             "features_recipe": desk.recipe.values,
         },

@@ -164,7 +164,13 @@ def test_the_data_set_is_an_input_once_it_is_there(store, config):
     log(store, config, stage="shard")
     assert the_run(store, config)[1].inputs.dataset_inputs == []
     folder = layout.dataset_folder("digits", "ab" * 32)
-    body = {"fingerprint": "ab" * 32, "shape": [1, 8, 8], "num_images": {"train": 1500, "test": 7}}
+    data = config.data.identity()
+    body = {
+        "data": data,
+        "fingerprint": "ab" * 32,
+        "shape": [1, 8, 8],
+        "num_images": {"train": 1500, "test": 7},
+    }
     manifest.commit(store, folder, {}, body, name=layout.DATASET_INDEX)
     pointer = {"dataset": folder, "fingerprint": "ab" * 32}
     store.write(layout.dataset_pointer_key(config.name), json.dumps(pointer).encode())
