@@ -133,13 +133,26 @@ class LocalStore(Store):
     ) -> bytes:
         with self._errors("read", key):
             try:
-                with self._path(key).open("rb") as file:
+                # A FIFO without a writer would block an open that waits.
+                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._missing(key) from None
+            try:
+                found = os.fstat(descriptor)
+                if stat.S_ISDIR(found.st_mode):
+                    raise self._missing(key)
+                if not stat.S_ISREG(found.st_mode):
+                    raise StorageError(
+                        f"{self.uri_of(key)} is no regular file, and a pipe or a device has no "
+                        "end; put a file in its place"
+                    )
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
                     if at_most is None:
                         return file.read()
                     # As much as there is: a read of n bytes allocates n at once.
-                    return file.read(min(at_most, os.fstat(file.fileno()).st_size) + 1)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                raise self._missing(key) from None
+                    return file.read(min(at_most, found.st_size) + 1)
+            finally:
+                os.close(descriptor)
 
     def write(self, key: str, data: bytes) -> None:
         with self._errors("write", key):
