@@ -29,7 +29,7 @@ def parse_json(text: str | bytes, *, origin: str) -> dict[str, Any]:
         ConfigError: duplicate keys, NaN or Infinity, over 1 MiB, over 32 levels, no object.
     """
     if len(text) > MAX_JSON_BYTES:
-        raise ConfigError(f"{origin} has {len(text)} bytes; at most {MAX_JSON_BYTES} are read")
+        raise ConfigError(f"{origin} is longer than {MAX_JSON_BYTES} bytes; at most these are read")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)

@@ -8,8 +8,9 @@ from typing import NamedTuple, final
 from ddpm_core.errors import ConfigError, DataError, StorageError
 from ddpm_core.s3 import code_of
 from ddpm_core.storage import KeyMissingError, S3Store
+from ddpm_core.store import BUCKET, BUCKET_RULE
 
-_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>[^?#]*))?")
+_URI = re.compile(rf"s3://(?P<bucket>{BUCKET})(?:/(?P<key>[^?#]*))?")
 _MAX_KEY_BYTES = 1024
 _CHANGED = frozenset({"PreconditionFailed", "412"})
 
@@ -31,9 +32,11 @@ class ForeignBucket:
         self.uri = f"s3://{bucket}"
         self._store = S3Store(self.uri)
 
-    def check(self) -> None:
-        """Make sure that the bucket is there and answers, or raise StorageError."""
-        self._store.check_bucket()
+    def check(self, prefix: str) -> None:
+        """Make sure that the bucket answers for keys that begin with `prefix`, or raise
+        StorageError.
+        """
+        self._store.raw_check(prefix)
 
     def objects(self, prefix: str) -> Iterator[Object]:
         """Yield all objects whose keys begin with `prefix`, in the order of the server.
@@ -92,7 +95,8 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     key = (found["key"] or "").rstrip("/") if found else ""
     if not found or len(key.encode("utf-8", "surrogateescape")) > _MAX_KEY_BYTES:
         raise ConfigError(
-            "data.source begins with s3://, but is not s3://bucket/prefix; give that, without "
-            "user, password or options: credentials come from the environment or the AWS files"
+            "data.source begins with s3://, but is not s3://bucket/prefix; give that, without ? or "
+            "#, user, password or options: credentials come from the environment or the AWS files; "
+            f"{BUCKET_RULE}"
         )
     return found["bucket"], key

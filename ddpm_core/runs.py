@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_core import layout
+from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, RunConflictError
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
@@ -117,7 +118,9 @@ def require_feature_file(config: RunConfig) -> None:
 def _recorded(store: Store, run: str) -> RunConfig | None:
     key = layout.run_json_key(run)
     try:
-        return RunConfig.from_json(store.read(key), origin=store.uri_of(key))
+        return RunConfig.from_json(
+            store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
+        )
     except KeyMissingError:
         return None
 
@@ -175,9 +178,10 @@ def _read_run_json(target: str) -> tuple[RunConfig, str | None]:
             "run.json"
         )
     try:
-        config = RunConfig.from_json(open_store(folder or ".").read(name), origin=target)
+        data = open_store(folder or ".").read(name, at_most=MAX_JSON_BYTES)
     except KeyMissingError:
         raise ConfigError(f"there is no file {target}; give a recipe or a run.json") from None
+    config = RunConfig.from_json(data, origin=target)
     suffix = "/" + layout.run_json_key(config.name)
     absolute = target if "://" in target else str(Path(target).expanduser().resolve())
     return config, absolute.removesuffix(suffix) if absolute.endswith(suffix) else None

@@ -1,13 +1,28 @@
-"""What S3 is told, from the environment, and what its answers mean. Knows no library of S3."""
+"""What S3 is told, from the environment and the AWS files, and what its answers mean.
+
+Of the libraries it knows only how botocore reads `~/.aws`.
+"""
 
 import os
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_core.errors import ConfigError
 
+MISSING = frozenset({"NoSuchKey"})
+PERHAPS_MISSING = frozenset({"404", "NotFound", "AccessDenied", "403"})
+"""A proxy, or the bucket, may be what is not found; and S3 hides what is not there from whoever may
+not list the whole bucket."""
 REFUSED_CREATE = frozenset({"PreconditionFailed", "412"})
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+RENEWED = EXPIRED | {
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+}
+"""what may be over once the credentials are looked up again: a client keeps those, or the lack of
+them, with which it was made"""
 _PASSING = frozenset(
     {
         "SlowDown",
@@ -23,7 +38,15 @@ _PASSING = frozenset(
     }
 )
 _NETWORK = frozenset(
-    {"HTTPClientError", "ConnectionError", "ResponseParserError", "IncompleteReadError"}
+    {
+        "HTTPClientError",
+        "ConnectionError",
+        "ResponseParserError",
+        "IncompleteReadError",
+        # Whoever gives a machine or a pod its credentials is away.
+        "CredentialRetrievalError",
+        "MetadataRetrievalError",
+    }
 )
 """what botocore calls it when nothing, or nonsense, comes back"""
 _ENDPOINT = re.compile(
@@ -31,8 +54,11 @@ _ENDPOINT = re.compile(
 )
 _REMEDIES = {
     "NoSuchBucket": "create the bucket or correct its name",
-    "AccessDenied": "check the credentials and what the bucket's policy allows them",
-    "403": "check the credentials and what the bucket's policy allows them",
+    **dict.fromkeys(
+        ("AccessDenied", "403"),
+        "check the credentials; the bucket's policy must allow them s3:ListBucket, s3:GetObject, "
+        "s3:PutObject and s3:DeleteObject below this prefix",
+    ),
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID, or the profile in ~/.aws",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws",
     "RequestTimeTooSkewed": "set the clock of this machine: it differs from the server's",
@@ -42,6 +68,7 @@ _REMEDIES = {
         ("NoCredentialsError", "PartialCredentialsError"),
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
     ),
+    "CredentialRetrievalError": "see to what gives this machine or profile its credentials",
     "NotImplemented": "use a storage that knows conditional writes (If-None-Match)",
     **dict.fromkeys(EXPIRED, "renew the credentials: they have expired"),
 }
@@ -55,17 +82,23 @@ def s3_options() -> dict[str, Any]:
     """Return endpoint, region, timeouts and retries as s3fs takes them; never credentials.
 
     Raises:
-        ConfigError: the endpoint is no http(s)://host:port; it is not repeated.
+        ConfigError: the endpoint is no http(s)://host:port; it is not repeated. Or the AWS files
+            cannot be read, or lack the profile that is named.
     """
+    of_files = _aws_files()
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
-    name = next((name for name in names if os.environ.get(name)), None)
-    endpoint = os.environ[name] if name else None
+    given = [(name, os.environ[name]) for name in names if os.environ.get(name)]
+    if of_files.ignores_endpoints:
+        given = [(name, url) for name, url in given if not name.startswith("AWS_")]
+    elif of_files.endpoint:
+        given.append(("endpoint_url of the AWS configuration file", of_files.endpoint))
+    name, endpoint = given[0] if given else ("", None)
     if endpoint and not _ENDPOINT.fullmatch(endpoint):
         raise ConfigError(
             f"{name} must read http://host:port or https://host:port, without user, password or "
             "options; correct it"
         )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    region = os.environ.get("AWS_REGION") or of_files.region
     config: dict[str, Any] = {
         "connect_timeout": 5,
         "read_timeout": 15,
@@ -79,12 +112,45 @@ def s3_options() -> dict[str, Any]:
     if endpoint:
         # A server of one's own has no region, and no host name for each bucket.
         region = region or "us-east-1"
-        config["s3"] = {"addressing_style": "path"}
+        config["s3"] = {"addressing_style": of_files.addressing or "path"}
     return {
         "endpoint_url": endpoint,
         "client_kwargs": {"region_name": region} if region else {},
         "config_kwargs": config,
     }
+
+
+class _AwsFiles(NamedTuple):
+    endpoint: str | None
+    region: str | None
+    """of AWS_DEFAULT_REGION before that of the files"""
+    addressing: str | None
+    ignores_endpoints: bool
+
+
+def _aws_files() -> _AwsFiles:
+    """Return what botocore finds in `~/.aws` for the profile that is in use."""
+    from botocore.configprovider import ConfiguredEndpointProvider
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        session = Session()
+        profile = session.get_scoped_config()
+        # An empty environment: `s3_options` has looked there, and knows one name more.
+        endpoint = ConfiguredEndpointProvider(
+            full_config=session.full_config, scoped_config=profile, client_name="s3", environ={}
+        ).provide()
+        region = session.get_config_variable("region")
+        ignores = bool(session.get_config_variable("ignore_configured_endpoint_urls"))
+    except BotoCoreError as error:
+        raise ConfigError(
+            f"the AWS configuration cannot be used: {error}; correct AWS_PROFILE, or ~/.aws/config "
+            "(or the file that AWS_CONFIG_FILE names)"
+        ) from None
+    of_s3 = profile.get("s3")
+    addressing = of_s3.get("addressing_style") if isinstance(of_s3, dict) else None
+    return _AwsFiles(endpoint, region, addressing, ignores)
 
 
 def code_of(error: BaseException) -> str:

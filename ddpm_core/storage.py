@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.s3 import EXPIRED, REFUSED_CREATE, code_of, explained, s3_options
+from ddpm_core.s3 import (
+    MISSING,
+    PERHAPS_MISSING,
+    REFUSED_CREATE,
+    RENEWED,
+    code_of,
+    explained,
+    s3_options,
+)
 from ddpm_core.s3_operation import DEADLINE_S, PART_BYTES, Operation, vendor_errors
 from ddpm_core.store import (
     KeyMissingError,
@@ -45,7 +53,8 @@ def open_store(uri: str) -> Store:
     Args:
         uri: a path (`~` and relative ones are made absolute), `file:///absolute/path`, or
             `s3://bucket/prefix`. The endpoint and region of S3 come from AWS_ENDPOINT_URL_S3,
-            AWS_ENDPOINT_URL or S3_ENDPOINT_URL and AWS_REGION; keys from where AWS tools look.
+            AWS_ENDPOINT_URL or S3_ENDPOINT_URL and AWS_REGION, or the AWS files; keys from where
+            AWS tools look.
 
     Raises:
         ConfigError: `uri` is none of these.
@@ -72,11 +81,12 @@ class S3Store(Store):
         return S3Store, (self.uri,)
 
     def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
-        words = {"Key": self._s3_key(key)}
+        s3_key = self._s3_key(key)
+        words = {"Key": s3_key}
         if at_most is not None:
             words["Range"] = f"bytes=0-{at_most}"
         try:
-            return self._run("read", key, lambda s3: s3.get(checked=checked, **words))
+            return self._run("read", key, lambda s3: s3.get(checked=checked, **words), of=s3_key)
         except StorageError as error:
             if at_most is not None and code_of(error) in ("InvalidRange", "416"):
                 return b""  # it is there, and empty
@@ -163,12 +173,17 @@ class S3Store(Store):
         return None
 
     def check_bucket(self) -> None:
-        """Make sure that the bucket is there and answers.
+        """Make sure that the bucket is there and answers for what is below the prefix.
 
         Raises:
             StorageError: otherwise, within half a minute.
         """
-        self._call("open", "", "list_objects_v2", deadline_s=_OPEN_DEADLINE_S, MaxKeys=1)
+        self.raw_check(self._folder_prefix(""))
+
+    def raw_check(self, prefix: str) -> None:
+        """Do so for objects whose keys, of any letters, begin with `prefix`."""
+        words = {"Prefix": prefix, "MaxKeys": 1}
+        self._call("open", "", "list_objects_v2", deadline_s=_OPEN_DEADLINE_S, **words)
 
     def raw_page(self, prefix: str, token: str | None) -> dict[str, Any]:
         """Return a page of the objects whose keys, of any letters, begin with `prefix`."""
@@ -185,7 +200,7 @@ class S3Store(Store):
         words = {"Key": s3_key, "Range": f"bytes={first}-{first + num_bytes - 1}"}
         if etag:
             words["IfMatch"] = etag
-        return self._run("read", "", lambda s3: s3.get(checked=True, **words))
+        return self._run("read", "", lambda s3: s3.get(checked=True, **words), of=s3_key)
 
     def _check_create(self) -> None:
         """Make sure, once, that the server refuses to create what is there."""
@@ -231,8 +246,17 @@ class S3Store(Store):
         ask: Callable[[Operation], Awaitable[T]],
         *,
         deadline_s: float | None = None,
+        of: str | None = None,
     ) -> T:
-        """Run `ask` on s3fs' own thread; say in our words what goes wrong."""
+        """Run `ask` on s3fs' own thread; say in our words what goes wrong.
+
+        Args:
+            operation: for people.
+            key: for people.
+            ask: what to run.
+            deadline_s: for all its tries.
+            of: the object that is read, which may be missing; None if none is.
+        """
         from fsspec.asyn import sync
 
         for renewed in (False, True):
@@ -242,14 +266,14 @@ class S3Store(Store):
                 answer: T = sync(fs.loop, s3.run, ask)
             except vendor_errors() as error:
                 code = code_of(error)
-                if code in ("404", "NotFound") and operation == "read":
-                    self.check_bucket()
-                    code = "NoSuchKey"
-                if code == "NoSuchKey":
+                if of is not None and (
+                    code in MISSING or (code in PERHAPS_MISSING and self._is_unlisted(of, error))
+                ):
                     raise KeyMissingError(self.uri_of(key)) from None
-                if code in EXPIRED and not renewed:
-                    self._connection = None  # new ones may lie in the files by now
-                    continue
+                if code in RENEWED:
+                    self._connection = None  # new ones may lie in the files by now, or later
+                    if not renewed:
+                        continue
                 requests = f"{s3.num_tries} request{'s' if s3.num_tries != 1 else ''}"
                 spent = f"{requests} in {time.monotonic() - begun_s:.0f} s"
                 raise StorageError(
@@ -258,20 +282,38 @@ class S3Store(Store):
             return answer
         raise AssertionError
 
+    def _is_unlisted(self, s3_key: str, reason: Exception) -> bool:
+        """Say whether the server, asked for a list, leaves this object out."""
+        try:
+            page = self.raw_page(s3_key, None)
+        except StorageError as error:
+            if code_of(error) in PERHAPS_MISSING and code_of(reason) not in ("404", "NotFound"):
+                return False  # the refusal of the object is the one to hear of
+            raise
+        listed = s3_key in (one["Key"] for one in page.get("Contents", []))
+        return not listed and not page.get("IsTruncated")
+
     def _filesystem(self) -> Any:  # noqa: ANN401 - s3fs is untyped
         # s3fs works on a thread, which does not come along into a forked process.
         if self._connection is None or self._connection[0] != os.getpid():
-            self._connection = (os.getpid(), _s3_filesystem())
+            self._connection = (os.getpid(), _s3_filesystem(self._bucket))
         return self._connection[1]
 
 
-def _s3_filesystem() -> Any:  # noqa: ANN401 - s3fs is untyped
+def _s3_filesystem(bucket: str) -> Any:  # noqa: ANN401 - s3fs is untyped
     """Return an s3fs with our options, and the endpoint and region of the environment."""
     try:
         import s3fs
+        from aiobotocore.session import AioSession
+        from botocore.handlers import validate_bucket_name
     except ImportError:
         raise ConfigError("s3:// needs s3fs: pip install 'ddpm-pipeline[s3]'") from None
 
-    made = s3fs.S3FileSystem(**s3_options(), use_listings_cache=False, skip_instance_cache=True)
+    session = AioSession()
+    if ":" in bucket:  # tenant:bucket, which Ceph knows and botocore takes for a mistake
+        session.unregister("before-parameter-build.s3", validate_bucket_name)
+    made = s3fs.S3FileSystem(
+        **s3_options(), session=session, use_listings_cache=False, skip_instance_cache=True
+    )
     made.retries = 1  # `s3_operation` tries again
     return made

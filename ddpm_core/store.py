@@ -20,7 +20,13 @@ from ddpm_core.durable import create_file, replace_file
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 
 _ACCEPTED = "a path, file:///absolute/path, or s3://bucket/prefix"
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+BUCKET = r"(?:[A-Za-z0-9_]+:)?[A-Za-z0-9][A-Za-z0-9._-]{2,254}"
+"""a bucket that a server may have: old ones have more letters than S3 gives today, and those of
+Ceph may be of a tenant"""
+BUCKET_RULE = (
+    "a bucket is 3 to 255 letters, digits and . _ -, the first a letter or digit, on Ceph perhaps "
+    "with tenant: before it"
+)
 _KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _OTHER_REMEDY = "see to this storage, then run again"
 _REMEDIES = {
@@ -133,13 +139,26 @@ class LocalStore(Store):
     ) -> bytes:
         with self._errors("read", key):
             try:
-                with self._path(key).open("rb") as file:
+                # A FIFO without a writer would block an open that waits.
+                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._missing(key) from None
+            try:
+                found = os.fstat(descriptor)
+                if stat.S_ISDIR(found.st_mode):
+                    raise self._missing(key)
+                if not stat.S_ISREG(found.st_mode):
+                    raise StorageError(
+                        f"{self.uri_of(key)} is no regular file, and a pipe or a device has no "
+                        "end; put a file in its place"
+                    )
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
                     if at_most is None:
                         return file.read()
                     # As much as there is: a read of n bytes allocates n at once.
-                    return file.read(min(at_most, os.fstat(file.fileno()).st_size) + 1)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                raise self._missing(key) from None
+                    return file.read(min(at_most, found.st_size) + 1)
+            finally:
+                os.close(descriptor)
 
     def write(self, key: str, data: bytes) -> None:
         with self._errors("write", key):
@@ -259,6 +278,8 @@ def local_root(uri: str) -> Path:
     """Return the absolute folder that `uri` means, or raise ConfigError."""
     text = uri
     if uri.startswith("file:///"):
+        if re.search("[?#]", uri):
+            raise _refused(uri, "in a URI of a file, ? is written %3F and # is written %23")
         text = unquote(urlsplit(uri).path)
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
         raise _refused(uri)
@@ -284,17 +305,24 @@ def bucket_and_prefix(uri: str) -> tuple[str, str]:
     """Return bucket and prefix ("" for none) of `s3://bucket/prefix`, or raise ConfigError."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     prefix = prefix.removesuffix("/")
-    if not uri.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+    if not uri.startswith("s3://"):
         raise _refused(uri)
+    if not re.fullmatch(BUCKET, bucket):
+        raise _refused(uri, BUCKET_RULE)
     if prefix and not all(_KEY_PART.fullmatch(part) for part in prefix.split("/")):
-        raise _refused(uri)
+        raise _refused(
+            uri,
+            "a prefix is parts of letters, digits and . _ + = - joined by single slashes, none "
+            "starting with a dot",
+        )
     return bucket, prefix
 
 
-def _refused(uri: str) -> ConfigError:
+def _refused(uri: str, rule: str = "") -> ConfigError:
     # What may hold a password is not repeated.
     shown = "this storage URI" if re.search("[@?#]", uri) else f"storage URI {uri[:300]!r}"
+    why = f" ({rule})" if rule else ""
     return ConfigError(
-        f"{shown} is not understood; give {_ACCEPTED}, without user, password or options: "
+        f"{shown} is not understood{why}; give {_ACCEPTED}, without user, password or options: "
         "credentials come from the environment or the AWS files"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ddpm_core import layout
-from ddpm_core.canonical import fingerprint
+from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.manifest import Manifest
@@ -105,7 +105,9 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
 def job_command(store: Store, config: RunConfig, stage: str, *, python: str) -> list[str]:
     """Return program and arguments of a stage: its run.json, and what differs from it."""
     key = layout.run_json_key(config.name)
-    recorded = RunConfig.from_json(store.read(key), origin=store.uri_of(key)).flat()
+    recorded = RunConfig.from_json(
+        store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
+    ).flat()
     changes = [
         f"{name}={json.dumps(value)}"
         for name, value in config.flat().items()

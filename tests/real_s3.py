@@ -55,6 +55,20 @@ class RealS3:
         assert done.returncode == 0, done.stderr
         self.environment = dict(re.findall(r"^export (\w+)=(.*)$", done.stdout, re.MULTILINE))
 
+    def add_user(self, name: str, *, tenant: str = "") -> dict[str, str]:
+        """Make a user without rights to what others own; return the environment of its clients."""
+        about = ["--uid", name, "--display-name", name, "--access-key", name, "--secret-key", name]
+        about += ["--tenant", tenant] if tenant else []
+        subprocess.run(
+            ["radosgw-admin", "-c", self.folder / "ceph.conf", "user", "create", *about],
+            capture_output=True,
+            timeout=60,
+            check=True,
+            cwd="/",
+        )
+        own = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": name}
+        return self.environment | own
+
     def kill(self, *daemons: str) -> None:
         """End some of `rgw`, `osd` and `mon` as a power cut does."""
         for daemon in daemons:

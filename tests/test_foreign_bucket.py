@@ -15,7 +15,7 @@ def bucket(s3_server, s3_connections):
     s3_server.objects["nothing"] = b""
     opened = ForeignBucket(BUCKET)
     opened._store._connection = s3_connections.get("fake")
-    opened.check()
+    opened.check("")
     s3_connections["fake"] = opened._store._connection
     return opened
 

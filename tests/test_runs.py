@@ -1,11 +1,12 @@
 """A run's name stands for one configuration, wherever it is named from."""
 
 import json
+import os
 
 import pytest
 
 from ddpm_core import layout
-from ddpm_core.errors import ConfigError, RunConflictError
+from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.recipes import digits, mnist, recipe
 from ddpm_core.runs import (
     check_run,
@@ -171,3 +172,26 @@ def test_what_to_do_about_bad_files_may_change_from_start_to_start(store):
     open_run(store, run.replaced({"data.on_bad": "skip", "data.max_bad_share": 0.1}))
     with pytest.raises(RunConflictError, match=r"data.crop"):
         open_run(store, run.replaced({"data.crop": "none"}))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("make", "kind", "said"),
+    [
+        (os.mkfifo, StorageError, "run.json is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), StorageError, "run.json is no regular file"),
+        (lambda path: (path.touch(), os.truncate(path, 2**33)), ConfigError, "longer than"),
+    ],
+    ids=["fifo", "device", "8 GiB"],
+)
+def test_a_run_json_that_never_ends_is_refused_as_a_target_and_as_a_record(
+    make, kind, said, store, tmp_path
+):
+    """Catches: a FIFO that is waited for, and a device or a huge file that fills the memory."""
+    folder = tmp_path / "root" / "runs" / "digits"
+    folder.mkdir(parents=True)
+    make(folder / "run.json")
+    with pytest.raises(kind, match=said):
+        configure(str(folder / "run.json"), root=None, run=None, changes={})
+    with pytest.raises(kind, match=said):
+        check_run(store, digits())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
+from ddpm_core.foreign_bucket import bucket_and_key
 from ddpm_core.s3_operation import PART_BYTES
 from ddpm_core.storage import (
     KeyMissingError,
@@ -36,7 +37,16 @@ pytest_plugins = ["tests.s3_fixtures"]
         "s3://",
         "s3:///x",
         "s3://b",
-        "s3://Bucket/x",
+        "s3://buck et/x",
+        "s3://-bucket/x",
+        "s3://a:b:bucket/x",
+        "s3://:bucket/x",
+        f"s3://{'b' * 256}/x",
+        "s3://bucket/a#b",
+        "s3://bucket/a%23b",
+        "s3://bucket/a b",
+        "file:///a#b",
+        "file:///a?b",
         "s3://bucket//x",
         "s3://bucket/../x",
         "s3://bucket/x?versionId=3",
@@ -54,6 +64,15 @@ def test_a_uri_that_is_not_understood_is_refused_with_what_is(uri: str):
 
 
 @pytest.mark.parametrize(
+    "bucket", ["Old_Bucket-", "my_images", "b" * 255, "team:bucket", "team_2:Old_Bucket"]
+)
+def test_a_bucket_that_a_server_may_have_is_taken(bucket: str):
+    """Catches the rule for new buckets of S3 held against old ones, and those of Ceph's tenants."""
+    assert S3Store(f"s3://{bucket}/a/").uri == f"s3://{bucket}/a"
+    assert bucket_and_key(f"s3://{bucket}/a b/") == (bucket, "a b")
+
+
+@pytest.mark.parametrize(
     "uri", ["s3://user:hunter2@bucket/x", "gs://u:hunter2@b", "s3://b/x?k=hunter2"]
 )
 def test_a_password_in_a_uri_is_refused_and_not_repeated(uri: str):
@@ -67,6 +86,9 @@ def test_a_local_uri_becomes_one_absolute_path(tmp_path: Path, monkeypatch: pyte
     """Catches a relative root, which would be another place in a worker's folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a#b", "a?b", "a%20b", "a b", "a+b", "a;b", "a&b"):
+        assert open_store(str(tmp_path / name)).uri == str(tmp_path / name)
+    assert open_store(f"file://{tmp_path}/a%23b%3F%25").uri == str(tmp_path / "a#b?%")
     for uri in ("runs/x", "./runs/../runs/x/", "~/runs/x", f"file://{tmp_path}/runs/x"):
         assert open_store(uri).uri == str(tmp_path / "runs" / "x"), uri
     assert open_store(f"file://{tmp_path}/a%20b").uri == str(tmp_path / "a b")
@@ -211,4 +233,4 @@ def test_the_two_stores_have_the_same_interface():
     ]
     assert public[0] - {"uri"} <= public[1] <= public[0]
     # The raw ones are for buckets of others, which `foreign_bucket` reads.
-    assert public[2] - public[0] == {"check_bucket", "raw_page", "raw_read"}
+    assert public[2] - public[0] == {"check_bucket", "raw_check", "raw_page", "raw_read"}

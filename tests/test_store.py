@@ -76,6 +76,27 @@ def test_the_sizes_in_a_folder_are_those_of_its_files(store: LocalStore):
     assert store.sizes("a/b") == {}
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(store: LocalStore, make):
+    """Catches: a read that waits for a FIFO's writer, or that fills the memory from a device."""
+    store.write("a/b", b"")
+    store.delete("a/b")
+    make(store.local_path("a/b"))
+    for at_most in (None, 10):
+        with pytest.raises(StorageError, match=r"a/b is no regular file.*put a file in its place"):
+            store.read("a/b", at_most=at_most)
+    assert not store.exists("a/b")
+    assert store.names("a") == ["b"]
+
+
+def test_a_link_to_a_file_is_read_as_the_file(store: LocalStore, tmp_path: Path):
+    """Catches: a refusal of whatever is not a file by itself."""
+    store.write("a/b", b"1")
+    Path(store.uri_of("a/c")).symlink_to(store.uri_of("a/b"))
+    assert store.read("a/c") == b"1"
+
+
 def test_create_puts_only_what_is_absent(store: LocalStore):
     """Catches a create by rename, which replaces."""
     assert store.create("manifest", b"one")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ddpm_core import layout, manifest
 from ddpm_core.data.cache import Cache
 from ddpm_core.data.index import Index, Shard
-from ddpm_core.errors import DataError, StorageError
+from ddpm_core.errors import DataError, PipelineError, StorageError
 from ddpm_core.manifest import DamagedError
 from ddpm_core.storage import KeyMissingError, Store
 
@@ -141,7 +141,14 @@ class ShardFiles:
             DataError: it is missing, or not what the index says: named, with what was expected.
             StorageError: the store does not answer, or the cache cannot be used.
         """
-        return self._future(shard).result()
+        future, is_new = self._future(shard)
+        try:
+            return future.result()
+        except PipelineError:
+            if is_new:
+                raise
+        # It was begun ahead, perhaps while the store was away: what counts is whether it is now.
+        return self._future(shard)[0].result()
 
     def close(self) -> None:
         """Let go of all, and end the threads."""
@@ -152,14 +159,18 @@ class ShardFiles:
     def _are_remote(self) -> bool:
         return self._store.local_path(self._index.manifest.folder) is None
 
-    def _future(self, shard: int) -> Future[ShardFile]:
+    def _future(self, shard: int) -> tuple[Future[ShardFile], bool]:
+        """Return a shard, and whether this call began it: the first, or after one that failed."""
         with self._lock:
-            found = self._files.pop(shard, None) or self._pool.submit(self._open, shard)
+            found = self._files.pop(shard, None)
+            is_new = found is None or (found.done() and found.exception() is not None)
+            if found is None or is_new:
+                found = self._pool.submit(self._open, shard)
             self._files[shard] = found
             if len(self._files) > self._max_open:
                 # Whoever reads from it, or waits for it, keeps it until then.
                 del self._files[next(iter(self._files))]
-            return found
+            return found, is_new
 
     def _open(self, number: int) -> ShardFile:
         shard = self._shards[number]

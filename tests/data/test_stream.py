@@ -19,7 +19,7 @@ from ddpm_core.data.cache import LIMIT_VARIABLE
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
 from ddpm_core.data.order import images_at
-from ddpm_core.errors import ClusterError, ConfigError, DataError
+from ddpm_core.errors import ClusterError, ConfigError, DataError, StorageError
 from ddpm_core.storage import open_store
 from tests.data.small import data_config, shard_dataset, splits
 from tests.data.streams import FOLDER, RemoteStore, batches_of, foreign_index, pixels_of
@@ -419,3 +419,45 @@ def test_a_range_is_in_memory_once(store, monkeypatch):
     assert got.is_contiguous()
     for image_u8, file in zip(got.numpy(), files[1:], strict=True):
         assert np.array_equal(image_u8, pixels_of(file))
+
+
+@pytest.mark.parametrize("waited", [True, False], ids=["failed before", "fails meanwhile"])
+def test_a_shard_that_could_not_be_fetched_ahead_is_fetched_when_it_is_used(store, waited):
+    """Catches an outage that was over long ago, and ends the run when the shard is used."""
+    index, files = foreign_index(store, [2, 2])
+    is_away, may_fail = Event(), Event()
+    is_away.set()
+
+    def arriving(data, _checked):
+        if is_away.is_set():
+            may_fail.wait(30)
+            raise StorageError("the server is away")
+        return data
+
+    remote = RemoteStore(Path(store.uri), arriving=arriving)
+    with closing(load_split(remote, index, "train")) as images:
+        shards = images._files
+        shards.expect([0])
+        ahead = shards._files[0]
+        if waited:
+            may_fail.set()
+            assert isinstance(ahead.exception(30), StorageError)
+            is_away.clear()
+        else:
+            real = ahead.result
+
+            def result():
+                may_fail.set()
+                assert ahead.exception(30)
+                is_away.clear()
+                return real()
+
+            ahead.result = result
+        file = shards.get(0)
+        shard = index.shards["train"][0]
+        assert file.read(shard.offsets[1], shard.sizes[1]) == files[1]
+        is_away.set()
+        for _ in range(2):
+            with pytest.raises(StorageError, match="the server is away"):
+                shards.get(1)
+        assert remote.num_reads == 4, "one that was not fetched ahead is not asked for twice"

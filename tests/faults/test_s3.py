@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ddpm_core import s3_operation, storage
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.storage import Store, open_store
+from ddpm_core.storage import S3Store, Store, open_store
 from tests.fake_s3 import BUCKET, SECRET, Answer, FakeS3
 
 pytest_plugins = ["tests.s3_fixtures"]
@@ -83,6 +84,47 @@ def test_expired_credentials_are_looked_up_once_more(
 
     s3_server.fault = expired
     assert s3_store.read("a") == b"1"
+
+
+def test_credentials_that_come_later_are_found(s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch):
+    """Catches a client that was made without credentials, or with wrong ones, and is kept."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    store = S3Store(f"s3://{BUCKET}/x")
+    with pytest.raises(StorageError, match="set AWS_ACCESS_KEY_ID"):
+        store.write("a", b"1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong")
+
+    def unknown(_method: str, _key: str, answer: Callable[[], Answer]) -> Answer:
+        wrong = "Credential=wrong/" in s3_server.authorizations[-1]
+        return Answer(403, code="InvalidAccessKeyId") if wrong else answer()
+
+    s3_server.fault = unknown
+    with pytest.raises(StorageError, match="check AWS_ACCESS_KEY_ID"):
+        store.write("a", b"1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "right")
+    store.write("a", b"1")
+    assert s3_server.objects["x/a"] == b"1"
+
+
+def test_a_program_that_gives_credentials_is_asked_again(
+    s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Catches a run that ends because the source of a machine's credentials was away once."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    program = tmp_path / "program"
+    program.write_text(
+        f"#!/bin/sh\nif [ -e '{tmp_path}/asked' ]; then\n"
+        'echo \'{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b"}\'\n'
+        f"else touch '{tmp_path}/asked'; exit 1; fi\n"
+    )
+    config = tmp_path / "config"
+    config.write_text(f'[default]\ncredential_process = /bin/sh "{program}"\n')
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    store = S3Store(f"s3://{BUCKET}/x")
+    store.write("a", b"1")
+    assert (tmp_path / "asked").exists()
+    assert s3_server.objects["x/a"] == b"1"
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,10 @@ def _archive(path: Path, cache: Path, sha256: str | None, *, uri: str) -> Contai
 def _from_s3(source: str, cache: Path, sha256: str | None) -> Container:
     name, key = bucket_and_key(source)
     bucket = ForeignBucket(name)
-    bucket.check()
-    if key.lower().endswith(_SUFFIXES):
+    prefix = f"{key}/" if key else ""
+    is_archive = key.lower().endswith(_SUFFIXES)
+    bucket.check(key if is_archive else prefix)
+    if is_archive:
         found = next((one for one in bucket.objects(key) if one.key == key), None)
         if found is None:
             raise DataError(f"{source} is not there; correct data.source")
@@ -128,7 +130,6 @@ def _from_s3(source: str, cache: Path, sha256: str | None) -> Container:
         return _archive(path, cache, None, uri=source)
     if sha256 is not None:
         raise _no_digest(source)
-    prefix = f"{key}/" if key else ""
     shards = _shards_below(bucket, prefix)
     if not shards:
         return BucketFolder(name, key)
