@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -110,6 +111,11 @@ def error_of(job: Job, stage: str, log: Sequence[str]) -> PipelineError | None:
         return ClusterError(f"job {job.submission_id} was lost: {job.message.strip()[-1000:]}")
     # A shell in between reports a signal as 128 + its number.
     signal_number = -job.exit_code if job.exit_code < 0 else job.exit_code - 128
+    if signal_number == signal.SIGINT:
+        return _error(
+            INTERRUPTED_EXIT_CODE,
+            f"job {job.submission_id} was interrupted; the same command continues what was saved",
+        )
     if signal_number > 0:
         hint = " (out of memory?)" if signal_number == 9 else ""
         return ClusterError(

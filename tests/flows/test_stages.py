@@ -138,7 +138,7 @@ def test_tries_are_bounded_and_the_last_error_is_the_flow_s(jobs, given):
     assert len(jobs.submitted) == 1 + len(WAITS_S)
 
 
-@pytest.mark.parametrize("end", [1, 2, 3, 4, 5, "stopped"])
+@pytest.mark.parametrize("end", [1, 2, 3, 4, 5, 130, -2, "stopped"])
 def test_what_will_fail_again_is_not_tried_again(jobs, given, end):
     """Catches: a diverged training restarted, or one that a person stopped."""
     from flows.stages import shard_dataset
@@ -147,7 +147,7 @@ def test_what_will_fail_again_is_not_tried_again(jobs, given, end):
     with pytest.raises(errors.PipelineError) as caught:
         shard_dataset(**given)
     assert len(jobs.submitted) == 1
-    assert caught.value.exit_code == (130 if end == "stopped" else end)
+    assert caught.value.exit_code == (130 if end in ("stopped", -2) else end)
 
 
 def refused_job():
