@@ -4,9 +4,10 @@ train  480/2400 steps  loss 0.0312  1520 images/s
 """
 
 import re
-import sys
 from dataclasses import dataclass
 from typing import TextIO
+
+from ddpm_core.output import say
 
 _LINE = re.compile(
     r"\b(?P<stage>shard|train|sample|evaluate|study|ablations) {2}"
@@ -34,7 +35,7 @@ class Progress:
 
     def show(self, stream: TextIO | None = None) -> None:
         """Print the line at once, so that a follower sees it now."""
-        print(self, file=stream or sys.stdout, flush=True)
+        say(self, stream=stream)
 
 
 def parse(line: str) -> Progress | None:
