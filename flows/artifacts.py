@@ -8,7 +8,6 @@ import base64
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -31,7 +30,7 @@ from flows.record import LOST, briefly, say
 
 _EVERY_S = 2.0
 _PAUSE_S = 60.0
-"""seconds without an attempt to write after one that failed"""
+"""seconds without progress in the UI after an API that did not take it"""
 _SHOWN_ROLES = ("grid", "coding-figure", "samplers-figure", "distances-figure", "samples-sheet")
 MAX_INLINE_BYTES = 200_000
 """largest image in an artifact; Prefect sets no limit, but its page loads an artifact whole"""
@@ -43,15 +42,17 @@ class ProgressArtifact:
     def __init__(self, run: str, stage: str) -> None:
         self._key, self._stage = artifact_key(run, stage, "progress"), stage
         self._id: UUID | None = None
-        self._written_at = float("-inf")
+        self._is_paused = False
+        self._not_before = float("-inf")
 
     def show(self, progress: Progress) -> None:
         """Move the bar, if it is time to."""
         now = time.monotonic()
-        if now - self._written_at < _EVERY_S and progress.done < progress.total:
+        if now < self._not_before and (self._is_paused or progress.done < progress.total):
             return
-        self._written_at = now
-        _quietly("progress", lambda: self._write(progress))
+        self._is_paused = not _quietly("progress", lambda: self._write(progress))
+        # The job's log is not followed while an answer is waited for.
+        self._not_before = time.monotonic() + (_PAUSE_S if self._is_paused else _EVERY_S)
 
     def _write(self, progress: Progress) -> None:
         percent = 100.0 * progress.done / progress.total if progress.total else 100.0
@@ -149,24 +150,15 @@ def _inlined(store: Store, result: Manifest, role: str) -> str | None:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _quietly(what: str, write: Callable[[], object]) -> None:
-    """Write to Prefect's API, if it answers; a failure is one line, and ends nothing."""
-    if time.monotonic() < _pause.until:
-        return
+def _quietly(what: str, write: Callable[[], object]) -> bool:
+    """Write to Prefect's API; a failure is one line, ends nothing, and is False."""
     try:
         with briefly():
             write()
     except (*LOST, PrefectException) as error:
-        # A job's log is not followed while we wait for an answer.
-        _pause.until = time.monotonic() + _PAUSE_S
         get_logger("flows").warning("no %s in Prefect's UI: %s", what, error)
+        return False
     except (PipelineError, OSError, ValueError, LookupError) as error:
         say(f"{WARNING}no {what} on Prefect's page: {error}")
-
-
-@dataclass
-class _Pause:
-    until: float = float("-inf")
-
-
-_pause = _Pause()
+        return False
+    return True
