@@ -18,6 +18,9 @@ _LINE = re.compile(
 WARNING = "warning: "
 """how a log line begins that the flow also shows to the person who started it"""
 
+BEGINS, ENDS = "stage begins: ", "stage ends: "
+"""how the lines begin between which a process that runs several stages prints those of one"""
+
 
 @dataclass(frozen=True)
 class Progress:

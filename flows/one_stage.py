@@ -29,12 +29,13 @@ from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
 from ddpm_core.manifest import Manifest
 from ddpm_core.runs import open_stage
 from ddpm_core.storage import Store
-from flows import artifacts, console
+from flows import artifacts, console, together
 from flows.attempt import make_result, stop_alive
 from flows.embedded import Cluster, cluster_at
 from flows.plan import RESULTS, job_prefix, resolve, result_of, run_prefix, whole_result_of
 from flows.ray_jobs import Job, RayJobs
 from flows.record import error_of, explained, logger, say
+from flows.together import Together
 
 RETRY_DELAYS_S = [5.0, 30.0]
 """waits before the second and the third attempt; this is the only place that tries again"""
@@ -70,10 +71,10 @@ def make_stage(
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
     config = open_stage(store, config)
     result, began = _looked_for(store, config, stage), time.monotonic()
-    done = "done already"
-    if result is None:
+    done, shared = "done already", _together(ray_address)
+    if result is None or (shared is not None and shared.is_awaited(stage)):
         with cluster_at(ray_address) as cluster:
-            _run_job(cluster, store, config, stage)
+            _run_job(cluster, store, config, stage, shared)
         result = whole_result_of(store, config, stage)
         done = f"done in {console.duration(time.monotonic() - began)}"
     if result is None:
@@ -113,13 +114,22 @@ def _looked_for(store: Store, config: RunConfig, stage: str) -> Manifest | None:
     )
 
 
-def _run_job(cluster: Cluster, store: Store, config: RunConfig, stage: str) -> None:
+def _together(ray_address: str | None) -> Together | None:
+    """Return the stages that share a job with this one: a cluster's jobs have one stage each."""
+    return together.current() if ray_address is None else None
+
+
+def _run_job(
+    cluster: Cluster, store: Store, config: RunConfig, stage: str, shared: Together | None
+) -> None:
     jobs = RayJobs(cluster)
     log, terminal = logger(), console.shown()
     bar = artifacts.ProgressArtifact(config.name, stage)
 
     def on_start(job: Job, attached: bool, path: Path | None) -> None:
+        first = job.prefix == job_prefix(store, config, stage)
         verb = "attached to the running job" if attached else "started as job"
+        verb = verb if first else "runs in job"
         say(f"{stage:<9}  {verb} {job.submission_id}" + (f"  (log: {path})" if path else ""))
 
     def on_line(line: str) -> None:
@@ -133,11 +143,15 @@ def _run_job(cluster: Cluster, store: Store, config: RunConfig, stage: str) -> N
 
     python = sys.executable if cluster.is_embedded else "python"
     try:
-        make_result(jobs, store, config, stage, python=python, on_start=on_start, on_line=on_line)
+        make_result(
+            jobs, store, config, stage,
+            python=python, on_start=on_start, on_line=on_line, together=shared,
+        )  # fmt: skip
     except (KeyboardInterrupt, TerminationSignal) as ending:
         if _is_meant_for_the_job(ending):
             say(f"{stage:<9}  stopping the job")
-            stop_alive(jobs, job_prefix(store, config, stage))
+            mine = job_prefix(store, config, stage)
+            stop_alive(jobs, mine if shared is None or shared.job is None else shared.job)
         raise
 
 

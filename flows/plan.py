@@ -102,8 +102,11 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 
-def job_command(store: Store, config: RunConfig, stage: str, *, python: str) -> list[str]:
-    """Return program and arguments of a stage: its run.json, and what differs from it."""
+def job_command(store: Store, config: RunConfig, stage: str, *more: str, python: str) -> list[str]:
+    """Return program and arguments of a stage: its run.json, and what differs from it.
+
+    With `more` stages it is one process that runs them after the first.
+    """
     key = layout.run_json_key(config.name)
     recorded = RunConfig.from_json(store.read(key), origin=store.uri_of(key)).flat()
     changes = [
@@ -112,7 +115,8 @@ def job_command(store: Store, config: RunConfig, stage: str, *, python: str) -> 
         if value != recorded[name]
     ]
     options = [word for change in changes for word in ("--set", change)]
-    return [python, "-m", "ddpm_core", stage, store.uri_of(key), *options]
+    module = ["ddpm_core.several", ",".join([stage, *more])] if more else ["ddpm_core", stage]
+    return [python, "-m", *module, store.uri_of(key), *options]
 
 
 # -- for people ------------------------------------------------------------------------------

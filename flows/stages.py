@@ -15,6 +15,7 @@ from flows.embedded import shared_ray
 from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs
 from flows.plan import check_machine, is_done, resolve
 from flows.record import explained, one_record
+from flows.together import one_job
 
 Recipe = Literal[
     "digits",
@@ -94,7 +95,7 @@ def run_all(
     open_run(store, config)
     parameters = (recipe, store.uri, config.name, overrides, ray_address)
     results = []
-    with shared_ray(), one_record() as record:
+    with shared_ray(), one_record() as record, one_job(names):
         for stage, name in zip(stages, names, strict=True):
             without = partial(make_stage_unrecorded, name, *parameters)
             results.append(record.of(name, partial(stage, *parameters), without))

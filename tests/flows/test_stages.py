@@ -76,11 +76,11 @@ def test_pipeline_runs_its_stages_in_order_and_then_never_again(store, config, j
 
     results = train_ddpm(**given)
     assert [result["stage"] for result in results] == list(plan.PIPELINE)
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
+    assert jobs.ran == list(plan.PIPELINE)
     assert plan.is_done(store, config)
     entered = len(jobs.entered)
     assert train_ddpm(**given) == results
-    assert len(jobs.submitted) == 4
+    assert len(jobs.ran) == 4
     assert len(jobs.entered) == entered, "a finished stage needs no cluster"
 
 
@@ -94,15 +94,67 @@ def test_the_paper_s_six_stages_run_in_order_and_then_never_again(store, config,
     results = paper(**given)
     assert [result["stage"] for result in results] == list(plan.PAPER)
     assert plan.PAPER == ("shard", "train", "sample", "evaluate", "study", "ablations")
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PAPER)
+    assert jobs.ran == list(plan.PAPER)
     assert [plan.RESULTS[one["stage"]](store, config) is not None for one in results] == [True] * 6
     assert results[4]["result"].startswith(f"{store.uri}/runs/{config.name}/study/")
     assert results[5]["result"].startswith(f"{store.uri}/runs/{config.name}/ablations/")
     entered = len(jobs.entered)
     assert paper(**given) == results
-    assert len(jobs.submitted) == 6
+    assert len(jobs.ran) == 6
     assert len(jobs.entered) == entered, "a finished stage needs no cluster"
     assert paper.on_cancellation_hooks == [stop_jobs]
+
+
+def test_stages_on_a_ray_of_the_flow_s_own_are_one_job(store, config, jobs, given):
+    """Catches: four jobs that start, import and join the same, ten seconds each; a stage whose
+    lines are shown, or kept, as another's; a stage that is done before it is looked at, unseen."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.lines = ["shard  5/10 images", "and more"]
+    stream = io.StringIO()
+    with console.show_on(console.Console(stream)):
+        train_ddpm(**given)
+    ((name, command),) = jobs.submitted
+    assert command[2:4] == ["ddpm_core.several", "shard,train,sample,evaluate"]
+    assert jobs.followed == [name] * 4
+    logs = sorted(store.local_path(f"runs/{config.name}/logs").iterdir())
+    assert [log.name.split("-")[1] for log in logs] == ["evaluate", "sample", "shard", "train"]
+    assert {log.read_text() for log in logs} == {"shard  5/10 images\nand more\n"}
+    assert f"train      runs in job {name}" in stream.getvalue()
+    for stage in plan.PIPELINE:
+        assert re.search(rf"{stage} +done in", stream.getvalue())
+
+
+@pytest.mark.parametrize("end", [7, None])
+def test_stage_of_a_shared_job_is_tried_again_with_those_after_it(jobs, given, end):
+    """Catches: all done again since one was killed, or the others left out, or two at once."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.ends = [0, end]
+    train_ddpm(**given)
+    assert [command[3] for _, command in jobs.submitted] == [
+        "shard,train,sample,evaluate",
+        "train,sample,evaluate",
+    ]
+    assert jobs.ran == ["shard", "train", "train", "sample", "evaluate"]
+
+
+def test_stage_of_a_shared_job_says_itself_why_it_ended(jobs, given):
+    """Catches: the reason of a stage looked for in the lines of the one before it."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.ends = [0, 5]
+    jobs.lines = ["shard: no end", "train: the loss is not finite"]
+    with pytest.raises(errors.DivergenceError, match=r"^the loss is not finite$"):
+        train_ddpm(**given)
+
+
+def test_stages_on_a_cluster_are_jobs_of_their_own(jobs, given):
+    """Catches: a flow that was lost and, begun again, finds no job of the stage it had come to."""
+    from flows.train_ddpm import train_ddpm
+
+    train_ddpm(**given, ray_address="http://head:8265")
+    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
 
 
 def test_stage_flow_alone_attaches_to_the_living_job(store, config, jobs, given):
@@ -397,7 +449,7 @@ def test_api_lost_in_a_stage_ends_its_record_and_no_work(store, config, jobs, gi
     with console.show_on(console.Console(stream)):
         results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
     assert [result["stage"] for result in results] == list(plan.PIPELINE)
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
+    assert jobs.ran == list(plan.PIPELINE)
     assert plan.is_done(store, config)
     assert stream.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
 
@@ -476,7 +528,7 @@ def test_damaged_result_is_made_again_by_its_stage(store, config, jobs, given, m
     stream = io.StringIO()
     with console.show_on(console.Console(stream)):
         train_ddpm(**given)
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == ["shard", "sample"]
+    assert jobs.ran == ["shard", "sample"]
     assert "warning: sample: sample is damaged\nsample runs again" in stream.getvalue()
     damaged.append("train")
     jobs.work = lambda _: None
