@@ -120,6 +120,8 @@ def _run_flow(command: Command, parameters: dict[str, Any], console: Console) ->
     # Our own lines say what happens; Prefect's would say it again, with tracebacks.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    # 2 + 4 + 8 + 16 s for a server that starts again; after that the work goes on without it.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "4")
     api = PrefectApi()
     try:
         api.find()  # a configured one that is dead is told before Ray is started
