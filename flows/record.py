@@ -98,13 +98,17 @@ def explained(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
+        reasons = _reasons.get()
         try:
-            return function(*arguments, **options)
+            result = function(*arguments, **options)
         except PipelineError as error:
-            if (reasons := _reasons.get()) is not None:
+            if reasons is not None:
                 reasons.append(error)
             failed: Any = Failed(message=str(error), data=error)
             return failed  # type: ignore[no-any-return]
+        if reasons is not None:
+            reasons.clear()  # an attempt failed, and this one did not
+        return result
 
     return call
 

@@ -59,6 +59,25 @@ def test_reason_is_not_hidden_by_the_api_that_cannot_be_told_of_it(shown):
         record.Record().of("a", recorded, lambda: pytest.fail("the work was done again"))
 
 
+def test_reason_of_an_attempt_that_was_made_good_is_none(shown):
+    """Catches: a finished stage that ends with the error of its first attempt."""
+    from flows import record
+
+    ends = [errors.StorageError("away"), None]
+
+    @record.explained
+    def task():
+        if (error := ends.pop(0)) is not None:
+            raise error
+
+    def recorded():
+        task()
+        task()
+        lost()
+
+    assert record.Record().of("a", recorded, lambda: "without") == "without"
+
+
 def test_other_errors_are_no_loss_of_the_api(shown):
     """Catches: a cancelled flow, or a bug, that is answered by doing the work again."""
     from prefect.exceptions import CancelledRun
