@@ -4,9 +4,10 @@ train  480/2400 steps  loss 0.0312  1520 images/s
 """
 
 import re
-import sys
 from dataclasses import dataclass
 from typing import TextIO
+
+from ddpm_core.output import say
 
 _LINE = re.compile(
     r"\b(?P<stage>shard|train|sample|evaluate|study|ablations) {2}"
@@ -16,6 +17,9 @@ _LINE = re.compile(
 
 WARNING = "warning: "
 """how a log line begins that the flow also shows to the person who started it"""
+
+BEGINS, ENDS = "stage begins: ", "stage ends: "
+"""how the lines begin between which a process that runs several stages prints those of one"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Progress:
 
     def show(self, stream: TextIO | None = None) -> None:
         """Print the line at once, so that a follower sees it now."""
-        print(self, file=stream or sys.stdout, flush=True)
+        say(self, stream=stream)
 
 
 def parse(line: str) -> Progress | None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ from ddpm_core.errors import (
     StorageError,
 )
 from ddpm_core.storage import Store
-from flows.plan import RESULTS, job_command, job_prefix
-from flows.ray_jobs import Job
+from flows.plan import RESULTS, job_command, job_prefix, result_of
+from flows.ray_jobs import ClusterLostError, Job
+from flows.together import StageEnded, Together, lines_of
 
 _ERRORS: tuple[type[PipelineError], ...] = (
     ConfigError,
@@ -40,6 +42,7 @@ class Jobs(Protocol):
     """What is needed of `ray_jobs.RayJobs`."""
 
     def ensure(self, prefix: str, command: Sequence[str]) -> tuple[Job, bool]: ...
+    def job(self, submission_id: str) -> Job: ...
     def follow(self, submission_id: str, on_line: Callable[[str], None]) -> Job: ...
     def alive(self, beginning: str) -> list[Job]: ...
     def stop(self, submission_id: str) -> Job: ...
@@ -54,6 +57,7 @@ def make_result(
     python: str,
     on_start: Callable[[Job, bool, Path | None], None],
     on_line: Callable[[str], None],
+    together: Together | None = None,
 ) -> None:
     """Attach to the job that makes this result, or submit the next attempt; return when it is made.
 
@@ -65,14 +69,17 @@ def make_result(
         python: the interpreter on the cluster.
         on_start: is told the job, whether it ran already, and where its log is kept, if at all.
         on_line: gets each line of the job's log.
+        together: the stages that share a job with this one; None: it has its own.
 
     Raises:
         PipelineError: of the class, and with the exit code, of what ended the stage.
     """
-    command = job_command(store, config, stage, python=python)
-    job, attached = jobs.ensure(job_prefix(store, config, stage), command)
+    together = together if together is not None else Together(())
+    job, attached = _job_of(jobs, store, config, stage, together, python=python)
+    prefix = job_prefix(store, config, stage)
+    log_name = job.submission_id if job.prefix == prefix else f"{prefix}-a{job.attempt}"
     last: deque[str] = deque(maxlen=200)
-    with _log_file(store, config.name, job, attached=attached) as (log, path):
+    with _log_file(store, config.name, log_name, attached=attached) as (log, path):
         on_start(job, attached, path)
 
         def keep(line: str) -> None:
@@ -82,14 +89,43 @@ def make_result(
             log.flush()
             on_line(line)
 
-        ended = jobs.follow(job.submission_id, keep)
-    if (error := error_of(ended, stage, list(last))) is not None:
+        together.followed.add(stage)
+        try:
+            ended = jobs.follow(job.submission_id, lines_of(stage, keep))
+            error = error_of(ended, stage, list(last))
+        except StageEnded:
+            error = None
+    if error is not None:
         raise error
     if RESULTS[stage](store, config) is None:
         raise PipelineError(
             f"job {job.submission_id} ended well, but its result is not under {store.uri}: do the "
             "cluster's nodes reach the same storage under this URI?"
         )
+
+
+def _job_of(
+    jobs: Jobs, store: Store, config: RunConfig, stage: str, together: Together, *, python: str
+) -> tuple[Job, bool]:
+    """Return the job that runs the stage, and whether its lines were read before."""
+    if stage in together.covered and together.job is not None:
+        with contextlib.suppress(ClusterLostError):  # with the Ray that knew it
+            job = jobs.job(together.job)
+            if not job.has_ended or together.is_awaited(stage):
+                return job, stage in together.followed
+    more = [one for one in together.after(stage) if not _is_there(store, config, one)]
+    command = job_command(store, config, stage, *more, python=python)
+    job, attached = jobs.ensure(job_prefix(store, config, stage), command)
+    together.begin(job.submission_id, [stage, *more])
+    return job, attached
+
+
+def _is_there(store: Store, config: RunConfig, stage: str) -> bool:
+    """Return whether a later stage is done; what contradicts an earlier one will be made again."""
+    try:
+        return result_of(store, config, stage) is not None
+    except CheckpointError:
+        return False
 
 
 def stop_alive(jobs: Jobs, beginning: str) -> list[str]:
@@ -110,6 +146,11 @@ def error_of(job: Job, stage: str, log: Sequence[str]) -> PipelineError | None:
         return ClusterError(f"job {job.submission_id} was lost: {job.message.strip()[-1000:]}")
     # A shell in between reports a signal as 128 + its number.
     signal_number = -job.exit_code if job.exit_code < 0 else job.exit_code - 128
+    if signal_number == signal.SIGINT:
+        return _error(
+            INTERRUPTED_EXIT_CODE,
+            f"job {job.submission_id} was interrupted; the same command continues what was saved",
+        )
     if signal_number > 0:
         hint = " (out of memory?)" if signal_number == 9 else ""
         return ClusterError(
@@ -138,7 +179,7 @@ def _said(stage: str, log: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _log_file(
-    store: Store, run: str, job: Job, *, attached: bool
+    store: Store, run: str, name: str, *, attached: bool
 ) -> Iterator[tuple[TextIO, Path | None]]:
     """Open the file that keeps the job's log; for a root that is no folder, keep nothing."""
     folder = store.local_path(f"{layout.run_folder(run)}/logs")
@@ -146,18 +187,18 @@ def _log_file(
         yield io.StringIO(), None
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = _log_path(folder, job, attached=attached)
+    path = _log_path(folder, name, attached=attached)
     with path.open("w", encoding="utf-8", errors="replace") as log:
         yield log, path
 
 
-def _log_path(folder: Path, job: Job, *, attached: bool) -> Path:
+def _log_path(folder: Path, name: str, *, attached: bool) -> Path:
     """Return the next free name; for a job we are attached to, the one it was begun under.
 
     A Ray that was started anew counts attempts from 1 again: the log of the earlier one stays.
     """
-    path, last, number = folder / f"{job.submission_id}.log", None, 1
+    path, last, number = folder / f"{name}.log", None, 1
     while path.exists():
         last, number = path, number + 1
-        path = folder / f"{job.submission_id}.{number}.log"
+        path = folder / f"{name}.{number}.log"
     return last if attached and last is not None else path

@@ -119,6 +119,9 @@ def _run_flow(command: Command, parameters: dict[str, Any], console: Console) ->
     """Start what is not configured, and run the flow."""
     # Our own lines say what happens; Prefect's would say it again, with tracebacks.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    # 2 + 4 + 8 + 16 s for a server that starts again; after that the work goes on without it.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "4")
     api = PrefectApi()
     try:
         api.find()  # a configured one that is dead is told before Ray is started
@@ -128,9 +131,10 @@ def _run_flow(command: Command, parameters: dict[str, Any], console: Console) ->
                 console.say("starting Ray on this machine")
             if api.use():
                 console.say("no PREFECT_API_URL: this flow's record in Prefect ends with it")
-            flow = command.load()
+            from flows.stages import run_flow
+
             with show_on(console):
-                flow(**parameters)
+                run_flow(command.load(), command.stages, parameters)
     finally:
         api.close()
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
 
+from ddpm_core import output
 from ddpm_core.progress import Progress
 
 _BAR = 20
@@ -22,7 +23,7 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._is_live = self._stream.isatty()
+        self._is_live = not self._stream.closed and self._stream.isatty()
         self._shown_at = float("-inf")
         self._what = ("", "")
         self._seen: deque[tuple[float, int]] = deque()
@@ -31,9 +32,9 @@ class Console:
     def say(self, text: str) -> None:
         """Show a line that stays."""
         if self._is_live and self._line:
-            print(file=self._stream)
+            output.say("", stream=self._stream)
         self._line = ""
-        print(text, file=self._stream, flush=True)
+        output.say(text, stream=self._stream)
 
     def progress(self, progress: Progress) -> None:
         """Show how far a stage is; not more often than can be read."""
@@ -49,9 +50,9 @@ class Console:
         if self._is_live:
             width = shutil.get_terminal_size().columns - 1
             # Erase what a longer line left behind.
-            print(f"\r\x1b[2K{line[:width]}", end="", file=self._stream, flush=True)
+            output.say(f"\r\x1b[2K{line[:width]}", end="", stream=self._stream)
         else:
-            print(line, file=self._stream, flush=True)
+            output.say(line, stream=self._stream)
 
     def _remember(self, progress: Progress, now: float) -> None:
         """Keep what was done in the last half minute: attached to a job, its past comes at once."""

@@ -12,29 +12,28 @@ if __name__ == "__main__":
 
     sys.exit(main(PAPER))
 
-from prefect import flow
-
 from ddpm_core.runs import DEFAULT_ROOT
 from flows.plan import PAPER as STAGES
 from flows.stages import (
     Overrides,
     Recipe,
+    RunName,
     ablations,
     evaluate,
+    recorded,
     run_all,
     sample,
     shard_dataset,
-    stop_jobs,
     study,
     train,
 )
 
 
-@flow(name="paper", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("paper")
 def paper(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from ddpm_core import layout
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
-from ddpm_core.manifest import Manifest
+from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import configure, require_feature_file
 from ddpm_core.storage import Store, open_store
@@ -102,8 +102,11 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 
-def job_command(store: Store, config: RunConfig, stage: str, *, python: str) -> list[str]:
-    """Return program and arguments of a stage: its run.json, and what differs from it."""
+def job_command(store: Store, config: RunConfig, stage: str, *more: str, python: str) -> list[str]:
+    """Return program and arguments of a stage: its run.json, and what differs from it.
+
+    With `more` stages it is one process that runs them after the first.
+    """
     key = layout.run_json_key(config.name)
     recorded = RunConfig.from_json(
         store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
@@ -114,15 +117,50 @@ def job_command(store: Store, config: RunConfig, stage: str, *, python: str) -> 
         if value != recorded[name]
     ]
     options = [word for change in changes for word in ("--set", change)]
-    return [python, "-m", "ddpm_core", stage, store.uri_of(key), *options]
+    module = ["ddpm_core.several", ",".join([stage, *more])] if more else ["ddpm_core", stage]
+    return [python, "-m", *module, store.uri_of(key), *options]
 
 
 # -- for people ------------------------------------------------------------------------------
 
 
+def whole_result_of(store: Store, config: RunConfig, stage: str) -> Manifest | None:
+    """Return the result of a stage, or None while it is not complete.
+
+    Raises:
+        DamagedError: it is there, and what it was committed as it is not.
+    """
+    found = RESULTS[stage](store, config)
+    if found is not None and stage == "evaluate":
+        metrics_of(store, found)  # shown at the end: damage is to be known while it can be mended
+    return found
+
+
+def result_of(
+    store: Store,
+    config: RunConfig,
+    stage: str,
+    *,
+    on_damage: Callable[[str], None] = lambda _: None,
+) -> Manifest | None:
+    """Return the result of a stage; None if there is none, or a damaged one: the stage mends it.
+
+    Args:
+        store: the root.
+        config: of the run.
+        stage: one of `RESULTS`.
+        on_damage: called with a sentence about what is damaged, and what comes of it.
+    """
+    try:
+        return whole_result_of(store, config, stage)
+    except DamagedError as error:
+        on_damage(f"{error}\n{stage} runs again, sets it aside and makes it anew")
+        return None
+
+
 def is_done(store: Store, config: RunConfig, stages: Sequence[str] = PIPELINE) -> bool:
     """Return whether nothing is left to do."""
-    return all(RESULTS[stage](store, config) is not None for stage in stages)
+    return all(result_of(store, config, stage) is not None for stage in stages)
 
 
 def check_machine(config: RunConfig, ray_address: str | None) -> None:
@@ -152,7 +190,7 @@ def describe(
     where = ray_address or "an embedded Ray on this machine"
     workers, lines = config.compute.num_workers, [f"plan for run {config.name!r}:"]
     for stage in stages:
-        found = RESULTS[stage](store, config)
+        found = result_of(store, config, stage)
         state = (
             f"done: {store.uri_of(found.folder)}"
             if found is not None
@@ -205,7 +243,7 @@ def file_uri(store: Store, result: Manifest, role: str) -> str | None:
 
 def summary(store: Store, config: RunConfig) -> str:
     """Return what there is now: places, numbers, and how to look at them."""
-    found = {stage: result(store, config) for stage, result in RESULTS.items()}
+    found = {stage: result_of(store, config, stage) for stage in RESULTS}
     rows = []
     for stage, name in (
         ("shard", "shards"), ("train", "checkpoint"), ("sample", "samples"),

@@ -72,6 +72,8 @@ class PrefectApi:
         # Nobody can read it there, and the job's own log is kept.
         os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
         os.environ["PREFECT_HOME"] = str(self._server.folder)  # not the user's ~/.prefect
+        # It is on this machine: gone, it is gone for good, and the work goes on without it.
+        os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "2"
         return True
 
     def close(self) -> None:

@@ -61,6 +61,11 @@ class Job:
         return self.status in _ENDED
 
     @property
+    def prefix(self) -> str:
+        """Its id without the number of the attempt."""
+        return self.submission_id.rpartition("-a")[0]
+
+    @property
     def attempt(self) -> int:
         """Its number, from 1."""
         return int(self.submission_id.rpartition("-a")[2])

@@ -1,42 +1,21 @@
-"""The stages as flows. A stage is a job on Ray; its task only sees to it that there is one.
+"""The stages as flows of Prefect, and what a flow of several stages does; see `one_stage`."""
 
-    finished result there   -> return it; no cluster is touched
-    its job is alive        -> attach: a flow that died, or ran twice, is no second training
-    otherwise               -> submit the next attempt
-
-Cancelling the flow, and Ctrl-C, stop the job. Losing the flow's process does not: a job on a
-cluster goes on, and the next run of the flow attaches to it.
-"""
-
-import inspect
-import os
-import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
-from uuid import UUID
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
-import httpx
-from prefect import flow, get_client, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
-from prefect.exceptions import PrefectException, TerminationSignal
-from prefect.runtime import flow_run as current_flow_run
+from prefect import Flow, flow
+from pydantic import Field
 
-from ddpm_core import progress
-from ddpm_core.config import RunConfig
-from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
-from ddpm_core.runs import DEFAULT_ROOT, open_run, open_stage
-from ddpm_core.storage import Store
-from flows import artifacts, console
-from flows.attempt import make_result, stop_alive
-from flows.embedded import Cluster, cluster_at, shared_ray
-from flows.plan import RESULTS, check_machine, is_done, job_prefix, resolve, run_prefix
-from flows.ray_jobs import Job, RayJobs
-
-RETRY_DELAYS_S = [5.0, 30.0]
-"""waits before the second and the third attempt; this is the only place that tries again"""
+from ddpm_core.config.run import RUN_NAME_PATTERN
+from ddpm_core.recipes import recipe
+from ddpm_core.runs import DEFAULT_ROOT, open_run
+from flows import artifacts
+from flows.embedded import shared_ray
+from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs
+from flows.plan import check_machine, is_done, resolve
+from flows.record import explained, one_record
+from flows.together import one_job
 
 Recipe = Literal[
     "digits",
@@ -51,124 +30,47 @@ Recipe = Literal[
     "lsun-cat",
 ]
 """the names in `ddpm_core.recipes`, spelt out so that Prefect's form offers them"""
-Overrides = dict[str, bool | int | float | str | list[int] | None]
+RunName = Annotated[str, Field(pattern=RUN_NAME_PATTERN)]
+"""refused by Prefect's form, and by its server, before there is a flow run"""
+Overrides = Annotated[
+    dict[str, bool | int | float | str | list[int] | None],
+    Field(
+        json_schema_extra={
+            "propertyNames": {"enum": list(recipe("digits").flat())},
+            "examples": [{"train.num_steps": 500, "compute.num_workers": 4}],
+        }
+    ),
+]
 """section.key -> value; a form or a command that gives anything else, such as a nested section, is
 refused by Prefect before there is a flow run"""
+Stage = Callable[..., dict[str, str]]
+
+T = TypeVar("T")
 
 
-def is_retryable(_task: Any, task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ANN401
-    """Return whether the same again may succeed: storage, cluster; never our errors."""
-    error = state.result(raise_on_failure=False)
-    if not isinstance(error, PipelineError) or error.exit_code not in RETRYABLE_EXIT_CODES:
-        return False
-    number = task_run.run_count
-    if number <= len(RETRY_DELAYS_S):
-        _say(f"{error}\ntrying again in {RETRY_DELAYS_S[number - 1]:.0f} s")
-    return True
+class _NameOfRun(str):
+    """What Prefect formats, with a flow's parameters, to the name of its flow run.
 
-
-@task(
-    task_run_name="{stage}",
-    retries=len(RETRY_DELAYS_S),
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_condition_fn=is_retryable,
-    cache_policy=NO_CACHE,  # what is done is known by its manifest, also to the next process
-    persist_result=False,
-)
-def run_stage(
-    stage: str,
-    recipe: str,
-    root: str,
-    run: str | None,
-    overrides: dict[str, Any] | None,
-    ray_address: str | None,
-) -> dict[str, str]:
-    """Return where the result of the stage lies, made now if it was not there."""
-    store, config = resolve(recipe, root=root, run=run, overrides=overrides)
-    config = open_stage(store, config)
-    result, began = RESULTS[stage](store, config), time.monotonic()
-    if result is None:
-        with cluster_at(ray_address) as cluster:
-            _run_job(cluster, store, config, stage)
-        result = RESULTS[stage](store, config)
-        _say(f"{stage:<9}  done in {console.duration(time.monotonic() - began)}")
-    else:
-        _say(f"{stage:<9}  done already")
-    if result is None:
-        raise PipelineError(f"the result of {stage} under {store.uri} is gone again; run again")
-    artifacts.publish(store, config, stage, result)
-    return {"stage": stage, "result": store.uri_of(result.folder)}
-
-
-def _run_job(cluster: Cluster, store: Store, config: RunConfig, stage: str) -> None:
-    jobs = RayJobs(cluster)
-    logger, terminal = get_run_logger(), console.shown()
-    bar = artifacts.ProgressArtifact(config.name, stage)
-
-    def on_start(job: Job, attached: bool, log: Path | None) -> None:
-        verb = "attached to the running job" if attached else "started as job"
-        _say(f"{stage:<9}  {verb} {job.submission_id}" + (f"  (log: {log})" if log else ""))
-
-    def on_line(line: str) -> None:
-        logger.info("%s", line)
-        if (found := progress.parse(line)) is not None:
-            bar.show(found)
-            if terminal is not None:
-                terminal.progress(found)
-        elif terminal is not None and line.startswith(progress.WARNING):
-            terminal.say(line)
-
-    python = sys.executable if cluster.is_embedded else "python"
-    try:
-        make_result(jobs, store, config, stage, python=python, on_start=on_start, on_line=on_line)
-    except (KeyboardInterrupt, TerminationSignal) as ending:
-        if _is_meant_for_the_job(ending):
-            _say(f"{stage:<9}  stopping the job")
-            stop_alive(jobs, job_prefix(store, config, stage))
-        raise
-
-
-def _is_meant_for_the_job(ending: BaseException) -> bool:
-    """Tell "stop this training" from "this process must go".
-
-    A signal from Prefect's runner means the former only if the run is being cancelled; Ctrl-C
-    does if a person typed it at our own command line, not at a worker's.
+    A plain template would call a run without a name "None"; a function is not given the parameters.
     """
-    runner_s_flow_run = os.environ.get("PREFECT__FLOW_RUN_ID")
-    if isinstance(ending, KeyboardInterrupt):
-        return runner_s_flow_run is None
-    ids = {str(one) for one in (runner_s_flow_run, current_flow_run.id) if one}
-    try:
-        with get_client(sync_client=True) as client:
-            states = [client.read_flow_run(UUID(one)).state for one in ids]
-    except (httpx.HTTPError, PrefectException, OSError):
-        return False
-    return any(state is not None and state.is_cancelling() for state in states)
+
+    def format(self, *_: object, **parameters: object) -> str:
+        return str(parameters["run"] or parameters["recipe"])
 
 
-def stop_jobs(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ANN401, ARG001
-    """Stop what a cancelled flow run left on its cluster: the second line, run by the worker."""
-    declared = inspect.signature(flow.fn).parameters.values()
-    # A flow run has on record what it was given, and not what it left to the defaults.
-    given = {one.name: one.default for one in declared} | flow_run.parameters
-    if given["ray_address"] is None:
-        return  # the embedded Ray ended with the flow's process
-    store, config = resolve(
-        given["recipe"], root=given["root"], run=given["run"], overrides=given["overrides"]
+def recorded(name: str) -> Callable[[Callable[..., T]], Flow[..., T]]:
+    """Return the decorator that makes a flow of this name of a function with our parameters."""
+    made = flow(
+        name=name,
+        flow_run_name=_NameOfRun("{run}"),
+        on_cancellation=[stop_jobs],
+        persist_result=False,
     )
-    jobs = RayJobs(Cluster(given["ray_address"]))
-    for stage in RESULTS:
-        stop_alive(jobs, run_prefix(store, config.name, stage) + "-")
-
-
-def _say(text: str) -> None:
-    if (terminal := console.shown()) is not None:
-        terminal.say(text)
-    get_run_logger().info("%s", text)
+    return lambda function: made(explained(function))
 
 
 def run_all(
-    stages: Sequence[Callable[..., dict[str, str]]],
+    stages: Sequence[Stage],
     names: Sequence[str],
     recipe: str,
     root: str,
@@ -191,15 +93,39 @@ def run_all(
     if not is_done(store, config, names):
         check_machine(config, ray_address)
     open_run(store, config)
-    with shared_ray():
-        return [stage(recipe, store.uri, config.name, overrides, ray_address) for stage in stages]
+    parameters = (recipe, store.uri, config.name, overrides, ray_address)
+    results = []
+    with shared_ray(), one_record() as record, one_job(names):
+        for stage, name in zip(stages, names, strict=True):
+            without = partial(make_stage_unrecorded, name, *parameters)
+            results.append(record.of(name, partial(stage, *parameters), without))
+    artifacts.publish_run(store, config)
+    return results
 
 
-@flow(name="shard-dataset", on_cancellation=[stop_jobs], persist_result=False)
+def run_flow(
+    called: Callable[..., Any], names: Sequence[str], parameters: dict[str, Any]
+) -> list[dict[str, str]]:
+    """Run the flow of these stages; if Prefect's API is lost, finish them without it.
+
+    Raises:
+        PipelineError: what ended it.
+    """
+    given = [parameters[key] for key in ("recipe", "root", "run", "overrides", "ray_address")]
+    with one_record() as record:
+
+        def rest() -> list[dict[str, str]]:
+            done = record.results
+            return [done.get(name) or make_stage_unrecorded(name, *given) for name in names]
+
+        return record.of("all", partial(called, **parameters), rest)
+
+
+@recorded("shard-dataset")
 def shard_dataset(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
@@ -207,11 +133,11 @@ def shard_dataset(
     return run_stage("shard", recipe, root, run, overrides, ray_address)
 
 
-@flow(name="train", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("train")
 def train(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
@@ -219,11 +145,11 @@ def train(
     return run_stage("train", recipe, root, run, overrides, ray_address)
 
 
-@flow(name="sample", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("sample")
 def sample(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
@@ -231,11 +157,11 @@ def sample(
     return run_stage("sample", recipe, root, run, overrides, ray_address)
 
 
-@flow(name="evaluate", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("evaluate")
 def evaluate(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
@@ -243,11 +169,11 @@ def evaluate(
     return run_stage("evaluate", recipe, root, run, overrides, ray_address)
 
 
-@flow(name="study", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("study")
 def study(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
@@ -255,11 +181,11 @@ def study(
     return run_stage("study", recipe, root, run, overrides, ray_address)
 
 
-@flow(name="ablations", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("ablations")
 def ablations(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:

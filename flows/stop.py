@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ddpm_core import output
 from ddpm_core.errors import PipelineError
 from ddpm_core.runs import DEFAULT_ROOT
 from ddpm_core.storage import open_store
@@ -18,7 +19,11 @@ from flows.ray_jobs import RayJobs
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Stop them and return the process's exit code: 0 also if there were none."""
-    options = _parser().parse_args(arguments)
+    with output.command_output():
+        return _main(_parser().parse_args(arguments))
+
+
+def _main(options: argparse.Namespace) -> int:
     try:
         store, jobs = open_store(options.root), RayJobs(Cluster(options.ray_address))
         stopped = [
@@ -27,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for job in stop_alive(jobs, run_prefix(store, options.run, stage) + "-")
         ]
     except PipelineError as error:
-        print(f"stop: {error}", file=sys.stderr)
+        output.say(f"stop: {error}", stream=sys.stderr)
         return error.exit_code
-    print("\n".join(f"stopped {job}" for job in stopped) or f"no job of {options.run!r} is alive")
+    output.say(
+        "\n".join(f"stopped {job}" for job in stopped) or f"no job of {options.run!r} is alive"
+    )
     return 0
 
 

@@ -13,27 +13,26 @@ if __name__ == "__main__":
 
     sys.exit(main(TRAIN_DDPM))
 
-from prefect import flow
-
 from ddpm_core.runs import DEFAULT_ROOT
 from flows.plan import PIPELINE
 from flows.stages import (
     Overrides,
     Recipe,
+    RunName,
     evaluate,
+    recorded,
     run_all,
     sample,
     shard_dataset,
-    stop_jobs,
     train,
 )
 
 
-@flow(name="train-ddpm", on_cancellation=[stop_jobs], persist_result=False)
+@recorded("train-ddpm")
 def train_ddpm(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: str | None = None,
+    run: RunName | None = None,
     overrides: Overrides | None = None,
     ray_address: str | None = None,
 ) -> list[dict[str, str]]:

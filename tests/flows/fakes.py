@@ -1,12 +1,13 @@
 """A cluster in memory, and results without work, for tests of what the flows decide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ddpm_core import layout, manifest
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.manifest import write_file
+from ddpm_core.progress import BEGINS, ENDS
 from ddpm_core.runs import open_run
 from ddpm_core.storage import Store
 from flows.ray_jobs import Job
@@ -65,15 +66,23 @@ def recorded(store: Store, config: RunConfig, *finished: str) -> None:
 
 @dataclass
 class FakeJobs:
-    """Jobs that do at once what `work` does; `ends` are the exit codes of attempts 1, 2 ..."""
+    """Jobs that do at once what `work` does; `ends` are how their stages end, in this order.
+
+    As of Ray: whoever follows a job gets its log from the beginning.
+    """
 
     work: Callable[[str], None]
+    """called with <run>-<stage>-..., the id of a job of that stage"""
     ends: list[int | str | None] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
     submitted: list[tuple[str, list[str]]] = field(default_factory=list)
     followed: list[str] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
+    """the stages, in whatever job"""
     lines: list[str] = field(default_factory=lambda: ["hello"])
     on_follow: Callable[[], None] = lambda: None
+    left: dict[str, list[str]] = field(default_factory=dict)
+    logs: dict[str, list[str]] = field(default_factory=dict)
 
     def ensure(self, prefix: str, command: Sequence[str]) -> tuple[Job, bool]:
         mine = [job for name, job in self.jobs.items() if name.rpartition("-a")[0] == prefix]
@@ -83,22 +92,43 @@ class FakeJobs:
         name = f"{prefix}-a{len(mine) + 1}"
         self.submitted.append((name, list(command)))
         self.jobs[name] = Job(name, "RUNNING", None, "")
+        self.left[name] = command[3].split(",")
+        self.logs[name] = []
         return self.jobs[name], False
+
+    def job(self, submission_id: str) -> Job:
+        return self.jobs[submission_id]
 
     def follow(self, submission_id: str, on_line: Callable[[str], None]) -> Job:
         self.followed.append(submission_id)
-        for line in self.lines:
+        log = self.logs.setdefault(submission_id, [])
+        for line in list(log):
             on_line(line)
+        while not self.jobs[submission_id].has_ended:
+            for line in self._next_stage(submission_id):
+                log.append(line)
+                on_line(line)
+        return self.jobs[submission_id]
+
+    def _next_stage(self, submission_id: str) -> Iterator[str]:
+        left = self.left.setdefault(submission_id, [submission_id.split("-")[1]])
+        stage = left.pop(0)
+        self.ran.append(stage)
+        if left:
+            yield f"{BEGINS}{stage}"
+        yield from self.lines
         self.on_follow()
         end = self.ends.pop(0) if self.ends else 0
         if end == 0:
-            self.work(submission_id)
-        status = {0: "SUCCEEDED", "stopped": "STOPPED"}.get(end, "FAILED")
-        code = end if isinstance(end, int) else None
-        self.jobs[submission_id] = replace(
-            self.jobs[submission_id], status=status, exit_code=code, message="as Ray says"
-        )
-        return self.jobs[submission_id]
+            self.work(f"{submission_id.split('-')[0]}-{stage}-{submission_id}")
+        if end != 0 or not left:
+            status = {0: "SUCCEEDED", "stopped": "STOPPED"}.get(end, "FAILED")
+            code = end if isinstance(end, int) else None
+            self.jobs[submission_id] = replace(
+                self.jobs[submission_id], status=status, exit_code=code, message="as Ray says"
+            )
+        if end == 0:
+            yield f"{ENDS}{stage}"
 
     def alive(self, beginning: str) -> list[Job]:
         return [j for n, j in self.jobs.items() if n.startswith(beginning) and not j.has_ended]

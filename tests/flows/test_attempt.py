@@ -113,6 +113,9 @@ def test_success_without_a_result_is_a_failure(jobs, store, config):
         (-9, errors.ClusterError, 7),
         (137, errors.ClusterError, 7),
         (None, errors.ClusterError, 7),
+        (143, errors.ClusterError, 7),
+        (130, errors.PipelineError, 130),
+        (-2, errors.PipelineError, 130),
         ("stopped", errors.PipelineError, 130),
     ],
 )

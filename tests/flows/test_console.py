@@ -1,6 +1,7 @@
 """Progress as a person reads it."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,22 @@ def test_plain_output_is_throttled_but_keeps_first_and_last(clock):
     assert "0/1000" in lines[0]
     assert "1000/1000" in lines[-1]
     assert "\r" not in stream.getvalue()
+
+
+def test_stream_that_takes_nothing_ends_nothing(clock):
+    """Catches: a training that ends with BrokenPipeError after `| head -1`, or at "±"."""
+    full = Path("/dev/full")
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii")]
+    streams += [full.open("w")] if full.exists() else []
+    for stream in streams:
+        show = Console(stream)
+        show.say("bits/dim 3.25 ± 0.50")
+        show.progress(Progress("train", 1, 1, "steps", "±"))
+        show.say("done")
+    assert b"3.25 \\xb1 0.50" in streams[0].buffer.getvalue()
+    for stream in streams:
+        stream.close()
+    Console(streams[0]).say("nobody reads this")
 
 
 def test_time_left_is_judged_from_the_last_half_minute(clock):

@@ -1,10 +1,17 @@
 """What Prefect's forms offer, take and refuse, before any flow runs."""
 
 import json
+import shlex
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from ddpm_core.cli import parse_overrides
+from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import RECIPES, recipe
+from ddpm_core.runs import configure, open_run
+from flows import plan
 
 
 def test_flow_parameters_offer_every_recipe_and_refuse_others():
@@ -29,10 +36,75 @@ def test_form_takes_every_key_as_it_is(name):
     from flows.train_ddpm import train_ddpm
 
     overrides = recipe(name).flat()
-    given = {"recipe": name, "overrides": overrides}
-    validate(given, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
-    taken = train_ddpm.validate_parameters(given)["overrides"]
+    sent = {"recipe": name, "overrides": overrides}
+    validate(sent, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
+    taken = train_ddpm.validate_parameters(sent)["overrides"]
     assert json.dumps(taken) == json.dumps(overrides)
+
+
+NAMES = st.one_of(
+    st.sampled_from(["1", "007", "1e5", "0x10", "null", "true", "nan", "1.5", "a--b", "0"]),
+    st.from_regex(RUN_NAME_PATTERN.replace("$", r"\Z"), fullmatch=True),
+).filter(lambda name: not name.endswith(".") and ".." not in name)
+# Paths of anyone: quotes, spaces, `=`, `{{ }}`, `$`, line ends, letters of all alphabets.
+PLACES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=30
+).map(lambda name: f"/data/{name}")
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "data.source": PLACES,
+        "train.learning_rate": st.floats(1e-30, 1.0, exclude_min=True),
+        "train.ema_decay": st.floats(0.0, 0.999),
+        "train.seed": st.integers(0, 2**31 - 1),
+        "train.random_flip": st.booleans(),
+        "model.channel_mults": st.lists(st.integers(1, 10**9), min_size=3, max_size=3),
+        "model.attention_resolutions": st.lists(st.sampled_from([8, 16, 32]), max_size=3),
+        "data.background": st.lists(st.integers(0, 255), min_size=3, max_size=3),
+        "compute.use_gpu": st.none() | st.booleans(),
+        "sample.clip_x_0": st.booleans(),
+        "study.ode_tolerance": st.floats(1e-9, 0.1),
+    },
+)
+
+
+@settings(deadline=None)
+@given(run=NAMES, changes=CHANGES)
+@example(run="007", changes={"data.source": '/data/it\'s "{{ a }}" = $HOME/ü\n--set b=1'})
+def test_every_parameter_survives_form_json_and_command_line(tmp_path_factory, run, changes):
+    """Catches: a name that comes back as a number, a list as text, a place cut at a space or `=`.
+
+    The whole way: the flow's parameters, JSON, Prefect's check and pydantic's, the stage's command,
+    the shell that Ray starts it by, its arguments.
+    """
+    from prefect.utilities.schema_tools.validation import validate
+
+    from flows.train_ddpm import train_ddpm
+
+    root = str(tmp_path_factory.mktemp("here") / 'it\'s a "root" = ü')
+    store, config = plan.resolve(
+        "images", root=root, run=run, overrides={"data.source": "/data/x"} | changes
+    )
+    parameters = plan.parameters_of(config, store, "images")
+    sent = json.loads(json.dumps(parameters))
+    validate(sent, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
+    taken = train_ddpm.validate_parameters(sent | {"ray_address": None})
+    del taken["ray_address"]
+    there, arrived = plan.resolve(
+        taken["recipe"], root=taken["root"], run=taken["run"], overrides=taken["overrides"]
+    )
+    assert there.uri == store.uri
+    assert arrived.to_json() == config.to_json()
+    assert type(taken["run"]) is str
+
+    open_run(store, config.replaced({"compute.max_failures": 1}))
+    words = plan.job_command(store, config, "shard", python="python")
+    _, _, _, _, target, *options = shlex.split(shlex.join(words))
+    assert options == ["--set", "compute.max_failures=3"]
+    everything = [f"{key}={json.dumps(value)}" for key, value in config.flat().items()]
+    words = shlex.split(shlex.join(["--set", *everything]))[1:]
+    _, arrived = configure(target, root=None, run=None, changes=parse_overrides(words))
+    assert arrived.to_json() == config.to_json()
 
 
 def test_form_refuses_sections():
@@ -42,8 +114,26 @@ def test_form_refuses_sections():
 
     from flows.train_ddpm import train_ddpm
 
-    given = {"overrides": {"train": {"num_steps": 5}}}
+    wrong = {"overrides": {"train": {"num_steps": 5}}}
     with pytest.raises(ValidationError, match=r"overrides\.train"):
-        validate(given, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
+        validate(wrong, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
     with pytest.raises(ParameterTypeError):
-        train_ddpm.validate_parameters(given)
+        train_ddpm.validate_parameters(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"run": "My Run"}, {"run": "a" * 64}, {"overrides": {"train.num_step": 5}}, {"run": 7}],
+)
+def test_form_refuses_a_wrong_name_and_a_wrong_key(wrong):
+    """Catches: a flow run that fails when a worker takes it up, for what the form could say."""
+    from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+    from flows.paper import paper
+    from flows.train_ddpm import train_ddpm
+
+    for flow in (train_ddpm, paper):
+        schema = flow.parameters.model_dump_for_openapi()
+        with pytest.raises(ValidationError):
+            validate(wrong, schema, raise_on_error=True)
+        assert schema["properties"]["overrides"]["description"]

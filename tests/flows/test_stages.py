@@ -3,11 +3,12 @@
 import contextlib
 import io
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
 
-from ddpm_core import errors, progress
+from ddpm_core import errors, manifest, progress
 from ddpm_core.cluster import connection
 from ddpm_core.config import ComputeConfig
 from ddpm_core.recipes import digits
@@ -41,7 +42,7 @@ def prefect_api():
 @pytest.fixture
 def jobs(store, config, monkeypatch):
     """Give the cluster on which all stages of `config` would run."""
-    from flows import stages
+    from flows import one_stage, stages
 
     def work(name):
         finish(store, config, name.removeprefix(f"{config.name}-").split("-")[0])
@@ -55,8 +56,8 @@ def jobs(store, config, monkeypatch):
         yield Cluster(address or "http://127.0.0.1:1", None if address else "token")
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)  # nothing here computes
-    monkeypatch.setattr(stages, "cluster_at", cluster_at)
-    monkeypatch.setattr(stages, "RayJobs", lambda _cluster: fake)
+    monkeypatch.setattr(one_stage, "cluster_at", cluster_at)
+    monkeypatch.setattr(one_stage, "RayJobs", lambda _cluster: fake)
     monkeypatch.setattr(
         stages, "run_stage", stages.run_stage.with_options(retry_delay_seconds=WAITS_S)
     )
@@ -75,33 +76,85 @@ def test_pipeline_runs_its_stages_in_order_and_then_never_again(store, config, j
 
     results = train_ddpm(**given)
     assert [result["stage"] for result in results] == list(plan.PIPELINE)
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
+    assert jobs.ran == list(plan.PIPELINE)
     assert plan.is_done(store, config)
     entered = len(jobs.entered)
     assert train_ddpm(**given) == results
-    assert len(jobs.submitted) == 4
+    assert len(jobs.ran) == 4
     assert len(jobs.entered) == entered, "a finished stage needs no cluster"
 
 
 def test_the_paper_s_six_stages_run_in_order_and_then_never_again(store, config, jobs, given):
     """Catches: the ablations before the study, a stage left out, `train-ddpm`'s work done twice."""
+    from flows.one_stage import stop_jobs
     from flows.paper import paper
-    from flows.stages import stop_jobs
     from flows.train_ddpm import train_ddpm
 
     train_ddpm(**given)
     results = paper(**given)
     assert [result["stage"] for result in results] == list(plan.PAPER)
     assert plan.PAPER == ("shard", "train", "sample", "evaluate", "study", "ablations")
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PAPER)
+    assert jobs.ran == list(plan.PAPER)
     assert [plan.RESULTS[one["stage"]](store, config) is not None for one in results] == [True] * 6
     assert results[4]["result"].startswith(f"{store.uri}/runs/{config.name}/study/")
     assert results[5]["result"].startswith(f"{store.uri}/runs/{config.name}/ablations/")
     entered = len(jobs.entered)
     assert paper(**given) == results
-    assert len(jobs.submitted) == 6
+    assert len(jobs.ran) == 6
     assert len(jobs.entered) == entered, "a finished stage needs no cluster"
     assert paper.on_cancellation_hooks == [stop_jobs]
+
+
+def test_stages_on_a_ray_of_the_flow_s_own_are_one_job(store, config, jobs, given):
+    """Catches: four jobs that start, import and join the same, ten seconds each; a stage whose
+    lines are shown, or kept, as another's; a stage that is done before it is looked at, unseen."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.lines = ["shard  5/10 images", "and more"]
+    stream = io.StringIO()
+    with console.show_on(console.Console(stream)):
+        train_ddpm(**given)
+    ((name, command),) = jobs.submitted
+    assert command[2:4] == ["ddpm_core.several", "shard,train,sample,evaluate"]
+    assert jobs.followed == [name] * 4
+    logs = sorted(store.local_path(f"runs/{config.name}/logs").iterdir())
+    assert [log.name.split("-")[1] for log in logs] == ["evaluate", "sample", "shard", "train"]
+    assert {log.read_text() for log in logs} == {"shard  5/10 images\nand more\n"}
+    assert f"train      runs in job {name}" in stream.getvalue()
+    for stage in plan.PIPELINE:
+        assert re.search(rf"{stage} +done in", stream.getvalue())
+
+
+@pytest.mark.parametrize("end", [7, None])
+def test_stage_of_a_shared_job_is_tried_again_with_those_after_it(jobs, given, end):
+    """Catches: all done again since one was killed, or the others left out, or two at once."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.ends = [0, end]
+    train_ddpm(**given)
+    assert [command[3] for _, command in jobs.submitted] == [
+        "shard,train,sample,evaluate",
+        "train,sample,evaluate",
+    ]
+    assert jobs.ran == ["shard", "train", "train", "sample", "evaluate"]
+
+
+def test_stage_of_a_shared_job_says_itself_why_it_ended(jobs, given):
+    """Catches: the reason of a stage looked for in the lines of the one before it."""
+    from flows.train_ddpm import train_ddpm
+
+    jobs.ends = [0, 5]
+    jobs.lines = ["shard: no end", "train: the loss is not finite"]
+    with pytest.raises(errors.DivergenceError, match=r"^the loss is not finite$"):
+        train_ddpm(**given)
+
+
+def test_stages_on_a_cluster_are_jobs_of_their_own(jobs, given):
+    """Catches: a flow that was lost and, begun again, finds no job of the stage it had come to."""
+    from flows.train_ddpm import train_ddpm
+
+    train_ddpm(**given, ray_address="http://head:8265")
+    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
 
 
 def test_stage_flow_alone_attaches_to_the_living_job(store, config, jobs, given):
@@ -138,7 +191,7 @@ def test_tries_are_bounded_and_the_last_error_is_the_flow_s(jobs, given):
     assert len(jobs.submitted) == 1 + len(WAITS_S)
 
 
-@pytest.mark.parametrize("end", [1, 2, 3, 4, 5, "stopped"])
+@pytest.mark.parametrize("end", [1, 2, 3, 4, 5, 130, -2, "stopped"])
 def test_what_will_fail_again_is_not_tried_again(jobs, given, end):
     """Catches: a diverged training restarted, or one that a person stopped."""
     from flows.stages import shard_dataset
@@ -147,7 +200,7 @@ def test_what_will_fail_again_is_not_tried_again(jobs, given, end):
     with pytest.raises(errors.PipelineError) as caught:
         shard_dataset(**given)
     assert len(jobs.submitted) == 1
-    assert caught.value.exit_code == (130 if end == "stopped" else end)
+    assert caught.value.exit_code == (130 if end in ("stopped", -2) else end)
 
 
 def refused_job():
@@ -179,7 +232,7 @@ def test_what_the_cluster_refuses_is_not_tried_again(jobs, given, monkeypatch):
     monkeypatch.setattr(jobs, "ensure", refuse)
     with pytest.raises(type(refusal), match="no such thing"):
         shard_dataset(**given)
-    assert len(asked) == 1
+    assert len(asked) == 2, "progress once, and the result"
 
 
 def test_what_the_cluster_cannot_hold_is_not_tried_again(jobs, given):
@@ -247,7 +300,7 @@ def terminations_survived():
 
 def test_hook_of_a_cancelled_run_stops_all_its_jobs(store, config, jobs, given):
     """Catches: a job that outlives the cancelled flow since the flow's process was killed hard."""
-    from flows.stages import stop_jobs
+    from flows.one_stage import stop_jobs
     from flows.train_ddpm import train_ddpm
 
     recorded(store, config)
@@ -267,7 +320,7 @@ def test_hook_of_a_cancelled_run_stops_all_its_jobs(store, config, jobs, given):
 
 def test_hook_knows_what_a_run_left_to_the_defaults(jobs, monkeypatch, tmp_path):
     """Catches: a KeyError in the hook, so that the job of a cancelled run goes on."""
-    from flows.stages import stop_jobs
+    from flows.one_stage import stop_jobs
     from flows.train_ddpm import train_ddpm
 
     monkeypatch.chdir(tmp_path)
@@ -307,24 +360,180 @@ def test_progress_reaches_terminal_and_prefect(store, config, jobs, given):
     assert "5/10 images  downloading" in shown
     assert "warning: the chain has no end\n" in shown
     assert "more" not in shown
-    assert "shard      done in" in shown
+    assert re.search(r"shard      done in 0 s: \S+/datasets/digits-", shown)
     assert artifact_of(config.name, "shard", "progress")["data"] == 100.0
     assert "/datasets/digits-" in artifact_of(config.name, "shard", "result")["data"]
 
 
 def test_an_artifact_that_cannot_be_written_does_not_end_the_stage(jobs, given, monkeypatch):
-    """Catches: a Prefect server's outage that stops a training."""
+    """Catches: a Prefect server's outage that stops a training, or is waited for at each line."""
     import httpx
 
     from flows.stages import shard_dataset
 
+    asked = []
+
     def refuse(**_):
+        asked.append(None)
         raise httpx.ConnectError("no server")
 
     for name in ("create_progress_artifact", "create_markdown_artifact"):
         monkeypatch.setattr(artifacts, name, refuse)
-    jobs.lines = ["shard  5/10 images"]
+    monkeypatch.setattr(artifacts, "_EVERY_S", 0.0)
+    jobs.lines = [f"shard  {number}/10 images" for number in range(10)]
     assert shard_dataset(**given)["stage"] == "shard"
+    assert len(asked) == 2, "progress once, and the result"
+
+
+@pytest.mark.parametrize("error", [errors.StorageError, manifest.DamagedError, ValueError])
+def test_a_picture_that_cannot_be_read_is_one_warning(store, config, jobs, given, error):
+    """Catches: a finished stage that S3, or a damaged picture, ends while it is shown."""
+    from flows.stages import sample
+
+    recorded(store, config, "shard", "train")
+    stream = io.StringIO()
+
+    def refuse(*_):
+        raise error("the picture is gone")
+
+    with pytest.MonkeyPatch.context() as patch, console.show_on(console.Console(stream)):
+        patch.setattr(artifacts, "_inlined", refuse)
+        assert sample(**given)["stage"] == "sample"
+    warnings = [line for line in stream.getvalue().splitlines() if "the picture is gone" in line]
+    assert len(warnings) == len(artifacts._SHOWN_ROLES)
+    assert all(line.startswith(progress.WARNING) for line in warnings)
+    assert "/samples/" in artifact_of(config.name, "sample", "result")["data"]
+
+
+def test_page_of_the_whole_run_shows_grid_and_numbers(config, jobs, given):
+    """Catches: a flow run whose page is empty, its results four clicks below."""
+    from prefect import get_client
+
+    from flows.train_ddpm import train_ddpm
+
+    state = train_ddpm(**given, return_state=True)
+    shown = artifact_of(config.name, "summary")
+    assert shown["flow_run_id"] == str(state.state_details.flow_run_id)
+    assert "| bits/dim | 3.250 ± 0.500" in shown["data"]
+    assert "![grid](data:image/png;base64," in shown["data"]
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).name == config.name
+
+
+def test_api_lost_in_a_stage_ends_its_record_and_no_work(store, config, jobs, given, monkeypatch):
+    """Catches: a trained model, and then a traceback, since Prefect's server was killed meanwhile;
+    the same said at each stage; a server that is back and stays unused."""
+    import httpx
+    from prefect.client.base import PrefectHttpxSyncClient as Client
+
+    from flows import stages
+    from flows.train_ddpm import train_ddpm
+
+    send, gone = Client.send, []
+
+    def refuse(client, request, *more, **options):
+        if gone:
+            raise httpx.ConnectError("nobody there")
+        return send(client, request, *more, **options)
+
+    def go():
+        if len(jobs.followed) == 2:
+            gone.append(None)
+        if len(jobs.followed) == 3:
+            gone.clear()
+
+    monkeypatch.setattr(Client, "send", refuse)
+    jobs.on_follow = go
+    stream = io.StringIO()
+    parameters = given | {"ray_address": None}
+    with console.show_on(console.Console(stream)):
+        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
+    assert [result["stage"] for result in results] == list(plan.PIPELINE)
+    assert jobs.ran == list(plan.PIPELINE)
+    assert plan.is_done(store, config)
+    assert stream.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
+
+
+def test_api_lost_for_good_ends_no_work(store, config, jobs, given, monkeypatch):
+    """Catches: the stages that are done already looked at, and told, once more at the end."""
+    import httpx
+    from prefect.client.base import PrefectHttpxSyncClient as Client
+
+    from flows import stages
+    from flows.train_ddpm import train_ddpm
+
+    def lose():
+        def refuse(*_, **__):
+            raise httpx.ConnectError("nobody there")
+
+        monkeypatch.setattr(Client, "send", refuse)
+
+    jobs.on_follow = lose
+    stream = io.StringIO()
+    parameters = given | {"ray_address": None}
+    with console.show_on(console.Console(stream)):
+        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
+    assert [result["stage"] for result in results] == list(plan.PIPELINE)
+    assert plan.is_done(store, config)
+    assert stream.getvalue().count("Prefect's API is gone") == 1
+    assert stream.getvalue().count("done already") == 1, "of the stage in which it was lost"
+
+
+def test_flow_run_without_a_name_is_named_after_the_recipe():
+    """Catches: flow runs called "None", or after an animal."""
+    from flows.stages import train
+
+    assert train.flow_run_name
+    assert train.flow_run_name.format(run=None, recipe="mnist", root="x") == "mnist"
+    assert train.flow_run_name.format(run="a.b", recipe="mnist", root="x") == "a.b"
+
+
+@pytest.mark.parametrize("in_a_stage", [False, True])
+def test_state_says_what_ended_the_flow_in_our_words(jobs, given, caplog, in_a_stage):
+    """Catches: "Failed" and two tracebacks, where a sentence says what to do."""
+    from flows.train_ddpm import train_ddpm
+
+    if in_a_stage:
+        jobs.ends, jobs.lines = [3], ["shard: a.png is no image; give another"]
+        wanted, kind = "a.png is no image; give another", errors.DataError
+    else:
+        given = given | {"overrides": {"train.num_step": 5}}
+        wanted, kind = "no key 'train.num_step'; did you mean 'num_steps'?", errors.ConfigError
+    state = train_ddpm(**given, return_state=True)
+    assert state.is_failed()
+    assert state.message == wanted
+    assert type(state.result(raise_on_failure=False)) is kind
+    assert "Traceback" not in caplog.text
+
+
+def test_damaged_result_is_made_again_by_its_stage(store, config, jobs, given, monkeypatch):
+    """Catches: a flow that refuses for ever what the stage that it would start mends."""
+    from flows.train_ddpm import train_ddpm
+
+    recorded(store, config, *plan.PIPELINE)
+    damaged = ["shard", "sample"]
+
+    def look(stage, real):
+        def result(*given):
+            if stage in damaged:
+                raise manifest.DamagedError(f"{stage} is damaged")
+            return real(*given)
+
+        return result
+
+    results = {stage: look(stage, real) for stage, real in plan.RESULTS.items()}
+    for name in plan.RESULTS:
+        monkeypatch.setitem(plan.RESULTS, name, results[name])
+    jobs.work = lambda name: damaged.remove(name.split("-")[1])
+    stream = io.StringIO()
+    with console.show_on(console.Console(stream)):
+        train_ddpm(**given)
+    assert jobs.ran == ["shard", "sample"]
+    assert "warning: sample: sample is damaged\nsample runs again" in stream.getvalue()
+    damaged.append("train")
+    jobs.work = lambda _: None
+    with pytest.raises(manifest.DamagedError, match="train is damaged"):
+        train_ddpm(**given)
 
 
 def artifact_of(*words):

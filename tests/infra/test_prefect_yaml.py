@@ -81,3 +81,23 @@ def test_descriptions_say_what_a_cluster_needs(deployments):
     described = {d["name"]: d["description"] for d in deployments}
     assert "ray_address" in described["cluster"]
     assert "root" in described["cluster"]
+
+
+def test_nothing_holds_a_lease_on_the_server(deployments):
+    """Catches: a `concurrency_limit`, whose lease a restarted server has forgotten: Prefect ends
+    the flow for it in mid-training, and after a killed flow run the next one waits for minutes."""
+    for deployment in deployments:
+        assert "concurrency_limit" not in deployment
+        assert set(deployment["work_pool"]) == {"name", "job_variables"}
+    assert "prefect worker start --pool local --type process --limit 1" in PREFECT_YAML.read_text()
+
+
+def test_a_server_that_is_away_for_minutes_is_waited_for(deployments):
+    """Catches: a variable that Prefect does not read, in a deployment whose flow would not wait."""
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
+
+    for deployment in deployments:
+        variables = deployment["work_pool"]["job_variables"]["env"]
+        assert set(variables) == {PREFECT_CLIENT_MAX_RETRIES.name}
+        retries = int(variables[PREFECT_CLIENT_MAX_RETRIES.name])
+        assert sum(2**number for number in range(1, retries + 1)) > 4 * 60

@@ -1,0 +1,96 @@
+"""Prefect's API gone: its record ends, the work goes on."""
+
+import io
+
+import httpx
+import pytest
+
+from ddpm_core import errors
+from flows import console
+
+
+@pytest.fixture
+def shown():
+    """Give what the person in front of the terminal sees."""
+    stream = io.StringIO()
+    with console.show_on(console.Console(stream)):
+        yield stream
+
+
+def lost():
+    raise httpx.ConnectError("nobody there")
+
+
+def test_work_goes_on_without_its_record_and_says_so_once(shown, monkeypatch):
+    """Catches: a training that ends with a traceback since the server of its record is gone."""
+    from flows import record
+
+    monkeypatch.setattr(record, "is_answering", lambda: False)
+    ours = record.Record()
+    assert ours.of("a", lambda: "recorded", lambda: "not") == "recorded"
+    assert ours.of("a", lost, lambda: "not") == "not"
+    assert ours.of("a", lambda: "recorded", lambda: "not") == "not"
+    assert shown.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
+
+
+def test_record_goes_on_when_the_api_is_back(shown, monkeypatch):
+    """Catches: one short outage after which nothing is ever written again."""
+    from flows import record
+
+    ours = record.Record()
+    ours.of("a", lost, lambda: None)
+    monkeypatch.setattr(record, "is_answering", lambda: True)
+    assert ours.of("a", lambda: "recorded", lambda: "not") == "recorded"
+
+
+def test_reason_is_not_hidden_by_the_api_that_cannot_be_told_of_it(shown):
+    """Catches: a second training, or Prefect's words, where the first was refused with a reason."""
+    from flows import record
+
+    @record.explained
+    def flow():
+        raise errors.DataError("a.png is no image")
+
+    def recorded():
+        flow()  # its state is a failed one
+        lost()  # and that cannot be written
+
+    with pytest.raises(errors.DataError, match="no image"):
+        record.Record().of("a", recorded, lambda: pytest.fail("the work was done again"))
+
+
+def test_reason_of_an_attempt_that_was_made_good_is_none(shown):
+    """Catches: a finished stage that ends with the error of its first attempt."""
+    from flows import record
+
+    ends = [errors.StorageError("away"), None]
+
+    @record.explained
+    def task():
+        if (error := ends.pop(0)) is not None:
+            raise error
+
+    def recorded():
+        task()
+        task()
+        lost()
+
+    assert record.Record().of("a", recorded, lambda: "without") == "without"
+
+
+def test_other_errors_are_no_loss_of_the_api(shown):
+    """Catches: a cancelled flow, or a bug, that is answered by doing the work again."""
+    from prefect.exceptions import CancelledRun
+
+    from flows import record
+
+    for kind in (CancelledRun, KeyError, errors.StorageError):
+        with pytest.raises(kind):
+            record.Record().of("a", raiser(kind("so")), lambda: pytest.fail("done again"))
+
+
+def raiser(error):
+    def call():
+        raise error
+
+    return call
