@@ -10,6 +10,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.rate_distortion import codelength, rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.protocol import PROTOCOL_VERSION
 from ddpm_core.study.findings import Findings, Seen
 from ddpm_core.study.published import progressive_coding_of
 from ddpm_core.study.settings import flow_refusal, swept
@@ -37,6 +38,7 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
     held_out = findings.seen("features", "test")
     return {
         "protocol": {
+            "version": PROTOCOL_VERSION,
             **protocol,
             **config.diffusion.model_dump(mode="json"),
             "study": config.study.model_dump(mode="json", exclude={"ablation_steps"}),

@@ -9,6 +9,7 @@ import torch
 from ddpm_core.diffusion.rate_distortion import RMSE_LEVELS
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
+from ddpm_core.protocol import PROTOCOL_VERSION
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.numbers import mean_and_error, metrics_of, numbers_of
 from ddpm_core.study.units import Unit, publish
@@ -108,6 +109,7 @@ def test_the_rest_is_told_as_it_was_found(numbers):
         assert told["num_samples"] == 6
     protocol = numbers["protocol"]
     assert {key: protocol[key] for key in PROTOCOL} == PROTOCOL
+    assert protocol["version"] == PROTOCOL_VERSION
     assert protocol["num_timesteps"] == 21
     assert protocol["study"]["swept_steps"] == [5]
     assert "ablation_steps" not in protocol["study"]
