@@ -71,7 +71,7 @@ def test_another_configuration_under_the_same_name_is_refused(tmp_path, monkeypa
     ("stage", "given", "part"),
     [
         ("train", ["train.seed=1"], "train.seed: 0 -> 1"),
-        ("train", ["evaluate.features=net.pt", f"evaluate.features_sha256={'0' * 64}"], "no file"),
+        ("train", ["evaluate.features=net.pt", f"evaluate.features_sha256={'0' * 64}"], "cannot"),
         ("sample", ["model.dropout=0.5"], "model.dropout"),
     ],
 )

@@ -154,7 +154,7 @@ def _intact(inputs: Inputs) -> Manifest | None:
 def _measure(inputs: Inputs) -> Manifest:
     """Have all units worked on, and publish numbers, curves and figures."""
     store, config = inputs.store, inputs.config
-    keep_foreign_network(store, config.evaluate, inputs.recipe)
+    keep_foreign_network(store, config, inputs.recipe)
     units, collector, done = inputs.units, Collector(), 0
 
     def on_done(unit: Unit, result: Result) -> None:

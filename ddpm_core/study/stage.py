@@ -85,7 +85,7 @@ def _work(study: _Study) -> None:
     Progress("study", done, total, "units").show()
     if not todo:
         return
-    keep_foreign_network(store, config.evaluate, inputs.recipe)
+    keep_foreign_network(store, config, inputs.recipe)
 
     def on_done(unit: Unit, _: None) -> None:
         nonlocal done

@@ -144,7 +144,7 @@ def test_a_feature_network_is_looked_for_only_where_it_would_be_read(config, tmp
     """Catches: a file of the cluster's that is missed on the laptop, and one that nobody checks."""
     given = {"evaluate.features": str(tmp_path / "net.pt"), "evaluate.features_sha256": "0" * 64}
     config = config.replaced({**given, "compute.num_workers": 1})
-    with pytest.raises(ConfigError, match="no file on this machine"):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
         plan.check_machine(config, None)
     plan.check_machine(config, "http://head:8265")
 
