@@ -208,6 +208,23 @@ def frechet_metric(
     }
 
 
+def no_frechet_metric(weights: dict[str, Any], *, reason: str) -> dict[str, Any]:
+    """Return what stands for the Frechet distances where none can be measured.
+
+    Args:
+        weights: which weights made the samples.
+        reason: why, and what to do.
+    """
+    return {
+        "value": None,
+        "samples_test": None,
+        "samples_train": None,
+        "test_train": None,
+        "reason": reason,
+        "protocol": {"version": PROTOCOL_VERSION, **weights},
+    }
+
+
 def inception_metric(
     probabilities: dict[Source, torch.Tensor],
     config: RunConfig,

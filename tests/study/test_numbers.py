@@ -16,7 +16,12 @@ from ddpm_core.study.units import Unit, publish
 from tests.study.made_up import FOLDER, NUM_TEST, NUM_TRAIN, made_up, make_up
 from tests.study.small import study_config
 
-PROTOCOL = {"ema_sha256": "e" * 64, "step": 10, "features": {"kind": "trained"}}
+PROTOCOL = {
+    "ema_sha256": "e" * 64,
+    "step": 10,
+    "features": {"kind": "trained"},
+    "num_images": {"train": NUM_TRAIN, "test": NUM_TEST},
+}
 PURE_NOISE = {"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"}
 
 

@@ -265,8 +265,7 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
             "root": store.uri,
             "config": study_config().model_dump(mode="json"),
             "dataset": desk.dataset,
-            "features_folder": desk.recipe.folder,
-            "features_recipe": desk.recipe.values,
+            "features": [desk.recipe.folder, desk.recipe.values],
         },
         "folder": "runs/tiny/study/x",
     }
