@@ -7,12 +7,15 @@ weights of other programs, and the way back.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ddpm_core import layout
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
+from ddpm_core.data.one_class import distance_warning
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
-from ddpm_core.manifest import Manifest
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.progress import WARNING
 from ddpm_core.recipes import RECIPES
 from ddpm_core.runs import check_stage, configure, open_stage
 from ddpm_core.storage import Store, open_store
@@ -97,10 +100,15 @@ def _run_stage(options: argparse.Namespace) -> None:
 
 def _check_ahead(store: Store, config: RunConfig, stage: str) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
-    if config.evaluate.features != "trained" and _result(store, config, stage) is None:
-        from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
+    if config.evaluate.features == "trained":
+        return
+    # A damaged result is set aside by the stage, and made again.
+    with suppress(DamagedError):
+        if _result(store, config, stage) is not None:
+            return
+    from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
 
-        check_feature_network(config)
+    check_feature_network(config)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -174,7 +182,9 @@ def _plan(store: Store, config: RunConfig, stage: str) -> str:
     where = store.uri_of(result.folder) if result else store.uri_of(layout.run_folder(config.name))
     workers = config.compute.num_workers
     state = "done, nothing to do" if result else f"would run on {workers} worker(s)"
-    return f"plan: {stage}: {state} ({where})"
+    plan = f"plan: {stage}: {state} ({where})"
+    warning = distance_warning(store, config) if result is None else None
+    return plan if warning is None else f"{plan}\n{WARNING}{warning}"
 
 
 def _result(store: Store, config: RunConfig, stage: str) -> Manifest | None:

@@ -8,6 +8,7 @@ import torch
 from ddpm_core import __main__ as command
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import check
+from ddpm_core.manifest import DamagedError
 from ddpm_core.recipes import digits
 from ddpm_core.storage import sha256_of
 
@@ -187,3 +188,27 @@ def test_the_network_is_tried_before_any_stage_and_in_a_dry_run(
     assert said.out == ""
     assert not ran
     assert not list(root.glob("**/run.json"))
+
+
+def test_a_result_that_is_done_needs_no_file_and_a_damaged_one_is_left_to_its_stage(
+    tmp_path, monkeypatch
+):
+    """Catches: a file that is asked for though nothing is to be measured; a damaged manifest that
+    ends the command before the stage that makes it again."""
+    config = given(file_of(Good()), tmp_path / "net.pt").evaluate
+    ran = []
+    monkeypatch.setattr(command, "_stage", lambda name: lambda store, config: ran.append(name))
+    changes = [f"evaluate.{key}={getattr(config, key)}" for key in ("features", "features_sha256")]
+    arguments = ["evaluate", "digits", "--root", str(tmp_path / "root")]
+    arguments += [word for change in changes for word in ("--set", change)]
+
+    def damaged(*_):
+        raise DamagedError("its manifest is damaged")
+
+    monkeypatch.setattr(command, "_result", damaged)
+    assert command.main(arguments) == 0
+    (tmp_path / "net.pt").unlink()
+    assert command.main(arguments) == 2
+    monkeypatch.setattr(command, "_result", lambda *_: "done")
+    assert command.main(arguments) == 0
+    assert ran == ["evaluate", "evaluate"]
