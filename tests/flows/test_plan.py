@@ -129,6 +129,14 @@ def test_headline_of_one_image_has_no_spread():
     assert plan.headline(numbers)[0][1].startswith("3.250  (")
 
 
+def test_headline_of_images_of_one_class_says_why_there_is_no_distance():
+    """Catches: a flow that ends in a traceback at a finished evaluation, or nan as a distance."""
+    nothing = {"value": None, "test_train": None, "reason": "of one class; give a file"}
+    numbers = {**json.loads(METRICS), "frechet_distance": nothing, "inception_score": None}
+    assert [name for name, _ in plan.headline(numbers)] == ["bits/dim", "Frechet distance"]
+    assert plan.headline(numbers)[1][1] == "not measured: of one class; give a file"
+
+
 def test_more_workers_than_cores_are_refused_where_they_would_run(config, monkeypatch):
     """Catches: shards made, and three attempts, for a training that this machine cannot hold."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
