@@ -7,14 +7,17 @@ weights of other programs, and the way back.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ddpm_core import layout
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
+from ddpm_core.data.one_class import distance_warning
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
-from ddpm_core.manifest import Manifest
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.progress import WARNING
 from ddpm_core.recipes import RECIPES
-from ddpm_core.runs import check_stage, configure, open_stage, require_feature_file
+from ddpm_core.runs import check_stage, configure, open_stage
 from ddpm_core.storage import Store, open_store
 from ddpm_core.tracking import tracking_uri
 
@@ -85,13 +88,27 @@ def _run_stage(options: argparse.Namespace) -> None:
     )
     store = open_store(root)
     tracking_uri(store)  # refused now, not by the first worker that wants to log
+    check_stage(store, config)
+    _check_ahead(store, config, options.stage)
     if options.dry_run:
-        check_stage(store, config)
         plan = _plan(store, config, options.stage)
         print(f"{config.to_json()}{plan}")
         return
     config = open_stage(store, config)
     _stage(options.stage)(store, config)
+
+
+def _check_ahead(store: Store, config: RunConfig, stage: str) -> None:
+    """Refuse before this stage, which may take days, what a later one would refuse after it."""
+    if config.evaluate.features == "trained":
+        return
+    # A damaged result is set aside by the stage, and made again.
+    with suppress(DamagedError):
+        if _result(store, config, stage) is not None:
+            return
+    from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
+
+    check_feature_network(config)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -162,12 +179,12 @@ def _stage(name: str) -> Callable[[Store, RunConfig], object]:
 
 def _plan(store: Store, config: RunConfig, stage: str) -> str:
     result = _result(store, config, stage)
-    if result is None and stage == "train":
-        require_feature_file(config)  # as the stage will
     where = store.uri_of(result.folder) if result else store.uri_of(layout.run_folder(config.name))
     workers = config.compute.num_workers
     state = "done, nothing to do" if result else f"would run on {workers} worker(s)"
-    return f"plan: {stage}: {state} ({where})"
+    plan = f"plan: {stage}: {state} ({where})"
+    warning = distance_warning(store, config) if result is None else None
+    return plan if warning is None else f"{plan}\n{WARNING}{warning}"
 
 
 def _result(store: Store, config: RunConfig, stage: str) -> Manifest | None:

@@ -27,6 +27,7 @@ from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.manifest import DamagedError, Expected, Manifest
+from ddpm_core.protocol import protocol_identity
 from ddpm_core.storage import KeyMissingError, Store
 
 DATASET_INDEX = "index.json"
@@ -100,6 +101,7 @@ def evaluation_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerpri
             "samples": sample_fingerprint(config, ema_sha256),
             "dataset": dataset_fingerprint,
             "evaluate": _protocol(config),
+            **protocol_identity(),
         }
     )
 
@@ -139,6 +141,7 @@ def ablations_fingerprint(config: RunConfig) -> str:
             "sample": config.sample.model_dump(mode="json"),
             "evaluate": _protocol(config),
             "steps": config.study.ablation_steps,
+            **protocol_identity(),
         }
     )
 

@@ -8,6 +8,7 @@ from ddpm_core import layout
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, RunConflictError
+from ddpm_core.pinned_file import read_pinned
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.storage import KeyMissingError, Store, open_store
 
@@ -102,17 +103,15 @@ def open_stage(store: Store, config: RunConfig) -> RunConfig:
 def require_feature_file(config: RunConfig) -> None:
     """Refuse a feature network that is to be read from this machine and is not there.
 
-    Called before the training where the evaluation is to run on this machine too.
+    Called before the training where the evaluation is to run on this machine too. What the file
+    does is tried by `evaluation.check`, for which torch is needed.
 
     Raises:
-        ConfigError: naming the path.
+        ConfigError: naming the path: there is no such file, or it has another digest.
     """
-    path = config.evaluate.features
-    if path != "trained" and "://" not in path and not Path(path).is_file():
-        raise ConfigError(
-            f"evaluate.features={path!r} is no file on this machine, and the evaluation will need "
-            "it; give the path of a TorchScript file, an https URL, or 'trained'"
-        )
+    evaluate = config.evaluate
+    if evaluate.features != "trained" and "://" not in evaluate.features:
+        read_pinned(evaluate.features, str(evaluate.features_sha256), key="evaluate.features")
 
 
 def _recorded(store: Store, run: str) -> RunConfig | None:

@@ -205,18 +205,13 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     bits, distance = metrics["bits_per_dim"], metrics["frechet_distance"]
     error = bits.get("standard_error")
     spread = "" if error is None else f" ± {error:.3f}"
-    counts = distance["protocol"]["num_images"]
     rows = [
         (
             "bits/dim",
             f"{bits['value']:.3f}{spread}  (bound, {bits['protocol']['num_images']} held-out "
             "images)",
         ),
-        (
-            "Frechet distance",
-            f"{distance['value']:.2f}  (floor {distance['test_train']:.2f}; {counts['samples']} "
-            f"samples, {counts['test']} held-out images)",
-        ),
+        ("Frechet distance", _distance(distance)),
     ]
     if (score := metrics.get("inception_score")) is not None:
         classes = score["protocol"]["num_classes"]
@@ -227,6 +222,16 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def _distance(distance: Mapping[str, Any]) -> str:
+    if distance["value"] is None:
+        return f"not measured: {distance['reason']}"
+    counts = distance["protocol"]["num_images"]
+    return (
+        f"{distance['value']:.2f}  (floor {distance['test_train']:.2f}; {counts['samples']} "
+        f"samples, {counts['test']} held-out images)"
+    )
 
 
 def metrics_of(store: Store, evaluation: Manifest) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_another_configuration_under_the_same_name_is_refused(tmp_path, monkeypa
     ("stage", "given", "part"),
     [
         ("train", ["train.seed=1"], "train.seed: 0 -> 1"),
-        ("train", ["evaluate.features=net.pt", f"evaluate.features_sha256={'0' * 64}"], "no file"),
+        ("train", ["evaluate.features=net.pt", f"evaluate.features_sha256={'0' * 64}"], "cannot"),
         ("sample", ["model.dropout=0.5"], "model.dropout"),
     ],
 )
@@ -96,6 +96,19 @@ def test_dry_run_prints_a_run_json_and_the_plan_and_writes_nothing(tmp_path, cap
     assert RunConfig.from_dict(json.loads(text)).name == "digits"
     assert plan.startswith("train: would run on 2 worker(s)")
     assert not list(root.glob("*"))
+
+
+def test_dry_run_says_that_there_will_be_no_distance(tmp_path, capsys):
+    """Catches: a plan that promises a measurement which images of one class do not have."""
+    (tmp_path / "photos").mkdir()
+    given = [f"data.source={tmp_path / 'photos'}", "data.class_folders=false"]
+    changes = [word for text in given for word in ("--set", text)]
+    command_line = ["train", "images", "--root", str(tmp_path / "root"), "--dry-run", *changes]
+    assert command.main(command_line) == 0
+    said = "".join(capsys.readouterr())
+    assert "\nwarning: no Frechet distance will be measured, bits/dim alone: " in said
+    assert command.main(["train", "digits", "--root", str(tmp_path / "root"), "--dry-run"]) == 0
+    assert "no Frechet distance" not in "".join(capsys.readouterr())
 
 
 def test_help_explains_every_key_with_its_default():

@@ -16,7 +16,7 @@ from ddpm_core.runs import (
     open_stage,
     require_feature_file,
 )
-from ddpm_core.storage import open_store
+from ddpm_core.storage import open_store, sha256_of
 
 
 @pytest.fixture
@@ -133,9 +133,12 @@ def test_a_feature_network_that_is_not_there_is_named(tmp_path):
     """Catches: days of training before the evaluation finds no file."""
     path = tmp_path / "net.pt"
     given = {"evaluate.features": str(path), "evaluate.features_sha256": "0" * 64}
-    with pytest.raises(ConfigError, match=r"evaluate\.features='.*net\.pt' is no file on this"):
+    with pytest.raises(ConfigError, match=r"evaluate\.features='.*net\.pt' cannot be read"):
         require_feature_file(digits().replaced(given))
     path.write_bytes(b"a network")
+    with pytest.raises(ConfigError, match=r"evaluate\.features_sha256 is 0{64}"):
+        require_feature_file(digits().replaced(given))
+    given["evaluate.features_sha256"] = sha256_of(b"a network")
     require_feature_file(digits().replaced(given))
     require_feature_file(digits())
     require_feature_file(digits().replaced({**given, "evaluate.features": "https://host/net.pt"}))

@@ -127,10 +127,12 @@ def make_schedule(betas: Float[Tensor, " T"]) -> NoiseSchedule:
 
     Args:
         betas: variance of each step, in (0, 1); at least two. The last may be 1: the chain then
-            ends in pure noise.
+            ends in pure noise. None may be 0, not even the last: such a step adds no noise, so
+            that its reverse has the variance 0, whose logarithm the bound needs, and the
+            signal-to-noise ratio has no inverse, which the solvers need.
 
     Raises:
-        ConfigError: if they are not.
+        ConfigError: if they are not, or a step is too small to change abar in float64.
     """
     betas = betas.detach().to("cpu", torch.float64)
     inside = (betas > 0) & (betas < 1)
@@ -148,6 +150,11 @@ def make_schedule(betas: Float[Tensor, " T"]) -> NoiseSchedule:
             "before the chain's end (abar is 0 in float64); take smaller betas"
         )
     alphas_cumprod_prev = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
+    if not bool((alphas_cumprod < alphas_cumprod_prev).all()):
+        raise ConfigError(
+            f"betas down to {float(betas.min()):.3g} add no noise at all in float64 (1 - beta is "
+            "1), which is as good as 0; take larger betas, at least 1e-15"
+        )
     posterior_variance = betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
     return NoiseSchedule(
         betas=betas,

@@ -18,6 +18,7 @@ from torch.nn import functional
 from ddpm_core import seeding
 from ddpm_core.data.blocks import BlockOrder
 from ddpm_core.data.loader import Images, ImageSet
+from ddpm_core.protocol import protocol_identity
 
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run
@@ -36,6 +37,7 @@ def recipe(dataset_fingerprint: str, num_steps: int) -> dict[str, Any]:
         "batch_size": _BATCH_SIZE,
         "learning_rate": _LEARNING_RATE,
         "seed": _SEED,
+        **protocol_identity(),
     }
 
 
@@ -64,10 +66,7 @@ class Classifier(nn.Module):
         x = images_u8.float() / 127.5 - 1
         for conv in self.convs:
             x = functional.relu(conv(x))
-        height, width = x.shape[-2:]
-        # Not adaptive pooling: its gradient on a GPU is not reproducible.
-        x = functional.avg_pool2d(x, (height // 2, width // 2))
-        embedded: Tensor = self.features(x.flatten(1))
+        embedded: Tensor = self.features(_quarters(x).flatten(1))
         return embedded
 
     def forward(self, images_u8: Tensor) -> Tensor:
@@ -79,6 +78,19 @@ class Classifier(nn.Module):
         """Return the probabilities (n, classes), float32."""
         logits: Tensor = self(images_u8)
         return logits.float().softmax(dim=1)
+
+
+def _quarters(x: Tensor) -> Tensor:
+    """Return (n, c, 2, 2), the means over the quarters of maps (n, c, h, w) of any size.
+
+    Of an odd side from 5 on the last row or column is left out; of 3 the middle one counts in both
+    halves, and a side of 1 is both halves. Not adaptive pooling: its gradient on a GPU is not
+    reproducible.
+    """
+    height, width = (max(2, side) for side in x.shape[-2:])
+    kernel = [2 if side == 3 else side // 2 for side in (height, width)]
+    stride = [height // 2, width // 2]
+    return functional.avg_pool2d(x.expand(-1, -1, height, width), kernel, stride)
 
 
 def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> Classifier:

@@ -28,15 +28,14 @@ from ddpm_core.storage import Store, open_store
 
 
 def payload_of(
-    root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe
+    root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe | None
 ) -> dict[str, Any]:
     """Return what `Desk.of` needs, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
         "dataset": vars(dataset),
-        "features_folder": recipe.folder,
-        "features_recipe": recipe.values,
+        "features": None if recipe is None else [recipe.folder, recipe.values],
     }
 
 
@@ -47,7 +46,8 @@ class Desk:
     store: Store
     config: RunConfig
     dataset: DatasetPointer
-    recipe: FeatureRecipe
+    recipe: FeatureRecipe | None
+    """of the feature network; None where there is none, and nothing is measured with it"""
     device: torch.device
 
     @classmethod
@@ -57,7 +57,7 @@ class Desk:
             open_store(payload["root"]),
             RunConfig.from_dict(payload["config"]),
             DatasetPointer(**payload["dataset"]),
-            FeatureRecipe(payload["features_folder"], payload["features_recipe"]),
+            None if payload["features"] is None else FeatureRecipe(*payload["features"]),
             device,
         )
 
@@ -123,6 +123,8 @@ class Desk:
     @cached_property
     def network(self) -> FeatureNetwork:
         """The feature network; the trained one is trained first, if nobody has yet."""
+        if self.recipe is None:
+            raise ValueError("there is no feature network, and a unit asked for it")
         return load_network(
             self.store,
             self.recipe,

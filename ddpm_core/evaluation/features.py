@@ -11,10 +11,10 @@ import torch
 
 from ddpm_core import manifest
 from ddpm_core.canonical import fingerprint
-from ddpm_core.config import EvaluateConfig
+from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.data.loader import Images
 from ddpm_core.errors import RunConflictError, StorageError
-from ddpm_core.evaluation import classifier, torchscript
+from ddpm_core.evaluation import check, classifier, torchscript
 from ddpm_core.evaluation.network import FeatureNetwork
 from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.storage import Store
@@ -41,18 +41,16 @@ def feature_recipe(
     return FeatureRecipe(f"{dataset_folder}/features-{fingerprint(values)[:16]}", values)
 
 
-def keep_foreign_network(store: Store, evaluate: EvaluateConfig, recipe: FeatureRecipe) -> None:
+def keep_foreign_network(store: Store, config: RunConfig, recipe: FeatureRecipe) -> None:
     """Put a network from outside beside the data set, where every worker finds it.
 
     Raises:
-        ConfigError: if the file is not there, or not the one of `features_sha256`.
-        StorageError: if its server does not answer.
+        PipelineError: as `check.tried_network`, if it is not there yet.
     """
-    if evaluate.features != "trained":
-        sha256 = str(evaluate.features_sha256)
+    if config.evaluate.features != "trained":
 
         def fetch() -> tuple[bytes, str, dict[str, Any]]:
-            return torchscript.fetch(evaluate.features, sha256), ".pt", {}
+            return check.tried_network(config), ".pt", {}
 
         _kept(store, recipe, fetch)
 

@@ -22,6 +22,7 @@ from ddpm_core.evaluation.worker import (
     Source,
     Unit,
 )
+from ddpm_core.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
 
 
@@ -144,6 +145,7 @@ def bits_per_dim_metric(
         "rate": float(bound.terms[:, 1:].sum(axis=1).mean()),
         "decoder": float(bound.terms[:, 0].mean()),
         "protocol": {
+            "version": PROTOCOL_VERSION,
             **weights,
             "bound": "variational, Ho et al. 2020 eq. 5, discretised Gaussian decoder (eq. 13)",
             "images": "held out, uint8 levels, no dequantisation",
@@ -188,6 +190,7 @@ def frechet_metric(
         "samples_train": frechet_distance(moments["samples"], moments["train"]),
         "test_train": frechet_distance(moments["test"], moments["train"]),
         "protocol": {
+            "version": PROTOCOL_VERSION,
             **weights,
             "features": {**network, "dim": dim},
             "num_images": num_images,
@@ -202,6 +205,23 @@ def frechet_metric(
                 if count < 2 * dim
             ],
         },
+    }
+
+
+def no_frechet_metric(weights: dict[str, Any], *, reason: str) -> dict[str, Any]:
+    """Return what stands for the Frechet distances where none can be measured.
+
+    Args:
+        weights: which weights made the samples.
+        reason: why, and what to do.
+    """
+    return {
+        "value": None,
+        "samples_test": None,
+        "samples_train": None,
+        "test_train": None,
+        "reason": reason,
+        "protocol": {"version": PROTOCOL_VERSION, **weights},
     }
 
 
@@ -227,6 +247,7 @@ def inception_metric(
         "value": inception_score(samples).value,
         "test": inception_score(test).value,
         "protocol": {
+            "version": PROTOCOL_VERSION,
             **weights,
             "features": network,
             "num_classes": samples.shape[1],

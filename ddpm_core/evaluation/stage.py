@@ -10,6 +10,7 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
 from ddpm_core.data.loader import load_split
+from ddpm_core.data.one_class import why_no_distance
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.desk import payload_of
@@ -81,9 +82,16 @@ class Inputs:
         return layout.evaluation_folder(self.config.name, digest)
 
     @property
-    def recipe(self) -> FeatureRecipe:
-        """Of the feature network."""
+    def why_no_distance(self) -> str | None:
+        """Why there is no feature network to measure a distance with; None if there is one."""
+        return why_no_distance(self.config, self.index)
+
+    @property
+    def recipe(self) -> FeatureRecipe | None:
+        """Of the feature network, if there is one."""
         index = self.index
+        if self.why_no_distance is not None:
+            return None
         return feature_recipe(self.config.evaluate, index.manifest.folder, index.fingerprint)
 
     @property
@@ -92,7 +100,7 @@ class Inputs:
         num_train, num_test = (self.index.num_images[split] for split in ("train", "test"))
         return [
             *likelihood_units(self.config.evaluate, num_test),
-            *feature_units(self.config, num_train, num_test),
+            *(feature_units(self.config, num_train, num_test) if self.recipe else []),
         ]
 
     @property
@@ -114,7 +122,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     Returns:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
         "inception_score": {...}}`, as in the file of the role `metrics`; the last is None where
-        the feature network has no classes.
+        the feature network has no classes. Where there is no feature network the distance has the
+        value None and a `reason`.
 
     Raises:
         CheckpointError: the training is not finished.
@@ -139,6 +148,8 @@ def summary(numbers: dict[str, Any]) -> str:
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score = numbers.get("inception_score")
     error = f" ± {bits['standard_error']:.3f}" if bits["standard_error"] is not None else ""
+    if distance["value"] is None:
+        return f"{bits['value']:.3f}{error} bits/dim, no Frechet distance: {distance['reason']}"
     return (
         f"{bits['value']:.3f}{error} bits/dim, Frechet distance {distance['value']:.2f} "
         f"(floor {distance['test_train']:.2f})"
@@ -154,7 +165,8 @@ def _intact(inputs: Inputs) -> Manifest | None:
 def _measure(inputs: Inputs) -> Manifest:
     """Have all units worked on, and publish numbers, curves and figures."""
     store, config = inputs.store, inputs.config
-    keep_foreign_network(store, config.evaluate, inputs.recipe)
+    if inputs.recipe is not None:
+        keep_foreign_network(store, config, inputs.recipe)
     units, collector, done = inputs.units, Collector(), 0
 
     def on_done(unit: Unit, result: Result) -> None:
@@ -174,17 +186,11 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
     store, config, weights = inputs.store, inputs.config, inputs.weights
     bound = collector.bound()
     num_test = inputs.index.num_images["test"]
-    network = describe_network(store, inputs.recipe)
     numbers = {
         "bits_per_dim": metrics.bits_per_dim_metric(
             bound, config, weights, num_test_images=num_test
         ),
-        "frechet_distance": metrics.frechet_metric(
-            collector.moments(), config, weights, network=network
-        ),
-        "inception_score": metrics.inception_metric(
-            collector.probabilities(), config, weights, network=network
-        ),
+        **_of_features(inputs, collector),
     }
     contents = {
         METRICS_ROLE: (".json", _json(numbers)),
@@ -201,6 +207,25 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
     }
     body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
     return manifest.commit(store, folder, files, body)
+
+
+def _of_features(inputs: Inputs, collector: Collector) -> dict[str, Any]:
+    if inputs.recipe is None:
+        reason = str(inputs.why_no_distance)
+        return {
+            "frechet_distance": metrics.no_frechet_metric(inputs.weights, reason=reason),
+            "inception_score": None,
+        }
+    network = describe_network(inputs.store, inputs.recipe)
+    config, weights = inputs.config, inputs.weights
+    return {
+        "frechet_distance": metrics.frechet_metric(
+            collector.moments(), config, weights, network=network
+        ),
+        "inception_score": metrics.inception_metric(
+            collector.probabilities(), config, weights, network=network
+        ),
+    }
 
 
 def _comparison(inputs: Inputs) -> bytes:

@@ -5,38 +5,39 @@ names; which file deserves that is for its user to say.
 """
 
 import io
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddpm_core.errors import ConfigError, DataError, StorageError
+from ddpm_core.data.download import downloads_folder, fetch_pinned
+from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation.network import FeatureNetwork
-from ddpm_core.storage import sha256_of
+from ddpm_core.pinned_file import MAX_PINNED_BYTES, read_pinned
 
-MAX_FILE_BYTES = 2**31
-_TIMEOUT_S = 60.0
-_CHUNK_BYTES = 2**20
+_KEY = "evaluate.features"
 
 
 def fetch(uri: str, sha256: str) -> bytes:
     """Return the file at a path or https URL, if it has that SHA-256.
 
     Raises:
-        ConfigError: it has another, or there is no such file, or the URL is not https.
+        ConfigError: there is no such file at the path, or it is another.
+        DataError: the URL leads to no file of that digest.
         StorageError: the server does not answer; running again may help.
     """
-    data = _download(uri) if "://" in uri else _read(uri)
-    found = sha256_of(data)
-    if found != sha256:
-        raise ConfigError(
-            f"evaluate.features={uri!r} has SHA-256 {found}; evaluate.features_sha256 is {sha256}. "
-            "It was not loaded: give the file that you mean, or its digest if you trust it"
-        )
-    return data
+    if "://" not in uri:
+        return read_pinned(uri, sha256, key=_KEY)
+    cached = fetch_pinned(
+        uri,
+        sha256,
+        downloads_folder(),
+        suffix=".pt",
+        max_bytes=MAX_PINNED_BYTES,
+        key=_KEY,
+        stage="evaluate",
+    )
+    return read_pinned(str(cached), sha256, key=_KEY)
 
 
 def load(data: bytes, device: torch.device) -> FeatureNetwork:
@@ -46,21 +47,35 @@ def load(data: bytes, device: torch.device) -> FeatureNetwork:
     that argument, `return_features=True` for features: the convention of the StyleGAN and EDM
     detectors. It has classes if its forward has the argument `no_output_bias`, by which those
     detectors return the probabilities that the published inception scores are made of.
+
+    Raises:
+        ConfigError: the file is no TorchScript; or, of the network when it is called, it does not
+            return a row of finite numbers for each image.
     """
-    loaded = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
-    network = loaded.eval()
-    arguments = [argument.name for argument in network.forward.schema.arguments]
+    try:
+        loaded = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
+        network = loaded.eval()
+        arguments = [argument.name for argument in network.forward.schema.arguments]
+    except (RuntimeError, AttributeError) as error:
+        raise ConfigError(
+            f"the file of evaluate.features is no TorchScript module ({_reason_of(error)}); give "
+            "what torch.jit.save wrote"
+        ) from None
     options: dict[str, Any] = {"return_features": True} if "return_features" in arguments else {}
 
     def rows(images_u8: Tensor, options: dict[str, Any]) -> Tensor:
         colour = images_u8.expand(-1, 3, -1, -1) if images_u8.shape[1] == 1 else images_u8
-        features = network(colour, **options)
-        if not isinstance(features, Tensor) or features.shape[:1] != images_u8.shape[:1]:
+        try:
+            features = network(colour, **options)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device's fault, not the program's
+        except (RuntimeError, torch.jit.Error) as error:
             raise ConfigError(
-                "the network of evaluate.features does not return one row of features per image; "
-                "give one that maps uint8 images (n, 3, h, w) to (n, d)"
-            )
-        return features.flatten(1)
+                f"uint8 images {tuple(colour.shape)} on {device} could not go through the network "
+                f"of evaluate.features ({_reason_of(error)}); give one that takes levels 0 to 255 "
+                "as uint8 (n, 3, h, w), converts them to floats itself, and runs on that device"
+            ) from None
+        return _checked(features, len(images_u8))
 
     def classify(images_u8: Tensor) -> Tensor:
         return rows(images_u8, {"no_output_bias": True})
@@ -71,42 +86,35 @@ def load(data: bytes, device: torch.device) -> FeatureNetwork:
     )
 
 
-def _read(path: str) -> bytes:
-    try:
-        file = Path(path).expanduser()
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(_too_large(path))
-        return file.read_bytes()
-    except OSError as error:
+def _reason_of(error: Exception) -> str:
+    """Return what an error of TorchScript says, without where: that is before its last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = (lines or [type(error).__name__])[-1 if "Traceback of TorchScript" in str(error) else 0]
+    return said.partition(". ")[0].rstrip(".")[:200]
+
+
+def _checked(features: Any, count: int) -> Tensor:  # noqa: ANN401 - what a foreign program returns
+    """Return a row of features for each of `count` images.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != count:
+        found = f"a {type(features).__name__}"
+        if isinstance(features, Tensor):
+            found = f"a tensor of shape {tuple(features.shape)}"
         raise ConfigError(
-            f"evaluate.features={path!r} cannot be read: {error.strerror}; give a file or an "
-            "https URL"
-        ) from None
-
-
-def _download(url: str) -> bytes:
-    if not url.startswith("https://"):
-        raise ConfigError(f"evaluate.features={url!r} must be a path or an https URL")
-    parts, num_bytes = [], 0
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:  # noqa: S310 - https only
-            while part := reply.read(_CHUNK_BYTES):
-                parts.append(part)
-                num_bytes += len(part)
-                if num_bytes > MAX_FILE_BYTES:
-                    raise ConfigError(_too_large(url))
-    except urllib.error.HTTPError as error:
-        raise DataError(
-            f"evaluate.features={url!r} is not to be had: {error.code} {error.reason}; download "
-            "it yourself and give its path"
-        ) from None
-    except OSError as error:
-        raise StorageError(
-            f"evaluate.features={url!r} does not answer: {error}; run again, or download it "
-            "yourself and give its path"
-        ) from None
-    return b"".join(parts)
-
-
-def _too_large(uri: str) -> str:
-    return f"evaluate.features={uri!r} has over {MAX_FILE_BYTES} bytes; that is no feature network"
+            f"the network of evaluate.features returned {found} for {count} images, not one row of "
+            "features per image; give one that maps uint8 images (n, 3, h, w) to (n, d)"
+        )
+    if not features.is_floating_point() or features.numel() == 0:
+        raise ConfigError(
+            f"the network of evaluate.features returned {tuple(features.shape)} numbers of "
+            f"{features.dtype}; give one that returns floats"
+        )
+    if not bool(features.isfinite().all()):
+        raise ConfigError(
+            "the network of evaluate.features returned NaN or infinity for an image; give one that "
+            "returns finite numbers for uint8 images (n, 3, h, w)"
+        )
+    return features.flatten(1)

@@ -35,6 +35,11 @@ NUMBERS_ROLE = "numbers"
 _NUM_SHOWN = 12
 _PREDICTIONS = {"x_prev": "μ", "eps": "ε"}
 _LOSSES = {"vlb": "L", "simple": "L_simple"}
+_RANKINGS = {"frechet_distance_train": "Frechet distance", "bits_per_dim": "bits/dim"}
+_MEASURES = {
+    "frechet_distance_train": "Fréchet distance to the training images",
+    "bits_per_dim": "bits/dim of held-out images",
+}
 
 
 def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
@@ -59,11 +64,17 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """Return the ranking in one line."""
-    known = [row for row in rows if row["frechet_distance_train"] is not None]
-    known.sort(key=lambda row: float(row["frechet_distance_train"]))
-    words = [f"{row['name']} {row['frechet_distance_train']:.2f}" for row in known]
+    key = _ranked_by(rows)
+    known = sorted((row for row in rows if row[key] is not None), key=lambda row: float(row[key]))
+    words = [f"{row['name']} {row[key]:.2f}" for row in known]
     words += [f"{row['name']} unstable" for row in rows if row not in known]
-    return "Frechet distance: " + ", ".join(words)
+    return f"{_RANKINGS[key]}: " + ", ".join(words)
+
+
+def _ranked_by(rows: list[dict[str, Any]]) -> str:
+    """Return by which number the ablations are compared: bits/dim if there is no distance."""
+    measured = any(row["frechet_distance_train"] is not None for row in rows)
+    return "frechet_distance_train" if measured else "bits_per_dim"
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,8 @@ def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> 
         "distances-figure": (
             ".png",
             figures.ablations_figure(
-                {label_of(row): row["frechet_distance_train"] for row in rows},
+                {label_of(row): row[_ranked_by(rows)] for row in rows},
+                measure=_MEASURES[_ranked_by(rows)],
                 data=data,
                 num_images=config.sample.num_images,
                 num_steps=rows[0]["num_steps"],

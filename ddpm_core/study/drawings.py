@@ -9,7 +9,6 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.rate_distortion import codelength, rate_distortion
 from ddpm_core.study import figures, sheets
 from ddpm_core.study.findings import Findings
-from ddpm_core.study.numbers import SPACES
 from ddpm_core.study.pictures import MIX_WEIGHTS
 from ddpm_core.study.published import progressive_coding_of
 from ddpm_core.study.settings import Setting, swept
@@ -81,7 +80,7 @@ def _quality(findings: Findings, config: RunConfig, numbers: dict[str, Any], dat
     files: Files = {}
     settings = {one.name: one for one in swept(config)[0]}
     curves: dict[str, list[tuple[int, float]]] = {}
-    for one in quality["samplers"]:
+    for one in quality["samplers"] if quality["floor"] is not None else []:
         point = (one["evaluations"], one["frechet_distance"])
         curves.setdefault(settings[one["setting"]].label, []).append(point)
     if progress := quality["progress"]:
@@ -128,7 +127,7 @@ def _samplers_sheet(findings: Findings, settings: list[Setting], data: str) -> b
 def _memory(findings: Findings, config: RunConfig, numbers: dict[str, Any], data: str) -> Files:
     files: Files = {}
     pixel = math.prod(config.data.shape) ** -0.5  # from a distance of levels to their RMSE
-    for space in SPACES:
+    for space in numbers["memorisation"]:
         scale = pixel if space == "pixels" else 1.0
         found = findings.one("neighbours", space)
         files[f"memorisation-{space}-figure"] = (

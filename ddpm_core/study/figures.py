@@ -160,24 +160,30 @@ def evaluations_figure(
 
 
 def ablations_figure(
-    distances: Mapping[str, float | None], *, data: str, num_images: int, num_steps: int
+    values: Mapping[str, float | None],
+    *,
+    measure: str,
+    data: str,
+    num_images: int,
+    num_steps: int,
 ) -> bytes:
-    """Return the Frechet distance of each ablation, best first; None for one that diverged.
+    """Return how good each ablation is, best first; None for one that diverged.
 
     Args:
-        distances: to the training images, by what the ablation is.
+        values: of what was measured, by what the ablation is.
+        measure: what it is; the lower, the better.
         data: which images.
         num_images: samples measured.
         num_steps: optimiser steps of each.
     """
     figure, axes = plot(
         f"The paper's table 2 on {data}: {num_steps} steps each, n = {num_images}",
-        "Fréchet distance to the training images (lower is better)",
+        f"{measure} (lower is better)",
         "",
     )
-    known = {name: value for name, value in distances.items() if value is not None}
+    known = {name: value for name, value in values.items() if value is not None}
     names = sorted(known, key=lambda name: known[name])
-    names += [name for name in distances if name not in known]
+    names += [name for name in values if name not in known]
     for place, name in enumerate(names):
         value = known.get(name)
         axes.barh(place, value or 0, color=BLUE, height=0.6)

@@ -46,17 +46,26 @@ class Findings:
         prior, terms, mse = (self.rows("bound", split, name) for name in ("prior", "terms", "mse"))
         return LikelihoodTerms(prior + terms.sum(dim=1), prior, terms, mse)
 
-    def seen(self, kind: Kind, part: str) -> "Seen":
-        """Return where the images of a part lie among features, and their inception score."""
+    def seen(self, kind: Kind, part: str) -> "Seen | None":
+        """Return where the images of a part lie among features, and their inception score.
+
+        None if nobody looked at features.
+        """
         return seen_of(self.each(kind, part))
 
     def progress(self) -> list[tuple[int, "Seen"]]:
-        """Return (code index, what was seen of x_0_hat there), in the order of the indices."""
+        """Return (code index, what was seen of x_0_hat there), in the order of the indices.
+
+        Nothing if nobody looked at features.
+        """
+        if not self.has("progress", "ancestral"):
+            return []
         times: list[int] = next(self.each("progress", "ancestral"))["times"].tolist()
-        return [
+        seen = [
             (t, seen_of(_slot(found, place) for found in self.each("progress", "ancestral")))
             for place, t in enumerate(times)
         ]
+        return [(t, one) for t, one in seen if one is not None]
 
     def memorisation(self, space: str) -> Memorisation:
         """Return the distances to the nearest training images."""
@@ -73,11 +82,16 @@ class Seen:
     """inception score; None if the network has no classes"""
 
 
-def seen_of(parts: Iterator[Found]) -> Seen:
-    """Return the moments and the score of parts of one set of images, in their order."""
+def seen_of(parts: Iterator[Found]) -> Seen | None:
+    """Return the moments and the score of parts of one set of images, in their order.
+
+    None if nobody looked at features.
+    """
     moments: Moments | None = None
     probabilities = []
     for part in parts:
+        if "features" not in part:
+            return None
         own = moments_of(part["features"])
         moments = own if moments is None else merge([moments, own])
         if "probabilities" in part:

@@ -40,8 +40,9 @@ def nearest(queries: Tensor, references: Iterable[Tensor], *, k: int = 1) -> Nei
 
     |a - b|^2 = |a|^2 + |b|^2 - 2 a.b finds them, in chunks: no more than 256 x 4096 distances are
     held at a time. The distances of those found are computed again from the differences, so that
-    equal rows are 0 apart. Chunks are the same however the references come in parts, and so is
-    every digit.
+    equal rows are 0 apart. Copies of an image are equal rows as levels; as features only where the
+    network saw both in batches of one size, since another size may round otherwise (about 1e-6).
+    Chunks are the same however the references come in parts, and so is every digit.
 
     Args:
         queries: (n, ...) numbers of any dtype, e.g. uint8 images; the device of the work.

@@ -10,6 +10,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.rate_distortion import codelength, rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.protocol import PROTOCOL_VERSION
 from ddpm_core.study.findings import Findings, Seen
 from ddpm_core.study.published import progressive_coding_of
 from ddpm_core.study.settings import flow_refusal, swept
@@ -26,22 +27,24 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
     Args:
         findings: of all units.
         config: the run's.
-        protocol: which weights, data and feature network these are.
+        protocol: which weights, data and feature network these are, and `num_images` of each split.
 
     Raises:
         DivergenceError: if the bound of an image is not finite.
     """
     curves = rate_distortion(findings.bound("test"))
     published = progressive_coding_of(config.data.name, config.diffusion.num_timesteps)
-    reference = findings.seen("features", "train")
-    held_out = findings.seen("features", "test")
+    has_features = findings.has("features", "train")
+    reference = findings.seen("features", "train") if has_features else None
+    held_out = findings.seen("features", "test") if has_features else None
+    samplers = [_sampler(findings, one.key, one.name, reference) for one in swept(config)[0]]
     return {
         "protocol": {
+            "version": PROTOCOL_VERSION,
             **protocol,
             **config.diffusion.model_dump(mode="json"),
             "study": config.study.model_dump(mode="json", exclude={"ablation_steps"}),
             "distances": "Frechet, to the training images; floor: held-out to training images",
-            "num_images": {"train": reference.moments.count, "test": held_out.moments.count},
         },
         "bits_per_dim": {split: _bound(findings, split) for split in SPLITS},
         "ode_bits_per_dim": {
@@ -50,15 +53,17 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
         "ode_refused": flow_refusal(config),
         "coding": coding_table(curves, codelength(findings.bound("test")), published=published),
         "quality": {
-            "floor": frechet_distance(held_out.moments, reference.moments),
-            "held_out_inception_score": held_out.score,
-            "samplers": [
-                _sampler(findings, one.key, one.name, reference) for one in swept(config)[0]
-            ],
+            "floor": _distance(held_out, reference),
+            "held_out_inception_score": None if held_out is None else held_out.score,
+            "samplers": samplers,
             "refused": swept(config)[1],
             "progress": _progress(findings, config.diffusion.num_timesteps, reference),
         },
-        "memorisation": {space: findings.memorisation(space).as_json() for space in SPACES},
+        "memorisation": {
+            space: findings.memorisation(space).as_json()
+            for space in SPACES
+            if findings.has("neighbours", space)
+        },
         "round_trip": _round_trip(findings),
     }
 
@@ -96,25 +101,32 @@ def _ode(findings: Findings, solver: str) -> dict[str, Any]:
     }
 
 
-def _sampler(findings: Findings, key: str, name: str, reference: Seen) -> dict[str, Any]:
+def _distance(images: Seen | None, reference: Seen | None) -> float | None:
+    """Return how far two sets of images are apart; None if nobody looked at features."""
+    if images is None or reference is None:
+        return None
+    return frechet_distance(images.moments, reference.moments)
+
+
+def _sampler(findings: Findings, key: str, name: str, reference: Seen | None) -> dict[str, Any]:
     seen = findings.seen("sweep", name)
     first = next(findings.each("sweep", name))
     return {
         "sampler": key,
         "setting": name,
         "evaluations": int(first["evaluations"]),
-        "frechet_distance": frechet_distance(seen.moments, reference.moments),
-        "inception_score": seen.score,
+        "frechet_distance": _distance(seen, reference),
+        "inception_score": None if seen is None else seen.score,
     }
 
 
-def _progress(findings: Findings, num_timesteps: int, reference: Seen) -> list[dict[str, Any]]:
-    if not findings.has("progress", "ancestral"):
-        return []
+def _progress(
+    findings: Findings, num_timesteps: int, reference: Seen | None
+) -> list[dict[str, Any]]:
     return [
         {
             "reverse_step": num_timesteps - t,
-            "frechet_distance": frechet_distance(seen.moments, reference.moments),
+            "frechet_distance": _distance(seen, reference),
             "inception_score": seen.score,
         }
         for t, seen in reversed(findings.progress())

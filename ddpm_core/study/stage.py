@@ -50,7 +50,8 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     num_train, num_test = (inputs.index.num_images[split] for split in ("train", "test"))
     folder = layout.study_folder(config.name, digest)
     expected = layout.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
-    study = _Study(inputs, folder, expected, units_of(config, num_train, num_test))
+    units = units_of(config, num_train, num_test, has_features=inputs.recipe is not None)
+    study = _Study(inputs, folder, expected, units)
     with open_tracker(store, config, stage="study") as tracker:
         committed = manifest.intact(store, folder, expected)
         note = f"  done already: {store.uri_of(folder)}" if committed else ""
@@ -68,7 +69,9 @@ def summary(numbers: dict[str, Any]) -> str:
     """Return the numbers to look at first, in one line."""
     bits, quality = numbers["bits_per_dim"], numbers["quality"]
     words = [f"bits/dim {bits['train']['value']:.3f} train, {bits['test']['value']:.3f} held out"]
-    if quality["samplers"]:
+    if quality["floor"] is None:
+        words.append(f"no Frechet distance: {numbers['protocol']['features']['reason']}")
+    elif quality["samplers"]:
         best = min(quality["samplers"], key=lambda one: one["frechet_distance"])
         words.append(
             f"best of {len(quality['samplers'])} samplers {best['setting']} "
@@ -85,7 +88,8 @@ def _work(study: _Study) -> None:
     Progress("study", done, total, "units").show()
     if not todo:
         return
-    keep_foreign_network(store, config.evaluate, inputs.recipe)
+    if inputs.recipe is not None:
+        keep_foreign_network(store, config, inputs.recipe)
 
     def on_done(unit: Unit, _: None) -> None:
         nonlocal done
@@ -105,7 +109,13 @@ def _publish(study: _Study) -> Manifest:
     inputs, folder = study.inputs, study.folder
     store, config = inputs.store, inputs.config
     findings = Findings(store, folder, study.units)
-    protocol = {**inputs.weights, "features": describe_network(store, inputs.recipe)}
+    features = (
+        {"reason": inputs.why_no_distance}
+        if inputs.recipe is None
+        else describe_network(store, inputs.recipe)
+    )
+    num_images = dict(inputs.index.num_images)
+    protocol = {**inputs.weights, "features": features, "num_images": num_images}
     numbers = numbers_of(findings, config, protocol)
     canonical_json(numbers)  # refuses NaN and infinity, which are no JSON
     contents = {

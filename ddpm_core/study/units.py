@@ -68,15 +68,24 @@ class Unit:
         return f"{self.name}.json"
 
 
-def units_of(config: RunConfig, num_train: int, num_test: int) -> list[Unit]:
+def units_of(
+    config: RunConfig, num_train: int, num_test: int, *, has_features: bool = True
+) -> list[Unit]:
     """Return all units, those that take longest first, so that workers end at the same time.
 
     Args:
         config: the run's.
         num_train: training images there are.
         num_test: held-out images there are.
+        has_features: whether there is a feature network; without one nothing is looked for in
+            feature space.
     """
     study = config.study
+    of_features = (
+        Unit("neighbours", "features", 0, min(study.num_images, config.sample.num_images)),
+        *_cut("features", "train", num_train, _FEATURE_IMAGES),
+        *_cut("features", "test", num_test, _FEATURE_IMAGES),
+    )
     bound = {
         "train": min(study.num_likelihood_images, num_train),
         "test": min(study.num_likelihood_images, num_test),
@@ -97,9 +106,7 @@ def units_of(config: RunConfig, num_train: int, num_test: int) -> list[Unit]:
         *([Unit("round-trip", "ddim", 0, shown)] if has_flow else []),
         Unit("decoding", "test", 0, shown),
         Unit("neighbours", "pixels", 0, min(study.num_images, config.sample.num_images)),
-        Unit("neighbours", "features", 0, min(study.num_images, config.sample.num_images)),
-        *_cut("features", "train", num_train, _FEATURE_IMAGES),
-        *_cut("features", "test", num_test, _FEATURE_IMAGES),
+        *(of_features if has_features else ()),
     ]  # fmt: skip
 
 

@@ -165,7 +165,9 @@ def chain_noise(desk: Desk, positions: Tensor) -> tuple[Tensor, Callable[[int], 
 
 
 def _look(desk: Desk, images_u8: Tensor) -> Found:
-    """Return features and, if the network has classes, their probabilities."""
+    """Return features and, if the network has classes, their probabilities; {} without one."""
+    if desk.recipe is None:
+        return {}
     network = desk.network
     found = {"features": desk.rows(network.embed, images_u8)}
     if network.classify is not None:

@@ -5,6 +5,7 @@ import logging
 from ddpm_core import cluster, layout
 from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
+from ddpm_core.data.one_class import distance_warning
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError
 from ddpm_core.manifest import DamagedError
@@ -45,6 +46,8 @@ def run_train(store: Store, config: RunConfig) -> None:
         _log.warning("%s%s", WARNING, warning)
     if not _has_dataset(store, config):
         run_shard(store, config)  # so that one command trains, on a cluster too
+    if (warning := distance_warning(store, config)) is not None:
+        _log.warning("%s%s", WARNING, warning)
     with cluster.connect(config.compute):
         group.train_group(train_worker, payload_of(store, config), config.compute, name=config.name)
     if layout.final_checkpoint(store, config) is None:

@@ -118,12 +118,40 @@ def test_impossible_betas_are_refused_with_the_rule(num_timesteps, start, end):
 
 
 @pytest.mark.parametrize(
-    "betas", [[], [0.1], [0.0, 0.1], [0.1, 1.1], [1.0, 0.1], [0.1, float("nan")]]
+    "betas",
+    [
+        [],
+        [0.1],
+        [0.0, 0.1],
+        [0.1, 0.0, 0.1],
+        [0.1, 0.0],
+        [0.1, -0.1],
+        [0.1, 1.1],
+        [1.0, 0.1],
+        [0.1, float("nan")],
+    ],
 )
 def test_make_schedule_refuses_what_is_no_chain(betas):
-    """Catches a chain that would give nan in every image."""
+    """Catches a chain that would give nan in every image, and one with a step that adds no noise,
+    the last among them: its reverse step has the variance 0."""
     with pytest.raises(ConfigError, match="a chain needs at least two betas"):
         make_schedule(torch.tensor(betas, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("betas", [[1e-17, 0.1], [0.1, 1e-17, 0.1], [0.1, 1e-17]])
+def test_a_step_that_is_lost_in_rounding_is_refused(betas):
+    """Catches a variance above 0 that is as good as 0: 0/0 at the first step, and two steps of one
+    signal-to-noise ratio, between which no solver finds its time."""
+    with pytest.raises(ConfigError, match=r"betas down to 1e-17 add no noise at all"):
+        make_schedule(torch.tensor(betas, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("betas", [[1e-15, 0.1], [0.1, 1e-15], [0.1, 1.0]])
+def test_the_smallest_and_the_largest_steps_are_taken(betas):
+    """Catches a refusal of what can be computed: nothing of these chains is nan."""
+    schedule = make_schedule(torch.tensor(betas, dtype=torch.float64))
+    for name in ("posterior_log_variance_clipped", "coef_x_0", "coef_x_t"):
+        assert bool(getattr(schedule, name).isfinite().all()), name
 
 
 def test_a_chain_without_signal_before_its_end_is_refused():

@@ -5,12 +5,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from ddpm_core import seeding
 from ddpm_core.data import loader
 from ddpm_core.data.blocks import BlockOrder
 from ddpm_core.data.index import load_index
-from ddpm_core.data.loader import load_split
+from ddpm_core.data.loader import ImageSet, load_split
 from ddpm_core.data.stream import StreamedImages
 from ddpm_core.evaluation import classifier
 from ddpm_core.evaluation.classifier import batch_numbers
@@ -93,3 +94,60 @@ def test_the_network_of_a_streamed_set_is_that_of_a_kept_one(store, monkeypatch)
         share = classifier.accuracy(found, held_out, CPU)
     monkeypatch.setattr(loader, "MAX_DECODED_BYTES", 2**20)
     assert share == classifier.accuracy(expected, load_split(store, index, "test"), CPU)
+
+
+# -- the size of the images ------------------------------------------------------------------------
+
+
+def embedded_in_quarters(network, images_u8):
+    """Return the features as they were before images of every size had any; None where they had
+    none."""
+    x = images_u8.float() / 127.5 - 1
+    for conv in network.convs:
+        x = functional.relu(conv(x))
+    height, width = x.shape[-2:]
+    if height < 2 or width < 2:
+        return None
+    x = functional.avg_pool2d(x, (height // 2, width // 2)).flatten(1)
+    return network.features(x) if x.shape[1] == 64 * 2 * 2 else None
+
+
+SIDES = [(side, side) for side in range(1, 41)]
+OBLONG = [(1, 40), (40, 1), (2, 9), (9, 2), (3, 12), (11, 4), (5, 17), (10, 32), (12, 1), (28, 36)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIDES + OBLONG)
+def test_images_of_every_size_have_features(height, width):
+    """Catches: an evaluation that ends in a traceback after the training (sides 1 to 4 and 9 to
+    12), and other numbers for the sizes that had some."""
+    network = classifier.Classifier(1, 3).eval()
+    generator = torch.Generator().manual_seed(height + 100 * width)
+    images_u8 = torch.randint(0, 256, (2, 1, height, width), generator=generator).to(torch.uint8)
+    with torch.inference_mode():
+        found, before = network.embed(images_u8), embedded_in_quarters(network, images_u8)
+    assert found.shape == (2, classifier.FEATURE_DIM)
+    assert bool(found.isfinite().all())
+    assert not torch.equal(found[0], found[1])
+    has_quarters = all(side not in (*range(1, 5), *range(9, 13)) for side in (height, width))
+    assert (before is not None) == has_quarters
+    if before is not None:
+        assert torch.equal(found, before)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_maps_of_a_few_pixels_are_halved(side):
+    """Catches: a row that counts twice or not at all; a side of 1 whose halves are not both it."""
+    x = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side)
+    found = classifier._quarters(x)[0, 0].tolist()
+    assert found == ([[0, 0], [0, 0]] if side == 1 else [[2, 3], [5, 6]])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 10), (9, 12)])
+def test_a_network_for_images_of_few_pixels_is_trained(size):
+    """Catches: a gradient through the widened maps that does not exist."""
+    generator = torch.Generator().manual_seed(0)
+    images_u8 = torch.randint(0, 256, (64, 1, *size), generator=generator).to(torch.uint8)
+    labels = (images_u8.float().mean(dim=(1, 2, 3)) > 127).long()
+    train = ImageSet(images_u8, labels, num_classes=2, counts=(64,))
+    network = classifier.train_classifier(train, num_steps=60, device=CPU)
+    assert classifier.accuracy(network, train, CPU) > 0.9

@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from ddpm_core import manifest
-from ddpm_core.config import EvaluateConfig
+from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.data.loader import ImageSet
-from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.errors import ConfigError, DataError, StorageError
 from ddpm_core.evaluation import classifier, features, torchscript
 from ddpm_core.evaluation.features import feature_recipe, load_network
 from ddpm_core.evaluation.network import extract
 from ddpm_core.manifest import Expected
+from ddpm_core.recipes import digits
 from ddpm_core.storage import sha256_of
 
 CPU = torch.device("cpu")
@@ -42,6 +43,12 @@ def loaded(store, recipe, *, calls=None):
 
 def recipe_of(evaluate: EvaluateConfig, fingerprint="f" * 64):
     return feature_recipe(evaluate, DATASET, fingerprint)
+
+
+def run_of(evaluate: EvaluateConfig) -> RunConfig:
+    return digits().replaced(
+        {f"evaluate.{key}": value for key, value in evaluate.model_dump().items()}
+    )
 
 
 # -- the trained network ---------------------------------------------------------------------------
@@ -198,7 +205,7 @@ def test_a_scripted_network_gets_colour_and_is_asked_for_features(store, tmp_pat
     """Catches: grey images of one channel, logits for features, images in [-1, 1]."""
     evaluate = scripted(Outside(), tmp_path / "net.pt")
     recipe = recipe_of(evaluate)
-    features.keep_foreign_network(store, evaluate, recipe)
+    features.keep_foreign_network(store, run_of(evaluate), recipe)
     (tmp_path / "net.pt").unlink()  # from now on it lies beside the data set
     network = loaded(store, recipe)
     assert network.classify is None
@@ -214,7 +221,7 @@ def test_a_scripted_network_gets_colour_and_is_asked_for_features(store, tmp_pat
 def test_a_scripted_network_without_that_argument_is_called_without(store, tmp_path):
     """Catches: an argument that the network does not have, features with spatial axes."""
     evaluate = scripted(Plain(), tmp_path / "net.pt")
-    features.keep_foreign_network(store, evaluate, recipe_of(evaluate))
+    features.keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
     assert loaded(store, recipe_of(evaluate)).embed(stripes(4, 0).images_u8).shape == (4, 3)
 
 
@@ -247,29 +254,34 @@ def test_a_file_of_another_digest_is_never_loaded(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.jit, "load", load)
     with pytest.raises(ConfigError, match="features_sha256 is 0000") as refused:
-        features.keep_foreign_network(store, evaluate, recipe_of(evaluate))
+        features.keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
     assert sha256_of(path.read_bytes()) in str(refused.value)
     assert store.names(DATASET) == []
 
 
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("http://example.org/net.pt", "path or an https URL"),
-        ("file:///etc/passwd", "path or an https URL"),
-        ("no-such-file.pt", "cannot be read: No such file"),
-    ],
-)
-def test_only_files_and_https_are_fetched(uri, message):
-    """Catches: a digest fetched over a line that anyone can write to, a traceback for a typo."""
-    with pytest.raises(ConfigError, match=message):
-        torchscript.fetch(uri, "0" * 64)
+def test_a_url_goes_through_the_one_downloader(tmp_path, monkeypatch):
+    """Catches: a download of our own, without the guards of the other: redirects that are checked,
+    public hosts, a deadline, a bound."""
+    data, asked = b"a network", []
+    path = tmp_path / "cached.pt"
+    path.write_bytes(data)
+
+    def fetch_pinned(url, sha256, cache, **words):
+        asked.append((url, sha256, words["key"], words["max_bytes"]))
+        return path
+
+    monkeypatch.setattr(torchscript, "fetch_pinned", fetch_pinned)
+    url, sha256 = "https://example.org/net.pt", sha256_of(data)
+    assert torchscript.fetch(url, sha256) == data
+    assert asked == [(url, sha256, "evaluate.features", 2**31)]
 
 
-def test_a_server_that_does_not_answer_is_the_storages_fault():
-    """Catches: an outage that reads as a wrong configuration, which is never tried again."""
-    with pytest.raises(StorageError, match="does not answer"):
-        torchscript.fetch("https://127.0.0.1:9/net.pt", "0" * 64)
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]"])
+def test_a_host_of_a_private_network_is_refused(host, tmp_path, monkeypatch):
+    """Catches: a request to this machine, or to where a cloud's machines get their credentials."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DataError, match="no public address"):
+        torchscript.fetch(f"https://{host}:9/net.pt", "0" * 64)
 
 
 def test_a_network_that_vanished_is_told(store):

@@ -25,6 +25,7 @@ from ddpm_core.evaluation.worker import (
     likelihood_part,
     likelihood_units,
 )
+from ddpm_core.protocol import PROTOCOL_VERSION
 from tests.sampling.tiny import tiny_config
 
 WEIGHTS = {"ema_sha256": "a" * 64, "step": 10, "precision": "auto", "dataset": "d" * 64}
@@ -140,6 +141,7 @@ def test_bits_per_dim_is_the_sum_of_its_parts_and_says_how_it_was_measured():
     assert abs(found["standard_error"] - (variance / 5) ** 0.5) < 1e-12
     protocol = found["protocol"]
     assert protocol.items() >= WEIGHTS.items()
+    assert protocol["version"] == PROTOCOL_VERSION
     assert (protocol["num_images"], protocol["num_test_images"]) == (5, 297)
     assert (protocol["num_timesteps"], protocol["seed"]) == (21, 0)
     assert (protocol["variance"], protocol["clip_x_0"]) == ("fixed_small", True)
@@ -232,6 +234,7 @@ def test_frechet_distances_name_their_sets_their_network_and_too_few_images():
     assert found["test_train"] == frechet_distance(moments["test"], moments["train"])
     protocol = found["protocol"]
     assert protocol.items() >= WEIGHTS.items()
+    assert protocol["version"] == PROTOCOL_VERSION
     assert protocol["num_images"] == {"samples": 40, "test": 5, "train": 60}
     assert protocol["features"] == {**network, "dim": 3}
     assert (protocol["sampler"], protocol["seed"]) == ("ancestral", 0)
@@ -249,6 +252,7 @@ def test_the_inception_score_is_that_of_the_samples_and_says_whose_classes_it_is
     assert score["value"] == inception_score(found["samples"]).value
     protocol = score["protocol"]
     assert protocol.items() >= WEIGHTS.items()
+    assert protocol["version"] == PROTOCOL_VERSION
     assert (protocol["num_classes"], protocol["features"]) == (4, network)
     assert protocol["num_images"] == {"samples": 8, "test": 6}
     assert metrics.inception_metric({}, tiny_config(), WEIGHTS, network=network) is None

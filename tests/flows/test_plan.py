@@ -129,6 +129,14 @@ def test_headline_of_one_image_has_no_spread():
     assert plan.headline(numbers)[0][1].startswith("3.250  (")
 
 
+def test_headline_of_images_of_one_class_says_why_there_is_no_distance():
+    """Catches: a flow that ends in a traceback at a finished evaluation, or nan as a distance."""
+    nothing = {"value": None, "test_train": None, "reason": "of one class; give a file"}
+    numbers = {**json.loads(METRICS), "frechet_distance": nothing, "inception_score": None}
+    assert [name for name, _ in plan.headline(numbers)] == ["bits/dim", "Frechet distance"]
+    assert plan.headline(numbers)[1][1] == "not measured: of one class; give a file"
+
+
 def test_more_workers_than_cores_are_refused_where_they_would_run(config, monkeypatch):
     """Catches: shards made, and three attempts, for a training that this machine cannot hold."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -144,7 +152,7 @@ def test_a_feature_network_is_looked_for_only_where_it_would_be_read(config, tmp
     """Catches: a file of the cluster's that is missed on the laptop, and one that nobody checks."""
     given = {"evaluate.features": str(tmp_path / "net.pt"), "evaluate.features_sha256": "0" * 64}
     config = config.replaced({**given, "compute.num_workers": 1})
-    with pytest.raises(ConfigError, match="no file on this machine"):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
         plan.check_machine(config, None)
     plan.check_machine(config, "http://head:8265")
 

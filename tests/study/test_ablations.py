@@ -39,6 +39,13 @@ def metrics_of(place: int) -> dict:
     }
 
 
+def without_distance(place: int) -> dict:
+    """Return the same for images of one class."""
+    nothing = {"value": None, "samples_train": None, "samples_test": None, "test_train": None}
+    bits = {"value": place + 0.25}
+    return {"bits_per_dim": bits, "frechet_distance": nothing, "inception_score": None}
+
+
 class Stages:
     """The stages of a run, which do at once what is missing; `asked` lists them."""
 
@@ -160,6 +167,27 @@ def test_rows_have_the_numbers_of_their_own_run(store, stages, recording_tracker
     assert "| ε, L_simple, fixed Σ | 6.12 | 24.50 | 5.25 | 9.46 | 3.17 |" in page
     assert "| μ, L, learned Σ | – | 29.50 | 0.25 | 7.28 | 23.69 |" in page
     assert "| ε, L, learned Σ | 4.12 | 26.50 | 3.25 | unstable | unstable |" in page
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_without_distances_they_are_ranked_by_bits_per_dim(store, stages, monkeypatch):
+    """Catches: six trainings of images of one class, all called unstable."""
+    monkeypatch.setitem(globals(), "metrics_of", without_distance)
+    seen = {}
+
+    def figure(values, *, measure, **rest):
+        seen.update(values=list(values.values()), measure=measure)
+        return PNG
+
+    monkeypatch.setattr(ablations.figures, "ablations_figure", figure)
+    rows = run_ablations(store, ablated())
+    assert {row["frechet_distance_train"] for row in rows} == {None}
+    assert seen["values"] == [place + 0.25 for place in range(6)]
+    assert seen["measure"] == "bits/dim of held-out images"
+    assert ablations.summary(rows).startswith("bits/dim: mu-l-learned 0.25, mu-l-fixed 1.25, ")
+    assert "unstable" not in ablations.summary(rows)
+    page = files_of(store, ablated())["table"].decode()
+    assert "| μ, L, learned Σ | – | – | 0.25 | 7.28 | 23.69 |" in page
 
 
 def test_one_that_diverges_is_a_row_and_the_others_go_on(

@@ -180,7 +180,9 @@ def test_ablations_stand_best_first_and_the_unstable_last(monkeypatch):
     distances = {"worst": 30.0, "diverged": None, "best": 2.5, "between": 4.0}
     with monkeypatch.context() as patch:
         patch.setattr(figures, "png", bars)
-        figures.ablations_figure(distances, data="digits", num_images=9, num_steps=7)
+        figures.ablations_figure(
+            distances, measure="bits", data="digits", num_images=9, num_steps=7
+        )
     assert seen == {
         "names": ["best", "between", "worst", "diverged"],
         "lengths": [2.5, 4.0, 30.0, 0],
@@ -188,5 +190,7 @@ def test_ablations_stand_best_first_and_the_unstable_last(monkeypatch):
         "upside down": True,
     }
     nothing = dict.fromkeys(distances)
-    png = figures.ablations_figure(nothing, data="digits", num_images=9, num_steps=7)
+    png = figures.ablations_figure(
+        nothing, measure="bits", data="digits", num_images=9, num_steps=7
+    )
     assert png.startswith(b"\x89PNG")

@@ -9,13 +9,19 @@ import torch
 from ddpm_core.diffusion.rate_distortion import RMSE_LEVELS
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
+from ddpm_core.protocol import PROTOCOL_VERSION
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.numbers import mean_and_error, metrics_of, numbers_of
 from ddpm_core.study.units import Unit, publish
 from tests.study.made_up import FOLDER, NUM_TEST, NUM_TRAIN, made_up, make_up
 from tests.study.small import study_config
 
-PROTOCOL = {"ema_sha256": "e" * 64, "step": 10, "features": {"kind": "trained"}}
+PROTOCOL = {
+    "ema_sha256": "e" * 64,
+    "step": 10,
+    "features": {"kind": "trained"},
+    "num_images": {"train": NUM_TRAIN, "test": NUM_TEST},
+}
 PURE_NOISE = {"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"}
 
 
@@ -108,6 +114,7 @@ def test_the_rest_is_told_as_it_was_found(numbers):
         assert told["num_samples"] == 6
     protocol = numbers["protocol"]
     assert {key: protocol[key] for key in PROTOCOL} == PROTOCOL
+    assert protocol["version"] == PROTOCOL_VERSION
     assert protocol["num_timesteps"] == 21
     assert protocol["study"]["swept_steps"] == [5]
     assert "ablation_steps" not in protocol["study"]

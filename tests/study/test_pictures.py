@@ -77,7 +77,8 @@ def test_mixes_at_weights_0_and_1_are_reconstructions_of_their_own_ends(desk):
     for places, place in (((0, 2), 0), ((1, 3), -1)):
         ends = held_out(desk, *places)
         alone = pictures._u8(pictures._mixed(desk, ends, ends, 10))
-        assert torch.equal(alone[0], mixed[place])
+        # A level more or less: at another place of a batch the network may round otherwise.
+        assert (alone[0].int() - mixed[place].int()).abs().max() <= 1
     assert rmse(mixed[0], mixed[-1]) > 1
 
 

@@ -9,9 +9,11 @@ import pytest
 from ddpm_core import layout
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.sampling.stage import run_sample
 from ddpm_core.storage import open_store
 from ddpm_core.study import stage, worker
 from ddpm_core.study.units import Unit, units_of
+from tests.sampling.one_class import commit_one_class
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 from tests.study.small import study_config
 
@@ -288,3 +290,34 @@ def test_the_whole_study_runs_on_a_gpu(sampled, in_process, recording_tracker, g
     stage.run_study(store, config)
     assert {unit.kind for unit in in_process.units} == {u.kind for u in units_in(store, config)}
     assert set(layout.study_of(store, config).files) >= PICTURES
+
+
+# -- images of one class ---------------------------------------------------------------------------
+
+
+def test_a_study_of_one_class_has_everything_but_distances(
+    store, tmp_path, in_process, recording_tracker
+):
+    """Catches: a refusal at the end of a long pipeline; features of random weights, and figures of
+    distances between them; the figures that need none, left out too."""
+    config = commit_one_class(store, tmp_path / "photos")
+    run_sample(store, config)
+    in_process.units.clear()
+    numbers = stage.run_study(store, config)
+    assert not [unit for unit in in_process.units if "features" in (unit.kind, unit.part)]
+    quality = numbers["quality"]
+    assert quality["floor"] is quality["held_out_inception_score"] is None
+    assert quality["progress"] == []
+    assert {one["frechet_distance"] for one in quality["samplers"]} == {None}
+    assert {one["evaluations"] for one in quality["samplers"]} > {5}
+    assert set(numbers["memorisation"]) == {"pixels"}
+    assert numbers["protocol"]["num_images"] == {"train": 30, "test": 10}
+    assert "one class" in numbers["protocol"]["features"]["reason"]
+    assert "no Frechet distance: the training images are of one class" in stage.summary(numbers)
+    without = {
+        "progress-figure", "samplers-figure", "memorisation-features-figure",
+        "neighbours-features-sheet",
+    }  # fmt: skip
+    committed = layout.study_of(store, config)
+    assert set(committed.files) == (PICTURES - without) | {"numbers", "coding-table"}
+    assert not [name for name in recording_tracker.metrics if "frechet" in name]

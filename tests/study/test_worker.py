@@ -176,15 +176,23 @@ def test_features_are_of_the_images_that_the_unit_names(desk, split):
 
 
 @pytest.mark.parametrize("space", ["pixels", "features"])
-def test_a_copied_training_image_is_found_at_distance_0(desk, space, monkeypatch):
+def test_a_copied_training_image_is_found_next_to_itself(desk, space, monkeypatch):
     """Catches: neighbours among the held-out images, distances in the other space, a threshold of
-    the samples'."""
+    the samples'.
+
+    Levels are whole numbers, so that a copy is exactly 0 apart. Features are what a network says of
+    an image in a batch, and another batch size rounds otherwise: with Intel's AMX the features of
+    one image in batches of up to 9 and of 16 differ by 7e-7.
+    """
     copies = torch.cat([desk.train.images_u8[[7, 3]], desk.test.images_u8[:3]])
     asked = []
     monkeypatch.setattr(desk, "first_samples", lambda count: asked.append(count) or copies)
     found = work(desk, Unit("neighbours", space, 0, 5))
     assert asked == [5]
-    assert found["samples"][:2].tolist() == [0, 0]
+    if space == "pixels":
+        assert found["samples"][:2].tolist() == [0, 0]
+    else:
+        assert float(found["samples"][:2].max()) < 1e-4 * float(found["held_out"].median())
     assert torch.equal(found["nearest"][:2, 0], desk.train.images_u8[[7, 3]])
     assert found["nearest"].shape == (3, 8, *SHAPE)
     assert torch.equal(found["shown"], copies[:3])
@@ -256,9 +264,8 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
         "desk": {
             "root": store.uri,
             "config": study_config().model_dump(mode="json"),
-            "dataset": vars(desk.dataset),
-            "features_folder": desk.recipe.folder,
-            "features_recipe": desk.recipe.values,
+"dataset": vars(desk.dataset),
+            "features": [desk.recipe.folder, desk.recipe.values],
         },
         "folder": "runs/tiny/study/x",
     }

@@ -1,0 +1,92 @@
+"""A feature network from outside is tried before anything is trained that it is to measure.
+
+The file is fetched, its digest compared, and two images go through it: what it cannot do would
+otherwise be found out at the end, by an actor, and what it should not do by nobody.
+"""
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ddpm_core import seeding
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.evaluation import torchscript
+from ddpm_core.evaluation.network import Embed
+from ddpm_core.evaluation.scores import inception_score
+
+MAX_DIM = 2**14
+"""Features of an image; the covariance of so many has 2 GiB."""
+_SAME = 0.01
+"""of the largest feature: what rounding, also in bfloat16, may change if an image stands alone"""
+
+
+def check_feature_network(config: RunConfig) -> None:
+    """Refuse a feature network that the evaluation of this run could not measure with.
+
+    Nothing is done for `evaluate.features=trained`.
+
+    Raises:
+        PipelineError: as `tried_network`.
+    """
+    if config.evaluate.features != "trained":
+        tried_network(config)
+
+
+def tried_network(config: RunConfig) -> bytes:
+    """Return the file that `evaluate.features` names, after two images have gone through it.
+
+    Raises:
+        ConfigError: the file is not there, is another than the one of `features_sha256`, is no
+            TorchScript, does not take uint8 images of the run's size, or does not return a row of
+            finite numbers for each image that depends on that image alone.
+        DataError: the URL leads to no such file.
+        StorageError: its server does not answer; running again may help.
+    """
+    evaluate = config.evaluate
+    data = torchscript.fetch(evaluate.features, str(evaluate.features_sha256))
+    named, images_u8 = f"evaluate.features={evaluate.features!r}", _two_images(config.data.shape)
+    try:
+        network = torchscript.load(data, torch.device("cpu"))
+        features = _tried(network.embed, images_u8)
+        if network.classify is not None:
+            inception_score(_tried(network.classify, images_u8))
+    except (ConfigError, DataError) as error:
+        raise ConfigError(f"{named}: {error}") from None
+    if len(features[0]) > MAX_DIM:
+        raise ConfigError(
+            f"{named} returns {len(features[0])} numbers for an image, and at most {MAX_DIM} are "
+            "taken; give a network that ends in a pooling"
+        )
+    if torch.equal(features[0], features[1]):
+        raise ConfigError(
+            f"{named} returns the same for two different images, and every distance would be 0; "
+            "give one whose output depends on the image"
+        )
+    return data
+
+
+def _two_images(shape: tuple[int, int, int]) -> Tensor:
+    """Return a random image and its negative, (2, c, h, w) uint8."""
+    words = seeding.random_words(seeding.key(0, "features", 4), 0, torch.arange(1), prod(shape))
+    image = (words >> 24).to(torch.uint8).reshape(1, *shape)
+    return torch.cat([image, 255 - image])
+
+
+@torch.inference_mode()
+def _tried(view: Embed, images_u8: Tensor) -> Tensor:
+    """Return the rows of two images, which are those of each alone.
+
+    Raises:
+        ConfigError: they are not, or there are none.
+    """
+    together = view(images_u8)
+    alone = torch.cat([view(image[None]) for image in images_u8])
+    largest = float(together.abs().max())
+    if float((together - alone).abs().max()) > _SAME * largest:
+        raise ConfigError(
+            "it returns other numbers for an image that stands alone than for one beside another, "
+            "or draws them at random; give one in evaluation mode, saved after .eval()"
+        )
+    return together
