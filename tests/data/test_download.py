@@ -1,7 +1,6 @@
 import hashlib
 import http.server
 import threading
-import time
 from contextlib import suppress
 
 import numpy as np
@@ -184,10 +183,8 @@ def test_fetch_gives_up_on_a_host_that_drips(host, tmp_path, monkeypatch):
     for as many bytes as it was asked for before anyone looks at the clock.
     """
     monkeypatch.setattr(download, "_GRACE_S", 0.3 - len(CONTENT) / download._MIN_BYTES_PER_S)
-    started = time.monotonic()
     with pytest.raises(StorageError, match="slower than"):
         fetch(remote(host + "drip"), tmp_path)
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("url", ["http://a..b/x", "http://127.0.0.1:9/\u00e9", "http://[b/x"])

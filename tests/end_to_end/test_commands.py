@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +35,8 @@ def test_a_run_from_nothing_then_again_then_stopped_and_continued(shell, sets, t
     assert grid.read_bytes().startswith(b"\x89PNG")
     assert_registered_model_draws(shell, root, tmp_path)
 
-    started = time.monotonic()
     again = shell.run(*RUN, "--root", str(root), *sets)
-    assert time.monotonic() - started < 20, "a finished run must be recognised in seconds"
+    assert "done already; nothing was started" in again
     assert str(grid) in again
 
     stopped = tmp_path / "stopped"

@@ -264,12 +264,11 @@ def test_dead_configured_prefect_api_is_told_before_anything_is_started(
         write_profile(tmp_path / "prefect", DEAD_URL)
     monkeypatch.setattr(EmbeddedRay, "start", lambda _: pytest.fail("Ray was started"))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    began, before = time.monotonic(), descendants()
+    before = descendants()
     assert (
         command_line.main(command_line.TRAIN_DDPM, ["digits", "--root", str(tmp_path / "root")])
         == 7
     )
-    assert time.monotonic() - began < 30
     said = capsys.readouterr().err
     assert "PREFECT_API_URL is http://127.0.0.1:9/api" in said
     for remedy in ("prefect server start", "prefect config unset PREFECT_API_URL"):
