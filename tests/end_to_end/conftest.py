@@ -33,6 +33,8 @@ SMALL = {
     "sample.num_grid_images": 36,
     "evaluate.num_likelihood_images": 8,
     "evaluate.feature_steps": 50,
+    # Each worker costs seconds of imports. What two have to prove is proved on a cluster.
+    "compute.num_workers": 1,
 }
 
 
