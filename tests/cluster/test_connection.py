@@ -116,7 +116,6 @@ def test_a_message_of_ray_becomes_one_line():
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_too_few_cpus_are_named_with_the_key_to_change(ray_here):
     """Catches Ray's endless wait for resources that never come."""
     with pytest.raises(
@@ -130,7 +129,6 @@ def test_too_few_cpus_are_named_with_the_key_to_change(ray_here):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_connecting_twice_neither_starts_nor_ends_a_cluster(ray_here):
     """Catches a stage that shuts down what its caller goes on using."""
     import ray
@@ -141,7 +139,6 @@ def test_connecting_twice_neither_starts_nor_ends_a_cluster(ray_here):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_stage_joins_the_cluster_of_the_environment_and_leaves_it_running(ray_here):
     """Catches a second cluster started inside a Ray job, and one that is shut down by a guest."""
     import ray

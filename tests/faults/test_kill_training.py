@@ -26,7 +26,7 @@ from ddpm_core.storage import open_store
 from ddpm_core.training.worker import train_rank
 from tests.training.small import CPU, run_group
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).parents[2]
 CHECKPOINT_EVERY = 20
