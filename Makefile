@@ -7,10 +7,11 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-# One process for each core, each with one thread: small tensors gain nothing from more.
-SHARED := -n 2 --dist loadscope --no-loadscope-reorder
+# Two processes, of one thread each: small tensors gain nothing from more. tests/sharing.py says who
+# takes what.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-long test-all test-gpu end-to-end test-fast check lint map s3-server ui results clean
+.PHONY: help run paper test test-all test-gpu end-to-end test-fast check lint map s3-server ui results clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,14 +22,11 @@ run: .venv/.installed ## run the whole pipeline (RECIPE=digits ROOT=./runs ARGS=
 paper: .venv/.installed ## run the whole paper: also samplers, coding, trajectories, ablations (RECIPE=digits)
 	@$(BIN)/python -m flows.paper $(RECIPE) --root '$(ROOT)' $(ARGS)
 
-test: .venv/.installed-dev ## run the tests that this machine can run in ten minutes (ARGS="-k name")
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not end_to_end and not long" $(ARGS)
+test: .venv/.installed-dev ## run all tests but those that take long, in about six minutes (ARGS="-k name")
+	@$(TESTS) -m "not end_to_end and not long" $(ARGS)
 
-test-long: .venv/.installed-dev ## run the tests of half a minute and more: killed trainings, networks at full size
-	@$(BIN)/python -m pytest -m "long and not end_to_end" $(ARGS)
-
-test-all: .venv/.installed-dev ## run both at once, which is faster than one after the other
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not end_to_end" $(ARGS)
+test-all: .venv/.installed-dev ## run every test that this machine can run
+	@$(TESTS) $(ARGS)
 
 test-gpu: .venv/.installed-dev ## run the tests that need a CUDA device, against the same on the CPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
@@ -37,7 +35,7 @@ end-to-end: .venv/.installed-dev ## run the README's commands as a user does, ki
 	@$(BIN)/python -m pytest -m end_to_end $(ARGS)
 
 test-fast: .venv/.installed-dev ## run the tests that need no cluster and no server
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not slow and not ray and not prefect and not s3 and not end_to_end" $(ARGS)
+	@$(TESTS) -m "not slow and not long and not ray and not prefect and not s3 and not end_to_end" $(ARGS)
 
 lint: .venv/.installed-dev ## style, types and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -48,7 +46,7 @@ s3-server: ## install the S3 server that tests run against (Debian packages, as 
 map: .venv/.installed-dev ## write docs/map.md anew: every file in one line
 	@$(BIN)/python -m tests.test_map
 
-check: lint test-all ## lint and all tests but end-to-end
+check: lint test-all ## lint and every test
 
 # A server has a page of its own; a database needs `mlflow ui`.
 ifneq ($(filter http://% https://%,$(MLFLOW_TRACKING_URI)),)
@@ -70,15 +68,27 @@ clean: ## remove .venv and caches; never touches runs
 
 # Without its stamp, .venv is what a failed or killed installation left: it begins anew (--clear).
 # Its python is no sign, since that is there before pip is.
+define new_venv
+	@test -e .venv/.installed || $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  f"Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: give another, e.g. make run PYTHON=python3.11")'
+	@test -e .venv/.installed || $(PYTHON) -m venv --clear .venv
+endef
+
+# pip compiles what it installed on one core, in two minutes. What does not compile is never imported.
+define install
+	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(1)]'
+	@$(BIN)/python -m compileall -q -q -j 0 .venv/lib || true
+endef
+
 .venv/.installed: pyproject.toml constraints.txt
-	@test -e $@ || $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else \
-	  f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: give another, e.g. make run PYTHON=python3.11")'
-	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	$(new_venv)
 	@echo "installing into .venv: this takes minutes, and pip says nothing meanwhile"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(call install,all)
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed
-	@echo "installing what the tests need into .venv"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+# `dev` holds `all`: one resolution and one installation, not two.
+.venv/.installed-dev: pyproject.toml constraints.txt
+	$(new_venv)
+	@echo "installing into .venv, with what the tests need: this takes minutes, and pip says nothing meanwhile"
+	$(call install,dev)
+	@touch .venv/.installed $@

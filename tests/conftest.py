@@ -1,14 +1,25 @@
-"""How the tests share the cores and the cache; how they are named."""
+"""What all tests share: a cache of their own, a GPU, names, processes, the table of seconds."""
 
 import os
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 from ddpm_core.data.cache import FOLDER_VARIABLE
+from tests.seconds import pytest_terminal_summary
+from tests.sharing import (
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_configure_node,
+    pytest_xdist_make_scheduler,
+)
 
-_ROOT = Path(__file__).parents[1]
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure_node",
+    "pytest_terminal_summary",
+    "pytest_xdist_make_scheduler",
+]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -45,44 +56,3 @@ def pytest_make_parametrize_id(val):
     The processes of xdist collect for themselves, and refuse each other's tests if names differ.
     """
     return "bytes" if isinstance(val, bytes) else None
-
-
-def pytest_collection_modifyitems(items):
-    """Have what takes longest begin first: xdist hands the groups out in the order of the tests."""
-    items.sort(key=lambda item: (*_SLOW, item.nodeid).index(_group_of(item.nodeid, item.nodeid)))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Keep the files that start clusters in one of xdist's processes, those of servers in one.
-
-    Two Rays at a time starve each other on two cores; beside one of them the small tests run well.
-    The others stay together as files, whose fixtures are then made once. Its own groups
-    (`--dist loadgroup`) do nothing with pytest 9.2, and say nothing of it.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByGroup(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            return _group_of(nodeid, nodeid.partition("::")[0])
-
-    return ByGroup(config, log)
-
-
-_SLOW = {
-    "clusters": ("pytest.mark.ray",),
-    "servers": ("pytest.mark.prefect", "pytest.mark.s3"),
-}
-
-
-def _group_of(nodeid, other):
-    """Return "clusters" or "servers" for the tests of a file that starts such, else `other`."""
-    for group, marks in _SLOW.items():
-        if any(mark in _source_of(nodeid.partition("::")[0]) for mark in marks):
-            return group
-    return other
-
-
-@cache
-def _source_of(file):
-    return (_ROOT / file).read_text(encoding="utf-8")

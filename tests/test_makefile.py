@@ -1,8 +1,10 @@
 """The Makefile, with a Python that only tells what it was asked: set-up that failed, and `ui`."""
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,7 +93,31 @@ def test_set_up_says_that_it_takes_long_and_is_done_once(checkout):
     newer = (checkout.folder / ".venv/.installed").stat().st_mtime + 10
     os.utime(checkout.folder / "constraints.txt", (newer, newer))
     checkout.make("run")
-    assert [words.split()[1] for words in checkout.asked()] == ["pip", "flows.train_ddpm"]
+    modules = [words.split()[1] for words in checkout.asked()]
+    assert modules == ["pip", "compileall", "flows.train_ddpm"]
+
+
+def test_what_the_tests_need_is_installed_at_once(checkout):
+    """Catches: pip that resolves and installs twice before the first test, or before a run."""
+    checkout.make("test")
+    asked = checkout.asked()
+    assert [words for words in asked if words.startswith("-m pip")] == [
+        "-m pip install --quiet --no-compile --constraint constraints.txt --editable .[dev]"
+    ]
+    assert asked[-1].startswith("-m pytest ")
+    checkout.make("run")
+    assert checkout.asked() == ["-m flows.train_ddpm digits --root ./runs"]
+
+
+def test_each_mark_says_something_to_a_target_and_is_on_a_test():
+    """Catches: marks that do nothing."""
+    options = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["pytest"]
+    marks = {line.partition(":")[0] for line in options["ini_options"]["markers"]}
+    makefile = (PROJECT / "Makefile").read_text()
+    chosen = " ".join(re.findall(r' -m "?([a-z0-9_ ]+)"? \$\(ARGS\)', makefile)).split()
+    assert set(chosen) - {"not", "and"} == marks
+    sources = "".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
+    assert set(re.findall(r"pytest\.mark\.(\w+)", sources)) >= marks
 
 
 def test_ui_without_results_says_what_to_do_and_installs_nothing(checkout):

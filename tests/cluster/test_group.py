@@ -49,7 +49,6 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
 
 @quiet_ray_data
 @pytest.mark.ray
-@pytest.mark.slow
 def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
     """Catches threads of the whole node in every worker, and ranks that are not one group."""
     group.train_group(workers.meet, {"folder": str(tmp_path)}, TWO, name="meet")
@@ -60,7 +59,6 @@ def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
 @quiet_ray_data
 @pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
     """Catches Ray's wrapping, and restarts for an error that would come again; also that the
     other rank, which waits in a collective, does not hold it up.
@@ -74,7 +72,6 @@ def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
 
 @quiet_ray_data
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.long
 def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
     """Catches endless restarts, and an error that does not say what to do."""

@@ -8,7 +8,7 @@ from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, DivergenceError, StorageError
 from tests.cluster import workers
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray]
 TWO = ComputeConfig(num_workers=2, max_failures=2)
 
 

@@ -20,8 +20,6 @@ from tests.corpus import (
 from tests.corpus.case import CANARY
 from tests.corpus.server import Answer
 
-pytestmark = pytest.mark.xdist_group("corpus")  # one server is enough
-
 PEAK_BYTES = 600 * 2**20
 """of which the imports take some 240 MiB"""
 SECTIONS = {

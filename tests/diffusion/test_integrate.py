@@ -50,6 +50,7 @@ def test_the_adaptive_solver_is_exact_for_polynomials_up_to_its_order(degree, is
     assert (error < 1e-13) == is_exact
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_error_is_estimated_with_order_4():
     """Catches a wrong estimate: a hundredth of the tolerance must cost 100**(1/5) of the steps."""
     calls = []

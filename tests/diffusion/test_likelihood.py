@@ -53,6 +53,7 @@ def with_exact_noise(variance):
 @pytest.mark.parametrize(
     ("variance", "expected"), [("fixed_large", 1.79210), ("fixed_small", 1.30568)]
 )
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_exact_noise_costs_the_known_bits_whatever_the_images(variance, expected):
     """Catches beta_1 as the decoder's variance (+0.407), nats for bits, a lost or doubled term.
 
@@ -65,6 +66,7 @@ def test_exact_noise_costs_the_known_bits_whatever_the_images(variance, expected
     assert float(result.mse.max()) < 1e-20
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_exact_noise_splits_into_the_known_parts():
     """Catches compensating errors between decoder and divergences, and shifted columns."""
     terms, four = with_exact_noise("fixed_large").terms, torch.ones(4, dtype=torch.float64)
@@ -75,6 +77,7 @@ def test_exact_noise_splits_into_the_known_parts():
 
 
 @pytest.mark.parametrize(("variance", "expected"), [("fixed_large", 13.99), ("fixed_small", 14.67)])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_predicting_no_noise_costs_the_known_bits(variance, expected):
     """Catches a wrong weight of the squared error, which the exact noise cannot see."""
     x_0 = interior_images(2, 10)

@@ -29,6 +29,7 @@ def signs(*shape, seed=0):
 
 @pytest.mark.parametrize("solver", [ADAPTIVE, GRID])
 @pytest.mark.parametrize("probe", [None, signs(4, 3)])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_density_of_a_gaussian_is_exact(solver, probe):
     """Catches a wrong prior, a lost sign or sigma of the divergence, nats for bits, and a sum.
 
@@ -42,6 +43,7 @@ def test_the_density_of_a_gaussian_is_exact(solver, probe):
     torch.testing.assert_close(result.latent, latent, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_density_is_that_of_the_data():
     """Catches a density of something else than images with the smallest noise; 1e-4 bits/dim.
 
@@ -57,6 +59,7 @@ def test_the_density_is_that_of_the_data():
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_density_of_a_mixture_is_exact(prediction):
     """Catches what linear flows cannot: a divergence at another place than the state."""
     x = TWO.draw(6, seed=3)
@@ -97,6 +100,7 @@ def test_the_estimate_of_the_divergence_is_unbiased():
 
 
 @pytest.mark.parametrize("solver", [ADAPTIVE, FixedStep(sigma_grid(PAPER, 9))])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_an_image_does_not_depend_on_its_batch(solver):
     """Catches one ODE for the whole batch, whose steps and errors all images share."""
     x, denoiser = TWO.draw(4) * torch.logspace(-1, 1, 4).double()[:, None], TWO.denoiser(PAPER)
@@ -136,6 +140,7 @@ def test_the_levels_fill_their_bins(bins, low, width):
         torch.testing.assert_close(result.bits, density.bits - math.log2(width))
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_flow_needs_no_more_bits_than_the_bound():
     """Catches an offset or a factor on either side: both are bits of the same levels.
 

@@ -33,6 +33,8 @@ SMALL = {
     "sample.num_grid_images": 36,
     "evaluate.num_likelihood_images": 8,
     "evaluate.feature_steps": 50,
+    # Each worker costs seconds of imports. What two have to prove is proved on a cluster.
+    "compute.num_workers": 1,
 }
 
 
@@ -121,7 +123,9 @@ class Shell:
                 continue
             try:
                 process = psutil.Process(one.pid)
-                is_here = Path(process.cwd()).is_relative_to(PROJECT)
+                is_here = Path(process.cwd()).is_relative_to(PROJECT) and not of_other_tests(
+                    process
+                )
                 if process in ours or (is_here and process.create_time() > self.born_at):
                     found.append(f"{one.laddr}: {' '.join(process.cmdline())[:200]}")
             except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -134,9 +138,19 @@ class Shell:
             "processes": self.commands(),
             "ports": self.listeners(),
             "temporary files": sorted(names_in(self.temp)),
-            "shared memory": sorted(names_in(SHARED_MEMORY) - self.shared_before),
+            "shared memory": sorted(self.shared_memory()),
         }
         return {kind: left for kind, left in found.items() if left}
+
+    def shared_memory(self) -> set[str]:
+        """Return the names in shared memory that are new, and not of the tests that run beside."""
+        new = names_in(SHARED_MEMORY) - self.shared_before
+        for process in psutil.process_iter() if new else ():
+            with contextlib.suppress(psutil.Error, OSError):
+                if of_other_tests(process):
+                    maps = Path(f"/proc/{process.pid}/maps").read_text()
+                    new -= {name for name in new if f"{SHARED_MEMORY}/{name}\n" in maps}
+        return new
 
     def assert_nothing_is_left(self, within_s: float = 20) -> None:
         deadline = time.monotonic() + within_s
@@ -201,6 +215,12 @@ def wait_for(condition, timeout_s: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {timeout_s} s"
         time.sleep(0.2)
+
+
+def of_other_tests(process: psutil.Process) -> bool:
+    """Return whether another process of xdist started it; ours hands its name on as well."""
+    name = "PYTEST_XDIST_WORKER"
+    return process.environ().get(name) not in (None, os.environ.get(name))
 
 
 def names_in(folder: Path) -> set[str]:

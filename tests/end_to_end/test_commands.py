@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,8 @@ def final_digests(root: Path) -> dict[str, str]:
 
 def test_a_run_from_nothing_then_again_then_stopped_and_continued(shell, sets, tmp_path, finished):
     """Catches: a stage that is not wired, a second run that works again, a job that trains on after
-    Ctrl-C, servers that outlive their flow, a stop that costs bits. Killed is the run on S3.
+    Ctrl-C, servers that outlive their flow, a stop that costs bits, a stage that cannot go on with
+    what the flow began. Killed is the run on S3, and by the flow is it continued there.
 
     One test for all, since each next step needs the result of the one before.
     """
@@ -36,9 +36,8 @@ def test_a_run_from_nothing_then_again_then_stopped_and_continued(shell, sets, t
     assert grid.read_bytes().startswith(b"\x89PNG")
     assert_registered_model_draws(shell, root, tmp_path)
 
-    started = time.monotonic()
     again = shell.run(*RUN, "--root", str(root), *sets)
-    assert time.monotonic() - started < 20, "a finished run must be recognised in seconds"
+    assert "done already; nothing was started" in again
     assert str(grid) in again
 
     stopped = tmp_path / "stopped"
@@ -49,7 +48,7 @@ def test_a_run_from_nothing_then_again_then_stopped_and_continued(shell, sets, t
     assert process.wait(timeout=60) != 0
     shell.assert_nothing_is_left()
     assert first.exists()
-    shell.run(*RUN, "--root", str(stopped), *sets)
+    shell.run(sys.executable, "-m", "ddpm_core", "train", str(stopped / "runs/digits/run.json"))
     assert final_digests(stopped) == final_digests(root)
     shell.assert_nothing_is_left()
 

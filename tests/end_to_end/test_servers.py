@@ -127,7 +127,8 @@ def test_training_and_flow_on_a_ray_cluster(shell, sets, tmp_path):
         assert list(root.glob("runs/by-flow/evaluation/*/manifest.json"))
         out = submitted(
             shell, "ray", "job", "submit", "--address", url, "--working-dir", ".", "--",
-            "python", "-m", "ddpm_core", "train", "digits", "--root", str(root), *sets, **auth,
+            "python", "-m", "ddpm_core", "train", "digits", "--root", str(root), *sets,
+            "--set", "compute.num_workers=2", **auth,
         )  # fmt: skip
         assert "succeeded" in out
         final = f"checkpoints/step_{SMALL['train.num_steps']:08d}/manifest.json"

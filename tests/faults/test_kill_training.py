@@ -1,4 +1,4 @@
-"""kill -9 a worker, or the whole driver, in the middle of a training of two ranks under Ray.
+"""kill -9 a worker, then the whole driver, in the middle of a training of two ranks under Ray.
 
 The last checkpoint must be, byte for byte, that of a training that nothing interrupted; and that
 one is made here without Ray, by two plain processes, so that Ray does not show either.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ddpm_core.storage import open_store
 from ddpm_core.training.worker import train_rank
 from tests.training.small import CPU, newest_checkpoint, run_group
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).parents[2]
 CHECKPOINT_EVERY = 20
@@ -93,13 +94,15 @@ class Training:
         newest = newest_checkpoint(open_store(self.root), "kill")
         return newest.body["step"] if newest else 0
 
-    def wait_for_step(self, step: int, driver: subprocess.Popen, log: Path) -> int:
+    def wait_for_step(self, step: int, driver: subprocess.Popen, log: Path) -> None:
+        self.wait_for(lambda: self.newest_step() >= step, driver, log)
+
+    def wait_for(self, holds: Callable[[], object], driver: subprocess.Popen, log: Path) -> None:
         deadline = time.monotonic() + 240
-        while self.newest_step() < step:
+        while not holds():
             assert driver.poll() is None, log.read_text()[-5000:]
             assert time.monotonic() < deadline, log.read_text()[-5000:]
             time.sleep(0.05)
-        return self.newest_step()
 
     def wait_for_end(self, driver: subprocess.Popen, log: Path) -> None:
         code = driver.wait(timeout=400)
@@ -155,35 +158,30 @@ def assert_same_as_uninterrupted(training: Training, reference) -> None:
         final.read(store, role)
 
 
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(training, reference, tmp_path):
+def test_neither_a_killed_worker_nor_a_killed_driver_costs_a_bit(training, reference, tmp_path):
     """Catches a resume from Ray's own snapshot (it lags behind), from step 0, or with a part of
-    the state missing; and a group that is not started again. Nobody runs that tracking server:
-    it must not matter.
+    the state missing; a group that is not started again; a second start that begins anew, or that
+    its dying predecessor can harm, whose workers go on for seconds, and commit; a dependence of
+    the numbers on Ray: threads, order, anything; processes that are left behind; a third start
+    that does more than say that all is done. Nobody runs that tracking server: it must not matter.
+
+    One training for both kills, since each start of Ray and of two workers takes a minute of CPU.
     """
-    log = tmp_path / "log"
-    driver = training.start(log, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    training.wait_for_step(2 * CHECKPOINT_EVERY, driver, log)
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
+    driver = training.start(first, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    training.wait_for_step(2 * CHECKPOINT_EVERY, driver, first)
     workers = training.workers()
     assert len(workers) == 2
     workers[1].kill()
     committed = training.newest_step()
-    assert committed < CONFIG.train.num_steps
-    training.wait_for_end(driver, log)
-    assert_same_as_uninterrupted(training, reference)
-    [step] = continued_from(log)
-    assert step >= committed
-    assert "Traceback" not in log.read_text().rpartition("continues from")[2]
-
-
-def test_a_killed_driver_is_started_again_and_continues(training, reference, tmp_path):
-    """Catches a second start that begins anew, or that its dying predecessor can harm: the old
-    workers go on for seconds, and commit.
-    """
-    first, second = tmp_path / "first", tmp_path / "second"
-    driver = training.start(first)
-    training.wait_for_step(2 * CHECKPOINT_EVERY, driver, first)
+    training.wait_for(lambda: continued_from(first), driver, first)
+    training.wait_for_step(committed + 2 * CHECKPOINT_EVERY, driver, first)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
+    [step] = continued_from(first)
+    assert step >= committed
+    assert "Traceback" not in first.read_text().rpartition("continues from")[2]
+
     committed = training.newest_step()
     assert committed < CONFIG.train.num_steps
     driver = training.start(second)
@@ -191,22 +189,11 @@ def test_a_killed_driver_is_started_again_and_continues(training, reference, tmp
     assert_same_as_uninterrupted(training, reference)
     [step] = continued_from(second)
     assert step >= committed
-
-
-def test_the_uninterrupted_training_under_ray_is_that_of_plain_processes(
-    training, reference, tmp_path
-):
-    """Catches a dependence of the numbers on Ray: threads, order, anything; and a second run that
-    does more than say that all is done, or a first that leaves processes behind.
-    """
-    log = tmp_path / "log"
-    training.wait_for_end(training.start(log), log)
-    assert_same_as_uninterrupted(training, reference)
     deadline = time.monotonic() + 20
     while (left := training.processes()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left, [" ".join(process.cmdline())[:200] for process in left]
-    again = tmp_path / "again"
-    training.wait_for_end(training.start(again), again)
-    assert "done already" in again.read_text()
-    assert "Ray" not in again.read_text()
+
+    training.wait_for_end(training.start(third), third)
+    assert "done already" in third.read_text()
+    assert "Ray" not in third.read_text()

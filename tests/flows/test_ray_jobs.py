@@ -1,7 +1,6 @@
 """What is an answer of the cluster's, what is an outage, and what is never sent to it."""
 
 import os
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -127,10 +126,9 @@ def test_short_outage_is_waited_out(client, jobs):
 def test_long_outage_is_a_lost_cluster(client, jobs):
     """Catches: waiting for ever, or an error of a class that is not tried again."""
     client.failures = [ConnectionError("no route") for _ in range(1000)]
-    began = time.monotonic()
     with pytest.raises(ClusterLostError, match="no route") as caught:
         jobs.job("x-a1")
-    assert time.monotonic() - began < 5
+    assert 900 < len(client.failures) < 999, "asked again, and not for ever"
     assert caught.value.exit_code == 7
 
 

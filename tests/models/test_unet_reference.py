@@ -24,7 +24,6 @@ def test_256_network_equals_diffusers_when_narrow_and_small():
     assert difference < 1e-10
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_256_network_equals_diffusers_at_full_size():
     """Catches what depends on the true size; 114 million parameters, attention at 16 pixels."""

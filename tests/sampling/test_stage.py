@@ -205,7 +205,6 @@ def ray_cluster():
 
 @pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("recording_tracker", "ray_cluster")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray uses its own old names

@@ -17,6 +17,7 @@ class Server:
         self.up = threading.Event()
         self.up.set()
         self.calls = 0
+        self.threads: set[int] = set()
 
     def connect(self):
         self.last_steps()
@@ -47,6 +48,7 @@ class Server:
 
     def _answer(self):
         self.calls += 1
+        self.threads.add(threading.get_ident())
         if not self.up.is_set():
             raise Unreachable("down")
 
@@ -99,13 +101,12 @@ def test_an_outage_leaves_no_gap_and_no_second_point(server, capsys):
 def test_a_dead_server_costs_the_caller_nothing_and_close_says_what_is_missing(server, capsys):
     """Catches waiting for the server in the caller's thread, and a silent loss at the end."""
     server.up.clear()
-    began = time.monotonic()
     box = make_outbox(server)
     box.put_curve(curve(*range(50, 50_000, 50)))
     box.put_errand("grid.png", lambda _: None)
-    assert time.monotonic() - began < 0.5
     assert not box.close(0.3)
-    assert time.monotonic() - began < 2
+    assert server.calls
+    assert threading.get_ident() not in server.threads
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "MLflow does not answer (down); going on, and trying again"
     assert lines[1:] == [
@@ -210,28 +211,26 @@ def test_files_that_wait_are_bounded_in_bytes(server, capsys):
     assert "did not get b;" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(60)  # the second model would be waited for eleven days
 def test_closing_waits_for_an_upload_while_the_server_answers(server, monkeypatch):
     """Catches a model given up in the middle of its upload, and waiting as long for a dead
     server."""
     monkeypatch.setattr(outbox, "_SLOWEST_BYTES_PER_S", 1.0)
     box = make_outbox(server)
     box.put_errand("model", lambda _: time.sleep(0.5), num_bytes=20)
-    began = time.monotonic()
     assert box.close(0.1)
     server.up.clear()
     box = make_outbox(server)
-    box.put_errand("model", lambda _: None, num_bytes=20)
+    box.put_errand("model", lambda _: None, num_bytes=1_000_000)
     assert not box.close(0.1)
-    assert time.monotonic() - began < 5
 
 
-def test_what_is_measured_by_the_clock_gets_growing_steps(server):
+def test_what_is_measured_by_the_clock_gets_growing_steps(server, monkeypatch):
     """Catches samples that start again at step 0 in each attempt, and two at one step."""
-    server.points = [Measurement("system/cpu", 1.0, int(time.time()) - 5, 0)]
+    server.points = [Measurement("system/cpu", 1.0, 7, 7000)]
     box = make_outbox(server)
-    for _ in range(5):
+    for now_ms in (7900, 8000, 8400, 8999, 9000):
+        monkeypatch.setattr(outbox, "_now_ms", lambda now_ms=now_ms: now_ms)
         box.put_sample({"system/cpu": 50.0})
     assert box.close(10)
-    steps = server.steps("system/cpu")
-    assert len(steps) in (2, 3)
-    assert steps == sorted(set(steps))
+    assert server.steps("system/cpu") == [7, 8, 9]

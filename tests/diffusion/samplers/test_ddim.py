@@ -112,6 +112,7 @@ def error_of(steps):
     return float((ours - exact).abs().max())
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_ddim_converges_with_order_1():
     """Catches what looks like DDIM, but solves another equation or does not converge."""
     errors = [error_of(choose_timesteps("trailing", 1000, 25 * 2**k)) for k in range(4)]
@@ -154,6 +155,7 @@ def encoded_and_back(denoiser, steps, x_0):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_way_there_and_back_ends_nearer_to_its_beginning_the_more_steps_it_has(prediction):
     """Catches an encoder that is not the decoder's inverse in the limit, for any prediction."""
     x_0, errors = MEAN + SPREAD * normal(64)[:, None], []
@@ -166,6 +168,7 @@ def test_the_way_there_and_back_ends_nearer_to_its_beginning_the_more_steps_it_h
     assert all(0.85 < order < 1.15 for order in orders(errors)), orders(errors)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_encoded_image_is_where_the_exact_flow_leads():
     """Catches an encoder and a decoder that undo each other and are both wrong."""
     x_0 = MEAN + SPREAD * normal(64)[:, None]
@@ -179,6 +182,7 @@ def test_the_encoded_image_is_where_the_exact_flow_leads():
 
 
 @pytest.mark.parametrize("prediction", ["x_0", "v"])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_a_chain_that_ends_in_pure_noise_is_sampled_and_encoded(prediction):
     """Catches a division by sqrt(abar_T) = 0."""
     schedule = make_schedule(zero_terminal_snr(make_betas("linear", 200)))

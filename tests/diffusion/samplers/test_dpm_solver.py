@@ -82,6 +82,7 @@ def error_of(num_steps, noise=None):
     return float((state(states[-2], sigmas[-1]) - exact).abs().max())
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_2m_converges_with_order_2():
     """Catches a history that is not weighed by the lengths of the steps: order 1."""
     errors = [error_of(20 * 2**k) for k in range(4)]
@@ -107,6 +108,7 @@ def responses(denoiser, num_steps, x_T_scale):
     return float(x_0[0]), float((x_0[1:] - x_0[0]).square().sum())
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_sde_ends_with_the_spread_of_the_images():
     """Catches too much or too little noise: the variance must tend to that of normal images."""
     errors = []

@@ -89,6 +89,7 @@ def test_with_churn_it_is_algorithm_2_written_out(clip):
     assert 0 < len(drawn) < 9
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_heun_converges_with_order_2():
     """Catches Euler's method, and a second slope taken at the wrong place: order 1."""
     errors = []

@@ -64,6 +64,7 @@ def test_it_never_waits_for_its_device_and_keeps_float32():
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_ancestral_sampling_returns_what_the_recursion_says(variance):
     """Catches any wrong coefficient or variance, exactly and over 1000 steps.
 

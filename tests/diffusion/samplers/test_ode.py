@@ -39,6 +39,7 @@ def error(method, num_steps, *, upward):
 
 @pytest.mark.parametrize("upward", [True, False])
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_a_method_converges_with_its_order(method, order, upward):
     """Catches a wrong weight, place or sign: half the step must leave 2**-order of the error."""
     errors = [error(method, num_steps, upward=upward) for num_steps in (50, 100, 200)]
@@ -79,6 +80,7 @@ def test_the_flow_returns_the_data():
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
 @pytest.mark.parametrize("solver", [adaptive(1e-8), FixedStep(sigma_grid(PAPER, 120), "rk4")])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_encoding_and_sampling_lead_back(solver, prediction):
     """Catches two ways that are not each other's inverse, for data that are not one Gaussian."""
     denoiser, x_0 = TWO.denoiser(PAPER, prediction=prediction), TWO.draw(3)
@@ -88,6 +90,7 @@ def test_encoding_and_sampling_lead_back(solver, prediction):
     torch.testing.assert_close(back, x_0, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_adaptive_solver_is_as_exact_as_it_is_told():
     """Catches an error estimate that is none, for images that need steps of their own."""
     x_T = normal(4, 3)
@@ -99,6 +102,7 @@ def test_the_adaptive_solver_is_as_exact_as_it_is_told():
 
 
 @pytest.mark.parametrize("solver", [adaptive(), FixedStep(sigma_grid(PAPER, 9))])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_an_image_does_not_depend_on_its_batch(solver):
     """Catches one step length for the whole batch, and images that go on after they arrived."""
     denoiser, x_T = TWO.denoiser(PAPER), normal(5, 2) * torch.logspace(-2, 1, 5).double()[:, None]

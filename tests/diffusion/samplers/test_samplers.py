@@ -195,6 +195,7 @@ def test_one_sigma_gives_the_prediction_there(monkeypatch, sampler):
     torch.testing.assert_close(run(sampler, gaussian(), normal(4, 5), clip_x_0=False), expected)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_solvers_agree_in_the_limit():
     """Catches one that solves another equation than the others: all have one flow to follow."""
     sigmas, x_T = karras_sigmas(PAPER, 200), normal(4, 5)

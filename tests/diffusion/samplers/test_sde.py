@@ -53,6 +53,7 @@ def test_the_reverse_sde_is_the_method_of_euler_and_maruyama(times):
     torch.testing.assert_close(of_sde(data, times), (mean, variance), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_reverse_sde_converges_to_the_data_with_order_1():
     """Catches another equation: with steps half as long, half of the error of both moments.
 
@@ -70,6 +71,7 @@ def test_the_reverse_sde_converges_to_the_data_with_order_1():
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "x_prev"])
 @pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_all_predictions_give_the_same_images(prediction, clip):
     """Catches a score that is right for networks of eps only."""
     for sample in (sde_sample, pc_sample):
@@ -164,6 +166,7 @@ def test_corrections_bring_few_steps_closer_to_the_data(predictor):
     assert off[2] < off[1] - 0.05
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_an_image_does_not_depend_on_its_batch():
     """Catches the mean over the batch in the corrector's norms, as the original has it."""
     x_T, denoiser = normal(3, 2, seed=5000), TWO.denoiser(SHORT)

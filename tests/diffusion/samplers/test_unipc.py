@@ -49,6 +49,7 @@ def error_of(sampler, num_steps):
     return float((state(states[-2], sigmas[-1]) - exact).abs().max())
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_unipc_converges_with_order_2_or_better():
     """Catches a corrector that is not the parabola's integral; it alone would have order 3."""
     errors = [error_of(unipc_sample, 20 * 2**k) for k in range(4)]
