@@ -1,40 +1,40 @@
-"""Published files, fetched once: resumed where it stopped, used only if the digest fits."""
+"""Files from https, fetched once: resumed where they stopped, used only if the digest fits.
+
+The only downloader there is: whatever a configuration names by a URL goes through `fetch`.
+"""
 
 import fcntl
 import hashlib
 import http
 import http.client
+import os
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO
 
-from ddpm_core.data.public_hosts import PublicHosts
+from ddpm_core.data.http_answer import RefusedError, is_final, opened, reason_of
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.progress import Progress
 
 _CHUNK_BYTES = 2**18
-_SILENCE_S = 30.0
 _GRACE_S = 60.0
 _MIN_BYTES_PER_S = 2**16
-_MAX_REDIRECTS = 3
 MAX_UNKNOWN_BYTES = 2**40
 """A file whose length is not known beforehand is cut off here: 1 TiB."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file whose content is known beforehand."""
+    """A file whose content is known beforehand by its digest."""
 
     name: str
     """its name in the cache"""
     num_bytes: int | None
-    """None: not known, and at most `MAX_UNKNOWN_BYTES`"""
+    """None: not known, and at most `max_bytes`"""
     sha256: str
     urls: tuple[str, ...]
     """where it lies; the next is asked if one fails"""
@@ -42,6 +42,50 @@ class RemoteFile:
     """what a URL, and whatever it redirects to, may begin with"""
     public_only: bool = False
     """refuse hosts, also after a redirect, whose address is not one of the public Internet"""
+    max_bytes: int = MAX_UNKNOWN_BYTES
+    """where a file of unknown length is refused, by what its host announces"""
+    key: str = "data.source"
+    """the setting that takes a path instead, for the error"""
+    stage: str = "shard"
+    """whose progress it is"""
+
+
+def fetch_pinned(
+    url: str, sha256: str, cache: Path, *, suffix: str, max_bytes: int, key: str, stage: str
+) -> Path:
+    """Return the cached copy of one https file that a configuration names, with its digest.
+
+    Nothing of another digest is ever returned, and the host is a public one after every redirect,
+    each of which must be https. A download that was cut is continued by the next call; one that
+    takes longer than a minute and a second for every 64 KiB is an outage.
+
+    Args:
+        url: https://...
+        sha256: 64 hexadecimal digits that the file must have.
+        cache: the folder for downloads, e.g. `downloads_folder()`; the file is named
+            `fetched/<sha256><suffix>` in it.
+        suffix: of the file's name, e.g. ".pt".
+        max_bytes: a longer file is refused by the length that its host announces.
+        key: the setting that names it, e.g. "evaluate.features".
+        stage: shard, evaluate, ...: whose progress the download is.
+
+    Raises:
+        DataError: retrying cannot help: HTTP 4xx, another digest, too long, no public host, a
+            redirect to something else than https.
+        StorageError: the host does not answer, or the cache cannot be written; running again
+            continues.
+    """
+    name = f"{sha256}{suffix}"
+    file = RemoteFile(
+        name, None, sha256, (url,), public_only=True, max_bytes=max_bytes, key=key, stage=stage
+    )
+    return fetch(file, cache / "fetched")
+
+
+def downloads_folder() -> Path:
+    """Return the folder for downloads: the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ddpm-pipeline"
 
 
 def fetch(file: RemoteFile, cache: Path) -> Path:
@@ -51,7 +95,7 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
     downloads, the others wait for it.
 
     Raises:
-        DataError: every source has another file than the one expected.
+        DataError: every source refuses, or has another file than the one expected.
         StorageError: a source could not be reached, or the cache not be written; running again
             continues.
     """
@@ -63,33 +107,37 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
         if file.num_bytes is None and part.is_file() and _sha256(part) == file.sha256:
             return part.replace(path)  # asked for what comes after it, hosts answer with an error
         problems: list[str] = []
-        reachable = 0
+        all_final = True
         for url in file.urls:
             shown = url.partition("?")[0]  # what follows may be a signature
             try:
                 _continue(file, url, part)
-            except urllib.error.HTTPError as error:
-                problems.append(f"{shown}: {error}")
-                error.close()
-                if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    part.unlink()  # longer than the file there: of another file
-                continue
             # ValueError: a URL, perhaps that of a redirect, which is none.
             except (OSError, http.client.HTTPException, ValueError) as error:
-                problems.append(f"{shown}: {error or type(error).__name__}")
+                problems.append(f"{shown}: {reason_of(error)}")
+                all_final &= is_final(error)
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()
+                    if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                        part.unlink(missing_ok=True)  # longer than the file there: of another file
                 continue
-            reachable += 1
             found = _sha256(part)
             if found == file.sha256:
                 part.replace(path)
                 return path
             part.unlink()
             problems.append(f"{shown}: SHA-256 is {found}, expected {file.sha256}")
-    kind = DataError if reachable == len(file.urls) else StorageError
     lines = "\n".join(f"  {problem}" for problem in problems)
-    raise kind(
-        f"{file.name} could not be downloaded:\n{lines}\n"
-        "Run again to continue, or put the file into a folder and give that as data.source"
+    by_hand = f"download it yourself and give its path as {file.key}"
+    if file.num_bytes is not None:
+        by_hand = f"put the file into a folder and give that as {file.key}"
+    if all_final:
+        raise DataError(
+            f"{file.name} could not be downloaded:\n{lines}\nRunning again would not help: correct "
+            f"it, or {by_hand}"
+        )
+    raise StorageError(
+        f"{file.name} could not be downloaded:\n{lines}\nRun again to continue, or {by_hand}"
     )
 
 
@@ -100,43 +148,38 @@ def _continue(file: RemoteFile, url: str, part: Path) -> None:
         OSError: it could not be had whole; what came is kept.
     """
     have = part.stat().st_size if part.exists() else 0
-    if have > (MAX_UNKNOWN_BYTES if file.num_bytes is None else file.num_bytes):
+    if have > (file.max_bytes if file.num_bytes is None else file.num_bytes):
         part.unlink()
         have = 0
     if have == file.num_bytes:
         return
-    _check_scheme(file, url)
-    request = urllib.request.Request(url, headers={"User-Agent": "ddpm-pipeline"})  # noqa: S310 - checked
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    checked = [PublicHosts()] if file.public_only else []
-    opener = urllib.request.build_opener(_Redirects(file), *checked)
-    with opener.open(request, timeout=_SILENCE_S) as response:
+    headers = {"User-Agent": "ddpm-pipeline"} | ({"Range": f"bytes={have}-"} if have else {})
+    with opened(url, headers, schemes=file.schemes, public_only=file.public_only) as response:
         resumed = response.status == http.client.PARTIAL_CONTENT
         if resumed and not _begins_at(response.headers.get("Content-Range"), have):
             part.unlink()
             raise OSError("answered with another range than was asked for")
         have = have if resumed else 0
-        total = file.num_bytes or _announced(response.headers.get("Content-Length"), have)
+        total = file.num_bytes or _announced(response.headers.get("Content-Length"), have, file)
         with part.open("ab" if resumed else "wb") as target:
-            _copy(file.name, response, target, have, total)
+            _copy(file, response, target, have, total)
 
 
-def _announced(content_length: str | None, have: int) -> int:
+def _announced(content_length: str | None, have: int, file: RemoteFile) -> int:
     """Return the length of a file that is not known beforehand, as its host announces it."""
     if content_length is None or not content_length.isdecimal():
-        raise OSError("does not say how long the file is")
-    total = have + int(content_length)
-    if total > MAX_UNKNOWN_BYTES:
-        raise OSError(f"announces {total} bytes; at most {MAX_UNKNOWN_BYTES} are taken")
+        raise RefusedError("does not say how long the file is")
+    total = have + int(content_length[:20])
+    if total > file.max_bytes:
+        raise RefusedError(f"announces {total} bytes; at most {file.max_bytes} are taken")
     return total
 
 
 def _copy(
-    name: str, response: http.client.HTTPResponse, target: IO[bytes], have: int, total: int
+    file: RemoteFile, response: http.client.HTTPResponse, target: IO[bytes], have: int, total: int
 ) -> None:
     # A host that drips never trips the timeout of a single read: the whole has a deadline.
-    deadline = time.monotonic() + _GRACE_S + total / _MIN_BYTES_PER_S
+    deadline = time.monotonic() + _GRACE_S + (total - have) / _MIN_BYTES_PER_S
     tenth = 10 * have // max(total, 1)
     while chunk := response.read1(_CHUNK_BYTES):  # `read` would wait until all of it is there
         have += len(chunk)
@@ -146,36 +189,11 @@ def _copy(
         target.write(chunk)
         if 10 * have // total > tenth:
             tenth = 10 * have // total
-            Progress("shard", have, total, "bytes", f"downloading {name}").show()
+            Progress(file.stage, have, total, "bytes", f"downloading {file.name}").show()
         if time.monotonic() > deadline:
             raise OSError(f"slower than {_MIN_BYTES_PER_S} bytes/s; {have} bytes are kept")
     if have < total:
         raise OSError(f"the connection ended after {have} of {total} bytes")
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = _MAX_REDIRECTS
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._file = file
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: Any,  # noqa: ANN401 - urllib's signature
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        _check_scheme(self._file, newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _check_scheme(file: RemoteFile, url: str) -> None:
-    scheme = urlsplit(url).scheme
-    if scheme not in file.schemes:
-        raise urllib.error.URLError(f"{scheme}:// is not allowed, only {', '.join(file.schemes)}")
 
 
 def _begins_at(content_range: str | None, start: int) -> bool:

@@ -9,26 +9,24 @@ import http.client
 import ipaddress
 import socket
 import ssl
-import urllib.request
 from typing import Any
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class PublicHosts(urllib.request.HTTPSHandler):
-    """https for urllib, refused with an OSError where a host is not a public one.
+class NotPublicError(OSError):
+    """A host leads to this machine, or to a network that is not the Internet."""
+
+
+class PublicConnection(http.client.HTTPSConnection):
+    """https, refused with `NotPublicError` where a host is not a public one.
 
     A proxy that the environment names is trusted with the check: it looks the name up.
     """
 
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, req)
-
-
-class _Connection(http.client.HTTPSConnection):
     def __init__(self, host: str, **words: Any) -> None:  # noqa: ANN401 - http.client's signature
-        self._checked = ssl.create_default_context()
-        super().__init__(host, **words, context=self._checked)
+        words["context"] = self._checked = ssl.create_default_context()
+        super().__init__(host, **words)
 
     def connect(self) -> None:
         if self._is_tunnelled():
@@ -45,12 +43,13 @@ def connect_publicly(host: str, port: int, timeout_s: float | None) -> socket.so
     """Return a connection to `host`, made to an address that was checked to be public.
 
     Raises:
-        OSError: one of the host's addresses is not public, or none of them can be reached.
+        NotPublicError: one of the host's addresses is not public.
+        OSError: none of them can be reached.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, address in found:
         if not is_public(str(address[0])):
-            raise OSError(
+            raise NotPublicError(
                 f"{host} is {address[0]}, which is no public address; fetch the file yourself and "
                 "give its path"
             )

@@ -1,17 +1,16 @@
 """The shard stage: source images to a committed data set, and the run's pointer to it."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from ddpm_core import layout
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.dataset import make_dataset
+from ddpm_core.data.download import downloads_folder
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
 from ddpm_core.data.source import Source, require_few_rejected
 from ddpm_core.data.splits import load_splits
@@ -56,9 +55,9 @@ def _source(config: RunConfig) -> Iterator[Source]:
 
         compute = _on_cpus(config)
         with cluster.connect(compute):
-            yield Collection.open(config.data, cache=_cache(), compute=compute)
+            yield Collection.open(config.data, cache=downloads_folder(), compute=compute)
     else:
-        yield Bundle(load_splits(config.data, cache=_cache()))
+        yield Bundle(load_splits(config.data, cache=downloads_folder()))
 
 
 def _on_cpus(config: RunConfig) -> ComputeConfig:
@@ -153,9 +152,3 @@ def _show_done(store: Store, index: Index) -> None:
     total = sum(index.num_images.values())
     note = f"done already: {store.uri_of(index.manifest.folder)}"
     Progress("shard", total, total, "images", note).show()
-
-
-def _cache() -> Path:
-    """Return the folder for downloads: the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ddpm-pipeline"

@@ -109,11 +109,11 @@ def test_every_connection_of_a_download_goes_through_the_check(tmp_path, monkeyp
     """Catches urllib's own handler left beside ours, for the first request or a redirected one."""
     asked = []
 
-    def answer(self, req):
-        asked.append(req.host)
+    def answer(self):
+        asked.append(self.host)
         raise urllib.error.URLError("refused by the test")
 
-    monkeypatch.setattr(public_hosts.PublicHosts, "https_open", answer)
+    monkeypatch.setattr(public_hosts.PublicConnection, "connect", answer)
     file = RemoteFile("x", None, "0" * 64, ("https://169.254.169.254/x",), public_only=True)
     with pytest.raises(StorageError, match="refused by the test"):
         fetch(file, tmp_path)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from ddpm_core.data.containers.names import quoted
-from ddpm_core.data.download import RemoteFile, fetch, locked
+from ddpm_core.data.download import MAX_UNKNOWN_BYTES, fetch_pinned, locked
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.foreign_bucket import ForeignBucket, Object
 from ddpm_core.progress import Progress
@@ -26,8 +26,15 @@ def fetch_url(url: str, suffix: str, cache: Path, sha256: str | None) -> Path:
             "data.source is a URL, and data.source_sha256 is not set: what comes from the Internet "
             "is used only if its SHA-256 is known. Take it from whoever publishes the file"
         )
-    name = f"{sha256}{suffix}"
-    return fetch(RemoteFile(name, None, sha256, (url,), public_only=True), cache / "fetched")
+    return fetch_pinned(
+        url,
+        sha256,
+        cache,
+        suffix=suffix,
+        max_bytes=MAX_UNKNOWN_BYTES,
+        key="data.source",
+        stage="shard",
+    )
 
 
 def fetch_object(
