@@ -119,7 +119,8 @@ def orientation_of(exif: bytes) -> int:
         return 1
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):
-        field = tiff[start + 2 + 12 * entry :][:12]
+        at = start + 2 + 12 * entry
+        field = tiff[at : at + 12]
         if len(field) < 12:
             return 1
         if int.from_bytes(field[:2], order) == _ORIENTATION_TAG:

@@ -17,6 +17,7 @@ _OF_A_SYSTEM = re.compile(
     r"(?:\A|/)(?:\.|(?:__macosx|thumbs\.db|desktop\.ini|\$recycle\.bin)(?:/|\Z))", re.IGNORECASE
 )
 _UNSAFE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\\\0]|\A[A-Za-z]:")
+_HERE = re.compile(rb"\A(?:\./)+")
 _MAX_NAME_BYTES = 4096
 _SHOWN = 200
 
@@ -69,9 +70,7 @@ def checked_name(raw: bytes, origin: str) -> str:
         DataError: it is empty or over 4096 bytes, or would lie outside of the folder that it is
             unpacked into on some system: "..", an absolute path, a backslash, a drive letter.
     """
-    name = text_of(raw)
-    while name.startswith("./"):
-        name = name[2:]
+    name = text_of(_HERE.sub(b"", raw))
     if len(raw) > _MAX_NAME_BYTES or _UNSAFE.search(name):
         raise DataError(
             f"{origin} holds a file named {quoted(name)}; the name must be a path of 1..4096 "
