@@ -43,7 +43,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad",
         dest="overrides",
-        metavar="fail|skip",
+        metavar="few|fail|skip",
         action="append",
         type=lambda choice: f"data.on_bad={choice}",
         help="short for --set data.on_bad=...: what to do about image files that cannot be used",

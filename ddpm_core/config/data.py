@@ -21,8 +21,8 @@ _NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
 _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
-_PLACES = ("source", "source_sha256", "on_bad", "max_bad_share")
-"""keys that say where the files lie and what to do about bad ones, not what the data set is"""
+_PLACES = ("source", "source_sha256", "on_bad", "max_bad_share", "max_megapixels")
+"""keys that say where the files lie and which of them are refused, not what the data set is"""
 _OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders")
 """keys that say what becomes of image files"""
 
@@ -59,14 +59,18 @@ class DataConfig(Section):
     have the size and the channels"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
-    on_bad: Literal["fail", "skip"] = "fail"
-    """of a collection: what to do about files that cannot be used: end with a list of them, or
-    leave them out and keep the list with the data set"""
+    on_bad: Literal["few", "fail", "skip"] = "few"
+    """of a collection: what to do about files that cannot be used. few: leave out up to
+    max_bad_share of all, and keep the list with the data set; skip: the same, and files that are no
+    images by their names do not count; fail: end with a list of them"""
     max_bad_share: float = Field(0.01, ge=0, lt=1)
-    """share of the files that may be left out by on_bad=skip"""
+    """share of the files that may be left out by on_bad=few and on_bad=skip"""
+    max_megapixels: int = Field(64, ge=16, le=1024)
+    """of a collection: pixels, in units of 2^20, of the largest image that is decoded; a worker
+    takes some 12 bytes of memory for each"""
     num_test_images: PositiveInt | None = None
-    """images held out of training; null keeps the data set's own split (digits and a collection
-    without folders for it have none)"""
+    """images held out of training; null keeps the data set's own split, and holds out a tenth, at
+    most 1000, of a collection that has none (digits need a number)"""
     images_per_shard: PositiveInt = 1000
     """images in one tar"""
 
@@ -74,6 +78,11 @@ class DataConfig(Section):
     def is_collection(self) -> bool:
         """Whether the images are files of any number and size."""
         return self.name in get_args(Collection)
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels of the largest image that is decoded."""
+        return self.max_megapixels * 2**20
 
     @property
     def channels(self) -> int:
@@ -149,10 +158,11 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _knobs_belong_to_collections(self) -> Self:
-        knobs = (*_OF_COLLECTIONS, "on_bad", "max_bad_share")
+        knobs = (*_OF_COLLECTIONS, "on_bad", "max_bad_share", "max_megapixels")
         for key in () if self.is_collection else knobs:
             value, default = getattr(self, key), type(self).model_fields[key].default
-            if value != default:
+            # run.json files of bundles say on_bad=fail, which was the default.
+            if value != default and (key, value) != ("on_bad", "fail"):
                 raise ValueError(
                     f"{key}={value} is a setting of collections of image files "
                     f"({', '.join(get_args(Collection))}) and {self.name} has no use for it; leave "

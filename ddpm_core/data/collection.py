@@ -6,14 +6,23 @@ decodes, cuts and resizes the images of one shard after the other.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from ddpm_core import cluster
 from ddpm_core.config import ComputeConfig, DataConfig
-from ddpm_core.data.collection_worker import DIGEST_BYTES, Look, Work, make_looker, make_sharder
+from ddpm_core.data.collection_worker import (
+    DIGEST_BYTES,
+    Look,
+    Looked,
+    Work,
+    make_looker,
+    make_sharder,
+)
 from ddpm_core.data.containers.container import Container
+from ddpm_core.data.containers.names import quoted
 from ddpm_core.data.containers.opening import open_container
 from ddpm_core.data.index import SPLITS, Rejected, Split
 from ddpm_core.data.items import Items
@@ -21,10 +30,13 @@ from ddpm_core.data.listing import Listing, list_images
 from ddpm_core.data.shard import MadeShard
 from ddpm_core.data.source import ShardUnit, Source, require_few_rejected
 from ddpm_core.lazy import Lazy
-from ddpm_core.progress import Progress
+from ddpm_core.progress import WARNING, Progress
 from ddpm_core.storage import Store
 
 _LOOK_FILES = 1000  # looked at by one worker at a time
+_NUM_SHOWN = 3
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -39,6 +51,7 @@ class Collection(Source):
             split: bytearray(DIGEST_BYTES * len(self._items[split])) for split in SPLITS
         }
         self._problems: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
+        self._notes: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
         self.classes = listing.classes
         self.num_images = {split: len(items) for split, items in self._items.items()}
         self.passed_over = dict(listing.passed_over.counts)
@@ -58,6 +71,7 @@ class Collection(Source):
             container,
             num_test_images=data.num_test_images,
             on_bad=data.on_bad,
+            max_bad_share=data.max_bad_share,
             class_folders=data.class_folders,
         )
         found = cls(data, container, listing)
@@ -73,6 +87,10 @@ class Collection(Source):
                 key = item.key.encode("utf-8", "surrogateescape")
                 sha256.update(b"%d:%b%d;" % (len(key), key, item.label))
                 sha256.update(self._sha256_of(split, number))
+                # Earlier versions refused these: their data sets hold none, and keep their digest.
+                note = self._notes[split].get(number)
+                if note is not None:
+                    sha256.update(b"read: %b;" % note.encode())
         return sha256.hexdigest()
 
     def make_shards(
@@ -125,19 +143,32 @@ class Collection(Source):
             split, start = part
             return Look(split, start, self._items[split][start : start + _LOOK_FILES])
 
-        def on_done(asked: Look, answer: tuple[bytes, dict[int, str]]) -> None:
+        def on_done(asked: Look, found: Looked) -> None:
             nonlocal done
-            digests, problems = answer
             start = DIGEST_BYTES * asked.start
-            self._sha256s[asked.split][start : start + len(digests)] = digests
-            for number, problem in problems.items():
+            self._sha256s[asked.split][start : start + len(found.sha256s)] = found.sha256s
+            for number, problem in found.problems.items():
                 self._problems[asked.split][asked.start + number] = problem
+            for number, note in found.notes.items():
+                self._notes[asked.split][asked.start + number] = note
             done += len(asked.items)
             Progress("shard", done, total, "files", "looked at").show()
 
         Progress("shard", 0, total, "files", "looking at them").show()
         cluster.map_units(make_looker, self._payload(), Lazy(parts, look), compute, on_done=on_done)
         require_few_rejected(self._data, self._rejected(), total, uri=self._container.uri)
+        self._say_notes()
+
+    def _say_notes(self) -> None:
+        """Count what is out of the ordinary about images that are taken, and log the first ones."""
+        examples: dict[str, list[str]] = {}
+        for split in SPLITS:
+            for number, note in sorted(self._notes[split].items()):
+                examples.setdefault(note, []).append(self._items[split][number].key)
+        self.notes = {note: len(keys) for note, keys in sorted(examples.items())}
+        for note, keys in sorted(examples.items()):
+            first = ", ".join(quoted(key) for key in keys[:_NUM_SHOWN])
+            _log.warning("%s%d %s are read; the first: %s", WARNING, len(keys), note, first)
 
     def _rejected(self) -> list[Rejected]:
         return [

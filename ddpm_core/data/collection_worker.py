@@ -3,19 +3,19 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import DataConfig
 from ddpm_core.data import png
 from ddpm_core.data.containers.container import Container, EntryError
+from ddpm_core.data.containers.names import quoted
 from ddpm_core.data.containers.opening import reopen
 from ddpm_core.data.decode import (
-    PREFIX_BYTES,
     BadImageError,
     Shaping,
     decode_image,
-    header_problem,
+    first_look,
     kept_as_is,
 )
 from ddpm_core.data.index import Rejected, Split
@@ -37,6 +37,17 @@ class Look:
     items: Items
 
 
+class Looked(NamedTuple):
+    """What was found of the files of a `Look`."""
+
+    sha256s: bytes
+    """DIGEST_BYTES each"""
+    problems: dict[int, str]
+    """position in `items` -> why it cannot be used"""
+    notes: dict[int, str]
+    """position in `items` -> what is out of the ordinary about it"""
+
+
 @dataclass(frozen=True)
 class Work:
     """Files to be made into a shard, with what they were when they were looked at."""
@@ -49,20 +60,21 @@ class Work:
     """position in `items` -> why it cannot be used"""
 
 
-def make_looker(
-    payload: dict[str, Any], _get_device: GetDevice
-) -> Callable[[Look], tuple[bytes, dict[int, str]]]:
-    """Return what is called with each `Look`: (SHA-256 of each, position -> what is wrong)."""
+def make_looker(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Look], Looked]:
+    """Return what is called with each `Look`."""
     container = reopen(payload["container"])
+    data = DataConfig.model_validate_json(payload["data"])
 
-    def look(asked: Look) -> tuple[bytes, dict[int, str]]:
-        digests, problems = bytearray(), {}
+    def look(asked: Look) -> Looked:
+        digests, problems, notes = bytearray(), {}, {}
         for number, item in enumerate(asked.items):
-            digest, problem = _looked_at(container, item)
+            digest, problem, note = _looked_at(container, item, data.max_pixels)
             digests += digest
             if problem is not None:
                 problems[number] = problem
-        return bytes(digests), problems
+            elif note is not None:
+                notes[number] = note
+        return Looked(bytes(digests), problems, notes)
 
     return look
 
@@ -104,13 +116,15 @@ def shaping_of(data: DataConfig) -> Shaping:
     )
 
 
-def _looked_at(container: Container, item: Item) -> tuple[bytes, str | None]:
+def _looked_at(
+    container: Container, item: Item, max_pixels: int
+) -> tuple[bytes, str | None, str | None]:
+    """Return (SHA-256, what is wrong, what is out of the ordinary)."""
     try:
         content = container.read(item.entry)
     except EntryError as error:
-        return bytes(DIGEST_BYTES), error.reason
-    problem = header_problem(content[:PREFIX_BYTES], len(content), item.key)
-    return hashlib.sha256(content).digest(), problem
+        return bytes(DIGEST_BYTES), error.reason, None
+    return hashlib.sha256(content).digest(), *first_look(content, item.key, max_pixels)
 
 
 def _records(container: Container, asked: Work, data: DataConfig) -> Iterator[Record | Rejected]:
@@ -131,14 +145,15 @@ def _unchanged(container: Container, item: Item, sha256: bytes) -> bytes:
     content = container.read(item.entry)
     if hashlib.sha256(content).digest() != sha256:
         raise DataError(
-            f"{container.uri}: {item.key!r} has changed while it was made into shards; let nothing "
-            "write there, then run again"
+            f"{container.uri}: {quoted(item.key)} has changed while it was made into shards; "
+            "let nothing write there, then run again"
         )
     return content
 
 
 def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> Record:
-    pixels = decode_image(content, shaping, origin=item.key)
+    origin = quoted(item.key)
+    pixels = decode_image(content, shaping, origin=origin, max_pixels=data.max_pixels)
     kept = kept_as_is(content, shaping) if data.encoding == "original" else None
     if kept is None:
         content, kept = png.encode(pixels), "png"

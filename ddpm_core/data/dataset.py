@@ -134,6 +134,8 @@ def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) ->
             vars(one) for split in SPLITS for shard in shards[split] for one in shard.rejected
         ],
         "passed_over": dict(source.passed_over),
+        # Only where there are any: indexes of before have no such key.
+        **({"notes": dict(source.notes)} if source.notes else {}),
     }
 
 

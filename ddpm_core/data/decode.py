@@ -1,7 +1,8 @@
 """Image files to pixels of one size: which files are read, and what becomes of each kind.
 
-PNG, JPEG, WebP and GIF are read (the first picture of an animation), at most 32 MiB and 2**24
-pixels each, and nothing else. In order:
+PNG, JPEG, WebP and GIF are read (the first picture of an animation), at most 128 MiB and
+`max_pixels` each, and nothing else. A JPEG of over 2**24 pixels is decoded at a half, a quarter or
+an eighth of its sides, the others whole. In order:
 
 | stored | becomes |
 | --- | --- |
@@ -31,16 +32,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core.data.image_facts import MAX_FILE_BYTES, NAMES, Facts, Kind, UnreadableError
+from ddpm_core.data.image_facts import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    NAMES,
+    Facts,
+    Kind,
+    UnreadableError,
+)
 from ddpm_core.data.image_facts import BadImageError as BadImageError
-from ddpm_core.data.image_walk import kind_of, walk
+from ddpm_core.data.image_walk import kind_of, num_pixels, walk
 from ddpm_core.data.pixels import as_grey, plain_pixels, stored
 from ddpm_core.data.plain_files import plain_file_pixels
 from ddpm_core.data.resize import center_box, resized
+from ddpm_core.data.tar import MAX_MEMBER_BYTES
 from ddpm_core.errors import DataError
-
-PREFIX_BYTES = 16
-"""of a file are enough for `header_problem`"""
 
 _EXTENSIONS: dict[str, Kind] = {
     ".png": "png",
@@ -52,6 +58,7 @@ _EXTENSIONS: dict[str, Kind] = {
     ".gif": "gif",
 }
 _MODES = {1: "L", 3: "RGB"}
+_ALWAYS_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -69,21 +76,26 @@ class Shaping:
     """red, green, blue, 0..255, behind what is transparent"""
 
 
-def decode_image(content: bytes, shaping: Shaping, *, origin: str) -> NDArray[np.uint8]:
+def decode_image(
+    content: bytes, shaping: Shaping, *, origin: str, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Return (height, width, channels) of an image file; the same bytes on every machine.
 
     Args:
         content: the whole file.
         shaping: size, channels and how to get there.
         origin: what to call the file in an error.
+        max_pixels: that it may have; what is allowed beyond 2**24 changes nothing of other files.
 
     Raises:
         BadImageError: it is no image that is read, is damaged, too large, or with crop="none" of
             another shape.
     """
     try:
-        facts = walk(content)
-        pixels = plain_pixels(facts, shaping.background)
+        facts = walk(content, max_pixels=max_pixels)
+        # Sides that are divided may lose the shape that crop="none" asks for: then none is.
+        wanted = max(shaping.height, shaping.width) if shaping.crop == "center" else MAX_PIXELS
+        pixels = plain_pixels(facts, shaping.background, min_side=wanted)
         pixels = _cropped(pixels, shaping)
     except UnreadableError as error:
         raise BadImageError(origin, str(error)) from None
@@ -102,6 +114,8 @@ def kept_as_is(content: bytes, shaping: Shaping) -> str | None:
     right size, upright, 8-bit grey or colour as wanted, with no alpha and with no metadata.
     Returns None for everything else, damaged files too; that the pixels can be decoded is not said.
     """
+    if len(content) > MAX_MEMBER_BYTES:
+        return None
     try:
         facts = walk(content)
     except UnreadableError:
@@ -135,28 +149,35 @@ def decode_exact(content: bytes, shape: tuple[int, int, int], *, origin: str) ->
         raise DataError(f"{origin} cannot be used: {error}. Make the data set again") from None
 
 
-def header_problem(content_prefix: bytes, size: int, name: str) -> str | None:
-    """Return what is wrong with a file by its first bytes, its size and its name; else None.
+def first_look(content: bytes, name: str, max_pixels: int) -> tuple[str | None, str | None]:
+    """Return (what is wrong with a file by its headers, what is out of the ordinary about it).
+
+    Both None for most. What is out of the ordinary is read all the same, and was refused by earlier
+    versions: it takes part in the digest of the collection, so that data sets of the same images
+    without such a file keep the digest that they have.
 
     Args:
-        content_prefix: its first PREFIX_BYTES bytes or more, or all of it.
-        size: its length in bytes.
-        name: its file name.
-
-    Returns:
-        The reason, without the name: it is empty, too large, no image, or named as another kind.
+        content: the whole file; whether its pixels can be decoded is not looked at.
+        name: its file name; its kind does not follow from it.
+        max_pixels: that it may have.
     """
-    if size == 0:
-        return "it is empty"
-    if size > MAX_FILE_BYTES:
-        return f"it has {size} bytes; at most {MAX_FILE_BYTES} are read"
-    kind = kind_of(content_prefix)
+    if not content:
+        return "it is empty", None
+    if len(content) > MAX_FILE_BYTES:
+        return f"it has {len(content)} bytes; at most {MAX_FILE_BYTES} are read", None
+    kind = kind_of(content[:16])
     if kind is None:
-        return "it is no PNG, JPEG, WebP or GIF file"
+        return "it is no PNG, JPEG, WebP or GIF file", None
+    try:
+        pixels = num_pixels(content, kind, max_pixels)
+    except UnreadableError as error:
+        return str(error), None
     named = _EXTENSIONS.get(PurePath(name).suffix.lower())
     if named not in (None, kind):
-        return f"it is a {NAMES[kind]} file, and named as another kind"
-    return None
+        return None, f"{NAMES[kind]} files that are named as another kind"
+    if pixels > MAX_PIXELS:
+        return None, f"images of over {MAX_PIXELS} pixels"
+    return None, f"files of over {_ALWAYS_BYTES} bytes" if len(content) > _ALWAYS_BYTES else None
 
 
 def _require(facts: Facts, shape: tuple[int, int, int]) -> None:

@@ -5,9 +5,9 @@ from typing import Literal
 
 from ddpm_core.errors import DataError
 
-MAX_FILE_BYTES = 32 * 2**20
+MAX_FILE_BYTES = 128 * 2**20
 MAX_PIXELS = 2**24
-"""4096x4096; more is refused on the header, before anything is allocated."""
+"""4096x4096; a JPEG of more is decoded at a half, a quarter or an eighth of its sides."""
 MAX_PARTS = 2**16
 """chunks, segments or frames in a file; those in use have hundreds"""
 
@@ -91,13 +91,13 @@ class GifFacts(Facts):
     """the entry that is not painted"""
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuse a header with no pixels, or with more than are decoded."""
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a header with no pixels, or with more than are decoded: nothing is allocated yet."""
     if width < 1 or height < 1:
         raise UnreadableError(f"its header says {width}x{height} pixels; there must be some")
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise UnreadableError(
-            f"its header says {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
+            f"its header says {width}x{height} pixels; at most {max_pixels} are decoded"
         )
 
 
@@ -119,7 +119,8 @@ def orientation_of(exif: bytes) -> int:
         return 1
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):
-        field = tiff[start + 2 + 12 * entry :][:12]
+        at = start + 2 + 12 * entry
+        field = tiff[at : at + 12]
         if len(field) < 12:
             return 1
         if int.from_bytes(field[:2], order) == _ORIENTATION_TAG:

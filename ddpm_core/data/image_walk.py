@@ -8,11 +8,13 @@ would have made of it; and the decoder is given the picture only.
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Literal
 
 from ddpm_core.data.image_facts import (
     MAX_FILE_BYTES,
     MAX_PARTS,
+    MAX_PIXELS,
     Facts,
     GifFacts,
     JpegFacts,
@@ -27,7 +29,9 @@ from ddpm_core.data.png_walk import SIGNATURE, walk_png
 
 _JPEG = b"\xff\xd8\xff"
 _GIFS = (b"GIF87a", b"GIF89a")
-_MAX_SCANS = 200  # a progressive JPEG has about ten; each costs a pass over all pixels
+_MAX_SCANS = 200  # a progressive JPEG has about ten
+_MIN_SCANS = 20
+_ANY = 2**64
 
 _JPEG_SEGMENT = struct.Struct(">BBH")
 # Start of frame; C4, C8 and CC are other things.
@@ -47,13 +51,14 @@ def kind_of(start: bytes) -> Kind | None:
     return "gif" if start.startswith(_GIFS) else None
 
 
-def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
+def walk(content: bytes, *, is_trusted: bool = False, max_pixels: int = MAX_PIXELS) -> Facts:
     """Return what the file's headers say.
 
     Args:
         content: the whole file.
         is_trusted: its bytes were compared with a digest of ours; a PNG's checksums and the number
             of scans, at the cost of a pass over the file, are not looked at again.
+        max_pixels: of the picture; more is refused on the header.
 
     Raises:
         UnreadableError: it is empty, too large, of no known kind, cut short, or not framed as its
@@ -65,16 +70,42 @@ def walk(content: bytes, *, is_trusted: bool = False) -> Facts:
         raise UnreadableError(f"it has {len(content)} bytes; at most {MAX_FILE_BYTES} are read")
     match kind_of(content[:16]):
         case "png":
-            facts: Facts = walk_png(content, is_trusted=is_trusted)
+            facts: Facts = walk_png(content, is_trusted=is_trusted, max_pixels=max_pixels)
         case "jpg":
-            facts = _walk_jpeg(content, is_trusted=is_trusted)
+            facts = _walk_jpeg(content, is_trusted=is_trusted, max_pixels=max_pixels)
         case "webp":
-            facts = _walk_webp(content)
+            facts = _walk_webp(content, max_pixels)
         case "gif":
-            facts = _walk_gif(content)
+            facts = _walk_gif(content, max_pixels)
         case None:
             raise UnreadableError("it is no PNG, JPEG, WebP or GIF file")
     return facts
+
+
+def num_pixels(content: bytes, kind: Kind, max_pixels: int) -> int:
+    """Return how many pixels a header says there are; 0 if there is none: `walk` says why.
+
+    Raises:
+        UnreadableError: they are over `max_pixels`.
+    """
+    width = height = 0
+    if kind == "png" and len(content) >= 24:
+        width, height = struct.unpack_from(">II", content, 16)
+    elif kind == "gif" and len(content) >= 10:
+        width, height = struct.unpack_from("<HH", content, 6)
+    elif kind == "webp":
+        with suppress(UnreadableError):
+            facts = _walk_webp(content, _ANY)
+            width, height = facts.width, facts.height
+    elif kind == "jpg":
+        with suppress(UnreadableError):
+            for marker, begin, end in jpeg_segments(content):
+                if marker in JPEG_FRAMES and end - begin >= 5:
+                    height, width = struct.unpack_from(">HH", content, begin + 1)
+                    break
+    if width and height:
+        check_size(width, height, max_pixels)
+    return width * height
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -104,7 +135,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     raise UnreadableError(f"it has over {MAX_PARTS} segments")
 
 
-def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
+def _walk_jpeg(content: bytes, *, is_trusted: bool, max_pixels: int) -> JpegFacts:
     """Source: ITU-T T.81, annex B; T.871 (JFIF); T.872, section 6.5.3 (Adobe's marker)."""
     frames, dropped, exif, is_adobe, end = [], [], b"", False, 2
     for marker, begin, end in jpeg_segments(content):
@@ -123,13 +154,15 @@ def _walk_jpeg(content: bytes, *, is_trusted: bool) -> JpegFacts:
     if len(frames) != 1 or len(frames[0]) < 6:
         raise UnreadableError(f"it has {len(frames)} JPEG frame headers; there must be one")
     precision, height, width, channels = struct.unpack_from(">BHHB", frames[0])
-    check_size(width, height)
+    check_size(width, height, max_pixels)
     if precision != 8 or channels not in (1, 3, 4):
         raise UnreadableError(
             f"it is a JPEG of {channels} channels of {precision} bits; 1, 3 or 4 of 8 are read"
         )
-    if not is_trusted and content.count(b"\xff\xda", end) >= _MAX_SCANS:
-        raise UnreadableError(f"it has over {_MAX_SCANS} scans")
+    # Each costs a pass over all pixels: fewer of more than 2**24.
+    max_scans = min(_MAX_SCANS, _MAX_SCANS * MAX_PIXELS // (width * height))
+    if not is_trusted and content.count(b"\xff\xda", end) >= max(max_scans, _MIN_SCANS):
+        raise UnreadableError(f"it has over {max(max_scans, _MIN_SCANS)} scans")
     plain: dict[int, Literal[1, 3]] = {1: 1, 3: 3}
     return JpegFacts(
         kind="jpg",
@@ -175,7 +208,7 @@ def _webp_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise UnreadableError(f"it has over {MAX_PARTS} chunks")
 
 
-def _walk_webp(content: bytes) -> WebpFacts:
+def _walk_webp(content: bytes, max_pixels: int) -> WebpFacts:
     """Source: RFC 9649, sections 2 and 3; RFC 6386, section 9.1."""
     sizes: list[tuple[int, int]] = []
     names: list[bytes] = []
@@ -199,7 +232,7 @@ def _walk_webp(content: bytes) -> WebpFacts:
     if names[:1] not in ([b"VP8X"], [b"VP8L"], [b"VP8 "]):
         raise UnreadableError("it does not begin with a WebP picture")
     for size in sizes:
-        check_size(*size)
+        check_size(*size, max_pixels)
     is_still = names in ([b"VP8L"], [b"VP8 "])
     return WebpFacts(
         kind="webp",
@@ -247,12 +280,12 @@ def _palette_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _walk_gif(content: bytes) -> GifFacts:
+def _walk_gif(content: bytes, max_pixels: int) -> GifFacts:
     """Source: GIF89a specification, sections 18 to 27."""
     if len(content) < 13:
         raise cut_short("GIF")
     width, height, flags = struct.unpack_from("<HHB", content, 6)
-    check_size(width, height)
+    check_size(width, height, max_pixels)
     start = 13 + _palette_bytes(flags)
     palette, transparent, frame = content[13:start], None, b""
     left = top = 0
@@ -263,7 +296,7 @@ def _walk_gif(content: bytes) -> GifFacts:
             transparent = content[begin + 6] if content[begin + 3] & 1 else None
         elif part == _GIF_FRAME:
             left, top, columns, rows, frame_flags = struct.unpack_from("<4HB", content, begin + 1)
-            check_size(columns, rows)
+            check_size(columns, rows, max_pixels)
             palette = content[begin + 10 : blocks - 1] or palette
             if left + columns > width or top + rows > height or not palette:
                 raise UnreadableError("its first frame has no palette, or leaves the picture")

@@ -3,7 +3,7 @@
 Everything follows from the names alone: not from the order in which a disk lists them, not from
 the machine, not from a seed.
 
-    train/<class>/<any path>     the folders of a split; test/, val/, valid/ or validation/
+    train/<class>/<any path>     the folders of a split; see `split_folders`
     test/<class>/<any path>
     <class>/<any path>           no splits: some are held out by the digest of their keys
     <any name>                   no classes either: one class, "all"
@@ -23,21 +23,26 @@ from numpy.typing import NDArray
 
 from ddpm_core.data.containers.container import MAX_ENTRIES, Container, PassedOver
 from ddpm_core.data.containers.names import (
-    OTHER,
+    HARMLESS,
     bytes_of,
     quoted,
     reason_to_pass_over,
     text_of,
 )
 from ddpm_core.data.items import NO_LABEL, Items, Rows
+from ddpm_core.data.split_folders import (
+    NO_CLASS,
+    TEST_FOLDERS,
+    SplitFolders,
+    find_split_folders,
+)
 from ddpm_core.errors import DataError
 
 ONLY_CLASS = "all"
 MAX_CLASSES = 2**16
 _HELD_OUT = b"ddpm-pipeline: held out:"
-_TRAIN_FOLDER = b"train"
-_TEST_FOLDERS = (b"test", b"val", b"valid", b"validation")
-"""The first of these that is there is the test split; the others are passed over."""
+_DEFAULT_SHARE = 10  # a tenth is held out where nobody says how many
+_MAX_DEFAULT = 1000
 _OUTSIDE = "outside the folders of the two splits"
 
 
@@ -57,21 +62,24 @@ def list_images(
     container: Container,
     *,
     num_test_images: int | None,
-    on_bad: Literal["fail", "skip"] = "fail",
+    on_bad: Literal["few", "fail", "skip"] = "fail",
+    max_bad_share: float = 0,
     class_folders: bool = True,
 ) -> Listing:
     """Return the images of a container.
 
     Held out of the training are, where there are split folders, `num_test_images` of the test
-    folder (None: all of it); else that many of all. It is those whose keys have the smallest
-    SHA-256. So an image that is added either takes the place of the largest of these digests, or
-    changes nothing; no other image ever changes its split.
+    folder (None: all of it); else that many of all (None: a tenth, 1 to 1000). It is those whose
+    keys have the smallest SHA-256. So an image that is added either takes the place of the largest
+    of these digests, or changes nothing; no other image ever changes its split.
 
     Args:
         container: where they lie.
         num_test_images: images to hold out.
-        on_bad: "fail" refuses a container with files that may be images, but cannot be read by
-            their name or kind (`photo.bmp`, a link); "skip" leaves them out: see `passed_over`.
+        on_bad: what to do about files that may be images, but cannot be read by their name or kind
+            (`photo.bmp`, a pipe): "fail" refuses the container, "skip" leaves them out (see
+            `passed_over`), "few" leaves out up to `max_bad_share` of all files.
+        max_bad_share: see there.
         class_folders: whether folders are classes; if not there is one class, "all".
 
     Raises:
@@ -81,12 +89,7 @@ def list_images(
     """
     passed_over = PassedOver()
     rows = _read_rows(container, passed_over)
-    if on_bad == "fail" and passed_over.lost:
-        lines = "\n".join(f"  {line}" for line in passed_over.lines(only_lost=True))
-        raise DataError(
-            f"{container.uri} holds files that are no images that can be read:\n{lines}\n"
-            "Convert them or take them out, or leave them out with data.on_bad='skip'"
-        )
+    _refuse_lost(container.uri, passed_over, len(rows), on_bad, max_bad_share)
     if not len(rows):
         lines = "".join(f"\n  {line}" for line in passed_over.lines())
         raise DataError(
@@ -94,13 +97,15 @@ def list_images(
             f"bucket with png, jpeg, webp or gif files{lines}"
         )
     start = _num_stripped(rows)
-    test_folder = _test_folder(rows, start, container.uri)
-    class_folders = class_folders and container.folders_are_classes
-    splits, names = _splits_and_classes(rows, start, test_folder, passed_over, class_folders)
+    has_classes = class_folders and container.folders_are_classes
+    split_folders = find_split_folders(
+        _folders(rows, start), has_classes=has_classes, uri=container.uri
+    )
+    splits, names = _splits_and_classes(rows, start, split_folders, passed_over, has_classes)
     classes, labels = _labels(rows, names, splits, container.uri)
     train, test = (np.flatnonzero(splits == number) for number in (0, 1))
     train, test = _held_out(
-        rows, start, train, test, num_test_images, container.uri, has_test=test_folder is not None
+        rows, start, train, test, num_test_images, container.uri, has_test=split_folders is not None
     )
     return Listing(
         Items(rows, train, labels[train], start),
@@ -116,7 +121,7 @@ def _read_rows(container: Container, passed_over: PassedOver) -> Rows:
     for entry in container.entries(passed_over):
         reason = reason_to_pass_over(entry.name)
         if reason is not None:
-            passed_over.add(reason, entry.name, harmless=reason != OTHER)
+            passed_over.add(reason, entry.name, harmless=reason in HARMLESS)
             continue
         names.append(bytes_of(entry.name))
         sizes.append(entry.size)
@@ -144,6 +149,22 @@ def _read_rows(container: Container, passed_over: PassedOver) -> Rows:
     )
 
 
+def _refuse_lost(
+    uri: str, passed_over: PassedOver, num_images: int, on_bad: str, max_bad_share: float
+) -> None:
+    """Refuse files that may have been meant as images, where they are not to be left out."""
+    lost = sum(passed_over.counts[reason] for reason in passed_over.lost)
+    may_lack = max_bad_share * (num_images + lost) if on_bad == "few" else 0
+    if on_bad == "skip" or lost <= may_lack:
+        return
+    lines = "\n".join(f"  {line}" for line in passed_over.lines(only_lost=True))
+    than = f", more than data.max_bad_share={max_bad_share} of all" if on_bad == "few" else ""
+    raise DataError(
+        f"{uri} holds files that are no images that can be read{than}:\n{lines}\n"
+        "Convert them or take them out, or leave them out with data.on_bad='skip'"
+    )
+
+
 def _num_stripped(rows: Rows) -> int:
     """Return the length of the folders, with their slashes, that all names begin with."""
     # In the order of bytes, what the first and the last begin with all begin with.
@@ -151,7 +172,7 @@ def _num_stripped(rows: Rows) -> int:
     start = 0
     while True:
         folder, slash, _ = first[start:].partition(b"/")
-        is_split = folder.lower() in (_TRAIN_FOLDER, *_TEST_FOLDERS)
+        is_split = folder.lower() in TEST_FOLDERS  # alone it is a mistake; train alone is not
         if not slash or is_split or not last[start:].startswith(folder + slash):
             return start
         start += len(folder) + 1
@@ -164,36 +185,30 @@ def _tops(rows: Rows, start: int) -> Iterator[tuple[bytes, bytes]]:
         yield (folder, rest) if slash else (b"", folder)
 
 
-def _test_folder(rows: Rows, start: int, uri: str) -> bytes | None:
-    """Return the name of the test split's folder, in small letters; None if there are no splits."""
-    tops = {folder.lower() for folder, _ in _tops(rows, start)}
-    found = [name for name in _TEST_FOLDERS if name in tops]
-    if _TRAIN_FOLDER in tops and found:
-        return found[0]
-    if len(tops) == 1 and tops & {_TRAIN_FOLDER, *_TEST_FOLDERS}:
-        only = text_of(next(iter(tops)))
-        raise DataError(
-            f"{uri} holds the folder {only}/ and no other; it must hold train/ and one of test/, "
-            f"val/, valid/ and validation/. Add the other, or give what lies in {only}/ as "
-            "data.source, of which data.num_test_images are then held out"
-        )
-    return None
+def _folders(rows: Rows, start: int) -> dict[bytes, set[bytes]]:
+    """Return top folder in small letters -> folders in it, both b"" for images beside them."""
+    found: dict[bytes, set[bytes]] = {}
+    for folder, rest in _tops(rows, start):
+        below, slash, _ = rest.partition(b"/")
+        found.setdefault(folder.lower(), set()).add(below if slash else NO_CLASS)
+    return found
 
 
 def _splits_and_classes(
     rows: Rows,
     start: int,
-    test_folder: bytes | None,
+    split_folders: SplitFolders | None,
     passed_over: PassedOver,
     class_folders: bool,
 ) -> tuple[NDArray[np.int8], list[bytes | None]]:
     """Return for each row 0 (train), 1 (test) or -1 (neither), and the folder of its class."""
     splits = np.zeros(len(rows), np.int8)
     classes: list[bytes | None] = []
+    number_of = {split_folders.train: 0, split_folders.test: 1} if split_folders else {}
     known: dict[bytes, bytes] = {}  # one object for each class, however many images it has
     for row, (folder, rest) in enumerate(_tops(rows, start)):
-        if test_folder is not None:
-            split = {_TRAIN_FOLDER: 0, test_folder: 1}.get(folder.lower(), -1)
+        if split_folders is not None:
+            split = number_of.get(folder.lower(), -1)
             splits[row] = split
             if split < 0:
                 passed_over.add(_OUTSIDE, text_of(rows.name(row)), harmless=True)
@@ -248,14 +263,12 @@ def _held_out(
     has_test: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of both splits, after taking `wanted` for the test."""
-    if not has_test and wanted is None:
-        raise DataError(
-            f"{uri} has no folders train/ and test/; say how many of its {len(train)} images to "
-            "hold out with data.num_test_images, or make these folders"
-        )
     pool = test if has_test else train
     most = len(pool) if has_test else len(pool) - 1
-    wanted = len(pool) if wanted is None else wanted
+    if wanted is None and has_test:
+        wanted = len(pool)
+    elif wanted is None:
+        wanted = min(_MAX_DEFAULT, max(1, len(pool) // _DEFAULT_SHARE))
     if wanted > most:
         what = "its test split" if has_test else "it, of which one must be left to train on,"
         raise DataError(

@@ -22,6 +22,9 @@ from ddpm_core.errors import DataError
 
 _MAX_STEPS = 10**6
 """CIFAR-10's batches take 60,000; bounds the memory that instructions of one byte can take."""
+_MAX_MADE_BYTES = 2**26
+"""more than the file's own length that texts may take as bytes: one text may be named many times"""
+_MAX_SIDES = 8
 _RECONSTRUCT = frozenset(
     {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 )
@@ -67,7 +70,7 @@ def read_pickled_arrays(content: bytes, origin: str) -> dict[bytes, Any]:
     try:
         found = machine.run()
         items = _expect(found, dict).items()
-        return {_as_bytes(key): _finished(value) for key, value in items}
+        return {machine.as_bytes(key): machine.finished(value) for key, value in items}
     except (_RefusedError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
         said = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__} {error}"
         raise DataError(
@@ -82,6 +85,8 @@ class _Machine:
     at: int = 0
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    made: int = 0
+    """bytes that texts were made into"""
 
     def run(self) -> Any:  # noqa: ANN401 - whatever the pickle holds
         for _ in range(_MAX_STEPS):
@@ -154,7 +159,14 @@ class _Machine:
     def call(self) -> None:
         """Put in place of a name and its arguments what they mean; nothing is called."""
         arguments, name = self.stack.pop(), self.stack.pop()
-        self.stack.append(_meaning(name, arguments))
+        match name, arguments:
+            case _Name(), (str(text), encoding) if name == _ENCODE and encoding in (
+                "latin1",
+                b"latin1",
+            ):
+                self.stack.append(self._encoded(text, "latin1"))
+            case _:
+                self.stack.append(_meaning(name, arguments))
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -163,6 +175,27 @@ class _Machine:
     def memoize(self) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
+    def finished(self, value: object) -> object:
+        """Return a value of the dictionary with text as bytes, and an array as NumPy's."""
+        if isinstance(value, _Array):
+            if value.values is None:
+                raise _RefusedError("an array without a state")
+            return value.values
+        if isinstance(value, list | tuple) and len(value) < _MAX_STEPS:
+            return [self.as_bytes(one) if isinstance(one, str) else one for one in value]
+        return self.as_bytes(value) if isinstance(value, str) else value
+
+    def as_bytes(self, value: object) -> bytes:
+        if isinstance(value, str):
+            return self._encoded(value, "utf-8")
+        return bytes(_expect(value, bytes))
+
+    def _encoded(self, text: str, encoding: str) -> bytes:
+        self.made += len(text)
+        if self.made > _MAX_MADE_BYTES + len(self.content):
+            raise _RefusedError(f"it makes over {self.made} bytes of texts")
+        return text.encode(encoding)
+
 
 def _meaning(name: object, arguments: object) -> object:
     match name, arguments:
@@ -170,11 +203,6 @@ def _meaning(name: object, arguments: object) -> object:
             return _Array()
         case _Name(), (code, *_) if name == _DTYPE and _is_byte(code):
             return _ByteType()
-        case _Name(), (str(text), encoding) if name == _ENCODE and encoding in (
-            "latin1",
-            b"latin1",
-        ):
-            return text.encode("latin1")
     shown = f"{name.module}.{name.name}" if isinstance(name, _Name) else type(name).__name__
     raise _RefusedError(f"a call of {shown}")
 
@@ -189,6 +217,8 @@ def _build(target: object, state: object) -> None:
         case _ByteType(), (*_,):
             return  # version, byte order, and what only other types have
         case _Array(values=None), (_, tuple(shape), _ByteType(), int(fortran), bytes(raw)):
+            if len(shape) > _MAX_SIDES:
+                raise _RefusedError(f"an array of {len(shape)} sides")
             if any(not isinstance(side, int) or side < 0 for side in shape):
                 raise _RefusedError("an array of no shape")
             if prod(shape) != len(raw):
@@ -197,20 +227,6 @@ def _build(target: object, state: object) -> None:
             target.values = np.frombuffer(raw, np.uint8).reshape(shape, order=order)
             return
     raise _RefusedError(f"a state of {type(target).__name__}")
-
-
-def _finished(value: object) -> object:
-    if isinstance(value, _Array):
-        if value.values is None:
-            raise _RefusedError("an array without a state")
-        return value.values
-    if isinstance(value, list | tuple) and len(value) < _MAX_STEPS:
-        return [_as_bytes(one) if isinstance(one, str) else one for one in value]
-    return _as_bytes(value) if isinstance(value, str) else value
-
-
-def _as_bytes(value: object) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(_expect(value, bytes))
 
 
 def _as_key(value: object) -> object:

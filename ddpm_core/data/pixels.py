@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ddpm_core.data.image_facts import (
+    MAX_PIXELS,
     NAMES,
     Facts,
     GifFacts,
@@ -52,22 +53,27 @@ PILLOW_ERRORS = (
     zlib.error,
     Warning,
 )
+_MAX_DIVISOR = 8  # what the decoders of JPEG can leave out of each block of 8x8
 _STRIP_PIXELS = 2**20  # worked on at once: bounds what the wider numbers of a large image take
 
 
-def stored(facts: Facts, mode: str, samples: str = "") -> NDArray[np.uint8]:
+def stored(facts: Facts, mode: str, samples: str = "", *, divisor: int = 1) -> NDArray[np.uint8]:
     """Return the samples as the file stores them, in one of Pillow's modes.
 
     Args:
         facts: of the file.
         mode: the mode that its header promises.
         samples: Pillow's raw mode to unpack with, where it is not to choose.
+        divisor: 1, 2, 4 or 8: of a JPEG, by which its sides are divided (rounded up) while it is
+            decoded.
 
     Raises:
         UnreadableError: the pixels are damaged, or are not what the header says.
     """
     try:
         image = _OPENERS[facts.kind](io.BytesIO(facts.essence))
+        if divisor > 1:
+            image.draft(None, (facts.width // divisor, facts.height // divisor))
         if samples:
             image.tile = [image.tile[0]._replace(args=samples)]
         pixels = np.asarray(image)
@@ -81,32 +87,51 @@ def stored(facts: Facts, mode: str, samples: str = "") -> NDArray[np.uint8]:
     return pixels
 
 
-def plain_pixels(facts: Facts, background: Color) -> NDArray[np.uint8]:
+def plain_pixels(facts: Facts, background: Color, *, min_side: int = 0) -> NDArray[np.uint8]:
     """Return (height, width, 1 or 3): grey where the file has no colour, else red, green, blue.
 
     Transparent pixels are put on `background`, which may give a grey file colours. The image is
-    upright.
+    upright. A JPEG of over 2**24 pixels comes with its sides divided by 2, 4 or 8.
+
+    Args:
+        facts: of the file.
+        background: red, green, blue.
+        min_side: pixels that each side keeps when it is divided.
 
     Raises:
         UnreadableError: as `stored`.
     """
+    divisor = 1
     match facts:
         case PngFacts():
             pixels = _png(facts, background)
         case JpegFacts():
-            pixels = _jpeg(facts)
+            divisor = _divisor(facts, min_side)
+            pixels = _jpeg(facts, divisor)
         case GifFacts():
             pixels = _gif(facts, background)
         case WebpFacts():
             pixels = _webp(facts, background)
         case _:
             raise TypeError(type(facts))
-    if pixels.shape[:2] != (facts.height, facts.width):
+    if pixels.shape[:2] != (-(-facts.height // divisor), -(-facts.width // divisor)):
         raise UnreadableError(
             f"it has {pixels.shape[1]}x{pixels.shape[0]} pixels, its header says {facts.width}x"
             f"{facts.height}"
         )
     return upright(pixels, facts.orientation)
+
+
+def _divisor(facts: Facts, min_side: int) -> int:
+    """Return the least of 1, 2, 4, 8 that leaves at most 2**24 pixels, and sides of `min_side`."""
+    divisor = 1
+    while (
+        divisor < _MAX_DIVISOR
+        and facts.width * facts.height > MAX_PIXELS * divisor**2
+        and min(facts.width, facts.height) >= max(min_side, 1) * 2 * divisor
+    ):
+        divisor *= 2
+    return divisor
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -205,12 +230,12 @@ def _transparent_color(facts: PngFacts, channels: int) -> NDArray[np.uint16]:
     return key
 
 
-def _jpeg(facts: JpegFacts) -> NDArray[np.uint8]:
+def _jpeg(facts: JpegFacts, divisor: int) -> NDArray[np.uint8]:
     if facts.plain_channels == 1:
-        return stored(facts, "L")[..., np.newaxis]
+        return stored(facts, "L", divisor=divisor)[..., np.newaxis]
     if facts.plain_channels == 3:
-        return stored(facts, "RGB")
-    inks = stored(facts, "CMYK")
+        return stored(facts, "RGB", divisor=divisor)
+    inks = stored(facts, "CMYK", divisor=divisor)
     # Pillow takes all four channels for inverted ones, as Adobe stores them. Ink absorbs.
     light = 255 - inks if facts.is_adobe else inks
     rgb = np.empty((*light.shape[:2], 3), np.uint8)

@@ -60,7 +60,7 @@ def chunks(content: bytes, *, is_trusted: bool) -> Iterator[tuple[bytes, int, in
     raise UnreadableError(f"it has over {MAX_PARTS} chunks")
 
 
-def walk_png(content: bytes, *, is_trusted: bool) -> PngFacts:
+def walk_png(content: bytes, *, is_trusted: bool, max_pixels: int) -> PngFacts:
     """Source: PNG specification, third edition, sections 5, 11 and 13."""
     kept, others, end = [], {}, 0
     names: list[bytes] = []
@@ -80,7 +80,7 @@ def walk_png(content: bytes, *, is_trusted: bool) -> PngFacts:
     width, height, depth, color, compression, filters, interlace = struct.unpack_from(
         ">IIBBBBB", header, 8
     )
-    check_size(width, height)
+    check_size(width, height, max_pixels)
     if depth not in _DEPTHS.get(color, ()) or compression or filters or interlace > 1:
         raise UnreadableError(f"{depth} bits of colour type {color} are no PNG image")
     palette = next((part[8:-4] for part in kept if part[4:8] == b"PLTE"), b"")
@@ -125,12 +125,15 @@ def _num_bytes(width: int, height: int, bits: int, interlace: int) -> int:
 def _require_rows(packed: bytes, num_bytes: int) -> None:
     unpacker, found = zlib.decompressobj(), 0
     try:
-        while found < num_bytes and not unpacker.eof:
-            rows = unpacker.decompress(packed, _PIECE_BYTES)
-            packed = unpacker.unconsumed_tail
-            if not rows and not packed:
-                break
-            found += len(rows)
+        # In pieces: what is left of the input is copied by every call.
+        for at in range(0, len(packed) + _PIECE_BYTES, _PIECE_BYTES):
+            piece = packed[at : at + _PIECE_BYTES]
+            is_last = not piece  # then only what the unpacker still holds
+            while (piece or is_last) and found < num_bytes and not unpacker.eof:
+                rows = unpacker.decompress(piece, _PIECE_BYTES)
+                piece = unpacker.unconsumed_tail
+                found += len(rows)
+                is_last = is_last and bool(rows)
     except zlib.error:
         raise UnreadableError("its pixels are damaged: they cannot be unpacked") from None
     if found < num_bytes:

@@ -1,8 +1,10 @@
 """What the shard stage needs of images, wherever they come from: how many, and their shards."""
 
 import abc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.data.containers.names import quoted
@@ -33,6 +35,8 @@ class Source(abc.ABC):
     """split -> images, those that turn out to be unusable among them"""
     passed_over: Mapping[str, int]
     """why files of the source were not taken for images -> how many"""
+    notes: Mapping[str, int] = MappingProxyType({})
+    """what is out of the ordinary about images that are taken -> how many"""
 
     @abc.abstractmethod
     def digest(self) -> str:
@@ -69,6 +73,12 @@ def units_of(source: Source, data: DataConfig) -> list[ShardUnit]:
     ]
 
 
+def _share(part: int, total: int) -> str:
+    """Return a share that allows `part` of `total`, with two digits behind the point or four."""
+    digits = 100 if 100 * part >= total else 10_000
+    return f"{math.ceil(digits * part / total) / digits:g}"
+
+
 def require_few_rejected(
     data: DataConfig, rejected: Sequence[Rejected], total: int, *, uri: str
 ) -> None:
@@ -77,14 +87,16 @@ def require_few_rejected(
     Raises:
         DataError: with the first ones, and their number.
     """
-    if not rejected or (data.on_bad == "skip" and len(rejected) <= data.max_bad_share * total):
+    may_lack = data.on_bad != "fail"
+    if not rejected or (may_lack and len(rejected) <= data.max_bad_share * total):
         return
     lines = "\n".join(f"  {quoted(one.key)}: {one.reason}" for one in rejected[:_NUM_SHOWN])
     more = len(rejected) - _NUM_SHOWN
-    if data.on_bad == "skip":
+    if may_lack:
         remedy = (
             f"data.max_bad_share={data.max_bad_share} allows {int(data.max_bad_share * total)} of "
-            "them to be left out. Mend or remove them, or raise it"
+            "them to be left out. Mend or remove them, or raise it to "
+            f"{_share(len(rejected), total)}"
         )
     else:
         remedy = "Mend or remove them, or leave them out with data.on_bad=skip"

@@ -168,7 +168,6 @@ BAD = {
     "train/cat/empty.png": b"",
     "train/dog/text.png": b"this is no image, but says it is",
     "test/dog/cut.png": image_file(1)[:-30],
-    "train/cat/other.jpg": image_file(2),
 }
 
 
@@ -182,8 +181,11 @@ def test_bad_files_end_in_one_error_that_lists_them(store, root, folder, in_proc
     assert message.count("\n  ") == 11
     assert "train/cat/e00.png" in message
     assert "and 2 more" in message
-    assert "data.on_bad=skip" in message
+    assert "data.max_bad_share=0.01 allows 0 of them" in message
+    assert "raise it to 0.47" in message
     assert files_below(root) == {}
+    with pytest.raises(DataError, match=r"and 2 more\n.*data\.on_bad=skip"):
+        run_shard(store, config_of(folder, on_bad="fail"))
 
 
 def test_files_that_decode_badly_are_found_before_anything_is_published(
@@ -191,7 +193,9 @@ def test_files_that_decode_badly_are_found_before_anything_is_published(
 ):
     """Catches a look at the first bytes only."""
     write_folder(folder, {"test/dog/cut.png": BAD["test/dog/cut.png"]})
-    with pytest.raises(DataError, match=r"1 of the 15 images of .*\n.*test/dog/cut\.png.*\n.*skip"):
+    with pytest.raises(
+        DataError, match=r"1 of the 15 images of .*\n.*test/dog/cut\.png.*\n.*raise it"
+    ):
         run_shard(store, config_of(folder))
     assert not any(name.endswith(("index.json", "dataset.json")) for name in files_below(root))
 
@@ -199,7 +203,7 @@ def test_files_that_decode_badly_are_found_before_anything_is_published(
 def test_bad_files_are_left_out_up_to_a_share_and_written_down(store, folder, in_process):
     """Catches bad files that vanish without a trace, and a data set of what little was good."""
     write_folder(folder, BAD)
-    with pytest.raises(DataError, match=r"max_bad_share=0\.1 allows 1 of them"):
+    with pytest.raises(DataError, match=r"max_bad_share=0\.1 allows 1 of them.* raise it to 0\.12"):
         run_shard(store, config_of(folder, on_bad="skip", max_bad_share=0.1))
     index = load_index(store, run_shard(store, config_of(folder, on_bad="skip", max_bad_share=0.3)))
     assert {one.key for one in index.rejected} == set(BAD)
@@ -289,8 +293,8 @@ from ddpm_core.data.source import ShardUnit
 
 payload = json.loads(sys.argv[1])
 items = list_images(reopen(payload["container"]), num_test_images=1).train[0:4]
-digests, problems = _PoolActor(make_looker, payload, 1).run(Look("train", 0, items))
-work = Work(ShardUnit("train", 0, 0, 4), items, digests, problems)
+looked = _PoolActor(make_looker, payload, 1).run(Look("train", 0, items))
+work = Work(ShardUnit("train", 0, 0, 4), items, looked.sha256s, looked.problems)
 made = _PoolActor(make_sharder, payload, 1).run(work)
 print(made.shard.num_images, "torch" in sys.modules)
 """

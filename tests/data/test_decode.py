@@ -12,9 +12,11 @@ from ddpm_core.data import png
 from ddpm_core.data.decode import (
     BadImageError,
     decode_image,
-    header_problem,
+    first_look,
     kept_as_is,
 )
+from ddpm_core.data.image_walk import walk
+from ddpm_core.data.pixels import plain_pixels, upright
 from tests.data.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
 from tests.data.pictures import PINK, cmyk_file, decoded, noise, shaping, smooth
 
@@ -458,6 +460,56 @@ def with_sides(kind, width, height):
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def flat(height, width, channels=3):
+    """An image of few values: large, and small as a file."""
+    rows = np.linspace(0, 255, height).astype(np.uint8)[:, np.newaxis, np.newaxis]
+    return np.broadcast_to(rows, (height, width, channels))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_a_half_of_its_sides(progressive, orientation, monkeypatch):
+    """Catches a photograph of 20 megapixels that is refused, or takes 60 MB and ends turned."""
+    decoded_sides = []
+    monkeypatch.setattr(
+        "ddpm_core.data.pixels.upright",
+        lambda pixels, turned: (decoded_sides.append(pixels.shape), upright(pixels, turned))[1],
+    )
+    large = pillow_file(flat(4001, 5001), "JPEG", progressive=progressive, exif=exif(orientation))
+    with pytest.raises(BadImageError, match="5001x4001 pixels; at most 16777216"):
+        decode_image(large, shaping(8, 8, crop="center"), origin="a.jpg")
+    found = decode_image(large, shaping(8, 8, crop="center"), origin="a.jpg", max_pixels=2**26)
+    assert decoded_sides == [(2001, 2501, 3)]
+    small = pillow_file(flat(400, 500), "JPEG", exif=exif(orientation))
+    expected = decode_image(small, shaping(8, 8, crop="center"), origin="a.jpg")
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+def test_a_large_jpeg_keeps_the_sides_that_are_wanted():
+    """Catches a picture that is made smaller than it is to become, and then enlarged."""
+    large = pillow_file(flat(4200, 4200), "JPEG")
+    facts = walk(large, max_pixels=2**26)
+    assert plain_pixels(facts, PINK, min_side=2100).shape[:2] == (2100, 2100)
+    assert plain_pixels(facts, PINK, min_side=2101).shape[:2] == (4200, 4200)
+
+
+def test_what_was_decoded_before_has_the_same_pixels_under_any_bound():
+    """Catches a bound that changes data sets that it has nothing to do with."""
+    for content in (*WHOLE.values(), pillow_file(flat(4096, 4096), "JPEG")):
+        before = decode_image(content, shaping(8, 8), origin="a")
+        again = decode_image(content, shaping(8, 8), origin="a", max_pixels=2**30)
+        np.testing.assert_array_equal(before, again)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+def test_other_large_images_are_decoded_whole(kind):
+    """Catches kinds of files that a bound lets pass and a decoder's own bound does not."""
+    picture = flat(4100, 4100, 1 if kind == "GIF" else 3)
+    content = pillow_file(picture, kind)
+    found = decode_image(content, shaping(4, 4), origin="a", max_pixels=2**26)
+    np.testing.assert_allclose(found[:, 0, 0], [32, 96, 159, 223], atol=2)
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "gif frame", "webp", "webp canvas"])
 def test_a_bomb_is_refused_by_its_header(kind, monkeypatch):
     """Catches: gigabytes allocated for a file of some bytes: no decoder is even asked."""
@@ -471,7 +523,7 @@ def test_a_bomb_is_refused_by_its_header(kind, monkeypatch):
     [
         (b"", "empty"),
         (b"hello, this is no image", "no PNG, JPEG, WebP or GIF"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(2**25), "33554440 bytes; at most 33554432"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(2**27), "134217736 bytes; at most 134217728"),
         (with_sides("png", 0, 4), "0x4 pixels"),
         (with_sides("jpeg", 24, 0), "24x0 pixels"),
         (with_sides("gif", 0, 0), "0x0 pixels"),
@@ -503,27 +555,46 @@ def test_the_reason_says_what_is_wrong(content, reason):
 
 
 @pytest.mark.parametrize(
-    ("start", "size", "name", "problem"),
+    ("content", "problem"),
     [
-        (WHOLE["png"], 500, "a.png", None),
-        (WHOLE["jpeg"], 500, "a.JPG", None),
-        (WHOLE["jpeg"], 500, "a.jpeg", None),
-        (WHOLE["webp"], 500, "a.webp", None),
-        (WHOLE["gif"], 500, "a.gif", None),
-        (WHOLE["png"], 500, "a", None),
-        (b"", 0, "a.png", "empty"),
-        (WHOLE["png"], 2**25 + 1, "a.png", "33554433 bytes; at most"),
-        (b"plain text, no image", 500, "a.png", "no PNG, JPEG"),
-        (WHOLE["gif"], 500, "a.png", "a GIF file, and named as another"),
-        (WHOLE["png"], 500, "a.jpg", "a PNG file, and named as another"),
-        (b"RIFF\0\0\0\0WAVEfmt ", 500, "a.webp", "no PNG, JPEG"),
+        (b"", "empty"),
+        (WHOLE["png"] + bytes(2**27), "bytes; at most 134217728"),
+        (b"plain text, no image", "no PNG, JPEG"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "no PNG, JPEG"),
+        (with_sides("png", 1024, 2**16 + 1), "1024x65537 pixels; at most 67108864"),
+        (with_sides("jpeg", 65_500, 65_500), "65500x65500 pixels"),
+        (with_sides("gif", 65_500, 65_500), "65500x65500 pixels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "file",
+)
+def test_the_first_look_tells_most_of_what_is_wrong(content, problem):
+    """Catches: text named .png, or 4 gigapixels, that are found after an hour of sharding."""
+    found, note = first_look(content, "a.png", 2**26)
+    assert problem in found
+    assert note is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "note"),
+    [
+        *((kind, f"a.{kind}", None) for kind in ("png", "jpeg", "webp", "gif")),
+        ("jpeg", "a.JPG", None),
+        ("png", "a", None),
+        ("gif", "a.png", "GIF files that are named as another kind"),
+        ("png", "a.JPEG", "PNG files that are named as another kind"),
     ],
 )
-def test_the_first_bytes_tell_most_of_what_is_wrong(start, size, name, problem):
-    """Catches: text named .png that is found after an hour of sharding, or JPG beside jpeg."""
-    for prefix in (start[:16], start[:64]):
-        found = header_problem(prefix, size, name)
-        assert found is None if problem is None else problem in found
+def test_the_content_decides_what_a_file_is_and_another_name_is_noted(kind, name, note):
+    """Catches: one PNG called .JPEG among thousands (ImageNet has one) that ends a sharding."""
+    assert first_look(WHOLE[kind], name, 2**24) == (None, note)
+    assert decode_image(WHOLE[kind], shaping(8, 8), origin=name).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif"])
+def test_large_images_are_noted_and_only_they(kind):
+    """Catches: a digest that changes for what was always read, and one that does not for others."""
+    for sides, note in (((4096, 4096), None), ((4097, 4096), "images of over 16777216 pixels")):
+        assert first_look(with_sides(kind, *sides), f"a.{kind}", 2**26) == (None, note)
 
 
 def test_pixels_that_end_early_in_a_file_that_is_whole_are_found():

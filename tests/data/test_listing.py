@@ -195,9 +195,7 @@ WRONG = {
         {"num_test_images": 2},
         r"num_test_images=2, but its test split has 1 images .*give at most 1",
     ),
-    "one split": (["train/a/1.png", "train/b/2.png"], {}, "holds the folder train/ and no other"),
-    "the other split": (["x/val/1.png", "x/val/2.png"], {}, "holds the folder val/ and no other"),
-    "no number": (["1.png", "2.png"], {"num_test_images": None}, r"hold out with data\.num_test"),
+    "only a test split": (["x/val/1.png", "x/val/2.png"], {}, "holds the folder val/ and no other"),
     "twice": (["1.png", "1.png", "2.png"], {}, r'holds "1\.png" twice'),
     "loose images": (
         ["cat/1.png", "dog/2.png", "3.png", "4.png"],
@@ -205,9 +203,23 @@ WRONG = {
         r'folders, such as "cat", .* and 2 images beside them, the first "3\.png"',
     ),
     "another kind": (
-        ["1.png", "2.bmp", "3.tiff", "x.pkl"],
+        ["1.png", "2.bmp", "3.tiff", "x.foo"],
         {},
-        r'can be read:\n.*3 passed over: no name.*"2\.bmp", "3\.tiff", "x\.pkl"\n.*data\.on_bad',
+        r'can be read:\n.*1 passed over: no name.*"x\.foo"\n.*2 passed over: no name.*convert it '
+        r'to PNG.*"2\.bmp", "3\.tiff"\n.*data\.on_bad',
+    ),
+    "arrays": (["1.npy", "2.npz"], {}, r"arrays or tables.*write each image as a PNG file"),
+    "a database": (["a/data.mdb", "a/lock.mdb"], {}, r"an LMDB: give the folder in which it lies"),
+    "archives": (["train.tar.gz", "val.zip"], {}, r"an archive: unpack it, or give it as data"),
+    "a test split of no class": (
+        ["train/cat/1.png", "train/dog/1.png", "test/images/1.png", "test/images/2.png"],
+        {},
+        r'"test" holds none of the classes of "train", but "images".*Give "train" itself',
+    ),
+    "a test split without classes": (
+        ["train/cat/1.png", "train/dog/1.png", "test/1.png"],
+        {},
+        r'but images in no folder; .*data\.class_folders=False',
     ),
 }  # fmt: skip
 

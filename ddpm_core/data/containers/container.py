@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self, final
 from ddpm_core.data.containers.names import quoted
 from ddpm_core.errors import DataError
 
-MAX_ENTRY_BYTES = 32 * 2**20
-"""No single file is read beyond this: an image of 2**24 pixels is smaller."""
+MAX_ENTRY_BYTES = 128 * 2**20
+"""No single file is read beyond this: a photograph of 2**26 pixels is smaller."""
 MAX_ENTRIES = 10**7
 """of one container. Listing takes up to some 250 bytes for each: 2.5 GB at the bound."""
 _NUM_EXAMPLES = 10
@@ -94,7 +94,7 @@ class Container(abc.ABC):
         """Return the bytes of an entry of an earlier listing.
 
         Raises:
-            EntryError: it is over 32 MiB, is damaged, or is no longer what was listed.
+            EntryError: it is over 128 MiB, is damaged, or is no longer what was listed.
             DataError: the container is no longer what was listed.
             StorageError: the place does not answer.
         """
@@ -126,7 +126,7 @@ class Container(abc.ABC):
 
 
 def refuse_large(uri: str, entry: Entry) -> None:
-    """Raise EntryError if an entry says of itself that it is over 32 MiB, or below nothing."""
+    """Raise EntryError if an entry says of itself that it is over 128 MiB, or below nothing."""
     if not 0 <= entry.size <= MAX_ENTRY_BYTES:
         reason = f"has {entry.size} bytes; an image may have at most {MAX_ENTRY_BYTES}"
         raise EntryError(

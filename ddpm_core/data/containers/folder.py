@@ -16,20 +16,28 @@ from ddpm_core.data.containers.container import (
     refuse_large,
 )
 from ddpm_core.data.containers.names import (
+    HARMLESS,
     NAME_OF_A_SYSTEM,
     is_of_a_system,
     quoted,
+    reason_to_pass_over,
 )
 from ddpm_core.errors import DataError, StorageError
 
 _MAX_DEPTH = 32
-_LINK = "a symbolic link, which is not followed"
+_NOWHERE = "a symbolic link to nothing: fetch the files (dvc pull, git annex get, git lfs pull)"
 _SPECIAL = "neither a file nor a folder"
 
 
 @final
 class Folder(Container):
-    """Regular files below `root`; symbolic links, devices, pipes and sockets are never opened."""
+    """Regular files below `root`, and symbolic links to regular files, wherever these lie.
+
+    Hub caches, DVC and git-annex keep files so. What a link leads to is what this user can read
+    anyway; it is used only if it decodes as an image, and no text of it gets into a message. Links
+    to folders are refused, since they may lead back; devices, pipes and sockets are never opened,
+    also behind links.
+    """
 
     def __init__(self, root: Path) -> None:
         self.uri = str(root)
@@ -83,7 +91,9 @@ class Folder(Container):
                         if is_of_a_system(one.name):
                             passed_over.add(NAME_OF_A_SYSTEM, name, harmless=True)
                         elif one.is_symlink():
-                            passed_over.add(_LINK, name, harmless=False)
+                            found_link = self._linked(name, passed_over)
+                            if found_link is not None:
+                                yield name, found_link
                         elif one.is_dir(follow_symlinks=False):
                             waiting.append(name)
                         elif one.is_file(follow_symlinks=False):
@@ -95,6 +105,26 @@ class Folder(Container):
                     f"cannot list {quoted(folder)} in {self.uri}: {error.strerror}; give this user "
                     "the right to read it, or mount it, then run again"
                 ) from None
+
+    def _linked(self, name: str, passed_over: PassedOver) -> os.stat_result | None:
+        """Return what is known of the regular file that a link leads to; None if to none."""
+        try:
+            found = (self._root / name).stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                raise
+            passed_over.add(_NOWHERE, name, harmless=reason_to_pass_over(name) in HARMLESS)
+            return None
+        if stat.S_ISDIR(found.st_mode):
+            raise DataError(
+                f"{quoted(name)} in {self.uri} is a symbolic link to a folder, which is not "
+                "followed, since it may lead back. Give that folder as data.source, or fill one "
+                "with links to its files: cp -rs /path/to/folder ."
+            )
+        if not stat.S_ISREG(found.st_mode):
+            passed_over.add(_SPECIAL, name, harmless=False)
+            return None
+        return found
 
     def _open(self, name: str) -> int:
         """Open a file; every folder on the way to it is checked to be one, and no link."""
@@ -109,8 +139,11 @@ class Folder(Container):
                 if at != self._top():
                     os.close(at)
                 at = below
+            if not stat.S_ISREG(os.stat(last, dir_fd=at).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
             # O_NONBLOCK: a pipe put there since would block the opening for ever.
-            return os.open(last, flags | os.O_NONBLOCK, dir_fd=at)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            return os.open(last, flags, dir_fd=at)
         finally:
             if at != self._top():
                 os.close(at)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from ddpm_core.data.containers.container import (
+    MAX_ENTRIES,
     Container,
     Entry,
     PassedOver,
@@ -50,7 +51,14 @@ class Lmdb(Container):
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # whatever is there is taken for an image
         with self._transaction() as transaction:
+            left = min(transaction.stat()["entries"], MAX_ENTRIES)
             for key, value in transaction.cursor():
+                if left == 0:  # pages that lead back to each other, or a number that is none
+                    raise DataError(
+                        f"{self.uri} holds more values than it says, or over {MAX_ENTRIES}. Fetch "
+                        "or unpack it again, or split it"
+                    )
+                left -= 1
                 start = bytes(value[:4])
                 kinds = (name for mark, name in _BEGINNINGS.items() if start.startswith(mark))
                 suffix = next(kinds, _UNKNOWN)

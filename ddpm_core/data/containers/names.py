@@ -9,6 +9,7 @@ IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif"
 """in any case; what a file really is its content decides, when it is decoded"""
 _BESIDE_IMAGES = frozenset(
     {"txt", "md", "rst", "html", "htm", "xml", "json", "jsonl", "csv", "tsv", "yaml", "yml", "pdf"}
+    | {"py", "sh", "ipynb", "log", "ini", "toml", "lua", "m"}
 )
 _WITHOUT_EXTENSION = frozenset(
     {"license", "licence", "readme", "copying", "notice", "checksums", "sha256sums", "md5sums"}
@@ -17,18 +18,44 @@ _OF_A_SYSTEM = re.compile(
     r"(?:\A|/)(?:\.|(?:__macosx|thumbs\.db|desktop\.ini|\$recycle\.bin)(?:/|\Z))", re.IGNORECASE
 )
 _UNSAFE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\\\0]|\A[A-Za-z]:")
+_HERE = re.compile(rb"\A(?:\./)+")
 _MAX_NAME_BYTES = 4096
 _SHOWN = 200
 
 NAME_OF_A_SYSTEM = "hidden, or left by an operating system"
 TEXT = "text and tables beside the images"
+BESIDE = "files beside an image that are never read"
 OTHER = "no name of an image that can be read (png, jpg, jpeg, jpe, jfif, webp, gif)"
+_CONVERT = (
+    f"{OTHER}: convert it to PNG, of which 16 bits, alpha and palettes are read, and become 8-bit "
+    "grey or colour"
+)
+_ARRAYS = (
+    f"{OTHER}, but arrays or tables, which may hold some: write each image as a PNG file, 8 or 16 "
+    "bits, 1 or 3 channels"
+)
+_DATABASE = f"{OTHER}, but an LMDB: give the folder in which it lies, unpacked, as data.source"
+_ARCHIVE = f"{OTHER}, but an archive: unpack it, or give it as data.source"
+_CONVERTED = (
+    "bmp tif tiff heic heif avif jp2 jxl ppm pgm pnm tga exr hdr dng cr2 nef arw psd ico dcm nii"
+)
+_ARCHIVES = "zip tar gz tgz bz2 xz 7z rar"
+_OF_ARRAYS = "npy npz mat h5 hdf5 parquet arrow tfrecord tfrecords pkl pickle pt pth"
+_REASONS = {
+    **dict.fromkeys(_CONVERTED.split(), _CONVERT),
+    **dict.fromkeys(_OF_ARRAYS.split(), _ARRAYS),
+    **dict.fromkeys(_ARCHIVES.split(), _ARCHIVE),
+    "mdb": _DATABASE,
+}
+"""extension -> why it is no image, with what to do"""
+HARMLESS = frozenset({NAME_OF_A_SYSTEM, TEXT, BESIDE})
+"""The reasons for which nobody can have meant a file as an image."""
 
 
 def reason_to_pass_over(name: str) -> str | None:
     """Return why a file of this name is not taken for an image, or None if it is.
 
-    The reasons are the constants of this module. Only OTHER may hide an image.
+    A reason that is not one of HARMLESS may hide an image.
     """
     if is_of_a_system(name):
         return NAME_OF_A_SYSTEM
@@ -38,7 +65,7 @@ def reason_to_pass_over(name: str) -> str | None:
         return None
     if (dot and extension in _BESIDE_IMAGES) or last in _WITHOUT_EXTENSION:
         return TEXT
-    return OTHER
+    return _REASONS.get(extension if dot else "", OTHER)
 
 
 def is_of_a_system(name: str) -> bool:
@@ -69,9 +96,7 @@ def checked_name(raw: bytes, origin: str) -> str:
         DataError: it is empty or over 4096 bytes, or would lie outside of the folder that it is
             unpacked into on some system: "..", an absolute path, a backslash, a drive letter.
     """
-    name = text_of(raw)
-    while name.startswith("./"):
-        name = name[2:]
+    name = text_of(_HERE.sub(b"", raw))
     if len(raw) > _MAX_NAME_BYTES or _UNSAFE.search(name):
         raise DataError(
             f"{origin} holds a file named {quoted(name)}; the name must be a path of 1..4096 "

@@ -20,6 +20,7 @@ from ddpm_core.data.containers.container import (
 )
 from ddpm_core.data.containers.local_file import LocalFile
 from ddpm_core.data.containers.names import (
+    BESIDE,
     IMAGE_EXTENSIONS,
     TEXT,
     bytes_of,
@@ -39,7 +40,6 @@ _MAX_LABEL_BYTES = 64
 _SPLITS = {"train": "train", **dict.fromkeys(("test", "val", "valid", "validation"), "test")}
 _NO_IMAGE = "a sample without an image"
 _NO_KEY = "a name without a key before its first dot"
-_BESIDE = "files beside an image that are never read"
 _NUM_PEEKED = 8
 
 
@@ -205,4 +205,4 @@ def _note_others(sample: _Sample, full: str, passed_over: PassedOver) -> None:
     for extension in sorted(sample.files.keys() - IMAGE_EXTENSIONS - {"cls"}):
         name = f"{full}.{extension}"
         is_text = reason_to_pass_over(f"x.{extension}") == TEXT
-        passed_over.add(TEXT if is_text else _BESIDE, name, harmless=True)
+        passed_over.add(TEXT if is_text else BESIDE, name, harmless=True)

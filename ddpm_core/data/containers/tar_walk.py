@@ -159,13 +159,13 @@ def _records(body: bytes, origin: str, at: int) -> dict[bytes, bytes]:
     while start < len(body):
         found = _RECORD.match(body, start)
         stop = start + int(found[1]) if found else 0
-        # The match holds no newline: one at the end that is said lies behind it, and in the body.
-        if not found or body[stop - 1 : stop] != b"\n":
+        # A record ends behind its own beginning: one of length 0 would be read again for ever.
+        if not found or stop <= found.end() or body[stop - 1 : stop] != b"\n":
             raise damaged(
                 origin,
                 at + start,
                 f"{body[start : start + 50]!r}",
-                "a pax record, `length key=value`",
+                "a pax record, `length key=value` and a newline",
             )
         records[found[2]] = body[found.end() : stop - 1]
         start = stop

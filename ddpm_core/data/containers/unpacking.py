@@ -70,6 +70,6 @@ def _unpack(archive: Path, packed: BinaryIO, target: BinaryIO) -> None:
                 "Unpack it yourself and give the folder as data.source"
             )
         target.write(chunk)
-        if 10 * packed.tell() // total > tenth:
-            tenth = 10 * packed.tell() // total
+        if 10 * packed.tell() // max(total, 1) > tenth:
+            tenth = 10 * packed.tell() // max(total, 1)
             Progress("shard", packed.tell(), total, "bytes", f"unpacking {archive.name}").show()

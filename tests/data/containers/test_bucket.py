@@ -167,5 +167,5 @@ def test_what_comes_from_the_internet_needs_a_digest(tmp_path):
         open_container("https://host.invalid/x.zip", cache=tmp_path, sha256="ABC")
     with pytest.raises(DataError, match=r"no archive of a kind that is read"):
         open_container("https://host.invalid/x.rar", cache=tmp_path, sha256="0" * 64)
-    with pytest.raises(StorageError, match=r"127\.0\.0\.1, which is no public address"):
+    with pytest.raises(DataError, match=r"127\.0\.0\.1, which is no public address"):
         open_container("https://127.0.0.1:9/x.zip", cache=tmp_path, sha256="0" * 64)

@@ -50,24 +50,78 @@ def test_folder_gives_every_file_with_its_exact_name(tmp_path):
     assert passed_over.counts == {}
 
 
-def test_folder_never_opens_links_and_devices(tmp_path):
-    """Catches following a link out of the folder or round in a circle, and hanging in a pipe."""
+def test_folder_never_opens_pipes_and_sockets_and_goes_through_no_folder_that_is_a_link(tmp_path):
+    """Catches hanging in a pipe, also one behind a link, and a way out through a folder's link."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.png").write_bytes(b"secret")
     root = write(tmp_path / "root", {"a.png": b"1", ".git/b.png": b"2", "Thumbs.db": b"3"})
-    (root / "link.png").symlink_to("../outside/secret.png")
-    (root / "folder").symlink_to("../outside")
-    (root / "circle").symlink_to(".")
     os.mkfifo(root / "pipe.png")
+    (root / "to-pipe.png").symlink_to("pipe.png")
+    (root / "device.png").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root / "socket.png"))
         entries, passed_over = listed(Folder(root))
     assert [entry.name for entry in entries] == ["a.png"]
-    assert sorted(passed_over.counts.values()) == [2, 2, 3]
-    assert len(passed_over.lost) == 2
-    for name in ("link.png", "folder/secret.png", "circle/a.png", "pipe.png", "socket.png"):
+    assert sorted(passed_over.counts.values()) == [2, 4]
+    assert passed_over.lost == {"neither a file nor a folder"}
+    (root / "folder").symlink_to("../outside")
+    (root / "circle").symlink_to(".")
+    names = ("folder/secret.png", "circle/a.png", "pipe.png", "to-pipe.png", "device.png")
+    for name in (*names, "socket.png"):
         with pytest.raises(DataError, match=r"has changed since it was listed"):
             Folder(root).read(Entry(name, 6))
+
+
+def test_folder_reads_links_to_regular_files_wherever_they_lie(tmp_path):
+    """Catches a hub's cache, DVC and git-annex, all of whose files are links, taken for empty."""
+    blobs = write(tmp_path / "blobs", {"0a1b": b"one", "2c3d": b"two"})
+    root = tmp_path / "snapshot"
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "1.png").symlink_to("../../blobs/0a1b")
+    (root / "train" / "2.png").symlink_to(blobs / "2c3d")
+    (root / "train" / "3.png").symlink_to("2.png")
+    entries, passed_over = listed(Folder(root))
+    assert {one.name: Folder(root).read(one) for one in entries} == {
+        "train/1.png": b"one",
+        "train/2.png": b"two",
+        "train/3.png": b"two",
+    }
+    assert passed_over.counts == {}
+
+
+@pytest.mark.parametrize("target", ["../outside", ".", ".."])
+def test_a_link_to_a_folder_is_refused_with_what_to_do(target, tmp_path):
+    """Catches a walk round in a circle, and a class that is left out without a word."""
+    (tmp_path / "outside").mkdir()
+    root = write(tmp_path / "root", {"a.png": b"1"})
+    (root / "dogs").symlink_to(target)
+    with pytest.raises(DataError, match=r'"dogs" in .*link to a folder.*cp -rs'):
+        listed(Folder(root))
+
+
+def test_links_to_nothing_are_told_apart(tmp_path):
+    """Catches files that were never fetched, a loop of links, both taken for no image meant."""
+    root = write(tmp_path / "root", {"a.png": b"1"})
+    (root / "1.png").symlink_to(".git/annex/objects/x")
+    (root / "2.png").symlink_to("3.png")
+    (root / "3.png").symlink_to("2.png")
+    (root / "notes.txt").symlink_to("gone")
+    entries, passed_over = listed(Folder(root))
+    assert [entry.name for entry in entries] == ["a.png"]
+    [line] = passed_over.lines(only_lost=True)
+    assert line.startswith("4 passed over: a symbolic link to nothing: fetch the files (dvc pull")
+
+
+def test_what_a_link_leads_to_is_looked_at_again_when_it_is_read(tmp_path):
+    """Catches a link that leads to a pipe by then, which would never be read to its end."""
+    root = write(tmp_path / "root", {"b": b"12"})
+    (root / "a.png").symlink_to("b")
+    opened = Folder(root)
+    entry = next(one for one in listed(opened)[0] if one.name == "a.png")
+    (root / "b").unlink()
+    os.mkfifo(root / "b")
+    with pytest.raises(DataError, match="no regular file"):
+        opened.read(entry)
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/hostname", "a/../../x", "", "."])
@@ -94,7 +148,7 @@ def test_folder_says_what_has_changed(tmp_path):
 
 
 def test_folder_refuses_a_huge_file_before_reading(tmp_path):
-    """Catches 32 MiB and more read into memory."""
+    """Catches 128 MiB and more read into memory."""
     with (tmp_path / "a.png").open("wb") as file:
         file.truncate(MAX_ENTRY_BYTES + 1)
     opened = Folder(tmp_path)
