@@ -11,7 +11,7 @@ from types import TracebackType
 import ray
 import ray._private.ray_constants
 import ray.exceptions
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # it is in C
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # it is in C
 
 from ddpm_core import machine
 from ddpm_core.cluster.reach import require_answer
@@ -137,11 +137,10 @@ class _Own:
         # Its C++ reports every lost connection, in the middle of what we say about it.
         ours["RAY_BACKEND_LOG_LEVEL"] = os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")
         self._before = {key: os.environ.get(key) for key in ours}
-        _set(ours)
+        _set_for_ray(ours)
         # As the variable for the processes that are started: this node's address is loopback.
         # Ray read the variable when it was imported.
         self._constants.ENABLE_RAY_CLUSTER = False
-        AuthenticationTokenLoader.instance().reset_cache()
         _init(address)
         threading.Thread(target=self._watch, name="own-ray", daemon=True).start()
 
@@ -152,9 +151,8 @@ class _Own:
     def close(self) -> None:
         self.forget()
         self._ray.close()
-        _set(self._before)
+        _set_for_ray(self._before)
         self._constants.ENABLE_RAY_CLUSTER = self._enabled
-        AuthenticationTokenLoader.instance().reset_cache()
 
     def _watch(self) -> None:
         """End this process if its Ray ends first: Ray itself would wait for it, or abort."""
@@ -171,12 +169,15 @@ class _Own:
         os._exit(ClusterError.exit_code)
 
 
-def _set(variables: Mapping[str, str | None]) -> None:
+def _set_for_ray(variables: Mapping[str, str | None]) -> None:
+    """Set variables (None: unset), and have Ray, which keeps what it has read, read them again."""
     for key, value in variables.items():
         if value is None:
             os.environ.pop(key, None)
         else:
             os.environ[key] = value
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start(compute: ComputeConfig) -> Connection:

@@ -25,14 +25,25 @@ def require_answer(address: str) -> None:
     _connect(address, host.strip("[]"), int(port))
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return  # with certificates that only Ray itself knows how to use
+    if (what := _said(where)) is not None:
+        raise _unreachable(address, f"{where} is open, but {what}")
+
+
+def _said(where: str) -> str | None:
+    """Return what is wrong with the answer, or None if it is a Ray's."""
     with grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        # The question that every server of Ray's answers, whatever the token: how it is.
+        ask = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
-            # Ready is who has answered in gRPC's own words: not a web server, not a stopped Ray.
-            grpc.channel_ready_future(channel).result(timeout=_ANSWER_TIMEOUT_S)
-        except grpc.FutureTimeoutError:
-            raise _unreachable(
-                address, f"{where} is open, but no Ray answered within {_ANSWER_TIMEOUT_S:g} s"
-            ) from None
+            ask(b"", timeout=_ANSWER_TIMEOUT_S, wait_for_ready=True)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                return None
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                return f"no Ray answered within {_ANSWER_TIMEOUT_S:g} s"
+            return f"what answers is no Ray ({code.name.lower()})"
+    return None
 
 
 def _resolved(address: str) -> str:

@@ -263,7 +263,7 @@ def test_dead_configured_prefect_api_is_told_before_anything_is_started(
     else:
         write_profile(tmp_path / "prefect", DEAD_URL)
     monkeypatch.setattr(EmbeddedRay, "start", lambda _: pytest.fail("Ray was started"))
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     began, before = time.monotonic(), descendants()
     assert (
         command_line.main(command_line.TRAIN_DDPM, ["digits", "--root", str(tmp_path / "root")])
