@@ -134,8 +134,6 @@ class _Own:
         """Connect this process to it, once it answers."""
         address = self._ray.address()
         ours = self._ray.environment | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": None}
-        # Its C++ reports every lost connection, in the middle of what we say about it.
-        ours["RAY_BACKEND_LOG_LEVEL"] = os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal")
         self._before = {key: os.environ.get(key) for key in ours}
         _set_for_ray(ours)
         # As the variable for the processes that are started: this node's address is loopback.

@@ -9,7 +9,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -312,11 +311,9 @@ class _GroupBackend(_TorchBackend):  # type: ignore[misc]  # Ray is untyped here
             address, port = ray.get(opened, timeout=limit_s)
             gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
             size = len(worker_group)
-            meet_as = partial(
-                meet, backend="nccl" if gpu else "gloo", timeout_s=backend_config.timeout_s
-            )
+            how = {"backend": "nccl" if gpu else "gloo", "timeout_s": limit_s}
             met = [
-                worker_group.execute_single_async(rank, meet_as, address, port, rank, size)
+                worker_group.execute_single_async(rank, meet, address, port, rank, size, **how)
                 for rank in range(size)
             ]
             ray.get(met, timeout=limit_s)

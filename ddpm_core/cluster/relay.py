@@ -25,7 +25,7 @@ def relay_worker_lines() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _relay(data: Mapping[str, Any], _ignore_prefix: bool = False) -> None:
+def _relay(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:  # noqa: ARG001 - Ray's
     if data.get("pid") in ("autoscaler", "raylet"):
         return
     stream = sys.stderr if data["is_err"] else sys.stdout

@@ -56,6 +56,8 @@ def squares(payload, get_device):
         first = Path(payload["folder"], f"unit{unit}").stat().st_size == 1
         if deadly and (first or payload.get("always")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if unit == payload.get("stuck") and first:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if unit == payload.get("bad"):
             raise DivergenceError(f"unit {unit} is not finite")
         if unit == payload.get("defect"):
