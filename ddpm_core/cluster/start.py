@@ -21,7 +21,7 @@ from ddpm_core.config import ComputeConfig
 from ddpm_core.progress import WARNING
 
 _LOOK_EVERY_S = 1.0
-_SAY_AFTER_S = 20.0
+_SAY_AFTER_S = 40.0
 _SAY_EVERY_S = 30.0
 _BUSY_LIMIT_S = 360.0
 """seconds to wait for cores that are there, but taken by others"""
