@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ddpm_core import layout
+from ddpm_core import layout, machine
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
@@ -18,6 +18,7 @@ from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import configure, require_feature_file
 from ddpm_core.storage import Store, open_store
+from flows.ray_address import require_answer
 
 RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
     "shard": layout.dataset_of,
@@ -170,11 +171,13 @@ def check_machine(config: RunConfig, ray_address: str | None) -> None:
 
     Raises:
         ConfigError: there are fewer cores than asked for, or no file for the evaluation.
+        ClusterError: no cluster answers at `ray_address`.
     """
     if ray_address is not None:
+        require_answer(ray_address)
         return
     require_feature_file(config)
-    compute, cores = config.compute, os.cpu_count() or 1
+    compute, cores = config.compute, machine.cores()
     if compute.num_workers * compute.cpus_per_worker > cores:
         raise ConfigError(
             f"compute asks for {compute.num_workers} worker(s) with {compute.cpus_per_worker} CPU "

@@ -13,8 +13,8 @@ import urllib.request
 from typing import Any
 
 from ddpm_core.errors import ClusterError
-from flows.embedded import Server
-from flows.guardian import private_folder
+from ddpm_core.servers.folders import private_folder
+from ddpm_core.servers.server import Server
 from flows.plan import without_password
 
 _ANSWER_TIMEOUT_S = 5.0

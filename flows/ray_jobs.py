@@ -21,14 +21,19 @@ from ddpm_core.errors import ClusterError, ConfigError, PipelineError
 from flows.embedded import Cluster
 from flows.job_log import JobLog
 from flows.package import write_package
+from flows.ray_address import require_url
 
 POLL_S = 1.0
 STOP_SIGNAL_WAIT_S = 10
 """seconds a stopped job has to wind up before it is killed; what its checkpoints hold is kept"""
 LOST_AFTER_S = {True: 15.0, False: 90.0}
 """seconds without an answer after which a cluster counts as lost; True: the embedded one"""
+FIRST_PATIENCE_S = 10.0
+"""seconds in which a cluster must answer for the first time; an address may be wrong"""
+_AGENT_PATIENCE_S = 120.0
 _MAX_RACES = 10
 _REQUEST_TIMEOUT_S = (10, 60)
+_FIRST_REQUEST_TIMEOUT_S = (10, 15)
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 # These beat the address that the client is given; here the argument is what the user said last.
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
@@ -81,13 +86,9 @@ class RayJobs:
             ConfigError: the address is no URL of a dashboard, or the token is refused.
             ClusterLostError: nobody answers there.
         """
-        if urlsplit(cluster.address).scheme not in ("http", "https"):
-            raise ConfigError(
-                f"Ray address {cluster.address!r} must be the URL of the cluster's dashboard, "
-                "e.g. http://ray-head:8265"
-            )
+        require_url(cluster.address)
         self._cluster = cluster
-        self._client: Any = self._call(lambda: _client(cluster))
+        self._client: Any = self._call(lambda: _client(cluster), patience_s=FIRST_PATIENCE_S)
 
     def attempts(self, prefix: str) -> list[Job]:
         """Return the jobs `prefix`-a1, -a2 ... that the cluster knows, oldest first."""
@@ -184,10 +185,11 @@ class RayJobs:
                 raise
         return True
 
-    def _call(self, request: Callable[[], T]) -> T:
+    def _call(self, request: Callable[[], T], *, patience_s: float | None = None) -> T:
         """Make a request that can be repeated, through outages of limited length."""
-        patience_s = LOST_AFTER_S[self._cluster.is_embedded]
-        deadline = time.monotonic() + patience_s
+        if patience_s is None:
+            patience_s = LOST_AFTER_S[self._cluster.is_embedded]
+        began = time.monotonic()
         while True:
             try:
                 return request()
@@ -201,7 +203,9 @@ class RayJobs:
                 refused = _refusal(error)
                 if refused is not None:
                     raise refused from None
-                if time.monotonic() > deadline:
+                if "No available agent" in str(error):  # the node is there, and still starting
+                    patience_s = max(patience_s, _AGENT_PATIENCE_S)
+                if time.monotonic() - began > patience_s:
                     raise ClusterLostError(
                         f"the Ray cluster at {self._cluster.address} did not answer for "
                         f"{patience_s:.0f} s: {_brief(error)}. Is it running, and is this the URL "
@@ -240,17 +244,20 @@ def _brief(error: object, length: int = 200) -> str:
     return lines[-1][-length:] if lines else type(error).__name__
 
 
+class _BoundedClient(JobSubmissionClient):  # type: ignore[misc]  # Ray's client is untyped
+    """Ray's client, which itself waits for ever: a cut network must not hold the flow."""
+
+    _timeout_s: tuple[int, int] = _FIRST_REQUEST_TIMEOUT_S
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:  # noqa: ANN401
+        return super()._do_request(method, endpoint, timeout=self._timeout_s, **options)
+
+
 def _client(cluster: Cluster) -> Any:  # noqa: ANN401 - Ray's client is untyped
     headers = {} if cluster.token is None else {"Authorization": f"Bearer {cluster.token}"}
     with _without(_OVERRIDING):
-        client = JobSubmissionClient(cluster.address, headers=headers)
-    # Ray waits for ever; a cluster behind a cut network must not hold the flow.
-    unbounded = client._do_request
-
-    def bounded(method: str, endpoint: str, **options: Any) -> Any:  # noqa: ANN401
-        return unbounded(method, endpoint, timeout=_REQUEST_TIMEOUT_S, **options)
-
-    client._do_request = bounded
+        client = _BoundedClient(cluster.address, headers=headers)  # asks for the version
+    client._timeout_s = _REQUEST_TIMEOUT_S
     return client
 
 

@@ -2,36 +2,48 @@
 
 import logging
 import os
-import socket
+import sys
+import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 
 import ray
+import ray._private.ray_constants
 import ray.exceptions
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # it is in C
 
+from ddpm_core import machine
+from ddpm_core.cluster.reach import require_answer
+from ddpm_core.cluster.relay import relay_worker_lines
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, ConfigError
 from ddpm_core.progress import WARNING
+from ddpm_core.servers.own_ray import OwnRay
+from ddpm_core.servers.server import use_directly
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_TIMEOUT_S = 10.0
 _JOIN_GRACE_S = 15.0  # nodes of a cluster that was just started may still be on their way
+_LOOK_EVERY_S = 0.5
 
 
 class Connection:
-    """A cluster in use; closing it shuts down what `connect` started, and only that."""
+    """A cluster in use; closing it leaves the cluster, and ends it if `connect` started it."""
 
-    def __init__(self, *, started: bool) -> None:
-        self._started = started
+    def __init__(self, *, joined: bool, own: "_Own | None" = None) -> None:
+        self._joined, self._own = joined, own
 
     def close(self) -> None:
         """Leave the cluster; a local one that this connection started ends."""
-        if self._started:
-            self._started = False
+        if self._joined:
+            self._joined = False
+            if self._own is not None:
+                self._own.forget()
             ray.shutdown()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
     def __enter__(self) -> "Connection":
         return self
@@ -55,9 +67,13 @@ def connect(compute: ComputeConfig) -> Connection:
         ConfigError: if it cannot hold the workers that `compute` asks for.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
-    connection = Connection(started=not ray.is_initialized())
-    if not ray.is_initialized():
-        _start(address)
+    if ray.is_initialized():
+        connection = Connection(joined=False)
+    elif address == "local":
+        connection = _start(compute)
+    else:
+        _join(address)
+        connection = Connection(joined=True)
     try:
         _preflight(compute, patience_s=0.0 if address == "local" else _JOIN_GRACE_S)
     except BaseException:
@@ -82,7 +98,7 @@ def num_workers(compute: ComputeConfig) -> int:
     """
     if compute.use_gpu is not None or not uses_gpu(compute):
         return compute.num_workers
-    return _fitting(compute, _num_slots(compute))
+    return _fitting(compute, num_slots(compute))
 
 
 def _fitting(compute: ComputeConfig, num_slots: int) -> int:
@@ -92,7 +108,8 @@ def _fitting(compute: ComputeConfig, num_slots: int) -> int:
     return max(n for n in range(1, wanted + 1) if wanted % n == 0 and n <= num_slots)
 
 
-def _num_slots(compute: ComputeConfig) -> int:
+def num_slots(compute: ComputeConfig) -> int:
+    """Return for how many workers the nodes that are alive have room; call it when connected."""
     nodes, gpu = _nodes(), uses_gpu(compute)
     return sum(_slots(node, compute.cpus_per_worker, gpu=gpu) for node in nodes)
 
@@ -101,42 +118,95 @@ def _nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _start(address: str) -> None:
+class _Own:
+    """A Ray of this process's own, the variables by which it is reached, and an eye on it."""
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        wanted = compute.num_workers * compute.cpus_per_worker
+        use_directly()
+        self._ray = OwnRay(num_cpus=min(wanted, machine.cores()))
+        self._before: dict[str, str | None] = {}
+        self._is_watched = True
+        self._constants = ray._private.ray_constants
+        self._enabled = self._constants.ENABLE_RAY_CLUSTER
+
+    def join(self) -> None:
+        """Connect this process to it, once it answers."""
+        address = self._ray.address()
+        ours = self._ray.environment | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": None}
+        self._before = {key: os.environ.get(key) for key in ours}
+        _set_for_ray(ours)
+        # As the variable for the processes that are started: this node's address is loopback.
+        # Ray read the variable when it was imported.
+        self._constants.ENABLE_RAY_CLUSTER = False
+        _init(address)
+        threading.Thread(target=self._watch, name="own-ray", daemon=True).start()
+
+    def forget(self) -> None:
+        """Stop watching: that it ends is meant from here on."""
+        self._is_watched = False
+
+    def close(self) -> None:
+        self.forget()
+        self._ray.close()
+        _set_for_ray(self._before)
+        self._constants.ENABLE_RAY_CLUSTER = self._enabled
+
+    def _watch(self) -> None:
+        """End this process if its Ray ends first: Ray itself would wait for it, or abort."""
+        while self._is_watched and self._ray.is_running():
+            time.sleep(_LOOK_EVERY_S)
+        if not self._is_watched:
+            return
+        sys.stderr.write(
+            "the Ray that was started here for this command has ended: a process of it was killed "
+            "or died, mostly for lack of memory. The same command continues what was saved\n"
+        )
+        sys.stderr.flush()
+        self._ray.close()
+        os._exit(ClusterError.exit_code)
+
+
+def _set_for_ray(variables: Mapping[str, str | None]) -> None:
+    """Set variables (None: unset), and have Ray, which keeps what it has read, read them again."""
+    for key, value in variables.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _start(compute: ComputeConfig) -> Connection:
+    own = _Own(compute)
+    try:
+        own.join()
+    except BaseException:
+        own.close()
+        raise
+    return Connection(joined=True, own=own)
+
+
+def _join(address: str) -> None:
     if "://" in address:
         raise ClusterError(
             f"RAY_ADDRESS={address} is the address of the Jobs API or of Ray Client; a stage joins "
             "its cluster directly. Submit the stage with `ray job submit`, or unset RAY_ADDRESS"
         )
+    require_answer(address)
+    _init(address)
+
+
+def _init(address: str) -> None:
+    relay_worker_lines()
     try:
-        if address == "local":
-            _protect_token()
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # Without the dashboard Ray Train complains every second that it cannot ask for the
-            # state of its actors. It listens on loopback.
-            ray.init(address="local", include_dashboard=True, log_to_driver=True)
-        else:
-            _require_answer(address)
-            ray.init(address=address, log_to_driver=True)
+        ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises its base class itself: "node timed out"
         raise ClusterError(
             f"no Ray cluster at {address!r}: {one_line(error)}. Start one, or unset RAY_ADDRESS "
             "to use this machine alone"
         ) from error
-
-
-def _require_answer(address: str) -> None:
-    """Raise OSError if nobody listens there: Ray itself was seen to wait over ten minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdecimal():  # else "auto": Ray looks up its own notes on this machine
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_TIMEOUT_S).close()
-
-
-def _protect_token() -> None:
-    """Make the folder of Ray's token ours alone: Ray writes the token readable by everyone."""
-    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        folder = Path.home() / ".ray"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
 
 
 def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:
@@ -146,11 +216,11 @@ def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:
         ConfigError: naming what is needed, what is there and the keys to change.
     """
     deadline = time.monotonic() + patience_s
-    while (slots := _num_slots(compute)) < compute.num_workers and time.monotonic() < deadline:
+    while (slots := num_slots(compute)) < compute.num_workers and time.monotonic() < deadline:
         time.sleep(1.0)
     if slots >= compute.num_workers:
         return
-    gpu, nodes = uses_gpu(compute), _nodes()
+    gpu = uses_gpu(compute)
     if compute.use_gpu is None and gpu and (fitting := _fitting(compute, slots)) <= slots:
         _log.warning(
             "%sthe cluster has GPUs for %d of compute.num_workers=%d worker(s): %d will work; "
@@ -161,13 +231,21 @@ def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:
             fitting,
         )
         return
-    each = f"{compute.cpus_per_worker} CPU" + (" and 1 GPU" if gpu else "")
-    have = ", ".join(f"{node.get('CPU', 0):g} CPU {node.get('GPU', 0):g} GPU" for node in nodes)
     raise ConfigError(
+        f"{asked_and_there(compute)}. Lower compute.num_workers or compute.cpus_per_worker"
+        + (", set compute.use_gpu=false" if gpu else "")
+        + ", or add nodes"
+    )
+
+
+def asked_and_there(compute: ComputeConfig) -> str:
+    """Return in words what `compute` asks for and what the nodes have; call it when connected."""
+    gpu = uses_gpu(compute)
+    each = f"{compute.cpus_per_worker} CPU" + (" and 1 GPU" if gpu else "")
+    have = ", ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in _nodes())
+    return (
         f"compute asks for {compute.num_workers} worker(s) with {each} each; the cluster has room "
-        f"for {slots} (its nodes: {have or 'none'}). Lower compute.num_workers or "
-        "compute.cpus_per_worker" + (", set compute.use_gpu=false" if gpu else "") + ", or add "
-        "nodes"
+        f"for {num_slots(compute)} (its nodes: {have or 'none'})"
     )
 
 

@@ -1,12 +1,13 @@
 """A group of workers that train together: Ray Train, and what to do when a worker is lost."""
 
+import contextlib
 import logging
 import os
 import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,31 @@ import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.torch.config import TorchConfig, _TorchBackend
+from ray.train.torch.config import (
+    TorchConfig,
+    _set_torch_distributed_env_vars,
+    _TorchBackend,
+)
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
-from ddpm_core.cluster.network import choose_interface
+from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
+from ddpm_core.cluster.network import choose_interface, meet, open_meeting_place
+from ddpm_core.cluster.start import StartLimit, read_reason
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
 
 _log = logging.getLogger(__name__)
 
 _MAX_CONTROLLER_FAILURES = 5
+_ADDRESS = "RAY_ADDRESS"
 _SETTINGS = {
     # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    # `StartLimit` knows better what is being waited for, and says it.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
     # Relative paths in the environment (MLFLOW_TRACKING_URI) mean the same on every worker.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # It would only wait for a checkpoint ahead of time, which our workers do not make.
@@ -74,9 +85,10 @@ def train_group(
         # Ray's own record of a run is never read again, so it lies in a fresh folder that is
         # removed: what a run is continued from are our manifests alone.
         with tempfile.TemporaryDirectory(prefix="ddpm-ray-", ignore_cleanup_errors=True) as folder:
-            tally = Path(folder, "losses")
+            tally, reason = Path(folder, "losses"), Path(folder, "reason")
             try:
-                _fit(_trainer(worker, payload, compute, name, Path(folder), losses))
+                with _address_for_workers():
+                    _fit(_trainer(worker, payload, compute, name, Path(folder), losses), reason)
             except _GroupLostError as error:
                 raise _lost_too_often(compute, str(error)) from error
             except _StartLostError as error:
@@ -112,9 +124,29 @@ def _trainer(
                 max_failures=compute.max_failures - losses,
                 controller_failure_limit=_MAX_CONTROLLER_FAILURES,
             ),
-            callbacks=[_Judge(folder / "losses")],
+            callbacks=[_Judge(folder / "losses"), StartLimit(compute, folder / "reason")],
+            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
     )
+
+
+@contextlib.contextmanager
+def _address_for_workers() -> Iterator[None]:
+    """Tell the controller, and what it starts, which cluster it is in.
+
+    It starts an actor that removes what a lost controller leaves behind, and that asks, by Ray's
+    own rules, for the cluster of this machine: where there are two it may find the other.
+    """
+    before = os.environ.get(_ADDRESS)
+    os.environ[_ADDRESS] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add(_ADDRESS)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ADDRESS]
+        else:
+            os.environ[_ADDRESS] = before
 
 
 def _lost_too_often(compute: ComputeConfig, what: str) -> ClusterError:
@@ -134,7 +166,10 @@ class _Threads:
         torch.set_num_threads(self._num_threads)
         try:
             self._worker(payload)
-        except (PipelineError, RuntimeError) as error:
+        except (PipelineError, RuntimeError, MemoryError) as error:
+            if (lack := lack_of_memory(error, TRAIN_KEYS)) is not None:
+                _hush()
+                raise lack from None
             if isinstance(error, PipelineError) or _is_of_a_lost_peer(error):
                 _hush()  # the driver says it in one line
             raise
@@ -218,8 +253,8 @@ class _GroupLostError(Exception):
     """Workers were lost more often than Ray Train was told to bear."""
 
 
-def _fit(trainer: Any) -> None:  # noqa: ANN401 - Ray is untyped here
-    """Run to the end.
+def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped here
+    """Run to the end; `reason` is the file of `StartLimit`.
 
     Raises:
         Exception: the very error that a rank raised.
@@ -246,6 +281,14 @@ def _fit(trainer: Any) -> None:  # noqa: ANN401 - Ray is untyped here
         ranks = "; ".join(f"rank {rank}: {one_line(e)}" for rank, e in sorted(failures.items()))
         raise _GroupLostError(ranks or one_line(error)) from error
     except ray.exceptions.RayError as error:
+        if (why := read_reason(reason)) is not None:
+            text, lacks_room = why
+            if not lacks_room:
+                raise _StartLostError(text) from None
+            raise ClusterError(
+                f"{text}. Add nodes, or lower compute.num_workers or compute.cpus_per_worker; all "
+                "up to the newest checkpoint is kept, and the same command continues"
+            ) from None
         raise ClusterError(f"the cluster lost the run: {one_line(error)}. Run again") from error
     finally:
         if main:
@@ -253,10 +296,27 @@ def _fit(trainer: Any) -> None:  # noqa: ANN401 - Ray is untyped here
 
 
 class _GroupBackend(_TorchBackend):  # type: ignore[misc]  # Ray is untyped here
+    """Torch's process group, met at an address of rank 0's node, within a time."""
+
     def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401
+        limit_s = backend_config.timeout_s
+
+        def everywhere(function: Callable[..., Any]) -> None:
+            ray.get(worker_group.execute_async(function), timeout=limit_s)
+
         try:
-            worker_group.execute(choose_interface)
-            super().on_start(worker_group, backend_config)
+            everywhere(choose_interface)
+            everywhere(_set_torch_distributed_env_vars)
+            opened = worker_group.execute_single_async(0, open_meeting_place)
+            address, port = ray.get(opened, timeout=limit_s)
+            gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+            size = len(worker_group)
+            how = {"backend": "nccl" if gpu else "gloo", "timeout_s": limit_s}
+            met = [
+                worker_group.execute_single_async(rank, meet, address, port, rank, size, **how)
+                for rank in range(size)
+            ]
+            ray.get(met, timeout=limit_s)
         except (ray.exceptions.RayError, RuntimeError):
             worker_group.abort()  # as in _Judge: Ray would not
             raise

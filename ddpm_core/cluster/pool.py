@@ -1,6 +1,8 @@
 """A pool of actors that share out units: files, samples, measurements."""
 
 import logging
+import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -8,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import ray
 import ray.exceptions
 
+from ddpm_core.cluster import pulse
 from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
+from ddpm_core.cluster.memory import POOL_KEYS, lack_of_memory
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
 
@@ -22,6 +26,7 @@ GetDevice: TypeAlias = "Callable[[], torch.device]"
 _log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300.0
+_LOOK_EVERY_S = 10.0
 
 
 def map_units(
@@ -34,8 +39,9 @@ def map_units(
 ) -> None:
     """Have every unit worked on once by one of `compute.num_workers` actors.
 
-    An actor that dies is replaced and its unit is made again, so a unit's result must be a
-    function of the unit, and publishing it twice must do no harm.
+    An actor that dies, or computes nothing for too long (see `pulse`), is replaced and its unit is
+    made again, so a unit's result must be a function of the unit, and publishing it twice must do
+    no harm.
 
     Args:
         make_worker: called once in each actor as `make_worker(payload, get_device)`; returns the
@@ -50,6 +56,7 @@ def map_units(
 
     Raises:
         PipelineError: the very error that a worker raised; it is not retried.
+        ConfigError: a worker's memory, or its device's, is too small.
         ClusterError: after more than `compute.max_failures` deaths, or if no actor starts.
     """
     waiting = deque(range(len(units)))
@@ -74,8 +81,8 @@ def map_units(
                 if deaths > compute.max_failures:
                     raise ClusterError(
                         f"workers died {deaths} times, compute.max_failures={compute.max_failures} "
-                        f"allows no more; the last: {one_line(outcome)}. Run again: finished "
-                        "units are kept"
+                        f"allows no more; the last: {one_line(outcome)}. If that was for lack of "
+                        f"memory, lower {POOL_KEYS}. Run again: finished units are kept"
                     ) from outcome
                 _log.warning("a worker died (%s); starting another", one_line(outcome))
                 if position is not None:
@@ -98,6 +105,16 @@ def map_units(
         pool.close()
 
 
+class StuckError(ray.exceptions.RayError):  # type: ignore[misc]  # Ray is untyped here
+    """A worker has done nothing for as long as `pulse` allows."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"it computed nothing for {limit_s:g} s: does its file system or its device answer? "
+            f"(limit: {pulse.LIMIT_VARIABLE})"
+        )
+
+
 class _PoolActor:
     """Makes its worker at the first unit, so that an error while making it is an answer too."""
 
@@ -105,17 +122,22 @@ class _PoolActor:
         self._make, self._payload, self._num_threads = make_worker, payload, num_threads
         self._worker: Callable[[Any], Any] | None = None
 
-    def ready(self) -> None:
-        """Answer, once the process is there."""
+    def ready(self, name: str) -> None:
+        """Answer, once the process is there; it shows its pulse under this name."""
+        pulse.show(name)
 
     def run(self, unit: Any) -> Any:  # noqa: ANN401 - whatever the caller's units are
-        """Return the worker's result, or the PipelineError it raised."""
+        """Return the worker's result, or the PipelineError that it raised or ran into."""
         try:
             if self._worker is None:
                 self._worker = self._make(self._payload, self._device)
             return self._worker(unit)
         except PipelineError as error:
             return error
+        except (MemoryError, RuntimeError) as error:
+            if (lack := lack_of_memory(error, POOL_KEYS)) is None:
+                raise
+            return lack
 
     def _device(self) -> "torch.device":
         """Return what this actor computes on, having told torch how many cores it has."""
@@ -134,31 +156,40 @@ class _Pool:
         self._actor_class = ray.remote(_PoolActor).options(
             num_cpus=compute.cpus_per_worker, num_gpus=1 if uses_gpu(compute) else 0
         )
-        self._actors: list[Any] = []
+        self._names: dict[Any, str] = {}
         self._busy: dict[Any, tuple[Any, int | None]] = {}
+        self._watch = pulse.Watch(pulse.limit_s())
 
     def add(self) -> None:
         actor = self._actor_class.remote(*self._arguments)
-        self._actors.append(actor)
-        self._busy[actor.ready.remote()] = (actor, None)
+        self._names[actor] = uuid.uuid4().hex
+        self._busy[actor.ready.remote(self._names[actor])] = (actor, None)
 
     def assign(self, actor: Any, position: int, unit: Any) -> None:  # noqa: ANN401
+        self._watch.begin(self._names[actor])
         self._busy[actor.run.remote(unit)] = (actor, position)
 
     def next_event(self) -> tuple[Any, int | None, Any]:
         """Wait for an actor; return it, its unit's position (None: it has started), the result.
 
+        The result is an error of Ray's if the actor died or is stuck.
+
         Raises:
             ClusterError: if none works and none has started within five minutes.
         """
-        working = any(position is not None for _, position in self._busy.values())
-        timeout_s = None if working else _START_TIMEOUT_S
-        done, _ = ray.wait(list(self._busy), num_returns=1, timeout=timeout_s)
-        if not done:
-            raise ClusterError(
-                f"no worker started within {_START_TIMEOUT_S:g} s; the cluster has "
-                f"{ray.available_resources()} free. Free some, or lower compute.num_workers"
-            )
+        began = time.monotonic()
+        while True:
+            done, _ = ray.wait(list(self._busy), num_returns=1, timeout=_LOOK_EVERY_S)
+            if done:
+                break
+            if (stuck := self._stuck()) is not None:
+                return stuck
+            working = any(position is not None for _, position in self._busy.values())
+            if not working and time.monotonic() - began > _START_TIMEOUT_S:
+                raise ClusterError(
+                    f"no worker started within {_START_TIMEOUT_S:g} s; the cluster has "
+                    f"{ray.available_resources()} free. Free some, or lower compute.num_workers"
+                )
         actor, position = self._busy.pop(done[0])
         try:
             return actor, position, ray.get(done[0])
@@ -167,10 +198,17 @@ class _Pool:
         except ray.exceptions.RayError as error:
             return actor, position, error
 
+    def _stuck(self) -> tuple[Any, int, StuckError] | None:
+        for answer, (actor, position) in self._busy.items():
+            if position is not None and self._watch.is_stuck(self._names[actor]):
+                del self._busy[answer]
+                return actor, position, StuckError(self._watch.limit)
+        return None
+
     def discard(self, actor: Any) -> None:  # noqa: ANN401
-        self._actors.remove(actor)
+        self._watch.end(self._names.pop(actor))
         ray.kill(actor)
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        for actor in list(self._names):
+            self.discard(actor)

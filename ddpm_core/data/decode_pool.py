@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import queue
+import select
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 import ddpm_core
@@ -29,6 +31,10 @@ _NUM_CHANNELS = 2
 _MAX_TASK_IMAGES = 128  # so many shards at most, and Linux passes 253 descriptors at a time
 _MAX_KNOWN = 256  # shards open in a process for each channel: of 1024 files that it may have
 _TASK_BYTES = 8 * 2**20  # pixels of a task, unless one image has more
+STUCK_AFTER_S = 300.0
+"""seconds without any computing after which a process that decodes is given up"""
+_LOOK_EVERY_S = 10.0
+_PROGRESS_S = 0.1
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     # Freed memory is kept for the next image, not given back to the kernel: that saves a tenth of
@@ -158,6 +164,7 @@ class _Child:
                     "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                 },
             )
+            self._used_s = 0.0
             mapped = mmap.mmap(memory, num_bytes * _NUM_CHANNELS)
         finally:
             os.close(memory)
@@ -175,7 +182,15 @@ class _Child:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:  # it is in the middle of a large image
             self.process.kill()
-            self.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # not from a dead file system
+                self.process.wait(timeout=5)
+
+    def used_s(self) -> float:
+        """Return how much CPU time it has used; what it used last if it has ended."""
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self.process.pid).cpu_times()
+            self._used_s = float(times.user + times.system)
+        return self._used_s
 
     def lost(self) -> ClusterError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -184,6 +199,14 @@ class _Child:
             f"a process that decodes images has ended with code {self.process.returncode}; a "
             "negative one is the signal, and -9 mostly a lack of memory. Run again"
         )
+
+
+def _is_ready(connection: socket.socket, timeout_s: float) -> bool:
+    if connection.fileno() < 0:
+        return True  # closed: whoever reads from it is told so
+    poll = select.poll()  # not select(), which cannot take descriptors above 1023
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 @final
@@ -228,6 +251,7 @@ class _Channel:
 
     def take(self, out: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Fill `out`; say which of its images are there."""
+        self._wait()
         try:
             answer = self._connection.recv(len(out))
         except OSError:
@@ -237,9 +261,28 @@ class _Channel:
         out[:] = self._part[: out.size].reshape(out.shape)
         return np.frombuffer(answer, np.bool_)
 
+    def _wait(self) -> None:
+        """Wait for an answer, as long as the process gets on.
+
+        Raises:
+            ClusterError: it has computed nothing for `STUCK_AFTER_S`, and was killed.
+        """
+        child, used, since = self._child(), -1.0, time.monotonic()
+        while child is not None and not _is_ready(self._connection, _LOOK_EVERY_S):
+            now_used = child.used_s()
+            if abs(now_used - used) >= _PROGRESS_S:
+                used, since = now_used, time.monotonic()
+            elif time.monotonic() - since > STUCK_AFTER_S:
+                child.process.kill()
+                raise ClusterError(
+                    f"a process that decodes images computed nothing for {STUCK_AFTER_S:g} s: "
+                    "does the file system of the shards answer? Run again"
+                )
+
     def abandon(self) -> None:
         """Wait for an answer that nobody needs."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ClusterError):
+            self._wait()
             self._connection.recv(MAX_PACKET_BYTES)
 
     def close(self) -> None:

@@ -1,5 +1,7 @@
 """Groups that train together: places, errors, losses."""
 
+import os
+
 import pytest
 import ray.exceptions
 import ray.train
@@ -50,8 +52,12 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
 @quiet_ray_data
 @pytest.mark.ray
 def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
-    """Catches threads of the whole node in every worker, and ranks that are not one group."""
-    group.train_group(workers.meet, {"folder": str(tmp_path)}, TWO, name="meet")
+    """Catches threads of the whole node in every worker, and ranks that are not one group; also a
+    port of Ray's, of torch's store or of gloo's that others than this machine reach.
+    """
+    payload = {"folder": str(tmp_path), "driver": os.getpid()}
+    group.train_group(workers.meet, payload, TWO, name="meet")
+    assert (tmp_path / "open").read_text() == ""
     assert (tmp_path / "0").read_text() == "0 2 cpu 1.0 1"
     assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
 

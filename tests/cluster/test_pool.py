@@ -4,6 +4,7 @@ import pytest
 import ray.exceptions
 
 from ddpm_core import cluster
+from ddpm_core.cluster import pool
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, DivergenceError, StorageError
 from tests.cluster import workers
@@ -70,3 +71,12 @@ def test_a_defect_comes_out_with_its_traceback(ray_here, tmp_path):
     with pytest.raises(ray.exceptions.RayTaskError, match="in square"):
         run(tmp_path, [0], defect=0)
     assert (tmp_path / "unit0").stat().st_size == 1
+
+
+def test_a_unit_of_a_stuck_actor_is_given_to_another(ray_here, tmp_path, monkeypatch):
+    """Catches a stage that waits for ever for a file system or a device that does not answer."""
+    monkeypatch.setenv("DDPM_STUCK_AFTER_S", "15")
+    monkeypatch.setattr(pool, "_LOOK_EVERY_S", 1.0)
+    done, begun = run(tmp_path, [0, 1, 2], stuck=1)
+    assert done == {unit: (unit * unit, "cpu") for unit in range(3)}
+    assert begun == {0: 1, 1: 2, 2: 1}

@@ -1,9 +1,12 @@
 """What the tests run on workers of Ray; importable there."""
 
+import contextlib
 import os
 import signal
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import torch
 from torch import distributed
 
@@ -12,13 +15,34 @@ from ddpm_core.errors import DivergenceError, StorageError
 
 
 def meet(payload):
-    """Add up the ranks, and write down what was found."""
+    """Add up the ranks, and write down what was found; rank 0 also who can be reached from where.
+
+    While all are at work, the processes of the driver, its Ray and its workers are looked at.
+    """
     place = cluster.place()
     total = torch.tensor(float(place.rank))
     if place.world_size > 1:
         distributed.all_reduce(total)
+    if place.rank == 0:
+        Path(payload["folder"], "open").write_text("\n".join(open_to_others(payload["driver"])))
+    distributed.barrier()
     words = [place.rank, place.world_size, place.device, total.item(), torch.get_num_threads()]
     Path(payload["folder"], str(place.rank)).write_text(" ".join(map(str, words)))
+
+
+def open_to_others(pid):
+    """Return the listening sockets, not on loopback, of a process and all that come from it."""
+    own = psutil.Process(pid)
+    found = []
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [
+                f"{process.name()} {c.laddr.ip}:{c.laddr.port}"
+                for c in process.net_connections("inet")
+                if c.status == psutil.CONN_LISTEN
+                and not ip_address(c.laddr.ip.removeprefix("::ffff:")).is_loopback
+            ]
+    return found
 
 
 def fail_on_rank_1(payload):
@@ -56,6 +80,8 @@ def squares(payload, get_device):
         first = Path(payload["folder"], f"unit{unit}").stat().st_size == 1
         if deadly and (first or payload.get("always")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if unit == payload.get("stuck") and first:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if unit == payload.get("bad"):
             raise DivergenceError(f"unit {unit} is not finite")
         if unit == payload.get("defect"):

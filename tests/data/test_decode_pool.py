@@ -5,11 +5,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import closing
 
 import numpy as np
 import pytest
 
+from ddpm_core.data import decode_pool
 from ddpm_core.data.decode_pool import DecodePool, _Child
 from ddpm_core.data.shard_files import Places, ShardFile
 from ddpm_core.errors import ClusterError, StorageError
@@ -111,6 +113,33 @@ def test_a_process_that_is_gone_is_not_waited_for(child, places, monkeypatch):
     refusing(monkeypatch, sys.maxsize, before=kill)
     with pytest.raises(ClusterError, match="code -9"):
         child.channels[0].ask(places, SHAPE)
+
+
+def test_a_process_that_gets_nowhere_is_given_up(child, places, monkeypatch):
+    """Catches a training that waits for ever for a file system that does not answer."""
+    monkeypatch.setattr(decode_pool, "STUCK_AFTER_S", 0.3)
+    monkeypatch.setattr(decode_pool, "_LOOK_EVERY_S", 0.1)
+    child.channels[0].ask(places, SHAPE)
+    answers_wait(child.channels[0])  # from here on it uses no time
+    os.kill(child.process.pid, signal.SIGSTOP)
+    child.channels[1].ask(places, SHAPE)
+    with pytest.raises(ClusterError, match=r"computed nothing for 0\.3 s: does the file system"):
+        child.channels[1].take(np.zeros((NUM_IMAGES, *SHAPE), np.uint8))
+    assert child.process.wait(60) == -signal.SIGKILL
+
+
+def test_a_process_that_computes_is_waited_for(child, places, monkeypatch):
+    """Catches a limit on the time that images may take, instead of on silence."""
+    monkeypatch.setattr(decode_pool, "STUCK_AFTER_S", 0.3)
+    monkeypatch.setattr(decode_pool, "_LOOK_EVERY_S", 0.1)
+    looks = iter(range(1000))
+    monkeypatch.setattr(_Child, "used_s", lambda _: float(next(looks)))
+    os.kill(child.process.pid, signal.SIGSTOP)
+    child.channels[0].ask(places, SHAPE)
+    threading.Timer(1.5, os.kill, (child.process.pid, signal.SIGCONT)).start()
+    out = np.zeros((NUM_IMAGES, *SHAPE), np.uint8)
+    assert child.channels[0].take(out).all()
+    assert next(looks) > 5
 
 
 @pytest.fixture

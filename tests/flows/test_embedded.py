@@ -71,7 +71,7 @@ def test_embedded_ray_from_start_to_end(tmp_path, monkeypatch):
     with shared_ray() as ray:
         with cluster_at(None) as cluster, cluster_at(None) as again:
             assert again is cluster
-        folder = ray._server.folder
+        folder = ray._ray.folder
         assert folder.stat().st_mode & 0o777 == 0o700
         assert (folder / "token").stat().st_mode & 0o777 == 0o600
         assert listening_elsewhere(descendants()) == []
@@ -118,7 +118,7 @@ def test_embedded_ray_starts_again_after_it_was_lost():
             if "gcs_server" in process.name():
                 process.kill()
         deadline = time.monotonic() + 60
-        while ray._server.is_running() and time.monotonic() < deadline:
+        while ray._ray.is_running() and time.monotonic() < deadline:
             time.sleep(0.1)
         second = ray.cluster()
         assert second.address != first.address
@@ -132,7 +132,7 @@ def test_an_address_starts_nothing():
     with shared_ray() as ray, cluster_at("http://head:8265") as cluster:
         assert cluster == Cluster("http://head:8265")
         assert not cluster.is_embedded
-        assert ray._server is None
+        assert ray._ray is None
 
 
 OWN_API = """
@@ -260,7 +260,7 @@ def test_dead_configured_prefect_api_is_told_before_anything_is_started(
     else:
         write_profile(tmp_path / "prefect", DEAD_URL)
     monkeypatch.setattr(EmbeddedRay, "start", lambda _: pytest.fail("Ray was started"))
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     before = descendants()
     assert (
         command_line.main(command_line.TRAIN_DDPM, ["digits", "--root", str(tmp_path / "root")])

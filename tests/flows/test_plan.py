@@ -139,7 +139,7 @@ def test_headline_of_images_of_one_class_says_why_there_is_no_distance():
 
 def test_more_workers_than_cores_are_refused_where_they_would_run(config, monkeypatch):
     """Catches: shards made, and three attempts, for a training that this machine cannot hold."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 4)
     wide = config.replaced({"compute.num_workers": 4})
     plan.check_machine(wide, None)
     wider = wide.replaced({"compute.cpus_per_worker": 2})
@@ -166,7 +166,7 @@ def test_dry_run_shows_no_plan_that_would_be_refused(
 ):
     """Catches: "would run with 2 workers" over another run's name, or on half as many cores."""
     recorded(store, config)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     changes = [word for text in given for word in ("--set", text)]
     arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
     assert main(arguments) == 0
@@ -180,7 +180,7 @@ def test_dry_run_shows_no_plan_that_would_be_refused(
 def test_a_finished_run_needs_no_machine(store, config, monkeypatch, capsys):
     """Catches: results that cannot be looked up on a smaller machine than they were made on."""
     recorded(store, config, *plan.PIPELINE)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     assert main(["digits", "--root", store.uri, "--run", config.name]) == 0
     assert "done already" in capsys.readouterr().out
 
@@ -193,7 +193,7 @@ def test_the_paper_s_plan_has_two_stages_more(store, config, monkeypatch, capsys
     """Catches: a plan that shows four stages and runs six, or another flow's done taken for this
     one's."""
     recorded(store, config, *plan.PIPELINE)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
     assert main(arguments) == 0
     pipeline = planned(capsys.readouterr().out)
@@ -218,7 +218,7 @@ def test_a_finished_paper_needs_no_machine_and_names_all_its_places(
 ):
     """Catches: six jobs for what is there, or a study that nobody finds."""
     recorded(store, config, *plan.PAPER)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     monkeypatch.setattr(command_line, "_run_flow", None)  # is not asked
     assert main(["digits", "--root", store.uri, "--run", config.name], PAPER) == 0
     out = capsys.readouterr().out
@@ -231,7 +231,7 @@ def test_a_finished_paper_needs_no_machine_and_names_all_its_places(
 def test_an_unfinished_paper_is_run_as_the_flow_paper(store, config, monkeypatch):
     """Catches: the wrong flow behind the command, parameters that resolve to something else."""
     recorded(store, config, *plan.PIPELINE, "study")
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     asked = []
     monkeypatch.setattr(command_line, "_run_flow", lambda *given: asked.append(given))
     assert main(["digits", "--root", store.uri, "--run", config.name], PAPER) == 0

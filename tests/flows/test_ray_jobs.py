@@ -193,12 +193,41 @@ def test_environment_does_not_beat_the_address(monkeypatch):
     """Catches: jobs sent to the cluster of RAY_ADDRESS although another was given."""
     asked = []
 
-    def client(address, headers):
-        asked.append((address, headers, os.environ.get("RAY_ADDRESS")))
-        return SimpleNamespace(_do_request=None)
+    class Client:
+        def __init__(self, address, headers):
+            asked.append((address, headers, os.environ.get("RAY_ADDRESS")))
 
     monkeypatch.setenv("RAY_ADDRESS", "http://other:8265")
-    monkeypatch.setattr(ray_jobs, "JobSubmissionClient", client)
+    monkeypatch.setattr(ray_jobs, "_BoundedClient", Client)
     RayJobs(EMBEDDED)
     assert asked == [("http://127.0.0.1:1", {"Authorization": "Bearer t"}, None)]
     assert os.environ["RAY_ADDRESS"] == "http://other:8265"
+
+
+def test_every_request_is_bounded_the_first_ones_too(monkeypatch):
+    """Catches Ray's client, which waits for ever: also while it is made, when it asks a version."""
+    asked = []
+
+    def request(_self, method, endpoint, **options):
+        asked.append((method, endpoint, options.pop("timeout")))
+        return SimpleNamespace(
+            status_code=200, json=lambda: {"ray_version": "2.60.0"}, raise_for_status=lambda: None
+        )
+
+    monkeypatch.setattr(ray_jobs.JobSubmissionClient, "_do_request", request)
+    jobs = RayJobs(EMBEDDED)
+    jobs._client._do_request("GET", "/x")
+    assert ("GET", "/api/version", (10, 15)) in asked
+    assert asked[-1] == ("GET", "/x", (10, 60))
+
+
+def test_a_node_without_its_agent_yet_is_waited_for(client, jobs, monkeypatch):
+    """Catches a head that was started a moment ago, and a job refused for that."""
+    monkeypatch.setattr(ray_jobs, "_AGENT_PATIENCE_S", 3)
+    starting = "Request failed with status code 500: No available agent to submit job, try again."
+    client.failures = [RuntimeError(starting) for _ in range(15)]
+    client.jobs["x-a1"] = details("x-a1")
+    assert jobs.job("x-a1").status == "RUNNING"
+    client.failures = [RuntimeError(starting) for _ in range(10_000)]
+    with pytest.raises(ClusterLostError, match="No available agent"):
+        jobs.job("x-a1")

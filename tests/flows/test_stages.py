@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import re
 from types import SimpleNamespace
 
@@ -55,7 +54,7 @@ def jobs(store, config, monkeypatch):
         entered.append(address)
         yield Cluster(address or "http://127.0.0.1:1", None if address else "token")
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)  # nothing here computes
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)  # nothing here computes
     monkeypatch.setattr(one_stage, "cluster_at", cluster_at)
     monkeypatch.setattr(one_stage, "RayJobs", lambda _cluster: fake)
     monkeypatch.setattr(

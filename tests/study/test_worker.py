@@ -264,7 +264,7 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
         "desk": {
             "root": store.uri,
             "config": study_config().model_dump(mode="json"),
-"dataset": vars(desk.dataset),
+            "dataset": vars(desk.dataset),
             "features": [desk.recipe.folder, desk.recipe.values],
         },
         "folder": "runs/tiny/study/x",

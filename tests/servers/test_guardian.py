@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import guardian
+from ddpm_core.servers import folders, guardian
 
 # A process that detaches itself as daemons do (double fork, new session), refuses to end when
 # asked to, tells its pid through a file, and stays.
@@ -37,7 +37,8 @@ time.sleep(600) if code < 0 else sys.exit(code)
 
 OWNER = """
 import json, os, sys, time
-from flows.guardian import guarded, private_folder
+from ddpm_core.servers.folders import private_folder
+from ddpm_core.servers.guardian import guarded
 folder = private_folder()
 command = json.loads(sys.argv[1])
 with guarded(command, folder=folder, env=dict(os.environ), grace_s=0.3) as process:
@@ -157,7 +158,7 @@ time.sleep(600)
 
 def test_leaving_the_block_ends_the_command_and_removes_the_folder(daemon_pid_file):
     """Catches: a context manager that leaves the work to the interpreter's exit."""
-    folder = guardian.private_folder()
+    folder = folders.private_folder()
     start = command(daemon_pid_file, -1)
     with guardian.guarded(start, folder=folder, env=os.environ, grace_s=0.3) as process:
         while (folder / "log").read_bytes() != b"ready\n":
@@ -176,7 +177,7 @@ def endless():
 def test_a_guardian_finds_its_package_where_its_owner_did(tmp_path):
     """Catches a guardian that ends at once where packages come by PYTHONPATH or are the user's."""
     (tmp_path / "psutil.py").write_text("raise SystemExit('this psutil')")
-    folder = guardian.private_folder()
+    folder = folders.private_folder()
     env = dict(os.environ) | {"PYTHONPATH": str(tmp_path)}
     with guardian.guarded(["true"], folder=folder, env=env) as process:
         process.wait(timeout=60)

@@ -1,6 +1,6 @@
 """Run a command that may not outlive its owner, and end everything it started.
 
-    python -m flows.guardian --cleanup DIR -- command ...
+    python -m ddpm_core.servers.guardian --cleanup DIR -- command ...
 
 Ray and Prefect leave processes behind when the program that started them is killed, and some of
 those detach themselves (setsid, double fork). So a process of its own watches: when its standard
@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,14 +33,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 # -- the owner's side ------------------------------------------------------------------------
 
 
-def private_folder() -> Path:
-    """Make a folder that only this user can enter, with a path short enough for Unix sockets."""
-    usual = tempfile.gettempdir()
-    # A socket's path has at most 103 bytes, of which Ray wants 70.
-    short = usual if len(usual) <= len("/var/tmp") else "/tmp"  # noqa: S108 - mkdtemp is private
-    return Path(tempfile.mkdtemp(prefix="ddpm-", dir=short))
-
-
 @contextmanager
 def guarded(
     command: Sequence[str],
@@ -49,6 +40,7 @@ def guarded(
     folder: Path,
     env: Mapping[str, str],
     grace_s: float = GRACE_S,
+    more_folders: Sequence[Path] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` under a guardian until the block is left, or this process is gone.
 
@@ -57,10 +49,12 @@ def guarded(
         folder: removed at the end, with all that is in it; `folder/log` gets what is printed.
         env: the command's environment, whole.
         grace_s: seconds between asking what it started to end and killing it.
+        more_folders: removed at the end, too.
     """
     # The file, not the module: a guardian must start from any working directory, and without (-P)
     # the modules beside it, but find psutil wherever this process may have found it.
-    options = ["--cleanup", str(folder), "--grace", str(grace_s)]
+    cleanups = [word for path in (folder, *more_folders) for word in ("--cleanup", str(path))]
+    options = [*cleanups, "--grace", str(grace_s)]
     guardian = [sys.executable, "-P", __file__, *options, "--", *command]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - an argument list of ours, no shell
@@ -80,7 +74,7 @@ def guarded(
             process.wait(timeout=grace_s + _GIVE_UP_S)
         except subprocess.TimeoutExpired:
             # It goes on by itself; nothing here could do better.
-            print(f"guardian {process.pid} is still ending its processes", file=sys.stderr)
+            sys.stderr.write(f"guardian {process.pid} is still ending its processes\n")
 
 
 # -- the guardian's side ---------------------------------------------------------------------
@@ -132,7 +126,7 @@ def end_all(descendants: Descendants, *, grace_s: float = GRACE_S) -> bool:
     while alive := descendants.alive():
         late = time.monotonic() - kill_after
         if late > _GIVE_UP_S:
-            print(f"could not end {sorted(p.pid for p in alive)}", file=sys.stderr)
+            sys.stderr.write(f"could not end {sorted(p.pid for p in alive)}\n")
             return False
         for process in alive if late > 0 else alive - asked:
             try:
@@ -158,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     child = subprocess.Popen(options.command, stdin=subprocess.DEVNULL)  # noqa: S603 - not a shell
     status = _watch(child.pid, wake, descendants if by_session else None)
     ended = end_all(descendants, grace_s=options.grace)
-    if options.cleanup is not None:
-        shutil.rmtree(options.cleanup, ignore_errors=True)
+    for folder in options.cleanup:
+        shutil.rmtree(folder, ignore_errors=True)
     return status if ended else 1
 
 
@@ -230,11 +224,14 @@ def _session_of(pid: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m flows.guardian",
+        prog="python -m ddpm_core.servers.guardian",
         description="Run a command; when standard input ends, a signal asks for it, or the command "
         "exits, end all it started and remove DIR.",
     )
-    parser.add_argument("--cleanup", metavar="DIR", help="folder to remove at the end")
+    parser.add_argument(
+        "--cleanup", action="append", default=[], metavar="DIR",
+        help="folder to remove at the end; may be repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--grace", type=float, default=GRACE_S, metavar="SECONDS",
         help="between asking and killing (default: %(default)s)",

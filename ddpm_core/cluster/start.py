@@ -1,0 +1,116 @@
+"""How long a group of workers may take to start: said while it waits, and ended when it is over.
+
+Ray waits for ever for a node that is gone, and for a worker that has stopped.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.util
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+from ddpm_core.cluster.connection import asked_and_there, num_slots, num_workers
+from ddpm_core.config import ComputeConfig
+from ddpm_core.progress import WARNING
+
+_LOOK_EVERY_S = 1.0
+_SAY_AFTER_S = 40.0
+_SAY_EVERY_S = 30.0
+_BUSY_LIMIT_S = 360.0
+"""seconds to wait for cores that are there, but taken by others"""
+
+
+class StartLimit(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
+    """Ends the controller, in whose process it runs, if a group has not started in time.
+
+    Args:
+        compute: what is asked for, and how long is waited: `collective_timeout_s` for nodes that
+            are missing and for workers that do not answer.
+        reason: the file, on the driver's node, that then says why; see `read_reason`.
+    """
+
+    def __init__(self, compute: ComputeConfig, reason: Path) -> None:
+        self._compute, self._reason = compute, reason
+        self._over: threading.Event | None = None
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:  # noqa: ANN401, ARG002
+        """Begin to count."""
+        self._end()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, args=(self._over,), daemon=True).start()
+
+    def after_worker_group_training_start(self, worker_group: Any) -> None:  # noqa: ANN401, ARG002
+        """Stop counting: all workers are at work."""
+        self._end()
+
+    async def before_controller_shutdown(self) -> None:
+        """Stop counting."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._over is not None:
+            self._over.set()
+            self._over = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_over": None}
+
+    def _watch(self, over: threading.Event) -> None:
+        began, say_at = time.monotonic(), _SAY_AFTER_S
+        while not over.wait(_LOOK_EVERY_S):
+            waited = time.monotonic() - began
+            what, limit_s, lacks_room = _state(self._compute)
+            if waited > limit_s:
+                text = f"waited {waited:.0f} s for {what}"
+                self._reason.write_text(json.dumps({"lacks_room": lacks_room, "text": text}))
+                os._exit(1)  # the only way out of a call of Ray's that has no end
+            if waited > say_at:
+                say_at += _SAY_EVERY_S
+                sys.stderr.write(
+                    f"{WARNING}for {waited:.0f} s the training has been waiting for {what}; it "
+                    f"ends after {limit_s:.0f} s\n"
+                )
+                sys.stderr.flush()
+
+
+def _state(compute: ComputeConfig) -> tuple[str, float, bool]:
+    """Return what is being waited for, for how many seconds at most, and whether it is room."""
+    if num_slots(compute) < num_workers(compute):
+        return f"nodes: {asked_and_there(compute)}", compute.collective_timeout_s, True
+    if any(group["state"] in _PENDING for group in _placement_groups().values()):
+        free = ray.available_resources()
+        return (
+            f"cores that others use: {asked_and_there(compute)}, of which "
+            f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are free",
+            _BUSY_LIMIT_S,
+            True,
+        )
+    what = "the answer of a worker: each has its place, and one does not start"
+    return what, compute.collective_timeout_s, False
+
+
+_PENDING = ("PENDING", "PREPARED", "RESCHEDULING")
+
+
+def _placement_groups() -> Mapping[str, Any]:
+    groups: Mapping[str, Any] = ray.util.placement_group_table()
+    return groups
+
+
+def read_reason(path: Path) -> tuple[str, bool] | None:
+    """Return why `StartLimit` ended the controller, and whether room was lacking; None: it did not.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return str(found["text"]), bool(found["lacks_room"])

@@ -1,0 +1,64 @@
+"""The cores of this machine are those that this process may use."""
+
+import os
+
+import pytest
+
+from ddpm_core import machine
+
+
+@pytest.fixture
+def limits(tmp_path, monkeypatch):
+    """A machine of 64 cores whose control groups lie in a folder."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "fs")
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "own")
+
+    def write(own, **files):
+        (tmp_path / "own").write_text(own)
+        for name, text in files.items():
+            path = tmp_path / "fs" / name.replace("__", "/").replace("_dot_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
+def test_a_container_s_quota_is_the_limit(limits):
+    """Catches the cores of the whole node: 64 workers in a container of two and a half."""
+    limits(
+        "0::/a/b\n", **{"a__b__cpu_dot_max": "max 100000\n", "a__cpu_dot_max": "250000 100000\n"}
+    )
+    assert machine.cores() == 2
+
+
+def test_a_quota_at_the_container_s_root_is_found(limits):
+    """Catches a look at the host's path only, which a container does not have."""
+    limits("0::/kubepods/pod1/c\n", cpu_dot_max="400000 100000\n")
+    assert machine.cores() == 4
+
+
+def test_the_first_version_of_control_groups(limits):
+    """Catches a reader of the second version only."""
+    limits(
+        "5:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n",
+        **{"cpu__cpu_dot_cfs_quota_us": "300000\n", "cpu__cpu_dot_cfs_period_us": "100000\n"},
+    )
+    assert machine.cores() == 3
+
+
+@pytest.mark.parametrize("quota", ["max 100000", "50000 100000", "0 0", "nonsense", ""])
+def test_what_is_no_whole_core_is_one_and_what_is_no_limit_is_none(limits, quota):
+    """Catches zero cores, a division by zero, and a crash at what a kernel writes differently."""
+    limits("0::/\n", cpu_dot_max=quota)
+    assert machine.cores() == (1 if quota.startswith("50000") else 64)
+
+
+def test_an_affinity_mask_is_the_limit(limits, monkeypatch):
+    """Catches a batch system's share (taskset, Slurm) that is not seen."""
+    limits("0::/\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert machine.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.cores() == 64
