@@ -11,7 +11,7 @@ BIN := .venv/bin
 # takes what.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-all test-gpu end-to-end test-fast check lint map s3-server ui results clean
+.PHONY: help run paper test test-all test-gpu end-to-end faults test-fast check lint map s3-server ui results clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ end-to-end: .venv/.installed-dev ## run the README's commands as a user does, ki
 
 test-fast: .venv/.installed-dev ## run the tests that need no cluster and no server
 	@$(TESTS) -m "not slow and not long and not ray and not prefect and not s3 and not end_to_end" $(ARGS)
+
+faults: .venv/.installed-dev ## strike finished and unfinished runs with kills, damage and swaps for ten minutes (ARGS="--seed 1")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.campaign $(ARGS)
 
 lint: .venv/.installed-dev ## style, types and import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -117,6 +117,8 @@ def _verify(options: argparse.Namespace) -> None:
     report = verify(options.target)
     for line in report.looked_at:
         print(f"verify  whole: {line}")
+    for uri in report.unfinished:
+        print(f"verify  not finished: {uri}")
     for uri in report.unnamed:
         print(f"verify  named by nothing: {uri}")
 

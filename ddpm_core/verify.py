@@ -37,6 +37,8 @@ class Report:
 
     looked_at: list[str] = field(default_factory=list)
     """a line for each thing that is whole"""
+    unfinished: list[str] = field(default_factory=list)
+    """folders without a manifest of the whole: nothing is published of them"""
     problems: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     """files that nothing names: of attempts that were killed, or put there by somebody"""
@@ -87,18 +89,34 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
 
     def dataset() -> None:
         pointer = layout.dataset_pointer(store, config.name)
-        if pointer is not None:
-            index = load_index(store, pointer.folder, pointer.fingerprint)
-            layout.require_data(store, config, index.manifest)
-            datasets.add(index.fingerprint)
-            _verify_dataset(store, index, report)
+        if pointer is None:
+            command = layout.stage_command(store, config.name, "shard")
+            key = layout.dataset_pointer_key(config.name)
+            raise DataError(f"{store.uri_of(key)} is missing; the shard stage makes it: {command}")
+        index = load_index(store, pointer.folder, pointer.fingerprint)
+        layout.require_data(store, config, index.manifest)
+        datasets.add(index.fingerprint)
+        _verify_dataset(store, index, report)
 
-    report.check(dataset)
+    if not _is_imported(store, config):
+        report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
     for kind in _RESULTS:
         folder = f"{layout.run_folder(config.name)}/{kind}"
         for name in store.names(folder):
             _verify_result(store, f"{folder}/{name}", datasets, weights, report)
+
+
+def _is_imported(store: Store, config: RunConfig) -> bool:
+    """Say whether the run is of weights from outside: it may have no data set."""
+    folder = layout.checkpoint_folder(config.name, config.train.num_steps)
+    expected = layout.checkpoint_expected(config.train.num_steps)
+    try:
+        found = manifest.load(store, folder, expected)
+    except DamagedError:
+        return False
+    has_dataset = store.exists(layout.dataset_pointer_key(config.name))
+    return found is not None and layout.is_imported(found) and not has_dataset
 
 
 # -- the data set ----------------------------------------------------------------------------------
@@ -191,6 +209,7 @@ def _verify_result(
     def look() -> None:
         whole = manifest.load(store, folder, Expected({}))
         if whole is None:
+            report.unfinished.append(store.uri_of(folder))
             return
         named.update(record.name for record in whole.files.values())
         _require_chain(store, whole, datasets, weights)

@@ -2,7 +2,7 @@
 
 import logging
 
-from ddpm_core import cluster, layout
+from ddpm_core import cluster, layout, lease
 from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.data.one_class import distance_warning
@@ -23,9 +23,10 @@ _log = logging.getLogger(__name__)
 def run_train(store: Store, config: RunConfig) -> None:
     """Train to the last step, unless that checkpoint is there already and whole.
 
-    If it is, MLflow is told again what it may have missed of the curves.
+    If it is, MLflow gets again what it may have missed of the curves.
 
     Raises:
+        RunConflictError: this run is being trained by somebody else.
         ConfigError: the cluster cannot hold the workers, or the evaluation would lack its file.
         DataError: the data set cannot be made or used.
         CheckpointError: there are checkpoints and none to continue from, or of something else.
@@ -44,12 +45,14 @@ def run_train(store: Store, config: RunConfig) -> None:
     require_feature_file(config)  # not after days of training
     if (warning := end_warning(config)) is not None:
         _log.warning("%s%s", WARNING, warning)
-    if not _has_dataset(store, config):
-        run_shard(store, config)  # so that one command trains, on a cluster too
-    if (warning := distance_warning(store, config)) is not None:
-        _log.warning("%s%s", WARNING, warning)
-    with cluster.connect(config.compute):
-        group.train_group(train_worker, payload_of(store, config), config.compute, name=config.name)
+    with lease.held(store, config.name):
+        if not _has_dataset(store, config):
+            run_shard(store, config)  # so that one command trains, on a cluster too
+        if (warning := distance_warning(store, config)) is not None:
+            _log.warning("%s%s", WARNING, warning)
+        payload = payload_of(store, config)
+        with cluster.connect(config.compute):
+            group.train_group(train_worker, payload, config.compute, name=config.name)
     if layout.final_checkpoint(store, config) is None:
         folder = layout.checkpoint_folder(config.name, num_steps)
         raise CheckpointError(

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, lease, manifest
 from ddpm_core.canonical import fingerprint
 from ddpm_core.cluster import group
-from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.progress import WARNING, parse
 from ddpm_core.storage import open_store
 from ddpm_core.training import stage
@@ -34,7 +34,7 @@ def store(tmp_path):
 def groups(monkeypatch):
     """The payloads of the groups that were started; nothing runs."""
     started = []
-    monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(started=False))
+    monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(joined=False))
     monkeypatch.setattr(
         group, "train_group", lambda _worker, payload, _compute, name: started.append(payload)
     )
@@ -135,7 +135,7 @@ def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, capl
     the flow does not take for a warning, and a word where nothing is left to train.
     """
     config = small_config(compute__num_workers=2, diffusion__beta_end=0.002)
-    monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(started=False))
+    monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(joined=False))
     monkeypatch.setattr(group, "train_group", lambda *_args, **_kwargs: commit_final(store, config))
     with caplog.at_level(logging.WARNING):
         run_train(store, config)
@@ -177,3 +177,16 @@ def test_the_stage_ends_its_connection(store, monkeypatch):
     with pytest.raises(CheckpointError, match="test"):
         stage.run_train(store, CONFIG)
     assert closed
+
+
+def test_a_run_that_is_being_trained_is_not_trained_twice(store, groups):
+    """Catches a second start that trains the same steps beside the first."""
+    key = lease.lease_key("small")
+    with lease.held(store, "small"), pytest.raises(RunConflictError, match="is being trained by"):
+        run_train(store, CONFIG)
+    assert not groups
+    assert not store.exists(key)
+    with contextlib.suppress(CheckpointError):  # no group trains here
+        run_train(store, CONFIG)
+    assert len(groups) == 1
+    assert not store.exists(key)

@@ -1,0 +1,322 @@
+"""A campaign of faults against small runs: kills, damage and swaps, drawn by a seed.
+
+    make faults ARGS="--seconds 600 --seed 0"
+
+Each event happens to a copy of a finished run, or to the process that makes one. Then the stages
+are started again, as often as their errors allow, and what they end with is compared with the run
+that nothing happened to. Right is: the same bytes; or a refusal in one sentence, after which, with
+the damage taken back, the same bytes. Wrong is: other bytes with exit code 0, a traceback, no end.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddpm_core import cluster, layout
+from ddpm_core.config import RunConfig
+from ddpm_core.data.stage import run_shard
+from ddpm_core.errors import PipelineError
+from ddpm_core.evaluation.stage import run_evaluate
+from ddpm_core.sampling.stage import run_sample
+from ddpm_core.storage import Store, open_store
+from ddpm_core.training import checkpoint
+from ddpm_core.training.worker import train_rank
+from ddpm_core.verify import verify
+from tests.faults import damage, swaps
+from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
+from tests.training.small import CPU, small_config
+
+ENDLESS_S = 120
+_ATTEMPTS = 3
+_CRASHED, _KILLED = 70, -signal.SIGKILL
+STAGES = ("shard", "train", "sample", "evaluate")
+
+
+def config_of(name: str, **changes) -> RunConfig:
+    """Return a run that takes two seconds from its images to its numbers."""
+    return small_config(
+        name=name,
+        sample__num_images=16,
+        sample__unit_size=4,
+        sample__batch_size=4,
+        sample__num_grid_images=9,
+        sample__num_strip_images=2,
+        evaluate__num_likelihood_images=8,
+        evaluate__batch_size=16,
+        evaluate__feature_steps=5,
+        **changes,
+    )
+
+
+RUNS = {
+    "a": config_of("a"),
+    "b": config_of("b", train__seed=1),
+    "c": config_of("c", data__num_test_images=400),
+}
+OTHER_SAMPLES = {"sample.sampler": "ddim"}
+OTHER_NUMBERS = {"evaluate.seed": 1}
+
+
+def finish(store: Store, config: RunConfig, upto: str = "evaluate") -> None:
+    """Run the stages of a run, without Ray and MLflow."""
+    for stage in STAGES[: STAGES.index(upto) + 1]:
+        match stage:
+            case "shard":
+                run_shard(store, config)
+            case "train":
+                if checkpoint.complete(store, config) is None:
+                    train_rank(store, config, cluster.Place(rank=0, world_size=1, device=CPU))
+            case "sample":
+                run_sample(store, config)
+            case "evaluate":
+                run_evaluate(store, config)
+
+
+def results_of(store: Store, config: RunConfig) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of all that the run's results are, stage by stage."""
+    found = {
+        "shard": layout.dataset_of(store, config),
+        "train": layout.final_checkpoint(store, config),
+        "sample": layout.samples_of(store, config),
+        "evaluate": layout.evaluation_of(store, config),
+    }
+    return {
+        stage: {role: record.sha256 for role, record in manifest.files.items()}
+        for stage, manifest in found.items()
+        if manifest is not None
+    }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process that ran the stages ended."""
+
+    status: int
+    said: str
+    seconds: float
+
+
+def in_child(work: Callable[[], None], folder: Path, kill_after_s: float | None = None) -> Ended:
+    """Call `work` in a process of its own; kill it after a while, if wanted."""
+    report, began = folder / "said", time.monotonic()
+    report.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        status = _CRASHED
+        try:
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            os.dup2(quiet, 2)
+            work()
+            status = 0
+        except PipelineError as error:
+            report.write_text(str(error))
+            status = error.exit_code
+        except BaseException:  # noqa: BLE001 - a traceback is what this looks for
+            report.write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+    limit = ENDLESS_S if kill_after_s is None else kill_after_s
+    while (pid := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() - began > limit:
+            os.kill(child, signal.SIGKILL)
+            pid = os.waitpid(child, 0)
+            break
+        time.sleep(0.002)
+    said = report.read_text() if report.exists() else ""
+    return Ended(os.waitstatus_to_exitcode(pid[1]), said, time.monotonic() - began)
+
+
+@dataclass
+class Event:
+    """What happened, and what came of it."""
+
+    kind: str
+    what: str
+    outcome: str = ""
+    seconds: float = 0.0
+    verify_noticed: bool | None = None
+    said: str = ""
+
+
+@dataclass
+class Campaign:
+    """Events against copies of a finished world of three runs."""
+
+    folder: Path
+    rng: random.Random
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def whole(self) -> Path:
+        """The root that nothing happens to."""
+        return self.folder / "whole"
+
+    def prepare(self) -> None:
+        """Make the runs, and other samples and numbers of the first beside its own."""
+        store = open_store(str(self.whole))
+        for config in RUNS.values():
+            store.write(layout.run_json_key(config.name), config.to_json().encode())
+            finish(store, config)
+        for changes in (OTHER_SAMPLES, OTHER_NUMBERS):
+            finish(store, RUNS["a"].replaced(changes))
+        self.expected = results_of(store, RUNS["a"])
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            finish(open_store(folder), RUNS["a"])
+        self.run_s = time.monotonic() - began
+
+    def kill(self) -> None:
+        """Kill the process that makes the run, at a random moment, up to five times."""
+        root = self._root()
+        store, times = open_store(str(root)), self.rng.randint(1, 5)
+        event = Event("kill", f"{times} time(s)")
+        for _ in range(times):
+            after_s = self.rng.uniform(0, self.run_s)
+            in_child(lambda: finish(store, RUNS["a"]), self.folder, after_s)
+        self._settle(event, store)
+
+    def strike(self, kind: str, act: Callable[[Path, random.Random], str]) -> None:
+        """Let something happen to a copy of the finished runs."""
+        root = self._root()
+        shutil.copytree(self.whole, root)
+        event = Event(kind, act(root, self.rng))
+        store = open_store(str(root))
+        target = store.uri_of(layout.run_json_key("a"))
+        noticed = in_child(lambda: verify(target), self.folder)
+        event.verify_noticed = noticed.status != 0
+        if noticed.status in (_CRASHED, _KILLED):
+            event.outcome, event.said = "verify: traceback or no end", noticed.said
+            self.events.append(event)
+            return
+        self._settle(event, store)
+
+    def _root(self) -> Path:
+        root = self.folder / "struck"
+        shutil.rmtree(root, ignore_errors=True)
+        return root
+
+    def _settle(self, event: Event, store: Store) -> None:
+        """Start the stages again, and say what came of it."""
+        for _ in range(_ATTEMPTS):
+            ended = in_child(lambda: finish(store, RUNS["a"]), self.folder)
+            event.seconds, event.said = max(event.seconds, ended.seconds), ended.said
+            if ended.status in (0, _CRASHED, _KILLED):
+                break
+        if ended.status == 0:
+            same = results_of(store, RUNS["a"]) == self.expected
+            event.outcome = "same bytes" if same else "WRONG with exit code 0"
+        elif ended.status == _KILLED:
+            event.outcome = "NO END"
+        elif ended.status == _CRASHED:
+            event.outcome = "TRACEBACK"
+        else:
+            event.outcome = self._after_restoring(store)
+        self.events.append(event)
+
+    def _after_restoring(self, store: Store) -> str:
+        """Put everything of the finished runs back over what stands there, and start again."""
+        for path in Path(store.uri).rglob("*quarantined.json"):
+            path.unlink()
+        shutil.copytree(self.whole, store.uri, dirs_exist_ok=True)
+        ended = in_child(lambda: finish(store, RUNS["a"]), self.folder)
+        if ended.status != 0:
+            return "REFUSED for ever"
+        same = results_of(store, RUNS["a"]) == self.expected
+        return "refused, restored: same bytes" if same else "LOST"
+
+    def table(self) -> str:
+        """Return how many events of each kind ended how."""
+        counts = Counter((event.kind, event.outcome) for event in self.events)
+        lines = [f"{'event':<34} {'outcome':<32} {'n':>4} {'slowest':>8} {'verify saw':>10}"]
+        for (kind, outcome), count in sorted(counts.items()):
+            own = [one for one in self.events if (one.kind, one.outcome) == (kind, outcome)]
+            slowest = max(one.seconds for one in own)
+            saw = sum(bool(one.verify_noticed) for one in own)
+            seen = "" if own[0].verify_noticed is None else f"{saw}/{count}"
+            lines.append(f"{kind:<34} {outcome:<32} {count:>4} {slowest:>7.1f}s {seen:>10}")
+        return "\n".join([*lines, f"{len(self.events)} events, {len(self.bad)} of them bad"])
+
+    @property
+    def bad(self) -> list[Event]:
+        """The events that ended wrong."""
+        return [one for one in self.events if not one.outcome.endswith("same bytes")]
+
+
+KINDS: dict[str, Callable[[Path, random.Random], str]] = {**damage.KINDS, **swaps.KINDS}
+
+
+def run(folder: Path, *, seed: int, seconds: float, least: int, progress: bool = False) -> Campaign:
+    """Prepare a campaign and let events happen until the time is up.
+
+    Args:
+        folder: for the runs; should be empty.
+        seed: of all that is drawn; the same seed gives the same events in the same order, kills
+            happening at other moments.
+        seconds: no event begins later, but for the `least`.
+        least: events that happen whatever the time.
+        progress: whether each event is printed.
+    """
+    torch.set_num_threads(1)
+    campaign = Campaign(folder, random.Random(seed))  # noqa: S311
+    with pytest.MonkeyPatch.context() as patch:
+        run_in_process(patch)
+        record_tracking(patch)
+        patch.setattr("ddpm_core.training.worker.open_tracker", lambda *_, **__: RecordingTracker())
+        campaign.prepare()
+        began = time.monotonic()
+        for number, kind in enumerate(_endless(campaign.rng)):
+            if number >= least and time.monotonic() - began > seconds:
+                break
+            campaign.kill() if kind == "kill" else campaign.strike(kind, KINDS[kind])
+            if progress:
+                last = campaign.events[-1]
+                print(f"{number + 1:>4} {last.kind}: {last.what}: {last.outcome}", flush=True)
+    return campaign
+
+
+def _endless(rng: random.Random):
+    """Yield every kind of event once in random order, again and again."""
+    while True:
+        kinds = ["kill", *KINDS]
+        rng.shuffle(kinds)
+        yield from kinds
+
+
+def main() -> int:
+    """Run a campaign; return 1 if an event ended wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=int, default=200, help="events, whatever the time")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = run(
+            Path(folder),
+            seed=options.seed,
+            seconds=options.seconds,
+            least=options.least,
+            progress=True,
+        )
+    print(campaign.table())
+    for event in campaign.bad:
+        print(json.dumps(vars(event), indent=1))
+    return 1 if campaign.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
