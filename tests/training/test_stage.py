@@ -172,7 +172,7 @@ def test_the_stage_ends_its_connection(store, monkeypatch):
     def fail(*_args, **_kwargs):
         raise CheckpointError("test")
 
-    monkeypatch.setattr(cluster, "connect", lambda _compute: Recorded(started=True))
+    monkeypatch.setattr(cluster, "connect", lambda _compute: Recorded(joined=True))
     monkeypatch.setattr(group, "train_group", fail)
     with pytest.raises(CheckpointError, match="test"):
         stage.run_train(store, CONFIG)
