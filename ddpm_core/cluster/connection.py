@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 import ray
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _JOIN_GRACE_S = 15.0  # nodes of a cluster that was just started may still be on their way
 _LOOK_EVERY_S = 0.5
+_scratch: list[Path] = []
 
 
 class Connection:
@@ -75,11 +77,17 @@ def connect(compute: ComputeConfig) -> Connection:
         _join(address)
         connection = Connection(joined=True)
     try:
-        _preflight(compute, patience_s=0.0 if address == "local" else _JOIN_GRACE_S)
+        # Of our own all is there, also where a stage within another finds it started.
+        _preflight(compute, patience_s=_JOIN_GRACE_S if scratch() is None else 0.0)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def scratch() -> Path | None:
+    """Return a folder for temporary files that goes with this process's own Ray, if it has one."""
+    return _scratch[0] if _scratch else None
 
 
 def uses_gpu(compute: ComputeConfig) -> bool:
@@ -140,6 +148,7 @@ class _Own:
         # Ray read the variable when it was imported.
         self._constants.ENABLE_RAY_CLUSTER = False
         _init(address)
+        _scratch.append(self._ray.scratch)
         threading.Thread(target=self._watch, name="own-ray", daemon=True).start()
 
     def forget(self) -> None:
@@ -148,6 +157,7 @@ class _Own:
 
     def close(self) -> None:
         self.forget()
+        _scratch.clear()
         self._ray.close()
         _set_for_ray(self._before)
         self._constants.ENABLE_RAY_CLUSTER = self._enabled

@@ -43,13 +43,14 @@ class OwnRay:
         folder = private_folder()
         self.token = _TOKEN
         self._rays, more = roomy(folder, "r")
-        self._jobs_tmp, more_tmp = roomy(folder, "t")
+        self.scratch, more_tmp = roomy(folder, "t")
+        """for temporary files of its owner and its jobs: removed with it, also after kill -9"""
         token_path = folder / "token"
         token_path.touch(mode=0o600)
         token_path.write_text(self.token)
         self.environment = _environment(token_path)
         """what a process sets to speak with it; `RAY_ADDRESS` comes with `address`"""
-        env = _inherited() | self.environment | {"TMPDIR": str(self._jobs_tmp)}
+        env = _inherited() | self.environment | {"TMPDIR": str(self.scratch)}
         arguments = _arguments(self._rays, num_cpus or machine.cores())
         command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
         self._server = Server(
