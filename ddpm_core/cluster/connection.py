@@ -19,6 +19,7 @@ from ddpm_core.cluster.reach import require_answer
 from ddpm_core.cluster.relay import relay_worker_lines
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, ConfigError
+from ddpm_core.output import say
 from ddpm_core.progress import WARNING
 from ddpm_core.servers.own_ray import OwnRay
 from ddpm_core.servers.server import use_directly
@@ -168,11 +169,11 @@ class _Own:
             time.sleep(_LOOK_EVERY_S)
         if not self._is_watched:
             return
-        sys.stderr.write(
+        say(
             "the Ray that was started here for this command has ended: a process of it was killed "
-            "or died, mostly for lack of memory. The same command continues what was saved\n"
+            "or died, mostly for lack of memory. The same command continues what was saved",
+            stream=sys.stderr,
         )
-        sys.stderr.flush()
         self._ray.close()
         os._exit(ClusterError.exit_code)
 
