@@ -154,7 +154,8 @@ def _address_for_workers() -> Iterator[None]:
 def _lost_too_often(compute: ComputeConfig, what: str) -> ClusterError:
     return ClusterError(
         f"workers were lost more than compute.max_failures={compute.max_failures} times; the "
-        f"last: {what}. Run again to continue from the newest checkpoint"
+        f"last: {what}. If that was for lack of memory, lower {TRAIN_KEYS}. Run again to continue "
+        "from the newest checkpoint"
     )
 
 
