@@ -142,7 +142,7 @@ class _Own:
     def join(self) -> None:
         """Connect this process to it, once it answers."""
         address = self._ray.address()
-        ours = self._ray.environment | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": None}
+        ours = self._ray.environment | {"RAY_AUTH_TOKEN": None}
         self._before = {key: os.environ.get(key) for key in ours}
         _set_for_ray(ours)
         # As the variable for the processes that are started: this node's address is loopback.

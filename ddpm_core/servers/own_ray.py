@@ -51,7 +51,7 @@ class OwnRay:
         token_path.touch(mode=0o600)
         token_path.write_text(self.token)
         self.environment = _environment(token_path)
-        """what a process sets to speak with it; `RAY_ADDRESS` comes with `address`"""
+        """what a process sets to speak with it, beside the address that it joins"""
         env = _inherited() | self.environment | {"TMPDIR": str(self.scratch)}
         num_cpus = num_cpus or machine.cores()
         if num_cpus > _MAX_AHEAD:

@@ -126,7 +126,6 @@ def test_a_ray_that_does_not_join_is_one_error_and_ends(monkeypatch, own_ray):
     def init(**words):
         assert words["address"] == "127.0.0.1:6379"
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/private/token"  # noqa: S105 - its place
-        assert os.environ["RAY_ADDRESS"] == "127.0.0.1:6379", "its processes ask nobody else"
         assert "RAY_AUTH_TOKEN" not in os.environ, "it would be used instead"
         raise Exception("The current node timed out during startup.")  # noqa: TRY002
 
