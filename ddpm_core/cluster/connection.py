@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 import ray
@@ -18,6 +19,7 @@ from ddpm_core.cluster.reach import require_answer
 from ddpm_core.cluster.relay import relay_worker_lines
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, ConfigError
+from ddpm_core.output import say
 from ddpm_core.progress import WARNING
 from ddpm_core.servers.own_ray import OwnRay
 from ddpm_core.servers.server import use_directly
@@ -26,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _JOIN_GRACE_S = 15.0  # nodes of a cluster that was just started may still be on their way
 _LOOK_EVERY_S = 0.5
+_scratch: list[Path] = []
 
 
 class Connection:
@@ -75,11 +78,17 @@ def connect(compute: ComputeConfig) -> Connection:
         _join(address)
         connection = Connection(joined=True)
     try:
-        _preflight(compute, patience_s=0.0 if address == "local" else _JOIN_GRACE_S)
+        # Of our own all is there, also where a stage within another finds it started.
+        _preflight(compute, patience_s=_JOIN_GRACE_S if scratch() is None else 0.0)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def scratch() -> Path | None:
+    """Return a folder for temporary files that goes with this process's own Ray, if it has one."""
+    return _scratch[0] if _scratch else None
 
 
 def uses_gpu(compute: ComputeConfig) -> bool:
@@ -133,13 +142,14 @@ class _Own:
     def join(self) -> None:
         """Connect this process to it, once it answers."""
         address = self._ray.address()
-        ours = self._ray.environment | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": None}
+        ours = self._ray.environment | {"RAY_AUTH_TOKEN": None}
         self._before = {key: os.environ.get(key) for key in ours}
         _set_for_ray(ours)
         # As the variable for the processes that are started: this node's address is loopback.
         # Ray read the variable when it was imported.
         self._constants.ENABLE_RAY_CLUSTER = False
         _init(address)
+        _scratch.append(self._ray.scratch)
         threading.Thread(target=self._watch, name="own-ray", daemon=True).start()
 
     def forget(self) -> None:
@@ -148,6 +158,7 @@ class _Own:
 
     def close(self) -> None:
         self.forget()
+        _scratch.clear()
         self._ray.close()
         _set_for_ray(self._before)
         self._constants.ENABLE_RAY_CLUSTER = self._enabled
@@ -158,11 +169,11 @@ class _Own:
             time.sleep(_LOOK_EVERY_S)
         if not self._is_watched:
             return
-        sys.stderr.write(
+        say(
             "the Ray that was started here for this command has ended: a process of it was killed "
-            "or died, mostly for lack of memory. The same command continues what was saved\n"
+            "or died, mostly for lack of memory. The same command continues what was saved",
+            stream=sys.stderr,
         )
-        sys.stderr.flush()
         self._ray.close()
         os._exit(ClusterError.exit_code)
 

@@ -25,7 +25,7 @@ from ray.train.torch.config import (
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
+from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
 from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
 from ddpm_core.cluster.network import choose_interface, meet, open_meeting_place
 from ddpm_core.cluster.start import StartLimit, read_reason
@@ -84,7 +84,9 @@ def train_group(
     while True:
         # Ray's own record of a run is never read again, so it lies in a fresh folder that is
         # removed: what a run is continued from are our manifests alone.
-        with tempfile.TemporaryDirectory(prefix="ddpm-ray-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="ddpm-ray-", dir=scratch(), ignore_cleanup_errors=True
+        ) as folder:
             tally, reason = Path(folder, "losses"), Path(folder, "reason")
             try:
                 with _address_for_workers():
@@ -152,7 +154,8 @@ def _address_for_workers() -> Iterator[None]:
 def _lost_too_often(compute: ComputeConfig, what: str) -> ClusterError:
     return ClusterError(
         f"workers were lost more than compute.max_failures={compute.max_failures} times; the "
-        f"last: {what}. Run again to continue from the newest checkpoint"
+        f"last: {what}. If that was for lack of memory, lower {TRAIN_KEYS}. Run again to continue "
+        "from the newest checkpoint"
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import ray._private.worker
 
+from ddpm_core.output import say
+
 # A line of Ray's C++: [2026-01-31 12:00:00,000 W 123 456] file.cc:78: ...
 _OF_RAY = re.compile(
     r"\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\] |.*__ray_tqdm_magic_token__|:\w+:"
@@ -32,4 +34,4 @@ def _relay(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:  # noq
     elsewhere = data["is_err"] and data.get("ip") != data.get("localhost")
     for line in data.get("lines", []):
         if not _OF_RAY.match(line):
-            print(f"{data['ip']}: {line}" if elsewhere else line, file=stream, flush=True)
+            say(f"{data['ip']}: {line}" if elsewhere else line, stream=stream)

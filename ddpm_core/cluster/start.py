@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 
 from ddpm_core.cluster.connection import asked_and_there, num_slots, num_workers
 from ddpm_core.config import ComputeConfig
+from ddpm_core.output import say
 from ddpm_core.progress import WARNING
 
 _LOOK_EVERY_S = 1.0
@@ -73,11 +74,11 @@ class StartLimit(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
                 os._exit(1)  # the only way out of a call of Ray's that has no end
             if waited > say_at:
                 say_at += _SAY_EVERY_S
-                sys.stderr.write(
+                say(
                     f"{WARNING}for {waited:.0f} s the training has been waiting for {what}; it "
-                    f"ends after {limit_s:.0f} s\n"
+                    f"ends after {limit_s:.0f} s",
+                    stream=sys.stderr,
                 )
-                sys.stderr.flush()
 
 
 def _state(compute: ComputeConfig) -> tuple[str, float, bool]:

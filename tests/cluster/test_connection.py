@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ddpm_core import cluster
+from ddpm_core import cluster, machine
 from ddpm_core.cluster import connection
 from ddpm_core.cluster.connection import one_line
 from ddpm_core.config import ComputeConfig
@@ -85,26 +85,102 @@ def test_an_address_where_nobody_is_fails_in_seconds(monkeypatch):
         cluster.connect(ComputeConfig())
 
 
-def test_a_ray_that_does_not_start_is_one_error(monkeypatch, tmp_path):
-    """Catches a traceback on a busy machine, where Ray raises a bare Exception."""
+class FakeRay:
+    """Our own Ray, as far as a connection knows it."""
 
-    def init(**_words):
+    def __init__(self, *, num_cpus):
+        self.num_cpus, self.closed = num_cpus, False
+        self.scratch = None
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/private/token"}
+
+    def address(self):
+        return "127.0.0.1:6379"
+
+    def is_running(self):
+        return True
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def own_ray(monkeypatch):
+    """Return the Rays that were started."""
+    started = []
+
+    def start(**words):
+        started.append(FakeRay(**words))
+        return started[-1]
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(connection, "OwnRay", start)
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    return started
+
+
+def test_a_ray_that_does_not_join_is_one_error_and_ends(monkeypatch, own_ray):
+    """Catches a traceback on a busy machine, where Ray raises a bare Exception, and leftovers."""
+
+    def init(**words):
+        assert words["address"] == "127.0.0.1:6379"
+        assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/private/token"  # noqa: S105 - its place
+        assert "RAY_AUTH_TOKEN" not in os.environ, "it would be used instead"
         raise Exception("The current node timed out during startup.")  # noqa: TRY002
 
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(ClusterError, match=r"no Ray cluster at 'local': .*node timed out"):
+    before = dict(os.environ)
+    with pytest.raises(ClusterError, match=r"no Ray cluster at '127.*': .*node timed out"):
         cluster.connect(ComputeConfig())
+    assert own_ray[0].closed
+    proxies = {"no_proxy", "NO_PROXY"}
+    assert {k: v for k, v in os.environ.items() if k not in proxies} == {
+        k: v for k, v in before.items() if k not in proxies
+    }
 
 
-def test_the_folder_of_the_token_is_ours_alone(monkeypatch, tmp_path):
-    """Catches a token that every user of the machine can read."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    (tmp_path / ".ray").mkdir(mode=0o755)
-    connection._protect_token()
-    assert (tmp_path / ".ray").stat().st_mode & 0o777 == 0o700
+@pytest.mark.parametrize(("workers", "each", "cpus"), [(2, 1, 2), (1, 3, 3), (64, 2, 4)])
+def test_our_own_ray_has_as_many_cores_as_are_asked_for(monkeypatch, own_ray, workers, each, cpus):
+    """Catches 128 workers started ahead on 128 cores, and more cores than the machine gives."""
+
+    def init(**_words):
+        raise OSError
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError):
+        cluster.connect(ComputeConfig(num_workers=workers, cpus_per_worker=each))
+    assert own_ray[0].num_cpus == cpus
+
+
+LOST = """
+import sys, time
+from ddpm_core.cluster import connection
+from ddpm_core.config import ComputeConfig
+
+class Lost:
+    closed = False
+    def __init__(self, **_): self.environment, self.scratch = {}, None
+    def address(self): return "127.0.0.1:1"
+    def is_running(self): return False
+    def close(self): print("closed", flush=True)
+
+connection.OwnRay = Lost
+connection._init = lambda _: None
+own = connection._Own(ComputeConfig())
+own.join()
+time.sleep(60)
+"""
+
+
+def test_the_end_of_our_own_ray_is_one_sentence_and_a_code():
+    """Catches Ray's C++ lines, an abort, advice about a RAY_ADDRESS that nobody has set."""
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stdout == "closed\n", "what it left is removed before"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("the Ray that was started here for this command has ended: ")
+    assert line.endswith("The same command continues what was saved")
 
 
 def test_a_message_of_ray_becomes_one_line():

@@ -1,11 +1,16 @@
 """Groups that train together: places, errors, losses."""
 
+import contextlib
+import json
 import os
+from types import SimpleNamespace
 
 import pytest
+import ray
 import ray.exceptions
 import ray.train
 import torch
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
 from ddpm_core.cluster import group
 from ddpm_core.config import ComputeConfig
@@ -47,6 +52,55 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
     a rank's complaint about a lost peer that is taken for a defect.
     """
     assert group.incurable(errors) is incurable
+
+
+class EndedByLimit:
+    """A trainer whose controller `StartLimit` has ended."""
+
+    def __init__(self, reason, **what):
+        self._reason, self._what = reason, what
+
+    def fit(self):
+        self._reason.write_text(json.dumps(self._what))
+        raise GONE
+
+
+def test_missing_nodes_end_the_stage_with_what_is_missing(tmp_path):
+    """Catches "the actor died", of which nobody learns that a node is gone and what is kept."""
+    reason = tmp_path / "reason"
+    ended = EndedByLimit(reason, lacks_room=True, text="waited 120 s for nodes: compute asks for 2")
+    with pytest.raises(ClusterError, match=r"waited 120 s for nodes.*Add nodes.*is kept") as caught:
+        group._fit(ended, reason)
+    assert caught.value.exit_code == 7
+
+
+def test_a_worker_that_never_answers_counts_as_lost(monkeypatch):
+    """Catches a stage that ends at the first, and one that starts the group again for ever."""
+    tried = []
+
+    def trainer(_worker, _payload, _compute, _name, folder, losses):
+        tried.append(losses)
+        return EndedByLimit(folder / "reason", lacks_room=False, text="waited 120 s for a worker")
+
+    monkeypatch.setattr(group, "_trainer", trainer)
+    monkeypatch.setattr(group, "_address_for_workers", contextlib.nullcontext)
+    with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1.*waited 120 s"):
+        group.train_group(print, {}, TWO, name="stuck")
+    assert tried == [0, 1]
+
+
+def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
+    """Catches a cleaner of Ray Train's that asks another Ray of this machine, and removes there."""
+    here = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with group._address_for_workers():
+        assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert os.environ["RAY_ADDRESS"] == "auto"
+    monkeypatch.delenv("RAY_ADDRESS")
+    with group._address_for_workers():
+        pass
+    assert "RAY_ADDRESS" not in os.environ
 
 
 @quiet_ray_data

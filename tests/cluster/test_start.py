@@ -5,7 +5,7 @@ import pytest
 from ddpm_core.cluster import start
 from ddpm_core.config import ComputeConfig
 
-TWO = ComputeConfig(num_workers=2, cpus_per_worker=3, use_gpu=False, collective_timeout_s=40)
+TWO = ComputeConfig(num_workers=2, cpus_per_worker=3, use_gpu=False, collective_timeout_s=60)
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def test_a_node_that_is_gone_is_said_and_waited_for_so_long(cluster, tmp_path, m
     have = "compute asks for 2 worker(s) with 3 CPU each; the cluster has room for 1 (its nodes: 3 "
     assert have in text
     assert lacks_room
-    assert 40 < ended < 45
-    assert len(said) == 1, "after 20 s, then every 30 s"
-    assert said[0].startswith("warning: for 21 s the training has been waiting for nodes: compute")
+    assert 60 < ended < 65
+    assert len(said) == 1, "after 40 s, then every 30 s"
+    assert said[0].startswith("warning: for 41 s the training has been waiting for nodes: compute")
     assert have in said[0]
-    assert said[0].endswith("it ends after 40 s")
+    assert said[0].endswith("it ends after 60 s")
 
 
 def test_cores_that_others_use_are_waited_for_longer(cluster, tmp_path, monkeypatch, capsys):
@@ -69,7 +69,7 @@ def test_cores_that_others_use_are_waited_for_longer(cluster, tmp_path, monkeypa
     assert "1 CPU and 0 GPU are free" in text
     assert lacks_room
     assert 360 < ended < 365
-    assert len(said) == 12
+    assert len(said) == 11
 
 
 def test_a_worker_that_does_not_answer_is_a_lost_worker(cluster, tmp_path, monkeypatch, capsys):
@@ -78,7 +78,7 @@ def test_a_worker_that_does_not_answer_is_a_lost_worker(cluster, tmp_path, monke
     text, lacks_room, ended, _ = run(cluster, tmp_path, monkeypatch, capsys)
     assert "the answer of a worker" in text
     assert not lacks_room
-    assert 40 < ended < 45
+    assert 60 < ended < 65
 
 
 def test_a_group_that_has_started_is_not_watched(cluster, tmp_path):

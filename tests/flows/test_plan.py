@@ -140,20 +140,24 @@ def test_headline_of_images_of_one_class_says_why_there_is_no_distance():
 def test_more_workers_than_cores_are_refused_where_they_would_run(config, monkeypatch):
     """Catches: shards made, and three attempts, for a training that this machine cannot hold."""
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 4)
+    asked = []
     wide = config.replaced({"compute.num_workers": 4})
     plan.check_machine(wide, None)
     wider = wide.replaced({"compute.cpus_per_worker": 2})
     with pytest.raises(ConfigError, match=r"4 worker\(s\) with 2 CPU each; this machine has 4"):
         plan.check_machine(wider, None)
+    monkeypatch.setattr(plan, "require_answer", asked.append)
     plan.check_machine(wider, "http://head:8265")
+    assert asked == ["http://head:8265"], "and a cluster is, before anything is sent to it"
 
 
-def test_a_feature_network_is_looked_for_only_where_it_would_be_read(config, tmp_path):
+def test_a_feature_network_is_looked_for_only_where_it_would_be_read(config, tmp_path, monkeypatch):
     """Catches: a file of the cluster's that is missed on the laptop, and one that nobody checks."""
     given = {"evaluate.features": str(tmp_path / "net.pt"), "evaluate.features_sha256": "0" * 64}
     config = config.replaced({**given, "compute.num_workers": 1})
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         plan.check_machine(config, None)
+    monkeypatch.setattr(plan, "require_answer", lambda _: None)
     plan.check_machine(config, "http://head:8265")
 
 
