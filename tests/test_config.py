@@ -44,6 +44,9 @@ from ddpm_core.training.build import build_schedule
         ({"data.on_bad": "skip"}, ["on_bad=skip", "collections of image files", "leave on_bad"]),
         ({"data.background": [0, 0, 256]}, ["data.background.2=256", "less than or equal to 255"]),
         ({"data.max_bad_share": 1.0}, ["data.max_bad_share=1.0", "less than 1"]),
+        ({"data.max_megapixels": 8}, ["data.max_megapixels=8", "greater than or equal to 16"]),
+        ({"data.max_megapixels": 10**12}, ["data.max_megapixels", "less than or equal to 1024"]),
+        ({"data.max_megapixels": 100}, ["max_megapixels=100", "collections of image files"]),
         ({"data.source_sha256": "ab"}, ["data.source_sha256", "64 digits 0-9 and a-f"]),
         ({"diffusion.num_timesteps": 20}, ["num_timesteps=20", "below 1", "at least 21"]),
         ({"diffusion.beta_start": 0.03}, ["beta_start=0.03", "above beta_end"]),
@@ -292,3 +295,20 @@ def test_what_cannot_draw_or_is_read_by_nobody_is_refused_before_anything_starts
 def test_a_sampler_that_can_is_taken(changes):
     """Catches rules that are too broad."""
     assert digits().replaced(changes).flat().items() >= changes.items()
+
+
+@pytest.mark.parametrize("name", ["digits", "images"])
+def test_a_run_json_of_before_is_read_and_is_the_same_run(name):
+    """Catches a new key, or another default of one, that makes a finished run another one.
+
+    Before, run.json had no data.max_megapixels, and said data.on_bad=fail of every data set.
+    """
+    config = recipe(name)
+    before = json.loads(config.to_json())
+    del before["data"]["max_megapixels"]
+    before["data"]["on_bad"] = "fail"
+    found = type(config).from_json(json.dumps(before).encode(), origin="run.json")
+    assert found.data.on_bad == "fail"
+    assert found.experiment() == config.experiment()
+    assert found.differences(config) == []
+    assert not {"on_bad", "max_bad_share", "max_megapixels"} & found.data.identity().keys()

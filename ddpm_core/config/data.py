@@ -67,7 +67,7 @@ class DataConfig(Section):
     """share of the files that may be left out by on_bad=few and on_bad=skip"""
     max_megapixels: int = Field(64, ge=16, le=1024)
     """of a collection: pixels, in units of 2^20, of the largest image that is decoded; a worker
-    takes some 12 bytes of memory for each"""
+    takes up to 21 bytes of memory for each"""
     num_test_images: PositiveInt | None = None
     """images held out of training; null keeps the data set's own split, and holds out a tenth, at
     most 1000, of a collection that has none (digits need a number)"""

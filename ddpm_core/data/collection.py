@@ -52,6 +52,7 @@ class Collection(Source):
         }
         self._problems: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
         self._notes: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
+        self._num_deep = 0
         self.classes = listing.classes
         self.num_images = {split: len(items) for split, items in self._items.items()}
         self.passed_over = dict(listing.passed_over.counts)
@@ -151,6 +152,7 @@ class Collection(Source):
                 self._problems[asked.split][asked.start + number] = problem
             for number, note in found.notes.items():
                 self._notes[asked.split][asked.start + number] = note
+            self._num_deep += found.num_deep
             done += len(asked.items)
             Progress("shard", done, total, "files", "looked at").show()
 
@@ -169,6 +171,14 @@ class Collection(Source):
         for note, keys in sorted(examples.items()):
             first = ", ".join(quoted(key) for key in keys[:_NUM_SHOWN])
             _log.warning("%s%d %s are read; the first: %s", WARNING, len(keys), note, first)
+        if self._num_deep:
+            _log.warning(
+                "%s%d PNG files have 16 bits for each sample, of which the data set keeps 8 "
+                "(v / 257): its images are 8-bit. If they use a part of the range only, stretch it "
+                "before",
+                WARNING,
+                self._num_deep,
+            )
 
     def _rejected(self) -> list[Rejected]:
         return [

@@ -16,6 +16,7 @@ from ddpm_core.data.decode import (
     Shaping,
     decode_image,
     first_look,
+    is_deep,
     kept_as_is,
 )
 from ddpm_core.data.index import Rejected, Split
@@ -46,6 +47,8 @@ class Looked(NamedTuple):
     """position in `items` -> why it cannot be used"""
     notes: dict[int, str]
     """position in `items` -> what is out of the ordinary about it"""
+    num_deep: int
+    """files of more than 8 bits for each sample"""
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,16 @@ def make_looker(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Lo
     data = DataConfig.model_validate_json(payload["data"])
 
     def look(asked: Look) -> Looked:
-        digests, problems, notes = bytearray(), {}, {}
+        digests, problems, notes, num_deep = bytearray(), {}, {}, 0
         for number, item in enumerate(asked.items):
-            digest, problem, note = _looked_at(container, item, data.max_pixels)
+            digest, problem, note, deep = _looked_at(container, item, data.max_pixels)
             digests += digest
+            num_deep += deep
             if problem is not None:
                 problems[number] = problem
             elif note is not None:
                 notes[number] = note
-        return Looked(bytes(digests), problems, notes)
+        return Looked(bytes(digests), problems, notes, num_deep)
 
     return look
 
@@ -118,13 +122,14 @@ def shaping_of(data: DataConfig) -> Shaping:
 
 def _looked_at(
     container: Container, item: Item, max_pixels: int
-) -> tuple[bytes, str | None, str | None]:
-    """Return (SHA-256, what is wrong, what is out of the ordinary)."""
+) -> tuple[bytes, str | None, str | None, bool]:
+    """Return (SHA-256, what is wrong, what is out of the ordinary, has over 8 bits a sample)."""
     try:
         content = container.read(item.entry)
     except EntryError as error:
-        return bytes(DIGEST_BYTES), error.reason, None
-    return hashlib.sha256(content).digest(), *first_look(content, item.key, max_pixels)
+        return bytes(DIGEST_BYTES), error.reason, None, False
+    problem, note = first_look(content, item.key, max_pixels)
+    return hashlib.sha256(content).digest(), problem, note, is_deep(content)
 
 
 def _records(container: Container, asked: Work, data: DataConfig) -> Iterator[Record | Rejected]:

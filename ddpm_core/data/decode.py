@@ -149,6 +149,11 @@ def decode_exact(content: bytes, shape: tuple[int, int, int], *, origin: str) ->
         raise DataError(f"{origin} cannot be used: {error}. Make the data set again") from None
 
 
+def is_deep(content: bytes) -> bool:
+    """Say whether a file stores more than 8 bits for each sample, of which 8 are kept."""
+    return kind_of(content[:16]) == "png" and content[24:25] == b"\x10"
+
+
 def first_look(content: bytes, name: str, max_pixels: int) -> tuple[str | None, str | None]:
     """Return (what is wrong with a file by its headers, what is out of the ordinary about it).
 

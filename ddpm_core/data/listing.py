@@ -27,6 +27,7 @@ from ddpm_core.data.containers.names import (
     bytes_of,
     quoted,
     reason_to_pass_over,
+    shown,
     text_of,
 )
 from ddpm_core.data.items import NO_LABEL, Items, Rows
@@ -87,25 +88,23 @@ def list_images(
             message says what to do.
         StorageError: it does not answer.
     """
-    passed_over = PassedOver()
+    passed_over, uri = PassedOver(), shown(container.uri)
     rows = _read_rows(container, passed_over)
-    _refuse_lost(container.uri, passed_over, len(rows), on_bad, max_bad_share)
+    _refuse_lost(uri, passed_over, len(rows), on_bad, max_bad_share)
     if not len(rows):
         lines = "".join(f"\n  {line}" for line in passed_over.lines())
         raise DataError(
-            f"{container.uri} holds no image; data.source must be a folder, an archive or a "
+            f"{uri} holds no image; data.source must be a folder, an archive or a "
             f"bucket with png, jpeg, webp or gif files{lines}"
         )
     start = _num_stripped(rows)
     has_classes = class_folders and container.folders_are_classes
-    split_folders = find_split_folders(
-        _folders(rows, start), has_classes=has_classes, uri=container.uri
-    )
+    split_folders = find_split_folders(_folders(rows, start), has_classes=has_classes, uri=uri)
     splits, names = _splits_and_classes(rows, start, split_folders, passed_over, has_classes)
-    classes, labels = _labels(rows, names, splits, container.uri)
+    classes, labels = _labels(rows, names, splits, uri)
     train, test = (np.flatnonzero(splits == number) for number in (0, 1))
     train, test = _held_out(
-        rows, start, train, test, num_test_images, container.uri, has_test=split_folders is not None
+        rows, start, train, test, num_test_images, uri, has_test=split_folders is not None
     )
     return Listing(
         Items(rows, train, labels[train], start),
@@ -129,15 +128,15 @@ def _read_rows(container: Container, passed_over: PassedOver) -> Rows:
         given.append(NO_LABEL if entry.label is None else entry.label)
         if len(names) > MAX_ENTRIES:
             raise DataError(
-                f"{container.uri} holds over {MAX_ENTRIES} images, which is as many as are listed; "
-                "split it"
+                f"{shown(container.uri)} holds over {MAX_ENTRIES} images, which is as many as are "
+                "listed; split it"
             )
     order = np.array(names, dtype=object).argsort(kind="stable")
     for before, after in pairwise(order):
         if names[before] == names[after]:
             raise DataError(
-                f"{container.uri} holds {quoted(text_of(names[after]))} twice; which one is meant "
-                "nobody can know: make the archive again, from a folder"
+                f"{shown(container.uri)} holds {quoted(text_of(names[after]))} twice; which one is "
+                "meant nobody can know: make the archive again, from a folder"
             )
     width = len(where) // len(names) if names else 0
     return Rows(

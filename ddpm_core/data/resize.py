@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+_STRIP_VALUES = 2**20
+"""summed at once: NumPy makes all of them 8 bytes long before"""
+
 
 def center_box(height: int, width: int, wanted: tuple[int, int]) -> tuple[slice, slice]:
     """Return rows and columns of the largest rectangle in the middle with the wanted shape.
@@ -57,7 +60,11 @@ def _area_sums(image: NDArray[np.integer[Any]], num_rows: int) -> NDArray[np.int
         group_sums: NDArray[np.int64] = groups.sum(axis=1, dtype=np.int64)
         return group_sums * num_rows
     whole, part = np.divmod(np.arange(num_rows + 1) * len(image), num_rows)
-    sums: NDArray[np.int64] = np.add.reduceat(image, whole[:-1], axis=0, dtype=np.int64)
+    sums = np.empty((num_rows, *image.shape[1:]), np.int64)
+    columns = max(1, _STRIP_VALUES // (len(image) * image.shape[2]))
+    for first in range(0, image.shape[1], columns):
+        strip = image[:, first : first + columns]
+        sums[:, first : first + columns] = np.add.reduceat(strip, whole[:-1], 0, np.int64)
     sums[whole[:-1] == whole[1:]] = 0  # reduceat takes an empty range for a single row
     sums *= num_rows
     # At the last border nothing is left, and its part is 0.

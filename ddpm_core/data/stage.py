@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ddpm_core import layout, manifest
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.data.bundle import Bundle
+from ddpm_core.data.containers.names import HARMLESS, quoted
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.download import downloads_folder
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
@@ -18,6 +19,8 @@ from ddpm_core.layout import DatasetDamagedError, DatasetPointer
 from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.storage import Store
+
+_NUM_SHOWN = 3
 
 _log = logging.getLogger(__name__)
 
@@ -162,12 +165,17 @@ def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -
         images_sha256=images_sha256,
         on_progress=on_progress,
     )
-    left_out = len(made.body["rejected"]) + sum(made.body["passed_over"].values())
+    rejected = made.body["rejected"]
+    left_out = len(rejected) + sum(
+        count for reason, count in made.body["passed_over"].items() if reason not in HARMLESS
+    )
     if left_out:
+        first = [f"{quoted(one['key'])}: {one['reason']}" for one in rejected[:_NUM_SHOWN]]
         _log.warning(
-            "%s%d files were left out; %s says which and why",
+            "%s%d files were left out%s; %s says which and why",
             WARNING,
             left_out,
+            f" ({'; '.join(first)})" if first else "",
             store.uri_of(f"{made.folder}/{layout.DATASET_INDEX}"),
         )
 

@@ -9,6 +9,7 @@ and of any length, are read by `containers.tar_walk`.
 import re
 from dataclasses import dataclass
 
+from ddpm_core.data.containers.names import shown
 from ddpm_core.errors import DataError
 
 BLOCK_BYTES = 512
@@ -112,6 +113,6 @@ def _check_end(archive: bytes, at: int, origin: str) -> None:
 def damaged(origin: str, at: int, found: str, expected: str) -> DataError:
     """Return the error for an archive that has `found` where `expected` must be."""
     return DataError(
-        f"{origin} is no archive that can be used: at byte {at} there is {found}; expected "
+        f"{shown(origin)} is no archive that can be used: at byte {at} there is {found}; expected "
         f"{expected}. Fetch or make the file again"
     )

@@ -101,11 +101,11 @@ def _many_scans() -> bytes:
 
 def _bad(name: str, content: bytes, reason: str, extension: str = "png") -> Case:
     file = f"bad.{extension}"
-    says = (file, reason, "Mend or remove them", "data.on_bad=skip")
+    says = (file, reason, "Mend or remove them", "data.max_bad_share=0.01")
     return Case(name, says, 3, beside_good(file, content))
 
 
-_PIXELS = "at most 16777216"
+_PIXELS = "at most 67108864"
 _NO_IMAGE = "it is no PNG, JPEG, WebP or GIF file"
 _CUT = "cut short"
 
@@ -116,10 +116,6 @@ REFUSED = (
     _bad("only a signature", PNG[:8], _CUT),
     _bad("zeros", bytes(5000), _NO_IMAGE),
     _bad("page of an error", b"<!DOCTYPE html><html>404</html>", _NO_IMAGE, "jpg"),
-    _bad("gif named png", GIF, "a GIF file, and named as another kind"),
-    _bad("jpeg named png", JPEG, "a JPEG file, and named as another kind"),
-    _bad("png named jpg", PNG, "a PNG file, and named as another kind", "jpg"),
-    _bad("png named webp", PNG, "a PNG file, and named as another kind", "webp"),
     _bad("png cut in half", PNG[: len(PNG) // 2], _CUT),
     _bad("png without its last byte", PNG[:-1], _CUT),
     _bad("jpeg cut in half", JPEG[: len(JPEG) // 2], _CUT, "jpg"),
@@ -205,6 +201,10 @@ READ = (
     _read("an animation of 2^31 frames", _with_chunks(_APNG)),
     _read("bytes after its end", PNG + pickle_bomb()),
     _read("a gif", GIF, "gif"),
+    _read("a gif named png", GIF),
+    _read("a jpeg named png", JPEG),
+    _read("a png named jpg", PNG, "jpg"),
+    _read("a png named webp", PNG, "webp"),
     _read("an image of one pixel", png_file(noise(1, 1), color_type=0)),
     _read(
         "alpha of 2^24 pixels",
@@ -230,6 +230,10 @@ def _symlink(folder: Path) -> None:
     (folder / "link.png").symlink_to("/etc/passwd")
 
 
+def _nowhere(folder: Path) -> None:
+    (folder / "link.png").symlink_to(".git/annex/objects/x")
+
+
 def _loop(folder: Path) -> None:
     (folder / "again").symlink_to(folder)
 
@@ -249,7 +253,7 @@ def _socket(folder: Path) -> None:
 def _too_large(folder: Path) -> None:
     with (folder / "bad.png").open("wb") as file:
         file.write(PNG[:33])
-        file.truncate(32 * 2**20 + 1)  # of holes: it takes no space
+        file.truncate(128 * 2**20 + 1)  # of holes: it takes no space
 
 
 def _named(*names: str | bytes) -> Callable[[Path], None]:
@@ -274,18 +278,18 @@ def _many_bad(folder: Path) -> None:
         (folder / f"bad-{number:03}.png").write_bytes(b"x" * number)
 
 
-_LINK = ("link.png", "symbolic link", "data.on_bad")
 ENTRIES = (
-    _entry(_symlink, "link out of the folder", *_LINK),
-    _entry(_loop, "link to its own folder", "again", "symbolic link", "data.on_bad"),
+    _entry(_symlink, "link out of the folder to a text", "link.png", _NO_IMAGE, "Mend or remove"),
+    _entry(_loop, "link to its own folder", "again", "symbolic link to a folder", "cp -rs"),
+    _entry(_nowhere, "link to nothing", "link.png", "symbolic link to nothing", "data.on_bad"),
     _entry(_pipe, "pipe", "pipe.png", "neither a file nor a folder", "data.on_bad"),
     _entry(_socket, "socket", "socket.png", "neither a file nor a folder", "data.on_bad"),
-    _entry(_too_large, "file over 32 MiB", "bad.png", "33554433 bytes", "33554432"),
+    _entry(_too_large, "file over 128 MiB", "bad.png", "134217729 bytes", "134217728"),
     _entry(_named("a.bmp"), "bmp by its name", "a.bmp", "png, jpg, jpeg", "data.on_bad"),
     _entry(_named("a.png.exe"), "program by its name", "a.png.exe", "data.on_bad"),
     _entry(_deep, "folders 40 deep", "32 folders deep"),
     _entry(_named("cat/a.png"), "folders of classes beside images", "cat", "data.class_folders"),
-    _entry(_many_bad, "300 bad files", "300 of the 303", "bad-000.png", "and 290 more", "skip"),
+    _entry(_many_bad, "300 bad files", "300 of the 303", "bad-000.png", "and 290 more", "raise it"),
     _entry(_named("new\nline.png"), "read a newline in a name", "4/4 images", code=0),
     _entry(_named("🎲 and a space .png"), "read emoji in a name", "4/4 images", code=0),
     _entry(_named("-rf.png", "--root.png"), "read names like options", "5/5 images", code=0),
@@ -314,7 +318,7 @@ SOURCES = (
     _source(lambda here: None, "no folder", "{here}/source", "no file or folder", "give a folder"),
     _source(_folder_of(), "empty folder", "{here}/source", "holds no image", "png, jpeg"),
     _source(_folder_of("a.png"), "one image", "data.num_test_images=1", "give at most 0"),
-    _source(_folder_of("train/a.png", "train/b.png"), "only one split", "train/", "test/"),
+    _source(_folder_of("val/a.png", "val/b.png"), "only a test split", "val/", "train/"),
     _source(lambda here: (here / "source").write_bytes(PNG), "file for a folder", "give a folder"),
 )
 

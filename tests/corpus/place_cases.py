@@ -64,7 +64,7 @@ def _source(name: str, uri: str, *says: str, more: tuple[str, ...] = (), code: i
     return Case(f"source {name}", says, code, arguments=arguments, never_says=(_SECRET,))
 
 
-def _url(name: str, url: str, *says: str, code: int = 6) -> Case:
+def _url(name: str, url: str, *says: str, code: int = 3) -> Case:
     return _source(f"at {name}", url, *says, more=("--set", _SHA256), code=code)
 
 
@@ -100,7 +100,7 @@ SOURCES = (
     _url("a cloud's credentials", "https://169.254.169.254/a.zip", *_NOT_PUBLIC),
     _url("a private network", "https://10.0.0.1/a.zip", *_NOT_PUBLIC),
     _url("a private network in IPv6", "https://[fd00::1]/a.zip", *_NOT_PUBLIC),
-    _url("no archive", "https://host/a.exe", "a.exe", code=3),
+    _url("no archive", "https://host/a.exe", "a.exe"),
     _url("no host", "https:///a.zip", _KINDS, code=2),
     _source(
         "of a digest that is none",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, final
 
-from ddpm_core.data.containers.names import quoted
+from ddpm_core.data.containers.names import quoted, shown
 from ddpm_core.errors import DataError
 
 MAX_ENTRY_BYTES = 128 * 2**20
@@ -130,11 +130,13 @@ def refuse_large(uri: str, entry: Entry) -> None:
     if not 0 <= entry.size <= MAX_ENTRY_BYTES:
         reason = f"has {entry.size} bytes; an image may have at most {MAX_ENTRY_BYTES}"
         raise EntryError(
-            f"{quoted(entry.name)} in {uri} {reason}. Make it smaller, or leave it out", reason
+            f"{quoted(entry.name)} in {shown(uri)} {reason}. Make it smaller, or leave it out",
+            reason,
         )
 
 
 def changed(uri: str, entry: Entry, found: str) -> EntryError:
     """Return the error for an entry that is not what was listed; `found` names no place."""
     reason = f"is damaged, or has changed since it was listed: {found}"
-    return EntryError(f"{quoted(entry.name)} in {uri} {reason}. Fetch or make it again", reason)
+    message = f"{quoted(entry.name)} in {shown(uri)} {reason}. Fetch or make it again"
+    return EntryError(message, reason)

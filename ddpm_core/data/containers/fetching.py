@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
+from ddpm_core.data.containers.kinds import check_kind
 from ddpm_core.data.containers.names import quoted
 from ddpm_core.data.download import MAX_UNKNOWN_BYTES, fetch_pinned, locked
 from ddpm_core.errors import ConfigError, DataError
@@ -45,7 +47,8 @@ def fetch_object(
     It is named by its place, length and ETag: an object that is replaced is fetched again.
 
     Raises:
-        DataError: it changes meanwhile, or has another digest than `sha256`.
+        DataError: it is no archive of the kind that `suffix` says, changes meanwhile, or has
+            another digest than `sha256`.
         StorageError: it cannot be fetched, or the cache not be written; running again continues.
     """
     place = hashlib.sha256(repr((bucket.uri, *found)).encode()).hexdigest()
@@ -53,6 +56,9 @@ def fetch_object(
     with locked(path):
         if not path.is_file():
             part = path.with_name(f"{path.name}.part")
+            if not part.is_file():
+                read_at = partial(bucket.read, found.key, etag=found.etag)
+                check_kind(suffix, found.size, read_at, f"{bucket.uri}/{found.key}")
             _continue(bucket, found, part)
             part.replace(path)
     if sha256 is not None:

@@ -89,6 +89,11 @@ def quoted(name: str) -> str:
     return json.dumps(name[:_SHOWN]) + more
 
 
+def shown(place: str) -> str:
+    """Return a path or URI for an error: as it is, but in quotes if it is not all printable."""
+    return place if place.isprintable() else quoted(place)
+
+
 def checked_name(raw: bytes, origin: str) -> str:
     """Return the name that an archive gives a file, without a "./" before it.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -10,6 +11,7 @@ from ddpm_core.data.containers.bucket import BucketFolder
 from ddpm_core.data.containers.container import Container
 from ddpm_core.data.containers.fetching import fetch_object, fetch_url
 from ddpm_core.data.containers.folder import Folder
+from ddpm_core.data.containers.kinds import check_kind
 from ddpm_core.data.containers.lmdb_export import DATA_FILE, Lmdb, is_lmdb
 from ddpm_core.data.containers.local_file import LocalFile
 from ddpm_core.data.containers.names import (
@@ -86,7 +88,8 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
     if is_file:
         return _archive(path, cache, sha256, uri=str(path))
     if not is_folder:
-        raise DataError(f"data.source={source!r} is no file or folder here; give {_ACCEPTED}")
+        what = "is a pipe, a socket or a device" if path.exists() else "is no file or folder here"
+        raise DataError(f"data.source={quoted(source)} {what}; give {_ACCEPTED}")
     if sha256 is not None:
         raise _no_digest(str(path))
     if is_lmdb(path):
@@ -97,6 +100,8 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
 
 def _archive(path: Path, cache: Path, sha256: str | None, *, uri: str) -> Container:
     suffix = _suffix(path.name)
+    with closing(LocalFile(path)) as file:
+        check_kind(suffix, path.stat().st_size, file.read_at, uri)
     tar, packed_sha256 = path, None
     if suffix in (".tar.gz", ".tgz"):
         tar, packed_sha256 = unpacked(path, cache)

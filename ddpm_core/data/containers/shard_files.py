@@ -28,6 +28,7 @@ from ddpm_core.data.containers.names import (
     is_of_a_system,
     quoted,
     reason_to_pass_over,
+    shown,
     text_of,
 )
 from ddpm_core.data.containers.tar_walk import Found, walk
@@ -73,7 +74,7 @@ class ShardFiles(Container):
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         for number, (name, path) in enumerate(self._shards):
-            origin = f"{self.uri}/{name}"
+            origin = shown(f"{self.uri}/{name}")
             with closing(LocalFile(path)) as content:
                 for sample in _samples(path, origin, passed_over):
                     images = sorted(sample.files.keys() & IMAGE_EXTENSIONS)

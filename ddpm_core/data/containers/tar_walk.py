@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from ddpm_core.data.tar import BLOCK_BYTES, END, OCTAL, REGULAR, USTAR, check_header, damaged
 
+MAX_MEMBERS = 3 * 10**7
+"""headers of one archive: an image of a shard may have two files beside it"""
 _MAX_HEADER_BYTES = 2**16
 """of a long name or a pax header: names end at 4096"""
 _MAX_SIZE_BYTES = 2**40
@@ -58,7 +60,11 @@ def walk(file: BinaryIO, origin: str) -> Iterator[Found]:
     length = file.seek(0, os.SEEK_END)
     at = 0
     said = _Said()
+    num_left = MAX_MEMBERS
     while True:
+        num_left -= 1
+        if num_left < 0:
+            raise damaged(origin, at, "one header more", f"at most {MAX_MEMBERS} in one archive")
         file.seek(at)
         header = file.read(BLOCK_BYTES)
         if len(header) < BLOCK_BYTES:

@@ -76,7 +76,7 @@ def test_an_archive_is_fetched_on_from_where_it_was_cut(s3_server, tmp_path, mon
     def cut(method, key, answer):
         if key == "x.zip":
             asked.append(key)
-            if len(asked) == 3:
+            if len(asked) == 4:  # the first is a look at the archive's end
                 return Answer(403, code="AccessDenied")
         return answer()
 
@@ -84,7 +84,7 @@ def test_an_archive_is_fetched_on_from_where_it_was_cut(s3_server, tmp_path, mon
     with pytest.raises(StorageError, match=r'key "x\.zip": .*AccessDenied'):
         open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)
     assert read_all(open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)) == FILES
-    assert len(asked) == 1 + -(-len(content) // 100)
+    assert len(asked) == 2 + -(-len(content) // 100)
     s3_server.objects["x.zip"] = zip_of({"other.png": b"1"})
     assert read_all(open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)) == {"other.png": b"1"}
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from ddpm_core.data.containers.names import (
+    HARMLESS,
     NAME_OF_A_SYSTEM,
     OTHER,
     TEXT,
@@ -10,6 +11,7 @@ from ddpm_core.data.containers.names import (
     checked_name,
     quoted,
     reason_to_pass_over,
+    shown,
     text_of,
 )
 from ddpm_core.errors import DataError
@@ -29,12 +31,9 @@ KINDS = {
     "x/LICENSE": TEXT,
     "readme.md": TEXT,
     "license.exe": OTHER,
-    "photo.bmp": OTHER,
     "photo.png.exe": OTHER,
     "photo": OTHER,
     "png": OTHER,
-    "weights.pkl": OTHER,
-    "more.zip": OTHER,
     "a.png\n": OTHER,
 }
 
@@ -43,6 +42,39 @@ KINDS = {
 def test_names_tell_what_is_an_image(name, reason):
     """Catches an extension looked for anywhere in the name, and hidden files taken for images."""
     assert reason_to_pass_over(name) == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    {
+        "photo.BMP": "convert it to PNG",
+        "scan.tif": "16 bits",
+        "weights.pkl": "write each image as a PNG",
+        "stack.npy": "1 or 3 channels",
+        "more.zip": "unpack it",
+        "a/data.mdb": "give the folder in which it lies",
+    }.items(),
+)
+def test_what_may_hold_images_is_told_apart_with_what_to_do(name, remedy):
+    """Catches "no image" said of a thousand TIFF files, and no word of how they could be read."""
+    reason = reason_to_pass_over(name)
+    assert reason.startswith(OTHER)
+    assert remedy in reason
+    assert reason not in HARMLESS
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/a b/ä.tar", "/a b/ä.tar"),
+        ("/a\x1b[31m.tar", '"/a\\u001b[31m.tar"'),
+        ("/a\u202egnp.tar", '"/a\\u202egnp.tar"'),
+        ("/\udcff.tar", '"/\\udcff.tar"'),
+    ],
+)
+def test_no_control_character_of_a_place_reaches_a_terminal(place, expected):
+    """Catches names that colour, clear or turn round what a terminal shows."""
+    assert shown(place) == expected
 
 
 UNSAFE = {

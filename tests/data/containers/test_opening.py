@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -91,8 +92,10 @@ def test_gzip_is_unpacked_once(tmp_path, capfd):
 
 
 BAD_GZIP = {
-    "empty": (b"", "cannot be unpacked|is no archive"),
-    "text": (b"no gzip", "cannot be unpacked: Not a gzipped file"),
+    "empty": (b"", r"is no \.tar\.gz archive, .* has 0 bytes"),
+    "text": (b"no gzip", r"is no \.tar\.gz archive, but something else.*b'no gzip'"),
+    "zip": (b"PK\3\4" + bytes(100), r"is no \.tar\.gz archive, but a zip archive"),
+    "page": (b"<!DOCTYPE html>", r"but perhaps a page that says why it could not be downloaded"),
     "cut": (packed()[:-9], "cannot be unpacked"),
     "checksum": (packed()[:-8] + b"1234" + packed()[-4:], "cannot be unpacked: CRC"),
     "flipped": (packed()[:30] + b"\xff\xff" + packed()[32:], "cannot be unpacked"),
@@ -107,8 +110,34 @@ def test_gzip_that_is_damaged_leaves_nothing(content, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"x\.tar\.gz.*({message})"):
         list(open_container(str(path), cache=tmp_path / "cache").entries(PassedOver()))
-    left = [one.name for one in (tmp_path / "cache" / "unpacked").iterdir()]
-    assert all(name.endswith(".lock") for name in left) or content == b""
+    left = [one.name for one in (tmp_path / "cache").glob("unpacked/*")]
+    assert all(name.endswith(".lock") for name in left)
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.zip", "x.tar"])
+def test_what_an_archive_is_is_looked_at_before_it_is_read(name, tmp_path, monkeypatch):
+    """Catches 10 GiB whose digest is taken before anyone looks at their first two bytes."""
+
+    def never(*_arguments):
+        raise AssertionError("the whole file is read")
+
+    monkeypatch.setattr("hashlib.file_digest", never)
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.write(b"\x89PNG")
+        file.truncate(10 * 2**30)  # of holes: it takes no space
+    with pytest.raises(DataError, match=r"is no \.\w+(\.gz)? archive, .* it has 10737418240 bytes"):
+        open_container(str(path), cache=tmp_path / "cache", sha256="0" * 64)
+
+
+def test_a_pipe_or_device_as_the_source_is_refused_and_never_opened(tmp_path):
+    """Catches a stage that waits in a pipe for ever, or reads a device without an end."""
+    for name in ("pipe", "pipe.zip", "pipe.tar.gz"):
+        os.mkfifo(tmp_path / name)
+        (tmp_path / f"to-{name}").symlink_to(name)
+        for one in (tmp_path / name, tmp_path / f"to-{name}", "/dev/zero"):
+            with pytest.raises(DataError, match="is a pipe, a socket or a device; give a folder"):
+                open_container(str(one), cache=tmp_path)
 
 
 def test_gzip_bomb_is_cut_off(tmp_path, monkeypatch):
