@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ddpm_core import layout, protocol, seeding
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import EvaluateConfig, StudyConfig
 from ddpm_core.data.loader import ImageSet
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import Denoiser
@@ -25,7 +27,7 @@ from ddpm_core.evaluation.moments import Moments, frechet_distance, moments_of
 from ddpm_core.evaluation.scores import inception_score
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.protocol import PROTOCOL_VERSION
-from ddpm_core.recipes import digits
+from ddpm_core.recipes import RECIPES, digits, recipe
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -197,3 +199,55 @@ def test_what_another_version_measured_is_not_taken(monkeypatch):
     assert all(before[name] != after[name] for name in before)
     assert classifier.recipe("d" * 64, 600)["protocol"] == PROTOCOL_VERSION + 1
     assert layout.sample_fingerprint(digits(), "e" * 64) == samples
+
+
+# -- how much is measured, by default --------------------------------------------------------------
+
+MEASURED = {
+    "digits": "c4c8dec0d8851105",
+    "mnist": "00b2c96d680f331b",
+    "fashion-mnist": "00b2c96d680f331b",
+    "images": "00b2c96d680f331b",
+    "cifar10": "d0602560709d0160",
+    "celebahq": "2ebce7d618f679e5",
+    "lsun-bedroom": "2ebce7d618f679e5",
+    "lsun-bedroom-large": "2ebce7d618f679e5",
+    "lsun-church": "2ebce7d618f679e5",
+    "lsun-cat": "2ebce7d618f679e5",
+}
+"""recipe -> fingerprint of its chain, its sampling and what is measured"""
+
+
+def test_defaults_are_those_that_the_published_numbers_were_measured_with():
+    """Catches: another number of images or of steps by default, with which everybody's numbers
+    move though nobody asked for it."""
+    assert EvaluateConfig().model_dump() == {
+        "num_likelihood_images": 256,
+        "batch_size": 256,
+        "seed": 0,
+        "features": "trained",
+        "features_sha256": None,
+        "feature_steps": 600,
+    }
+    assert StudyConfig().model_dump() == {
+        "num_images": 2000,
+        "swept_steps": (10, 20, 50, 100),
+        "num_likelihood_images": 256,
+        "num_ode_images": 64,
+        "ode_steps": 100,
+        "ode_tolerance": 1e-4,
+        "mix_depth": 0.5,
+        "num_shown": 8,
+        "batch_size": 250,
+        "seed": 0,
+        "ablation_steps": None,
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_measures_what_it_measured(name):
+    """Catches: a value of a recipe, or a default that it rests on, that changed by the way. What
+    is changed on purpose is written here, and the README's results are measured again."""
+    values = recipe(name).model_dump(mode="json")
+    found = {section: values[section] for section in ("diffusion", "sample", "evaluate", "study")}
+    assert fingerprint(found)[:16] == MEASURED[name]
