@@ -5,6 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from prefect import Flow, flow
+from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from ddpm_core.config.run import RUN_NAME_PATTERN
@@ -103,6 +104,19 @@ def run_all(
     return results
 
 
+def _stage_in_prefect(stage: str, *parameters: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return what the task of the stage does.
+
+    Raises:
+        PipelineError: what its state says; Prefect would make "1/1 states failed" of it.
+    """
+    made: Any = run_stage(stage, *parameters)
+    if isinstance(made, State):
+        made.result()
+    result: dict[str, str] = made
+    return result
+
+
 def run_flow(
     called: Callable[..., Any], names: Sequence[str], parameters: dict[str, Any]
 ) -> list[dict[str, str]]:
@@ -130,7 +144,7 @@ def shard_dataset(
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Write the data set as WebDataset shards with an index; parameters as of `train-ddpm`."""
-    return run_stage("shard", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("shard", recipe, root, run, overrides, ray_address)
 
 
 @recorded("train")
@@ -142,7 +156,7 @@ def train(
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Train the U-Net, from the newest checkpoint on; parameters as of `train-ddpm`."""
-    return run_stage("train", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("train", recipe, root, run, overrides, ray_address)
 
 
 @recorded("sample")
@@ -154,7 +168,7 @@ def sample(
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Draw images from the trained model; parameters as of `train-ddpm`."""
-    return run_stage("sample", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("sample", recipe, root, run, overrides, ray_address)
 
 
 @recorded("evaluate")
@@ -166,7 +180,7 @@ def evaluate(
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Measure bits/dim and Frechet distance; parameters as of `train-ddpm`."""
-    return run_stage("evaluate", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("evaluate", recipe, root, run, overrides, ray_address)
 
 
 @recorded("study")
@@ -178,7 +192,7 @@ def study(
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Measure and draw what else the paper claims; parameters as of `train-ddpm`."""
-    return run_stage("study", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("study", recipe, root, run, overrides, ray_address)
 
 
 @recorded("ablations")
@@ -190,4 +204,4 @@ def ablations(
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Run the paper's six ablations and draw its table 2; parameters as of `train-ddpm`."""
-    return run_stage("ablations", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("ablations", recipe, root, run, overrides, ray_address)
