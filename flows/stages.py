@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
-from pydantic import Field
+from pydantic import TypeAdapter, WithJsonSchema
 
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import recipe
@@ -31,19 +31,31 @@ Recipe = Literal[
     "lsun-cat",
 ]
 """the names in `ddpm_core.recipes`, spelt out so that Prefect's form offers them"""
-RunName = Annotated[str, Field(pattern=RUN_NAME_PATTERN)]
-"""refused by Prefect's form, and by its server, before there is a flow run"""
+
+
+def _shown_as(kind: str, **rules: Any) -> WithJsonSchema:  # noqa: ANN401
+    """Return the form of a parameter that may be left out.
+
+    The rules stand beside the choice of types, not within it: of what stands there Prefect says
+    only that it is not valid, and not why.
+    """
+    return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "null"}], **rules})
+
+
+RunName = Annotated[str | None, _shown_as("string", pattern=RUN_NAME_PATTERN)]
+"""a wrong name is refused by Prefect's form, and by its server, before there is a flow run"""
+Value = bool | int | float | str | list[int] | None
 Overrides = Annotated[
-    dict[str, bool | int | float | str | list[int] | None],
-    Field(
-        json_schema_extra={
-            "propertyNames": {"enum": list(recipe("digits").flat())},
-            "examples": [{"train.num_steps": 500, "compute.num_workers": 4}],
-        }
+    dict[str, Value] | None,
+    _shown_as(
+        "object",
+        propertyNames={"enum": list(recipe("digits").flat())},
+        additionalProperties=TypeAdapter(Value).json_schema(),
+        examples=[{"train.num_steps": 500, "compute.num_workers": 4}],
     ),
 ]
-"""section.key -> value; a form or a command that gives anything else, such as a nested section, is
-refused by Prefect before there is a flow run"""
+"""section.key -> value; a form or a command that gives anything else, such as a nested section or
+a wrong key, is refused by Prefect before there is a flow run"""
 Stage = Callable[..., dict[str, str]]
 
 T = TypeVar("T")
@@ -139,8 +151,8 @@ def run_flow(
 def shard_dataset(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Write the data set as WebDataset shards with an index; parameters as of `train-ddpm`."""
@@ -151,8 +163,8 @@ def shard_dataset(
 def train(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Train the U-Net, from the newest checkpoint on; parameters as of `train-ddpm`."""
@@ -163,8 +175,8 @@ def train(
 def sample(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Draw images from the trained model; parameters as of `train-ddpm`."""
@@ -175,8 +187,8 @@ def sample(
 def evaluate(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Measure bits/dim and Frechet distance; parameters as of `train-ddpm`."""
@@ -187,8 +199,8 @@ def evaluate(
 def study(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Measure and draw what else the paper claims; parameters as of `train-ddpm`."""
@@ -199,8 +211,8 @@ def study(
 def ablations(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Run the paper's six ablations and draw its table 2; parameters as of `train-ddpm`."""
