@@ -77,7 +77,8 @@ def make_result(
     together = together if together is not None else Together(())
     job, attached = _job_of(jobs, store, config, stage, together, python=python)
     prefix = job_prefix(store, config, stage)
-    log_name = job.submission_id if job.prefix == prefix else f"{prefix}-a{job.attempt}"
+    is_first = job.prefix == prefix
+    log_name = job.submission_id if is_first else f"{prefix}-a{job.attempt}"
     last: deque[str] = deque(maxlen=200)
     with _log_file(store, config.name, log_name, attached=attached) as (log, path):
         on_start(job, attached, path)
@@ -91,7 +92,7 @@ def make_result(
 
         together.followed.add(stage)
         try:
-            ended = jobs.follow(job.submission_id, lines_of(stage, keep))
+            ended = jobs.follow(job.submission_id, lines_of(stage, keep, is_first=is_first))
             error = error_of(ended, stage, list(last))
         except StageEnded:
             error = None

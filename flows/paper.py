@@ -33,8 +33,8 @@ from flows.stages import (
 def paper(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> list[dict[str, str]]:
     """Reproduce the paper's tables and figures on the images of a recipe; see docs/paper.md.

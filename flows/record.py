@@ -36,6 +36,19 @@ _BRIEFLY_S = 5.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+class _WithoutTraceback(logging.Filter):
+    """Takes the traceback from what Prefect logs of an error of ours: its state has the words."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], PipelineError):
+            record.exc_info = None
+        return True
+
+
+for _name in ("flow_runs", "task_runs", "engine"):
+    get_logger(_name).addFilter(_WithoutTraceback())
+
 _reasons: ContextVar[list[PipelineError] | None] = ContextVar("_reasons", default=None)
 
 

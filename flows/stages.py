@@ -5,7 +5,8 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from prefect import Flow, flow
-from pydantic import Field
+from prefect.client.schemas.objects import State
+from pydantic import TypeAdapter, WithJsonSchema
 
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import recipe
@@ -30,19 +31,31 @@ Recipe = Literal[
     "lsun-cat",
 ]
 """the names in `ddpm_core.recipes`, spelt out so that Prefect's form offers them"""
-RunName = Annotated[str, Field(pattern=RUN_NAME_PATTERN)]
-"""refused by Prefect's form, and by its server, before there is a flow run"""
+
+
+def _shown_as(kind: str, **rules: Any) -> WithJsonSchema:  # noqa: ANN401
+    """Return the form of a parameter that may be left out.
+
+    The rules stand beside the choice of types, not within it: of what stands there Prefect says
+    only that it is not valid, and not why.
+    """
+    return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "null"}], **rules})
+
+
+RunName = Annotated[str | None, _shown_as("string", pattern=RUN_NAME_PATTERN)]
+"""a wrong name is refused by Prefect's form, and by its server, before there is a flow run"""
+Value = bool | int | float | str | list[int] | None
 Overrides = Annotated[
-    dict[str, bool | int | float | str | list[int] | None],
-    Field(
-        json_schema_extra={
-            "propertyNames": {"enum": list(recipe("digits").flat())},
-            "examples": [{"train.num_steps": 500, "compute.num_workers": 4}],
-        }
+    dict[str, Value] | None,
+    _shown_as(
+        "object",
+        propertyNames={"enum": list(recipe("digits").flat())},
+        additionalProperties=TypeAdapter(Value).json_schema(),
+        examples=[{"train.num_steps": 500, "compute.num_workers": 4}],
     ),
 ]
-"""section.key -> value; a form or a command that gives anything else, such as a nested section, is
-refused by Prefect before there is a flow run"""
+"""section.key -> value; a form or a command that gives anything else, such as a nested section or
+a wrong key, is refused by Prefect before there is a flow run"""
 Stage = Callable[..., dict[str, str]]
 
 T = TypeVar("T")
@@ -103,6 +116,19 @@ def run_all(
     return results
 
 
+def _stage_in_prefect(stage: str, *parameters: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return what the task of the stage does.
+
+    Raises:
+        PipelineError: what its state says; Prefect would make "1/1 states failed" of it.
+    """
+    made: Any = run_stage(stage, *parameters)
+    if isinstance(made, State):
+        made.result()
+    result: dict[str, str] = made
+    return result
+
+
 def run_flow(
     called: Callable[..., Any], names: Sequence[str], parameters: dict[str, Any]
 ) -> list[dict[str, str]]:
@@ -125,69 +151,69 @@ def run_flow(
 def shard_dataset(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Write the data set as WebDataset shards with an index; parameters as of `train-ddpm`."""
-    return run_stage("shard", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("shard", recipe, root, run, overrides, ray_address)
 
 
 @recorded("train")
 def train(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Train the U-Net, from the newest checkpoint on; parameters as of `train-ddpm`."""
-    return run_stage("train", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("train", recipe, root, run, overrides, ray_address)
 
 
 @recorded("sample")
 def sample(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Draw images from the trained model; parameters as of `train-ddpm`."""
-    return run_stage("sample", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("sample", recipe, root, run, overrides, ray_address)
 
 
 @recorded("evaluate")
 def evaluate(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Measure bits/dim and Frechet distance; parameters as of `train-ddpm`."""
-    return run_stage("evaluate", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("evaluate", recipe, root, run, overrides, ray_address)
 
 
 @recorded("study")
 def study(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Measure and draw what else the paper claims; parameters as of `train-ddpm`."""
-    return run_stage("study", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("study", recipe, root, run, overrides, ray_address)
 
 
 @recorded("ablations")
 def ablations(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> dict[str, str]:
     """Run the paper's six ablations and draw its table 2; parameters as of `train-ddpm`."""
-    return run_stage("ablations", recipe, root, run, overrides, ray_address)
+    return _stage_in_prefect("ablations", recipe, root, run, overrides, ray_address)

@@ -42,13 +42,21 @@ class StageEnded(Exception):  # noqa: N818 - no error
     """The lines of a stage are over; its job goes on to the next one."""
 
 
-def lines_of(stage: str, on_line: Callable[[str], None]) -> Callable[[str], None]:
+def lines_of(
+    stage: str, on_line: Callable[[str], None], *, is_first: bool
+) -> Callable[[str], None]:
     """Return what takes the lines of a job and hands on those of one stage.
+
+    Args:
+        stage: which.
+        on_line: called with each of them.
+        is_first: whether it is the job's first, or only one: its lines are also those before any
+            mark, by which an interpreter says that it cannot start.
 
     Raises:
         StageEnded: by what is returned, at the line that says so.
     """
-    current = stage  # of a job that runs nothing else, and of what comes before the first mark
+    current = stage if is_first else ""
 
     def take(line: str) -> None:
         nonlocal current

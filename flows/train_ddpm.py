@@ -32,8 +32,8 @@ from flows.stages import (
 def train_ddpm(
     recipe: Recipe = "digits",
     root: str = DEFAULT_ROOT,
-    run: RunName | None = None,
-    overrides: Overrides | None = None,
+    run: RunName = None,
+    overrides: Overrides = None,
     ray_address: str | None = None,
 ) -> list[dict[str, str]]:
     """Train a diffusion model from images, sample from it, and measure it.

@@ -1,6 +1,7 @@
 """Prefect's API gone: its record ends, the work goes on."""
 
 import io
+import logging
 
 import httpx
 import pytest
@@ -94,3 +95,16 @@ def raiser(error):
         raise error
 
     return call
+
+
+def test_log_has_no_traceback_of_an_error_of_ours():
+    """Catches: forty lines of Prefect's engine around a sentence; a bug that leaves no trace."""
+    from prefect.logging import get_logger
+
+    from flows import record  # noqa: F401 - it is what puts the filter there
+
+    for error, is_kept in ((errors.DataError("so"), False), (KeyError("so"), True)):
+        for name in ("flow_runs", "task_runs"):
+            told = logging.makeLogRecord({"exc_info": (type(error), error, None)})
+            assert get_logger(name).filter(told)
+            assert bool(told.exc_info) is is_kept
