@@ -22,6 +22,15 @@ __all__ = [
 ]
 
 
+# A shell may have these for the runs of its user: servers, buckets, clusters, a proxy. Gone before
+# Prefect and others read them when they are imported.
+for _name in list(os.environ):
+    if _name.startswith(("AWS_", "DDPM_", "MLFLOW_", "PREFECT_", "RAY_", "S3_")) or (
+        _name.lower() in {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
+    ):
+        del os.environ[_name]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
     """Keep what tests make out of the user's cache; the servers and clusters they start, too."""
