@@ -79,8 +79,14 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write(self, key: str, data: bytes) -> None:
-        """Put `data` under `key`, whole or not at all, over what was there; durable on return."""
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+        """Put `data` under `key`, whole or not at all, over what was there; durable on return.
+
+        Args:
+            key: which object.
+            data: all of it.
+            sha256: its digest, if it is known: then it is not taken once more.
+        """
 
     @abc.abstractmethod
     def create(self, key: str, data: bytes) -> bool:
@@ -160,7 +166,13 @@ class LocalStore(Store):
             finally:
                 os.close(descriptor)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        sha256: str | None = None,  # noqa: ARG002 - a disk keeps no digest
+    ) -> None:
         with self._errors("write", key):
             replace_file(self._path(key), data, root=self._root)
         self._was_there = True
