@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import final
 from urllib.parse import unquote, urlsplit
 
-from ddpm_core.durable import create_file, replace_file
+from ddpm_core.durable import FULL, create_file, free_bytes, replace_file, require_claims
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 
 _ACCEPTED = "a path, file:///absolute/path, or s3://bucket/prefix"
@@ -30,12 +30,13 @@ BUCKET_RULE = (
 _KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _OTHER_REMEDY = "see to this storage, then run again"
 _REMEDIES = {
-    errno.ENOSPC: "free some space, then run again",
-    errno.EDQUOT: "free some of your quota, then run again",
+    errno.ENOSPC: "free some space or choose another root, then run again",
+    errno.EDQUOT: "free some of your quota or choose another root, then run again",
     errno.EROFS: "mount it writable or choose another root",
     errno.EACCES: "give this user the right or choose another root",
-    errno.EPERM: "give this user the right, or choose a root whose file system has hard links",
-    errno.EOPNOTSUPP: "choose a root whose file system has hard links",
+    errno.EPERM: "give this user the right or choose another root",
+    errno.EOPNOTSUPP: "choose a root on another file system: of two writers of one name one must "
+    "win; for a bucket that is mounted give s3://bucket/prefix",
     errno.EIO: "the disk reports a fault: look into the kernel log, then run again",
     errno.ENOTDIR: "a file stands where a folder is needed: move it or choose another root",
     errno.EEXIST: "a file stands where a folder is needed: move it or choose another root",
@@ -135,6 +136,7 @@ class LocalStore(Store):
         self.uri = str(root)
         self._root = root
         self._was_there = self._is_there()
+        self._has_claims = False
 
     def read(
         self,
@@ -173,12 +175,16 @@ class LocalStore(Store):
         *,
         sha256: str | None = None,  # noqa: ARG002 - a disk keeps no digest
     ) -> None:
-        with self._errors("write", key):
+        with self._errors("write", key, len(data)):
             replace_file(self._path(key), data, root=self._root)
+            if not self._has_claims:
+                # At the first write, not when hours of work are to be published.
+                require_claims(self._root)
+                self._has_claims = True
         self._was_there = True
 
     def create(self, key: str, data: bytes) -> bool:
-        with self._errors("create", key):
+        with self._errors("create", key, len(data)):
             created = create_file(self._path(key), data, root=self._root)
         self._was_there = True
         if not created:
@@ -250,12 +256,15 @@ class LocalStore(Store):
         return KeyMissingError(self.uri_of(key))
 
     @contextmanager
-    def _errors(self, operation: str, key: str) -> Iterator[None]:
+    def _errors(self, operation: str, key: str, num_bytes: int = 0) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            room = ""
+            if error.errno in FULL:
+                room = f" ({num_bytes} bytes are needed, {free_bytes(self._path(key))} are free)"
             raise StorageError(
-                f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}; "
+                f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}{room}; "
                 f"{_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
             ) from error
 

@@ -10,7 +10,6 @@ for whoever has them open or mapped: on Linux the bytes of a deleted file stay u
     DDPM_CACHE_GIB   the limit in GiB, a number above 0; default 32
 """
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -29,7 +28,6 @@ LIMIT_VARIABLE = "DDPM_CACHE_GIB"
 _DEFAULT_GIB = 32.0
 _NUM_LOCKS = 64  # files that lock; two names may share one, and then wait for each other
 _LOCKS = "locks"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ class Cache:
                 if found is not None:
                     os.close(found)
                 # The disk may be smaller than the limit: then half of what is there has to go.
-                is_full = isinstance(error, OSError) and error.errno in _FULL
+                is_full = isinstance(error, OSError) and error.errno in durable.FULL
                 if not (is_full and self._make_room(keep=name, share=0.5)):
                     raise
                 continue
