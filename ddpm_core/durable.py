@@ -111,6 +111,17 @@ def free_bytes(path: Path) -> int | None:
     return None
 
 
+def require_room(path: Path, num_bytes: int) -> None:
+    """Make sure that so many bytes can be written where `path` is or will be.
+
+    Raises:
+        OSError: with ENOSPC, and how many are needed.
+    """
+    free = free_bytes(path)
+    if free is not None and free < num_bytes:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {num_bytes} bytes are needed")
+
+
 def _claim(temporary: Path, path: Path) -> bool:
     """Give a file a name that nothing has; say whether it got it. A rename would replace."""
     try:
