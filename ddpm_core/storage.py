@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.root import bucket_and_prefix, local_root
 from ddpm_core.s3 import (
     MISSING,
     PERHAPS_MISSING,
@@ -25,9 +26,7 @@ from ddpm_core.store import (
     KeyMissingError,
     LocalStore,
     Store,
-    bucket_and_prefix,
     checked_key,
-    local_root,
     require_equal,
     sha256_of,
 )

@@ -1,4 +1,4 @@
-"""What a store is, bytes under keys; where it lies; and the one on a disk. `storage` opens it.
+"""What a store is, bytes under keys, and the one on a disk. `storage` opens it.
 
 "Not there" and "cannot say" are different answers: the first is KeyMissingError, the second
 StorageError. An outage that reads as "no checkpoint" would restart a run from step 0.
@@ -14,22 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
-from urllib.parse import unquote, urlsplit
 
 from ddpm_core.durable import FULL, create_file, free_bytes, replace_file, require_claims
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 
-_ACCEPTED = "a path, file:///absolute/path, or s3://bucket/prefix"
-BUCKET = r"(?:[A-Za-z0-9_]+:)?[A-Za-z0-9][A-Za-z0-9._-]{2,254}"
-"""a bucket that a server may have: old ones have more letters than S3 gives today, and those of
-Ceph may be of a tenant"""
-BUCKET_RULE = (
-    "a bucket is 3 to 255 letters, digits and . _ -, the first a letter or digit, on Ceph perhaps "
-    "with tenant: before it"
-)
-_KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _OTHER_REMEDY = "see to this storage, then run again"
-_REMEDIES = {
+REMEDIES = {
     errno.ENOSPC: "free some space or choose another root, then run again",
     errno.EDQUOT: "free some of your quota or choose another root, then run again",
     errno.EROFS: "mount it writable or choose another root",
@@ -265,7 +256,7 @@ class LocalStore(Store):
                 room = f" ({num_bytes} bytes are needed, {free_bytes(self._path(key))} are free)"
             raise StorageError(
                 f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}{room}; "
-                f"{_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
+                f"{REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
             ) from error
 
 
@@ -287,63 +278,9 @@ def require_equal(store: Store, key: str, data: bytes) -> None:
 
 def checked_key(key: str) -> str:
     """Return `key` if it is safe as a path and as an S3 key, else raise ConfigError."""
-    if not all(_KEY_PART.fullmatch(part) for part in key.split("/")):
+    if not all(KEY_PART.fullmatch(part) for part in key.split("/")):
         raise ConfigError(
             f"storage key {key[:300]!r} must be parts of letters, digits and . _ + = - joined by "
             "single slashes, none starting with a dot; rename it"
         )
     return key
-
-
-def local_root(uri: str) -> Path:
-    """Return the absolute folder that `uri` means, or raise ConfigError."""
-    text = uri
-    if uri.startswith("file:///"):
-        if re.search("[?#]", uri):
-            raise _refused(uri, "in a URI of a file, ? is written %3F and # is written %23")
-        text = unquote(urlsplit(uri).path)
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
-        raise _refused(uri)
-    if not text.strip() or "\0" in text:
-        raise _refused(uri)
-    try:
-        # Not resolve(): where a symlink points may differ on another machine.
-        root = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
-    except RuntimeError as error:
-        raise ConfigError(f"{uri!r}: {error} Give {_ACCEPTED}") from None
-    try:
-        is_file = root.exists() and not root.is_dir()
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "give another")
-        shown = f"{str(root)[:300]!r}"
-        raise ConfigError(f"root {shown} cannot be looked at: {error.strerror}; {remedy}") from None
-    if is_file:
-        raise ConfigError(f"{root} is a file; give a folder, or s3://bucket/prefix")
-    return root
-
-
-def bucket_and_prefix(uri: str) -> tuple[str, str]:
-    """Return bucket and prefix ("" for none) of `s3://bucket/prefix`, or raise ConfigError."""
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    prefix = prefix.removesuffix("/")
-    if not uri.startswith("s3://"):
-        raise _refused(uri)
-    if not re.fullmatch(BUCKET, bucket):
-        raise _refused(uri, BUCKET_RULE)
-    if prefix and not all(_KEY_PART.fullmatch(part) for part in prefix.split("/")):
-        raise _refused(
-            uri,
-            "a prefix is parts of letters, digits and . _ + = - joined by single slashes, none "
-            "starting with a dot",
-        )
-    return bucket, prefix
-
-
-def _refused(uri: str, rule: str = "") -> ConfigError:
-    # What may hold a password is not repeated.
-    shown = "this storage URI" if re.search("[@?#]", uri) else f"storage URI {uri[:300]!r}"
-    why = f" ({rule})" if rule else ""
-    return ConfigError(
-        f"{shown} is not understood{why}; give {_ACCEPTED}, without user, password or options: "
-        "credentials come from the environment or the AWS files"
-    )
