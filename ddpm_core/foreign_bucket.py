@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple, final
 
 from ddpm_core.errors import ConfigError, DataError, StorageError
+from ddpm_core.root import BUCKET, BUCKET_RULE
 from ddpm_core.s3 import code_of
 from ddpm_core.storage import KeyMissingError, S3Store
-from ddpm_core.store import BUCKET, BUCKET_RULE
 
 _URI = re.compile(rf"s3://(?P<bucket>{BUCKET})(?:/(?P<key>[^?#]*))?")
 _MAX_KEY_BYTES = 1024

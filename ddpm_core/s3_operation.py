@@ -68,16 +68,16 @@ class Operation:
         """Return the bytes of an object, or of the `Range` of it that is asked for."""
         return await self._persist(lambda: self._body(words, checked=checked))
 
-    async def put(self, key: str, data: bytes, **words: str) -> None:
+    async def put(self, key: str, data: bytes, sha256: str, **words: str) -> None:
         """Put an object in one request; with IfNoneMatch="*" only if there is none."""
         self._carry(len(data))
-        metadata = {_DIGEST: sha256_of(data)}
+        metadata = {_DIGEST: sha256}
         await self.request("put_object", Key=key, Body=data, Metadata=metadata, **words)
 
-    async def put_in_parts(self, key: str, data: bytes) -> None:
+    async def put_in_parts(self, key: str, data: bytes, sha256: str) -> None:
         """Put a long object, which is there only when all of its parts have arrived."""
         self._carry(len(data))
-        while not await self._upload(key, data, {_DIGEST: sha256_of(data)}):
+        while not await self._upload(key, data, {_DIGEST: sha256}):
             pass  # until the time is up
 
     async def _upload(self, key: str, data: bytes, metadata: dict[str, str]) -> bool:

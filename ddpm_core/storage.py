@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.root import bucket_and_prefix, local_root
 from ddpm_core.s3 import (
     MISSING,
     PERHAPS_MISSING,
@@ -25,9 +26,7 @@ from ddpm_core.store import (
     KeyMissingError,
     LocalStore,
     Store,
-    bucket_and_prefix,
     checked_key,
-    local_root,
     require_equal,
     sha256_of,
 )
@@ -92,12 +91,14 @@ class S3Store(Store):
                 return b""  # it is there, and empty
             raise
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
         s3_key = self._s3_key(key)
+        # Here, not on the thread that answers all other operations of this process.
+        digest = sha256 or sha256_of(data)
         if len(data) > 2 * PART_BYTES:
-            self._run("write", key, lambda s3: s3.put_in_parts(s3_key, data))
+            self._run("write", key, lambda s3: s3.put_in_parts(s3_key, data, digest))
         else:
-            self._run("write", key, lambda s3: s3.put(s3_key, data))
+            self._run("write", key, lambda s3: s3.put(s3_key, data, digest))
 
     def create(self, key: str, data: bytes) -> bool:
         self._check_create()
@@ -221,7 +222,8 @@ class S3Store(Store):
             )
 
     def _put_new(self, key: str, s3_key: str, data: bytes) -> None:
-        self._run("create", key, lambda s3: s3.put(s3_key, data, IfNoneMatch="*"))
+        digest = sha256_of(data)
+        self._run("create", key, lambda s3: s3.put(s3_key, data, digest, IfNoneMatch="*"))
 
     def _s3_key(self, key: str) -> str:
         return "/".join(filter(None, (self._prefix, checked_key(key) if key else "")))

@@ -1,4 +1,4 @@
-"""What a store is, bytes under keys; where it lies; and the one on a disk. `storage` opens it.
+"""What a store is, bytes under keys, and the one on a disk. `storage` opens it.
 
 "Not there" and "cannot say" are different answers: the first is KeyMissingError, the second
 StorageError. An outage that reads as "no checkpoint" would restart a run from step 0.
@@ -14,28 +14,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
-from urllib.parse import unquote, urlsplit
 
-from ddpm_core.durable import create_file, replace_file
+from ddpm_core.durable import FULL, create_file, free_bytes, replace_file, require_claims
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 
-_ACCEPTED = "a path, file:///absolute/path, or s3://bucket/prefix"
-BUCKET = r"(?:[A-Za-z0-9_]+:)?[A-Za-z0-9][A-Za-z0-9._-]{2,254}"
-"""a bucket that a server may have: old ones have more letters than S3 gives today, and those of
-Ceph may be of a tenant"""
-BUCKET_RULE = (
-    "a bucket is 3 to 255 letters, digits and . _ -, the first a letter or digit, on Ceph perhaps "
-    "with tenant: before it"
-)
-_KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _OTHER_REMEDY = "see to this storage, then run again"
-_REMEDIES = {
-    errno.ENOSPC: "free some space, then run again",
-    errno.EDQUOT: "free some of your quota, then run again",
+REMEDIES = {
+    errno.ENOSPC: "free some space or choose another root, then run again",
+    errno.EDQUOT: "free some of your quota or choose another root, then run again",
     errno.EROFS: "mount it writable or choose another root",
     errno.EACCES: "give this user the right or choose another root",
-    errno.EPERM: "give this user the right, or choose a root whose file system has hard links",
-    errno.EOPNOTSUPP: "choose a root whose file system has hard links",
+    errno.EPERM: "give this user the right or choose another root",
+    errno.EOPNOTSUPP: "choose a root on another file system: of two writers of one name one must "
+    "win; for a bucket that is mounted give s3://bucket/prefix",
     errno.EIO: "the disk reports a fault: look into the kernel log, then run again",
     errno.ENOTDIR: "a file stands where a folder is needed: move it or choose another root",
     errno.EEXIST: "a file stands where a folder is needed: move it or choose another root",
@@ -79,8 +71,14 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write(self, key: str, data: bytes) -> None:
-        """Put `data` under `key`, whole or not at all, over what was there; durable on return."""
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+        """Put `data` under `key`, whole or not at all, over what was there; durable on return.
+
+        Args:
+            key: which object.
+            data: all of it.
+            sha256: its digest, if it is known: then it is not taken once more.
+        """
 
     @abc.abstractmethod
     def create(self, key: str, data: bytes) -> bool:
@@ -129,6 +127,7 @@ class LocalStore(Store):
         self.uri = str(root)
         self._root = root
         self._was_there = self._is_there()
+        self._has_claims = False
 
     def read(
         self,
@@ -160,13 +159,23 @@ class LocalStore(Store):
             finally:
                 os.close(descriptor)
 
-    def write(self, key: str, data: bytes) -> None:
-        with self._errors("write", key):
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        sha256: str | None = None,  # noqa: ARG002 - a disk keeps no digest
+    ) -> None:
+        with self._errors("write", key, len(data)):
             replace_file(self._path(key), data, root=self._root)
+            if not self._has_claims:
+                # At the first write, not when hours of work are to be published.
+                require_claims(self._root)
+                self._has_claims = True
         self._was_there = True
 
     def create(self, key: str, data: bytes) -> bool:
-        with self._errors("create", key):
+        with self._errors("create", key, len(data)):
             created = create_file(self._path(key), data, root=self._root)
         self._was_there = True
         if not created:
@@ -238,13 +247,16 @@ class LocalStore(Store):
         return KeyMissingError(self.uri_of(key))
 
     @contextmanager
-    def _errors(self, operation: str, key: str) -> Iterator[None]:
+    def _errors(self, operation: str, key: str, num_bytes: int = 0) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            room = ""
+            if error.errno in FULL:
+                room = f" ({num_bytes} bytes are needed, {free_bytes(self._path(key))} are free)"
             raise StorageError(
-                f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}; "
-                f"{_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
+                f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}{room}; "
+                f"{REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
             ) from error
 
 
@@ -266,63 +278,9 @@ def require_equal(store: Store, key: str, data: bytes) -> None:
 
 def checked_key(key: str) -> str:
     """Return `key` if it is safe as a path and as an S3 key, else raise ConfigError."""
-    if not all(_KEY_PART.fullmatch(part) for part in key.split("/")):
+    if not all(KEY_PART.fullmatch(part) for part in key.split("/")):
         raise ConfigError(
             f"storage key {key[:300]!r} must be parts of letters, digits and . _ + = - joined by "
             "single slashes, none starting with a dot; rename it"
         )
     return key
-
-
-def local_root(uri: str) -> Path:
-    """Return the absolute folder that `uri` means, or raise ConfigError."""
-    text = uri
-    if uri.startswith("file:///"):
-        if re.search("[?#]", uri):
-            raise _refused(uri, "in a URI of a file, ? is written %3F and # is written %23")
-        text = unquote(urlsplit(uri).path)
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
-        raise _refused(uri)
-    if not text.strip() or "\0" in text:
-        raise _refused(uri)
-    try:
-        # Not resolve(): where a symlink points may differ on another machine.
-        root = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
-    except RuntimeError as error:
-        raise ConfigError(f"{uri!r}: {error} Give {_ACCEPTED}") from None
-    try:
-        is_file = root.exists() and not root.is_dir()
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "give another")
-        shown = f"{str(root)[:300]!r}"
-        raise ConfigError(f"root {shown} cannot be looked at: {error.strerror}; {remedy}") from None
-    if is_file:
-        raise ConfigError(f"{root} is a file; give a folder, or s3://bucket/prefix")
-    return root
-
-
-def bucket_and_prefix(uri: str) -> tuple[str, str]:
-    """Return bucket and prefix ("" for none) of `s3://bucket/prefix`, or raise ConfigError."""
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    prefix = prefix.removesuffix("/")
-    if not uri.startswith("s3://"):
-        raise _refused(uri)
-    if not re.fullmatch(BUCKET, bucket):
-        raise _refused(uri, BUCKET_RULE)
-    if prefix and not all(_KEY_PART.fullmatch(part) for part in prefix.split("/")):
-        raise _refused(
-            uri,
-            "a prefix is parts of letters, digits and . _ + = - joined by single slashes, none "
-            "starting with a dot",
-        )
-    return bucket, prefix
-
-
-def _refused(uri: str, rule: str = "") -> ConfigError:
-    # What may hold a password is not repeated.
-    shown = "this storage URI" if re.search("[@?#]", uri) else f"storage URI {uri[:300]!r}"
-    why = f" ({rule})" if rule else ""
-    return ConfigError(
-        f"{shown} is not understood{why}; give {_ACCEPTED}, without user, password or options: "
-        "credentials come from the environment or the AWS files"
-    )

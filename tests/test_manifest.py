@@ -69,8 +69,8 @@ def test_a_manifest_is_a_function_of_what_it_commits(store: Store, tmp_path: Pat
 
 def test_files_are_named_by_their_content():
     """Catches two writers of other bytes overwriting each other."""
-    assert content_name("state", b"", ".bin") == "state-e3b0c44298fc1c14.bin"
-    assert content_name("state", b"1", ".bin") != content_name("state", b"2", ".bin")
+    assert content_name("state", sha256_of(b""), ".bin") == "state-e3b0c44298fc1c14.bin"
+    assert content_name("state", "0" * 64, ".bin") != content_name("state", "1" * 64, ".bin")
 
 
 def test_committing_again_is_fine_and_other_content_conflicts(store: Store):

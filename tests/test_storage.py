@@ -1,16 +1,20 @@
 """URIs, and the store in S3: a fake one always, a real one where there is one."""
 
+import hashlib
 import pickle  # noqa: TID251 - how Ray sends things to workers
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ddpm_core import store
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.foreign_bucket import bucket_and_key
+from ddpm_core.manifest import Manifest, write_file
 from ddpm_core.s3_operation import PART_BYTES
 from ddpm_core.storage import (
     KeyMissingError,
@@ -124,36 +128,36 @@ def any_store(request: pytest.FixtureRequest) -> Store:
 
 def test_s3_keeps_the_promises_of_a_store(any_store: Store):
     """Catches keys outside the prefix, a stale listing, a wrong end of a partial read."""
-    store = any_store
+    some = any_store
     with pytest.raises(KeyMissingError):
-        store.read("a/b")
-    assert not store.exists("a/b")
-    assert store.names("a") == []
-    store.write("a/b", b"hello")
-    assert store.exists("a/b")
-    assert not store.exists("a")
-    assert store.read("a/b") == b"hello"
-    assert store.read("a/b", at_most=5) == b"hello"
-    assert store.read("a/b", at_most=2) == b"hel"
-    store.write("a/b", b"")
-    assert store.exists("a/b")
-    assert store.read("a/b") == store.read("a/b", at_most=9) == b""
-    store.write("a/c/d", b"1")
-    store.write("ab", b"2")
-    assert store.names("a") == ["b", "c"]
-    assert store.names("") == ["a", "ab"]
-    store.write("a/e", b"12345")
-    store.write("a/c-e", b"123")
-    assert store.sizes("a") == {"b": 0, "c-e": 3, "e": 5}
-    assert store.sizes("") == {"ab": 1}
-    assert store.sizes("none") == {}
-    store.delete("a/e")
-    store.delete("a/c-e")
-    store.delete("a/b")
-    store.delete("a/b")
-    assert store.names("a") == ["c"]
-    assert store.local_path("a/c/d") is None
-    assert store.uri_of("a/c/d") == f"{store.uri}/a/c/d"
+        some.read("a/b")
+    assert not some.exists("a/b")
+    assert some.names("a") == []
+    some.write("a/b", b"hello")
+    assert some.exists("a/b")
+    assert not some.exists("a")
+    assert some.read("a/b") == b"hello"
+    assert some.read("a/b", at_most=5) == b"hello"
+    assert some.read("a/b", at_most=2) == b"hel"
+    some.write("a/b", b"")
+    assert some.exists("a/b")
+    assert some.read("a/b") == some.read("a/b", at_most=9) == b""
+    some.write("a/c/d", b"1")
+    some.write("ab", b"2")
+    assert some.names("a") == ["b", "c"]
+    assert some.names("") == ["a", "ab"]
+    some.write("a/e", b"12345")
+    some.write("a/c-e", b"123")
+    assert some.sizes("a") == {"b": 0, "c-e": 3, "e": 5}
+    assert some.sizes("") == {"ab": 1}
+    assert some.sizes("none") == {}
+    some.delete("a/e")
+    some.delete("a/c-e")
+    some.delete("a/b")
+    some.delete("a/b")
+    assert some.names("a") == ["c"]
+    assert some.local_path("a/c/d") is None
+    assert some.uri_of("a/c/d") == f"{some.uri}/a/c/d"
 
 
 def test_s3_create_puts_only_what_is_absent(any_store: Store):
@@ -190,6 +194,24 @@ def test_s3_opens_again_in_another_process(any_store: Store):
 
 def _sent(thing: Any) -> Any:
     return pickle.loads(pickle.dumps(thing))  # noqa: S301
+
+
+def test_a_file_is_hashed_once_on_its_way_there_and_once_on_its_way_back(
+    s3_store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches three digests of each checkpoint, while all ranks wait for it."""
+    hashed: list[int] = []
+
+    def sha256(data: bytes) -> Any:
+        hashed.append(len(data))
+        return hashlib.sha256(data)
+
+    monkeypatch.setattr(store, "hashlib", SimpleNamespace(sha256=sha256))
+    record = write_file(s3_store, "folder", "state", ".bin", b"12345")
+    assert hashed == [5]
+    hashed.clear()
+    assert Manifest("folder", {}, {"state": record}).read(s3_store, "state") == b"12345"
+    assert hashed == [5]
 
 
 @pytest.mark.s3

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle  # noqa: TID251 - how Ray sends things to workers
+import re
 import signal
 import subprocess
 import sys
@@ -249,7 +250,11 @@ def test_bytes_reach_the_disk_before_their_name(
     getattr(store, operation)("folder/b", b"1")
     expected = ["mkdir root", "mkdir folder", "fsync temporary", last]
     expected += ["unlink temporary"] if operation == "create" else []
-    assert calls.seen == [*expected, "fsync folder", "fsync root", "fsync top"]
+    expected += ["fsync folder", "fsync root", "fsync top"]
+    assert calls.seen[: len(expected)] == expected
+    # At the first write: whether manifests can be put here later.
+    probe = ["link temporary", "unlink temporary", "unlink temporary"]
+    assert calls.seen[len(expected) :] == (probe if operation == "write" else [])
     calls.seen.clear()
     store.create("folder/b", b"1")
     assert calls.seen[-2:] == ["fsync folder", "fsync root"], "a dead twin may not have synced"
@@ -278,15 +283,16 @@ def test_short_writes_are_continued(store: LocalStore, monkeypatch: pytest.Monke
     assert store.read("a") == b"0123456789"
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EOPNOTSUPP])
 def test_a_file_system_that_cannot_sync_folders_will_do(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int
 ):
     """Catches a refusal of every FUSE mount."""
     real = os.fsync
 
     def no_folders(descriptor: int) -> None:
         if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(number, os.strerror(number))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", no_folders)
@@ -314,3 +320,93 @@ def test_temporary_files_are_hidden_and_go_with_their_dead_writer(store: LocalSt
         writer.send_signal(signal.SIGKILL)
     store.write("a/d", b"1")
     assert not temporary.exists(), "its writer is dead"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_system_without_hard_links_will_do(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    """Catches a refusal of exFAT and SMB, and a plain rename in place of the link: it replaces."""
+
+    def no_links(*_args: object, **_words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", no_links)
+    test_create_puts_only_what_is_absent(store)
+    test_create_has_one_winner(store)
+    assert sorted(os.listdir(store.uri)) == ["manifest", "race"]  # noqa: PTH208 - with hidden ones
+
+
+@pytest.mark.parametrize("operation", ["write", "create"])
+def test_a_file_system_that_cannot_give_a_name_once_is_refused_at_the_first_write(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, operation: str
+):
+    """Catches two writers of one manifest, or hours of work before the refusal."""
+
+    def no_links(*_args: object, **_words: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(durable.ctypes, "CDLL", lambda *_args, **_words: object())
+    with pytest.raises(StorageError, match=r"neither hard links nor renames.*another file system"):
+        getattr(store, operation)("a", b"1")
+    assert [name for name in os.listdir(store.uri) if name.startswith(".")] == []  # noqa: PTH208
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from ddpm_core.errors import StorageError
+from ddpm_core.store import LocalStore
+root = Path(sys.argv[1]) / "a" / "root"
+store = LocalStore(root)
+store.write("small", b"1")
+for put in (store.write, store.create):
+    try:
+        put("folder/large", bytes(2**20))
+    except StorageError as error:
+        print(error)
+print(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
+store.write("folder/fits", b"1")
+"""
+
+
+def test_a_full_disk_is_told_with_what_is_needed_and_free(tmp_path: Path):
+    """Catches an error without numbers, and half a file that keeps the disk full."""
+    mounted = f'mount -t tmpfs -o size=256k none "{tmp_path}" && exec "$0" "$@"'
+    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted]
+    if subprocess.run([*own[:-1], mounted.partition(" &&")[0]], check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    done = subprocess.run(
+        [*own, sys.executable, "-c", FULL_DISK, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    *said, left = done.stdout.splitlines()
+    for operation, line in zip(("write", "create"), said, strict=True):
+        assert re.fullmatch(
+            rf"cannot {operation} {re.escape(str(tmp_path))}/a/root/folder/large: No space left on "
+            r"device \(1048576 bytes are needed, \d{5,6} are free\); free some space or choose "
+            "another root, then run again",
+            line,
+        )
+    assert left == "['folder', 'small']"
+
+
+def test_what_another_machine_may_be_writing_is_left_for_a_day(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a file deleted under its writer, whose lock a network file system does not show."""
+    store.write("a/b", b"1")
+    monkeypatch.setattr(durable.socket, "gethostname", lambda: "another")
+    path = Path(store.uri) / "a" / f".c.1-{durable._host()}01234567.tmp"
+    monkeypatch.undo()
+    path.write_bytes(b"half")
+    store.write("a/b", b"2")
+    assert path.exists()
+    os.utime(path, (1, 1))
+    store.write("a/b", b"3")
+    assert not path.exists()

@@ -1,12 +1,14 @@
 """A folder of this machine for what is dear to fetch or to make: shared, bounded, never trusted.
 
-All processes of a machine share it. A file is made by one of them while the others wait, gets its
-name when it is whole, and is verified whenever a process opens it: one that is damaged is made
-again. When the files pass the limit, those that were opened longest ago are deleted. That is safe
-for whoever has them open or mapped: on Linux the bytes of a deleted file stay until it is closed.
+All processes of a user on a machine share it. A file is made by one of them while the others wait,
+gets its name when it is whole, and is verified whenever a process opens it: one that is damaged is
+made again. When the files pass the limit, those that were opened longest ago are deleted. That is
+safe for whoever has them open or mapped: on Linux the bytes of a deleted file stay until it is
+closed.
 
     DDPM_CACHE       the folder; default $XDG_CACHE_HOME/ddpm-pipeline, or ~/.cache/ddpm-pipeline;
-                     all is in its subfolder `kept`, and nothing else of it is ever deleted
+                     all is in its subfolder `kept`, and nothing else of it is ever deleted; users
+                     who share the folder have `kept-UID` each, beside the `kept` of the first
     DDPM_CACHE_GIB   the limit in GiB, a number above 0; default 32
 """
 
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_core import durable
+from ddpm_core.data.cache_folder import own_folder, user_folder
 from ddpm_core.errors import ConfigError, StorageError
 
 FOLDER_VARIABLE = "DDPM_CACHE"
@@ -29,7 +32,7 @@ LIMIT_VARIABLE = "DDPM_CACHE_GIB"
 _DEFAULT_GIB = 32.0
 _NUM_LOCKS = 64  # files that lock; two names may share one, and then wait for each other
 _LOCKS = "locks"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +49,13 @@ class Cache:
         """Return the cache that the environment names.
 
         Raises:
-            ConfigError: if the limit is no number above 0.
+            ConfigError: if the limit is no number above 0, or there is no folder for it.
         """
-        folder = os.environ.get(FOLDER_VARIABLE)
-        if not folder:
-            home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-            folder = f"{home}/ddpm-pipeline"
+        given = os.environ.get(FOLDER_VARIABLE)
+        try:
+            folder = Path(given).expanduser().absolute() if given else user_folder()
+        except RuntimeError as error:
+            raise ConfigError(f"{FOLDER_VARIABLE}={given!r}: {error}; give a folder") from None
         text = os.environ.get(LIMIT_VARIABLE) or str(_DEFAULT_GIB)
         try:
             gib = float(text)
@@ -64,7 +68,7 @@ class Cache:
             )
         # Not resolve(): the folder may be a symlink that somebody moves. A folder of its own, since
         # what lies in the cache may be deleted, and people name folders with other things in them.
-        return cls(Path(folder).expanduser().absolute() / "kept", int(gib * 2**30))
+        return cls(own_folder(folder, "kept"), int(gib * 2**30))
 
     def require_room(self, num_bytes: int, what: str) -> None:
         """Raise ConfigError unless `num_bytes` fit the limit; `what` is what they are."""
@@ -124,7 +128,7 @@ class Cache:
                 if found is not None:
                     os.close(found)
                 # The disk may be smaller than the limit: then half of what is there has to go.
-                is_full = isinstance(error, OSError) and error.errno in _FULL
+                is_full = isinstance(error, OSError) and error.errno in durable.FULL
                 if not (is_full and self._make_room(keep=name, share=0.5)):
                     raise
                 continue
@@ -182,7 +186,12 @@ class Cache:
         path = self.folder / _LOCKS / lock
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                # Without locks two processes may make the same file: the second takes its place.
+                if error.errno not in _NO_LOCKS:
+                    raise
             yield
         finally:
             os.close(descriptor)
@@ -192,7 +201,11 @@ class Cache:
         try:
             yield
         except OSError as error:
+            said, remedy = error.strerror or str(error), ""
+            if error.errno in durable.FULL:
+                said += f" ({durable.free_bytes(self.folder)} bytes are free)"
+                remedy = "free some space, or "
             raise StorageError(
-                f"the local cache {self.folder} cannot be used: {error.strerror or error}; free "
-                f"some space or point {FOLDER_VARIABLE} to a folder on a local disk"
+                f"the local cache {self.folder} cannot be used: {said}; {remedy}set "
+                f"{FOLDER_VARIABLE} to a folder on a local disk that this user may write"
             ) from error

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_core import durable
 from ddpm_core.canonical import canonical_json
 from ddpm_core.data.cache import Cache
 from ddpm_core.data.decoding import decode_files
@@ -59,7 +60,13 @@ def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Deco
 
     def make(descriptor: int) -> None:
         # Room first: for a page that a full disk cannot take, the process would be killed.
-        os.posix_fallocate(descriptor, 0, size)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in durable.FULL:
+                raise
+            said = f"{os.strerror(error.errno)}: {size} bytes are needed"
+            raise OSError(error.errno, said) from None
         # Not closed here: arrays look into it, also from the traceback of an error.
         mapped = mmap.mmap(descriptor, size)
         _fill(store, index, split, _views(mapped, index, split))

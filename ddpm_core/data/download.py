@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import http
 import http.client
-import os
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ddpm_core import durable
+from ddpm_core.data.cache_folder import user_folder
 from ddpm_core.data.http_answer import RefusedError, is_final, opened, reason_of
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.progress import Progress
@@ -83,9 +84,12 @@ def fetch_pinned(
 
 
 def downloads_folder() -> Path:
-    """Return the folder for downloads: the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ddpm-pipeline"
+    """Return the folder for downloads: this user's cache.
+
+    Raises:
+        ConfigError: there is none that can be written.
+    """
+    return user_folder()
 
 
 def fetch(file: RemoteFile, cache: Path) -> Path:
@@ -114,6 +118,8 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
                 _continue(file, url, part)
             # ValueError: a URL, perhaps that of a redirect, which is none.
             except (OSError, http.client.HTTPException, ValueError) as error:
+                if isinstance(error, OSError) and error.errno in durable.FULL:
+                    raise  # of no URL: another would fill the disk as well
                 problems.append(f"{shown}: {reason_of(error)}")
                 all_final &= is_final(error)
                 if isinstance(error, urllib.error.HTTPError):
@@ -161,6 +167,7 @@ def _continue(file: RemoteFile, url: str, part: Path) -> None:
             raise OSError("answered with another range than was asked for")
         have = have if resumed else 0
         total = file.num_bytes or _announced(response.headers.get("Content-Length"), have, file)
+        durable.require_room(part, total - have)
         with part.open("ab" if resumed else "wb") as target:
             _copy(file, response, target, have, total)
 
@@ -213,8 +220,11 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
     except OSError as error:
+        said = error.strerror or str(error)
+        if error.errno in durable.FULL:
+            said += f" ({durable.free_bytes(path.parent)} bytes are free)"
         raise StorageError(
-            f"cannot write downloads to {path.parent}: {error}. Make room or make it writable, or "
+            f"cannot write downloads to {path.parent}: {said}. Make room or make it writable, or "
             "set XDG_CACHE_HOME to a folder that is"
         ) from None
 

@@ -113,10 +113,11 @@ def make_shard(
     tar, offsets = pack(files)
     sizes = tuple(len(content) for _, content in files[::3])
     shard = Shard(name, len(sizes), first_number, tuple(offsets[::3]), sizes)
-    store.write(f"{folder}/{name}", tar)
+    sha256 = sha256_of(tar)
+    store.write(f"{folder}/{name}", tar, sha256=sha256)
     made = MadeShard(
         shard,
-        FileRecord(name, len(tar), sha256_of(tar)),
+        FileRecord(name, len(tar), sha256),
         counts.histogram(),
         counts.classes,
         tuple(rejected),

@@ -1,6 +1,7 @@
 """The cache of a machine: whole files or none, one maker at a time, and never over its limit."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -194,6 +195,32 @@ def test_many_threads_make_a_file_once(cache):
 def set_age(cache, name, seconds):
     then = time.time() - seconds
     os.utime(cache.folder / name, (then, then))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_will_do(number, cache, monkeypatch):
+    """Catches a refusal of a home on Lustre, where locks are off unless somebody has asked."""
+
+    def no_locks(*_arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for name in "ab":
+        assert use(cache, name, name.encode()) == name.encode()
+    assert names(cache) == ["a", "b"]
+
+
+def test_a_full_disk_is_told_with_what_is_free(cache, monkeypatch):
+    """Catches a sentence that leaves open how much is missing, and half a file that stays."""
+
+    def make(descriptor):
+        os.write(descriptor, b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = r"No space left on device \(\d+ bytes are free\); free some space, or set DDPM_CACHE"
+    with pytest.raises(StorageError, match=expected):
+        cache.open("a", make=make, is_sound=lambda _descriptor: True)
+    assert [path for path in cache.folder.iterdir() if path.is_file()] == []
 
 
 def test_what_was_opened_longest_ago_goes_first(cache):

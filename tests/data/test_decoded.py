@@ -140,5 +140,9 @@ def test_a_full_disk_is_told_before_it_is_written_to(store, index, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StorageError, match=r"local cache .* No space left on device; free some"):
+    expected = (
+        r"local cache .* No space left on device: \d+ bytes are needed \(\d+ bytes are free\); "
+        "free some"
+    )
+    with pytest.raises(StorageError, match=expected):
         load_split(store, index, "train")

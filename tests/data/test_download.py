@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ddpm_core import durable
 from ddpm_core.data import download, http_answer
 from ddpm_core.data.download import RemoteFile, fetch, fetch_pinned
 from ddpm_core.errors import DataError, PipelineError, StorageError
@@ -92,6 +93,17 @@ def test_fetch_downloads_once_and_shows_how_far_it_is(host, tmp_path, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert lines[-1] == "shard  1000000/1000000 bytes  downloading some.bin"
     assert 2 <= len(lines) <= 10
+
+
+def test_a_disk_without_room_is_told_before_it_is_full(host, tmp_path, monkeypatch):
+    """Catches hours of download that end with a full disk, and a mirror asked for the same."""
+    monkeypatch.setattr(durable, "free_bytes", lambda _path: 999_999)
+    expected = r"1000000 bytes are needed \(999999 bytes are free\)\. Make room"
+    with pytest.raises(StorageError, match=expected):
+        fetch(remote(host + "good", host + "good"), tmp_path)
+    assert Host.asked == [("good", None)]
+    (tmp_path / "some.bin.part").write_bytes(CONTENT[:1])
+    assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
 
 
 def test_fetch_downloads_again_what_was_damaged_in_the_cache(host, tmp_path):

@@ -97,7 +97,7 @@ class SimulatedStore(Store):
     def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
         return self._step(lambda: self._read(key, at_most))
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
         self._step(lambda: self._put(key, data))
 
     def create(self, key: str, data: bytes) -> bool:

@@ -176,8 +176,10 @@ def test_a_bit_flipped_on_the_way_is_read_again(store: LocalStore, monkeypatch: 
     commit_small(store)
     real, flips = LocalStore.read, [True, False, True, False]
 
-    def read(self: LocalStore, key: str, *, at_most: int | None = None) -> bytes:
-        data = real(self, key, at_most=at_most)
+    def read(
+        self: LocalStore, key: str, *, at_most: int | None = None, checked: bool = True
+    ) -> bytes:
+        data = real(self, key, at_most=at_most, checked=checked)
         return bytes([data[0] ^ 1]) + data[1:] if flips.pop(0) else data
 
     monkeypatch.setattr(LocalStore, "read", read)

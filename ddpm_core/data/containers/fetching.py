@@ -8,6 +8,7 @@ from pathlib import Path
 from ddpm_core.data.containers.kinds import check_kind
 from ddpm_core.data.containers.names import quoted
 from ddpm_core.data.download import MAX_UNKNOWN_BYTES, fetch_pinned, locked
+from ddpm_core.durable import require_room
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.foreign_bucket import ForeignBucket, Object
 from ddpm_core.progress import Progress
@@ -71,6 +72,7 @@ def _continue(bucket: ForeignBucket, found: Object, part: Path) -> None:
         have = target.tell()
         if have > found.size:
             have = target.truncate(0)
+        require_room(part, found.size - have)
         while have < found.size:
             size = min(_PART_BYTES, found.size - have)
             target.write(bucket.read(found.key, have, size, etag=found.etag))

@@ -73,6 +73,8 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
         path = fetch_url(_checked_url(source), _suffix(urlsplit(source).path), cache, sha256)
         return _archive(path, cache, None, uri=source.partition("?")[0])
     if source.startswith("file:///"):
+        if re.search("[?#]", source):
+            raise _refused(source, "; in a URI of a file, ? is written %3F and # is written %23")
         source = unquote(urlsplit(source).path)
     elif _SCHEME.match(source):
         raise _refused(source)
@@ -193,10 +195,12 @@ def _no_digest(uri: str) -> ConfigError:
     )
 
 
-def _refused(source: str) -> ConfigError:
+def _refused(source: str, rule: str = "") -> ConfigError:
     # What may hold a password is not repeated.
     shown = "data.source" if re.search("[@?#]", source) else f"data.source={source[:300]!r}"
-    return ConfigError(f"{shown} is not understood; give {_ACCEPTED}, without user or password")
+    return ConfigError(
+        f"{shown} is not understood{rule}; give {_ACCEPTED}, without user or password"
+    )
 
 
 _KINDS: Mapping[str, Callable[..., Container]] = {

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from ddpm_core import durable
 from ddpm_core.data.containers import fetching
 from ddpm_core.data.containers.bucket import BucketFolder
 from ddpm_core.data.containers.container import Entry, PassedOver
@@ -64,6 +65,16 @@ def test_an_archive_is_fetched_once(name, s3_server, tmp_path, capfd, monkeypatc
         reopen(description)
     s3_server.fault = lambda _method, _key, answer: answer()
     assert read_all(reopen(description)) == FILES
+
+
+def test_a_disk_without_room_for_an_archive_is_told_first(s3_server, tmp_path, monkeypatch):
+    """Catches hours of download that end with a full disk."""
+    s3_server.objects["x.zip"] = zip_of(FILES)
+    size = len(s3_server.objects["x.zip"])
+    monkeypatch.setattr(durable, "free_bytes", lambda _path: size - 1)
+    expected = rf"{size} bytes are needed \({size - 1} bytes are free\)\. Make room"
+    with pytest.raises(StorageError, match=expected):
+        open_container(f"s3://{BUCKET}/x.zip", cache=tmp_path)
 
 
 def test_an_archive_is_fetched_on_from_where_it_was_cut(s3_server, tmp_path, monkeypatch):

@@ -43,6 +43,21 @@ def test_a_place_is_known_by_its_name(name, tmp_path):
         assert container.uri == str(tmp_path / "data" / name).rstrip("/")
 
 
+@pytest.mark.parametrize("letters", ["a#b", "a?b", "a%20b", "a%23b", "a;b&c=d"])
+def test_a_folder_of_odd_letters_is_that_folder(letters, tmp_path):
+    """Catches the folder before the # read in its place, and %20 taken for a space."""
+    (tmp_path / letters).mkdir()
+    (tmp_path / "a").mkdir()
+    (tmp_path / letters / "x.png").write_bytes(b"1")
+    opened = open_container(str(tmp_path / letters), cache=tmp_path)
+    assert [entry.name for entry in opened.entries(PassedOver())] == ["x.png"]
+    opened = open_container((tmp_path / letters).as_uri(), cache=tmp_path)
+    assert [entry.name for entry in opened.entries(PassedOver())] == ["x.png"]
+    if letters in ("a#b", "a?b"):
+        with pytest.raises(ConfigError, match=r"\? is written %3F and # is written %23"):
+            open_container(f"file://{tmp_path}/{letters}", cache=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["none", "none.zip", "x.rar", "x.gz", "x.png"])
 def test_a_place_that_is_none_is_refused(name, tmp_path):
     """Catches a bare error of the system, and guessing at what a file may be."""
