@@ -3,7 +3,11 @@
 PYTHON ?= python3
 RECIPE ?= digits
 ROOT ?= ./runs
+PORT ?= 5000
 ARGS ?=
+# As variables of the shell they may hold spaces and quotes.
+ui results: export ROOT := $(ROOT)
+ui: export PORT := $(PORT)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -51,19 +55,12 @@ map: .venv/.installed-dev ## write docs/map.md anew: every file in one line
 
 check: lint test-all ## lint and every test
 
-# A server has a page of its own; a database needs `mlflow ui`.
-ifneq ($(filter http://% https://%,$(MLFLOW_TRACKING_URI)),)
-ui:
-	@echo "MLFLOW_TRACKING_URI is a server: open $$(echo "$$MLFLOW_TRACKING_URI" | sed -E 's,//[^/]*@,//,')"
-else
-ui: results .venv/.installed ## open MLflow on the results under ROOT (loopback, port 5000)
-	@$(BIN)/python -m mlflow ui --host 127.0.0.1 --port 5000 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$(cd '$(ROOT)' && pwd)/mlflow.db}"
-endif
+ui: results .venv/.installed ## open MLflow on the results under ROOT (loopback, PORT=5000)
+	@$(BIN)/python -m ddpm_core.tracking.ui "$$ROOT" --port "$$PORT"
 
 results:
-	@test -n "$$MLFLOW_TRACKING_URI" || test -e '$(ROOT)/mlflow.db' || { \
-	  echo "there is no $(ROOT)/mlflow.db yet: run 'make run' first, or give ROOT=FOLDER, the root of" \
+	@test -n "$$MLFLOW_TRACKING_URI" || test -e "$$ROOT/mlflow.db" || { \
+	  echo "there is no $$ROOT/mlflow.db yet: run 'make run' first, or give ROOT=FOLDER, the root of" \
 	    "your runs; for runs on S3 set MLFLOW_TRACKING_URI" >&2; exit 1; }
 
 clean: ## remove .venv and caches; never touches runs

@@ -3,6 +3,8 @@
     datasets/<data set>-<fingerprint>/   train-000000.tar ... index.json
     runs/<run>/run.json                  the configuration, written once
     runs/<run>/dataset.json              which data set the run uses
+    runs/<run>/birth.json                an id that tells this folder from a later one of its name
+    runs/<run>/mlflow/                   what a server of MLflow has of the run
     runs/<run>/checkpoints/step_00001000/
     runs/<run>/samples/<fingerprint>/
     runs/<run>/evaluation/<fingerprint>/
@@ -50,6 +52,16 @@ def run_json_key(run: str) -> str:
 def dataset_pointer_key(run: str) -> str:
     """Return the key of the file that names the run's data set."""
     return f"{run_folder(run)}/dataset.json"
+
+
+def birth_key(run: str) -> str:
+    """Return the key of the file with the id of the run's folder."""
+    return f"{run_folder(run)}/birth.json"
+
+
+def tracking_folder(run: str) -> str:
+    """Return the folder of what is known of the run's copy in MLflow."""
+    return f"{run_folder(run)}/mlflow"
 
 
 def dataset_folder(name: str, data_fingerprint: str) -> str:

@@ -6,6 +6,7 @@ Knows neither Prefect nor Ray: that a run is finished is seen without starting e
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import configure, require_feature_file
 from ddpm_core.storage import Store, open_store
+from ddpm_core.tracking.place import is_database, redacted
+from ddpm_core.tracking.receipts import page_of
 from flows.ray_address import require_answer
 
 RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
@@ -263,33 +266,43 @@ def summary(store: Store, config: RunConfig) -> str:
         rows.append(("grid", grid))
     if (evaluation := found["evaluate"]) is not None:
         rows += headline(metrics_of(store, evaluation))
-    rows.append(("look at it", _look(store)))
+    rows.append(("look at it", _look(store, config.name)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _look(store: Store) -> str:
-    configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    database = store.local_path("mlflow.db")
-    if configured:
-        return without_password(configured)
-    if database is None:
-        return "no MLflow: set MLFLOW_TRACKING_URI for a root on S3"
-    return f"make ui ROOT={store.uri}   or   mlflow ui --backend-store-uri sqlite:///{database}"
+def _look(store: Store, run: str) -> str:
+    found = mlflow_page(store, run)
+    if found is None:
+        configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+        return redacted(configured) or "no MLflow: set MLFLOW_TRACKING_URI for a root on S3"
+    page, when = found
+    return f"{page}   ({when})"
 
 
-def mlflow_page(store: Store) -> tuple[str, str] | None:
-    """Return the URL of MLflow's page, and when it is there; None if there is no MLflow."""
+def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
+    """Return the URL of the run's page in MLflow, and when it is there; None if there is none.
+
+    There is none without MLflow, and none that is known for a service like Azure ML. As long as
+    nothing of the run has reached MLflow, the URL is that of its first page.
+    """
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    page = page_of(store, run) or ""
     if configured.startswith(("http://", "https://")):
-        return without_password(configured), "the server of MLFLOW_TRACKING_URI"
-    if not configured and store.local_path("mlflow.db") is None:
+        return without_password(configured).rstrip("/") + page, "the server of MLFLOW_TRACKING_URI"
+    if not is_database(configured) if configured else store.local_path("mlflow.db") is None:
         return None
-    command = "make ui" if configured else f"make ui ROOT={store.uri}"
-    return UI_URL, f"there while `{command}` runs"
+    return UI_URL + page, f"there while `{_make_ui(store)}` runs"
+
+
+def _make_ui(store: Store) -> str:
+    """Return the command that shows MLflow, as a shell takes it."""
+    if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        return "make ui"
+    return f"make ui ROOT={shlex.quote(store.uri)}"
 
 
 def without_password(uri: str) -> str:
     """Return the URI as it may be shown."""
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return redacted(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())

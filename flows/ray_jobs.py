@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp  # Ray's log stream is an aiohttp websocket, and raises its errors
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ddpm_core.errors import ClusterError, ConfigError, PipelineError
+from ddpm_core.tracking.place import job_environment
 from flows.embedded import Cluster
 from flows.job_log import JobLog
 from flows.package import write_package
@@ -270,9 +270,7 @@ def _runtime_env(cluster: Cluster, folder: Path) -> dict[str, Any]:
     }
     if cluster.is_embedded:
         return {"env_vars": variables}
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if tracking_uri and "@" not in urlsplit(tracking_uri).netloc:
-        variables["MLFLOW_TRACKING_URI"] = tracking_uri
+    variables |= job_environment()
     package = folder / "ddpm_core.zip"
     write_package(package)
     return {"env_vars": variables, "working_dir": str(package)}

@@ -30,11 +30,12 @@ from ddpm_core.evaluation.worker import (
 )
 from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.progress import Progress
+from ddpm_core.sampling.stage import deliver_samples
 from ddpm_core.sampling.units import first_images
 from ddpm_core.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training.checkpoint import Curve, load_history
-from ddpm_core.training.worker import tell_curve
+from ddpm_core.training.worker import deliver_curve
 
 METRICS_ROLE = "metrics"
 _NUM_COMPARED = 100
@@ -117,7 +118,7 @@ class Inputs:
 def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     """Measure the run's final weights and its samples, and return the numbers.
 
-    What was measured before is read; MLflow is told again what it may have missed.
+    What was measured before is read, and what MLflow may have missed is sent.
 
     Returns:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
@@ -135,9 +136,14 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         committed = _intact(inputs)
         note = f", done already: {store.uri_of(committed.folder)}" if committed else ""
         if committed is None:
+            tracker.begin()
             committed = _measure(inputs)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
-        _tell(tracker, inputs, committed, numbers)
+        if not tracker.is_variant:
+            # A training that was killed after its last checkpoint has nobody else who does.
+            deliver_curve(tracker, store, inputs.checkpoint)
+        deliver_samples(tracker, store, config, inputs.samples)
+        deliver_evaluation(tracker, inputs, committed)
     total = len(inputs.units)
     Progress("evaluate", total, total, "units", summary(numbers) + note).show()
     return numbers
@@ -236,8 +242,14 @@ def _comparison(inputs: Inputs) -> bytes:
     return figures.comparison_figure(samples, held_out_u8, num_images=_NUM_COMPARED)
 
 
-def _tell(tracker: Tracker, inputs: Inputs, committed: Manifest, numbers: dict[str, Any]) -> None:
-    store, config, step = inputs.store, inputs.config, inputs.config.train.num_steps
+def deliver_evaluation(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
+    """Log what was measured and register the model, unless MLflow is known to have it."""
+    tracker.deliver(committed, lambda: _log(tracker, inputs, committed))
+
+
+def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
+    store, step = inputs.store, inputs.config.train.num_steps
+    numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score = numbers.get("inception_score") or {"value": None, "test": None}
     values = {
@@ -254,16 +266,14 @@ def _tell(tracker: Tracker, inputs: Inputs, committed: Manifest, numbers: dict[s
     }
     tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=step)
     for role, record in committed.files.items():
-        data = committed.read(store, role)
         if record.name.endswith(".png"):
-            tracker.log_image_bytes(f"{role}.png", data)
+            tracker.log_image(f"{role}.png", committed, role)
         else:
-            tracker.log_artifact_bytes(f"evaluation/{role}.json", data)
+            tracker.log_artifact(f"evaluation/{role}.json", committed, role)
     tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
-    # A training that was killed after its last checkpoint has nobody else who does.
-    tell_curve(tracker, inputs.history)
-    # Last, so that the model gets the numbers that describe it.
-    tracker.register_model(config, inputs.checkpoint.read(store, "ema"), step=step)
+    if not tracker.is_variant:
+        # Last, so that the model gets the numbers that describe it.
+        tracker.register_model(inputs.checkpoint, step=step)
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -11,6 +11,9 @@ MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflo
 """
 
 import hashlib
+import importlib.util
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from safetensors import SafetensorError
 
-from ddpm_core.config import RunConfig
-from ddpm_core.errors import CheckpointError
-from ddpm_core.sampling.denoiser import AveragedNetwork
-from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.training.build import build_denoiser, build_unet, uses_bfloat16
+# The model's folder may be shared, or be checked by its digests: no .pyc files in it.
+_writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
+
+from ddpm_core.config import RunConfig  # noqa: E402
+from ddpm_core.errors import CheckpointError  # noqa: E402
+from ddpm_core.sampling.denoiser import AveragedNetwork  # noqa: E402
+from ddpm_core.sampling.draw import draw, to_u8  # noqa: E402
+from ddpm_core.training.build import build_denoiser, build_unet, uses_bfloat16  # noqa: E402
+
+sys.dont_write_bytecode = not _writes_bytecode
 
 MAX_COUNT = 1024
 """Images of one request."""
@@ -109,6 +117,14 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         return to_u8(x_0)
 
 
+def _forget_bytecode() -> None:
+    """Delete the .pyc of this very file, which Python wrote before it ran the first line."""
+    cached = Path(importlib.util.cache_from_source(__file__))
+    with suppress(OSError):  # none was written, or there are others beside it
+        cached.unlink()
+        cached.parent.rmdir()
+
+
 def _within(name: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise MlflowException.invalid_parameter_value(
@@ -117,4 +133,6 @@ def _within(name: str, value: int, low: int, high: int) -> int:
     return value
 
 
+if __name__.startswith("code_model_"):  # as MLflow names it, from the model's folder
+    _forget_bytecode()
 set_model(SampledImages())

@@ -20,6 +20,7 @@ from ddpm_core.sampling.units import (
 from ddpm_core.sampling.worker import make_worker, payload_of
 from ddpm_core.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
+from ddpm_core.training.worker import deliver_curve
 
 GRID_ROLE = "grid"
 
@@ -27,8 +28,8 @@ GRID_ROLE = "grid"
 def run_sample(store: Store, config: RunConfig) -> str:
     """Draw `config.sample.num_images` images and return the folder that holds them.
 
-    Units that are there are kept, damaged ones are made again. If all are there nothing is drawn;
-    MLflow gets again what it may have missed.
+    Units that are there are kept, damaged ones are made again. If all are there nothing is drawn,
+    and what MLflow may have missed is sent.
 
     Raises:
         CheckpointError: the training is not finished.
@@ -41,12 +42,16 @@ def run_sample(store: Store, config: RunConfig) -> str:
             f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
         )
     with open_tracker(store, config, stage="sample") as tracker:
-        committed = _complete_samples(store, config, checkpoint)
-        _tell(tracker, store, config, committed)
+        committed = _complete_samples(store, config, checkpoint, tracker)
+        if not tracker.is_variant:
+            deliver_curve(tracker, store, checkpoint)
+        deliver_samples(tracker, store, config, committed)
     return committed.folder
 
 
-def _complete_samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Manifest:
+def _complete_samples(
+    store: Store, config: RunConfig, checkpoint: Manifest, tracker: Tracker
+) -> Manifest:
     """Return the manifest of all samples, after drawing what is missing.
 
     Complete samples are known by the manifest of the whole, which names every file; units alone
@@ -66,6 +71,7 @@ def _complete_samples(store: Store, config: RunConfig, checkpoint: Manifest) -> 
     made = finished(store, folder, units)
     missing = [unit for unit in units if unit.number not in made]
     if missing:
+        tracker.begin()
         _make(store, config, checkpoint, folder, missing)
         made = finished(store, folder, units)
     return _commit(store, config, checkpoint, folder, made)
@@ -120,10 +126,14 @@ def _commit(
     return manifest.commit(store, folder, files, body)
 
 
-def _tell(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:
-    for role in (GRID_ROLE, STRIP_ROLE):
-        tracker.log_image_bytes(f"{role}.png", committed.read(store, role))
-    tracker.log_metrics(
-        {"sample/num_images": config.sample.num_images}, step=config.train.num_steps
-    )
-    tracker.set_tags({"ddpm.samples_uri": store.uri_of(committed.folder)})
+def deliver_samples(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:
+    """Log complete samples, unless MLflow is known to have them."""
+
+    def log() -> None:
+        for role in (GRID_ROLE, STRIP_ROLE):
+            tracker.log_image(f"{role}.png", committed, role)
+        count = {"sample/num_images": config.sample.num_images}
+        tracker.log_metrics(count, step=config.train.num_steps)
+        tracker.set_tags({"ddpm.samples_uri": store.uri_of(committed.folder)})
+
+    tracker.deliver(committed, log)

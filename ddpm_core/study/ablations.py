@@ -55,9 +55,10 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
         committed = manifest.intact(store, folder, layout.ablations_expected(config))
         note = f"done already: {store.uri_of(committed.folder)}" if committed else ""
         if committed is None:
+            tracker.begin()
             committed = _publish(store, config, _outcomes(store, config, runs))
         rows: list[dict[str, Any]] = json.loads(committed.read(store, NUMBERS_ROLE))["rows"]
-        _tell(tracker, store, committed, rows)
+        tracker.deliver(committed, lambda: _log(tracker, store, committed, rows))
     Progress("ablations", len(runs), len(runs), "runs", note or summary(rows)).show()
     return rows
 
@@ -201,17 +202,16 @@ def _samples_sheet(outcomes: dict[str, _Outcome], rows: list[dict[str, Any]], da
     )
 
 
-def _tell(tracker: Tracker, store: Store, committed: Manifest, rows: list[dict[str, Any]]) -> None:
+def _log(tracker: Tracker, store: Store, committed: Manifest, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         keys = ("frechet_distance_train", "frechet_distance_test", "inception_score",
                 "bits_per_dim")  # fmt: skip
         known = {key: row[key] for key in keys if row[key] is not None}
         tracker.log_metrics({f"ablations/{row['name']}/{k}": v for k, v in known.items()})
     for role, record in committed.files.items():
-        content = committed.read(store, role)
         if record.name.endswith(".png"):
-            tracker.log_image_bytes(f"ablations/{role}.png", content)
+            tracker.log_image(f"ablations/{role}.png", committed, role)
         else:
             suffix = record.name.rpartition(".")[2]
-            tracker.log_artifact_bytes(f"ablations/{role}.{suffix}", content)
+            tracker.log_artifact(f"ablations/{role}.{suffix}", committed, role)
     tracker.set_tags({"ddpm.ablations_uri": store.uri_of(committed.folder)})

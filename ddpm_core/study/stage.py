@@ -9,7 +9,7 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.desk import payload_of
 from ddpm_core.evaluation.features import describe_network, keep_foreign_network
-from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.evaluation.stage import Inputs, deliver_evaluation
 from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.storage import Store
@@ -25,7 +25,7 @@ NUMBERS_ROLE = "numbers"
 
 @dataclass(frozen=True)
 class _Study:
-    """What is asked, and where the answers go."""
+    """The units of a study, and where their results go."""
 
     inputs: Inputs
     folder: str
@@ -37,7 +37,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     """Work on all units of the study, draw its figures, and return its numbers.
 
     Finished units are verified and kept, damaged ones are worked on again. If all is there nothing
-    is done; MLflow gets again what it may have missed.
+    is done, and what MLflow may have missed is sent.
 
     Raises:
         CheckpointError: the training is not finished.
@@ -56,10 +56,13 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         committed = manifest.intact(store, folder, expected)
         note = f"  done already: {store.uri_of(folder)}" if committed else ""
         if committed is None:
+            tracker.begin()
             _work(study)
             committed = _publish(study)
         numbers: dict[str, Any] = json.loads(committed.read(store, NUMBERS_ROLE))
-        _tell(tracker, store, committed, numbers)
+        if (evaluation := layout.evaluation_of(store, config)) is not None:
+            deliver_evaluation(tracker, inputs, evaluation)
+        tracker.deliver(committed, lambda: _log(tracker, store, committed, numbers))
     total = len(study.units)
     Progress("study", total, total, "units", summary(numbers) + note).show()
     return numbers
@@ -131,17 +134,16 @@ def _publish(study: _Study) -> Manifest:
     return manifest.commit(store, folder, files, body)
 
 
-def _tell(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:
+def _log(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:
     steps: dict[int, dict[str, float]] = {}
     for name, value, step in metrics_of(numbers):
         steps.setdefault(step, {})[name] = value
     for step, values in sorted(steps.items()):
         tracker.log_metrics(values, step=step)
     for role, record in committed.files.items():
-        data = committed.read(store, role)
         if record.name.endswith(".png"):
-            tracker.log_image_bytes(f"study/{role}.png", data)
+            tracker.log_image(f"study/{role}.png", committed, role)
         else:
             suffix = record.name.rpartition(".")[2]
-            tracker.log_artifact_bytes(f"study/{role}.{suffix}", data)
+            tracker.log_artifact(f"study/{role}.{suffix}", committed, role)
     tracker.set_tags({"ddpm.study_uri": store.uri_of(committed.folder)})

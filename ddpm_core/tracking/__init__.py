@@ -2,8 +2,8 @@
 
 Nothing here can stop or slow a stage. What is logged is queued, and a thread sends it: bounded in
 time, again after an outage, each point once (`outbox`). MLflow is a copy: the truth is in the
-store, and `python -m ddpm_core STAGE RUN_JSON` sends again what is missing of a finished stage.
-The only room that knows MLflow.
+store, and what a stage could not deliver the next stage of the run does, or the same command
+`python -m ddpm_core STAGE RUN_JSON` again. The only room that knows MLflow.
 """
 
 from ddpm_core.tracking.place import tracking_uri

@@ -10,6 +10,16 @@ _MB = 1e6
 _CLOSE_TIMEOUT_S = 2.0
 
 
+def require_interval(every_s: float) -> None:
+    """Refuse an interval at which a thread would never sleep.
+
+    Raises:
+        ConfigError: `every_s` is not above 0.
+    """
+    if not every_s > 0:
+        raise ConfigError(f"every_s={every_s} must be above 0 seconds; leave the sampler out")
+
+
 class MachineSampler:
     """Reads this machine's load at an interval, in a thread of its own."""
 
@@ -23,8 +33,7 @@ class MachineSampler:
         Raises:
             ConfigError: if `every_s` is not above 0.
         """
-        if not every_s > 0:
-            raise ConfigError(f"every_s={every_s} must be above 0 seconds; leave the sampler out")
+        require_interval(every_s)
         self._report, self._every_s = report, every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="machine", daemon=True)

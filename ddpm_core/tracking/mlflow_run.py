@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from mlflow.exceptions import MlflowException
 from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ddpm_core.errors import PipelineError, RunConflictError, StorageError
-from ddpm_core.storage import Store
+from ddpm_core.errors import PipelineError, StorageError
+from ddpm_core.tracking.identity import Identity
 from ddpm_core.tracking.outbox import Measurement, Refused, Unreachable
-from ddpm_core.tracking.place import DATABASE_KEY, Home, redacted
+from ddpm_core.tracking.place import Home, redacted
 
+STAGE_TAG = "ddpm.stage."
 _UPLOAD_TIMEOUT_S = 120  # a server that passes a file on answers when its storage has it
+_SLOWEST_BYTES_PER_S = 2**20
 _DIGEST_LENGTH = 36  # MLflow's limits from here on
 _MAX_PARAM_LENGTH = 6000
 _MAX_PARAMS = 100
@@ -43,8 +45,12 @@ _REFUSALS = frozenset(
 
 
 @contextmanager
-def answers() -> Iterator[None]:
-    """Turn what MLflow and its storages raise into Unreachable or Refused."""
+def answers(heard: Callable[[], None] | None = None) -> Iterator[None]:
+    """Turn what MLflow and its storages raise into Unreachable or Refused.
+
+    Args:
+        heard: called if nothing was raised.
+    """
     try:
         yield
     except MlflowException as error:
@@ -59,14 +65,17 @@ def answers() -> Iterator[None]:
         raise (Refused if refused else Unreachable)(_brief(error)) from error
     except (ImportError, ValueError, TypeError, PipelineError) as error:
         raise Refused(_brief(error)) from error
+    if heard is not None:
+        heard()
 
 
 @contextmanager
-def patience() -> Iterator[None]:
-    """Give the server the time that a big file takes."""
+def patience(num_bytes: int) -> Iterator[None]:
+    """Give the server the time that a file of this size takes."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ[name]  # `place.prepare_environment` has set it
-    os.environ[name] = str(max(_UPLOAD_TIMEOUT_S, int(before)))
+    timeout_s = max(_UPLOAD_TIMEOUT_S, num_bytes // _SLOWEST_BYTES_PER_S, int(before))
+    os.environ[name] = str(timeout_s)
     try:
         yield
     finally:
@@ -74,18 +83,25 @@ def patience() -> Iterator[None]:
 
 
 class MlflowRun:
-    """The receiver of `outbox`, and what else a run is told; every method may be repeated."""
+    """The receiver of `outbox`, and what else is logged to a run; every method may be repeated."""
 
-    def __init__(self, client: MlflowClient, home: Home, experiment_id: str, run: Any) -> None:  # noqa: ANN401
-        """Wrap the `mlflow.entities.Run` that was found."""
-        self.client, self.home = client, home
-        self.experiment_id: str = experiment_id
+    def __init__(
+        self,
+        client: MlflowClient,
+        home: Home,
+        identity: Identity,
+        run: Any,  # noqa: ANN401 - the `mlflow.entities.Run` that was found
+        *,
+        heard: Callable[[], None],
+    ) -> None:
+        """Wrap a run that was found; `heard` is called after each answer of the server."""
+        self.client, self.home, self.identity, self.heard = client, home, identity, heard
+        self.experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self._start_ms: int = run.info.start_time
-        self._status_before: str = run.info.status
 
     def last_steps(self) -> dict[str, int]:
-        with answers():
+        with answers(self.heard):
             metrics = self.client.get_run(self.run_id).to_proto().data.metrics
             return {metric.key: metric.step for metric in metrics}
 
@@ -95,37 +111,52 @@ class MlflowRun:
 
     def send(self, measurements: Sequence[Measurement]) -> None:
         metrics = [Metric(one.key, one.value, one.timestamp_ms, one.step) for one in measurements]
-        with answers():
+        with answers(self.heard):
             self.client.log_batch(self.run_id, metrics=metrics)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Log each value whose key the run does not have at `step`."""
+        """Log each value that the run does not have at `step`.
+
+        One that was measured anew and differs is logged beside the old one: MLflow shows the later.
+        """
         now = time.time_ns() // 1_000_000
-        with answers():
+        known_keys = self.last_steps()
+        with answers(self.heard):
             metrics = [
                 Metric(key, value, now, step)
                 for key, value in values.items()
-                if all(
-                    known.step != step for known in self.client.get_metric_history(self.run_id, key)
-                )
+                if key not in known_keys or self._latest_at(key, step) != value
             ]
-            self.client.log_batch(self.run_id, metrics=metrics)
+            if metrics:
+                self.client.log_batch(self.run_id, metrics=metrics)
+
+    def _latest_at(self, key: str, step: int) -> float | None:
+        history = self.client.get_metric_history(self.run_id, key)
+        at_step = [(one.timestamp, one.value) for one in history if one.step == step]
+        self.heard()
+        return float(max(at_step)[1]) if at_step else None
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Log parameters; what a later attempt changes (they are write-once) becomes a tag."""
         texts = {key: _text(value)[:_MAX_PARAM_LENGTH] for key, value in values.items()}
-        with answers():
+        with answers(self.heard):
             known = self.client.get_run(self.run_id).data.params
             new = [Param(key, text) for key, text in texts.items() if key not in known]
             for start in range(0, len(new), _MAX_PARAMS):
                 self.client.log_batch(self.run_id, params=new[start : start + _MAX_PARAMS])
+                self.heard()
             changed = {key: text for key, text in texts.items() if known.get(key, text) != text}
-            self.set_tags({f"ddpm.changed.{key}": text for key, text in changed.items()})
+            if changed:
+                self.set_tags({f"ddpm.changed.{key}": text for key, text in changed.items()})
 
     def log_file(self, path: str, data: bytes) -> None:
         """Put `data` under `path` in the run's artifacts."""
         folder, _, name = path.rpartition("/")
-        with answers(), patience(), tempfile.TemporaryDirectory() as scratch:
+        with (
+            answers(self.heard),
+            patience(len(data)),
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             file = Path(scratch) / name
             file.write_bytes(data)
             self.client.log_artifact(self.run_id, str(file), folder or None)
@@ -147,88 +178,44 @@ class MlflowRun:
             profile=json.dumps(index["num_images"]),
         )
         tags = [InputTag("mlflow.data.context", "training")]
-        with answers():
+        with answers(self.heard):
             self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        with answers():
+        with answers(self.heard):
             self.client.log_batch(
                 self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()]
             )
 
-    def end_stage(self, tags: Mapping[str, str], *, status: str | None) -> None:
-        """Set `tags`, and end the run with `status`; None leaves it as this stage found it."""
-        self.set_tags(tags)
-        if status is None and self._status_before == "FINISHED":
-            status = "FINISHED"  # an earlier stage repeated does not open the run for good
-        if status is not None:
-            with answers():
-                self.client.set_terminated(self.run_id, status)
+    def begin(self) -> None:
+        """Show the run as RUNNING."""
+        with answers(self.heard):
+            self.client.update_run(self.run_id, status="RUNNING")
 
+    def end(self, status: str) -> None:
+        """End the run now, as FINISHED, FAILED or KILLED."""
+        with answers(self.heard):
+            self.client.set_terminated(self.run_id, status)
 
-def connect(home: Home, *, run_uri: str, run_name: str) -> MlflowRun:
-    """Find the run with the tag `ddpm.run_uri`, or make it; it is RUNNING then.
+    def settle(self, stage: str) -> None:
+        """Show the run as FINISHED if MLflow does not know yet that this stage is done.
 
-    Raises:
-        Unreachable: for whatever reason.
-    """
-    try:
-        with answers():
-            return _connect(home, run_uri=run_uri, run_name=run_name)
-    except Refused as error:
-        raise Unreachable(str(error)) from error
-
-
-def _connect(home: Home, *, run_uri: str, run_name: str) -> MlflowRun:
-    if home.database is not None:
-        _create_database(home.database)
-    client = MlflowClient(tracking_uri=home.uri, registry_uri=home.uri)
-    experiment_id = _experiment(client, home)
-    quote = "'" if '"' in run_uri else '"'
-    found = client.search_runs(
-        [experiment_id],
-        f"tags.`ddpm.run_uri` = {quote}{run_uri}{quote}",
-        order_by=["attributes.start_time ASC"],
-        max_results=1,
-    )
-    if not found:
-        run = client.create_run(experiment_id, run_name=run_name, tags={"ddpm.run_uri": run_uri})
-    else:
-        run = found[0]
-        if run.info.status != "RUNNING":
-            client.update_run(run.info.run_id, status="RUNNING")
-    return MlflowRun(client, home, experiment_id, run)
-
-
-def _experiment(client: MlflowClient, home: Home) -> str:
-    found = client.get_experiment_by_name(home.experiment)
-    if found is None:
-        created: str = client.create_experiment(home.experiment, artifact_location=home.artifacts)
-        return created
-    if found.lifecycle_stage != "active":
-        raise Unreachable(
-            f"experiment {home.experiment!r} is deleted there; restore it, or choose another with "
-            "MLFLOW_EXPERIMENT_NAME"
-        )
-    experiment_id: str = found.experiment_id
-    return experiment_id
-
-
-def _create_database(store: Store) -> None:
-    """Put an empty database into the root, whole or not at all.
-
-    MLflow builds it in place in some seconds, and one that was killed in between does not open
-    any more (seen); nor may two processes build one at a time.
-    """
-    if store.exists(DATABASE_KEY):
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / DATABASE_KEY
-        MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
-        try:
-            store.create(DATABASE_KEY, file.read_bytes())
-        except RunConflictError:
-            return  # another process was first
+        For a stage that found its result made. A run that has an end keeps it, and one that
+        another stage is working on goes on.
+        """
+        with answers(self.heard):
+            run = self.client.get_run(self.run_id)
+            stages = {
+                key.removeprefix(STAGE_TAG): value
+                for key, value in run.data.tags.items()
+                if key.startswith(STAGE_TAG)
+            }
+            at_work = run.info.status == "RUNNING" and "running" in (
+                value for name, value in stages.items() if name != stage
+            )
+            unknown = stages.get(stage) != "done" or run.info.status == "RUNNING"
+            if unknown and not at_work:
+                self.client.set_terminated(self.run_id, "FINISHED", run.info.end_time)
 
 
 def _text(value: object) -> str:

@@ -1,27 +1,36 @@
 """The averaged weights as a registered MLflow model: code, safetensors and JSON, no pickle."""
 
+import hashlib
+import shutil
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
-from mlflow.entities import LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import ddpm_core
 from ddpm_core.config import RunConfig
-from ddpm_core.storage import sha256_of
+from ddpm_core.manifest import Manifest
+from ddpm_core.storage import Store
+from ddpm_core.tracking.identity import RUN_URI
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
-from ddpm_core.tracking.outbox import Refused
+from ddpm_core.tracking.outbox import Refused, say
 
 ALIAS = "champion"
 DIGEST_TAG = "ema_sha256"
 _NAME = "ddpm"
+# A database says the first of an alias that nobody has.
+_NOT_THERE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _REQUIREMENTS = (
     "jaxtyping",
     "mlflow",
@@ -40,54 +49,99 @@ def model_name(config: RunConfig) -> str:
     return f"ddpm-{config.name}"
 
 
-def register_model(run: MlflowRun, config: RunConfig, ema: bytes, *, step: int) -> None:
+def register_model(
+    run: MlflowRun, store: Store, config: RunConfig, checkpoint: Manifest, *, step: int
+) -> None:
     """Upload the model, register it, and point the alias at it; what is done is not done again.
+
+    Everybody's run of a recipe has the same name there. The alias stays where it is if a version
+    of another run has it, which is said with the number of the new version.
 
     Args:
         run: the MLflow run that it belongs to.
+        store: where the checkpoint lies.
         config: the run's.
-        ema: the safetensors file of the averaged weights.
+        checkpoint: what was committed; the role "ema" is the file of the averaged weights.
         step: the optimiser step of the weights; the run's metrics at it go with the model.
 
     Raises:
         Unreachable: the server did not answer.
         Refused: it answered no.
     """
-    name, digest = model_name(config), sha256_of(ema)
-    with answers(), patience():
+    name, digest = model_name(config), checkpoint.files["ema"].sha256
+    with answers(run.heard):
         versions = run.client.search_model_versions(f"name = '{name}'")
-        known = [one for one in versions if one.tags.get(DIGEST_TAG) == digest]
+        run.heard()
+        known = [one for one in versions if one.tags.get(DIGEST_TAG) == digest and _owns(run, one)]
         if known:
             newest = max(known, key=lambda one: int(one.version))
         else:
-            model = _uploaded(run, config, ema, digest)
+            model = _uploaded(run, store, config, checkpoint)
             _log_metrics(run, model.model_id, step)
-            newest = _new_version(run, name, model, {DIGEST_TAG: digest, "step": str(step)})
-        run.client.set_registered_model_alias(name, ALIAS, newest.version)
+            tags = {DIGEST_TAG: digest, "step": str(step), **run.identity.recorded.tags}
+            newest = _new_version(run, name, model, tags)
+        _move_alias(run, name, newest)
 
 
-def save_model(folder: Path, config: RunConfig, ema: bytes, *, model: Model | None = None) -> None:
+def _move_alias(run: MlflowRun, name: str, newest: Any) -> None:  # noqa: ANN401
+    """Point the alias at the version, unless a version of somebody else's has it."""
+    try:
+        champion = run.client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException as error:
+        if error.error_code not in _NOT_THERE:
+            raise
+        champion = None  # nobody has it
+    if champion is None or _owns(run, champion):
+        if champion is None or champion.version != newest.version:
+            run.client.set_registered_model_alias(name, ALIAS, newest.version)
+        return
+    owner = champion.tags.get(RUN_URI) or f"MLflow run {champion.run_id}"
+    say(
+        f"MLflow: {name}@{ALIAS} stays at version {champion.version}, which belongs to another "
+        f"run ({owner}); this one is models:/{name}/{newest.version}. Give a run another name "
+        "(--run), or move the alias on the model's page"
+    )
+
+
+def _owns(run: MlflowRun, version: Any) -> bool:  # noqa: ANN401
+    """Return whether a registered version was made by this run."""
+    tags = dict(version.tags)
+    if RUN_URI not in tags and version.run_id:
+        # Registered when versions did not say it: their MLflow run does.
+        try:
+            tags = run.client.get_run(version.run_id).data.tags
+        except MlflowException as error:
+            if error.error_code not in _NOT_THERE:
+                raise
+            return False
+    # A database of our own and a bucket are one place; /data/runs is one on each machine.
+    unique = run.home.database is not None or "://" in run.identity.run_uri
+    return run.identity.owns(tags, unique_root=unique)
+
+
+def save_model(
+    folder: Path, config: RunConfig, weights: Path, *, model: Model | None = None
+) -> None:
     """Write the MLflow model into `folder`, which must not exist or be empty.
 
     Args:
         folder: where.
         config: the run's.
-        ema: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
+        weights: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
         model: what MLflow should know besides; None for a model of no run.
 
     Raises:
         Refused: MLflow cannot make a model of this.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        weights, run_json = Path(scratch) / "ema.safetensors", Path(scratch) / "run.json"
-        weights.write_bytes(ema)
+    with tempfile.TemporaryDirectory() as scratch, _no_bytecode(), weights.open("rb") as file:
+        run_json = Path(scratch) / "run.json"
         run_json.write_text(config.to_json())
         try:
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(_PACKAGE / "sampling" / "served_model.py"),
                 artifacts={"weights": str(weights), "run": str(run_json)},
-                model_config={DIGEST_TAG: sha256_of(ema)},
+                model_config={DIGEST_TAG: hashlib.file_digest(file, "sha256").hexdigest()},
                 code_paths=[str(_PACKAGE)],
                 signature=signature(config),
                 # The model folder then holds serving_input_example.json: a request to copy.
@@ -97,8 +151,18 @@ def save_model(folder: Path, config: RunConfig, ema: bytes, *, model: Model | No
                 mlflow_model=model,
             )
         except MlflowException as error:
-            # No server had a part in this: trying again would change nothing.
+            # Raised on this machine: trying again would change nothing.
             raise Refused(str(error)) from error
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Have Python leave no .pyc files beside what MLflow imports to look at it."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def signature(config: RunConfig) -> ModelSignature:
@@ -111,8 +175,10 @@ def signature(config: RunConfig) -> ModelSignature:
     )
 
 
-def _uploaded(run: MlflowRun, config: RunConfig, ema: bytes, digest: str) -> Any:  # noqa: ANN401
+def _uploaded(run: MlflowRun, store: Store, config: RunConfig, checkpoint: Manifest) -> LoggedModel:
     """Return the `LoggedModel` of these weights, made if an earlier try did not get that far."""
+    ema = checkpoint.files["ema"]
+    digest = ema.sha256
     found = run.client.search_logged_models(
         [run.experiment_id],
         filter_string=f"source_run_id = '{run.run_id}' AND tags.{DIGEST_TAG} = '{digest}'",
@@ -127,10 +193,33 @@ def _uploaded(run: MlflowRun, config: RunConfig, ema: bytes, digest: str) -> Any
     ]
     model_id = begun[0].model_id
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        save_model(folder, config, ema, model=Model(run_id=run.run_id, model_id=model_id))
-        run.client.log_model_artifacts(model_id, str(folder))
+        folder, weights = Path(scratch) / "model", Path(scratch) / "ema.safetensors"
+        _fetch(store, checkpoint, weights)
+        save_model(folder, config, weights, model=Model(run_id=run.run_id, model_id=model_id))
+        weights.unlink()  # the folder has a copy, and a disk may hold just two
+        run.heard()
+        with patience(ema.size):
+            run.client.log_model_artifacts(model_id, str(folder))
+        run.heard()
     return run.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+
+
+def _fetch(store: Store, checkpoint: Manifest, file: Path) -> None:
+    """Copy the averaged weights into `file`, verified; from a disk without holding them in memory.
+
+    Raises:
+        DamagedError: they are not what was committed.
+        StorageError: the storage does not answer.
+    """
+    record = checkpoint.files["ema"]
+    source = store.local_path(f"{checkpoint.folder}/{record.name}")
+    if source is not None and source.is_file():
+        shutil.copyfile(source, file)
+        with file.open("rb") as copy:
+            if hashlib.file_digest(copy, "sha256").hexdigest() == record.sha256:
+                return
+    # Not on a disk; or damaged, which this says in words.
+    file.write_bytes(checkpoint.read(store, "ema"))
 
 
 def _log_metrics(run: MlflowRun, model_id: str, step: int) -> None:

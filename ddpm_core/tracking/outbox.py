@@ -1,9 +1,9 @@
 """Deliveries to a server that may be slow, away or dead: one bounded queue and one thread.
 
-The caller never waits. No point is sent twice: before its first batch, and after each failure, the
-thread asks the server for the last step of every key and skips what is at or below it. Points
-leave in the order of their steps, so what the server has of a key is always a beginning of its
-curve, and sending the whole curve again adds just what is missing.
+The caller never waits. No point is sent twice: before each batch the thread asks the server for the
+last step of every key and skips what is at or below it, whoever sent that. Points leave in the
+order of their steps, so what the server has of a key is always a beginning of its curve, and
+sending the whole curve again adds just what is missing. Files wait as what reads them.
 """
 
 import math
@@ -15,10 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from ddpm_core import output
+
 MAX_POINTS = 20_000
 """Deliveries that wait at most; the longest recipe has 8,000 points."""
-MAX_BYTES = 256 * 2**20
-"""Bytes of all files that wait at most."""
+CLOSE_S = 30.0
+"""Seconds that closing takes at most while the server answers, and a second for each MiB."""
+SILENCE_S = 5.0
+"""Seconds that closing waits for an answer of a server that gives none."""
 _BATCH = 1000  # measurements in one request: the limit of MLflow
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _SLOWEST_BYTES_PER_S = 2**20  # of an upload that is still waited for when closing
@@ -68,6 +72,7 @@ class _Errand(Generic[R]):
     label: str
     action: Callable[[R], None]
     num_bytes: int
+    work_s: float
 
 
 class Outbox(Generic[R]):
@@ -80,31 +85,34 @@ class Outbox(Generic[R]):
 
     def __init__(
         self,
-        connect: Callable[[], R],
+        connect: Callable[[Callable[[], None]], R],
         *,
         server: str,
         remedy: str,
+        silence_s: float = SILENCE_S,
         max_points: int = MAX_POINTS,
-        max_bytes: int = MAX_BYTES,
     ) -> None:
         """Start the thread.
 
         Args:
-            connect: finds the receiver, in the thread; raises Unreachable.
+            connect: finds the receiver, in the thread; raises Unreachable. Called with what the
+                receiver is to call after each answer of the server.
             server: its name, for what is printed; holds no password.
             remedy: what sends the rest if not everything arrives, for what is printed.
+            silence_s: how long closing waits for an answer that does not come.
             max_points: deliveries that wait at most.
-            max_bytes: bytes of errands that wait at most.
         """
         self._connect, self._server, self._remedy = connect, server, remedy
-        self._max_points, self._max_bytes = max_points, max_bytes
+        self._silence_s, self._max_points = silence_s, max_points
         self._receiver: R | None = None
-        self._last_steps: dict[str, int] | None = None
         self._queue: deque[_Point | _Errand[R]] = deque()
         self._gap: int | None = None  # step of the first point of the curve that was left out
-        self._lost: list[str] = []  # what was left out or refused
+        self._lost: list[str] = []  # what was left out because the queue was full
+        self._refused: list[str] = []  # named when it was
         self._num_not_finite = 0
         self._num_bytes = 0
+        self._allowance_s = 0.0  # of what is being delivered
+        self._answer_due = math.inf  # when the server should have answered
         self._trouble = ""  # what the server said last, "" while it answers
         self._wait_s = _FIRST_WAIT_S
         self._closing = self._abandoned = False
@@ -137,40 +145,52 @@ class Outbox(Generic[R]):
                 self._queue.append(self._point(values, None, _now_ms()))
                 self._changed.notify_all()
 
-    def put_errand(self, label: str, action: Callable[[R], None], *, num_bytes: int = 0) -> None:
+    def put_errand(
+        self, label: str, action: Callable[[R], None], *, num_bytes: int = 0, work_s: float = 0.0
+    ) -> None:
         """Queue something to do with the receiver; it may be done twice, so that must be harmless.
+
+        After an outage it may be done later than what was queued behind it: what it delivers has
+        to be looked up when it is done, so that nothing old overwrites something new.
 
         Args:
             label: what it delivers, for what is printed.
             action: raises Unreachable or Refused.
-            num_bytes: what it holds in memory.
+            num_bytes: what it uploads.
+            work_s: seconds that it may compute without the server having to answer.
         """
         with self._changed:
-            full = len(self._queue) >= self._max_points
-            if full or self._num_bytes + num_bytes > self._max_bytes:
+            if len(self._queue) >= self._max_points:
                 self._lost.append(label)
                 return
             self._num_bytes += num_bytes
-            self._queue.append(_Errand(label, action, num_bytes))
+            self._queue.append(_Errand(label, action, num_bytes, work_s))
             self._changed.notify_all()
 
-    def close(self, timeout_s: float) -> bool:
+    def close(self, timeout_s: float | None = None) -> bool:
         """Deliver what waits and end the thread; print a line if something is missing.
 
+        A server that is away or silent is given up after `silence_s`.
+
         Args:
-            timeout_s: how long at most; while the server answers, a second more for each MiB.
+            timeout_s: how long at most while the server answers, and a second more for each MiB;
+                None is CLOSE_S.
 
         Returns:
             Whether everything arrived in time.
         """
         with self._changed:
             self._closing = True
-            deadline = time.monotonic() + timeout_s
-            last_deadline = deadline + self._num_bytes / _SLOWEST_BYTES_PER_S
+            now = time.monotonic()
+            quiet_until = now + self._silence_s
+            deadline = now + (CLOSE_S if timeout_s is None else timeout_s)
+            deadline += self._num_bytes / _SLOWEST_BYTES_PER_S
             self._changed.notify_all()
         while self._thread.is_alive():
             now = time.monotonic()
-            if now > last_deadline or (now > deadline and self._trouble):
+            silent = self._trouble or now > self._answer_due
+            if now > deadline or (now > quiet_until and silent):
+                self._trouble = self._trouble or ("no answer" if silent else "too slow")
                 break
             self._thread.join(0.05)
         with self._changed:
@@ -182,36 +202,40 @@ class Outbox(Generic[R]):
         if missing:
             trouble = f" ({self._trouble})" if self._trouble else ""
             say(f"{self._server} did not get {missing}{trouble}; {self._remedy}")
-        return not missing
+        return not missing and not self._refused
 
     def _run(self) -> None:
         while head := self._wait_for_work():
+            self._allowance_s = _allowance_s(head[0])
+            self._expect_answer()
             try:
                 self._deliver(head)
             except Unreachable as error:
-                # The request may have arrived without us hearing of it: ask before sending again.
-                self._last_steps = None
                 self._back_off(head, str(error))
                 continue
             except Refused as error:
                 label = head[0].label if isinstance(head[0], _Errand) else "points"
-                if label not in self._lost:
+                if label not in self._refused:
                     say(f"{self._server} refused {label}: {error}")
-                    self._lost.append(label)
+                    self._refused.append(label)
+            finally:
+                self._answer_due = math.inf
             self._done(head)
+
+    def _expect_answer(self) -> None:
+        self._answer_due = time.monotonic() + self._silence_s + self._allowance_s
 
     def _deliver(self, head: Sequence[_Point | _Errand[R]]) -> None:
         if self._receiver is None:
-            self._receiver = self._connect()
+            self._receiver = self._connect(self._expect_answer)
         if isinstance(head[0], _Errand):
             head[0].action(self._receiver)
             return
-        if self._last_steps is None:
-            self._last_steps = self._receiver.last_steps()
+        # Each time: a request may have arrived without us hearing of it, and another attempt at
+        # the same run may be sending the same.
+        last_steps, unsent = dict(self._receiver.last_steps()), []
         if self._abandoned:
-            # Another process may be sending the same by now.
             raise Unreachable("closed")
-        last_steps, unsent = dict(self._last_steps), []
         for point in head:
             for one in point.measurements if isinstance(point, _Point) else ():
                 step = self._receiver.step_at(one.timestamp_ms) if one.step is None else one.step
@@ -220,7 +244,6 @@ class Outbox(Generic[R]):
                     unsent.append(replace(one, step=step))
         if unsent:
             self._receiver.send(unsent)
-        self._last_steps = last_steps
 
     def _wait_for_work(self) -> list[_Point | _Errand[R]]:
         """Return one errand, or the points of one request; nothing when it is time to end."""
@@ -246,7 +269,7 @@ class Outbox(Generic[R]):
                 if isinstance(delivery, _Errand):
                     self._num_bytes -= delivery.num_bytes
             self._wait_s = _FIRST_WAIT_S
-            if self._trouble:
+            if self._trouble and not self._abandoned:
                 say(f"{self._server} answers again")
             self._trouble = ""
 
@@ -291,9 +314,16 @@ class Outbox(Generic[R]):
         return ", ".join(parts + self._lost)
 
 
+def _allowance_s(delivery: "_Point | _Errand[R]") -> float:
+    """Return for how much longer than others this one may be without an answer."""
+    if isinstance(delivery, _Point):
+        return 0.0
+    return delivery.work_s + delivery.num_bytes / _SLOWEST_BYTES_PER_S
+
+
 def say(line: str) -> None:
     """Print a line for people, beside the stage's own output."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    output.say(line, stream=sys.stderr)
 
 
 def _now_ms() -> int:

@@ -1,40 +1,85 @@
 """What a stage holds while it runs: every method returns at once and none raises for MLflow."""
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ddpm_core import layout
-from ddpm_core.canonical import fingerprint
+from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.manifest import Manifest
 from ddpm_core.storage import Store
 from ddpm_core.tracking import place
-from ddpm_core.tracking.machine import MachineSampler
-from ddpm_core.tracking.outbox import Outbox, say
+from ddpm_core.tracking.identity import changes_of
+from ddpm_core.tracking.machine import MachineSampler, require_interval
+from ddpm_core.tracking.outbox import CLOSE_S, SILENCE_S, Outbox, say
+from ddpm_core.tracking.subject import Subject
 
 if TYPE_CHECKING:
     from ddpm_core.tracking.mlflow_run import MlflowRun
 
-CLOSE_TIMEOUT_S = 30.0
-FAILED_TIMEOUT_S = 10.0  # somebody may be waiting to stop the process for good
 MACHINE_EVERY_S = 10.0
-_LAST_STAGE = "evaluate"
+_RUNNING, _DONE, _DONE_BEFORE = "running", "done", "done before"
+_FAILED, _INTERRUPTED = "failed", "interrupted"
+_STATUS = {_DONE: "FINISHED", _FAILED: "FAILED", _INTERRUPTED: "KILLED"}
+_PACKING_S = 60.0  # importing torch and building the folder of a model, on a busy machine
 
 
 class Tracker:
-    """One stage's line to the MLflow run; a context manager that closes it, failed or not."""
+    """One stage's line to the MLflow run; a context manager that closes it, failed or not.
+
+    Nothing is connected before there is something to say.
+    """
 
     def __init__(
-        self, outbox: "Outbox[MlflowRun] | None", stage: str, *, machine_every_s: float | None
+        self, subject: Subject | None, *, machine_every_s: float | None, why_off: str = ""
     ) -> None:
-        """See `open_tracker`; without an outbox everything is thrown away."""
-        self._outbox, self._stage = outbox, stage
+        """See `open_tracker`; without a subject everything is thrown away, for a reason."""
+        self._subject, self._machine_every_s = subject, machine_every_s
+        self._why_off = why_off
+        self._outbox: Outbox[MlflowRun] | None = None
         self._machine: MachineSampler | None = None
-        if outbox is not None and machine_every_s is not None:
-            self._machine = MachineSampler(outbox.put_sample, every_s=machine_every_s)
+        self._tags: dict[str, str] = {}
+        self._state = _DONE_BEFORE
+        self._results: list[Manifest] = []
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether this is another sampling or evaluation than the one in run.json.
+
+        Such a one is a child run of its own in MLflow. The training's curves and the registered
+        model stay with the run.
+        """
+        return self._subject is not None and bool(self._subject.changes)
+
+    def begin(self) -> None:
+        """Show that the stage is at work, and how busy this machine is."""
+        subject = self._subject
+        self._say_if_off()
+        if subject is None or self._state == _RUNNING:
+            return
+        self._state, outbox = _RUNNING, self._started(subject)
+        outbox.put_errand(f"the start of {subject.stage}", self._state_sender(subject))
+        if self._machine_every_s is not None:
+            self._machine = MachineSampler(outbox.put_sample, every_s=self._machine_every_s)
+
+    def deliver(self, result: Manifest, log: Callable[[], None]) -> None:
+        """Call `log`, which logs all of a committed result, unless the server is known to have it.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        subject = self._subject
+        self._say_if_off()
+        if subject is None:
+            return
+        key = subject.receipt_key(result)
+        if key is None or not subject.store.exists(key):
+            log()
+            self._results.append(result)
 
     def log_points(self, points: Sequence[Mapping[str, float]]) -> None:
         """Queue points of the training curve, each with its "step", in order.
@@ -42,8 +87,8 @@ class Tracker:
         Whole curves may be handed in again, after a resume or at the end: what MLflow has is
         skipped. Values that are not finite are left out.
         """
-        if self._outbox is not None:
-            self._outbox.put_curve(points)
+        if self._subject is not None:
+            self._started(self._subject).put_curve(points)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Queue single numbers, such as an evaluation's; those MLflow has at `step` are skipped."""
@@ -54,58 +99,80 @@ class Tracker:
             "the metrics " + ", ".join(wanted), lambda run: run.log_metrics(wanted, step=step)
         )
 
-    def log_artifact_bytes(self, path: str, data: bytes) -> None:
-        """Queue a file, e.g. "evaluation/metrics.json"; replaces one of that name."""
-        self._put(path, lambda run: run.log_file(path, data), num_bytes=len(data))
+    def log_artifact(self, path: str, result: Manifest, role: str) -> None:
+        """Queue a committed file as `path`, e.g. "evaluation/metrics.json", to be read then."""
+        if (subject := self._subject) is None:
+            return
 
-    def log_image_bytes(self, name: str, png: bytes) -> None:
-        """Queue a PNG as `images/<name>`, which MLflow's UI shows in the run's artifacts."""
-        self.log_artifact_bytes(f"images/{name}", png)
+        def log(run: "MlflowRun") -> None:
+            from ddpm_core.tracking.mlflow_run import answers
+
+            with answers():
+                data = result.read(subject.store, role)
+            run.log_file(path, data)
+
+        self._put(path, log, num_bytes=result.files[role].size)
+
+    def log_image(self, name: str, result: Manifest, role: str) -> None:
+        """Queue a committed PNG as `images/<name>`, which MLflow's UI shows among the artifacts."""
+        self.log_artifact(f"images/{name}", result, role)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Queue tags of the run; a later value replaces an earlier one."""
-        wanted = dict(tags)
-        self._put("the tags " + ", ".join(wanted), lambda run: run.set_tags(wanted))
+        self._tags |= tags
+        # All of them as they are when they are sent: after an outage an older delivery may come
+        # later, and must not bring back an older value.
+        self._put("the tags " + ", ".join(tags), lambda run: run.set_tags(dict(self._tags)))
 
-    def register_model(self, config: RunConfig, ema: bytes, *, step: int) -> None:
+    def register_model(self, checkpoint: Manifest, *, step: int) -> None:
         """Queue the averaged weights as a version of the registered model `ddpm-<run name>`.
 
-        The version gets the alias `champion` and the run's metrics at `step`. Weights that have
-        a version already are not registered twice. Building it imports torch in the thread.
+        The version gets the run's metrics at `step`, and the alias `champion` unless another run
+        has it. Weights that have a version already are neither read nor registered again.
+        Building it imports torch in the thread.
 
         Args:
-            config: the run's.
-            ema: the safetensors file of the averaged weights.
-            step: the optimiser step they are of.
+            checkpoint: what was committed; the role "ema" is the safetensors file.
+            step: the optimiser step of it.
         """
+        if (subject := self._subject) is None:
+            return
 
         def register(run: "MlflowRun") -> None:
             from ddpm_core.tracking.model import register_model
 
-            register_model(run, config, ema, step=step)
+            register_model(run, subject.store, subject.config, checkpoint, step=step)
 
-        self._put(f"the model ddpm-{config.name}", register, num_bytes=len(ema))
+        size = checkpoint.files["ema"].size
+        label = f"the model ddpm-{subject.config.name}"
+        self._put(label, register, num_bytes=size, work_s=_PACKING_S)
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S, *, failed: bool = False) -> bool:
+    def close(self, timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:
         """Send what waits, note how the stage ended, and say in one line what did not arrive.
 
         Args:
-            timeout_s: how long at most; while MLflow answers, a second more for each MiB.
-            failed: the stage did not reach its end.
+            timeout_s: how long at most while MLflow answers, and a second more for each MiB; a
+                server that gives no answer is given up after five seconds.
+            error: what ended the stage, if it did not reach its end.
 
         Returns:
-            Whether everything arrived; True if tracking is off.
+            Whether everything arrived; True if there was nothing to send.
         """
-        if self._outbox is None:
-            return True
+        subject, self._subject = self._subject, None
         if self._machine is not None:
             self._machine.close()
-        stage, last = self._stage, self._stage == _LAST_STAGE
-        status = "FAILED" if failed else "FINISHED" if last else None
-        tags = {f"ddpm.stage.{stage}": "failed" if failed else "done"}
-        self._put(f"the end of {stage}", lambda run: run.end_stage(tags, status=status))
-        outbox, self._outbox = self._outbox, None
-        return outbox.close(timeout_s)
+        if subject is None or not self._has_end(error):
+            return True
+        outbox = self._started(subject)
+        if error is not None:
+            self._state = _FAILED if isinstance(error, Exception) else _INTERRUPTED
+        elif self._state == _RUNNING:
+            self._state = _DONE
+        outbox.put_errand(f"the end of {subject.stage}", self._state_sender(subject))
+        arrived = outbox.close(timeout_s)
+        if arrived and error is None:
+            _keep_receipts(subject, self._results)
+        return arrived
 
     def __enter__(self) -> Self:
         return self
@@ -116,16 +183,51 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.close(FAILED_TIMEOUT_S, failed=True)
+        # After an error somebody may be waiting to stop the process for good.
+        self.close(None if kind is None else SILENCE_S, error=error)
+
+    def _say_if_off(self) -> None:
+        if self._why_off:
+            say(f"MLflow: off; {self._why_off}")
+        self._why_off = ""
+
+    def _has_end(self, error: BaseException | None) -> bool:
+        """Return whether there is an end to note; not of what was refused before it began."""
+        refused = isinstance(error, ConfigError)
+        return self._outbox is not None or (error is not None and not refused)
+
+    def _state_sender(self, subject: Subject) -> "Callable[[MlflowRun], None]":
+        """Return what sends the stage's state as it is by then; see `set_tags`."""
+
+        def send(run: "MlflowRun") -> None:
+            state, tag = self._state, f"ddpm.stage.{subject.stage}"
+            if state == _RUNNING:
+                run.begin()
+            elif state == _DONE_BEFORE:
+                run.settle(subject.stage)
+            else:
+                run.end(_STATUS[state])
+            run.set_tags({tag: _DONE if state == _DONE_BEFORE else state})
+
+        return send
+
+    def _started(self, subject: Subject) -> "Outbox[MlflowRun]":
+        """Return the outbox; the first that it gets is what the run is."""
+        if self._outbox is None:
+            self._outbox = _open_outbox(subject)
+        return self._outbox
 
     def _put(
-        self, label: str, action: "Callable[[MlflowRun], None]", *, num_bytes: int = 0
+        self,
+        label: str,
+        action: "Callable[[MlflowRun], None]",
+        *,
+        num_bytes: int = 0,
+        work_s: float = 0.0,
     ) -> None:
-        if self._outbox is not None:
-            self._outbox.put_errand(label, action, num_bytes=num_bytes)
+        if self._subject is not None:
+            outbox = self._started(self._subject)
+            outbox.put_errand(label, action, num_bytes=num_bytes, work_s=work_s)
 
 
 def open_tracker(
@@ -138,54 +240,51 @@ def open_tracker(
     """Return the tracker of this run; its MLflow run is found again, or made, in the background.
 
     MLflow is where MLFLOW_TRACKING_URI says, else `mlflow.db` and `mlartifacts` in a local root;
-    with neither, or without the package, the tracker is off and a line says why.
+    with neither, or without the package, the tracker is off, and a line says why once a stage
+    begins or delivers.
 
     Args:
-        store: the root; the run is known by its place in it.
+        store: the root.
         config: the run's; logged as parameters and as run.json, and its data set, once there is
-            one, as an input.
-        stage: shard, train, sample or evaluate; the last one finishes the MLflow run.
-        machine_every_s: seconds between readings of this machine's load; None for none.
+            one, as an input. Where it differs from run.json in what the stage measures or draws,
+            the stage is logged to a child run.
+        stage: train, sample, evaluate, study or ablations.
+        machine_every_s: seconds between readings of this machine's load while the stage is at
+            work; None for none.
 
     Raises:
-        ConfigError: MLFLOW_TRACKING_URI cannot be used by every process of a run.
+        ConfigError: MLFLOW_TRACKING_URI cannot be used by every process of a run; `machine_every_s`
+            is not above 0.
+        StorageError: the storage does not answer.
     """
+    if machine_every_s is not None:
+        require_interval(machine_every_s)
     home = place.find_home(store)
     if home is None:
-        say(f"MLflow: off; {store.uri} is no local root and MLFLOW_TRACKING_URI is not set")
-        return Tracker(None, stage, machine_every_s=None)
+        why_off = f"{store.uri} is no local root and MLFLOW_TRACKING_URI is not set"
+        return Tracker(None, machine_every_s=None, why_off=why_off)
     if find_spec("mlflow") is None:
-        say("MLflow: off; it is not installed (pip install 'ddpm-pipeline[mlflow]')")
-        return Tracker(None, stage, machine_every_s=None)
+        why_off = "it is not installed (pip install 'ddpm-pipeline[mlflow]')"
+        return Tracker(None, machine_every_s=None, why_off=why_off)
+    subject = Subject(home, store, config, stage, changes_of(store, config, stage))
+    return Tracker(subject, machine_every_s=machine_every_s)
+
+
+def _open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
+    """Start the thread that sends, and queue what the run is."""
     place.prepare_environment()
     # Imports mlflow here and not in the thread: two threads that import big packages with common
     # parts at the same time can see each other's unfinished modules.
-    from ddpm_core.tracking.mlflow_run import connect
-
-    run_uri = store.uri_of(layout.run_folder(config.name))
-    outbox = Outbox(
-        lambda: connect(home, run_uri=run_uri, run_name=config.name),
-        server=f"MLflow ({place.redacted(home.uri)})",
-        remedy=_remedy(store, config, stage),
-    )
-    tracker = Tracker(outbox, stage, machine_every_s=machine_every_s)
-    _describe(tracker, outbox, store, config, stage)
-    return tracker
-
-
-def _remedy(store: Store, config: RunConfig, stage: str) -> str:
-    run_json = shlex.quote(store.uri_of(layout.run_json_key(config.name)))
-    # Not the pipeline's command: it sees that all is done, and starts no stage.
-    return (
-        f"`python -m ddpm_core {stage} {run_json}`, with the same --set if there was one, sends it"
-    )
-
-
-def _describe(
-    tracker: Tracker, outbox: "Outbox[MlflowRun]", store: Store, config: RunConfig, stage: str
-) -> None:
-    """Queue what the run is."""
+    from ddpm_core.tracking.connection import connect
     from ddpm_core.tracking.mlflow_run import answers
+
+    home, store, config = subject.home, subject.store, subject.config
+    outbox: Outbox[MlflowRun] = Outbox(
+        lambda heard: connect(home, store, config, subject.changes, heard=heard),
+        server=f"MLflow ({place.redacted(home.uri)})",
+        remedy=subject.remedy,
+        silence_s=CLOSE_S if home.is_a_file else SILENCE_S,
+    )
 
     def log_dataset(run: "MlflowRun") -> None:
         with answers():
@@ -193,14 +292,20 @@ def _describe(
         if index is not None:
             run.log_dataset(config.data.name, store.uri_of(index.folder), index.body)
 
-    tags = {
-        "ddpm.experiment": fingerprint(config.experiment()),
-        f"ddpm.stage.{stage}": "running",
-    }
     if commit := place.git_commit():
-        tags["mlflow.source.git.commit"] = commit
-    tracker.set_tags(tags)
-    flat = config.flat()
+        tags = {"mlflow.source.git.commit": commit}
+        outbox.put_errand("the commit", lambda run: run.set_tags(tags))
+    flat, run_json = config.flat(), config.to_json().encode()
     outbox.put_errand("the parameters", lambda run: run.log_params(flat))
     outbox.put_errand("the data set", log_dataset)
-    tracker.log_artifact_bytes("run.json", config.to_json().encode())
+    outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
+    return outbox
+
+
+def _keep_receipts(subject: Subject, results: Sequence[Manifest]) -> None:
+    try:
+        for result in results:
+            if (key := subject.receipt_key(result)) is not None:
+                subject.store.write(key, canonical_json({"delivered": result.folder}))
+    except StorageError as error:
+        say(f"MLflow has everything, which could not be noted: {error}")

@@ -15,7 +15,7 @@ from ddpm_core.storage import Store
 from ddpm_core.tracking import open_tracker
 from ddpm_core.training import checkpoint
 from ddpm_core.training.build import end_warning
-from ddpm_core.training.worker import payload_of, tell_curve, train_worker
+from ddpm_core.training.worker import deliver_curve, payload_of, train_worker
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 def run_train(store: Store, config: RunConfig) -> None:
     """Train to the last step, unless that checkpoint is there already and whole.
 
-    If it is, MLflow gets again what it may have missed of the curves.
+    If it is, what MLflow may have missed of the curves is sent.
 
     Raises:
         RunConflictError: this run is being trained by somebody else.
@@ -38,7 +38,7 @@ def run_train(store: Store, config: RunConfig) -> None:
     done = checkpoint.complete(store, config)
     if done is not None:
         with open_tracker(store, config, stage="train") as tracker:
-            tell_curve(tracker, checkpoint.load_history(store, done))
+            deliver_curve(tracker, store, done)
         note = f"done already: {store.uri_of(done.folder)}"
         Progress("train", num_steps, num_steps, "steps", note).show()
         return
@@ -51,7 +51,8 @@ def run_train(store: Store, config: RunConfig) -> None:
         if (warning := distance_warning(store, config)) is not None:
             _log.warning("%s%s", WARNING, warning)
         payload = payload_of(store, config)
-        with cluster.connect(config.compute):
+        # The worker of rank 0 logs; if it is killed with the group, its end is noted from here.
+        with cluster.connect(config.compute), open_tracker(store, config, stage="train"):
             group.train_group(train_worker, payload, config.compute, name=config.name)
     if layout.final_checkpoint(store, config) is None:
         folder = layout.checkpoint_folder(config.name, num_steps)

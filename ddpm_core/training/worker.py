@@ -1,4 +1,4 @@
-"""What each rank of the training group runs: data, state, loop; rank 0 also tells and stores."""
+"""What each rank of the training group runs: data, state, loop; rank 0 also logs and stores."""
 
 import time
 from contextlib import closing
@@ -10,6 +10,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import Batches, Images, load_split
 from ddpm_core.errors import DataError
+from ddpm_core.manifest import Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
@@ -144,7 +145,8 @@ class _Host:
 
     def lead(self, batches: Batches, start: int) -> None:
         """Run the steps from `start` completed ones on."""
-        tell_curve(self._tracker, self._curve)
+        self._tracker.begin()
+        log_curve(self._tracker, self._curve)
         note = f"continues from the checkpoint of step {start}" if start else "begins"
         self._show(start, note)
         self._peers.wait()
@@ -154,6 +156,9 @@ class _Host:
                     self._take(event)
                 case Commit():
                     self._store_checkpoint(event.step)
+        if (done := layout.final_checkpoint(self._store, self._config)) is not None:
+            # Most of it is there already, with the times of its steps.
+            deliver_curve(self._tracker, self._store, done)
 
     def _take(self, point: Point) -> None:
         values = {"step": float(point.step), **point.values}
@@ -189,10 +194,17 @@ class _Host:
         Progress("train", step, self._config.train.num_steps, "steps", note).show()
 
 
-def tell_curve(tracker: Tracker, curve: Curve) -> None:
+def deliver_curve(tracker: Tracker, store: Store, checkpoint_: Manifest) -> None:
+    """Log the curves of a committed checkpoint, unless MLflow is known to have them."""
+    tracker.deliver(
+        checkpoint_, lambda: log_curve(tracker, checkpoint.load_history(store, checkpoint_))
+    )
+
+
+def log_curve(tracker: Tracker, curve: Curve) -> None:
     """Hand in what MLflow may have missed while it, or this program, was down.
 
-    What it has it is not sent again.
+    What it has is not sent again.
     """
     tracker.log_points([_tracked(point, {}) for point in curve])
 

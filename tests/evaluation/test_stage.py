@@ -61,7 +61,8 @@ def test_an_evaluation_measures_keeps_shows_and_registers(
     assert told["eval/inception_score_test@10"] == found["inception_score"]["test"]
     assert recording_tracker.files["images/likelihood-figure.png"].startswith(b"\x89PNG")
     assert json.loads(recording_tracker.files["evaluation/metrics.json"]) == found
-    assert recording_tracker.models == [(10, 10)], "the model is registered once, with its numbers"
+    assert recording_tracker.models == [(10, 11)], "the model is registered once, with its numbers"
+    assert "images/grid.png" in recording_tracker.files, "what the sample stage could not deliver"
     assert recording_tracker.failed is False
 
 
@@ -83,7 +84,7 @@ def test_the_order_in_which_workers_finish_does_not_show(evaluated, in_process):
     assert files_of(store, folder) == before
 
 
-def test_a_finished_evaluation_is_recognised_and_mlflow_is_told_again(
+def test_a_finished_evaluation_is_recognised_and_logged_again(
     evaluated, in_process, recording_tracker, capsys
 ):
     """Catches: measuring twice, or leaving MLflow without what it missed."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import RECIPES
 from ddpm_core.runs import configure, open_stage
 from ddpm_core.storage import open_store
+from ddpm_core.tracking import receipts
+from ddpm_core.tracking.place import find_home
 from flows import command_line, plan
 from flows.command_line import PAPER, TRAIN_DDPM, Command
 from flows.command_line import main as command_main
@@ -103,7 +106,7 @@ def test_summary_names_places_numbers_and_the_next_step(store, config, monkeypat
     assert "3.250 ± 0.500" in text
     assert "8 held-out" in text
     assert "floor 1.50; 80 samples" in text
-    assert f"sqlite:///{store.uri}/mlflow.db" in text
+    assert f"{plan.UI_URL}   (there while `make ui ROOT={shlex.quote(store.uri)}` runs)" in text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/x")
     text = plan.summary(store, config)
     assert "https://mlflow.example/x" in text
@@ -111,15 +114,27 @@ def test_summary_names_places_numbers_and_the_next_step(store, config, monkeypat
 
 
 def test_mlflow_s_page_is_the_server_s_or_the_one_that_make_ui_opens(store, monkeypatch):
-    """Catches: a page that nothing serves, and the address of a database as a page."""
+    """Catches: a page that nothing serves, the address of a database as a page, and the first page
+    where the run has one of its own."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert plan.mlflow_page(store) == (plan.UI_URL, f"there while `make ui ROOT={store.uri}` runs")
-    on_s3 = SimpleNamespace(local_path=lambda key: None)
-    assert plan.mlflow_page(on_s3) is None
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////data/mlflow.db")
-    assert plan.mlflow_page(on_s3) == (plan.UI_URL, "there while `make ui` runs")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
-    assert plan.mlflow_page(on_s3)[0] == "http://mlflow.example"
+    command = f"make ui ROOT={shlex.quote(store.uri)}"
+    assert plan.mlflow_page(store, "r") == (plan.UI_URL, f"there while `{command}` runs")
+    on_s3 = SimpleNamespace(
+        uri="s3://b", local_path=lambda key: None, uri_of=lambda key: f"s3://b/{key}"
+    )
+    assert plan.mlflow_page(on_s3, "r") is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "azureml://x")
+    assert plan.mlflow_page(store, "r") is None
+    for uri, page, when in (
+        ("sqlite:////data/mlflow.db", plan.UI_URL, "there while `make ui` runs"),
+        ("http://mlflow.example/", "http://mlflow.example", "the server of MLFLOW_TRACKING_URI"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert plan.mlflow_page(store, "r") == (page, when)
+        home = find_home(store)
+        receipts.write_place(store, "r", home, experiment_id="1", run_id="ab")
+        assert plan.mlflow_page(store, "r") == (f"{page}/#/experiments/1/runs/ab", when)
+        assert plan.mlflow_page(store, "other")[0] == page
 
 
 def test_headline_of_one_image_has_no_spread():

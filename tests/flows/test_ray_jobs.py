@@ -168,11 +168,15 @@ def test_job_brings_no_secret(client, jobs, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:canary@mlflow.example")
     jobs.ensure("r-train-1", ["python"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary")
     jobs.ensure("r-train-2", ["python"])
     (_, _, first), (_, _, second) = client.submissions
     assert "canary" not in repr(client.submissions)
     assert first["env_vars"] == {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "10"}
     assert second["env_vars"]["MLFLOW_TRACKING_URI"] == "https://mlflow.example"
+    assert second["env_vars"]["MLFLOW_EXPERIMENT_NAME"] == "mine", "or it is logged elsewhere"
     assert first["working_dir"].endswith(".zip")
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ import safetensors.torch
 import torch
 from fastapi.testclient import TestClient
 
+from ddpm_core import layout, manifest
 from ddpm_core.errors import CheckpointError
+from ddpm_core.manifest import Manifest
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.storage import open_store
+from ddpm_core.storage import open_store, sha256_of
 from ddpm_core.tracking import open_tracker, tracking_uri
 from ddpm_core.training.build import build_denoiser, build_unet
 from tests.quiet_mlflow import mlflow
@@ -49,7 +52,9 @@ def ema(config):
 def save_model(path, config, ema):
     from ddpm_core.tracking.model import save_model as save  # imports mlflow.pyfunc itself
 
-    save(path, config, ema)
+    weights = path.parent / f"{path.name}.safetensors"
+    weights.write_bytes(ema)
+    save(path, config, weights)
 
 
 @pytest.fixture(scope="module")
@@ -126,20 +131,44 @@ def test_the_server_takes_the_documented_requests(model, folder):
 def test_the_model_is_code_json_and_tensors(folder, config, ema):
     """Catches a pickle in the model, tests or caches shipped with it, and requirements that no
     index has."""
-    names = [path.name for path in folder.rglob("*") if path.is_file()]
+    names = files_of(folder)
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pt2", ".pyc"))]
-    assert (folder / "artifacts" / "ema.safetensors").read_bytes() == ema
+    assert (folder / "artifacts" / "model.safetensors").read_bytes() == ema
     assert (folder / "artifacts" / "run.json").read_text() == config.to_json()
     requirements = (folder / "requirements.txt").read_text()
     assert "torch==" in requirements
     assert "+" not in requirements
 
 
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def _writes_bytecode(monkeypatch):
+    """What an ordinary shell does."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+
+
+@pytest.mark.usefixtures("_writes_bytecode")
+def test_loading_leaves_nothing_in_the_model_s_folder(folder, tmp_path, config, ema):
+    """Catches .pyc files in a folder that others load from, or that is compared by its digests; and
+    a program that writes none of its own any more, because it loaded a model."""
+    before = files_of(folder)
+    mlflow.pyfunc.load_model(str(folder)).predict([], params={"count": 1})
+    assert files_of(folder) == before
+    assert not sys.dont_write_bytecode
+    save_model(tmp_path / "saved", config, ema)
+    assert not [name for name in files_of(tmp_path) if "__pycache__" in name]
+    assert not sys.dont_write_bytecode
+
+
 def test_changed_weights_are_refused(folder, tmp_path, config):
     """Catches images from weights that nobody registered."""
     copy = tmp_path / "model"
     subprocess.run(["cp", "-r", folder, copy], check=True)
-    weights = copy / "artifacts" / "ema.safetensors"
+    weights = copy / "artifacts" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -170,15 +199,98 @@ assert ddpm_core.__file__.startswith(sys.argv[1]), ddpm_core.__file__
 print(images.shape)
 """
     checkout = Path(__file__).parents[2]
+    before = files_of(folder)
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder), str(checkout)],
         cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
         capture_output=True,
         text=True,
         check=False,
         timeout=240,
     )
     assert done.stdout == "(2, 8, 8, 1)\n", done.stderr[-2000:]
+    assert files_of(folder) == before, "no .pyc of the code that travels with the model"
+
+
+def register(store, config, weights):
+    """Do what the end of an evaluation does; return the committed weights."""
+    folder = f"{layout.run_folder(config.name)}/weights/{sha256_of(weights)[:16]}"
+    record = manifest.write_file(store, folder, "ema", ".safetensors", weights)
+    checkpoint = manifest.commit(store, folder, {"ema": record}, {})
+    tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
+    tracker.log_points([{"step": 10, "loss": 0.1}])
+    tracker.log_metrics({"fid": 12.5}, step=10)
+    tracker.register_model(checkpoint, step=10)
+    assert tracker.close(120)
+    return checkpoint
+
+
+def test_the_alias_stays_with_the_run_that_has_it(tmp_path, config, ema, monkeypatch, capsys):
+    """Catches two people with one server and one recipe who take each other's alias, or of whom the
+    second has no version because the weights are the same."""
+    server = f"sqlite:///{tmp_path}/server.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setattr("ddpm_core.tracking.place.ARTIFACTS_KEY", "files")
+    newer = safetensors.torch.save(random_weights(config, seed=1))
+    mine, other = (open_store(str(tmp_path / name)) for name in ("mine", "other"))
+    client = mlflow.MlflowClient(server)
+
+    def champion():
+        return int(client.get_model_version_by_alias("ddpm-tiny", "champion").version)
+
+    register(mine, config, ema)
+    assert "stays at version" not in capsys.readouterr().err
+    register(other, config, ema)
+    assert champion() == 1
+    printed = capsys.readouterr().err
+    assert "ddpm-tiny@champion stays at version 1" in printed
+    assert f"{mine.uri}/runs/tiny" in printed
+    assert "this one is models:/ddpm-tiny/2" in printed
+    register(mine, config, newer)
+    assert champion() == 3
+    # Registered when versions did not say whose they are: their run does.
+    for tag in ("ddpm.run_uri", "ddpm.birth", "ddpm.experiment"):
+        client.delete_model_version_tag("ddpm-tiny", "3", tag)
+    register(other, config, newer)
+    assert champion() == 3
+    register(mine, config, newer)
+    register(mine, config, ema)
+    assert champion() == 1
+    assert len(client.search_model_versions("name = 'ddpm-tiny'")) == 4
+
+
+def test_weights_are_read_when_they_are_sent(tmp_path, config, ema, monkeypatch):
+    """Catches weights that wait in the queue, of which a gigabyte is too many, and those that are
+    read again although they are registered."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store, read = open_store(str(tmp_path / "root")), []
+    monkeypatch.setattr(
+        Manifest, "read", lambda self, store, role: read.append(role) or pytest.fail("in memory")
+    )
+    checkpoint = register(store, config, ema)
+    record = checkpoint.files["ema"]
+    store.delete(f"{checkpoint.folder}/{record.name}")
+    tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
+    tracker.register_model(checkpoint, step=10)
+    assert tracker.close(120)
+    assert not read
+
+
+def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, capsys):
+    """Catches a copy that nobody compared with what was committed."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(str(tmp_path / "root"))
+    record = manifest.write_file(store, "runs/tiny/w", "ema", ".safetensors", ema)
+    checkpoint = manifest.commit(store, "runs/tiny/w", {"ema": record}, {})
+    store.write(f"runs/tiny/w/{record.name}", ema[:-1] + b"?")
+    tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
+    tracker.register_model(checkpoint, step=10)
+    assert not tracker.close(120)
+    printed = capsys.readouterr().err
+    assert "refused the model ddpm-tiny" in printed
+    assert "is damaged" in printed
+    assert not mlflow.MlflowClient(tracking_uri(store)).search_model_versions()
 
 
 def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema, monkeypatch):
@@ -188,11 +300,7 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
     store = open_store(str(tmp_path / "root"))
     newer = safetensors.torch.save(random_weights(config, seed=1))
     for weights in (ema, ema, newer):
-        with open_tracker(store, config, stage="evaluate", machine_every_s=None) as tracker:
-            tracker.log_points([{"step": 10, "loss": 0.1}])
-            tracker.log_metrics({"fid": 12.5}, step=10)
-            tracker.register_model(config, weights, step=10)
-            assert tracker.close(120)
+        register(store, config, weights)
     client = mlflow.MlflowClient(tracking_uri(store))
     versions = client.search_model_versions("name = 'ddpm-tiny'")
     assert sorted(int(one.version) for one in versions) == [1, 2]

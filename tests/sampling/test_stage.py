@@ -111,7 +111,7 @@ def test_a_restart_makes_only_what_is_missing(sampled, in_process):
     assert {name: after[name] for name in before} == before
 
 
-def test_complete_samples_are_recognised_and_mlflow_is_told_again(
+def test_complete_samples_are_recognised_and_logged_again(
     sampled, in_process, recording_tracker, capsys
 ):
     """Catches: a second run that draws, or that leaves MLflow without what it missed."""

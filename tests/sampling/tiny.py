@@ -186,6 +186,15 @@ class RecordingTracker:
         self.points: list[dict[str, float]] = []
         self.models: list[tuple[int, int]] = []
         self.failed: bool | None = None
+        self.has_begun = False
+        self.is_variant = False
+        self.store: Store | None = None
+
+    def begin(self) -> None:
+        self.has_begun = True
+
+    def deliver(self, result, log) -> None:
+        log()
 
     def log_metrics(self, values, *, step=0) -> None:
         self.metrics |= {f"{key}@{step}": value for key, value in values.items()}
@@ -193,16 +202,16 @@ class RecordingTracker:
     def log_points(self, points) -> None:
         self.points += points
 
-    def log_artifact_bytes(self, path, data) -> None:
-        self.files[path] = data
+    def log_artifact(self, path, result, role) -> None:
+        self.files[path] = result.read(self.store, role)
 
-    def log_image_bytes(self, name, png) -> None:
-        self.files[f"images/{name}"] = png
+    def log_image(self, name, result, role) -> None:
+        self.log_artifact(f"images/{name}", result, role)
 
     def set_tags(self, tags) -> None:
         self.tags |= tags
 
-    def register_model(self, config, ema, *, step) -> None:
+    def register_model(self, checkpoint, *, step) -> None:
         # What counts is that the numbers come before the model.
         self.models.append((step, len(self.metrics)))
 
@@ -215,11 +224,13 @@ class RecordingTracker:
 
 def record_tracking(patch: pytest.MonkeyPatch) -> RecordingTracker:
     tracker = RecordingTracker()
+
+    def open_tracker(store, config, *, stage):
+        tracker.store = store
+        return tracker
+
     for module in ("sampling.stage", "evaluation.stage", "study.stage", "study.ablations"):
-        patch.setattr(
-            f"ddpm_core.{module}.open_tracker",
-            lambda store, config, *, stage: tracker,
-        )
+        patch.setattr(f"ddpm_core.{module}.open_tracker", open_tracker)
     return tracker
 
 

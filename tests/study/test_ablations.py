@@ -244,9 +244,7 @@ def test_what_is_no_result_ends_the_stage_and_is_gone_on_from(store, stages, sta
     assert [row["frechet_distance_train"] for row in rows] == [29.5 - place for place in range(6)]
 
 
-def test_a_finished_table_is_recognised_and_mlflow_is_told_again(
-    store, stages, recording_tracker, capsys
-):
+def test_a_finished_table_is_recognised_and_logged_again(store, stages, recording_tracker, capsys):
     """Catches: six trainings for a table that is there, MLflow left without what it missed."""
     rows = run_ablations(store, ablated())
     told, files = dict(recording_tracker.metrics), dict(recording_tracker.files)

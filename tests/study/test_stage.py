@@ -154,7 +154,7 @@ def found_in(store, folder) -> dict[str, bytes]:
 # -- again -----------------------------------------------------------------------------------------
 
 
-def test_a_finished_study_is_recognised_and_mlflow_is_told_again(
+def test_a_finished_study_is_recognised_and_logged_again(
     whole, studied, in_process, recording_tracker, capsys
 ):
     """Catches: hours of work done twice, or MLflow left without what it missed."""

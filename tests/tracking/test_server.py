@@ -16,6 +16,7 @@ from ddpm_core.recipes import digits
 from ddpm_core.storage import open_store
 from ddpm_core.tracking import open_tracker
 from tests.quiet_mlflow import mlflow
+from tests.tracking.local import committed
 
 pytestmark = pytest.mark.slow
 
@@ -70,28 +71,51 @@ def server(tmp_path):
     one.kill()
 
 
+def deliver(store, config, stage, result):
+    tracker = open_tracker(store, config, stage=stage, machine_every_s=None)
+    tracker.deliver(result, lambda: tracker.log_image("grid.png", result, "grid"))
+    return tracker.close()
+
+
+def run_there(server):
+    client = mlflow.MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("ddpm")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
 def test_a_server_killed_in_between_ends_up_with_each_point_once(server, tmp_path, monkeypatch):
     """Catches points lost in the outage, or sent twice after it, over HTTP: what the tests with a
     database cannot show; and files that the server's storage does not get."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     store, config = open_store(str(tmp_path / "root")), digits()
     curve = [{"step": step, "loss": 1 / step} for step in range(10, 410, 10)]
+    grid = committed(store, config, grid=b"a PNG")
     tracker = open_tracker(store, config, stage="train", machine_every_s=0.3)
+    tracker.begin()
     for number, point in enumerate(curve):
         if number == 20:
             server.kill()
         tracker.log_points([point])
         time.sleep(0.05)
-    tracker.log_image_bytes("grid.png", b"a PNG")
     server.start()
     assert tracker.close(60)
-    with open_tracker(store, config, stage="evaluate", machine_every_s=None) as tracker:
-        tracker.log_points(curve)
-        tracker.log_metrics({"fid": 12.5}, step=400)
-        assert tracker.close(60)
-    client = mlflow.MlflowClient(server.uri)
-    experiment = client.get_experiment_by_name("ddpm")
-    (run,) = client.search_runs([experiment.experiment_id])
+    # Away at the end of a stage: what it has is kept, and the next stage brings it.
+    server.kill()
+    assert not deliver(store, config, "sample", grid)
+    server.start()
+    tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
+    tracker.begin()
+    tracker.log_points(curve)
+    tracker.deliver(grid, lambda: tracker.log_image("grid.png", grid, "grid"))
+    tracker.log_metrics({"fid": 12.5}, step=400)
+    assert tracker.close(60)
+    before = run_there(server)
+    server.kill()
+    assert deliver(store, config, "sample", grid), "it has arrived: nobody is contacted"
+    server.start()
+    client, run = mlflow.MlflowClient(server.uri), run_there(server)
+    assert run.info.end_time == before.info.end_time
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(one.step, one.value) for one in history] == [(p["step"], p["loss"]) for p in curve]
     steps = [

@@ -45,11 +45,20 @@ class Told:
     """Takes what MLflow would."""
 
     def __init__(self):
-        self.points, self.stages = [], []
+        self.points, self.stages, self.ends = [], [], []
 
     def open(self, _store, _config, *, stage):
         self.stages.append(stage)
-        return contextlib.nullcontext(self)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.ends.append(kind)
+
+    def deliver(self, _result, log):
+        log()
 
     def log_points(self, points):
         self.points += points
@@ -57,7 +66,7 @@ class Told:
 
 @pytest.fixture(autouse=True)
 def told(monkeypatch):
-    """What MLflow is told; nothing is started for it."""
+    """What is logged to MLflow; nothing is started for it."""
     told = Told()
     monkeypatch.setattr(stage, "open_tracker", told.open)
     return told
@@ -87,13 +96,26 @@ def test_a_finished_training_costs_nothing(store, groups, capsys):
     assert line.note.startswith("done already: ")
 
 
-def test_mlflow_is_told_again_of_a_finished_training(store, groups, told):
+def test_the_curve_of_a_finished_training_is_sent_again(store, groups, told):
     """Catches the end of a curve that nobody ever sends: MLflow was down then, or a kill came
     between the last checkpoint and the end of the sending."""
     commit_final(store)
     run_train(store, CONFIG)
     assert told.stages == ["train"]
     assert told.points == [{"step": 4.0, "train/loss": 0.5}, {"step": 20.0, "train/loss": 0.25}]
+
+
+def test_the_end_of_a_group_that_was_interrupted_is_noted(store, groups, told, monkeypatch):
+    """Catches a cancelled training that MLflow shows as running for ever: the worker that logs is
+    killed with its group."""
+
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(group, "train_group", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(store, CONFIG)
+    assert (told.stages, told.ends) == (["train"], [KeyboardInterrupt])
 
 
 def test_a_training_whose_evaluation_would_lack_its_file_is_not_begun(store, groups, tmp_path):

@@ -23,7 +23,13 @@ class FakeTracker:
     """Takes what MLflow would."""
 
     def __init__(self):
-        self.points, self.closed = [], None
+        self.points, self.delivered, self.closed = [], [], None
+
+    def begin(self):
+        pass
+
+    def deliver(self, result, _log):
+        self.delivered.append(result.folder)
 
     def log_points(self, points):
         self.points += points
@@ -137,6 +143,7 @@ def test_mlflow_gets_every_point_once_more_after_a_resume(store, trackers, monke
     first, second = trackers
     assert first.closed is Killed
     assert second.closed is None
+    assert (first.delivered, second.delivered) == ([], [final(store, config).folder])
     assert [point["step"] for point in first.points] == [4, 8, 12]
     assert [point["step"] for point in second.points] == [4, 8, 12, 16, 20]
     sent = second.points[-1]

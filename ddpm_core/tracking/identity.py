@@ -1,0 +1,131 @@
+"""Which MLflow run stands for what: a run of this root, this experiment and this very folder.
+
+Names are not enough: two people share a server, a folder is deleted and its run trained anew, and
+`/data/runs` is another folder on another machine. So each run's folder has an id of its own.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddpm_core import layout
+from ddpm_core.canonical import canonical_json, fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import RunConflictError, StorageError
+from ddpm_core.storage import KeyMissingError, Store
+
+RUN_URI, EXPERIMENT, BIRTH = "ddpm.run_uri", "ddpm.experiment", "ddpm.birth"
+VARIANT = "ddpm.variant"
+RECORDED = "recorded"
+"""the value of VARIANT for the configuration in run.json"""
+_SECTIONS = {
+    "sample": ("sample",),
+    "evaluate": ("sample", "evaluate"),
+    "study": ("sample", "evaluate", "study"),
+    "ablations": ("sample", "evaluate", "study"),
+}
+"""which sections, beside the experiment's, determine a stage's result"""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the tags of an MLflow run must say for it to be this run."""
+
+    run_uri: str
+    """where the run's folder lies"""
+    experiment: str
+    """fingerprint of what determines the weights"""
+    birth: str
+    """the id of the folder itself"""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """`{"sample.sampler": "unipc"}`: what differs from run.json in a sampling of another kind"""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        variant = fingerprint(dict(self.changes))[:16] if self.changes else RECORDED
+        return {
+            RUN_URI: self.run_uri,
+            EXPERIMENT: self.experiment,
+            BIRTH: self.birth,
+            VARIANT: variant,
+        }
+
+    @property
+    def recorded(self) -> "Identity":
+        """Return the run that this is a variant of, or itself."""
+        return Identity(self.run_uri, self.experiment, self.birth)
+
+    def owns(self, tags: Mapping[str, str], *, unique_root: bool) -> bool:
+        """Return whether what has these tags was made by this run.
+
+        Args:
+            tags: of an MLflow run or of a model's version.
+            unique_root: nobody else can have a root of this name there.
+        """
+        if tags.get(RUN_URI) != self.run_uri:
+            return False
+        if unique_root or tags.get(BIRTH) == self.birth:
+            return True
+        # Written before folders had an id.
+        return BIRTH not in tags and tags.get(EXPERIMENT) == self.experiment
+
+
+def identify(store: Store, config: RunConfig, changes: Mapping[str, Any]) -> Identity:
+    """Return the identity of a run, whose folder gets its id here if it has none.
+
+    Raises:
+        StorageError: the storage does not answer, or the id is damaged.
+    """
+    return Identity(
+        store.uri_of(layout.run_folder(config.name)),
+        fingerprint(config.experiment()),
+        _birth(store, config.name),
+        changes,
+    )
+
+
+def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
+    """Return the keys with which `stage` makes another result than run.json's; {} if none.
+
+    Raises:
+        ConfigError: run.json is not valid.
+        StorageError: the storage does not answer.
+    """
+    if stage not in _SECTIONS:
+        return {}
+    key = layout.run_json_key(config.name)
+    try:
+        recorded = RunConfig.from_json(store.read(key), origin=store.uri_of(key)).flat()
+    except KeyMissingError:
+        return {}
+    return {
+        name: value
+        for name, value in config.flat().items()
+        if name.partition(".")[0] in _SECTIONS[stage] and value != recorded[name]
+    }
+
+
+def _birth(store: Store, run: str) -> str:
+    key = layout.birth_key(run)
+    try:
+        return _parsed(store, key)
+    except KeyMissingError:
+        pass
+    with suppress(RunConflictError):  # another process was first
+        store.create(key, canonical_json({"id": uuid.uuid4().hex}))
+    return _parsed(store, key)
+
+
+def _parsed(store: Store, key: str) -> str:
+    try:
+        values = json.loads(store.read(key, at_most=1000))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("id"), str):
+        raise StorageError(
+            f"{store.uri_of(key)} does not hold an id; delete it, and MLflow gets a new run"
+        )
+    return str(values["id"])

@@ -1,0 +1,61 @@
+"""What a server of MLflow has: noted beside the run, so that it need not be contacted again.
+
+    runs/<run>/mlflow/<server>.json             which MLflow run it is
+    runs/<run>/mlflow/<server>-<result>.json    this result arrived there
+
+With a receipt a finished stage neither waits for a server that is away nor touches its run. The
+database in the root needs none: it is never away, and may be deleted without them.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ddpm_core import layout
+from ddpm_core.canonical import canonical_json, fingerprint
+from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.manifest import Manifest
+from ddpm_core.storage import KeyMissingError, Store
+from ddpm_core.tracking.place import Home, find_home
+
+
+def receipt_key(run: str, home: Home, result: Manifest, changes: Mapping[str, Any]) -> str:
+    """Return the key of the receipt for this very result in the MLflow run of these changes."""
+    digests = {role: record.sha256 for role, record in result.files.items()}
+    what = {"folder": result.folder, "files": digests, "changes": dict(changes)}
+    return f"{layout.tracking_folder(run)}/{home.fingerprint}-{fingerprint(what)[:16]}.json"
+
+
+def write_place(store: Store, run: str, home: Home, *, experiment_id: str, run_id: str) -> None:
+    """Note which MLflow run stands for the run.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    key = _place_key(run, home)
+    data = canonical_json({"experiment_id": experiment_id, "run_id": run_id})
+    try:
+        if store.read(key, at_most=len(data)) == data:
+            return
+    except KeyMissingError:
+        pass
+    store.write(key, data)
+
+
+def page_of(store: Store, run: str) -> str | None:
+    """Return what follows the server's address in the address of the run's page; None if unknown.
+
+    It is for links, which are worth no error.
+    """
+    try:
+        home = find_home(store)
+        if home is None:
+            return None
+        found = json.loads(store.read(_place_key(run, home), at_most=1000))
+        return f"/#/experiments/{found['experiment_id']}/runs/{found['run_id']}"
+    except (KeyMissingError, StorageError, ConfigError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _place_key(run: str, home: Home) -> str:
+    return f"{layout.tracking_folder(run)}/{home.fingerprint}.json"

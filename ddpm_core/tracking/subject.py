@@ -1,0 +1,40 @@
+"""What a tracker is about: a stage of a run, and what of it differs from the run's run.json."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core import layout
+from ddpm_core.config import RunConfig
+from ddpm_core.manifest import Manifest
+from ddpm_core.storage import Store
+from ddpm_core.tracking.place import Home
+from ddpm_core.tracking.receipts import receipt_key
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which run, where, and what of it differs from its run.json."""
+
+    home: Home
+    store: Store
+    config: RunConfig
+    stage: str
+    changes: Mapping[str, Any]
+
+    def receipt_key(self, result: Manifest) -> str | None:
+        """Return where it is noted that MLflow has `result`; None for a database of our own."""
+        if self.home.database is not None:
+            return None
+        return receipt_key(self.config.name, self.home, result, self.changes)
+
+    @property
+    def remedy(self) -> str:
+        run_json = self.store.uri_of(layout.run_json_key(self.config.name))
+        words = ["python", "-m", "ddpm_core", self.stage, run_json]
+        for key, value in self.changes.items():
+            words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        # Not the pipeline's command: it sees that all is done, and starts no stage.
+        return f"it is kept: the run's next stage sends it, or now `{shlex.join(words)}`"

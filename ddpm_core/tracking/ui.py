@@ -1,0 +1,156 @@
+"""python -m ddpm_core.tracking.ui ROOT: MLflow's page with the runs of a root; `make ui`."""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Sequence
+
+from ddpm_core.errors import ConfigError, PipelineError, StorageError
+from ddpm_core.storage import open_store
+from ddpm_core.tracking.outbox import Refused, Unreachable, say
+from ddpm_core.tracking.place import (
+    DATABASE_KEY,
+    URI_VARIABLE,
+    Home,
+    find_home,
+    is_database,
+    prepare_environment,
+    redacted,
+)
+
+HOST = "127.0.0.1"
+_START_S = 120.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Say where the page is, serve it if no server does, and return the process's exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ddpm_core.tracking.ui")
+    parser.add_argument("root", help="the root of the runs, e.g. ./runs")
+    parser.add_argument("--port", default="5000", help="port on this machine (default: 5000)")
+    options = parser.parse_args(arguments)
+    try:
+        return _show(options.root, options.port)
+    except PipelineError as error:
+        say(f"ui: {error}")
+        return error.exit_code
+
+
+def page_of_experiment(home: Home, base: str) -> str:
+    """Return the address of the list of runs; the bare experiment's is MLflow's page for agents.
+
+    Raises:
+        StorageError: the server or the database does not answer, or refuses.
+    """
+    prepare_environment()
+    from mlflow import MlflowClient
+
+    from ddpm_core.tracking.mlflow_run import answers
+
+    try:
+        with answers():
+            found = MlflowClient(home.uri).get_experiment_by_name(home.experiment)
+    except (Unreachable, Refused) as error:
+        raise StorageError(
+            f"MLflow at {redacted(home.uri)} does not answer ({error}); see that it runs, or set "
+            f"{URI_VARIABLE} to another"
+        ) from error
+    if found is None:
+        return f"{base}/"
+    return f"{base}/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+
+
+def _show(root: str, port_text: str) -> int:
+    port = _port(port_text)
+    store = open_store(root)
+    home = find_home(store)
+    if home is None:
+        raise ConfigError(
+            f"{store.uri} is no folder, and {URI_VARIABLE} is not set; set it to the server of "
+            "these runs, or give the root of others"
+        )
+    if home.database is not None and not store.exists(DATABASE_KEY):
+        raise ConfigError(f"there is no {store.uri}/{DATABASE_KEY} yet; run the pipeline first")
+    if home.uri.startswith(("http://", "https://")):
+        page = page_of_experiment(home, _without_user(home.uri))
+        say(f"MLflow: {page}")
+        _open(page)
+        return 0
+    if not is_database(home.uri):
+        raise ConfigError(
+            f"{URI_VARIABLE}={redacted(home.uri)!r} is a service with a page of its own; open that, or "
+            "unset the variable for the runs in a local root"
+        )
+    _require_free(port)
+    page = page_of_experiment(home, f"http://{HOST}:{port}")
+    return _serve(home, port, page)
+
+
+def _serve(home: Home, port: int, page: str) -> int:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", home.uri]
+    # Job execution is for MLflow's agents: eight processes, a traceback at Ctrl-C, and what they
+    # leave in shared memory.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(command, env=environment)  # noqa: S603 - no shell
+    threading.Thread(target=_announce, args=(server, port, page), daemon=True).start()
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent the signal to the server too.
+        server.wait()
+        return 0
+
+
+def _announce(server: "subprocess.Popen[bytes]", port: int, page: str) -> None:
+    """Print and open the page once it is there, below what the server prints as it starts."""
+    deadline = time.monotonic() + _START_S
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection((HOST, port), timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+            continue
+        say(f"MLflow: {page}   (Ctrl-C ends it)")
+        _open(page)
+        return
+
+
+def _open(page: str) -> None:
+    """Open the page in a browser with a window of its own, where a person is likely to see it."""
+    has_desktop = sys.platform == "darwin" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
+    if has_desktop and sys.stdout.isatty():
+        webbrowser.open(page)
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"port {text!r} must be a number from 1 to 65535: make ui PORT=5001")
+    return port
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} of this machine cannot be used ({error.strerror}); give another: "
+                f"make ui PORT={port + 1 if port < 65535 else port - 1}"
+            ) from error
+
+
+def _without_user(uri: str) -> str:
+    """Return the address as a browser takes it, without a user and a password."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}".rstrip("/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
