@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ddpm_core.canonical import MAX_JSON_BYTES, parse_json
 from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.exchange.headers import check_safetensors_header
 from ddpm_core.storage import KeyMissingError, Store, open_store, sha256_of
 
 MAX_WEIGHT_BYTES = 2**32
@@ -64,6 +65,7 @@ def read_folder(uri: str) -> Folder:
     )
     weights_key = unet_key.removesuffix(_UNET) + _WEIGHTS
     data = _weight_bytes(store, weights_key)
+    check_safetensors_header(data, origin=store.uri_of(weights_key))
     try:
         weights = load(data)
     except SafetensorError as error:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.errors import CheckpointError
+from ddpm_core.exchange.headers import check_shape
 from ddpm_core.storage import KeyMissingError, open_store, sha256_of
 
 MAX_NPZ_BYTES = 2**33
@@ -86,6 +87,7 @@ def _array(data: bytes, *, origin: str) -> Tensor:
     except (ValueError, tokenize.TokenError, RecursionError, MemoryError) as error:
         shown = str(error)[:_SHOWN]  # NumPy repeats the header
         raise CheckpointError(f"{origin} is no .npy file ({shown}); write it again") from None
+    check_shape(shape, origin=origin)
     claimed, found = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
     if dtype.str not in _KINDS or claimed != found:
         raise CheckpointError(
