@@ -95,5 +95,6 @@ def build_denoiser(config: RunConfig, network: Network) -> Denoiser:
 def uses_bfloat16(precision: str, device: torch.device) -> bool:
     """Return whether the network computes in bfloat16: `auto` is yes on GPUs that have it."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # A card before Ampere (8.0) computes it through float32: slower, and less exact.
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bfloat16"

@@ -206,6 +206,19 @@ def test_precision():
     assert not uses_bfloat16("float32", torch.device("cuda"))
 
 
+def test_auto_is_not_bfloat16_on_a_card_that_emulates_it(monkeypatch):
+    """Catches a Turing or Volta card on which every product goes through float32 and back."""
+    asked = []
+
+    def is_supported(including_emulation=True):
+        asked.append(including_emulation)
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert not uses_bfloat16("auto", torch.device("cuda"))
+    assert asked == [False]
+
+
 def test_bfloat16_trains_weights_that_stay_float32():
     """Catches a network that is cast as a whole: updates below 2**-8 would be lost."""
     config = small_config(train__precision="bfloat16")
