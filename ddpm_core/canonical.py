@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddpm_core.errors import ConfigError
+from ddpm_core.output import printable
 
 MAX_JSON_BYTES = 2**20
 MAX_JSON_DEPTH = 32
@@ -29,13 +30,17 @@ def parse_json(text: str | bytes, *, origin: str) -> dict[str, Any]:
         ConfigError: duplicate keys, NaN or Infinity, over 1 MiB, over 32 levels, no object.
     """
     if len(text) > MAX_JSON_BYTES:
-        raise ConfigError(f"{origin} is longer than {MAX_JSON_BYTES} bytes; at most these are read")
+        raise ConfigError(
+            f"{origin} is longer than is read, which is at most {MAX_JSON_BYTES} bytes"
+        )
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             twice = sorted({key for key, _ in pairs if sum(key == k for k, _ in pairs) > 1})
-            raise ConfigError(f"{origin} gives {', '.join(twice)} more than once; keep one")
+            raise ConfigError(
+                f"{origin} gives {printable(', '.join(twice)[:300])} more than once; keep one"
+            )
         return values
 
     def no_constant(name: str) -> float:
@@ -43,7 +48,7 @@ def parse_json(text: str | bytes, *, origin: str) -> dict[str, Any]:
 
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        if _depth(decoded) > MAX_JSON_DEPTH:
+        if json_depth(decoded) > MAX_JSON_DEPTH:
             raise ConfigError(f"{origin} is nested deeper than {MAX_JSON_DEPTH} levels")
         values = json.loads(decoded, object_pairs_hook=unique, parse_constant=no_constant)
     except UnicodeDecodeError as error:
@@ -57,7 +62,7 @@ def parse_json(text: str | bytes, *, origin: str) -> dict[str, Any]:
     return values
 
 
-def _depth(text: str) -> int:
+def json_depth(text: str) -> int:
     """Count brackets, those in strings too: an upper bound that cannot recurse."""
     deepest = level = 0
     for character in text:

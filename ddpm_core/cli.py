@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from ddpm_core.canonical import MAX_JSON_DEPTH, json_depth
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
@@ -16,7 +17,8 @@ from ddpm_core.runs import DEFAULT_ROOT
 
 TARGET_HELP = (
     f"a recipe ({', '.join(RECIPES)}), perhaps after a colon an ablation of the paper's table 2 "
-    f"({', '.join(PAPER_TABLE_2)}), e.g. digits:eps-l-fixed; or path or URI of a run.json"
+    f"({', '.join(PAPER_TABLE_2)}), e.g. digits:eps-l-fixed; or a run: path or URI of its folder "
+    "or its run.json, or its name below the root, if no recipe is called so"
 )
 """what the first argument of the command lines may be"""
 
@@ -51,7 +53,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved run.json and the plan; start nothing",
+        help="print the resolved run.json, and on standard error the plan; start nothing",
     )
 
 
@@ -70,7 +72,12 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
         if any("\ud800" <= character <= "\udfff" for character in item):
             raise ConfigError(f"--set {key[:200]!r} has a value that is not UTF-8; write it so")
         if key in changes:
-            raise ConfigError(f"--set gives {key} twice; keep one")
+            raise ConfigError(f"--set gives {key[:200]} twice; keep one")
+        if json_depth(text) > MAX_JSON_DEPTH:
+            raise ConfigError(
+                f"--set {key[:200]!r} has brackets deeper than {MAX_JSON_DEPTH} levels; no key "
+                "takes that"
+            )
         try:
             changes[key] = json.loads(text, object_pairs_hook=partial(_unique, key))
         except ConfigError:
@@ -83,7 +90,7 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
 def _unique(key: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ConfigError(f"--set {key} gives an object with a key twice; keep one")
+        raise ConfigError(f"--set {key[:200]} gives an object with a key twice; keep one")
     return values
 
 

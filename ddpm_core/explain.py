@@ -2,21 +2,72 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
+from ddpm_core.output import printable
+
 Location = tuple[int | str, ...]
 _SHOWN = 200
 """characters of a value that are repeated"""
+_EXACT = 0.8
+"""difflib's measure above which a word is a misspelling, whatever else it could mean"""
+
+_OTHER_WORDS: dict[str, tuple[str, ...]] = {
+    "train.num_steps": ("steps", "epochs", "epoch", "iterations", "iters", "num_iterations",
+                        "max_steps", "train_steps", "total_steps", "num_train_steps", "niter",
+                        "num_epochs", "max_epochs"),
+    "train.learning_rate": ("lr", "base_lr", "rate", "step_size", "alpha"),
+    "train.global_batch_size": ("batch_size", "batch", "bs", "train_batch_size"),
+    "train.warmup_steps": ("warmup", "lr_warmup", "lr_warmup_steps", "warm_up"),
+    "train.grad_clip": ("clip", "grad_norm", "max_grad_norm", "gradient_clip_val"),
+    "train.ema_decay": ("ema", "ema_rate", "decay", "ema_beta", "ema_max_decay"),
+    "train.random_flip": ("flip", "hflip", "horizontal_flip", "augment"),
+    "train.precision": ("fp16", "bf16", "amp", "dtype", "mixed_precision", "use_fp16", "autocast"),
+    "train.checkpoint_every": ("save_every", "save_interval", "checkpoint_interval", "save_steps",
+                               "save_and_sample_every"),
+    "train.log_every": ("log_interval", "logging_steps"),
+    "train.loss": ("loss_type", "objective"),
+    "data.height": ("size", "image_size", "img_size", "resolution", "side", "image_height"),
+    "data.width": ("image_width",),
+    "data.source": ("path", "dir", "folder", "root", "data_dir", "train_data_dir", "data_path",
+                    "url", "location", "files"),
+    "data.name": ("dataset", "dataset_name", "set", "kind"),
+    "data.num_test_images": ("test_size", "holdout", "held_out", "num_test", "val_size",
+                             "validation_split", "test_split"),
+    "data.grey": ("gray", "grayscale", "greyscale", "mono"),
+    "model.base_channels": ("channels", "dim", "ch", "model_channels", "num_channels", "width",
+                            "base_dim", "hidden_size"),
+    "model.channel_mults": ("ch_mult", "channel_mult", "dim_mults", "block_out_channels"),
+    "model.num_res_blocks": ("layers_per_block", "depth", "num_layers", "num_blocks"),
+    "model.attention_resolutions": ("attn_resolutions", "attention", "attn"),
+    "model.num_groups": ("groups", "norm_num_groups"),
+    "diffusion.num_timesteps": ("timesteps", "t", "num_train_timesteps", "diffusion_steps"),
+    "diffusion.beta_schedule": ("noise_schedule", "schedule", "schedule_name"),
+    "diffusion.prediction": ("prediction_type", "predict", "parameterization", "predict_xstart"),
+    "diffusion.variance": ("variance_type", "learn_sigma", "sigma"),
+    "sample.num_images": ("n", "num_samples", "count", "number"),
+    "sample.num_steps": ("steps", "num_inference_steps", "sampling_timesteps", "nfe",
+                         "timestep_respacing"),
+    "sample.sampler": ("scheduler", "method", "solver"),
+    "evaluate.features": ("fid", "inception", "feature_network"),
+    "compute.num_workers": ("workers", "gpus", "num_gpus", "devices", "num_processes", "nproc",
+                            "world_size"),
+    "compute.use_gpu": ("gpu", "device", "cuda"),
+    "compute.cpus_per_worker": ("cpus", "threads", "num_threads", "cores"),
+}  # fmt: skip
+"""key -> what other programs call it"""
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     """Yield a line for each thing that is wrong with the values that `model` was given."""
     for problem in error.errors(include_url=False):
         location = problem["loc"]
-        where = ".".join(str(part) for part in location)
+        where = printable(".".join(str(part) for part in location))
+        if len(where) > _SHOWN:
+            where = f"{where[:_SHOWN]}..."
         if problem["type"] == "extra_forbidden":
             siblings = list(_section_of(model, location).model_fields)
             yield f"{where}: no such key{did_you_mean(str(location[-1]), siblings)}"
@@ -31,8 +82,44 @@ def explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return the end of a sentence that says there is no `word`."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    close = near(word, known)
+    return f"; did you mean {close!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def near(word: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known word that `word` was probably meant to be."""
+    close = difflib.get_close_matches(word[:_SHOWN], known, n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def which_key(dotted: str, sections: Mapping[str, Sequence[str]]) -> str:
+    """Return the end of a sentence that says there is no key `dotted`.
+
+    Args:
+        dotted: section.key, or a key alone.
+        sections: section -> its keys.
+    """
+    section, _, word = dotted.rpartition(".")
+    siblings = sections.get(section, [])
+    meant = [key for key, words in _OTHER_WORDS.items() if word.lower() in words]
+    meant += [f"{name}.{word}" for name, keys in sections.items() if word in keys]
+    own = [key for key in meant if key.startswith(f"{section}.")]
+    if not own and (close := near(word, siblings, cutoff=_EXACT)) is not None:
+        return f"; did you mean {close!r}?"
+    if meant:
+        words = " or ".join(repr(key) for key in own or meant)
+        if "data.height" in meant:
+            words += " and 'data.width'"
+        if "epoch" in word.lower():
+            words += " (a step is a batch, not an epoch)"
+        return f"; did you mean {words}?"
+    if not section:
+        every = [f"{name}.{key}" for name, keys in sections.items() for key in keys]
+        close = near(word, [key.rpartition(".")[2] for key in every])
+        found = [key for key in every if key.rpartition(".")[2] == close]
+        if found:
+            return f"; did you mean {' or '.join(repr(key) for key in found)}?"
+    return did_you_mean(word, siblings or list(sections))
 
 
 def _remedy(model: type[BaseModel], location: Location, value: Any) -> str:  # noqa: ANN401

@@ -2,9 +2,13 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
+
+_OBEYED = ("Cc", "Cf", "Zl", "Zp")
+"""control characters, those of direction and joining, and separators of lines and paragraphs"""
 
 
 def say(text: object, *, stream: TextIO | None = None, end: str = "\n") -> None:
@@ -43,6 +47,18 @@ def command_output() -> Iterator[None]:
                     stream.flush()
                 except (OSError, ValueError) as error:
                     _give_up(stream, error)
+
+
+def printable(text: str) -> str:
+    """Return `text` with the characters escaped that a terminal obeys rather than shows.
+
+    Names in foreign files come with them: escape sequences, and letters that turn the direction.
+    """
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character) not in _OBEYED
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )  # fmt: skip
 
 
 def _encodable(text: str, stream: TextIO) -> str:

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from ddpm_core.canonical import canonical_json, fingerprint, parse_json
+from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import BetaSchedule
 from ddpm_core.errors import ConfigError
@@ -86,10 +87,6 @@ from ddpm_core.training.build import build_schedule
         ),
         ({"sample.batch_size": 33}, ["unit_size=64", "batch_size=33", "change one"]),
         ({"sample.num_strip_images": 65}, ["num_strip_images=65", "unit_size=64", "first unit"]),
-        (
-            {"evaluate.num_likelihood_images": 298},
-            ["num_likelihood_images=298", "297 images are held out", "hold out more"],
-        ),
         ({"evaluate.features": "net.pt"}, ["features_sha256 is not given", "SHA-256"]),
         (
             {"evaluate.features": "s3://b/net.pt", "evaluate.features_sha256": "0" * 64},
@@ -111,6 +108,38 @@ from ddpm_core.training.build import build_schedule
         ({"study.num_images": 0}, ["study.num_images=0", "greater than or equal to 1"]),
         ({"study.ode_tolerance": 0.0}, ["study.ode_tolerance=0.0", "greater than 0"]),
         ({"study.ablation_steps": 0}, ["study.ablation_steps=0", "greater than or equal to 1"]),
+        ({"model.base_channels": 2, "model.num_groups": 1}, ["base_channels=2", "at least 4"]),
+        ({"model.base_channels": 9, "model.num_groups": 3}, ["base_channels=9", "even"]),
+        ({"model.num_res_blocks": 10**9}, ["num_res_blocks=1000000000", "equal to 1000 ("]),
+        ({"model.channel_mults": [1] * 17}, ["channel_mults", "at most 16 items"]),
+        (
+            {"model.base_channels": 65536, "model.num_res_blocks": 100},
+            ["1.3e+14 parameters, over 2e+10", "every worker holds all of it"],
+        ),
+        (
+            {"data.height": 2**20, "data.width": 2**20, "model.attention_resolutions": []},
+            ["over 67108864 pixels", "lower them"],
+        ),
+        (
+            {
+                "train.global_batch_size": 10**9,
+                "model.attention_resolutions": [],
+                "data.height": 32,
+            },
+            ["238 GiB of pixels", "lower it or raise these"],
+        ),
+        ({"train.num_steps": 10**30}, ["train.num_steps=1" + "0" * 30, "or equal to 1000000000 ("]),
+        ({"sample.num_images": 10**12}, ["sample.num_images=1000000000000", "less than or equal"]),
+        ({"sample.num_images": 10**9}, ["over 500000 units", "raise unit_size"]),
+        ({"diffusion.num_timesteps": 10**7}, ["num_timesteps=10000000", "equal to 1000000 ("]),
+        ({"compute.num_workers": 10**6}, ["num_workers=1000000", "less than or equal to 65536"]),
+        ({"train.lr": 1e-3}, ["no key 'train.lr'", "did you mean 'train.learning_rate'?"]),
+        ({"train.epochs": 5}, ["'train.num_steps' (a step is a batch, not an epoch)?"]),
+        ({"data.size": 32}, ["did you mean 'data.height' and 'data.width'?"]),
+        ({"sample.steps": 10}, ["did you mean 'sample.num_steps'?"]),
+        ({"train.dropout": 0.1}, ["did you mean 'model.dropout'?"]),
+        ({"num_steps": 10}, ["did you mean 'train.num_steps' or 'sample.num_steps'?"]),
+        ({"lrate": 10}, ["no key 'lrate'"]),
         ({"name": "Foo"}, ["name", "pattern", "(name of the run: at most 63 of a-z", "e.g. run)"]),
         ({"name": "../up"}, ["name", "pattern"]),
         ({"name": "a..b"}, ["name='a..b'", "dot"]),
@@ -154,13 +183,9 @@ def test_every_chain_that_is_accepted_can_be_built(name, num_timesteps):
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_only_the_test_split_is_held_out(name):
     """Catches: a limit that counts the training images, which are never held out."""
-    most = {"data.num_test_images": 10_000, "evaluate.num_likelihood_images": 10_000}
-    for changes in (most, {"evaluate.num_likelihood_images": 10_000}):
-        assert recipe(name).replaced(changes).evaluate.num_likelihood_images == 10_000
+    assert recipe(name).replaced({"data.num_test_images": 10_000}).data.max_test_images == 10_000
     with pytest.raises(ConfigError, match="test split only, which has 10000"):
         recipe(name).replaced({"data.num_test_images": 10_001})
-    with pytest.raises(ConfigError, match="only 10000 images are held out"):
-        recipe(name).replaced({"evaluate.num_likelihood_images": 10_001})
 
 
 def test_what_is_given_for_features_may_be_a_path_or_an_https_url():
@@ -168,6 +193,17 @@ def test_what_is_given_for_features_may_be_a_path_or_an_https_url():
     for features in ("net.pt", "/data/net.pt", "https://host/net.pt"):
         changes = {"evaluate.features": features, "evaluate.features_sha256": "0" * 64}
         assert digits().replaced(changes).evaluate.features == features
+
+
+def test_names_from_a_file_cannot_steer_the_terminal():
+    """Catches: an escape sequence of a foreign run.json that reaches the terminal as it is."""
+    for values in ({"train": {"\x1b[2Jnum": 1}}, {"\x1b[2J": 1}, {"name": "a\x1b[2J"}):
+        with pytest.raises(ConfigError) as caught:
+            RunConfig.from_dict(values)
+        assert "\x1b" not in str(caught.value)
+        assert "[2J" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"gives \\x1b\[2J more than once"):
+        parse_json('{"\\u001b[2J": 1, "\\u001b[2J": 2}', origin="run.json")
 
 
 def test_all_wrong_keys_are_listed_at_once():

@@ -12,7 +12,7 @@ from ddpm_core.diffusion.choices import BetaSchedule, Prediction, Variance, requ
 class DiffusionConfig(Section):
     """The forward process and what the network predicts (sections 2 and 3 of the paper)."""
 
-    num_timesteps: int = Field(1000, ge=2)
+    num_timesteps: int = Field(1000, ge=2, le=10**6)
     """T, steps of the chain"""
     beta_schedule: BetaSchedule = "linear"
     """how the variance of the forward steps grows"""

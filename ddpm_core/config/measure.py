@@ -4,16 +4,16 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import PositiveInt, Section
+from ddpm_core.config.section import Count, Few, Section
 
 
 class EvaluateConfig(Section):
     """What is measured on the held-out images."""
 
-    num_likelihood_images: PositiveInt = 256
-    """held-out images whose bits/dim are computed, each at every timestep; not more than there are
+    num_likelihood_images: Count = 256
+    """held-out images whose bits/dim are computed, each at every timestep; all if there are fewer
     """
-    batch_size: PositiveInt = 256
+    batch_size: Few = 256
     """images through a network at once"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise of the bound"""
@@ -22,7 +22,7 @@ class EvaluateConfig(Section):
     labelled training images) or path or https URL of a TorchScript file"""
     features_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the TorchScript file, 64 digits 0-9 and a-f; required with one"""
-    feature_steps: PositiveInt = 600
+    feature_steps: Count = 600
     """optimiser steps of the trained feature network"""
 
     @model_validator(mode="after")
@@ -48,28 +48,28 @@ class EvaluateConfig(Section):
 class StudyConfig(Section):
     """The paper's other claims: what the stages `study` and `ablations` measure and draw."""
 
-    num_images: PositiveInt = 2000
+    num_images: Count = 2000
     """images drawn for each point of a plot of quality"""
-    swept_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 20, 50, 100)
+    swept_steps: Annotated[tuple[Few, ...], Field(min_length=1, max_length=100)] = (10, 20, 50, 100)
     """numbers of steps at which all samplers are compared"""
-    num_likelihood_images: PositiveInt = 256
+    num_likelihood_images: Count = 256
     """images of each split, training and held-out, whose bits/dim are computed"""
-    num_ode_images: PositiveInt = 64
+    num_ode_images: Count = 64
     """held-out images whose bits/dim are computed through the probability flow too"""
-    ode_steps: PositiveInt = 100
+    ode_steps: Few = 100
     """steps of the solver of Heun on the probability flow, beside the adaptive one"""
     ode_tolerance: float = Field(1e-4, gt=0)
     """allowed error of a step of the adaptive solver, absolute and relative"""
     mix_depth: float = Field(0.5, gt=0, le=1)
     """how deep the pairs of the paper's fig. 8 are diffused before they are mixed, as a share of
     the chain; images of few pixels have no trace of themselves left at half of it"""
-    num_shown: PositiveInt = 8
+    num_shown: Few = 8
     """images of a sheet of pictures"""
-    batch_size: PositiveInt = 250
+    batch_size: Few = 250
     """images through the network at once, which are worked on and kept together"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of all noise of the study"""
-    ablation_steps: PositiveInt | None = None
+    ablation_steps: Count | None = None
     """optimiser steps of each of the six ablations; null: as many as the run itself"""
 
     @model_validator(mode="after")

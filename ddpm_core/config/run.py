@@ -16,14 +16,19 @@ from ddpm_core.config.data import DataConfig
 from ddpm_core.config.diffusion import DiffusionConfig
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig
+from ddpm_core.config.network_size import MAX_PARAMETERS, num_parameters
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.section import Section
 from ddpm_core.config.train import TrainConfig
 from ddpm_core.diffusion.choices import is_learned, require_possible, require_samplable
 from ddpm_core.errors import ConfigError
-from ddpm_core.explain import did_you_mean, explain
+from ddpm_core.explain import did_you_mean, explain, which_key
 
-RUN_NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+_MAX_PIXELS = 2**26
+_MAX_BATCH_BYTES = 2**36
+MAX_RUN_NAME = 63
+"""characters"""
+RUN_NAME_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_RUN_NAME - 1}}}$"
 
 
 class RunConfig(Section):
@@ -103,12 +108,35 @@ class RunConfig(Section):
                 f"train.global_batch_size={self.train.global_batch_size} is not a multiple of "
                 f"compute.num_workers={workers}; change one of them"
             )
-        held_out = data.max_test_images
-        if held_out is not None and self.evaluate.num_likelihood_images > held_out:
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_are_sane(self) -> Self:
+        data, train = self.data, self.train
+        if data.height * data.width > _MAX_PIXELS:
             raise ValueError(
-                f"evaluate.num_likelihood_images={self.evaluate.num_likelihood_images}, but only "
-                f"{held_out} images are held out (data.num_test_images); lower it or "
-                "hold out more"
+                f"data.height={data.height} x data.width={data.width} is over {_MAX_PIXELS} "
+                "pixels, more than a network of this kind can be trained on; lower them"
+            )
+        found = num_parameters(
+            self.model,
+            in_channels=data.channels,
+            out_channels=self.out_channels,
+            height=data.height,
+        )
+        if found > MAX_PARAMETERS:
+            raise ValueError(
+                f"the network of this model section has {found:.2g} parameters, over "
+                f"{MAX_PARAMETERS:.0e}, and every worker holds all of it; lower "
+                "model.base_channels, model.channel_mults or model.num_res_blocks"
+            )
+        batch_bytes = train.global_batch_size * data.channels * data.height * data.width
+        if batch_bytes // self.compute.num_workers > _MAX_BATCH_BYTES:
+            raise ValueError(
+                f"train.global_batch_size={train.global_batch_size} of images of {data.height}x"
+                f"{data.width} is {batch_bytes / 2**30:.0f} GiB of pixels, over "
+                f"{_MAX_BATCH_BYTES // 2**30} GiB for each of compute.num_workers="
+                f"{self.compute.num_workers}; lower it or raise these"
             )
         return self
 
@@ -150,7 +178,10 @@ class RunConfig(Section):
             if not isinstance(target, dict):
                 raise ConfigError(f"no section {section!r}{did_you_mean(section, list(values))}")
             if key not in target:
-                raise ConfigError(f"no key {dotted!r}{did_you_mean(key, list(target))}")
+                sections = {
+                    name: list(one) for name, one in values.items() if isinstance(one, dict)
+                }
+                raise ConfigError(f"no key {dotted!r}{which_key(dotted, sections)}")
             target[key] = value
         return type(self).from_dict(values, origin="the configuration with these changes")
 

@@ -4,8 +4,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import PositiveInt, Section
+from ddpm_core.config.section import Count, Few, Section
 from ddpm_core.diffusion.choices import OdeMethod, Sampler, Spacing
+
+MAX_UNITS = 500_000
+"""The manifest of a set of samples takes some 300 bytes for each: 150 MB at the bound."""
 
 
 class SampleConfig(Section):
@@ -16,7 +19,7 @@ class SampleConfig(Section):
     a corrector (predictor_corrector), DDIM (ddim), the reverse differential equation with noise
     (sde), the probability flow (ode), EDM's (heun), DPM-Solver++ 2M without noise (dpm_solver) or
     with it (sde_dpm_solver), or UniPC (unipc)"""
-    num_steps: int | None = Field(None, ge=2)
+    num_steps: int | None = Field(None, ge=2, le=10**6)
     """steps of the chain that are taken; None: all of them. Calls of the network: one for each, but
     for heun and ode (by ode_method) up to 4"""
     spacing: Spacing = "trailing"
@@ -34,17 +37,17 @@ class SampleConfig(Section):
     state: Literal["float32", "float64"] = "float32"
     """arithmetic between the calls of the network"""
 
-    num_images: PositiveInt = 50_000
+    num_images: Count = 50_000
     """images"""
-    unit_size: PositiveInt = 500
+    unit_size: int = Field(500, ge=1, le=10**6)
     """images in one unit: what a worker makes, publishes, and makes again if it is lost"""
-    batch_size: PositiveInt = 250
+    batch_size: Few = 250
     """images through the network at once; rounding depends on it"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise; image i is a function of (seed, i)"""
-    num_grid_images: PositiveInt = 100
+    num_grid_images: Few = 100
     """images shown in the grid; fewer if fewer are drawn"""
-    num_strip_images: PositiveInt = 8
+    num_strip_images: Few = 8
     """images of the first unit whose denoising is shown step by step; fewer if fewer are drawn"""
 
     @model_validator(mode="after")
@@ -69,6 +72,11 @@ class SampleConfig(Section):
             raise ValueError(
                 f"unit_size={self.unit_size} is not a multiple of batch_size={self.batch_size}; "
                 "change one of them"
+            )
+        if self.num_images > MAX_UNITS * self.unit_size:
+            raise ValueError(
+                f"num_images={self.num_images} in units of unit_size={self.unit_size} are over "
+                f"{MAX_UNITS} units, and one manifest lists them all; raise unit_size"
             )
         if self.num_strip_images > self.unit_size:
             raise ValueError(

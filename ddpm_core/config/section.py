@@ -6,6 +6,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""of steps or images: none is sane beyond, and beyond 2**63 torch has no number for it"""
+Few = Annotated[int, Field(ge=1, le=2**16)]
+"""of what a machine, a network or a batch has: beyond, it is a slip of the keys"""
 
 
 class Section(BaseModel):

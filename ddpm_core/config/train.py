@@ -4,14 +4,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import PositiveInt, Section
+from ddpm_core.config.section import Count, Section
 from ddpm_core.diffusion.choices import Loss, Weighting
 
 
 class TrainConfig(Section):
     """The optimisation (appendix B of the paper)."""
 
-    num_steps: PositiveInt = 800_000
+    num_steps: Count = 800_000
     """optimiser steps"""
     loss: Loss = "simple"
     """L_simple (simple), a term of the variational bound (vlb), or L_simple and the bound for a
@@ -24,11 +24,11 @@ class TrainConfig(Section):
     """exponent of p2's weight 1 / (p2_k + snr)**p2_gamma"""
     p2_k: float = Field(1.0, gt=0)
     """signal-to-noise ratio around which p2's weight begins to fall"""
-    global_batch_size: PositiveInt = 128
+    global_batch_size: Count = 128
     """images per step, all workers together"""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's step size after warm-up"""
-    warmup_steps: int = Field(5000, ge=0)
+    warmup_steps: int = Field(5000, ge=0, le=10**9)
     """steps over which the learning rate grows from 0; 0 for none"""
     grad_clip: float = Field(1.0, gt=0)
     """largest allowed norm of the gradient of all parameters together"""
@@ -41,11 +41,11 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which
     torch rounds convolutions on GPUs to TF32"""
-    log_every: PositiveInt = 100
+    log_every: Count = 100
     """steps between two points of the curves"""
-    checkpoint_every: PositiveInt = 5000
+    checkpoint_every: Count = 5000
     """steps between two checkpoints; the last step is always saved"""
-    keep_checkpoints: int = Field(3, ge=2)
+    keep_checkpoints: int = Field(3, ge=2, le=10**9)
     """newest checkpoints whose files are kept"""
 
     @model_validator(mode="after")

@@ -1,0 +1,82 @@
+"""Settings that are possible and can hardly be meant: said before anything starts, not refused."""
+
+from ddpm_core.config.run import RunConfig
+
+_MUCH_KEPT = 0.05
+"""Share of the first weights in the averaged ones that samples begin to show."""
+_ALL_NOISE = 0.2
+_GOOD_SHARE = 0.01
+
+
+def first_weights_kept(config: RunConfig) -> float:
+    """Return the share that the first step's weights have in the averaged ones at the end.
+
+    The first update copies, see `models.ema`; each of the others multiplies by the decay.
+    """
+    share: float = config.train.ema_decay ** (config.train.num_steps - 1)
+    return share
+
+
+def doubts(config: RunConfig, *, num_test: int | None = None) -> list[str]:
+    """Return a line for each setting that is taken, and may not be meant.
+
+    Args:
+        config: of the run.
+        num_test: held-out images there are; None if not known yet.
+    """
+    return [
+        line
+        for line in (_warmup(config), _average(config), _likelihood(config, num_test))
+        if line is not None
+    ]
+
+
+def _warmup(config: RunConfig) -> str | None:
+    train = config.train
+    if train.warmup_steps <= train.num_steps:
+        return None
+    reached = train.learning_rate * train.num_steps / train.warmup_steps
+    return (
+        f"train.warmup_steps={train.warmup_steps} is longer than the run, train.num_steps="
+        f"{train.num_steps}: the learning rate ends at {reached:.2g} and never reaches "
+        f"train.learning_rate={train.learning_rate:g}; lower train.warmup_steps"
+    )
+
+
+def _average(config: RunConfig) -> str | None:
+    train, share = config.train, first_weights_kept(config)
+    if share <= _MUCH_KEPT:
+        return None
+    seen = (
+        "samples of little but noise are to be expected"
+        if share > _ALL_NOISE
+        else "samples show them"
+    )
+    remedy = "train for more steps"
+    if train.num_steps > 1:
+        decay = _GOOD_SHARE ** (1 / (train.num_steps - 1))
+        remedy += f", or set train.ema_decay={_shortened(decay)}, of which 1 % is left"
+    return (
+        f"the average of the weights with train.ema_decay={train.ema_decay:g} reaches back beyond "
+        f"the run: after train.num_steps={train.num_steps} it still holds {100 * share:.0f} % of "
+        f"the first weights, which are random: {seen}; {remedy}"
+    )
+
+
+def _shortened(decay: float) -> str:
+    """Return a decay with two digits that count: 0.985, 0.99954."""
+    digits = 2
+    while digits < 12 and round(decay, digits) >= 1:
+        digits += 1
+    return f"{round(decay, digits + 1):g}"
+
+
+def _likelihood(config: RunConfig, num_test: int | None) -> str | None:
+    wanted = config.evaluate.num_likelihood_images
+    held_out = config.data.max_test_images if num_test is None else num_test
+    if held_out is None or wanted <= held_out:
+        return None
+    return (
+        f"evaluate.num_likelihood_images={wanted}, but {held_out} images are held out "
+        "(data.num_test_images): bits/dim are those of all of them"
+    )

@@ -1,0 +1,61 @@
+"""How large a run will be, from its configuration alone: parameters, memory and disk, before torch.
+
+Estimates of bytes leave out what is small: manifests, curves, pictures.
+"""
+
+from dataclasses import dataclass
+
+from ddpm_core.config import RunConfig, network_size
+
+_PER_PARAMETER = 16
+"""bytes of a checkpoint: weights, moving average, Adam's two moments, float32 each"""
+_PER_FILE = 2048
+"""bytes around an image in a tar: two headers, the label, and what fills up blocks"""
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes that a run writes, about."""
+
+    dataset: int | None
+    """None: how many images there are is not known yet"""
+    checkpoints: int
+    samples: int
+
+
+def num_parameters(config: RunConfig) -> int:
+    """Return the parameters of the network, as `models.unet.UNet` builds it."""
+    return network_size.num_parameters(
+        config.model,
+        in_channels=config.data.channels,
+        out_channels=config.out_channels,
+        height=config.data.height,
+    )
+
+
+def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
+    """Return what a run writes under its root, about.
+
+    Args:
+        config: of the run.
+        num_images: of its data set, both splits; None if not known.
+    """
+    channels, height, width = config.data.shape
+    per_image = channels * height * width + _PER_FILE
+    kept = config.train.keep_checkpoints
+    made = -(-config.train.num_steps // config.train.checkpoint_every)
+    return DiskUse(
+        dataset=None if num_images is None else num_images * per_image,
+        checkpoints=min(kept, made) * _PER_PARAMETER * num_parameters(config),
+        samples=config.sample.num_images * per_image,
+    )
+
+
+def size_text(num_bytes: int) -> str:
+    """Return a number of bytes for people."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if value < 1000 or unit == "PB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
