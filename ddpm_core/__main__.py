@@ -1,25 +1,28 @@
-"""python -m ddpm_core {shard,train,sample,evaluate,...}: one stage, here or as a Ray job.
+"""python -m ddpm_core {shard,train,sample,evaluate,...}, or ddpm ...: one stage, here or on Ray.
 
-And verify, which checks a run or a data set; and {import-weights,export-weights}: a run from
-weights of other programs, and the way back.
+And verify, which checks a run or a data set; {import-weights,export-weights}: a run from weights of
+other programs, and the way back; and what `run_commands` adds, about runs that are there.
 """
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
-from ddpm_core import layout
+from ddpm_core import begun, layout
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
 from ddpm_core.data.one_class import distance_warning
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
-from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.output import command_output, printable, say
+from ddpm_core.preflight import RESULTS, Findings, preflight
 from ddpm_core.progress import WARNING
 from ddpm_core.recipes import RECIPES
-from ddpm_core.runs import check_stage, configure, open_stage
+from ddpm_core.runs import begin_stage, configure, open_stage, refuse_training_imported
 from ddpm_core.storage import Store, open_store
-from ddpm_core.tracking import tracking_uri
 
 STAGES = {
     "shard": "write the data set as WebDataset shards with an index",
@@ -55,57 +58,71 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return the process's exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        match options.stage:
-            case "verify":
-                _verify(options)
-            case "import-weights":
-                _import_weights(options)
-            case "export-weights":
-                _export_weights(options)
-            case _:
-                _run_stage(options)
-    except PipelineError as error:
-        print(f"{options.stage}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(
-            f"{options.stage}: interrupted; the same command continues what was saved",
-            file=sys.stderr,
-            flush=True,
-        )
-        return INTERRUPTED_EXIT_CODE
+    with command_output():
+        options = _parser().parse_args(arguments)
+        try:
+            match options.stage:
+                case "verify":
+                    _verify(options)
+                case "import-weights":
+                    _import_weights(options)
+                case "export-weights":
+                    _export_weights(options)
+                case _:
+                    _run_stage(options)
+        except PipelineError as error:
+            say(printable(f"{options.stage}: {error}"), stream=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            words = "interrupted; the same command continues what was saved"
+            say(f"{options.stage}: {words}", stream=sys.stderr)
+            return INTERRUPTED_EXIT_CODE
     return 0
 
 
 def _run_stage(options: argparse.Namespace) -> None:
+    stage: str = options.stage
     root, config = configure(
         options.target,
         root=options.root,
         run=options.run,
         changes=parse_overrides(options.overrides),
     )
+    if stage in ("shard", "train"):
+        refuse_training_imported(options.target, root=options.root, config=config)
     store = open_store(root)
-    tracking_uri(store)  # refused now, not by the first worker that wants to log
-    check_stage(store, config)
-    _check_ahead(store, config, options.stage)
+    found = preflight(
+        store,
+        config,
+        (stage,),
+        command=partial(_command, options),
+        here="RAY_ADDRESS" not in os.environ,
+        look=options.dry_run,  # else the stage itself does, before anything starts
+    )
+    if found.missing:
+        _check_ahead(config)
     if options.dry_run:
-        plan = _plan(store, config, options.stage)
-        print(f"{config.to_json()}{plan}")
+        say(config.to_json(), end="")
+        say(printable(_plan(store, config, stage, found)), stream=sys.stderr)
         return
-    config = open_stage(store, config)
-    _stage(options.stage)(store, config)
+    begin_stage(store, config)
+    _stage(stage)(store, config)
+    open_stage(store, config)  # unless `shard` has: of ablations alone, or where it was lost
 
 
-def _check_ahead(store: Store, config: RunConfig, stage: str) -> None:
+def _command(options: argparse.Namespace, stage: str) -> str:
+    """Return the command that runs another stage with the options of this one."""
+    words = ["python", "-m", "ddpm_core", stage, options.target]
+    for name, value in (("--root", options.root), ("--run", options.run)):
+        words += [name, value] if value is not None else []
+    words += [word for item in options.overrides for word in ("--set", item)]
+    return shlex.join(words)
+
+
+def _check_ahead(config: RunConfig) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
     if config.evaluate.features == "trained":
         return
-    # A damaged result is set aside by the stage, and made again.
-    with suppress(DamagedError):
-        if _result(store, config, stage) is not None:
-            return
     from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
 
     check_feature_network(config)
@@ -116,11 +133,11 @@ def _verify(options: argparse.Namespace) -> None:
 
     report = verify(options.target)
     for line in report.looked_at:
-        print(f"verify  whole: {line}")
+        say(f"verify  whole: {line}")
     for uri in report.unfinished:
-        print(f"verify  not finished: {uri}")
+        say(printable(f"verify  not finished: {uri}"))
     for uri in report.unnamed:
-        print(f"verify  named by nothing: {uri}")
+        say(printable(f"verify  named by nothing: {uri}"))
 
 
 def _import_weights(options: argparse.Namespace) -> None:
@@ -135,17 +152,19 @@ def _import_weights(options: argparse.Namespace) -> None:
     )
     num_weights = sum(tensor.numel() for tensor in found.weights.values())
     if options.dry_run:
-        print(found.config.to_json(), end="")
-        print(f"plan: import-weights: {num_weights} weights fit; nothing was written")
+        say(found.config.to_json(), end="")
+        said = f"plan: import-weights: {num_weights} weights fit; nothing was written"
+        say(said, stream=sys.stderr)
         return
     run_json = import_weights(open_store(found.root), found)
-    print(f"import-weights  {num_weights} weights  python -m ddpm_core sample {run_json}")
+    command = shlex.join(["python", "-m", "ddpm_core", "sample", run_json])
+    say(f"import-weights  {num_weights} weights  {command}")
 
 
 def _export_weights(options: argparse.Namespace) -> None:
     from ddpm_core.exchange.acts import export_weights
 
-    print(f"export-weights  {export_weights(options.target, options.folder, root=options.root)}")
+    say(f"export-weights  {export_weights(options.target, options.folder, root=options.root)}")
 
 
 def _stage(name: str) -> Callable[[Store, RunConfig], object]:
@@ -179,31 +198,25 @@ def _stage(name: str) -> Callable[[Store, RunConfig], object]:
             raise ValueError(name)
 
 
-def _plan(store: Store, config: RunConfig, stage: str) -> str:
-    result = _result(store, config, stage)
-    where = store.uri_of(result.folder) if result else store.uri_of(layout.run_folder(config.name))
-    workers = config.compute.num_workers
-    state = "done, nothing to do" if result else f"would run on {workers} worker(s)"
-    plan = f"plan: {stage}: {state} ({where})"
-    warning = distance_warning(store, config) if result is None else None
-    return plan if warning is None else f"{plan}\n{WARNING}{warning}"
-
-
-def _result(store: Store, config: RunConfig, stage: str) -> Manifest | None:
-    results = {
-        "shard": layout.dataset_of,
-        "train": layout.final_checkpoint,
-        "sample": layout.samples_of,
-        "evaluate": layout.evaluation_of,
-        "study": layout.study_of,
-        "ablations": layout.ablations_of,
-    }
-    return results[stage](store, config)
+def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
+    """Return what a dry run says."""
+    if not found.missing and (result := RESULTS[stage](store, config)) is not None:
+        lines = [f"plan: {stage}: done, nothing to do ({store.uri_of(result.folder)})"]
+    else:
+        where = store.uri_of(layout.run_folder(config.name))
+        workers = config.compute.num_workers
+        lines = [f"plan: {stage}: would run on {workers} worker(s) ({where})", *found.lines(config)]
+        if (warning := distance_warning(store, config)) is not None:
+            lines.append(f"{WARNING}{warning}")
+    if store.exists(layout.run_json_key(config.name)):
+        lines += [begun.changes_of(store, config.name)]
+    return "\n".join(filter(None, lines))
 
 
 def _parser() -> argparse.ArgumentParser:
+    is_script = Path(sys.argv[0]).name == "ddpm"
     parser = argparse.ArgumentParser(
-        prog="python -m ddpm_core",
+        prog="ddpm" if is_script else "python -m ddpm_core",
         description="One stage of the DDPM pipeline. The same command continues what was killed "
         "and does nothing where everything is done.",
         epilog=_EPILOG,
@@ -221,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         add_run_arguments(stage)
         stage.add_argument(
             "target",
-            metavar="RECIPE[:ABLATION]|RUN_JSON",
+            metavar="RECIPE[:ABLATION]|RUN",
             help=TARGET_HELP,
         )
     verifying = stages.add_parser(
@@ -264,5 +277,10 @@ def _add_exchanges(stages: "argparse._SubParsersAction[argparse.ArgumentParser]"
     exporting.add_argument("folder", metavar="FOLDER", help="path or s3:// URI to write to")
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """Be the command `ddpm`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    script()

@@ -1,18 +1,37 @@
-"""A run: a name under a root, and the configuration that the name stands for."""
+"""A run: a name under a root, and the configuration that the name stands for.
 
-from collections.abc import Mapping
+runs/<run>/run.json     written once, when the run's first result is about to stand
+runs/<run>/begun.json   what it said then: a run.json that was changed since is spoken of
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddpm_core import layout
+from ddpm_core import begun, layout
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError, RunConflictError
+from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.pinned_file import read_pinned
-from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.storage import KeyMissingError, Store, open_store
+from ddpm_core.targets import DEFAULT_ROOT, read_target, require_lasting_root
 
-DEFAULT_ROOT = "./runs"
+__all__ = [
+    "DEFAULT_ROOT",
+    "begin_stage",
+    "check_run",
+    "check_stage",
+    "configure",
+    "has_results",
+    "open_run",
+    "open_stage",
+    "refuse_training_imported",
+    "require_feature_file",
+]
+
+_RESULTS = ("dataset.json", "checkpoints", "samples", "evaluation", "study", "ablations")
+"""what lies in the folder of a run that has a result"""
 
 
 def configure(
@@ -21,8 +40,9 @@ def configure(
     """Return (root URI, configuration) of what a command line names; writes nothing.
 
     Args:
-        target: a recipe's name, perhaps with an ablation's, or path or URI of a run.json.
-        root: where everything lies; None is the root that the run.json lies in, else ./runs.
+        target: a recipe's name, perhaps with an ablation's; or a run: its name, or path or URI of
+            its folder or its run.json.
+        root: where everything lies; None is the root that the run lies in, else ./runs.
         run: name of the run; None is the recipe's or the file's own.
         changes: `{"section.key": value}` on top.
 
@@ -30,17 +50,15 @@ def configure(
         ConfigError: if any of it is not valid.
         RunConflictError: if `changes` would make a run that exists another experiment.
     """
-    if is_recipe(target):
-        base, home = recipe(target), None
-    else:
-        base, home = _read_run_json(target)
+    base, home = read_target(target, root=root)
     named = {**changes, "name": run} if run is not None else dict(changes)
     config = _with_absolute_paths(base.replaced(named))
     _require_source(config)
     if home is not None and run is None and root is None:
         _refuse_other_experiment(base, config, where=target)
-        return home, config
-    return home or DEFAULT_ROOT if root is None else root, config
+    where = (home or DEFAULT_ROOT) if root is None else root
+    require_lasting_root(where)
+    return where, config
 
 
 def check_run(store: Store, config: RunConfig) -> bool:
@@ -84,20 +102,68 @@ def open_run(store: Store, config: RunConfig) -> RunConfig:
         RunConflictError: as `check_run`.
     """
     if not check_run(store, config):
-        try:
-            store.create(layout.run_json_key(config.name), config.to_json().encode())
-        except RunConflictError:
-            check_run(store, config)  # somebody else was first
+        _create(store, config, check_run)
     return config
 
 
 def open_stage(store: Store, config: RunConfig) -> RunConfig:
-    """Return the configuration for one stage of a run that may exist.
+    """Write run.json, unless the run is on record: called when its first result is about to stand.
+
+    Not earlier, so that an attempt that was refused or killed before it had a result has not taken
+    the name; of several that come to this at the same time one wins.
 
     Raises:
         RunConflictError: as `check_stage`.
     """
-    return config if check_stage(store, config) else open_run(store, config)
+    if not check_stage(store, config):
+        _create(store, config, check_stage)
+    return config
+
+
+def begin_stage(store: Store, config: RunConfig) -> None:
+    """Check that a stage of this run may begin; say, once, if its run.json was changed.
+
+    Raises:
+        RunConflictError: the run on record is another experiment.
+    """
+    if check_stage(store, config):
+        begun.tell_changes(store, config.name)
+
+
+def has_results(store: Store, run: str) -> bool:
+    """Return whether anything lies in the run's folder that a stage has made."""
+    return not set(_RESULTS).isdisjoint(store.names(layout.run_folder(run)))
+
+
+def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
+    key, data = layout.run_json_key(config.name), config.to_json().encode()
+    try:
+        store.create(key, data)
+    except RunConflictError:
+        check(store, config)  # somebody else was first
+    else:
+        begun.keep(store, config, data)
+
+
+def refuse_training_imported(target: str, *, root: str | None, config: RunConfig) -> None:
+    """Refuse to train what `target` names if that is a run of imported weights under another name.
+
+    It would be trained from random weights, which nobody means who gives this file.
+
+    Raises:
+        ConfigError: saying what to do.
+    """
+    base, home = read_target(target, root=root)
+    if home is None or base.name == config.name:
+        return
+    with suppress(CheckpointError):  # of another experiment or damaged: nothing to train on
+        found = layout.final_checkpoint(open_store(home), base)
+        if found is not None and "imported" in found.body:
+            raise ConfigError(
+                f"{target} is a run of imported weights, and training goes on from none but those "
+                f"of its own run: {config.name!r} would begin with random ones. To train such a "
+                "network from the beginning, give a recipe and its sections with --set"
+            )
 
 
 def require_feature_file(config: RunConfig) -> None:
@@ -166,24 +232,6 @@ def _require_source(config: RunConfig) -> None:
             f"data.source={data.source!r} is fetched from outside and data.source_sha256 is not "
             "given; give the SHA-256 of the archive you trust"
         )
-
-
-def _read_run_json(target: str) -> tuple[RunConfig, str | None]:
-    """Return the configuration in the file, and the root if it lies where a run's file lies."""
-    folder, _, name = target.rpartition("/")
-    if not name.endswith(".json"):
-        raise ConfigError(
-            f"{target!r} is neither a recipe ({', '.join(RECIPES)}) nor the path or URI of a "
-            "run.json"
-        )
-    try:
-        data = open_store(folder or ".").read(name, at_most=MAX_JSON_BYTES)
-    except KeyMissingError:
-        raise ConfigError(f"there is no file {target}; give a recipe or a run.json") from None
-    config = RunConfig.from_json(data, origin=target)
-    suffix = "/" + layout.run_json_key(config.name)
-    absolute = target if "://" in target else str(Path(target).expanduser().resolve())
-    return config, absolute.removesuffix(suffix) if absolute.endswith(suffix) else None
 
 
 def _refuse_other_experiment(recorded: RunConfig, config: RunConfig, *, where: str) -> None:

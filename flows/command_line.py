@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ddpm_core import begun, layout
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
-from ddpm_core.runs import check_run, open_run
+from ddpm_core.output import command_output, printable, say
+from ddpm_core.preflight import Findings
+from ddpm_core.runs import begin_stage, check_run, open_run
+from ddpm_core.storage import Store
 from flows import plan
 from flows.console import Console, duration, show_on
 from flows.embedded import shared_ray
@@ -74,18 +79,17 @@ PAPER = Command(
 
 def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """Run the flow and return the process's exit code."""
-    options = _parser(command).parse_args(arguments)
-    try:
-        return _run(command, options)
-    except PipelineError as error:
-        print(f"{command.name}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(
-            f"{command.name}: interrupted; the same command continues what was saved",
-            file=sys.stderr,
-        )
-        return INTERRUPTED_EXIT_CODE
+    with command_output():
+        options = _parser(command).parse_args(arguments)
+        try:
+            return _run(command, options)
+        except PipelineError as error:
+            say(printable(f"{command.name}: {error}"), stream=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            words = "interrupted; the same command continues what was saved"
+            say(f"{command.name}: {words}", stream=sys.stderr)
+            return INTERRUPTED_EXIT_CODE
 
 
 def _run(command: Command, options: argparse.Namespace) -> int:
@@ -96,23 +100,36 @@ def _run(command: Command, options: argparse.Namespace) -> int:
         overrides=parse_overrides(options.overrides),
     )
     check_run(store, config)
-    done = plan.is_done(store, config, command.stages)
-    if not done:
-        plan.check_machine(config, options.ray_address)
+    found = plan.check(store, config, command.stages, options.ray_address)
     if options.dry_run:
-        print(config.to_json(), end="")
-        print(plan.describe(store, config, options.ray_address, command.stages))
+        say(config.to_json(), end="")
+        say(printable(_dry(command, options, store, config, found)), stream=sys.stderr)
         return 0
     console, began = Console(), time.monotonic()
-    open_run(store, config)
-    if done:
+    if not found.missing:
+        open_run(store, config)
         console.say(f"run {config.name!r} is done already; nothing was started")
     else:
+        begin_stage(store, config)
         parameters = plan.parameters_of(config, store, options.target)
         _run_flow(command, parameters | {"ray_address": options.ray_address}, console)
         console.say(f"run {config.name!r} is done, in {duration(time.monotonic() - began)}")
-    print(plan.summary(store, config))
+    say(plan.summary(store, config))
     return 0
+
+
+def _dry(
+    command: Command,
+    options: argparse.Namespace,
+    store: Store,
+    config: RunConfig,
+    found: Findings,
+) -> str:
+    lines = [plan.describe(store, config, options.ray_address, command.stages)]
+    lines += found.lines(config) if found.missing else []
+    if store.exists(layout.run_json_key(config.name)):
+        lines += [begun.changes_of(store, config.name)]
+    return "\n".join(filter(None, lines))
 
 
 def _run_flow(command: Command, parameters: dict[str, Any], console: Console) -> None:
@@ -150,7 +167,7 @@ def _parser(command: Command) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "target",
-        metavar="RECIPE[:ABLATION]|RUN_JSON",
+        metavar="RECIPE[:ABLATION]|RUN",
         help=TARGET_HELP,
     )
     add_run_arguments(parser)

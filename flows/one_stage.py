@@ -27,7 +27,7 @@ from ddpm_core import progress
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
 from ddpm_core.manifest import Manifest
-from ddpm_core.runs import open_stage
+from ddpm_core.runs import begin_stage
 from ddpm_core.storage import Store
 from flows import artifacts, console, together
 from flows.attempt import make_result, stop_alive
@@ -69,7 +69,7 @@ def make_stage(
         PipelineError: what ended the stage.
     """
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
-    config = open_stage(store, config)
+    begin_stage(store, config)
     result, began = _looked_for(store, config, stage), time.monotonic()
     done, shared = "done already", _together(ray_address)
     if result is None or (shared is not None and shared.is_awaited(stage)):

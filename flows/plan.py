@@ -11,27 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ddpm_core import layout, machine
+from ddpm_core import layout, preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError
 from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
-from ddpm_core.runs import configure, require_feature_file
-from ddpm_core.storage import Store, open_store
+from ddpm_core.runs import configure, refuse_training_imported
+from ddpm_core.storage import KeyMissingError, Store, open_store
 from ddpm_core.tracking.place import is_database, redacted
 from ddpm_core.tracking.receipts import page_of
 from flows.ray_address import require_answer
 
-RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
-    "shard": layout.dataset_of,
-    "train": layout.final_checkpoint,
-    "sample": layout.samples_of,
-    "evaluate": layout.evaluation_of,
-    "study": layout.study_of,
-    "ablations": layout.ablations_of,
-}
-"""stage, in the order of the pipeline -> how to find its result; None while it is not complete"""
+RESULTS = preflight.RESULTS
+"""stage -> how to find its result"""
 PIPELINE = ("shard", "train", "sample", "evaluate")
 """the stages of `train-ddpm`"""
 PAPER = (*PIPELINE, "study", "ablations")
@@ -56,6 +49,7 @@ def resolve(
         StorageError: the root does not answer.
     """
     where, config = configure(target, root=root, run=run, changes=overrides or {})
+    refuse_training_imported(target, root=root, config=config)
     return open_store(where), config
 
 
@@ -109,20 +103,23 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
 def job_command(store: Store, config: RunConfig, stage: str, *more: str, python: str) -> list[str]:
     """Return program and arguments of a stage: its run.json, and what differs from it.
 
-    With `more` stages it is one process that runs them after the first.
+    Of a run that has no run.json, since no stage of it has a result yet: the nearest recipe. With
+    `more` stages it is one process that runs them after the first.
     """
     key = layout.run_json_key(config.name)
-    recorded = RunConfig.from_json(
-        store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
-    ).flat()
-    changes = [
-        f"{name}={json.dumps(value)}"
-        for name, value in config.flat().items()
-        if value != recorded[name]
-    ]
-    options = [word for change in changes for word in ("--set", change)]
+    try:
+        data = store.read(key, at_most=MAX_JSON_BYTES)
+    except KeyMissingError:
+        given = parameters_of(config, store, "")
+        target = [given["recipe"], "--root", store.uri, "--run", config.name]
+        changes = given["overrides"]
+    else:
+        recorded = RunConfig.from_json(data, origin=store.uri_of(key)).flat()
+        target = [store.uri_of(key)]
+        changes = {k: v for k, v in config.flat().items() if v != recorded[k]}
+    options = [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]
     module = ["ddpm_core.several", ",".join([stage, *more])] if more else ["ddpm_core", stage]
-    return [python, "-m", *module, store.uri_of(key), *options]
+    return [python, "-m", *module, *target, *options]
 
 
 # -- for people ------------------------------------------------------------------------------
@@ -167,26 +164,31 @@ def is_done(store: Store, config: RunConfig, stages: Sequence[str] = PIPELINE) -
     return all(result_of(store, config, stage) is not None for stage in stages)
 
 
-def check_machine(config: RunConfig, ray_address: str | None) -> None:
-    """Refuse now what a stage on this machine would refuse after the stages before it.
+def check(
+    store: Store,
+    config: RunConfig,
+    stages: Sequence[str],
+    ray_address: str | None,
+    *,
+    look: bool = True,
+) -> Findings:
+    """Refuse now what any of these stages would refuse after the stages before it.
 
     What a cluster holds, and which files are there, only a stage on it can say.
 
     Raises:
-        ConfigError: there are fewer cores than asked for, or no file for the evaluation.
+        PipelineError: see `ddpm_core.preflight.preflight`.
         ClusterError: no cluster answers at `ray_address`.
     """
-    if ray_address is not None:
+
+    def command(stage: str) -> str:
+        return shlex.join(job_command(store, config, stage, python="python"))
+
+    here = ray_address is None
+    found = preflight.preflight(store, config, stages, command=command, here=here, look=look)
+    if ray_address is not None and found.missing:
         require_answer(ray_address)
-        return
-    require_feature_file(config)
-    compute, cores = config.compute, machine.cores()
-    if compute.num_workers * compute.cpus_per_worker > cores:
-        raise ConfigError(
-            f"compute asks for {compute.num_workers} worker(s) with {compute.cpus_per_worker} CPU "
-            f"each; this machine has {cores}. Lower compute.num_workers or "
-            "compute.cpus_per_worker, or give the address of a cluster (--ray-address)"
-        )
+    return found
 
 
 def describe(

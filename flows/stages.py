@@ -10,11 +10,11 @@ from pydantic import TypeAdapter, WithJsonSchema
 
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import recipe
-from ddpm_core.runs import DEFAULT_ROOT, open_run
+from ddpm_core.runs import DEFAULT_ROOT, check_run
 from flows import artifacts
 from flows.embedded import shared_ray
 from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs
-from flows.plan import check_machine, is_done, resolve
+from flows.plan import check, resolve
 from flows.record import explained, one_record
 from flows.together import one_job
 
@@ -103,9 +103,8 @@ def run_all(
         ray_address: of a cluster.
     """
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
-    if not is_done(store, config, names):
-        check_machine(config, ray_address)
-    open_run(store, config)
+    check_run(store, config)
+    check(store, config, names, ray_address, look=False)
     parameters = (recipe, store.uri, config.name, overrides, ray_address)
     results = []
     with shared_ray(), one_record() as record, one_job(names):

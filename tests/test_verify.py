@@ -132,7 +132,7 @@ def test_every_file_that_a_result_rests_on_is_read(evaluated):
     """Catches a file, or a kind of file, that is not looked at."""
     store, config = evaluated
     target = run_json(store, config)
-    not_ours = ("run.json", "dataset.json")
+    not_ours = ("run.json", "begun.json", "dataset.json")
     for path in files_of_run(store, config):
         per_shard = path.parent.name.startswith("digits-") and path.suffix == ".json"
         if path.name in not_ours or (per_shard and path.name != "index.json"):

@@ -8,7 +8,6 @@ decodes, cuts and resizes the images of one shard after the other.
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, final
 
 from ddpm_core import cluster
@@ -23,10 +22,9 @@ from ddpm_core.data.collection_worker import (
 )
 from ddpm_core.data.containers.container import Container
 from ddpm_core.data.containers.names import quoted
-from ddpm_core.data.containers.opening import open_container
 from ddpm_core.data.index import SPLITS, Rejected, Split
 from ddpm_core.data.items import Items
-from ddpm_core.data.listing import Listing, list_images
+from ddpm_core.data.listing import Listing
 from ddpm_core.data.shard import MadeShard
 from ddpm_core.data.source import ShardUnit, Source, require_few_rejected
 from ddpm_core.lazy import Lazy
@@ -58,8 +56,10 @@ class Collection(Source):
         self.passed_over = dict(listing.passed_over.counts)
 
     @classmethod
-    def open(cls, data: DataConfig, *, cache: Path, compute: ComputeConfig) -> "Collection":
-        """Return the collection at `data.source`, after a look at every file of it.
+    def looked_at(
+        cls, data: DataConfig, container: Container, listing: Listing, *, compute: ComputeConfig
+    ) -> "Collection":
+        """Return the collection of what `glance.listed` found, after a look at every file of it.
 
         To be called, as `make_shards`, while connected to a cluster.
 
@@ -67,14 +67,6 @@ class Collection(Source):
             DataError: it cannot be used; of single files, the first are listed, and their number.
             StorageError: where it lies does not answer.
         """
-        container = open_container(data.source, cache=cache, sha256=data.source_sha256)
-        listing = list_images(
-            container,
-            num_test_images=data.num_test_images,
-            on_bad=data.on_bad,
-            max_bad_share=data.max_bad_share,
-            class_folders=data.class_folders,
-        )
         found = cls(data, container, listing)
         found._look(compute)
         return found

@@ -81,6 +81,15 @@ def load_splits(
     return replace(splits, train=_padded(splits.train, data), test=_padded(splits.test, data))
 
 
+def published_bytes(data: DataConfig, *, cache: Path) -> int:
+    """Return how much `load_splits` would download; 0 if all is here, or comes from elsewhere."""
+    if data.source != "default":
+        return 0
+    files = _PUBLISHED.get(data.name, ())
+    missing = [file for file in files if not (cache / data.name / file.name).is_file()]
+    return sum(file.num_bytes or 0 for file in missing)
+
+
 def _folder(data: DataConfig, cache: Path, published: Mapping[str, tuple[RemoteFile, ...]]) -> Path:
     """Return where the files lie, after downloading them if no place is given."""
     if data.source != "default":

@@ -11,6 +11,7 @@ from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.containers.names import HARMLESS, quoted
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.download import downloads_folder
+from ddpm_core.data.glance import listed
 from ddpm_core.data.index import Index, dataset_fingerprint, load_index
 from ddpm_core.data.source import Source, require_few_rejected
 from ddpm_core.data.splits import load_splits
@@ -18,6 +19,7 @@ from ddpm_core.errors import RunConflictError
 from ddpm_core.layout import DatasetDamagedError, DatasetPointer
 from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import WARNING, Progress
+from ddpm_core.runs import open_stage
 from ddpm_core.storage import Store
 
 _NUM_SHOWN = 3
@@ -40,6 +42,7 @@ def run_shard(store: Store, config: RunConfig) -> str:
         return pointer.folder
     with _source(config) as source:
         made = _made(store, config, source, pointer)
+    open_stage(store, config)  # the run's first result is about to stand, and not earlier its name
     key = layout.dataset_pointer_key(config.name)
     if pointer is None:
         store.delete(key)  # one that was passed over
@@ -101,13 +104,14 @@ def _trained_on(store: Store, config: RunConfig) -> str | None:
 def _source(config: RunConfig) -> Iterator[Source]:
     """The images, and for a collection the cluster that works on them."""
     if config.data.is_collection:
-        # With it comes Ray, which a bundle does without.
+        container, listing = listed(config.data, cache=downloads_folder())
+        # With it comes Ray: not before the names are known to be those of images to train on.
         from ddpm_core import cluster
         from ddpm_core.data.collection import Collection
 
         compute = _on_cpus(config)
         with cluster.connect(compute):
-            yield Collection.open(config.data, cache=downloads_folder(), compute=compute)
+            yield Collection.looked_at(config.data, container, listing, compute=compute)
     else:
         yield Bundle(load_splits(config.data, cache=downloads_folder()))
 

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from ddpm_core.config import RunConfig, TrainConfig
+from ddpm_core.config import MAX_RUN_NAME, RunConfig, TrainConfig
 from ddpm_core.diffusion.choices import Loss, Prediction, is_learned
+from ddpm_core.errors import ConfigError
 
 _OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
 
@@ -41,8 +42,16 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
 
     Raises:
         ConfigError: if an objective does not go with the rest of `config`, such as eps with a
-            chain that ends in pure noise.
+            chain that ends in pure noise, or the name is too long to have another after it.
     """
+    longest = max(PAPER_TABLE_2, key=len)
+    most = MAX_RUN_NAME - len(longest) - 1
+    if len(config.name) > most:
+        raise ConfigError(
+            f"name={config.name!r} has {len(config.name)} characters, and with an ablation's name "
+            f"after it, as in <run>-{longest}, it may have at most {most}; give a shorter one "
+            "(--run NAME)"
+        )
     own, fields = config.diffusion.variance, TrainConfig.model_fields
     fixed = "fixed_large" if is_learned(own) else own
     return {

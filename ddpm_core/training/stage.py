@@ -5,6 +5,7 @@ import logging
 from ddpm_core import cluster, layout, lease
 from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
+from ddpm_core.config.doubts import doubts
 from ddpm_core.data.one_class import distance_warning
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError
@@ -43,8 +44,9 @@ def run_train(store: Store, config: RunConfig) -> None:
         Progress("train", num_steps, num_steps, "steps", note).show()
         return
     require_feature_file(config)  # not after days of training
-    if (warning := end_warning(config)) is not None:
-        _log.warning("%s%s", WARNING, warning)
+    for warning in (end_warning(config), *doubts(config)):
+        if warning is not None:
+            _log.warning("%s%s", WARNING, warning)
     with lease.held(store, config.name):
         if not _has_dataset(store, config):
             run_shard(store, config)  # so that one command trains, on a cluster too

@@ -82,7 +82,8 @@ def test_another_run_uses_the_same_data_set(store, root, config):
     other = config.replaced({"name": "other", "data.source": str(moved), "train.num_steps": 7})
     assert run_shard(store, other) == folder
     after = files_below(root)
-    assert set(after) - set(before) == {"runs/other/dataset.json"}
+    made = {f"runs/other/{name}.json" for name in ("dataset", "run", "begun")}
+    assert set(after) - set(before) == made
 
 
 @pytest.mark.parametrize("name", ["train-000001.tar", "test-000000.tar", "train-first.png"])
@@ -209,6 +210,26 @@ def test_a_data_set_under_another_s_name_is_set_aside(store, root, config):
     assert run_shard(store, config) == folder
     assert before.items() <= files_below(root / folder).items()
     assert len(load_split(store, load_index(store, folder), "train")) == 10
+
+
+def test_the_run_stands_from_its_data_set_on(store, root, config):
+    """Catches a name that is taken by an attempt that was refused, killed, or is still at work."""
+    seen = []
+
+    class Watched(type(store)):
+        def create(self, key, data):
+            seen.append((key, sorted(path.name for path in (root / "runs").rglob("*.json"))))
+            return super().create(key, data)
+
+    with pytest.raises(DataError):
+        run_shard(store, config.replaced({"data.source": "/nowhere"}))
+    assert not (root / "runs").exists()
+    store.__class__ = Watched
+    run_shard(store, config.replaced({"train.seed": 5}))
+    keys = [key for key, _ in seen]
+    assert keys.index("runs/mnist/run.json") < keys.index("runs/mnist/dataset.json")
+    assert not dict(seen)["runs/mnist/run.json"]
+    assert json.loads(store.read("runs/mnist/run.json"))["train"]["seed"] == 5
 
 
 def test_a_source_that_cannot_be_used_publishes_nothing(store, root, config):

@@ -23,6 +23,7 @@ from ddpm_core.storage import open_store
 from ddpm_core.training.build import build_unet
 from ddpm_core.training.checkpoint import load_ema
 from ddpm_core.training.stage import run_train
+from flows import plan
 from tests import quiet_mlflow  # noqa: F401 - run_train opens a tracker in this process
 from tests.exchange.theirs import SMALL_SCHEDULER, their_folder
 from tests.models.test_interop import original_variables
@@ -323,6 +324,26 @@ def test_imported_weights_do_not_end_a_training(folder, tmp_path):
         import_weights(store, found)
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+@pytest.mark.parametrize("stage", ["train", "shard"])
+def test_imported_weights_are_not_trained_on_under_another_name(
+    stage, more, folder, tmp_path, capsys
+):
+    """Catches: `train` of an imported run's file that begins with random weights without a word."""
+    root = tmp_path / "root"
+    imported(folder[0], root)
+    run_json = str(root / "runs/theirs/run.json")
+    words = [stage, run_json, "--run", "more", "--set", "train.num_steps=5", *more]
+    assert command.main(words) == 2
+    said = capsys.readouterr().err
+    assert "is a run of imported weights" in said
+    assert "'more' would begin with random ones" in said
+    assert not (root / "runs/more").exists()
+    with pytest.raises(ConfigError, match="imported weights"):
+        plan.resolve(run_json, root=None, run="more", overrides={})
+    plan.resolve(run_json, root=None, run=None, overrides={})
+
+
 def test_an_import_that_was_killed_leaves_no_run_to_train(folder, tmp_path, monkeypatch):
     """Catches: run.json before the weights: `train` would then make weights of its own."""
     path, _ = folder
@@ -351,9 +372,9 @@ def test_the_commands_import_and_export(folder, tmp_path, capsys):
     path, root = str(folder[0]), str(tmp_path / "root")
     importing = ["import-weights", path, "digits", "--root", root, "--run", "theirs"]
     assert command.main([*importing, "--dry-run"]) == 0
-    text, _, plan = capsys.readouterr().out.partition("plan: ")
-    assert json.loads(text)["diffusion"]["num_timesteps"] == 20
-    assert plan.startswith("import-weights: ")
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["diffusion"]["num_timesteps"] == 20
+    assert shown.err.startswith("plan: import-weights: ")
     assert not list(tmp_path.glob("root/*"))
 
     assert command.main(importing) == 0

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ddpm_core.__main__ import _parser as stage_parser
 from ddpm_core.cli import describe_keys, parse_overrides
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import RECIPES
@@ -70,6 +71,66 @@ def test_command_names_the_run_json_and_only_what_differs(store, config):
     root, understood = configure(command[4], root=None, run=None, changes=changes)
     assert root == store.uri
     assert open_stage(store, understood) == given
+
+
+def test_the_command_of_a_run_without_a_run_json_is_that_of_its_recipe(store, config):
+    """Catches: a first job that cannot be started before the run's name is taken, or that runs the
+    recipe without what was asked for.
+    """
+    given = config.replaced({"compute.num_workers": 1, "sample.num_images": 700})
+    words = plan.job_command(store, given, "shard", python="py")
+    assert words[:5] == ["py", "-m", "ddpm_core", "shard", "digits"]
+    options = stage_parser().parse_args(words[3:])
+    root, understood = configure(
+        options.target,
+        root=options.root,
+        run=options.run,
+        changes=parse_overrides(options.overrides),
+    )
+    assert (root, understood) == (store.uri, given)
+
+
+def test_the_flow_has_not_taken_the_name_before_a_stage_has_a_result(store, config, monkeypatch):
+    """Catches: a refused or killed first attempt, after which other settings are refused."""
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
+    monkeypatch.setattr(command_line, "_run_flow", lambda *_: None)
+    monkeypatch.setattr(plan, "summary", lambda *_: "")
+    arguments = ["digits", "--root", store.uri, "--run", config.name]
+    for more in (["--set", "train.num_steps=7"], []):
+        assert main([*arguments, *more]) == 0
+    assert store.names("runs") == []
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_the_paper_s_ablations_refuse_is_refused_before_anything_starts(
+    more, store, monkeypatch, capsys
+):
+    """Catches: a name that is too long for the ablations, found when all else is done."""
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
+    monkeypatch.setattr(command_line, "_run_flow", None)
+    arguments = ["digits", "--root", store.uri, "--run", "n" * 50, *more]
+    assert main(arguments, PAPER) == 2
+    shown = capsys.readouterr()
+    assert "it may have at most 49" in shown.err
+    assert shown.out == ""
+
+
+def test_a_dry_run_prints_json_and_beside_it_the_plan(store, config, monkeypatch, capsys):
+    """Catches: a plan in the midst of the JSON, which no program can read."""
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
+    arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
+    assert main([*arguments, "--set", "train.num_steps=300"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["train"]["num_steps"] == 300
+    for part in ("395,641 parameters", "1500 images to train on", "disk: about", "holds 22 %"):
+        assert part in shown.err
+
+
+def test_commands_that_are_printed_are_quoted(tmp_path, monkeypatch):
+    """Catches: a root with a space, whose command does something else when it is pasted."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(str(tmp_path / "my runs"))
+    assert shlex.split(plan._make_ui(store)) == ["make", "ui", f"ROOT={store.uri}"]
 
 
 def test_an_ablation_is_its_recipe_and_overrides(store):
@@ -152,28 +213,30 @@ def test_headline_of_images_of_one_class_says_why_there_is_no_distance():
     assert plan.headline(numbers)[1][1] == "not measured: of one class; give a file"
 
 
-def test_more_workers_than_cores_are_refused_where_they_would_run(config, monkeypatch):
+def test_more_workers_than_cores_are_refused_where_they_would_run(store, config, monkeypatch):
     """Catches: shards made, and three attempts, for a training that this machine cannot hold."""
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 4)
     asked = []
     wide = config.replaced({"compute.num_workers": 4})
-    plan.check_machine(wide, None)
+    plan.check(store, wide, plan.PIPELINE, None)
     wider = wide.replaced({"compute.cpus_per_worker": 2})
     with pytest.raises(ConfigError, match=r"4 worker\(s\) with 2 CPU each; this machine has 4"):
-        plan.check_machine(wider, None)
+        plan.check(store, wider, plan.PIPELINE, None)
     monkeypatch.setattr(plan, "require_answer", asked.append)
-    plan.check_machine(wider, "http://head:8265")
+    plan.check(store, wider, plan.PIPELINE, "http://head:8265")
     assert asked == ["http://head:8265"], "and a cluster is, before anything is sent to it"
 
 
-def test_a_feature_network_is_looked_for_only_where_it_would_be_read(config, tmp_path, monkeypatch):
+def test_a_feature_network_is_looked_for_only_where_it_would_be_read(
+    store, config, tmp_path, monkeypatch
+):
     """Catches: a file of the cluster's that is missed on the laptop, and one that nobody checks."""
     given = {"evaluate.features": str(tmp_path / "net.pt"), "evaluate.features_sha256": "0" * 64}
     config = config.replaced({**given, "compute.num_workers": 1})
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        plan.check_machine(config, None)
+        plan.check(store, config, plan.PIPELINE, None)
     monkeypatch.setattr(plan, "require_answer", lambda _: None)
-    plan.check_machine(config, "http://head:8265")
+    plan.check(store, config, plan.PIPELINE, "http://head:8265")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +252,7 @@ def test_dry_run_shows_no_plan_that_would_be_refused(
     changes = [word for text in given for word in ("--set", text)]
     arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
     assert main(arguments) == 0
-    assert "would run with 2 workers" in capsys.readouterr().out
+    assert "would run with 2 workers" in capsys.readouterr().err
     assert main([*arguments, *changes]) == 2
     shown = capsys.readouterr()
     assert part in shown.err
@@ -215,9 +278,9 @@ def test_the_paper_s_plan_has_two_stages_more(store, config, monkeypatch, capsys
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
     assert main(arguments) == 0
-    pipeline = planned(capsys.readouterr().out)
+    pipeline = planned(capsys.readouterr().err)
     assert main(arguments, PAPER) == 0
-    found = planned(capsys.readouterr().out)
+    found = planned(capsys.readouterr().err)
     assert list(pipeline) == list(plan.PIPELINE)
     assert list(found) == list(plan.PAPER)
     assert {stage: found[stage] for stage in plan.PIPELINE} == pipeline
@@ -226,10 +289,10 @@ def test_the_paper_s_plan_has_two_stages_more(store, config, monkeypatch, capsys
         assert found[stage] == "would run with 2 workers on an embedded Ray on this machine"
 
 
-def planned(out: str) -> dict[str, str]:
+def planned(shown: str) -> dict[str, str]:
     """Return stage -> state of a dry run, in the order of its lines."""
-    _, _, lines = out.partition("plan for run")
-    return dict(line.split(maxsplit=1) for line in lines.splitlines()[1:])
+    _, _, lines = shown.partition("plan for run")
+    return dict(line.split(maxsplit=1) for line in lines.splitlines() if line.startswith("  "))
 
 
 def test_a_finished_paper_needs_no_machine_and_names_all_its_places(

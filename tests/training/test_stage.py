@@ -156,7 +156,7 @@ def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, capl
     """Catches a training that begins without a word, an error, a line for each worker or one that
     the flow does not take for a warning, and a word where nothing is left to train.
     """
-    config = small_config(compute__num_workers=2, diffusion__beta_end=0.002)
+    config = small_config(compute__num_workers=2, diffusion__beta_end=0.002, train__ema_decay=0.8)
     monkeypatch.setattr(cluster, "connect", lambda _compute: cluster.Connection(joined=False))
     monkeypatch.setattr(group, "train_group", lambda *_args, **_kwargs: commit_final(store, config))
     with caplog.at_level(logging.WARNING):
@@ -170,8 +170,17 @@ def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, capl
 def test_a_chain_that_ends_in_noise_is_no_matter_for_warnings(store, groups, caplog):
     """Catches a warning for everybody, which nobody reads."""
     with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError):
-        run_train(store, CONFIG)
+        run_train(store, CONFIG.replaced({"train.ema_decay": 0.8}))
     assert not caplog.records
+    caplog.clear()
+    short = CONFIG.replaced({"train.ema_decay": 0.99, "train.warmup_steps": 21})
+    with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError):
+        run_train(store, short)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.partition("=")[0] for line in said] == [
+        f"{WARNING}train.warmup_steps",
+        f"{WARNING}the average of the weights with train.ema_decay",
+    ]
 
 
 def test_without_a_data_set_it_is_made_first(tmp_path, groups):

@@ -1,0 +1,188 @@
+"""Everything that a later stage would refuse is refused before the first one, and in a dry run.
+
+What needs torch is not here, since flows call this too: the stages `shard` and `train` see to it
+when they begin, and `__main__` for a dry run.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ddpm_core import layout, machine
+from ddpm_core.config import RunConfig
+from ddpm_core.config.doubts import doubts
+from ddpm_core.data.download import downloads_folder
+from ddpm_core.data.glance import Glance, glance
+from ddpm_core.errors import CheckpointError, ConfigError, DataError
+from ddpm_core.estimate import disk_use, num_parameters, size_text
+from ddpm_core.manifest import DamagedError, Manifest
+from ddpm_core.recipes import ablation_runs
+from ddpm_core.runs import check_stage, has_results, require_feature_file
+from ddpm_core.storage import Store
+from ddpm_core.tracking.place import tracking_uri
+
+RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
+    "shard": layout.dataset_of,
+    "train": layout.final_checkpoint,
+    "sample": layout.samples_of,
+    "evaluate": layout.evaluation_of,
+    "study": layout.study_of,
+    "ablations": layout.ablations_of,
+}
+"""stage, in the order of the pipeline -> how to find its result; None while it is not complete"""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known before anything starts."""
+
+    missing: list[str]
+    """the stages that are not done"""
+    source: Glance | None
+    """of the images; None if they are sharded already, or lie where only others see them"""
+    doubts: list[str]
+    """settings that can hardly be meant"""
+
+    def lines(self, config: RunConfig) -> list[str]:
+        """Return them for people."""
+        seen, lines = self.source, [f"network: {num_parameters(config):,} parameters"]
+        if seen is not None:
+            lines.append(f"images: {seen.text}")
+        known = seen is not None and seen.num_train is not None and seen.num_test is not None
+        num_images = seen.num_train + seen.num_test if known else None  # type: ignore[union-attr,operator]
+        use = disk_use(config, num_images)
+        shards = f"{size_text(use.dataset)} of shards, " if use.dataset is not None else ""
+        lines.append(
+            f"disk: about {shards}{size_text(use.checkpoints)} of checkpoints, at most "
+            f"{size_text(use.samples)} of samples"
+        )
+        if "train" in self.missing:
+            lines.append("time: said by the training, after its first steps")
+        return lines + [f"warning: {doubt}" for doubt in self.doubts]
+
+
+def preflight(
+    store: Store,
+    config: RunConfig,
+    stages: Sequence[str],
+    *,
+    command: Callable[[str], str],
+    here: bool,
+    look: bool = True,
+) -> Findings:
+    """Refuse what any of `stages` would refuse; writes nothing and starts nothing.
+
+    Args:
+        store: the root.
+        config: of the run.
+        stages: which are to run, in their order; those that are done are not asked about.
+        command: stage -> the command that runs it for this run, for people.
+        here: whether they run on this machine, and not on a cluster that may hold other files.
+        look: whether to look at the source of the images where they are still to be sharded.
+
+    Raises:
+        ConfigError: a setting does not go with another, with this machine, or with its files.
+        RunConflictError: the name of the run, or of an ablation of it, stands for something else.
+        CheckpointError: the stage needs a trained run, and it is not.
+        DataError: it needs samples, and there are none; or the images cannot be used, as far as
+            their names tell.
+        StorageError: the storage does not answer.
+    """
+    tracking_uri(store)
+    check_stage(store, config)
+    require_earlier(store, config, stages, command)
+    missing = [stage for stage in stages if not _is_done(store, config, stage)]
+    if not missing:
+        return Findings([], None, [])
+    if here and missing != ["shard"]:
+        require_cores(config)
+        if missing != ["sample"]:
+            require_feature_file(config)
+    if "ablations" in missing:
+        require_ablations(store, config)
+    source = None
+    if look and not set(missing).isdisjoint(("shard", "train")):
+        source = _source(store, config, here=here)
+    num_test = source.num_test if source is not None else None
+    return Findings(missing, source, doubts(config, num_test=num_test))
+
+
+def require_earlier(
+    store: Store, config: RunConfig, stages: Sequence[str], command: Callable[[str], str]
+) -> None:
+    """Refuse a stage whose input is neither there nor made by `stages`; see `preflight`."""
+    of_a_trained_run = {"sample", "evaluate", "study"}.intersection(stages)
+    if not of_a_trained_run or "train" in stages:
+        return
+    run, step = config.name, config.train.num_steps
+    first = next(stage for stage in stages if stage in of_a_trained_run)
+    if not _is_there(store, config, "train"):
+        found = f"no run {run!r} below {store.uri}"
+        if _is_run(store, run):
+            found = f"no checkpoint of step {step} in {store.uri_of(layout.run_folder(run))}"
+        raise CheckpointError(
+            f"{first} needs a trained run, and there is {found}; train it first: {command('train')}"
+        )
+    if first != "sample" and not _is_there(store, config, "sample"):
+        raise DataError(
+            f"{first} needs the samples of run {run!r} that sample={{...}} of this configuration "
+            f"asks for, and they are not there; draw them first: {command('sample')}"
+        )
+
+
+def require_cores(config: RunConfig) -> None:
+    """Refuse more workers than this machine can hold.
+
+    Raises:
+        ConfigError: there are fewer cores than asked for.
+    """
+    compute, cores = config.compute, machine.cores()
+    if compute.num_workers * compute.cpus_per_worker > cores:
+        raise ConfigError(
+            f"compute asks for {compute.num_workers} worker(s) with {compute.cpus_per_worker} CPU "
+            f"each; this machine has {cores}. Lower compute.num_workers or "
+            "compute.cpus_per_worker, or give the address of a cluster"
+        )
+
+
+def require_ablations(store: Store, config: RunConfig) -> None:
+    """Refuse a run whose six ablations cannot be run.
+
+    Raises:
+        ConfigError: one does not go with the rest of `config`, or its name would be too long.
+        RunConflictError: the name of one stands for another run.
+    """
+    try:
+        runs = ablation_runs(config)
+    except ConfigError as error:
+        raise ConfigError(f"the ablations of run {config.name!r} cannot be run: {error}") from None
+    for run in runs.values():
+        check_stage(store, run)
+
+
+def _is_done(store: Store, config: RunConfig, stage: str) -> bool:
+    try:
+        return RESULTS[stage](store, config) is not None
+    except DamagedError:
+        return False  # the stage sets it aside and makes it again
+
+
+def _is_there(store: Store, config: RunConfig, stage: str) -> bool:
+    try:
+        return RESULTS[stage](store, config) is not None
+    except DamagedError:
+        return True  # the stage that reads it says what is damaged, and what to do
+
+
+def _is_run(store: Store, run: str) -> bool:
+    return store.exists(layout.run_json_key(run)) or has_results(store, run)
+
+
+def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
+    is_remote = "://" in config.data.source and not config.data.source.startswith("file:")
+    if not (here or is_remote):
+        return None
+    with suppress(DamagedError):  # the stage sets it aside and asks the source again
+        if layout.dataset_pointer(store, config.name) is not None:
+            return None
+    return glance(config.data, cache=downloads_folder())
