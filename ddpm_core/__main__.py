@@ -21,6 +21,7 @@ from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import RESULTS, Findings, preflight
 from ddpm_core.progress import WARNING
 from ddpm_core.recipes import RECIPES
+from ddpm_core.run_commands import add_parsers, run_command
 from ddpm_core.runs import begin_stage, configure, open_stage, refuse_training_imported
 from ddpm_core.storage import Store, open_store
 
@@ -48,6 +49,8 @@ examples:
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
   python -m ddpm_core verify runs/runs/short/run.json
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
+  python -m ddpm_core runs list
+  python -m ddpm_core export-samples runs/runs/short ./pictures
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
 exit codes:
@@ -68,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _import_weights(options)
                 case "export-weights":
                     _export_weights(options)
+                case "runs" | "export-samples":
+                    run_command(options)
                 case _:
                     _run_stage(options)
         except PipelineError as error:
@@ -246,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         help="path or URI of a run's run.json, or of the folder of a data set",
     )
     _add_exchanges(stages)
+    add_parsers(stages)
     return parser
 
 

@@ -1,5 +1,7 @@
 """What pyproject.toml asks for, constraints.txt has."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,3 +24,20 @@ def test_every_requirement_is_pinned_within_its_range():
         pin = pins.get(canonicalize_name(one.name))
         assert pin is not None, f"{one.name} is not in constraints.txt"
         assert one.specifier.contains(pin), f"{one} does not allow {pin} of constraints.txt"
+
+
+def test_the_command_ddpm_is_the_stages():
+    """Catches: a script that names a function that is not there, or another program's usage."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["ddpm"].partition(":")
+    program = (
+        f"import sys; sys.argv = ['/bin/ddpm', '--help']; from {module} import {function} as f"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; f()"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ddpm ")
+    for verb in ("train", "verify", "runs", "export-samples"):
+        assert f"\n    {verb}" in done.stdout
