@@ -41,7 +41,7 @@ def link_to_a_folder(folder):
 
 
 def damaged_shard(folder):
-    return write_folder(folder, {f"{EVIL}.tar": tar_of({"a.png": PNG, "a.cls": b"0"})[:-1024]})
+    return write_folder(folder, {f"{EVIL}.tar": tar_of({"a.png": PNG, "a.cls": b"0"})[:700]})
 
 
 def shard_with_a_bad_label(folder):
