@@ -8,6 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import final
 
+from ddpm_core.data.containers.names import shown
 from ddpm_core.errors import DataError, StorageError
 
 
@@ -66,6 +67,7 @@ class LocalFile:
         return self._descriptor[1]
 
     def _problem(self, error: OSError) -> DataError | StorageError:
+        place = shown(str(self._path))
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
-            return DataError(f"{self._path} is missing or no file; fetch it, or mend data.source")
-        return StorageError(f"cannot read {self._path}: {error.strerror}; mend that, run again")
+            return DataError(f"{place} is missing or no file; fetch it, or mend data.source")
+        return StorageError(f"cannot read {place}: {error.strerror}; mend that, run again")

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from ddpm_core.data.containers.names import shown
 from ddpm_core.data.download import locked
 from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
@@ -28,12 +29,16 @@ def unpacked(archive: Path, cache: Path) -> tuple[Path, str]:
         StorageError: the cache cannot be written.
     """
     if not archive.is_file():
-        raise DataError(f"{archive} is missing or no regular file; fetch it, or mend data.source")
+        raise DataError(
+            f"{shown(str(archive))} is missing or no regular file; fetch it, or mend data.source"
+        )
     try:
         with archive.open("rb") as packed:
             sha256 = hashlib.file_digest(packed, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{archive} cannot be read: {error.strerror}; mend that") from None
+        raise DataError(
+            f"{shown(str(archive))} cannot be read: {error.strerror}; mend that"
+        ) from None
     path = cache / "unpacked" / f"{sha256}.tar"
     with locked(path):
         if not path.is_file():
@@ -58,18 +63,20 @@ def _unpack(archive: Path, packed: BinaryIO, target: BinaryIO) -> None:
             chunk = source.read(_CHUNK_BYTES)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(
-                f"{archive} cannot be unpacked: {error}. Fetch the file again"
+                f"{shown(str(archive))} cannot be unpacked: {error}. Fetch the file again"
             ) from None
         if not chunk:
             return
         num_bytes += len(chunk)
         if num_bytes > min(MAX_UNPACKED_BYTES, max(_ALWAYS_BYTES, _MAX_RATIO * total)):
             raise DataError(
-                f"{archive}, {total} bytes, unpacks to over {num_bytes} bytes; at most "
+                f"{shown(str(archive))}, {total} bytes, unpacks to over {num_bytes} bytes; at most "
                 f"{MAX_UNPACKED_BYTES} bytes and {_MAX_RATIO} times the archive are unpacked. "
                 "Unpack it yourself and give the folder as data.source"
             )
         target.write(chunk)
         if 10 * packed.tell() // max(total, 1) > tenth:
             tenth = 10 * packed.tell() // max(total, 1)
-            Progress("shard", packed.tell(), total, "bytes", f"unpacking {archive.name}").show()
+            Progress(
+                "shard", packed.tell(), total, "bytes", f"unpacking {shown(archive.name)}"
+            ).show()

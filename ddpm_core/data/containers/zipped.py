@@ -24,7 +24,7 @@ from ddpm_core.data.containers.container import (
     refuse_large,
 )
 from ddpm_core.data.containers.local_file import LocalFile
-from ddpm_core.data.containers.names import bytes_of, checked_name, quoted
+from ddpm_core.data.containers.names import bytes_of, checked_name, quoted, shown
 from ddpm_core.errors import DataError
 
 MAX_RATIO = 200
@@ -91,7 +91,7 @@ class Zip(Container):
                 "unpacked"
             )
             raise EntryError(
-                f"{quoted(entry.name)} in {self.uri} {reason}. Leave it out, or store it "
+                f"{quoted(entry.name)} in {shown(self.uri)} {reason}. Leave it out, or store it "
                 "uncompressed",
                 reason,
             )
@@ -150,7 +150,8 @@ class Zip(Container):
             raise self._damaged(f"a directory of {num_entries} files that cannot lie in it")
         if num_entries > MAX_ENTRIES:
             raise DataError(
-                f"{self.uri} holds {num_entries} files; at most {MAX_ENTRIES} are listed. Split it"
+                f"{shown(self.uri)} holds {num_entries} files; at most {MAX_ENTRIES} are listed. "
+                "Split it"
             )
         return _Directory(offset + shift, num_bytes, num_entries, shift)
 
@@ -171,11 +172,13 @@ class Zip(Container):
         raw = rest[:name_bytes]
         name = checked_name(raw.removesuffix(b"/"), self.uri)
         if flags & _ENCRYPTED:
-            raise DataError(f"{quoted(name)} in {self.uri} is encrypted; unpack it with its key")
+            raise DataError(
+                f"{quoted(name)} in {shown(self.uri)} is encrypted; unpack it with its key"
+            )
         if method not in (_STORED, _DEFLATED):
             raise DataError(
-                f"{quoted(name)} in {self.uri} is packed by method {method}; only stored (0) and "
-                "deflated (8) are read. Pack it again, as `zip` does"
+                f"{quoted(name)} in {shown(self.uri)} is packed by method {method}; only "
+                "stored (0) and deflated (8) are read. Pack it again, as `zip` does"
             )
         extra = rest[name_bytes : name_bytes + extra_bytes]
         size, packed, offset = self._zip64(extra, name, size, packed, offset)
@@ -219,7 +222,7 @@ class Zip(Container):
 
     def _damaged(self, found: str) -> DataError:
         return DataError(
-            f"{self.uri} is no zip archive that can be used: {found}. Fetch or make it again"
+            f"{shown(self.uri)} is no zip archive that can be used: {found}. Fetch or make it again"
         )
 
 
