@@ -108,7 +108,7 @@ def test_every_parameter_survives_form_json_and_command_line(tmp_path_factory, r
 
 
 def test_flow_refuses_sections():
-    """Catches: {"train": {"num_steps": 5}} from another client, which the flow would refuse late."""
+    """Catches: {"train": {"num_steps": 5}} from another client, refused late by the flow."""
     from prefect.exceptions import ParameterTypeError
 
     from flows.train_ddpm import train_ddpm
