@@ -141,11 +141,11 @@ def test_killed_at_any_write_it_leaves_no_index_and_the_next_call_completes(
         store, writes = open_store(str(root)), []
         write = store.write
 
-        def dying(key, data, write=write, writes=writes, fatal=fatal):
+        def dying(key, data, *, sha256=None, write=write, writes=writes, fatal=fatal):
             writes.append(key)
             if len(writes) > fatal:
                 raise Killed
-            write(key, data)
+            write(key, data, sha256=sha256)
 
         with monkeypatch.context() as patch:
             patch.setattr(store, "write", dying)
