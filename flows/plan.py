@@ -19,7 +19,7 @@ from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import configure, require_feature_file
 from ddpm_core.storage import Store, open_store
-from ddpm_core.tracking.place import redacted
+from ddpm_core.tracking.place import is_database, redacted
 from ddpm_core.tracking.receipts import page_of
 from flows.ray_address import require_answer
 
@@ -274,21 +274,23 @@ def summary(store: Store, config: RunConfig) -> str:
 def _look(store: Store, run: str) -> str:
     found = mlflow_page(store, run)
     if found is None:
-        return "no MLflow: set MLFLOW_TRACKING_URI for a root on S3"
+        configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+        return redacted(configured) or "no MLflow: set MLFLOW_TRACKING_URI for a root on S3"
     page, when = found
     return f"{page}   ({when})"
 
 
 def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
-    """Return the URL of the run's page in MLflow, and when it is there; None without MLflow.
+    """Return the URL of the run's page in MLflow, and when it is there; None if there is none.
 
-    As long as nothing of the run has reached MLflow, the URL is that of its first page.
+    There is none without MLflow, and none that is known for a service like Azure ML. As long as
+    nothing of the run has reached MLflow, the URL is that of its first page.
     """
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     page = page_of(store, run) or ""
     if configured.startswith(("http://", "https://")):
         return without_password(configured).rstrip("/") + page, "the server of MLFLOW_TRACKING_URI"
-    if not configured and store.local_path("mlflow.db") is None:
+    if not is_database(configured) if configured else store.local_path("mlflow.db") is None:
         return None
     return UI_URL + page, f"there while `{_make_ui(store)}` runs"
 

@@ -90,8 +90,8 @@ def find_home(store: Store) -> Home | None:
     artifacts = folder.as_uri() if folder else store.uri_of(ARTIFACTS_KEY)
     if uri:
         _require_usable(uri)
-        is_database = _scheme_of(uri) in _DATABASES
-        return Home(uri, _registry(uri), experiment, artifacts if is_database else None, None)
+        own = artifacts if is_database(uri) else None
+        return Home(uri, _registry(uri), experiment, own, None)
     if database is None:
         return None
     # SQLAlchemy decodes the path, and takes what follows a question mark for options.
@@ -108,6 +108,11 @@ def tracking_uri(store: Store) -> str | None:
     """
     home = find_home(store)
     return home.uri if home else None
+
+
+def is_database(uri: str) -> bool:
+    """Return whether it names a database, for which `make ui` serves a page."""
+    return _scheme_of(uri) in _DATABASES
 
 
 def job_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ddpm_core import layout
 from ddpm_core.canonical import canonical_json, fingerprint
-from ddpm_core.errors import StorageError
+from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.manifest import Manifest
 from ddpm_core.storage import KeyMissingError, Store
 from ddpm_core.tracking.place import Home, find_home
@@ -45,17 +45,16 @@ def write_place(store: Store, run: str, home: Home, *, experiment_id: str, run_i
 def page_of(store: Store, run: str) -> str | None:
     """Return what follows the server's address in the address of the run's page; None if unknown.
 
-    Raises:
-        ConfigError: as `find_home`.
+    It is for links, which are worth no error.
     """
-    home = find_home(store)
-    if home is None:
-        return None
     try:
+        home = find_home(store)
+        if home is None:
+            return None
         found = json.loads(store.read(_place_key(run, home), at_most=1000))
         return f"/#/experiments/{found['experiment_id']}/runs/{found['run_id']}"
-    except (KeyMissingError, StorageError, ValueError, KeyError, TypeError):
-        return None  # a link is not worth an error
+    except (KeyMissingError, StorageError, ConfigError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _place_key(run: str, home: Home) -> str:

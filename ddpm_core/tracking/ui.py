@@ -18,6 +18,7 @@ from ddpm_core.tracking.place import (
     URI_VARIABLE,
     Home,
     find_home,
+    is_database,
     prepare_environment,
     redacted,
 )
@@ -79,6 +80,11 @@ def _show(root: str, port_text: str) -> int:
         say(f"MLflow: {page}")
         _open(page)
         return 0
+    if not is_database(home.uri):
+        raise ConfigError(
+            f"{URI_VARIABLE}={redacted(home.uri)!r} is a service with a page of its own; open "
+            "that, or unset the variable for the runs in a local root"
+        )
     _require_free(port)
     page = page_of_experiment(home, f"http://{HOST}:{port}")
     return _serve(home, port, page)

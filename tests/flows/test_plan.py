@@ -123,6 +123,8 @@ def test_mlflow_s_page_is_the_server_s_or_the_one_that_make_ui_opens(store, monk
         uri="s3://b", local_path=lambda key: None, uri_of=lambda key: f"s3://b/{key}"
     )
     assert plan.mlflow_page(on_s3, "r") is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "azureml://x")
+    assert plan.mlflow_page(store, "r") is None
     for uri, page, when in (
         ("sqlite:////data/mlflow.db", plan.UI_URL, "there while `make ui` runs"),
         ("http://mlflow.example/", "http://mlflow.example", "the server of MLFLOW_TRACKING_URI"),

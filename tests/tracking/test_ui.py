@@ -78,6 +78,13 @@ def test_a_port_that_is_none_is_refused(tmp_path, capsys, port):
     assert f"port {port!r} must be a number" in capsys.readouterr().err
 
 
+def test_a_service_has_a_page_of_its_own(tmp_path, monkeypatch, capsys):
+    """Catches a database server that is started on the address of a service."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    assert ui.main([str(tmp_path)]) == 2
+    assert "a service with a page of its own" in capsys.readouterr().err
+
+
 def test_a_root_without_results_is_said(tmp_path, capsys):
     """Catches an empty MLflow on a database that was only just made."""
     assert ui.main([str(tmp_path)]) == 2
