@@ -82,8 +82,8 @@ def _show(root: str, port_text: str) -> int:
         return 0
     if not is_database(home.uri):
         raise ConfigError(
-            f"{URI_VARIABLE}={redacted(home.uri)!r} is a service with a page of its own; open that, "
-            "or unset the variable for the runs in a local root"
+            f"{URI_VARIABLE}={redacted(home.uri)!r} is a service with a page of its own; open "
+            "that, or unset the variable for the runs in a local root"
         )
     _require_free(port)
     page = page_of_experiment(home, f"http://{HOST}:{port}")
