@@ -47,7 +47,7 @@ examples:
   python -m ddpm_core train digits --set train.num_steps=500 --run short
   python -m ddpm_core sample runs/runs/short/run.json --set sample.num_images=100
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
-  python -m ddpm_core verify runs/runs/short/run.json
+  python -m ddpm_core verify short
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   python -m ddpm_core runs list
   python -m ddpm_core export-samples runs/runs/short ./pictures
@@ -136,7 +136,7 @@ def _check_ahead(config: RunConfig) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from ddpm_core.verify import verify
 
-    report = verify(options.target)
+    report = verify(options.target, root=options.root)
     for line in report.looked_at:
         say(f"verify  whole: {line}")
     for uri in report.unfinished:
@@ -247,9 +247,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verifying.add_argument(
         "target",
-        metavar="RUN_JSON|DATASET",
-        help="path or URI of a run's run.json, or of the folder of a data set",
+        metavar="RUN|DATASET",
+        help="a run: its name, or path or URI of its folder or run.json; or path or URI of the "
+        "folder of a data set",
     )
+    verifying.add_argument("--root", metavar="URI", help="where a run named by its name lies")
     _add_exchanges(stages)
     add_parsers(stages)
     return parser

@@ -5,6 +5,7 @@ whether each is what its place promises, and made of what the one before it is: 
 this data set, the samples of these weights, the numbers of both. Nothing is changed.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ _NUM_SHOWN = 20
 _MARKS = ("retired", "quarantined.json")
 _RESULTS = ("samples", "evaluation", "study", "ablations")
 _FEATURES = "features-"
+_DATASET = re.compile(r".+-[0-9a-f]{16}")
+"""how the folder of a data set is called"""
 Weights = dict[str, set[int]]
 """SHA-256 of the averages of a checkpoint -> its step; equal weights may be of two"""
 
@@ -57,22 +60,22 @@ def verify(target: str, *, root: str | None = None) -> Report:
     """Check a run or a data set, every byte of it.
 
     Args:
-        target: the run.json of a run, or the folder of a data set; path or URI.
-        root: where the run lies; None is the root that its run.json lies in.
+        target: the folder of a data set, path or URI; or a run: its name, its folder or run.json.
+        root: where the run lies; None is the root that its run.json lies in, else ./runs.
 
     Raises:
         DataError: something is wrong with it: the first things, and how many.
-        ConfigError: there is no such run.
+        ConfigError: there is no such run or data set.
     """
     report = Report()
-    if target.endswith(".json"):
+    parent, slash, name = target.rstrip("/").rpartition("/")
+    store, where = open_store(parent or slash or "."), name
+    if _DATASET.fullmatch(name):
+        _verify_dataset(store, load_index(store, name), report)
+    else:
         home, config = configure(target, root=root, run=None, changes={})
         store, where = open_store(home), layout.run_folder(config.name)
         _verify_run(store, config, report)
-    else:
-        parent, _, name = target.rstrip("/").rpartition("/")
-        store, where = open_store(parent or "."), name
-        _verify_dataset(store, load_index(store, name), report)
     if report.problems:
         count, shown = len(report.problems), report.problems[:_NUM_SHOWN]
         lines = "".join(f"\n  {line}" for line in shown)

@@ -10,7 +10,7 @@ import pytest
 
 from ddpm_core import layout, manifest
 from ddpm_core.data.stage import run_shard
-from ddpm_core.errors import CheckpointError, DataError, PipelineError
+from ddpm_core.errors import CheckpointError, ConfigError, DataError, PipelineError
 from ddpm_core.evaluation import stage as evaluation
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.manifest import DamagedError, Expected
@@ -99,6 +99,8 @@ def test_a_damaged_data_set_is_refused(store):
 def test_what_is_no_data_set_is_refused(tmp_path):
     """Catches a KeyError for a folder of something else."""
     with pytest.raises(DataError, match="there is no data set at"):
+        verify(str(tmp_path / "digits-0123456789abcdef"))
+    with pytest.raises(ConfigError, match="neither a recipe nor a run"):
         verify(str(tmp_path / "nothing"))
 
 
@@ -119,7 +121,8 @@ def test_a_whole_run_is_said_to_be_whole(evaluated, capfd):
     store, config = evaluated
     target = run_json(store, config)
     before = files_below(Path(store.uri))
-    report = verify(target)
+    report = verify(config.name, root=store.uri)
+    assert verify(target) == report
     text = "\n".join(report.looked_at)
     for what in ("datasets/digits-", "1797 images, 1 feature network", "checkpoint of step 10",
                  "samples/", "4 units", "evaluation/"):  # fmt: skip
