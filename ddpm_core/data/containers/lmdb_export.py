@@ -5,12 +5,18 @@ humans in the loop" (2015), arXiv:1506.03365; the archives unpack to folders suc
 `bedroom_train_lmdb` with a `data.mdb`. Only this file knows the package lmdb.
 """
 
+import os
+import resource
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
+import ddpm_core
 from ddpm_core.data.containers.container import (
     MAX_ENTRIES,
     Container,
@@ -19,8 +25,8 @@ from ddpm_core.data.containers.container import (
     changed,
     refuse_large,
 )
-from ddpm_core.data.containers.names import bytes_of, text_of
-from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.data.containers.names import bytes_of, shown, text_of
+from ddpm_core.errors import ConfigError, DataError, PipelineError
 
 DATA_FILE = "data.mdb"
 _BEGINNINGS = {
@@ -38,8 +44,8 @@ _OPENING = threading.Lock()
 class Lmdb(Container):
     """Every value of a database. A name is the key, a dot, and what the value begins as.
 
-    `Entry.where` is (). The library maps the file into memory and trusts it: unlike everything else
-    that is read here, a database that is made with malice may crash the process.
+    `Entry.where` is (). The library maps the file into memory and trusts it, so that a damaged one
+    may end the process: another process looks at every value before this one lists them.
     """
 
     folders_are_classes = False
@@ -50,6 +56,8 @@ class Lmdb(Container):
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # whatever is there is taken for an image
+        _library()
+        self._look_elsewhere()
         with self._transaction() as transaction:
             left = min(transaction.stat()["entries"], MAX_ENTRIES)
             for key, value in transaction.cursor():
@@ -74,6 +82,31 @@ class Lmdb(Container):
 
     def place(self) -> dict[str, Any]:
         return {"kind": "lmdb", "path": self.uri}
+
+    def look(self) -> None:
+        """Touch the key, the beginning and the end of every value."""
+        with self._transaction() as transaction:
+            left = min(transaction.stat()["entries"], MAX_ENTRIES)
+            for key, value in transaction.cursor():
+                bytes(key), bytes(value[:4]), bytes(value[-1:])
+                left -= 1
+                if left < 0:
+                    return  # the listing says so
+
+    def _look_elsewhere(self) -> None:
+        paths = [str(Path(ddpm_core.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        done = subprocess.run(  # noqa: S603 - this Python, this module, a path
+            [sys.executable, "-m", __name__, os.fspath(self._root.absolute())],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode < 0:
+            raise DataError(
+                f"{shown(self.uri)} is no LMDB that can be used: a process that read all of it was "
+                f"ended by {signal.Signals(-done.returncode).name}. Fetch or unpack it again"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -123,3 +156,17 @@ def _library() -> Any:  # noqa: ANN401 - optional, and untyped where it is not i
             f"a folder with a {DATA_FILE} needs lmdb: pip install 'ddpm-pipeline[lmdb]'"
         ) from None
     return lmdb
+
+
+def main() -> None:
+    """Look at all of the database that is the argument; the exit code says whether that is safe.
+
+    What else is wrong with it whoever started this process finds itself.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(PipelineError):
+        Lmdb(Path(sys.argv[1])).look()
+
+
+if __name__ == "__main__":
+    main()

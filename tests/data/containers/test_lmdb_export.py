@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import struct
 import sys
 
 import pytest
@@ -103,3 +104,34 @@ def test_lmdb_without_its_package_is_one_clear_error(tmp_path, monkeypatch):
     (tmp_path / "data.mdb").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"pip install 'ddpm-pipeline\[lmdb\]'"):
         list(open_container(str(tmp_path), cache=tmp_path).entries(PassedOver()))
+
+
+def test_a_damaged_database_ends_in_an_error_and_not_the_process(lmdb, tmp_path):
+    """Catches the end of whatever reads a value that says it reaches beyond the file (SIGSEGV).
+
+    In a process of its own, so that a failure is one.
+    """
+    with lmdb.open(str(tmp_path), map_size=2**20) as made, made.begin(write=True) as transaction:
+        transaction.put(b"key1", b"\xff\xd8\xff" + bytes(10_000))
+    # A node: low and high half of the size, flags (1: on pages of its own), length of the key, key.
+    path, size = tmp_path / "data.mdb", struct.pack("<2H", 10_003, 0)
+    rest = struct.pack("<2H", 1, 4) + b"key1"
+    content = path.read_bytes()
+    assert content.count(size + rest) == 1
+    longer = struct.pack("<2H", 0xE100, 0x05F5)  # 100,000,000 bytes
+    path.write_bytes(content.replace(size + rest, longer + rest))
+    worker = multiprocessing.get_context("fork").Process(target=_read_all, args=(tmp_path,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 3
+    with pytest.raises(DataError, match="a process that read all of it was ended by SIG"):
+        list(Lmdb(tmp_path).entries(PassedOver()))
+
+
+def _read_all(folder):
+    opened = Lmdb(folder)
+    try:
+        for entry in opened.entries(PassedOver()):
+            opened.read(entry)
+    except DataError:
+        sys.exit(3)
