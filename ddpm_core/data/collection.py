@@ -148,7 +148,8 @@ class Collection(Source):
             done += len(asked.items)
             Progress("shard", done, total, "files", "looked at").show()
 
-        Progress("shard", 0, total, "files", "looking at them").show()
+        note = f"looking at them; {self.num_images['test']} are held out"
+        Progress("shard", 0, total, "files", note).show()
         cluster.map_units(make_looker, self._payload(), Lazy(parts, look), compute, on_done=on_done)
         require_few_rejected(self._data, self._rejected(), total, uri=self._container.uri)
         self._say_notes()

@@ -55,7 +55,9 @@ def photos(tmp_path):
     return folder
 
 
-def test_300_mixed_images_need_nothing_but_their_folder(photos, tmp_path, in_process, caplog):
+def test_300_mixed_images_need_nothing_but_their_folder(
+    photos, tmp_path, in_process, caplog, capfd
+):
     """Catches every refusal on the way that a default can spare, and a file that is lost without a
     word: a hold-out that nobody gave, a link, a PNG called .JPEG, 20 megapixels, one cut file.
     """
@@ -86,6 +88,7 @@ def test_300_mixed_images_need_nothing_but_their_folder(photos, tmp_path, in_pro
     assert '1 files were left out ("cat/cut.jpg": it is cut short' in said
     assert 'named as another kind are read; the first: "cat/n02105855_2933.JPEG"' in said
     assert "DS_Store" not in said
+    assert "shard  0/301 files  looking at them; 30 are held out\n" in capfd.readouterr().out
 
 
 def test_a_data_set_is_the_same_under_any_bound_on_what_it_does_not_hold(tmp_path, in_process):
