@@ -63,6 +63,27 @@ def test_the_error_is_estimated_with_order_4():
     assert calls[1] / calls[0] == pytest.approx(100**0.2, rel=0.12)
 
 
+def test_the_adaptive_solver_takes_its_golden_numbers_of_calls():
+    """Catches another safety factor, limit of growth, or first step: they change what the study
+    publishes as the cost of the exact code, and its last digits. In float64, where a step that is
+    taken on one processor and refused on another has an error within 1e-12 of what is allowed."""
+    state = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.01, 0.0]], dtype=torch.float64)
+
+    def calls(tolerance, field, *, upward):
+        solver = Adaptive(0.05, 5.0, rtol=tolerance, atol=tolerance)
+        return solver.solve(field, state, upward=upward).num_evaluations.tolist()
+
+    def steep(x, s):
+        return -x / s[:, None].square()
+
+    def smooth(x, s):
+        return x.cos() * s[:, None].sin()
+
+    assert calls(1e-3, steep, upward=False) == [247, 247, 271]
+    assert calls(1e-5, steep, upward=False) == [463, 457, 433]
+    assert calls(1e-5, smooth, upward=True) == [67, 73, 97]
+
+
 def test_a_row_that_arrived_is_held():
     """Catches rows that are moved, or charged, after their end; the batch keeps its size."""
     sizes, rates = [], row(0.0, 50.0)

@@ -8,7 +8,7 @@ import torch
 from ddpm_core import __main__ as command
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import check
-from ddpm_core.manifest import DamagedError
+from ddpm_core.preflight import Findings
 from ddpm_core.recipes import digits
 from ddpm_core.storage import sha256_of
 
@@ -168,7 +168,7 @@ def test_weights_without_a_program_are_refused(tmp_path):
         check.check_feature_network(given(buffer.getvalue(), tmp_path / "net.pt"))
 
 
-@pytest.mark.parametrize("stage", ["shard", "train", "sample", "evaluate"])
+@pytest.mark.parametrize("stage", ["shard", "train", "ablations"])
 @pytest.mark.parametrize("dry", [True, False])
 def test_the_network_is_tried_before_any_stage_and_in_a_dry_run(
     stage, dry, tmp_path, monkeypatch, capsys
@@ -190,25 +190,15 @@ def test_the_network_is_tried_before_any_stage_and_in_a_dry_run(
     assert not list(root.glob("**/run.json"))
 
 
-def test_a_result_that_is_done_needs_no_file_and_a_damaged_one_is_left_to_its_stage(
-    tmp_path, monkeypatch
-):
-    """Catches: a file that is asked for though nothing is to be measured; a damaged manifest that
-    ends the command before the stage that makes it again."""
-    config = given(file_of(Good()), tmp_path / "net.pt").evaluate
+@pytest.mark.parametrize(("missing", "code"), [(["evaluate"], 2), ([], 0)])
+def test_a_result_that_is_done_needs_no_network(missing, code, tmp_path, monkeypatch):
+    """Catches: a network that is tried, or asked for, though nothing is to be measured with it."""
+    config = given(file_of(WantsFloats()), tmp_path / "net.pt").evaluate
     ran = []
     monkeypatch.setattr(command, "_stage", lambda name: lambda store, config: ran.append(name))
+    monkeypatch.setattr(command, "preflight", lambda *_, **__: Findings(missing, None, []))
     changes = [f"evaluate.{key}={getattr(config, key)}" for key in ("features", "features_sha256")]
     arguments = ["evaluate", "digits", "--root", str(tmp_path / "root")]
     arguments += [word for change in changes for word in ("--set", change)]
-
-    def damaged(*_):
-        raise DamagedError("its manifest is damaged")
-
-    monkeypatch.setattr(command, "_result", damaged)
-    assert command.main(arguments) == 0
-    (tmp_path / "net.pt").unlink()
-    assert command.main(arguments) == 2
-    monkeypatch.setattr(command, "_result", lambda *_: "done")
-    assert command.main(arguments) == 0
-    assert ran == ["evaluate", "evaluate"]
+    assert command.main(arguments) == code
+    assert ran == ["evaluate"] * (not missing)

@@ -33,23 +33,24 @@ def test_a_model_of_the_noise_is_drawn_from_by_every_sampler_at_every_number_of_
 
 
 def test_curves_are_what_their_labels_say():
-    """Catches: two curves of one sampler, noise in the DDIM that has none."""
+    """Catches: two curves of one sampler, noise in the DDIM that has none, another
+    amount of it in EDM's, by which the curves of two studies would differ."""
     settings = {one.key: one.sample for one in swept(study_config())[0]}
     told = {
-        key: (sample.sampler, sample.eta, sample.spacing, sample.churn > 0)
+        key: (sample.sampler, sample.eta, sample.spacing, sample.churn)
         for key, sample in settings.items()
     }
     assert told == {
-        "ancestral": ("ancestral", 0, "trailing", False),
-        "ddim": ("ddim", 0, "trailing", False),
-        "ddim-leading": ("ddim", 0, "leading", False),
-        "sde": ("sde", 0, "trailing", False),
-        "corrector": ("predictor_corrector", 0, "trailing", False),
-        "ode": ("ode", 0, "trailing", False),
-        "heun-churn": ("heun", 0, "trailing", True),
-        "dpm": ("dpm_solver", 0, "trailing", False),
-        "dpm-sde": ("sde_dpm_solver", 0, "trailing", False),
-        "unipc": ("unipc", 0, "trailing", False),
+        "ancestral": ("ancestral", 0, "trailing", 0),
+        "ddim": ("ddim", 0, "trailing", 0),
+        "ddim-leading": ("ddim", 0, "leading", 0),
+        "sde": ("sde", 0, "trailing", 0),
+        "corrector": ("predictor_corrector", 0, "trailing", 0),
+        "ode": ("ode", 0, "trailing", 0),
+        "heun-churn": ("heun", 0, "trailing", 10),
+        "dpm": ("dpm_solver", 0, "trailing", 0),
+        "dpm-sde": ("sde_dpm_solver", 0, "trailing", 0),
+        "unipc": ("unipc", 0, "trailing", 0),
     }
     assert settings["ode"].ode_method == "heun"
 
