@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ddpm_core import durable
 from ddpm_core.canonical import canonical_json
 from ddpm_core.data.cache import Cache
+from ddpm_core.data.containers.names import quoted, text_of
 from ddpm_core.data.decoding import decode_files
 from ddpm_core.data.index import Index, Shard, Split, key_of
 from ddpm_core.data.shard import ABOUT, IMAGE_EXTENSIONS, LABEL
@@ -197,7 +198,7 @@ def label_of(content: bytes, num_classes: int, origin: str) -> int:
     """Return the class that a .cls file names, or raise DataError with its `origin`."""
     if not content.isdigit() or len(content) > 6 or int(content) >= num_classes:
         raise DataError(
-            f"{origin} holds {content[:20]!r}; it must be a class 0..{num_classes - 1}. "
-            "Shard under another root"
+            f"{origin} holds {quoted(text_of(content[:20]))}; it must be a class "
+            f"0..{num_classes - 1}. Shard under another root"
         )
     return int(content)
