@@ -48,6 +48,10 @@ def roomy(folder: Path, name: str) -> tuple[Path, list[Path]]:
     return path, [room]
 
 
+def is_plain(path: str) -> bool:
+    """Return whether a path survives Ray's command lines, which are split at spaces."""
+    return re.fullmatch(r"[\w./-]+", path, re.ASCII) is not None
+
+
 def _fits_sockets(place: str) -> bool:
-    # Ray's command lines are split at spaces.
-    return len(place) <= _MAX_PLACE and re.fullmatch(r"[\w./-]+", place, re.ASCII) is not None
+    return len(place) <= _MAX_PLACE and is_plain(place)

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 from ddpm_core import machine
-from ddpm_core.servers.folders import private_folder, roomy
+from ddpm_core.servers.folders import is_plain, private_folder, roomy
 from ddpm_core.servers.server import Server, reached_directly
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -57,7 +57,7 @@ class OwnRay:
         if num_cpus > _MAX_AHEAD:
             env |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
         arguments = _arguments(self._rays, num_cpus)
-        command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
+        command = [_python(folder), "-m", "ray.scripts.scripts", *arguments]
         self._server = Server(
             "the embedded Ray", command, folder, env, more_folders=[*more, *more_tmp]
         )
@@ -106,6 +106,17 @@ class OwnRay:
                 return said[1]
         except OSError:
             return None
+
+
+def _python(folder: Path) -> str:
+    """Return this interpreter by a path without a space: Ray's raylet ends at one that has any."""
+    executable = Path(sys.executable)
+    if is_plain(sys.executable) or executable.parent != Path(sys.prefix, "bin"):
+        return sys.executable
+    # The environment as a whole, so that Ray's own files, beside it, have such paths too.
+    link = folder / "v"
+    link.symlink_to(sys.prefix, target_is_directory=True)
+    return str(link / "bin" / executable.name)
 
 
 def _arguments(rays: Path, num_cpus: int) -> list[str]:

@@ -103,6 +103,70 @@ def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
     assert "RAY_ADDRESS" not in os.environ
 
 
+class GroupOfOne:
+    """A group of Ray Train's with one worker: this process."""
+
+    def __init__(self):
+        self.ran, self.is_aborted = [], False
+
+    def execute_async(self, function, *arguments, **words):
+        return [self.execute_single_async(0, function, *arguments, **words)]
+
+    def execute_single_async(self, rank, function, *arguments, **words):
+        self.ran.append((rank, function.__name__))  # as Ray's does: a partial has none
+        return function(*arguments, **words)
+
+    def get_resources_per_worker(self):
+        return {"CPU": 1.0}
+
+    def __len__(self):
+        return 1
+
+    def abort(self):
+        self.is_aborted = True
+
+
+@pytest.fixture
+def group_of_one(monkeypatch):
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(group, "_set_torch_distributed_env_vars", lambda: None)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "lo")
+    return GroupOfOne()
+
+
+def test_ranks_meet_at_the_first_one_s_address_within_a_time(group_of_one, monkeypatch):
+    """Catches a call to a worker that has no limit: one that is stopped holds up all for ever."""
+    limits = []
+
+    def get(found, timeout):
+        limits.append(timeout)
+        return found
+
+    monkeypatch.setattr(ray, "get", get)
+    group._GroupBackend().on_start(group_of_one, group._GroupConfig(timeout_s=30))
+    try:
+        assert torch.distributed.get_backend() == "gloo"
+        assert torch.distributed.get_world_size() == 1
+        assert [name for _, name in group_of_one.ran][-2:] == ["open_meeting_place", "meet"]
+        assert set(limits) == {30}
+        assert len(limits) == 4
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_group_whose_worker_does_not_answer_is_given_up(group_of_one, monkeypatch):
+    """Catches workers that go on, and hold their cores, after the start has failed."""
+
+    def get(_found, timeout):
+        raise ray.exceptions.GetTimeoutError(f"{timeout} s")
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        group._GroupBackend().on_start(group_of_one, group._GroupConfig(timeout_s=30))
+    assert group_of_one.is_aborted
+
+
 @quiet_ray_data
 @pytest.mark.ray
 def test_ranks_know_their_place_and_meet(ray_here, tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -104,3 +106,22 @@ def test_an_address_is_known_once_all_runs(started, make):
     assert ray._address() is None
     ray._server.text = "SUCC -- Ray runtime started."
     assert ray._address() == "127.0.0.1:6379"
+
+
+def test_an_interpreter_whose_path_has_a_space_is_reached_without(
+    started, make, monkeypatch, tmp_path
+):
+    """Catches a raylet that ends at once where the virtual environment lies in "My Projects"."""
+    place = tmp_path / "my projects" / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    monkeypatch.setattr(sys, "prefix", str(place))
+    monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
+    make()
+    command, _, _ = started[0]
+    assert command[0] == str(tmp_path / "own" / "v" / "bin" / "python")
+    shown = subprocess.run(
+        [command[0], "-c", "import sys; print(sys.prefix, sys.executable)"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    prefix = command[0].removesuffix("/bin/python")
+    assert shown == f"{prefix} {command[0]}\n", "the same environment, by the other path"
