@@ -101,7 +101,7 @@ def _run_stage(options: argparse.Namespace) -> None:
         config,
         (stage,),
         command=partial(_command, options),
-        here="RAY_ADDRESS" not in os.environ,
+        here=not os.environ.get("RAY_ADDRESS"),
         look=options.dry_run,  # else the stage itself does, before anything starts
     )
     if found.missing:

@@ -13,7 +13,7 @@ from tests.flows.fakes import recorded
 @pytest.fixture
 def store(tmp_path):
     store = open_store(str(tmp_path / "root"))
-    recorded(store, digits(), "shard", "train")
+    recorded(store, digits(), "shard", "train", "sample")
     recorded(store, ablation_runs(digits())["eps-l-fixed"])
     return store
 
