@@ -34,6 +34,19 @@ def test_work_goes_on_without_its_record_and_says_so_once(shown, monkeypatch):
     assert shown.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
 
 
+def test_api_that_goes_before_the_flow_begins_is_lost_too(shown, monkeypatch):
+    """Catches: "RuntimeError: Failed to reach API" of Prefect's first look at its version."""
+    from flows import record
+
+    def unreachable():
+        try:
+            lost()
+        except httpx.HTTPError as error:
+            raise RuntimeError("Failed to reach API") from error
+
+    assert record.Record().of("a", unreachable, lambda: "not") == "not"
+
+
 def test_record_goes_on_when_the_api_is_back(shown, monkeypatch):
     """Catches: one short outage after which nothing is ever written again."""
     from flows import record
@@ -85,7 +98,7 @@ def test_other_errors_are_no_loss_of_the_api(shown):
 
     from flows import record
 
-    for kind in (CancelledRun, KeyError, errors.StorageError):
+    for kind in (CancelledRun, KeyError, RuntimeError, errors.StorageError):
         with pytest.raises(kind):
             record.Record().of("a", raiser(kind("so")), lambda: pytest.fail("done again"))
 
