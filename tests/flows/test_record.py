@@ -1,5 +1,6 @@
 """Prefect's API gone: its record ends, the work goes on."""
 
+import contextlib
 import io
 import logging
 
@@ -7,7 +8,9 @@ import httpx
 import pytest
 
 from ddpm_core import errors
-from flows import console
+from flows import console, plan
+from flows.embedded import Cluster
+from tests.flows.fakes import FakeJobs, finish
 
 
 @pytest.fixture
@@ -121,3 +124,27 @@ def test_log_has_no_traceback_of_an_error_of_ours():
             told = logging.makeLogRecord({"exc_info": (type(error), error, None)})
             assert get_logger(name).filter(told)
             assert bool(told.exc_info) is is_kept
+
+
+def test_whole_flow_is_done_where_no_api_answers(store, config, shown, monkeypatch):
+    """Catches: a flow that begins after its server has gone, and ends in Prefect's words; attempts
+    that only Prefect's task makes; a job for each stage where one would do."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import one_stage, stages
+    from flows.train_ddpm import train_ddpm
+
+    jobs = FakeJobs(lambda name: finish(store, config, name.split("-")[1]), ends=[0, 7, 0])
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
+    monkeypatch.setattr(one_stage, "RETRY_DELAYS_S", [0.0, 0.0])
+    monkeypatch.setattr(one_stage, "RayJobs", lambda _cluster: jobs)
+    ours = Cluster("http://127.0.0.1:1", "token")
+    monkeypatch.setattr(one_stage, "cluster_at", lambda _: contextlib.nullcontext(ours))
+    parameters = {"recipe": "digits", "root": store.uri, "run": config.name}
+    parameters |= {"overrides": {}, "ray_address": None}
+    with temporary_settings(updates={PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
+    assert [result["stage"] for result in results] == list(plan.PIPELINE)
+    assert jobs.ran == ["shard", "train", "train", "sample", "evaluate"]
+    assert len(jobs.submitted) == 2
+    assert shown.getvalue().count("Prefect's API is gone") == 1
