@@ -15,6 +15,7 @@ BUCKET_RULE = (
     "a bucket is 3 to 255 letters, digits and . _ -, the first a letter or digit, on Ceph perhaps "
     "with tenant: before it"
 )
+_HOST_AND_PORT = r"[^:]*:[0-9]{2,5}"
 _ACCEPTED = "a path, file:///absolute/path, or s3://bucket/prefix"
 
 
@@ -51,6 +52,8 @@ def bucket_and_prefix(uri: str) -> tuple[str, str]:
     prefix = prefix.removesuffix("/")
     if not uri.startswith("s3://"):
         raise _refused(uri)
+    if re.fullmatch(_HOST_AND_PORT, bucket):
+        raise _refused(uri, "a host and its port are given by AWS_ENDPOINT_URL, not in the URI")
     if not re.fullmatch(BUCKET, bucket):
         raise _refused(uri, BUCKET_RULE)
     if prefix and not all(KEY_PART.fullmatch(part) for part in prefix.split("/")):

@@ -17,6 +17,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 
@@ -152,6 +153,8 @@ def _inlined(store: Store, result: Manifest, role: str) -> str | None:
 
 def _quietly(what: str, write: Callable[[], object]) -> bool:
     """Write to Prefect's API; a failure is one line, ends nothing, and is False."""
+    if FlowRunContext.get() is None and TaskRunContext.get() is None:
+        return False  # the record is lost, and with it the page
     try:
         with briefly():
             write()

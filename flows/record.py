@@ -76,7 +76,9 @@ class Record:
         try:
             if not self._is_lost or is_answering():
                 return call()
-        except LOST as error:
+        except (*LOST, RuntimeError) as error:
+            if not isinstance(error, LOST) and not isinstance(error.__cause__, LOST):
+                raise  # Prefect's own RuntimeError, "failed to reach API", is of one of these
             if reasons:
                 raise reasons[-1] from None
             trouble = _first_line(error)

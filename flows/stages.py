@@ -141,7 +141,8 @@ def run_flow(
 
         def rest() -> list[dict[str, str]]:
             done = record.results
-            return [done.get(name) or make_stage_unrecorded(name, *given) for name in names]
+            with shared_ray(), one_job(names):
+                return [done.get(name) or make_stage_unrecorded(name, *given) for name in names]
 
         return record.of("all", partial(called, **parameters), rest)
 

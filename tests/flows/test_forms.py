@@ -58,7 +58,7 @@ CHANGES = st.fixed_dictionaries(
         "train.ema_decay": st.floats(0.0, 0.999),
         "train.seed": st.integers(0, 2**31 - 1),
         "train.random_flip": st.booleans(),
-        "model.channel_mults": st.lists(st.integers(1, 99), min_size=3, max_size=3),
+        "model.channel_mults": st.lists(st.integers(1, 16), min_size=3, max_size=3),
         "model.attention_resolutions": st.lists(st.sampled_from([8, 16, 32]), max_size=3),
         "data.background": st.lists(st.integers(0, 255), min_size=3, max_size=3),
         "compute.use_gpu": st.none() | st.booleans(),

@@ -1,5 +1,6 @@
 """Prefect's API gone: its record ends, the work goes on."""
 
+import contextlib
 import io
 import logging
 
@@ -7,7 +8,9 @@ import httpx
 import pytest
 
 from ddpm_core import errors
-from flows import console
+from flows import console, plan
+from flows.embedded import Cluster
+from tests.flows.fakes import FakeJobs, finish
 
 
 @pytest.fixture
@@ -32,6 +35,19 @@ def test_work_goes_on_without_its_record_and_says_so_once(shown, monkeypatch):
     assert ours.of("a", lost, lambda: "not") == "not"
     assert ours.of("a", lambda: "recorded", lambda: "not") == "not"
     assert shown.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
+
+
+def test_api_that_goes_before_the_flow_begins_is_lost_too(shown, monkeypatch):
+    """Catches: "RuntimeError: Failed to reach API" of Prefect's first look at its version."""
+    from flows import record
+
+    def unreachable():
+        try:
+            lost()
+        except httpx.HTTPError as error:
+            raise RuntimeError("Failed to reach API") from error
+
+    assert record.Record().of("a", unreachable, lambda: "not") == "not"
 
 
 def test_record_goes_on_when_the_api_is_back(shown, monkeypatch):
@@ -85,7 +101,7 @@ def test_other_errors_are_no_loss_of_the_api(shown):
 
     from flows import record
 
-    for kind in (CancelledRun, KeyError, errors.StorageError):
+    for kind in (CancelledRun, KeyError, RuntimeError, errors.StorageError):
         with pytest.raises(kind):
             record.Record().of("a", raiser(kind("so")), lambda: pytest.fail("done again"))
 
@@ -108,3 +124,27 @@ def test_log_has_no_traceback_of_an_error_of_ours():
             told = logging.makeLogRecord({"exc_info": (type(error), error, None)})
             assert get_logger(name).filter(told)
             assert bool(told.exc_info) is is_kept
+
+
+def test_whole_flow_is_done_where_no_api_answers(store, config, shown, monkeypatch):
+    """Catches: a flow that begins after its server has gone, and ends in Prefect's words; attempts
+    that only Prefect's task makes; a job for each stage where one would do."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import one_stage, stages
+    from flows.train_ddpm import train_ddpm
+
+    jobs = FakeJobs(lambda name: finish(store, config, name.split("-")[1]), ends=[0, 7, 0])
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
+    monkeypatch.setattr(one_stage, "RETRY_DELAYS_S", [0.0, 0.0])
+    monkeypatch.setattr(one_stage, "RayJobs", lambda _cluster: jobs)
+    ours = Cluster("http://127.0.0.1:1", "token")
+    monkeypatch.setattr(one_stage, "cluster_at", lambda _: contextlib.nullcontext(ours))
+    parameters = {"recipe": "digits", "root": store.uri, "run": config.name}
+    parameters |= {"overrides": {}, "ray_address": None}
+    with temporary_settings(updates={PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
+    assert [result["stage"] for result in results] == list(plan.PIPELINE)
+    assert jobs.ran == ["shard", "train", "train", "sample", "evaluate"]
+    assert len(jobs.submitted) == 2
+    assert shown.getvalue().count("Prefect's API is gone") == 1

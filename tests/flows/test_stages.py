@@ -55,6 +55,7 @@ def jobs(store, config, monkeypatch):
         yield Cluster(address or "http://127.0.0.1:1", None if address else "token")
 
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)  # nothing here computes
+    monkeypatch.setattr(plan, "require_answer", lambda _address: None)
     monkeypatch.setattr(one_stage, "cluster_at", cluster_at)
     monkeypatch.setattr(one_stage, "RayJobs", lambda _cluster: fake)
     monkeypatch.setattr(
