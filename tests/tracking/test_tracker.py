@@ -1,6 +1,7 @@
 import json
 import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_the_database_appears_whole_and_where_it_belongs(store, config, tmp_path
         if key != "mlflow.db":
             return create(self, key, data)
         (tmp_path / "copy.db").write_bytes(data)
-        with sqlite3.connect(tmp_path / "copy.db") as database:
+        with closing(sqlite3.connect(tmp_path / "copy.db")) as database:
             built.append(database.execute("SELECT version_num FROM alembic_version").fetchall())
         (tmp_path / "copy.db").unlink()
         return create(self, key, data)
