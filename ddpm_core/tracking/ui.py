@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ddpm_core.errors import ConfigError, PipelineError, StorageError
 from ddpm_core.storage import open_store
@@ -25,6 +27,7 @@ from ddpm_core.tracking.place import (
 
 HOST = "127.0.0.1"
 _START_S = 120.0
+_END_S = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,14 +99,32 @@ def _serve(home: Home, port: int, page: str) -> int:
     # Job execution is for MLflow's agents: eight processes, a traceback at Ctrl-C, and what they
     # leave in shared memory.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env=environment)  # noqa: S603 - no shell
+    # A group of its own: at Ctrl-C the terminal would signal uvicorn, then MLflow's launcher would
+    # again, and uvicorn ends with a traceback at the second signal.
+    server = subprocess.Popen(  # noqa: S603 - no shell
+        command, env=environment, stdin=subprocess.DEVNULL, process_group=0
+    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_announce, args=(server, port, page), daemon=True).start()
     try:
         return server.wait()
     except KeyboardInterrupt:
-        # The terminal has sent the signal to the server too.
-        server.wait()
         return 0
+    finally:
+        _end_group(server)
+
+
+def _end_group(server: "subprocess.Popen[bytes]") -> None:
+    """End the launcher and the server, each with one signal; what stays after a while is killed."""
+    for number, wait_s in ((signal.SIGTERM, _END_S), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + wait_s
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+            while time.monotonic() < deadline:
+                server.poll()  # else the launcher stays as a zombie, and its group is there
+                os.killpg(server.pid, 0)
+                time.sleep(0.05)
 
 
 def _announce(server: "subprocess.Popen[bytes]", port: int, page: str) -> None:

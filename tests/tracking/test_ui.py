@@ -3,7 +3,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
 from contextlib import suppress
 
@@ -51,6 +50,8 @@ def test_the_page_of_the_runs_is_served_until_ctrl_c(tmp_path):
             rest = server.stdout.read()
             assert server.wait(60) == 0, rest
             assert "Traceback" not in rest
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
@@ -96,9 +97,12 @@ def test_a_server_that_fails_is_not_a_success(tmp_path, monkeypatch):
     """Catches exit code 0 of a page that nobody could see."""
     with_a_run(tmp_path)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    before = threading.active_count()
-    assert ui.main([str(tmp_path), "--port", str(closed_port())]) == 1
-    assert threading.active_count() <= before + 1
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert ui.main([str(tmp_path), "--port", str(closed_port())]) == 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_the_page_of_a_server_is_named_without_its_password(tmp_path, monkeypatch, capsys):
