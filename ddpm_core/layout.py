@@ -1,42 +1,27 @@
-"""Where things lie under the root, and whether they are complete. Knows no torch.
+"""Where things lie under the root, and what determines them. Knows no torch.
 
-    datasets/<data set>-<fingerprint>/   train-000000.tar ... index.json
-    runs/<run>/run.json                  the configuration, written once
-    runs/<run>/dataset.json              which data set the run uses
-    runs/<run>/birth.json                an id that tells this folder from a later one of its name
-    runs/<run>/mlflow/                   what a server of MLflow has of the run
-    runs/<run>/checkpoints/step_00001000/
-    runs/<run>/samples/<fingerprint>/
-    runs/<run>/evaluation/<fingerprint>/
-    runs/<run>/study/<fingerprint>/
-    runs/<run>/ablations/<fingerprint>/
-
-A stage is done when the manifest at its place is committed, says of itself what the place
-promises, and every file of it is there in its full length: what these functions return. Bytes are
-verified by whoever builds a result on them, and all of them by `python -m ddpm_core verify`.
+datasets/<data set>-<fingerprint>/   train-000000.tar ... index.json
+runs/<run>/run.json                  the configuration, written once
+runs/<run>/dataset.json              which data set the run uses
+runs/<run>/birth.json                an id that tells this folder from a later one of its name
+runs/<run>/mlflow/                   what a server of MLflow has of the run
+runs/<run>/checkpoints/step_00001000/
+runs/<run>/samples/<fingerprint>/
+runs/<run>/evaluation/<fingerprint>/
+runs/<run>/study/<fingerprint>/
+runs/<run>/ablations/<fingerprint>/
 """
 
-import json
-import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core import manifest
-from ddpm_core.canonical import canonical_json, fingerprint
+from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.manifest import DamagedError, Expected, Manifest
 from ddpm_core.protocol import protocol_identity
-from ddpm_core.storage import KeyMissingError, Store
+from ddpm_core.storage import Store
 
 DATASET_INDEX = "index.json"
-_DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAX_POINTER_BYTES = 4096
-_SHORT = 16  # hex digits of a fingerprint in a folder's name
+SHORT = 16  # hex digits of a fingerprint in a folder's name
 
 
 def run_folder(run: str) -> str:
@@ -66,7 +51,7 @@ def tracking_folder(run: str) -> str:
 
 def dataset_folder(name: str, data_fingerprint: str) -> str:
     """Return the folder of a data set, shared by all runs that use it."""
-    return f"datasets/{name}-{data_fingerprint[:_SHORT]}"
+    return f"datasets/{name}-{data_fingerprint[:SHORT]}"
 
 
 def checkpoints_folder(run: str) -> str:
@@ -81,12 +66,12 @@ def checkpoint_folder(run: str, step: int) -> str:
 
 def samples_folder(run: str, sampling_fingerprint: str) -> str:
     """Return the folder of one set of samples."""
-    return f"{run_folder(run)}/samples/{sampling_fingerprint[:_SHORT]}"
+    return f"{run_folder(run)}/samples/{sampling_fingerprint[:SHORT]}"
 
 
 def evaluation_folder(run: str, protocol_fingerprint: str) -> str:
     """Return the folder of one evaluation."""
-    return f"{run_folder(run)}/evaluation/{protocol_fingerprint[:_SHORT]}"
+    return f"{run_folder(run)}/evaluation/{protocol_fingerprint[:SHORT]}"
 
 
 def sample_fingerprint(config: RunConfig, ema_sha256: str) -> str:
@@ -127,7 +112,7 @@ def _protocol(config: RunConfig) -> dict[str, Any]:
 
 def study_folder(run: str, study_fingerprint: str) -> str:
     """Return the folder of one study."""
-    return f"{run_folder(run)}/study/{study_fingerprint[:_SHORT]}"
+    return f"{run_folder(run)}/study/{study_fingerprint[:SHORT]}"
 
 
 def study_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerprint: str) -> str:
@@ -142,7 +127,7 @@ def study_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerprint: s
 
 def ablations_folder(run: str, ablations_fingerprint: str) -> str:
     """Return the folder of the table of a run's ablations."""
-    return f"{run_folder(run)}/ablations/{ablations_fingerprint[:_SHORT]}"
+    return f"{run_folder(run)}/ablations/{ablations_fingerprint[:SHORT]}"
 
 
 def ablations_fingerprint(config: RunConfig) -> str:
@@ -158,104 +143,6 @@ def ablations_fingerprint(config: RunConfig) -> str:
     )
 
 
-@dataclass(frozen=True)
-class DatasetPointer:
-    """Which data set a run uses."""
-
-    folder: str
-    fingerprint: str
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether the folder's name is of this fingerprint."""
-        return (
-            _DATASET_FOLDER.fullmatch(self.folder) is not None
-            and _SHA256.fullmatch(self.fingerprint) is not None
-            and self.folder.endswith(f"-{self.fingerprint[:_SHORT]}")
-        )
-
-    def to_json(self) -> bytes:
-        """Return the bytes of the run's dataset.json."""
-        return canonical_json({"dataset": self.folder, "fingerprint": self.fingerprint})
-
-
-class DatasetDamagedError(DataError, DamagedError):
-    """A data set, or a run's pointer to it, is damaged or another's; the shard stage mends it."""
-
-
-def dataset_pointer(store: Store, run: str) -> DatasetPointer | None:
-    """Return what the run's dataset.json says, or None before sharding.
-
-    Raises:
-        DatasetDamagedError: the file is there and is no pointer, or its two fields do not name
-            one data set.
-    """
-    key = dataset_pointer_key(run)
-    try:
-        data = store.read(key, at_most=_MAX_POINTER_BYTES)
-    except KeyMissingError:
-        return None
-    try:
-        values: Any = json.loads(data)
-        if set(values) == {"dataset", "fingerprint"}:
-            pointer = DatasetPointer(str(values["dataset"]), str(values["fingerprint"]))
-            if pointer.is_consistent:
-                return pointer
-    except (ValueError, TypeError, RecursionError):
-        pass
-    raise DatasetDamagedError(
-        f"{store.uri_of(key)} does not name a data set: it must hold 'dataset', a folder "
-        "datasets/NAME-FINGERPRINT, and 'fingerprint', 64 digits that begin like the folder's name "
-        f"ends; found {data[:200]!r}. The shard stage sets it aside and makes it anew: "
-        f"{stage_command(store, run, 'shard')}"
-    )
-
-
-def index_expected(pointer: DatasetPointer) -> Expected:
-    """Return what the index in the folder of `pointer` must say of itself."""
-    return Expected({"fingerprint": pointer.fingerprint})
-
-
-def dataset_of(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the index of the run's data set, or None while it is not complete.
-
-    Raises:
-        DatasetDamagedError: the pointer, the index or a shard is damaged, missing or another's,
-            or the data set is not the one that this configuration describes.
-    """
-    pointer = dataset_pointer(store, config.name)
-    if pointer is None:
-        return None
-    try:
-        expected = index_expected(pointer)
-        found = manifest.load(store, pointer.folder, expected, name=DATASET_INDEX)
-        if found is not None:
-            found.require_sizes(store)
-    except DamagedError as error:
-        raise DatasetDamagedError(
-            f"{error}: {stage_command(store, config.name, 'shard')}"
-        ) from None
-    if found is not None:
-        require_data(store, config, found)
-    return found
-
-
-def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
-    """Refuse a data set that is not made as `config.data` says.
-
-    Raises:
-        DatasetDamagedError: with each key that differs.
-    """
-    refusal = Expected({"data": config.data.identity()}).refusal(index.body)
-    if refusal is not None:
-        raise DatasetDamagedError(
-            f"{store.uri_of(dataset_pointer_key(config.name))} names the data set "
-            f"{store.uri_of(index.folder)}, which is not the one of this run: {refusal}. The shard "
-            "stage sets the pointer aside and makes it anew: "
-            f"{stage_command(store, config.name, 'shard')}"
-        )
-
-
 def stage_command(store: Store, run: str, stage: str) -> str:
     """Return the command that runs a stage of a run again, to be copied into a shell."""
     return shlex.join(["python", "-m", "ddpm_core", stage, store.uri_of(run_json_key(run))])
@@ -266,205 +153,3 @@ def committed_steps(store: Store, run: str) -> list[int]:
     names = store.names(checkpoints_folder(run))
     steps = [name.removeprefix("step_") for name in names if name.startswith("step_")]
     return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
-
-
-def checkpoint_expected(step: int) -> Expected:
-    """Return what the checkpoint in the folder of `step` must say of itself."""
-    return Expected({"step": step})
-
-
-def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the checkpoint after the last step of the training, or None before it is there.
-
-    Its files are there in their full lengths; their bytes are verified by whoever reads them.
-
-    Raises:
-        DamagedError: it is damaged, or that of another step; the train stage mends it.
-        CheckpointError: it belongs to another experiment, or was trained on another data set than
-            the run's.
-    """
-    step = config.train.num_steps
-    with _mended_by(store, config, "train"):
-        found = manifest.load(
-            store, checkpoint_folder(config.name, step), checkpoint_expected(step)
-        )
-        if found is None:
-            return None
-        found.require_sizes(store)
-    require_origin(store, found, experiment=fingerprint(config.experiment()))
-    if not is_imported(found) and (pointer := dataset_pointer(store, config.name)) is not None:
-        require_origin(store, found, dataset=pointer.fingerprint)
-    return found
-
-
-def is_imported(checkpoint: Manifest) -> bool:
-    """Say whether these are weights from outside, which no data set of ours belongs to."""
-    return "imported" in checkpoint.body
-
-
-def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
-    """Refuse a checkpoint that another experiment made, or that saw another data set.
-
-    Args:
-        store: where it lies.
-        checkpoint: which.
-        fingerprints: `experiment` and `dataset` of the run.
-
-    Raises:
-        CheckpointError: with both fingerprints, and what to do about it.
-    """
-    for field, ours in fingerprints.items():
-        theirs = str(checkpoint.body.get(field))
-        if theirs != ours:
-            folder = store.uri_of(checkpoint.folder)
-            raise CheckpointError(
-                f"{folder} was made by another {field}: fingerprint {theirs[:_SHORT]}, this run "
-                f"has {ours[:_SHORT]}. {_origin_remedy(store, checkpoint, field)}"
-            )
-
-
-def _origin_remedy(store: Store, checkpoint: Manifest, field: str) -> str:
-    run = checkpoint.folder.removeprefix("runs/").partition("/")[0]
-    away = "If that folder was copied here, delete it and train again, which goes on from the "
-    away += f"checkpoint before: {stage_command(store, run, 'train')}."
-    if field == "dataset":
-        pointer = store.uri_of(dataset_pointer_key(run))
-        return (
-            f"If {pointer} was exchanged, the shard stage makes it anew from the run's own images: "
-            f"{stage_command(store, run, 'shard')}. {away} Otherwise give this run another name"
-        )
-    return f"{away} Otherwise give this run another name (--run NAME)"
-
-
-def samples_expected(config: RunConfig, checkpoint: Manifest) -> Expected:
-    """Return what the manifest of the samples of these weights must say of itself."""
-    sample, ema = config.sample, checkpoint.files["ema"].sha256
-    return Expected(
-        {
-            "num_images": sample.num_images,
-            "unit_size": sample.unit_size,
-            "batch_size": sample.batch_size,
-            "shape": list(config.data.shape),
-            "sampler": sample.sampler,
-            "seed": sample.seed,
-            **config.diffusion.model_dump(mode="json"),
-            "precision": config.train.precision,
-            "step": checkpoint.body["step"],
-            "ema_sha256": ema,
-        },
-        {"fingerprint": sample_fingerprint(config, ema)},
-    )
-
-
-def samples_of(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the manifest of the run's samples, or None while they are not complete.
-
-    Raises:
-        DamagedError: they are damaged or others; the sample stage mends them.
-        CheckpointError: as `final_checkpoint`.
-    """
-    checkpoint = final_checkpoint(store, config)
-    if checkpoint is None:
-        return None
-    digest = sample_fingerprint(config, checkpoint.files["ema"].sha256)
-    folder = samples_folder(config.name, digest)
-    return _result(store, config, "sample", folder, samples_expected(config, checkpoint))
-
-
-def evaluation_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:
-    """Return what the evaluation of these weights on this data set must say of itself."""
-    ema = checkpoint.files["ema"].sha256
-    return Expected(
-        measured_weights(config, checkpoint, dataset),
-        {"fingerprint": evaluation_fingerprint(config, ema, dataset)},
-    )
-
-
-def measured_weights(config: RunConfig, checkpoint: Manifest, dataset: str) -> dict[str, Any]:
-    """Return which weights were measured on which data set, for protocols and manifests."""
-    return {
-        "ema_sha256": checkpoint.files["ema"].sha256,
-        "step": checkpoint.body["step"],
-        "loss": config.train.loss,
-        "weighting": config.train.weighting,
-        "precision": config.train.precision,
-        "dataset": dataset,
-    }
-
-
-def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the manifest of the run's evaluation, or None while it is not complete.
-
-    Raises:
-        DamagedError: it is damaged or another's; the evaluate stage mends it.
-        CheckpointError: as `final_checkpoint`.
-    """
-    checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
-    if checkpoint is None or pointer is None:
-        return None
-    ema, dataset = checkpoint.files["ema"].sha256, pointer.fingerprint
-    folder = evaluation_folder(config.name, evaluation_fingerprint(config, ema, dataset))
-    expected = evaluation_expected(config, checkpoint, dataset)
-    return _result(store, config, "evaluate", folder, expected)
-
-
-def study_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:
-    """Return what the study of these weights on this data set must say of itself."""
-    ema = checkpoint.files["ema"].sha256
-    return Expected(
-        measured_weights(config, checkpoint, dataset),
-        {"fingerprint": study_fingerprint(config, ema, dataset)},
-    )
-
-
-def study_of(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the manifest of the run's study, or None while it is not complete.
-
-    Raises:
-        DamagedError: it is damaged or another's; the study stage mends it.
-        CheckpointError: as `final_checkpoint`.
-    """
-    checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
-    if checkpoint is None or pointer is None:
-        return None
-    ema, dataset = checkpoint.files["ema"].sha256, pointer.fingerprint
-    folder = study_folder(config.name, study_fingerprint(config, ema, dataset))
-    return _result(store, config, "study", folder, study_expected(config, checkpoint, dataset))
-
-
-def ablations_expected(config: RunConfig) -> Expected:
-    """Return what the table of the run's ablations must say of itself.
-
-    Earlier versions did not write it: their table is made again of the runs, which are kept.
-    """
-    return Expected({"fingerprint": ablations_fingerprint(config)})
-
-
-def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
-    """Return the manifest of the table of the run's ablations, or None while it is not complete.
-
-    Raises:
-        DamagedError: it is damaged or another's; the ablations stage mends it.
-    """
-    folder = ablations_folder(config.name, ablations_fingerprint(config))
-    return _result(store, config, "ablations", folder, ablations_expected(config))
-
-
-def _result(
-    store: Store, config: RunConfig, stage: str, folder: str, expected: Expected
-) -> Manifest | None:
-    with _mended_by(store, config, stage):
-        found = manifest.load(store, folder, expected)
-        if found is not None:
-            found.require_sizes(store)
-    return found
-
-
-@contextmanager
-def _mended_by(store: Store, config: RunConfig, stage: str) -> Iterator[None]:
-    """Name the command of the stage that mends what is damaged."""
-    try:
-        yield
-    except DamagedError as error:
-        command = stage_command(store, config.name, stage)
-        raise DamagedError(f"{error}: {command}") from None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ddpm_core import layout, machine
+from ddpm_core import layout, machine, results
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.data.download import downloads_folder
@@ -22,12 +22,12 @@ from ddpm_core.storage import Store
 from ddpm_core.tracking.place import tracking_uri
 
 RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
-    "shard": layout.dataset_of,
-    "train": layout.final_checkpoint,
-    "sample": layout.samples_of,
-    "evaluate": layout.evaluation_of,
-    "study": layout.study_of,
-    "ablations": layout.ablations_of,
+    "shard": results.dataset_of,
+    "train": results.final_checkpoint,
+    "sample": results.samples_of,
+    "evaluate": results.evaluation_of,
+    "study": results.study_of,
+    "ablations": results.ablations_of,
 }
 """stage, in the order of the pipeline -> how to find its result; None while it is not complete"""
 
@@ -183,6 +183,6 @@ def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
     if not (here or is_remote):
         return None
     with suppress(DamagedError):  # the stage sets it aside and asks the source again
-        if layout.dataset_pointer(store, config.name) is not None:
+        if results.dataset_pointer(store, config.name) is not None:
             return None
     return glance(config.data, cache=downloads_folder())

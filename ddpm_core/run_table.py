@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, PipelineError
@@ -112,13 +112,13 @@ def _row(store: Store, name: str) -> tuple[str, ...]:
 def _steps(store: Store, config: RunConfig) -> str:
     for step in layout.committed_steps(store, config.name):
         folder = layout.checkpoint_folder(config.name, step)
-        if manifest.load(store, folder, layout.checkpoint_expected(step)) is not None:
+        if manifest.load(store, folder, results.checkpoint_expected(step)) is not None:
             return f"{step}/{config.train.num_steps}"
     return f"0/{config.train.num_steps}"
 
 
 def _numbers(store: Store, config: RunConfig) -> dict[str, str]:
-    evaluation = layout.evaluation_of(store, config)
+    evaluation = results.evaluation_of(store, config)
     if evaluation is None:
         return {}
     return _of_metrics(evaluation, store)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddpm_core import begun, layout
+from ddpm_core import begun, layout, results
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
@@ -157,7 +157,7 @@ def refuse_training_imported(target: str, *, root: str | None, config: RunConfig
     if home is None or base.name == config.name:
         return
     with suppress(CheckpointError):  # of another experiment or damaged: nothing to train on
-        found = layout.final_checkpoint(open_store(home), base)
+        found = results.final_checkpoint(open_store(home), base)
         if found is not None and "imported" in found.body:
             raise ConfigError(
                 f"{target} is a run of imported weights, and training goes on from none but those "

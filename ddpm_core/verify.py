@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from os import cpu_count
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
@@ -91,13 +91,13 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
     datasets: set[str] = set()
 
     def dataset() -> None:
-        pointer = layout.dataset_pointer(store, config.name)
+        pointer = results.dataset_pointer(store, config.name)
         if pointer is None:
             command = layout.stage_command(store, config.name, "shard")
             key = layout.dataset_pointer_key(config.name)
             raise DataError(f"{store.uri_of(key)} is missing; the shard stage makes it: {command}")
         index = load_index(store, pointer.folder, pointer.fingerprint)
-        layout.require_data(store, config, index.manifest)
+        results.require_data(store, config, index.manifest)
         datasets.add(index.fingerprint)
         _verify_dataset(store, index, report)
 
@@ -113,13 +113,13 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
 def _is_imported(store: Store, config: RunConfig) -> bool:
     """Say whether the run is of weights from outside: it may have no data set."""
     folder = layout.checkpoint_folder(config.name, config.train.num_steps)
-    expected = layout.checkpoint_expected(config.train.num_steps)
+    expected = results.checkpoint_expected(config.train.num_steps)
     try:
         found = manifest.load(store, folder, expected)
     except DamagedError:
         return False
     has_dataset = store.exists(layout.dataset_pointer_key(config.name))
-    return found is not None and layout.is_imported(found) and not has_dataset
+    return found is not None and results.is_imported(found) and not has_dataset
 
 
 # -- the data set ----------------------------------------------------------------------------------
@@ -172,14 +172,14 @@ def _verify_checkpoints(
     experiment = fingerprint(config.experiment())
 
     def look(step: int, folder: str) -> None:
-        found = manifest.load(store, folder, layout.checkpoint_expected(step))
+        found = manifest.load(store, folder, results.checkpoint_expected(step))
         # Retention keeps the manifest: results may rest on weights whose files are gone.
         known = found or _retired(store, folder, step)
         if known is None:
             return
-        layout.require_origin(store, known, experiment=experiment)
-        if datasets and not layout.is_imported(known):
-            layout.require_origin(store, known, dataset=min(datasets))
+        results.require_origin(store, known, experiment=experiment)
+        if datasets and not results.is_imported(known):
+            results.require_origin(store, known, dataset=min(datasets))
         weights.setdefault(known.files["ema"].sha256, set()).add(step)
         if found is not None:
             found.require_bytes(store)
@@ -195,7 +195,7 @@ def _verify_checkpoints(
 def _retired(store: Store, folder: str, step: int) -> Manifest | None:
     if not manifest.is_retired(store, folder):
         return None
-    return manifest.load_retired(store, folder, layout.checkpoint_expected(step))
+    return manifest.load_retired(store, folder, results.checkpoint_expected(step))
 
 
 # -- results ---------------------------------------------------------------------------------------

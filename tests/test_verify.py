@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError, ConfigError, DataError, PipelineError
 from ddpm_core.evaluation import stage as evaluation
@@ -70,7 +70,7 @@ def flip(path: Path, at: int = -20) -> None:
 
 def files_of_run(store, config) -> list[Path]:
     """Return every file of the run and of its data set that something rests on."""
-    pointer = layout.dataset_pointer(store, config.name)
+    pointer = results.dataset_pointer(store, config.name)
     folders = [store.local_path(layout.run_folder(config.name)), store.local_path(pointer.folder)]
     return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
 
@@ -152,7 +152,7 @@ def test_files_that_nothing_names_are_listed(evaluated):
     """Catches an intruder, or what killed attempts left, that nobody ever sees."""
     store, config = evaluated
     target = run_json(store, config)
-    samples = layout.samples_of(store, config).folder
+    samples = results.samples_of(store, config).folder
     store.write(f"{samples}/000009-0123456789abcdef.tar", b"x")
     store.write(f"{layout.checkpoint_folder('tiny', 10)}/state-0123456789abcdef.bin", b"x")
     assert len(verify(target).unnamed) == 2
@@ -162,7 +162,7 @@ def test_retired_checkpoints_are_no_damage(evaluated):
     """Catches a run that counts as damaged since retention did its work."""
     store, config = evaluated
     target = run_json(store, config)
-    final = layout.final_checkpoint(store, config)
+    final = results.final_checkpoint(store, config)
     older = layout.checkpoint_folder("tiny", 5)
     manifest.commit(store, older, final.files, final.body | {"step": 5})
     manifest.retire(store, older)
@@ -181,8 +181,8 @@ def second_step(store, config, step: int):
         store,
         config.name,
         checkpoint.Origin(
-            layout.final_checkpoint(store, config).body["experiment"],
-            layout.dataset_pointer(store, config.name).fingerprint,
+            results.final_checkpoint(store, config).body["experiment"],
+            results.dataset_pointer(store, config.name).fingerprint,
         ),
         step=step,
         images_seen=1,
@@ -198,12 +198,12 @@ def test_a_checkpoint_of_another_step_never_passes_as_the_last(evaluated):
     target = run_json(store, config)
     last = layout.checkpoint_folder(config.name, 10)
     copy(store, second_step(store, config, 5).folder, last)
-    for act in (verify_of(target), layout.final_checkpoint, run_sample, run_evaluate):
+    for act in (verify_of(target), results.final_checkpoint, run_sample, run_evaluate):
         with pytest.raises(PipelineError, match=r"step is 5, expected 10"):
             act(store, config)
     # The train stage sets it aside and continues from the true one of step 5.
     assert checkpoint.complete(store, config) is None
-    assert layout.final_checkpoint(store, config) is None
+    assert results.final_checkpoint(store, config) is None
 
 
 def verify_of(target):
@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_run_never_passes(evaluated):
     other = config.replaced({"name": "other", "train.seed": 1})
     theirs = commit_random_weights(store, other, seed=1).folder
     copy(store, theirs, layout.checkpoint_folder(config.name, 10))
-    for act in (verify_of(target), layout.final_checkpoint, run_sample, run_evaluate):
+    for act in (verify_of(target), results.final_checkpoint, run_sample, run_evaluate):
         with pytest.raises(PipelineError, match=r"another experiment: .* train "):
             act(store, config)
 
@@ -236,10 +236,10 @@ def test_an_evaluation_is_never_of_another_data_set(changes, evaluated):
         with pytest.raises(PipelineError, match=r"dataset.* shard "):
             act(store, config)
     with pytest.raises((CheckpointError, DamagedError)):
-        layout.evaluation_of(store, config)
+        results.evaluation_of(store, config)
     run_shard(store, config)
     assert store.read(key) == ours
-    assert layout.evaluation_of(store, config) is not None
+    assert results.evaluation_of(store, config) is not None
     verify(target)
 
 
@@ -249,16 +249,16 @@ def test_samples_of_another_sampler_never_pass(evaluated):
     target = run_json(store, config)
     other = config.replaced({"sample.sampler": "ddim"})
     run_sample(store, other)
-    ours, theirs = (layout.samples_of(store, one).folder for one in (config, other))
+    ours, theirs = (results.samples_of(store, one).folder for one in (config, other))
     good = files_below(store.local_path(ours))
     copy(store, theirs, ours)
     with pytest.raises(DataError, match=ours.rpartition("/")[2]):
         verify(target)
     with pytest.raises(DamagedError, match=r'sampler is "ddim", expected "ancestral".* sample '):
-        layout.samples_of(store, config)
+        results.samples_of(store, config)
     run_sample(store, config)
     assert (
-        files_below(store.local_path(layout.samples_of(store, config).folder)).items()
+        files_below(store.local_path(results.samples_of(store, config).folder)).items()
         >= {name: data for name, data in good.items() if name.endswith(".tar")}.items()
     )
 
@@ -269,13 +269,13 @@ def test_an_evaluation_of_other_samples_never_passes(evaluated):
     target = run_json(store, config)
     other = config.replaced({"evaluate.seed": 5})
     run_evaluate(store, other)
-    ours, theirs = (layout.evaluation_of(store, one).folder for one in (config, other))
+    ours, theirs = (results.evaluation_of(store, one).folder for one in (config, other))
     good = store.read(f"{ours}/manifest.json")
     copy(store, theirs, ours)
     with pytest.raises(DataError, match="is something else's"):
         verify(target)
     with pytest.raises(DamagedError, match=r"something else's.* evaluate "):
-        layout.evaluation_of(store, config)
+        results.evaluation_of(store, config)
     run_evaluate(store, config)
     assert store.read(f"{ours}/manifest.json") == good
 
@@ -302,7 +302,7 @@ def test_results_of_weights_that_this_run_never_had_are_found(evaluated):
 def test_damaged_samples_are_made_again(role, evaluated):
     """Catches a picture or a manifest that nothing mends: done already, and exit code 4."""
     store, config = evaluated
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     before = files_below(store.local_path(samples.folder))
     names = {"manifest": "manifest.json", "unit manifest": "000001.json"}
     name = names.get(role) or samples.files[role].name
@@ -311,14 +311,14 @@ def test_damaged_samples_are_made_again(role, evaluated):
     after = files_below(store.local_path(samples.folder))
     if role != "unit manifest":  # complete samples are known without it
         assert after == before
-    assert layout.samples_of(store, config) == samples
+    assert results.samples_of(store, config) == samples
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "metrics", "loss-figure"])
 def test_a_damaged_evaluation_is_made_again(name, evaluated):
     """Catches an evaluation that counts as done, and that nobody can read."""
     store, config = evaluated
-    found = layout.evaluation_of(store, config)
+    found = results.evaluation_of(store, config)
     before = files_below(store.local_path(found.folder))
     name = found.files[name].name if name in found.files else name
     flip(store.local_path(f"{found.folder}/{name}"))
@@ -329,12 +329,12 @@ def test_a_damaged_evaluation_is_made_again(name, evaluated):
 def test_a_damaged_unit_of_samples_ends_the_evaluation_and_is_drawn_again(sampled):
     """Catches: lengths are right, the sample stage is done already, and every evaluation fails."""
     store, config = sampled
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     before = files_below(store.local_path(samples.folder))
     flip(store.local_path(f"{samples.folder}/{samples.files['unit-000002'].name}"), at=700)
     with pytest.raises(DamagedError, match="000002-"):
         run_evaluate(store, config)
-    assert layout.samples_of(store, config) is None
+    assert results.samples_of(store, config) is None
     run_sample(store, config)
     assert files_below(store.local_path(samples.folder)) == before
     run_evaluate(store, config)
@@ -346,12 +346,12 @@ def test_results_of_the_version_before_go_on(evaluated, in_process):
     It wrote neither the fingerprints nor, in a unit, which samples it is of.
     """
     store, config = evaluated
-    for found in (layout.samples_of(store, config), layout.evaluation_of(store, config)):
+    for found in (results.samples_of(store, config), results.evaluation_of(store, config)):
         body = {key: value for key, value in found.body.items() if key != "fingerprint"}
         assert body != found.body
         store.delete(f"{found.folder}/manifest.json")
         manifest.commit(store, found.folder, found.files, body)
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     for name in store.names(samples.folder):
         if name.endswith(".json") and name != "manifest.json":
             unit = manifest.load(store, samples.folder, Expected({}), name=name)
@@ -369,19 +369,19 @@ def test_a_mark_of_retention_on_the_last_checkpoint_is_removed(evaluated, caplog
     store, config = evaluated
     folder = layout.checkpoint_folder("tiny", 10)
     store.write(f"{folder}/retired", b"")
-    assert layout.final_checkpoint(store, config) is None
+    assert results.final_checkpoint(store, config) is None
     assert checkpoint.complete(store, config) is not None
-    assert layout.final_checkpoint(store, config) is not None
+    assert results.final_checkpoint(store, config) is not None
     assert "removed the mark" in caplog.text
 
 
 def test_the_digests_of_a_chain_are_of_what_was_read(evaluated):
     """Catches a chain of names only: the samples name the weights whose bytes lie there."""
     store, config = evaluated
-    final = layout.final_checkpoint(store, config)
-    assert layout.samples_of(store, config).body["ema_sha256"] == sha256_of(
+    final = results.final_checkpoint(store, config)
+    assert results.samples_of(store, config).body["ema_sha256"] == sha256_of(
         final.read(store, "ema")
     )
-    assert sampling.GRID_ROLE in layout.samples_of(store, config).files
-    assert evaluation.METRICS_ROLE in layout.evaluation_of(store, config).files
+    assert sampling.GRID_ROLE in results.samples_of(store, config).files
+    assert evaluation.METRICS_ROLE in results.evaluation_of(store, config).files
     assert tiny_config() == config

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from ddpm_core import canonical, layout, manifest
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
-from ddpm_core.layout import DatasetDamagedError, DatasetPointer
 from ddpm_core.manifest import DamagedError, Expected, Manifest
+from ddpm_core.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.storage import Store
 
 Split = Literal["train", "test"]

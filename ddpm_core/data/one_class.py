@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
 from ddpm_core.errors import DataError
@@ -42,7 +42,7 @@ def distance_warning(store: Store, config: RunConfig) -> str | None:
     """
     index = None
     with suppress(DataError):
-        if (pointer := layout.dataset_pointer(store, config.name)) is not None:
+        if (pointer := results.dataset_pointer(store, config.name)) is not None:
             index = load_index(store, pointer.folder, pointer.fingerprint)
     reason = why_no_distance(config, index)
     if reason is None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.containers.names import HARMLESS, quoted
@@ -16,9 +16,9 @@ from ddpm_core.data.index import Index, dataset_fingerprint, load_index
 from ddpm_core.data.source import Source, require_few_rejected
 from ddpm_core.data.splits import load_splits
 from ddpm_core.errors import RunConflictError
-from ddpm_core.layout import DatasetDamagedError, DatasetPointer
 from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import WARNING, Progress
+from ddpm_core.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.runs import open_stage
 from ddpm_core.storage import Store
 
@@ -59,13 +59,13 @@ def _recorded(
     warning: the images of the source say which one it is.
     """
     try:
-        pointer = layout.dataset_pointer(store, config.name)
+        pointer = results.dataset_pointer(store, config.name)
         if pointer is None:
             return None, None
         _require_trained_on(store, config, pointer)
         index = _complete(store, pointer)
         if index is not None:
-            layout.require_data(store, config, index.manifest)
+            results.require_data(store, config, index.manifest)
     except DatasetDamagedError as error:
         _log.warning("%s%s", WARNING, error)
         return None, None
@@ -92,11 +92,11 @@ def _trained_on(store: Store, config: RunConfig) -> str | None:
     for step in layout.committed_steps(store, config.name):
         folder = layout.checkpoint_folder(config.name, step)
         try:
-            found = manifest.load(store, folder, layout.checkpoint_expected(step))
+            found = manifest.load(store, folder, results.checkpoint_expected(step))
         except DamagedError:
             continue  # the train stage sets it aside
         if found is not None:
-            return None if layout.is_imported(found) else str(found.body.get("dataset"))
+            return None if results.is_imported(found) else str(found.body.get("dataset"))
     return None
 
 
@@ -191,7 +191,7 @@ def _complete(store: Store, pointer: DatasetPointer) -> Index | None:
     set's, is set aside.
     """
     folder, name = pointer.folder, layout.DATASET_INDEX
-    expected = layout.index_expected(pointer)
+    expected = results.index_expected(pointer)
     if not store.exists(f"{folder}/{name}"):
         return None
     found = manifest.intact(store, folder, expected, check=lambda _found, _store: None, name=name)

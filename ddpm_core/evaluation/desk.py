@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
 from ddpm_core.data.loader import Images, load_split
@@ -20,8 +20,8 @@ from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
-from ddpm_core.layout import DatasetPointer
 from ddpm_core.manifest import Manifest
+from ddpm_core.results import DatasetPointer
 from ddpm_core.sampling import units as sampling_units
 from ddpm_core.sampling.denoiser import load_denoiser
 from ddpm_core.storage import Store, open_store
@@ -104,7 +104,7 @@ class Desk:
 
     @cached_property
     def _samples(self) -> Manifest:
-        samples = layout.samples_of(self.store, self.config)
+        samples = results.samples_of(self.store, self.config)
         if samples is None:
             raise DataError(f"the samples of run {self.config.name!r} are gone; sample again")
         return samples
@@ -112,7 +112,7 @@ class Desk:
     @cached_property
     def denoiser(self) -> Denoiser:
         """Of the averaged weights of the last step."""
-        checkpoint = layout.final_checkpoint(self.store, self.config)
+        checkpoint = results.final_checkpoint(self.store, self.config)
         if checkpoint is None:
             raise CheckpointError(f"the final checkpoint of run {self.config.name!r} is gone")
         # Also for who asks first in inference mode: through weights of that kind nobody could

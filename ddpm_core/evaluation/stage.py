@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
@@ -53,13 +53,13 @@ class Inputs:
 
     @classmethod
     def of(cls, store: Store, config: RunConfig) -> Self:
-        checkpoint = layout.final_checkpoint(store, config)
+        checkpoint = results.final_checkpoint(store, config)
         if checkpoint is None:
             raise CheckpointError(
                 f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
                 f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
             )
-        found, samples = layout.dataset_of(store, config), layout.samples_of(store, config)
+        found, samples = results.dataset_of(store, config), results.samples_of(store, config)
         if found is None or samples is None:
             what, stage = ("data set", "shard") if found is None else ("samples", "sample")
             command = layout.stage_command(store, config.name, stage)
@@ -73,7 +73,7 @@ class Inputs:
     @property
     def expected(self) -> Expected:
         """What the evaluation must say of itself."""
-        return layout.evaluation_expected(self.config, self.checkpoint, self.index.fingerprint)
+        return results.evaluation_expected(self.config, self.checkpoint, self.index.fingerprint)
 
     @property
     def folder(self) -> str:
@@ -112,7 +112,7 @@ class Inputs:
     @property
     def weights(self) -> dict[str, Any]:
         """Which weights these are, for the protocols."""
-        return layout.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
+        return results.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
 
 
 def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:

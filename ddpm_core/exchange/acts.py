@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core import layout
+from ddpm_core import layout, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import is_learned
@@ -131,7 +131,7 @@ def export_weights(target: str, folder: str, *, root: str | None = None) -> str:
     home, config = configure(target, root=root, run=None, changes={})
     unet, scheduler = write_unet_config(config), write_scheduler_config(config.diffusion)
     store = open_store(home)
-    found = layout.final_checkpoint(store, config)
+    found = results.final_checkpoint(store, config)
     if found is None:
         raise CheckpointError(
             f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
@@ -233,7 +233,7 @@ def _refuse_training(store: Store, config: RunConfig) -> None:
     """Refuse a run with checkpoints of a training: imported weights may not pass for its result."""
     last = config.train.num_steps
     try:
-        found = layout.final_checkpoint(store, config)
+        found = results.final_checkpoint(store, config)
     except DamagedError:
         found = None  # an import over it mends it
     others = [step for step in layout.committed_steps(store, config.name) if step != last]

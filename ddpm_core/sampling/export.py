@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddpm_core import layout
+from ddpm_core import layout, results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.tar import members
 from ddpm_core.errors import DataError, RunConflictError, StorageError
@@ -30,7 +30,7 @@ def export_samples(store: Store, config: RunConfig, folder: Path) -> int:
         RunConflictError: another file of that name stands in the folder.
         StorageError: the folder cannot be written.
     """
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     if samples is None:
         raise DataError(
             f"run {config.name!r} has no complete samples of these settings below "

@@ -2,7 +2,7 @@
 
 import time
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError
 from ddpm_core.manifest import Manifest
@@ -35,7 +35,7 @@ def run_sample(store: Store, config: RunConfig) -> str:
         CheckpointError: the training is not finished.
         ClusterError: workers were lost too often; what they published is kept.
     """
-    checkpoint = layout.final_checkpoint(store, config)
+    checkpoint = results.final_checkpoint(store, config)
     if checkpoint is None:
         raise CheckpointError(
             f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
@@ -61,7 +61,7 @@ def _complete_samples(
     folder = layout.samples_folder(config.name, digest)
     total = config.sample.num_images
     committed = manifest.intact(
-        store, folder, layout.samples_expected(config, checkpoint), check=_require_whole
+        store, folder, results.samples_expected(config, checkpoint), check=_require_whole
     )
     if committed is not None:
         note = f"done already: {store.uri_of(folder)}"
@@ -116,7 +116,7 @@ def _commit(
     grid_png = pictures.to_png(pictures.grid(shown))
     files[GRID_ROLE] = manifest.write_file(store, folder, GRID_ROLE, ".png", grid_png)
     files[STRIP_ROLE] = made[0].files[STRIP_ROLE]
-    expected = layout.samples_expected(config, checkpoint)
+    expected = results.samples_expected(config, checkpoint)
     body = {
         **describe(sample, config.diffusion.num_timesteps),
         **expected.body,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_core import layout
+from ddpm_core import layout, results
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError
@@ -40,7 +40,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     device = get_device()
     store = open_store(payload["root"])
     config = RunConfig.from_dict(payload["config"])
-    checkpoint = layout.final_checkpoint(store, config)
+    checkpoint = results.final_checkpoint(store, config)
     if checkpoint is None or checkpoint.files["ema"].sha256 != payload["ema"]:
         raise CheckpointError(
             f"the weights {payload['ema'][:16]} are no longer the final ones below "

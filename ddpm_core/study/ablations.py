@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import DataError, DivergenceError
@@ -52,7 +52,7 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
     runs = ablation_runs(config)
     with open_tracker(store, config, stage="ablations") as tracker:
         folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
-        committed = manifest.intact(store, folder, layout.ablations_expected(config))
+        committed = manifest.intact(store, folder, results.ablations_expected(config))
         note = f"done already: {store.uri_of(committed.folder)}" if committed else ""
         if committed is None:
             tracker.begin()
@@ -118,7 +118,7 @@ def _outcome(store: Store, run: RunConfig) -> _Outcome:
 
 def _done(store: Store, run: RunConfig) -> _Outcome | None:
     """Return how a finished run ended; None while its samples or its evaluation are not there."""
-    evaluation, samples = layout.evaluation_of(store, run), layout.samples_of(store, run)
+    evaluation, samples = results.evaluation_of(store, run), results.samples_of(store, run)
     if evaluation is None or samples is None:
         return None
     numbers = json.loads(evaluation.read(store, METRICS_ROLE))
@@ -184,7 +184,7 @@ def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> 
         role: manifest.write_file(store, folder, role, suffix, content)
         for role, (suffix, content) in contents.items()
     }
-    body = {**layout.ablations_expected(config).body, "summary": summary(rows)}
+    body = {**results.ablations_expected(config).body, "summary": summary(rows)}
     return manifest.commit(store, folder, files, body)
 
 

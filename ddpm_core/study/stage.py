@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.desk import payload_of
@@ -49,7 +49,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     digest = layout.study_fingerprint(config, ema, inputs.index.fingerprint)
     num_train, num_test = (inputs.index.num_images[split] for split in ("train", "test"))
     folder = layout.study_folder(config.name, digest)
-    expected = layout.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
+    expected = results.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
     units = units_of(config, num_train, num_test, has_features=inputs.recipe is not None)
     study = _Study(inputs, folder, expected, units)
     with open_tracker(store, config, stage="study") as tracker:
@@ -60,7 +60,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
             _work(study)
             committed = _publish(study)
         numbers: dict[str, Any] = json.loads(committed.read(store, NUMBERS_ROLE))
-        if (evaluation := layout.evaluation_of(store, config)) is not None:
+        if (evaluation := results.evaluation_of(store, config)) is not None:
             deliver_evaluation(tracker, inputs, evaluation)
         tracker.deliver(committed, lambda: _log(tracker, store, committed, numbers))
     total = len(study.units)

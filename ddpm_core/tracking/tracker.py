@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, StorageError
@@ -288,7 +288,7 @@ def _open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
 
     def log_dataset(run: "MlflowRun") -> None:
         with answers():
-            index = layout.dataset_of(store, config)
+            index = results.dataset_of(store, config)
         if index is not None:
             run.log_dataset(config.data.name, store.uri_of(index.folder), index.body)
 

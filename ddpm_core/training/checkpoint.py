@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DivergenceError
 from ddpm_core.manifest import DamagedError, Manifest
@@ -166,9 +166,9 @@ def complete(store: Store, config: RunConfig) -> Manifest | None:
     ):
         _log.warning("removed the mark `retired` of the last checkpoint %s", store.uri_of(folder))
         manifest.unretire(store, folder)
-    if manifest.intact(store, folder, layout.checkpoint_expected(step)) is None:
+    if manifest.intact(store, folder, results.checkpoint_expected(step)) is None:
         return None
-    return layout.final_checkpoint(store, config)
+    return results.final_checkpoint(store, config)
 
 
 def prune(store: Store, run: str, keep: int) -> None:
@@ -188,7 +188,7 @@ def prune(store: Store, run: str, keep: int) -> None:
 
 def _is_usable(store: Store, folder: str, step: int) -> bool:
     try:
-        return manifest.load(store, folder, layout.checkpoint_expected(step)) is not None
+        return manifest.load(store, folder, results.checkpoint_expected(step)) is not None
     except DamagedError:
         return False
 
@@ -220,9 +220,9 @@ def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
     for step in steps:
         folder = layout.checkpoint_folder(run, step)
         try:
-            found = manifest.load(store, folder, layout.checkpoint_expected(step))
+            found = manifest.load(store, folder, results.checkpoint_expected(step))
             if found is not None:
-                layout.require_origin(
+                results.require_origin(
                     store, found, experiment=origin.experiment, dataset=origin.dataset
                 )
                 return read(store, found)
@@ -246,7 +246,7 @@ def of_step(store: Store, run: str, step: int) -> Checkpoint:
         CheckpointError: if it is not there or damaged.
     """
     folder = layout.checkpoint_folder(run, step)
-    found = manifest.load(store, folder, layout.checkpoint_expected(step))
+    found = manifest.load(store, folder, results.checkpoint_expected(step))
     if found is None:
         raise CheckpointError(
             f"{store.uri_of(folder)} is there for rank 0 and not for this rank; all nodes must "

@@ -2,7 +2,7 @@
 
 import logging
 
-from ddpm_core import cluster, layout, lease
+from ddpm_core import cluster, layout, lease, results
 from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
@@ -56,7 +56,7 @@ def run_train(store: Store, config: RunConfig) -> None:
         # The worker of rank 0 logs; if it is killed with the group, its end is noted from here.
         with cluster.connect(config.compute), open_tracker(store, config, stage="train"):
             group.train_group(train_worker, payload, config.compute, name=config.name)
-    if layout.final_checkpoint(store, config) is None:
+    if results.final_checkpoint(store, config) is None:
         folder = layout.checkpoint_folder(config.name, num_steps)
         raise CheckpointError(
             f"all workers ended, but {store.uri_of(folder)} is not there; all nodes must see the "
@@ -67,6 +67,6 @@ def run_train(store: Store, config: RunConfig) -> None:
 def _has_dataset(store: Store, config: RunConfig) -> bool:
     """Say whether the run has its data set; a damaged one the shard stage mends."""
     try:
-        return layout.dataset_of(store, config) is not None
+        return results.dataset_of(store, config) is not None
     except DamagedError:
         return False

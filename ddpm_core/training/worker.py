@@ -4,7 +4,7 @@ import time
 from contextlib import closing
 from typing import Any
 
-from ddpm_core import cluster, layout
+from ddpm_core import cluster, layout, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import load_index
@@ -70,14 +70,14 @@ def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
 
 def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     """Return the training images, and what the run's checkpoints belong to."""
-    pointer = layout.dataset_pointer(store, config.name)
+    pointer = results.dataset_pointer(store, config.name)
     if pointer is None:
         raise DataError(
             f"run {config.name!r} has no data set yet ({layout.dataset_pointer_key(config.name)} "
             "is not there); run the shard stage first"
         )
     index = load_index(store, pointer.folder, pointer.fingerprint)
-    layout.require_data(store, config, index.manifest)
+    results.require_data(store, config, index.manifest)
     cores = config.compute.cpus_per_worker
     images = load_split(store, index, "train", num_decoders=cores)
     return images, Origin(fingerprint(config.experiment()), pointer.fingerprint)
@@ -156,7 +156,7 @@ class _Host:
                     self._take(event)
                 case Commit():
                     self._store_checkpoint(event.step)
-        if (done := layout.final_checkpoint(self._store, self._config)) is not None:
+        if (done := results.final_checkpoint(self._store, self._config)) is not None:
             # Most of it is there already, with the times of its steps.
             deliver_curve(self._tracker, self._store, done)
 

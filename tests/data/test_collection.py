@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.data import shard
 from ddpm_core.data.index import load_index
 from ddpm_core.data.stage import run_shard
@@ -326,7 +326,7 @@ def test_files_that_change_under_the_work_are_noticed(store, root, folder, in_pr
     monkeypatch.setattr("ddpm_core.cluster.map_units", changing)
     with pytest.raises(DataError, match=r"train/cat/001\.png.*has changed"):
         run_shard(store, config_of(folder))
-    assert layout.dataset_pointer(store, "images") is None
+    assert results.dataset_pointer(store, "images") is None
 
 
 def test_originals_are_kept_where_they_have_the_size_and_only_there(store, tmp_path, in_process):
@@ -359,7 +359,7 @@ def test_what_becomes_of_the_images_is_part_of_the_data_set(change, store, folde
         store, config_of(folder, **change).replaced({"name": "other"})
     )
     with pytest.raises(DamagedError, match="is not the one of this run"):
-        layout.dataset_of(store, config_of(folder, **change))
+        results.dataset_of(store, config_of(folder, **change))
 
 
 @pytest.mark.long

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.data import stage
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import DataError, RunConflictError
-from ddpm_core.layout import DatasetPointer
 from ddpm_core.manifest import DamagedError
 from ddpm_core.progress import parse
 from ddpm_core.recipes import mnist
+from ddpm_core.results import DatasetPointer
 from ddpm_core.storage import open_store
 from tests.data.small import files_below, write_mnist
 
@@ -51,9 +51,9 @@ def test_run_shard_makes_the_data_set_and_points_the_run_to_it(store, config, ca
     """Catches a pointer to nothing, and an end that a follower never sees."""
     folder = run_shard(store, config)
     index = load_index(store, folder)
-    assert layout.dataset_pointer(store, config.name) == DatasetPointer(folder, index.fingerprint)
+    assert results.dataset_pointer(store, config.name) == DatasetPointer(folder, index.fingerprint)
     assert folder == layout.dataset_folder("mnist", index.fingerprint)
-    assert layout.dataset_of(store, config) == index.manifest
+    assert results.dataset_of(store, config) == index.manifest
     assert len(load_split(store, index, "train")) == 10
     lines = [parse(line) for line in capfd.readouterr().out.splitlines()]
     assert [(line.stage, line.done, line.total) for line in lines] == [
@@ -122,7 +122,7 @@ def test_a_shard_that_its_reader_found_damaged_is_made_again(store, root, config
     flip(root / folder / "train-000000.tar")
     with pytest.raises(DataError, match=r"is damaged.*run the stage that made it again"):
         load_split(store, load_index(store, folder), "train")
-    assert layout.dataset_of(store, config) is None
+    assert results.dataset_of(store, config) is None
     assert run_shard(store, config) == folder
     assert files_below(root) == before
 
@@ -159,11 +159,11 @@ def train_on(store, config, dataset):
 def test_a_trained_run_keeps_its_data_set(store, config):
     """Catches a run with checkpoints that is given other images."""
     folder = run_shard(store, config)
-    pointer = layout.dataset_pointer(store, config.name)
+    pointer = results.dataset_pointer(store, config.name)
     train_on(store, config, pointer.fingerprint)
     with pytest.raises(RunConflictError, match=r"trained on the data set .* are others"):
         run_shard(store, config.replaced({"data.images_per_shard": 5}))
-    assert layout.dataset_pointer(store, config.name) == pointer
+    assert results.dataset_pointer(store, config.name) == pointer
     assert run_shard(store, config) == folder
 
 
@@ -175,23 +175,23 @@ def test_a_pointer_to_another_whole_data_set_is_made_anew(store, config, caplog)
     theirs = store.read(layout.dataset_pointer_key("other"))
     store.write(layout.dataset_pointer_key(config.name), theirs)
     with pytest.raises(DamagedError, match=r"data\.images_per_shard is 5, expected 4"):
-        layout.dataset_of(store, config)
+        results.dataset_of(store, config)
     assert run_shard(store, config) == folder
-    assert layout.dataset_of(store, config).folder == folder
+    assert results.dataset_of(store, config).folder == folder
     assert "data.images_per_shard is 5, expected 4" in caplog.text
 
 
 def test_a_pointer_to_images_that_the_run_was_not_trained_on_is_made_anew(store, config, caplog):
     """Catches a data set of the same settings and other images, copied from another run."""
     folder = run_shard(store, config)
-    pointer = layout.dataset_pointer(store, config.name)
+    pointer = results.dataset_pointer(store, config.name)
     train_on(store, config, pointer.fingerprint)
     source = write_mnist(Path(config.data.source).parent / "more", num_train=11)
     run_shard(store, config.replaced({"name": "other", "data.source": str(source)}))
     theirs = store.read(layout.dataset_pointer_key("other"))
     store.write(layout.dataset_pointer_key(config.name), theirs)
     assert run_shard(store, config) == folder
-    assert layout.dataset_pointer(store, config.name) == pointer
+    assert results.dataset_pointer(store, config.name) == pointer
     assert f"checkpoints were trained on {pointer.fingerprint}" in caplog.text
 
 
@@ -204,7 +204,7 @@ def test_a_data_set_under_another_s_name_is_set_aside(store, root, config):
     shutil.rmtree(root / folder)
     shutil.copytree(root / theirs, root / folder)
     with pytest.raises(DamagedError, match=r"something else's: fingerprint is"):
-        layout.dataset_of(store, config)
+        results.dataset_of(store, config)
     with pytest.raises(DataError, match=r"index of another data set"):
         load_index(store, folder)
     assert run_shard(store, config) == folder
@@ -257,7 +257,7 @@ def test_a_pointer_that_says_something_else_is_named_and_made_anew(change, store
     good = path.read_bytes()
     path.write_text(json.dumps(json.loads(good) | change))
     with pytest.raises(DataError, match=r"dataset\.json does not name a data set.* shard "):
-        layout.dataset_of(store, config)
+        results.dataset_of(store, config)
     assert run_shard(store, config) == folder
     assert path.read_bytes() == good
 

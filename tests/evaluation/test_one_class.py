@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.evaluation import stage
 from ddpm_core.evaluation.worker import FeatureUnit
 from ddpm_core.sampling.stage import run_sample
@@ -36,9 +36,9 @@ def test_an_evaluation_of_one_class_has_no_distance_and_says_why(
     assert "one class" in distance["reason"]
     assert distance["protocol"]["version"] == numbers["bits_per_dim"]["protocol"]["version"]
     assert numbers["inception_score"] is None
-    committed = layout.evaluation_of(store, config)
+    committed = results.evaluation_of(store, config)
     assert json.loads(committed.read(store, "metrics")) == numbers
-    dataset = layout.dataset_pointer(store, config.name).folder
+    dataset = results.dataset_pointer(store, config.name).folder
     assert not [name for name in store.names(dataset) if name.startswith("features-")]
 
     value = numbers["bits_per_dim"]["value"]
@@ -59,7 +59,7 @@ def test_it_is_done_then_and_a_file_gives_the_distance_later(store, evaluated_on
     assert stage.run_evaluate(store, config) == numbers
     assert not in_process.units
     given = {"evaluate.features": "net.pt", "evaluate.features_sha256": "0" * 64}
-    assert layout.evaluation_of(store, config.replaced(given)) is None
+    assert results.evaluation_of(store, config.replaced(given)) is None
 
 
 def test_a_training_says_before_it_begins_that_there_will_be_no_distance(

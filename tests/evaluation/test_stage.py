@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_core import layout
+from ddpm_core import layout, results
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
 from ddpm_core.errors import CheckpointError, DataError
@@ -29,16 +29,16 @@ def test_an_evaluation_measures_keeps_shows_and_registers(
     """Catches: numbers without protocol, numbers that are shown and not kept, or the reverse."""
     store, config = sampled
     found = stage.run_evaluate(store, config)
-    committed = layout.evaluation_of(store, config)
+    committed = results.evaluation_of(store, config)
     assert set(committed.files) == ROLES
     assert json.loads(committed.read(store, "metrics")) == found
     bits, distance = found["bits_per_dim"], found["frechet_distance"]
-    ema = layout.final_checkpoint(store, config).files["ema"].sha256
+    ema = results.final_checkpoint(store, config).files["ema"].sha256
     for number in (bits, distance):
         assert np.isfinite(number["value"])
         assert number["protocol"]["ema_sha256"] == ema
         assert (number["protocol"]["loss"], number["protocol"]["weighting"]) == ("simple", "none")
-        assert number["protocol"]["dataset"] == layout.dataset_pointer(store, "tiny").fingerprint
+        assert number["protocol"]["dataset"] == results.dataset_pointer(store, "tiny").fingerprint
     assert bits["protocol"]["num_images"] == 40
     assert distance["protocol"]["num_images"] == {"samples": 16, "test": 297, "train": 1500}
     assert distance["protocol"]["features"]["held_out_accuracy"] > 0
@@ -74,7 +74,7 @@ def files_of(store, folder) -> dict[str, bytes]:
 def test_the_order_in_which_workers_finish_does_not_show(evaluated, in_process):
     """Catches: sums in the order of arrival."""
     store, config = evaluated
-    folder = layout.evaluation_of(store, config).folder
+    folder = results.evaluation_of(store, config).folder
     before = files_of(store, folder)
     for name in before:
         store.delete(f"{folder}/{name}")
@@ -104,7 +104,7 @@ def test_a_finished_evaluation_is_recognised_and_logged_again(
 def test_a_damaged_evaluation_is_made_again(evaluated, in_process):
     """Catches: numbers read from damaged files, or an evaluation that nothing can mend."""
     store, config = evaluated
-    committed = layout.evaluation_of(store, config)
+    committed = results.evaluation_of(store, config)
     before = files_of(store, committed.folder)
     name = committed.files["metrics"].name
     store.write(f"{committed.folder}/{name}", before[name].replace(b"1", b"7", 1))
@@ -128,7 +128,7 @@ def test_the_comparison_shows_held_out_images_not_training_images(sampled, monke
 
     monkeypatch.setattr(stage.figures, "comparison_figure", comparison)
     stage.run_evaluate(store, config)
-    index = load_index(store, layout.dataset_pointer(store, "tiny").folder)
+    index = load_index(store, results.dataset_pointer(store, "tiny").folder)
     test = load_split(store, index, "test")
     assert np.array_equal(shown["held_out"][..., 0], test.images_u8[:100, 0].numpy())
     assert shown["samples"].shape == (16, 8, 8, 1)
@@ -154,8 +154,8 @@ def test_a_gpu_finds_the_numbers_of_a_cpu(evaluated, in_process, recording_track
     In bfloat16, and with features of a network that was trained there: they agree roughly.
     """
     store, config = evaluated
-    expected = json.loads(layout.evaluation_of(store, config).read(store, "metrics"))
-    folder = layout.evaluation_of(store, config).folder
+    expected = json.loads(results.evaluation_of(store, config).read(store, "metrics"))
+    folder = results.evaluation_of(store, config).folder
     for name in store.names(folder):
         store.delete(f"{folder}/{name}")
     in_process.device = gpu

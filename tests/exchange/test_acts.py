@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_core import __main__ as command
-from ddpm_core import layout
+from ddpm_core import layout, results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.stage import run_shard
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
@@ -85,11 +85,11 @@ def test_our_run_written_for_diffusers_and_imported_again_has_the_same_bits(tmp_
     assert set(back.model.attention_resolutions) == set(config.model.attention_resolutions)
     assert back.diffusion == config.diffusion
     store = open_store(str(tmp_path / "again"))
-    checkpoint = layout.final_checkpoint(store, back)
+    checkpoint = results.final_checkpoint(store, back)
     again = load_ema(store, checkpoint)
     assert again.keys() == ema.keys()
     assert all(torch.equal(again[name], ema[name]) for name in ema)
-    first = layout.final_checkpoint(open_store(str(tmp_path / "ours")), config)
+    first = results.final_checkpoint(open_store(str(tmp_path / "ours")), config)
     assert checkpoint.files["ema"].sha256 == first.files["ema"].sha256
 
 
@@ -150,7 +150,7 @@ def test_their_folder_draws_the_images_that_diffusers_draws_with_the_same_noise(
     )
     config = imported(tmp_path / "folder", tmp_path / "root")
     store = open_store(str(tmp_path / "root"))
-    denoiser = load_denoiser(store, config, layout.final_checkpoint(store, config), CPU)
+    denoiser = load_denoiser(store, config, results.final_checkpoint(store, config), CPU)
     generator = torch.Generator().manual_seed(2)
     x_T = torch.randn(3, 1, 8, 8, generator=generator, dtype=torch.float64)
     noise = torch.randn(20, 3, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -182,7 +182,7 @@ def test_an_imported_run_is_trained_and_says_where_it_is_from(folder, tmp_path, 
     assert config.diffusion.variance == "fixed_large"
     assert config.model.attention_resolutions == (4,)
     store = open_store(str(tmp_path / "root"))
-    checkpoint = layout.final_checkpoint(store, config)
+    checkpoint = results.final_checkpoint(store, config)
     assert checkpoint.body["imported"].keys() == {
         "format",
         "weights_sha256",
@@ -204,12 +204,12 @@ def test_an_imported_run_samples_and_evaluates(folder, tmp_path, in_process, rec
     config = imported(folder[0], tmp_path / "root")
     store = open_store(str(tmp_path / "root"))
     run_sample(store, config)  # for this, no data set has to be there
-    assert layout.samples_of(store, config).body["variance"] == "fixed_large"
+    assert results.samples_of(store, config).body["variance"] == "fixed_large"
     run_shard(store, config)
     numbers = run_evaluate(store, config)
     assert np.isfinite(numbers["bits_per_dim"]["value"])
     assert np.isfinite(numbers["frechet_distance"]["value"])
-    ema = layout.final_checkpoint(store, config).files["ema"].sha256
+    ema = results.final_checkpoint(store, config).files["ema"].sha256
     assert numbers["bits_per_dim"]["protocol"]["ema_sha256"] == ema
     assert recording_tracker.files["images/loss-figure.png"].startswith(b"\x89PNG")
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_of_the_original_becomes_the_run_of_its_recipe(tmp_path):
     }
     config = imported(path, tmp_path / "root", **tiny, **{"train.num_steps": 790_000})
     store = open_store(str(tmp_path / "root"))
-    checkpoint = layout.final_checkpoint(store, config)
+    checkpoint = results.final_checkpoint(store, config)
     assert checkpoint.body["step"] == 790_000
     assert checkpoint.body["imported"]["format"] == "tensorflow-npz"
     ema = load_ema(store, checkpoint)

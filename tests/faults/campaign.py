@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core import cluster, layout
+from ddpm_core import cluster, layout, results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import PipelineError
@@ -89,10 +89,10 @@ def finish(store: Store, config: RunConfig, upto: str = "evaluate") -> None:
 def results_of(store: Store, config: RunConfig) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of all that the run's results are, stage by stage."""
     found = {
-        "shard": layout.dataset_of(store, config),
-        "train": layout.final_checkpoint(store, config),
-        "sample": layout.samples_of(store, config),
-        "evaluate": layout.evaluation_of(store, config),
+        "shard": results.dataset_of(store, config),
+        "train": results.final_checkpoint(store, config),
+        "sample": results.samples_of(store, config),
+        "evaluate": results.evaluation_of(store, config),
     }
     return {
         stage: {role: record.sha256 for role, record in manifest.files.items()}

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ddpm_core import cluster, layout
+from ddpm_core import cluster, layout, results
 from ddpm_core.data.stage import run_shard
 from ddpm_core.recipes import digits
 from ddpm_core.storage import open_store
@@ -125,7 +125,7 @@ def reference(tmp_path_factory):
     store = open_store(str(folder / "root"))
     run_shard(store, CONFIG)
     run_group(_train_plainly, 2, folder)
-    return store, layout.final_checkpoint(store, CONFIG)
+    return store, results.final_checkpoint(store, CONFIG)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def continued_from(log: Path) -> list[int]:
 def assert_same_as_uninterrupted(training: Training, reference) -> None:
     _, expected = reference
     store = open_store(training.root)
-    final = layout.final_checkpoint(store, CONFIG)
+    final = results.final_checkpoint(store, CONFIG)
     assert final == expected
     for role in final.files:
         final.read(store, role)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.manifest import write_file
@@ -27,7 +27,7 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
         folder = layout.dataset_folder(config.data.name, "d" * 64)
         body = {"fingerprint": "d" * 64, "data": config.data.identity()}
         manifest.commit(store, folder, {}, body, name=layout.DATASET_INDEX)
-        pointer = layout.DatasetPointer(folder, "d" * 64)
+        pointer = results.DatasetPointer(folder, "d" * 64)
         store.create(layout.dataset_pointer_key(run), pointer.to_json())
     elif stage == "train":
         folder = layout.checkpoint_folder(run, config.train.num_steps)
@@ -37,23 +37,23 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
         manifest.commit(store, folder, files, body)
     elif stage == "ablations":
         folder = layout.ablations_folder(run, layout.ablations_fingerprint(config))
-        manifest.commit(store, folder, {}, layout.ablations_expected(config).body)
+        manifest.commit(store, folder, {}, results.ablations_expected(config).body)
     else:
-        checkpoint = layout.final_checkpoint(store, config)
+        checkpoint = results.final_checkpoint(store, config)
         ema = checkpoint.files["ema"].sha256
         if stage == "sample":
             folder = layout.samples_folder(run, layout.sample_fingerprint(config, ema))
             files = {"grid": write_file(store, folder, "grid", ".png", PNG)}
-            expected = layout.samples_expected(config, checkpoint)
+            expected = results.samples_expected(config, checkpoint)
         elif stage == "study":
             digest = layout.study_fingerprint(config, ema, "d" * 64)
             folder, files = layout.study_folder(run, digest), {}
-            expected = layout.study_expected(config, checkpoint, "d" * 64)
+            expected = results.study_expected(config, checkpoint, "d" * 64)
         else:
             digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
             folder = layout.evaluation_folder(run, digest)
             files = {"metrics": write_file(store, folder, "metrics", ".json", METRICS)}
-            expected = layout.evaluation_expected(config, checkpoint, "d" * 64)
+            expected = results.evaluation_expected(config, checkpoint, "d" * 64)
         manifest.commit(store, folder, files, expected.body)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ddpm_core import __main__ as command
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.errors import CheckpointError, DataError, RunConflictError, StorageError
 from ddpm_core.sampling.export import export_samples
 from ddpm_core.sampling.units import first_images
@@ -17,7 +17,7 @@ def test_every_sample_is_a_file_of_its_index(sampled, tmp_path):
     folder = tmp_path / "my pictures" / "of it"
     assert export_samples(store, config, folder) == 16
     assert [path.name for path in sorted(folder.iterdir())] == [f"{i:08d}.png" for i in range(16)]
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     images = first_images(store, samples, config.sample, config.data.shape, 16)
     for index in range(16):
         with Image.open(folder / f"{index:08d}.png") as image:
@@ -52,7 +52,7 @@ def test_what_cannot_be_exported_is_said(sampled, tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
         export_samples(*sampled, tmp_path / "file" / "below")
     store, config = sampled
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     key = f"{samples.folder}/{samples.files['unit-000001'].name}"
     data = bytearray(store.read(key))
     data[700] ^= 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_core import layout
+from ddpm_core import results
 from ddpm_core.errors import CheckpointError
 from ddpm_core.sampling import pictures, stage, worker
 from ddpm_core.sampling.denoiser import load_denoiser
@@ -29,7 +29,7 @@ def picture(manifest, store, role) -> np.ndarray:
 def test_samples_are_what_draw_gives_for_their_indices(sampled):
     """Catches: units or batches that begin at 0 each, weights other than the averaged ones."""
     store, config = sampled
-    samples, checkpoint = layout.samples_of(store, config), layout.final_checkpoint(store, config)
+    samples, checkpoint = results.samples_of(store, config), results.final_checkpoint(store, config)
     found = first_images(store, samples, config.sample, config.data.shape, 16)
     denoiser = load_denoiser(store, config, checkpoint, torch.device("cpu"))
     for start in (0, 6, 14):
@@ -49,7 +49,7 @@ def test_samples_say_how_they_were_made_and_show_themselves(
     """Catches: a protocol with holes, pictures of other images, a silent stage."""
     store, config = trained
     folder = stage.run_sample(store, config)
-    samples, checkpoint = layout.samples_of(store, config), layout.final_checkpoint(store, config)
+    samples, checkpoint = results.samples_of(store, config), results.final_checkpoint(store, config)
     assert samples.folder == folder
     body = samples.body
     assert body["num_images"] == 16
@@ -73,7 +73,7 @@ def test_samples_say_how_they_were_made_and_show_themselves(
 def test_the_grid_shows_the_first_images(sampled):
     """Catches: a grid of the last unit, or of as many images as there are."""
     store, config = sampled
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     images = first_images(store, samples, config.sample, config.data.shape, 10)
     assert np.array_equal(picture(samples, store, "grid"), pictures.grid(images)[..., 0])
 
@@ -81,7 +81,7 @@ def test_the_grid_shows_the_first_images(sampled):
 def test_the_strip_shows_the_first_images_and_ends_in_them(sampled):
     """Catches: the strip of the second batch, the noisy end for the clean one."""
     store, config = sampled
-    samples = layout.samples_of(store, config)
+    samples = results.samples_of(store, config)
     strip = picture(samples, store, "strip")
     assert strip.shape == (48 + 3 * 49 + 1 + 12, 2 * (9 * 49 + 1) + 3 * 12)  # 9 moments, 3 images
     images = first_images(store, samples, config.sample, config.data.shape, 3)
@@ -100,7 +100,7 @@ def test_the_strip_shows_the_first_images_and_ends_in_them(sampled):
 def test_a_restart_makes_only_what_is_missing(sampled, in_process):
     """Catches: drawing everything again, or trusting a unit whose file is gone."""
     store, config = sampled
-    folder = layout.samples_of(store, config).folder
+    folder = results.samples_of(store, config).folder
     before = files_of(store, folder)
     tar = next(name for name in before if name.startswith("000002-"))
     for name in ("manifest.json", "000001.json", tar):
@@ -116,7 +116,7 @@ def test_complete_samples_are_recognised_and_logged_again(
 ):
     """Catches: a second run that draws, or that leaves MLflow without what it missed."""
     store, config = sampled
-    assert stage.run_sample(store, config) == layout.samples_of(store, config).folder
+    assert stage.run_sample(store, config) == results.samples_of(store, config).folder
     assert in_process.units == []
     assert "images/grid.png" in recording_tracker.files
     assert "done already" in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_complete_samples_are_recognised_and_logged_again(
 def test_a_unit_that_is_damaged_after_the_end_is_made_again(sampled, in_process):
     """Catches: complete samples that nothing can mend."""
     store, config = sampled
-    folder = layout.samples_of(store, config).folder
+    folder = results.samples_of(store, config).folder
     before = files_of(store, folder)
     tar = next(name for name in before if name.startswith("000001-"))
     store.write(f"{folder}/{tar}", before[tar][:-512])
@@ -140,10 +140,10 @@ def test_other_sampling_of_the_same_run_stands_beside_the_first(sampled):
     """Catches: samples of another seed taken for these."""
     store, config = sampled
     other = config.replaced({"sample.seed": 1})
-    first = layout.samples_of(store, config)
+    first = results.samples_of(store, config)
     assert stage.run_sample(store, other) != first.folder
     a, b = (
-        first_images(store, layout.samples_of(store, one), one.sample, config.data.shape, 8)
+        first_images(store, results.samples_of(store, one), one.sample, config.data.shape, 8)
         for one in (config, other)
     )
     assert (a != b).mean() > 0.3
@@ -211,7 +211,7 @@ def ray_cluster():
 def test_samples_are_the_same_bytes_from_one_worker_three_and_after_a_death(sampled, monkeypatch):
     """Catches: noise that depends on the worker, units lost or doubled when a worker dies."""
     store, config = sampled
-    folder = layout.samples_of(store, config).folder
+    folder = results.samples_of(store, config).folder
     expected = files_of(store, folder)  # made here, in the order of the units
     assert sum(name.endswith(".tar") for name in expected) == 4
 
@@ -238,7 +238,7 @@ def test_a_gpu_makes_the_samples_of_a_cpu(trained, in_process, recording_tracker
     in_process.device = gpu
     store, config = trained
     stage.run_sample(store, config)
-    samples, checkpoint = layout.samples_of(store, config), layout.final_checkpoint(store, config)
+    samples, checkpoint = results.samples_of(store, config), results.final_checkpoint(store, config)
     found = first_images(store, samples, config.sample, config.data.shape, 16)
     denoiser = load_denoiser(store, config, checkpoint, torch.device("cpu"))
     x_0 = draw(

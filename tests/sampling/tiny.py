@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core import cluster, layout
+from ddpm_core import cluster, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.data.stage import run_shard
@@ -55,7 +55,7 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
     Unlike a fresh network's, whose output is 0, these weights do something to the image.
     """
     dataset = run_shard(store, config)
-    pointer = layout.dataset_pointer(store, config.name)
+    pointer = results.dataset_pointer(store, config.name)
     assert pointer is not None
     assert pointer.folder == dataset
     generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.errors import ClusterError, ConfigError, DivergenceError, RunConflictError
 from ddpm_core.recipes import PAPER_TABLE_2
 from ddpm_core.runs import open_run
@@ -73,20 +73,20 @@ class Stages:
                 self.steps.append(config.train.num_steps)
             if name == "evaluate":
                 self.evaluate(store, config, NAMES.index(ablation))
-            elif name != "shard" or layout.dataset_pointer(store, config.name) is None:
+            elif name != "shard" or results.dataset_pointer(store, config.name) is None:
                 finish(store, config, name)
 
         return run
 
     @staticmethod
     def evaluate(store, config, place: int) -> None:
-        checkpoint = layout.final_checkpoint(store, config)
+        checkpoint = results.final_checkpoint(store, config)
         ema = checkpoint.files["ema"].sha256
         digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
         folder = layout.evaluation_folder(config.name, digest)
         data = json.dumps(metrics_of(place)).encode()
         files = {"metrics": manifest.write_file(store, folder, "metrics", ".json", data)}
-        body = layout.evaluation_expected(config, checkpoint, "d" * 64).body
+        body = results.evaluation_expected(config, checkpoint, "d" * 64).body
         manifest.commit(store, folder, files, body)
 
 
@@ -109,7 +109,7 @@ def stages(monkeypatch) -> Stages:
 
 
 def files_of(store, config) -> dict[str, bytes]:
-    committed = layout.ablations_of(store, config)
+    committed = results.ablations_of(store, config)
     return {role: committed.read(store, role) for role in committed.files}
 
 
@@ -129,7 +129,7 @@ def test_all_six_are_run_in_the_paper_s_order(store, stages, recording_tracker, 
         assert made[role].startswith(PNG)
         assert recording_tracker.files[f"images/ablations/{role}.png"] == made[role]
     assert recording_tracker.files["ablations/table.md"] == made["table"]
-    folder = layout.ablations_of(store, ablated()).folder
+    folder = results.ablations_of(store, ablated()).folder
     assert recording_tracker.tags == {"ddpm.ablations_uri": store.uri_of(folder)}
     out = capsys.readouterr().out.splitlines()
     assert "ablations  2/6 runs  next: mu-l-simple" in out
@@ -236,7 +236,7 @@ def test_what_is_no_result_ends_the_stage_and_is_gone_on_from(store, stages, sta
     with pytest.raises(type(error), match=str(error)):
         run_ablations(store, ablated())
     assert stages.asked[-1] == ("mu-l-simple", stage)
-    assert layout.ablations_of(store, ablated()) is None
+    assert results.ablations_of(store, ablated()) is None
     stages.asked.clear()
     stages.errors.clear()
     rows = run_ablations(store, ablated())
@@ -258,7 +258,7 @@ def test_a_finished_table_is_recognised_and_logged_again(store, stages, recordin
     assert (recording_tracker.metrics, recording_tracker.files) == (told, files)
     assert "done already" in capsys.readouterr().out
     # As long, but not the same: another length is another table.
-    assert layout.ablations_of(store, ablated(**{"study.ablation_steps": 4})) is None
+    assert results.ablations_of(store, ablated(**{"study.ablation_steps": 4})) is None
 
 
 @pytest.mark.usefixtures("recording_tracker")
@@ -270,7 +270,7 @@ def test_a_damaged_table_is_made_again_of_the_runs_that_are_there(
     """Catches: a broken table that is served for ever, trainings for the sake of it, a conflict
     with what is broken where figures are now drawn otherwise."""
     run_ablations(store, ablated())
-    before, committed = files_of(store, ablated()), layout.ablations_of(store, ablated())
+    before, committed = files_of(store, ablated()), results.ablations_of(store, ablated())
     store.write(f"{committed.folder}/{committed.files[role].name}", b"broken")
     if otherwise:
         monkeypatch.setattr(ablations.figures, "ablations_figure", lambda *_, **__: PNG)
@@ -289,8 +289,8 @@ def test_what_is_broken_of_one_run_its_stages_make_again(store, stages, stage, h
     config = ablated()
     rows = run_ablations(store, config)
     run = ablations.ablation_runs(config)["eps-l-fixed"]
-    of_stage = {"sample": layout.samples_of, "evaluate": layout.evaluation_of}[stage]
-    result, table = of_stage(store, run), layout.ablations_of(store, config)
+    of_stage = {"sample": results.samples_of, "evaluate": results.evaluation_of}[stage]
+    result, table = of_stage(store, run), results.ablations_of(store, config)
     store.delete(f"{table.folder}/manifest.json")
     if harm == "gone":
         store.delete(f"{result.folder}/manifest.json")

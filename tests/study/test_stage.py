@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ddpm_core import layout
+from ddpm_core import layout, results
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.stage import Inputs
 from ddpm_core.sampling.stage import run_sample
@@ -75,7 +75,7 @@ def units_in(store, config) -> list[Unit]:
 
 def lose(store, config, lost) -> None:
     """Let these units, and what was made of all, never have been."""
-    folder = layout.study_of(store, config).folder
+    folder = results.study_of(store, config).folder
     kept = tuple(unit.name for unit in units_in(store, config) if unit not in lost)
     for name in store.names(folder):
         if not name.startswith(kept):
@@ -88,7 +88,7 @@ def lose(store, config, lost) -> None:
 def test_a_study_measures_draws_and_keeps_what_it_found(whole):
     """Catches: a figure that is lost on the way, numbers that are shown and not kept."""
     store, config = open_store(whole.root), study_config()
-    committed = layout.study_of(store, config)
+    committed = results.study_of(store, config)
     assert set(committed.files) == PICTURES | {"numbers", "coding-table"}
     for role in PICTURES:
         assert committed.read(store, role).startswith(PNG)
@@ -117,7 +117,7 @@ def test_mlflow_gets_all_of_it(whole):
     assert tracker.metrics["study/frechet_distance/heun-churn@9"] == heun["frechet_distance"]
     assert "study/progress/frechet_distance@21" in tracker.metrics
     store = open_store(whole.root)
-    folder = layout.study_of(store, study_config()).folder
+    folder = results.study_of(store, study_config()).folder
     assert tracker.tags == {"ddpm.study_uri": store.uri_of(folder)}
     assert tracker.failed is False
 
@@ -169,11 +169,11 @@ def test_a_finished_study_is_recognised_and_logged_again(
 def test_a_lost_unit_alone_is_worked_on_again(studied, in_process):
     """Catches: a study that begins anew, or one that goes on without."""
     store, config = studied
-    folder = layout.study_of(store, config).folder
+    folder = results.study_of(store, config).folder
     before = found_in(store, folder)
     lost = [unit for unit in units_in(store, config) if unit.name == "decoding-test-000000"]
     lose(store, config, lost)
-    assert layout.study_of(store, config) is None
+    assert results.study_of(store, config) is None
     stage.run_study(store, config)
     assert in_process.units == lost
     assert found_in(store, folder) == before
@@ -184,7 +184,7 @@ def test_a_lost_unit_alone_is_worked_on_again(studied, in_process):
 def test_a_damaged_figure_is_drawn_again_of_the_units_that_are_there(studied, in_process, role):
     """Catches: a broken file that is served for ever, or work for the sake of a picture."""
     store, config = studied
-    committed = layout.study_of(store, config)
+    committed = results.study_of(store, config)
     before = files_of(store, committed.folder)
     store.write(f"{committed.folder}/{committed.files[role].name}", b"broken")
     stage.run_study(store, config)
@@ -196,10 +196,10 @@ def test_a_damaged_figure_is_drawn_again_of_the_units_that_are_there(studied, in
 def test_a_damaged_study_can_be_replaced_by_one_that_is_drawn_otherwise(studied):
     """Catches: a conflict with what is broken, after another version of what draws."""
     store, config = studied
-    committed = layout.study_of(store, config)
+    committed = results.study_of(store, config)
     store.delete(f"{committed.folder}/{committed.files['numbers'].name}")
     numbers = stage.run_study(store, config)
-    committed = layout.study_of(store, config)
+    committed = results.study_of(store, config)
     assert set(committed.files) == {"numbers"}
     assert json.loads(committed.read(store, "numbers")) == numbers
 
@@ -208,7 +208,7 @@ def test_a_damaged_study_can_be_replaced_by_one_that_is_drawn_otherwise(studied)
 def test_what_was_finished_when_it_was_killed_is_kept(studied, in_process, monkeypatch, capsys):
     """Catches: units that count only when all are there, a rest that differs from a whole."""
     store, config = studied
-    folder = layout.study_of(store, config).folder
+    folder = results.study_of(store, config).folder
     before = found_in(store, folder)
     lost = [unit for unit in units_in(store, config) if unit.kind in ("latents", "depths", "mixes")]
     assert len(lost) == 3
@@ -240,7 +240,7 @@ def test_what_was_finished_when_it_was_killed_is_kept(studied, in_process, monke
 def test_the_order_in_which_units_are_finished_does_not_show(studied, in_process):
     """Catches: sums in the order of arrival, units that lean on those before."""
     store, config = studied
-    folder = layout.study_of(store, config).folder
+    folder = results.study_of(store, config).folder
     before = found_in(store, folder)
     lost = [unit for unit in units_in(store, config) if unit.kind in CHEAP or "ddim" in unit.part]
     lose(store, config, lost)
@@ -254,7 +254,7 @@ def test_the_order_in_which_units_are_finished_does_not_show(studied, in_process
 def test_another_study_of_the_run_lies_beside_the_first(studied, monkeypatch):
     """Catches: "done already" over the numbers of another seed."""
     store, config = studied
-    first = layout.study_of(store, config)
+    first = results.study_of(store, config)
 
     def asked(_study):
         raise RuntimeError("asked")
@@ -264,7 +264,7 @@ def test_another_study_of_the_run_lies_beside_the_first(studied, monkeypatch):
         stage.run_study(store, config.replaced({"study.seed": 8}))
     more_ablations = config.replaced({"study.ablation_steps": 3})
     assert stage.run_study(store, more_ablations)
-    assert layout.study_of(store, config) == first
+    assert results.study_of(store, config) == first
 
 
 @pytest.mark.usefixtures("in_process", "recording_tracker")
@@ -289,7 +289,7 @@ def test_the_whole_study_runs_on_a_gpu(sampled, in_process, recording_tracker, g
     config = study_config()
     stage.run_study(store, config)
     assert {unit.kind for unit in in_process.units} == {u.kind for u in units_in(store, config)}
-    assert set(layout.study_of(store, config).files) >= PICTURES
+    assert set(results.study_of(store, config).files) >= PICTURES
 
 
 # -- images of one class ---------------------------------------------------------------------------
@@ -318,6 +318,6 @@ def test_a_study_of_one_class_has_everything_but_distances(
         "progress-figure", "samplers-figure", "memorisation-features-figure",
         "neighbours-features-sheet",
     }  # fmt: skip
-    committed = layout.study_of(store, config)
+    committed = results.study_of(store, config)
     assert set(committed.files) == (PICTURES - without) | {"numbers", "coding-table"}
     assert not [name for name in recording_tracker.metrics if "frechet" in name]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from ddpm_core import layout, manifest
+from ddpm_core import layout, manifest, results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.loader import ImageSet, batch
 from ddpm_core.data.order import global_batch_indices
@@ -23,7 +23,7 @@ def newest_checkpoint(store: Store, run: str) -> Manifest | None:
     """Return the newest checkpoint that counts."""
     for step in layout.committed_steps(store, run):
         folder = layout.checkpoint_folder(run, step)
-        if found := manifest.load(store, folder, layout.checkpoint_expected(step)):
+        if found := manifest.load(store, folder, results.checkpoint_expected(step)):
             return found
     return None
 

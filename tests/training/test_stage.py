@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from ddpm_core import cluster, layout, lease, manifest
+from ddpm_core import cluster, layout, lease, manifest, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.cluster import group
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
@@ -23,7 +23,7 @@ DATASET = "f" * 64
 @pytest.fixture
 def store(tmp_path):
     store = open_store(str(tmp_path / "root"))
-    pointer = layout.DatasetPointer(layout.dataset_folder("digits", DATASET), DATASET)
+    pointer = results.DatasetPointer(layout.dataset_folder("digits", DATASET), DATASET)
     body = {"fingerprint": DATASET, "data": CONFIG.data.identity()}
     manifest.commit(store, pointer.folder, {}, body, name=layout.DATASET_INDEX)
     store.write(layout.dataset_pointer_key("small"), pointer.to_json())
@@ -142,7 +142,7 @@ def test_a_damaged_result_is_made_again(store, groups, what, monkeypatch):
     )
     run_train(store, CONFIG)
     assert len(groups) == 1
-    assert layout.final_checkpoint(store, CONFIG) == made
+    assert results.final_checkpoint(store, CONFIG) == made
 
 
 def test_a_group_that_left_no_result_is_an_error(store, groups):
@@ -188,7 +188,7 @@ def test_without_a_data_set_it_is_made_first(tmp_path, groups):
     empty = open_store(str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match="is not there"):  # the group here trains nothing
         run_train(empty, CONFIG)
-    assert layout.dataset_of(empty, CONFIG) is not None
+    assert results.dataset_of(empty, CONFIG) is not None
     assert len(groups) == 1
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ddpm_core import cluster, layout, manifest
+from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError, DataError, DivergenceError
 from ddpm_core.progress import parse
@@ -94,7 +94,7 @@ def train_until(store, config, step, monkeypatch):
 
 
 def final(store, config):
-    return layout.final_checkpoint(store, config)
+    return results.final_checkpoint(store, config)
 
 
 @pytest.fixture(scope="module")
