@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ddpm_core import begun, layout
+from ddpm_core import begun, layout, results
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
-from ddpm_core.data.one_class import distance_warning
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import RESULTS, Findings, preflight
-from ddpm_core.progress import WARNING
 from ddpm_core.recipes import RECIPES
 from ddpm_core.run_commands import add_parsers, run_command
 from ddpm_core.runs import begin_stage, configure, open_stage, refuse_training_imported
@@ -104,8 +102,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         here=not os.environ.get("RAY_ADDRESS"),
         look=options.dry_run,  # else the stage itself does, before anything starts
     )
-    if found.missing:
-        _check_ahead(config)
+    if not {"train", "evaluate", "study", "ablations"}.isdisjoint(found.missing):
+        _check_ahead(store, config)
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)
@@ -124,9 +122,9 @@ def _command(options: argparse.Namespace, stage: str) -> str:
     return shlex.join(words)
 
 
-def _check_ahead(config: RunConfig) -> None:
+def _check_ahead(store: Store, config: RunConfig) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
-    if config.evaluate.features == "trained":
+    if config.evaluate.features == "trained" or results.has_foreign_network(store, config):
         return
     from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
 
@@ -211,8 +209,6 @@ def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
         where = store.uri_of(layout.run_folder(config.name))
         workers = config.compute.num_workers
         lines = [f"plan: {stage}: would run on {workers} worker(s) ({where})", *found.lines(config)]
-        if (warning := distance_warning(store, config)) is not None:
-            lines.append(f"{WARNING}{warning}")
     if store.exists(layout.run_json_key(config.name)):
         lines += [begun.changes_of(store, config.name)]
     return "\n".join(filter(None, lines))

@@ -12,7 +12,7 @@ from typing import Any
 from ddpm_core import layout
 from ddpm_core.canonical import MAX_JSON_BYTES, canonical_json, parse_json
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.progress import WARNING
 from ddpm_core.storage import KeyMissingError, Store, sha256_of
 
@@ -83,7 +83,11 @@ def _read(store: Store, run: str) -> dict[str, Any] | None:
 
 
 def _write(store: Store, run: str, keys: Mapping[str, Any], *, said_of: str) -> None:
-    store.write(_key(run), canonical_json({"keys": keys, "said_of": said_of}))
+    try:
+        store.write(_key(run), canonical_json({"keys": keys, "said_of": said_of}))
+    except StorageError as error:
+        # Who may only read a run may still look at it; it is said again then.
+        _log.warning("%s", error)
 
 
 def _key(run: str) -> str:

@@ -13,6 +13,7 @@ runs/<run>/ablations/<fingerprint>/
 """
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from ddpm_core.canonical import fingerprint
@@ -108,6 +109,16 @@ def _protocol(config: RunConfig) -> dict[str, Any]:
     if config.evaluate.features != "trained":
         del protocol["features"]
     return protocol
+
+
+def foreign_features(sha256: str | None) -> dict[str, Any]:
+    """Return what determines a feature network from outside: its digest."""
+    return {"kind": "torchscript", "sha256": sha256}
+
+
+def features_folder(dataset: str, recipe: Mapping[str, Any]) -> str:
+    """Return the folder of a feature network, beside the data set it belongs to."""
+    return f"{dataset}/features-{fingerprint(recipe)[:SHORT]}"
 
 
 def study_folder(run: str, study_fingerprint: str) -> str:

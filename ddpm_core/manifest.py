@@ -31,8 +31,7 @@ _SHOWN = 200  # characters of a value in a message
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MARKERS_TEXT = b"see ddpm_core/manifest.py\n"
 REMEDY = (
-    "restore this very file, or run the stage that made it again, which sets it aside and makes it "
-    "anew"
+    "restore this very file, or delete it and run the stage that made it again, which makes it anew"
 )
 """what to do about a damaged file"""
 
@@ -254,14 +253,18 @@ def intact(
         CheckpointError: a newer version of this program wrote it.
         StorageError: the storage does not answer; never read as None.
     """
-    try:
-        found = load(store, folder, expected, name=name)
-        if found is not None:
-            check(found, store)
-    except DamagedError as error:
-        quarantine(store, folder, str(error), name=name)
-        return None
-    return found
+    # A second look: somebody may have made it again while the first one was reading.
+    for _ in range(2):
+        try:
+            found = load(store, folder, expected, name=name)
+            if found is not None:
+                check(found, store)
+        except DamagedError as error:
+            reason = str(error)
+        else:
+            return found
+    quarantine(store, folder, reason, name=name)
+    return None
 
 
 def retire(store: Store, folder: str) -> None:
@@ -283,8 +286,8 @@ def retire(store: Store, folder: str) -> None:
         store.delete(f"{folder}/{one}")
 
 
-def load_retired(store: Store, folder: str, expected: Expected) -> Manifest | None:
-    """Return the manifest of a folder whose files retention has deleted, or None.
+def load_marked(store: Store, folder: str, expected: Expected) -> Manifest | None:
+    """Return the manifest of a folder, also if it is retired or quarantined; None if none is there.
 
     Raises:
         DamagedError: the manifest is not the one that was committed, or not the expected one.

@@ -13,6 +13,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.data.download import downloads_folder
 from ddpm_core.data.glance import Glance, glance
+from ddpm_core.data.one_class import distance_warning
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.estimate import disk_use, num_parameters, size_text
 from ddpm_core.manifest import DamagedError, Manifest
@@ -96,7 +97,7 @@ def preflight(
         return Findings([], None, [])
     if here and missing != ["shard"]:
         require_cores(config)
-        if missing != ["sample"]:
+        if missing != ["sample"] and not results.has_foreign_network(store, config):
             require_feature_file(config)
     if "ablations" in missing:
         require_ablations(store, config)
@@ -104,7 +105,11 @@ def preflight(
     if look and not set(missing).isdisjoint(("shard", "train")):
         source = _source(store, config, here=here)
     num_test = source.num_test if source is not None else None
-    return Findings(missing, source, doubts(config, num_test=num_test))
+    found = doubts(config, num_test=num_test)
+    num_classes = source.num_classes if source is not None else None
+    if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
+        found.append(warning)
+    return Findings(missing, source, found)
 
 
 def require_earlier(

@@ -21,7 +21,9 @@ from ddpm_core.storage import KeyMissingError, Store
 
 _DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAX_POINTER_BYTES = 4096
+MAX_POINTER_BYTES = 4096
+_KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "corrector_snr")
+"""of a sampler; samples say those that their own one has"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def dataset_pointer(store: Store, run: str) -> DatasetPointer | None:
     """
     key = layout.dataset_pointer_key(run)
     try:
-        data = store.read(key, at_most=_MAX_POINTER_BYTES)
+        data = store.read(key, at_most=MAX_POINTER_BYTES)
     except KeyMissingError:
         return None
     try:
@@ -72,7 +74,7 @@ def dataset_pointer(store: Store, run: str) -> DatasetPointer | None:
     raise DatasetDamagedError(
         f"{store.uri_of(key)} does not name a data set: it must hold 'dataset', a folder "
         "datasets/NAME-FINGERPRINT, and 'fingerprint', 64 digits that begin like the folder's name "
-        f"ends; found {data[:200]!r}. The shard stage sets it aside and makes it anew: "
+        f"ends; found {data[:200]!r}. The shard stage passes it over and makes it anew: "
         f"{layout.stage_command(store, run, 'shard')}"
     )
 
@@ -117,7 +119,7 @@ def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
         raise DatasetDamagedError(
             f"{store.uri_of(layout.dataset_pointer_key(config.name))} names the data set "
             f"{store.uri_of(index.folder)}, which is not the one of this run: {refusal}. The shard "
-            "stage sets the pointer aside and makes it anew: "
+            "stage passes the pointer over and makes it anew: "
             f"{layout.stage_command(store, config.name, 'shard')}"
         )
 
@@ -207,7 +209,11 @@ def samples_expected(config: RunConfig, checkpoint: Manifest) -> Expected:
             "step": checkpoint.body["step"],
             "ema_sha256": ema,
         },
-        {"fingerprint": layout.sample_fingerprint(config, ema)},
+        {
+            "fingerprint": layout.sample_fingerprint(config, ema),
+            "num_steps": sample.num_steps or config.diffusion.num_timesteps,
+            **{knob: getattr(sample, knob) for knob in _KNOBS},
+        },
     )
 
 
@@ -262,6 +268,20 @@ def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
     folder = layout.evaluation_folder(config.name, digest)
     expected = evaluation_expected(config, checkpoint, dataset)
     return _result(store, config, "evaluate", folder, expected)
+
+
+def has_foreign_network(store: Store, config: RunConfig) -> bool:
+    """Say whether a feature network from outside is kept beside the run's data set already."""
+    if config.evaluate.features == "trained":
+        return False
+    try:
+        pointer = dataset_pointer(store, config.name)
+    except DatasetDamagedError:
+        return False
+    if pointer is None:
+        return False
+    values = layout.foreign_features(config.evaluate.features_sha256)
+    return store.exists(f"{layout.features_folder(pointer.folder, values)}/manifest.json")
 
 
 def study_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:

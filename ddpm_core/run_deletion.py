@@ -1,7 +1,7 @@
 """A run is deleted: its folder, and no other. What it shares with other runs stays."""
 
-import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,17 +36,16 @@ def delete_run(store: Store, name: str, *, confirmed: bool) -> str:
         raise ConfigError(
             f"this deletes {where} for good, checkpoints and samples too; say --yes if it is meant"
         )
-    with lease.held(store, name):
-        pass  # nobody trains it
-    folder = store.local_path(layout.run_folder(name))
-    if folder is not None:
-        _delete_folder(folder)
-    else:
-        # run.json last: until then the run has its name, and the same command continues.
-        keys = sorted(_keys(store, layout.run_folder(name)))
-        last = layout.run_json_key(name)
-        for key in [*(key for key in keys if key != last), last]:
-            store.delete(key)
+    with lease.held(store, name):  # nobody trains it
+        folder = store.local_path(layout.run_folder(name))
+        if folder is not None:
+            _delete_folder(folder)
+        else:
+            # run.json last: until then the run has its name, and the same command continues.
+            keys = sorted(_keys(store, layout.run_folder(name)))
+            last = layout.run_json_key(name)
+            for key in [*(key for key in keys if key != last), last]:
+                store.delete(key)
     return f"deleted {where}; {_rest(store, name)}"
 
 
@@ -61,10 +60,12 @@ def _delete_folder(folder: Path) -> None:
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link to a folder elsewhere; delete both by hand")
     # In one step it is no run any more: one that is half deleted must not be trained on.
-    hidden = folder.with_name(f".deleted.{folder.name}.{os.getpid()}")
+    hidden = folder.with_name(f".deleted.{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         folder.rename(hidden)
-        shutil.rmtree(hidden)
+        # Also what a deletion that was killed has left.
+        for left in folder.parent.glob(f".deleted.{folder.name}.*"):
+            shutil.rmtree(left)
     except OSError as error:
         raise StorageError(f"cannot delete {folder}: {error.strerror or error}") from error
 

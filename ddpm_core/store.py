@@ -170,7 +170,7 @@ class LocalStore(Store):
             replace_file(self._path(key), data, root=self._root)
             if not self._has_claims:
                 # At the first write, not when hours of work are to be published.
-                require_claims(self._root)
+                require_claims(self._path(key).parent)
                 self._has_claims = True
         self._was_there = True
 

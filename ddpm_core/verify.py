@@ -41,7 +41,7 @@ class Report:
     looked_at: list[str] = field(default_factory=list)
     """a line for each thing that is whole"""
     unfinished: list[str] = field(default_factory=list)
-    """folders without a manifest of the whole: nothing is published of them"""
+    """folders whose manifest is not there, or set aside: nothing is published of them"""
     problems: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     """files that nothing names: of attempts that were killed, or put there by somebody"""
@@ -148,7 +148,7 @@ def _verify_dataset(store: Store, index: Index, report: Report) -> None:
 def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None:
     found = manifest.load(store, f"{folder}/{name}", Expected({}))
     if found is None:
-        return
+        return  # it is made when it is needed
     recipe = found.body.get("recipe")
     where = store.uri_of(found.folder)
     if not isinstance(recipe, dict) or name != f"{_FEATURES}{fingerprint(recipe)[:16]}":
@@ -176,6 +176,7 @@ def _verify_checkpoints(
         # Retention keeps the manifest: results may rest on weights whose files are gone.
         known = found or _retired(store, folder, step)
         if known is None:
+            report.unfinished.append(store.uri_of(folder))
             return
         results.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
@@ -195,7 +196,7 @@ def _verify_checkpoints(
 def _retired(store: Store, folder: str, step: int) -> Manifest | None:
     if not manifest.is_retired(store, folder):
         return None
-    return manifest.load_retired(store, folder, results.checkpoint_expected(step))
+    return manifest.load_marked(store, folder, results.checkpoint_expected(step))
 
 
 # -- results ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from ddpm_core.foreign_bucket import ForeignBucket
 from ddpm_core.manifest import load
 from ddpm_core.storage import KeyMissingError, S3Store, open_store
 from tests.real_s3 import RealS3
-from tests.small_commit import FOLDER, STATE, commit_small
+from tests.small_commit import EXPECTED, FOLDER, STATE, commit_small
 
 pytest_plugins = ["tests.s3_fixtures"]
 pytestmark = pytest.mark.s3
@@ -53,10 +53,10 @@ def test_rights_below_a_prefix_are_enough(limited: str):
     assert not store.exists("a")
     with pytest.raises(KeyMissingError):
         store.read("a")
-    assert load(store, FOLDER) is None
+    assert load(store, FOLDER, EXPECTED) is None
     commit_small(store)
     commit_small(store)
-    found = load(store, FOLDER)
+    found = load(store, FOLDER, EXPECTED)
     assert found is not None
     assert found.read(store, "state") == STATE
     store.write("large", bytes(70 * 2**20))
@@ -102,7 +102,7 @@ def test_a_bucket_of_a_tenant_is_used(
     store = open_store(f"s3://team{number}:images/runs")
     commit_small(store)
     assert store.names("runs/a/checkpoints") == ["step_00001000"]
-    found = load(open_store("s3://images/runs"), FOLDER)
+    found = load(open_store("s3://images/runs"), FOLDER, EXPECTED)
     assert found is not None
     assert found.read(store, "state") == STATE
     assert [one.size for one in ForeignBucket(f"team{number}:images").objects("runs/runs/a/c")]

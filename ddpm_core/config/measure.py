@@ -13,7 +13,7 @@ class EvaluateConfig(Section):
     num_likelihood_images: Count = 256
     """held-out images whose bits/dim are computed, each at every timestep; all if there are fewer
     """
-    batch_size: Few = 256
+    batch_size: Count = 256
     """images through a network at once"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise of the bound"""
@@ -65,7 +65,7 @@ class StudyConfig(Section):
     the chain; images of few pixels have no trace of themselves left at half of it"""
     num_shown: Few = 8
     """images of a sheet of pictures"""
-    batch_size: Few = 250
+    batch_size: Count = 250
     """images through the network at once, which are worked on and kept together"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of all noise of the study"""

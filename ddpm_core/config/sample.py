@@ -41,7 +41,7 @@ class SampleConfig(Section):
     """images"""
     unit_size: int = Field(500, ge=1, le=10**6)
     """images in one unit: what a worker makes, publishes, and makes again if it is lost"""
-    batch_size: Few = 250
+    batch_size: Count = 250
     """images through the network at once; rounding depends on it"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise; image i is a function of (seed, i)"""

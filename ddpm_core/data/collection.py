@@ -54,6 +54,7 @@ class Collection(Source):
         self.classes = listing.classes
         self.num_images = {split: len(items) for split, items in self._items.items()}
         self.passed_over = dict(listing.passed_over.counts)
+        self.left_out = listing.passed_over.lines(only_lost=True)
 
     @classmethod
     def looked_at(

@@ -27,6 +27,8 @@ class Glance:
     """held-out images"""
     text: str
     """the same for people, in one line"""
+    num_classes: int | None = None
+    """of a collection whose names are known"""
 
 
 def listed(data: DataConfig, *, cache: Path) -> tuple[Container, Listing]:
@@ -55,13 +57,13 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
         ConfigError, DataError, StorageError: as the shard stage would, but for what only the
             content of image files tells.
     """
-    if data.source.startswith("https://"):
-        return Glance(None, None, f"{data.source.partition('?')[0]}, to be downloaded")
-    if data.source.startswith("s3://"):
-        return _in_bucket(data.source)
-    if data.source.lower().endswith((".tar.gz", ".tgz")) and Path(data.source).is_file():
-        return Glance(None, None, f"{data.source}, to be unpacked")
     if data.is_collection:
+        if data.source.startswith("https://"):
+            return Glance(None, None, f"{data.source.partition('?')[0]}, to be downloaded")
+        if data.source.startswith("s3://"):
+            return _in_bucket(data.source)
+        if data.source.lower().endswith((".tar.gz", ".tgz")) and Path(data.source).is_file():
+            return Glance(None, None, f"{data.source}, to be unpacked")
         container, listing = listed(data, cache=cache)
         passed_over = sum(listing.passed_over.counts.values())
         return _told(
@@ -69,6 +71,7 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
             len(listing.test),
             f"{len(listing.classes)} class(es), in {container.uri}"
             + (f"; {passed_over} files passed over" if passed_over else ""),
+            num_classes=len(listing.classes),
         )
     if data.name == "digits":  # no need of the two seconds that scikit-learn takes to import
         num_test = data.num_test_images or 0
@@ -92,7 +95,6 @@ def _in_bucket(source: str) -> Glance:
     return Glance(None, None, f"{source}, to be listed")
 
 
-def _told(num_train: int, num_test: int, rest: str) -> Glance:
-    return Glance(
-        num_train, num_test, f"{num_train} images to train on, {num_test} held out, {rest}"
-    )
+def _told(num_train: int, num_test: int, rest: str, *, num_classes: int | None = None) -> Glance:
+    text = f"{num_train} images to train on, {num_test} held out, {rest}"
+    return Glance(num_train, num_test, text, num_classes)

@@ -133,7 +133,7 @@ def load_index(store: Store, folder: str, fingerprint: str | None = None) -> Ind
             f"{where} has format {version!r}, this program reads {FORMAT_VERSION}; use the "
             "version that made it, or shard under another root"
         )
-    _require_identity(found, where)
+    require_identity(found, store)
     try:
         return _index(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -143,9 +143,17 @@ def load_index(store: Store, folder: str, fingerprint: str | None = None) -> Ind
         ) from None
 
 
-def _require_identity(found: Manifest, where: str) -> None:
-    """Refuse an index whose fingerprint is not of what it says, or not of its folder's name."""
-    body = found.body
+def require_identity(found: Manifest, store: Store) -> None:
+    """Refuse an index whose fingerprint is not of what it says, or not of its folder's name.
+
+    One of another format is not looked at: this version does not know what it is made of.
+
+    Raises:
+        DatasetDamagedError: with the fingerprint that it should have.
+    """
+    where, body = store.uri_of(f"{found.folder}/{layout.DATASET_INDEX}"), found.body
+    if body.get("format_version") != FORMAT_VERSION:
+        return
     of_content = _fingerprint(body.get("data"), body.get("images_sha256"))
     if body.get("fingerprint") != of_content:
         raise DatasetDamagedError(

@@ -35,16 +35,25 @@ def why_no_distance(config: RunConfig, index: Index | None) -> str | None:
     return _REASON if num_classes == 1 else None
 
 
-def distance_warning(store: Store, config: RunConfig) -> str | None:
+def distance_warning(
+    store: Store, config: RunConfig, *, num_classes: int | None = None
+) -> str | None:
     """Return what to say before the training if no Frechet distance will be measured.
 
     An index that cannot be read counts as one that is not made yet: whoever needs it refuses it.
+
+    Args:
+        store: the root.
+        config: of the run.
+        num_classes: of the source, where its names are known and the data set is not made yet.
     """
     index = None
     with suppress(DataError):
         if (pointer := results.dataset_pointer(store, config.name)) is not None:
             index = load_index(store, pointer.folder, pointer.fingerprint)
     reason = why_no_distance(config, index)
+    if index is None and num_classes == 1 and config.evaluate.features == "trained":
+        reason = _REASON
     if reason is None:
         return None
     return f"no Frechet distance will be measured, bits/dim alone: {reason}"

@@ -35,6 +35,8 @@ class Source(abc.ABC):
     """split -> images, those that turn out to be unusable among them"""
     passed_over: Mapping[str, int]
     """why files of the source were not taken for images -> how many"""
+    left_out: Sequence[str] = ()
+    """those that may have been meant as images: a line for each reason, with the first names"""
     notes: Mapping[str, int] = MappingProxyType({})
     """what is out of the ordinary about images that are taken -> how many"""
 
@@ -88,16 +90,18 @@ def require_few_rejected(
         DataError: with the first ones, and their number.
     """
     may_lack = data.on_bad != "fail"
-    if not rejected or (may_lack and len(rejected) <= data.max_bad_share * total):
+    # To a millionth of an image: 0.29 * 100 is a little less than 29.
+    if not rejected or (may_lack and len(rejected) <= data.max_bad_share * total + 1e-6):
         return
     lines = "\n".join(f"  {quoted(one.key)}: {one.reason}" for one in rejected[:_NUM_SHOWN])
     more = len(rejected) - _NUM_SHOWN
     if may_lack:
         remedy = (
             f"data.max_bad_share={data.max_bad_share} allows {int(data.max_bad_share * total)} of "
-            "them to be left out. Mend or remove them, or raise it to "
-            f"{_share(len(rejected), total)}"
+            "them to be left out. Mend or remove them"
         )
+        if (share := _share(len(rejected), total)) != "1":
+            remedy += f", or raise it to {share}"
     else:
         remedy = "Mend or remove them, or leave them out with data.on_bad=skip"
     raise DataError(

@@ -62,7 +62,16 @@ def find_split_folders(
     if has_classes:
         fitting = [test for test in tests if tops[train] == {NO_CLASS} or tops[test] & tops[train]]
         if not fitting:
-            raise _no_class_in_common(train, tests[0], tops, uri)
+            # Several folders are classes of their own; one folder, or none, holds images without.
+            fitting = [test for test in tests if len(tops[test] - {NO_CLASS}) > 1]
+            if not fitting:
+                raise _no_class_in_common(train, tests[0], tops, uri)
+            _log.warning(
+                "%sthe classes of %s are others than those of %s",
+                WARNING,
+                quoted(text_of(fitting[0])),
+                quoted(text_of(train)),
+            )
         tests = fitting
     return SplitFolders(train, tests[0])
 

@@ -5,24 +5,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ddpm_core import layout, manifest, results
+from ddpm_core import canonical, layout, manifest, results
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.data.bundle import Bundle
 from ddpm_core.data.containers.names import HARMLESS, quoted
 from ddpm_core.data.dataset import make_dataset
 from ddpm_core.data.download import downloads_folder
 from ddpm_core.data.glance import listed
-from ddpm_core.data.index import Index, dataset_fingerprint, load_index
+from ddpm_core.data.index import Index, dataset_fingerprint, load_index, require_identity
 from ddpm_core.data.source import Source, require_few_rejected
 from ddpm_core.data.splits import load_splits
 from ddpm_core.errors import RunConflictError
-from ddpm_core.manifest import DamagedError
+from ddpm_core.manifest import DamagedError, Expected
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.runs import open_stage
-from ddpm_core.storage import Store
+from ddpm_core.storage import KeyMissingError, Store
 
 _NUM_SHOWN = 3
+_OTHERWISE = (
+    "If nothing was changed, an earlier version may have read this folder otherwise: docs/data.md "
+    "says which layouts, and what to give then"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -36,40 +40,49 @@ def run_shard(store: Store, config: RunConfig) -> str:
         DataError: the source images cannot be used.
         RunConflictError: the run has a data set, and it is not of these images.
     """
-    pointer, index = _recorded(store, config)
+    key = layout.dataset_pointer_key(config.name)
+    pointer, index, passed_over = _recorded(store, config)
     if pointer is not None and index is not None:
         _show_done(store, index)
         return pointer.folder
     with _source(config) as source:
         made = _made(store, config, source, pointer)
     open_stage(store, config)  # the run's first result is about to stand, and not earlier its name
-    key = layout.dataset_pointer_key(config.name)
-    if pointer is None:
-        store.delete(key)  # one that was passed over
+    if passed_over is not None and passed_over == _pointer_bytes(store, config):
+        store.delete(key)
     store.create(key, made.to_json())
     return made.folder
 
 
 def _recorded(
     store: Store, config: RunConfig
-) -> tuple[DatasetPointer, Index | None] | tuple[None, None]:
+) -> tuple[DatasetPointer | None, Index | None, bytes | None]:
     """Return which data set the run uses, if that is on record, and its index, if it is complete.
 
     A pointer that is damaged, or names a data set that is not this run's, is passed over with a
-    warning: the images of the source say which one it is.
+    warning, and its bytes are the third: the images of the source say which one it is.
     """
     try:
         pointer = results.dataset_pointer(store, config.name)
         if pointer is None:
-            return None, None
+            return None, None, None
         _require_trained_on(store, config, pointer)
         index = _complete(store, pointer)
         if index is not None:
             results.require_data(store, config, index.manifest)
     except DatasetDamagedError as error:
         _log.warning("%s%s", WARNING, error)
-        return None, None
-    return pointer, index
+        return None, None, _pointer_bytes(store, config)
+    return pointer, index, None
+
+
+def _pointer_bytes(store: Store, config: RunConfig) -> bytes | None:
+    """Return what the run's dataset.json begins with; None if there is none."""
+    try:
+        key = layout.dataset_pointer_key(config.name)
+        return store.read(key, at_most=results.MAX_POINTER_BYTES)
+    except KeyMissingError:
+        return None
 
 
 def _require_trained_on(store: Store, config: RunConfig, pointer: DatasetPointer) -> None:
@@ -83,19 +96,23 @@ def _require_trained_on(store: Store, config: RunConfig, pointer: DatasetPointer
         raise DatasetDamagedError(
             f"{store.uri_of(layout.dataset_pointer_key(config.name))} names the data set "
             f"{pointer.fingerprint[:16]}, and the run's checkpoints were trained on "
-            f"{trained_on}: it is set aside, and made anew of the run's own images"
+            f"{trained_on}: it is passed over, and made anew of the run's own images"
         )
 
 
 def _trained_on(store: Store, config: RunConfig) -> str | None:
-    """Return the data set of the run's newest checkpoint; None if there is none to say it."""
+    """Return the data set of the run's newest checkpoint; None if there is none to say it.
+
+    One that another experiment made was copied here, and is refused by whoever trains or samples.
+    """
+    ours = canonical.fingerprint(config.experiment())
     for step in layout.committed_steps(store, config.name):
         folder = layout.checkpoint_folder(config.name, step)
         try:
             found = manifest.load(store, folder, results.checkpoint_expected(step))
         except DamagedError:
             continue  # the train stage sets it aside
-        if found is not None:
+        if found is not None and found.body.get("experiment") == ours:
             return None if results.is_imported(found) else str(found.body.get("dataset"))
     return None
 
@@ -132,13 +149,15 @@ def _made(
         raise RunConflictError(
             f"run {config.name!r} has checkpoints that were trained on the data set {trained_on}, "
             f"and the images of data.source={config.data.source!r} are others (fingerprint "
-            f"{fingerprint}); give the source it was made from, or the run another name"
+            f"{fingerprint}); give the source it was made from, or the run another "
+            f"name. {_OTHERWISE}"
         )
     if pointer is not None and pointer.fingerprint != fingerprint:
         raise RunConflictError(
             f"run {config.name!r} uses {store.uri_of(pointer.folder)}, which is not complete, "
             f"and the images of data.source={config.data.source!r} are others (fingerprint "
-            f"{fingerprint[:16]}); give the source it was made from, or the run another name"
+            f"{fingerprint[:16]}); give the source it was made from, or the run another name. "
+            f"{_OTHERWISE}. If dataset.json was exchanged, delete it"
         )
     folder = layout.dataset_folder(config.data.name, fingerprint)
     made = DatasetPointer(folder, fingerprint)
@@ -175,8 +194,9 @@ def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -
     )
     if left_out:
         first = [f"{quoted(one['key'])}: {one['reason']}" for one in rejected[:_NUM_SHOWN]]
+        first += source.left_out
         _log.warning(
-            "%s%d files were left out%s; %s says which and why",
+            "%s%d files were left out%s; %s says why, and which of the images",
             WARNING,
             left_out,
             f" ({'; '.join(first)})" if first else "",
@@ -188,15 +208,19 @@ def _complete(store: Store, pointer: DatasetPointer) -> Index | None:
     """Return the index if it is whole and every file it names is there, in its full length.
 
     Their SHA-256 is checked by whoever reads them. An index that is damaged, or another data
-    set's, is set aside.
+    set's than its folder's name says, is set aside.
+
+    Raises:
+        DatasetDamagedError: the index is whole and its folder's own, and the pointer is wrong.
     """
     folder, name = pointer.folder, layout.DATASET_INDEX
-    expected = results.index_expected(pointer)
     if not store.exists(f"{folder}/{name}"):
         return None
-    found = manifest.intact(store, folder, expected, check=lambda _found, _store: None, name=name)
+    found = manifest.intact(store, folder, Expected({}), check=require_identity, name=name)
     if found is None:
         return None
+    if (refusal := results.index_expected(pointer).refusal(found.body)) is not None:
+        raise DatasetDamagedError(f"{store.uri_of(folder)} is another data set: {refusal}")
     try:
         found.require_sizes(store)
     except DamagedError as error:

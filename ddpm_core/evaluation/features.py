@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from ddpm_core import manifest
-from ddpm_core.canonical import fingerprint
+from ddpm_core import layout, manifest
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.data.loader import Images
 from ddpm_core.errors import RunConflictError, StorageError
@@ -37,8 +36,8 @@ def feature_recipe(
     if evaluate.features == "trained":
         values = classifier.recipe(dataset_fingerprint, evaluate.feature_steps)
     else:
-        values = {"kind": "torchscript", "sha256": evaluate.features_sha256}
-    return FeatureRecipe(f"{dataset_folder}/features-{fingerprint(values)[:16]}", values)
+        values = layout.foreign_features(evaluate.features_sha256)
+    return FeatureRecipe(layout.features_folder(dataset_folder, values), values)
 
 
 def keep_foreign_network(store: Store, config: RunConfig, recipe: FeatureRecipe) -> None:

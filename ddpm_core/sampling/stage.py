@@ -5,7 +5,7 @@ import time
 from ddpm_core import cluster, layout, manifest, results
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError
-from ddpm_core.manifest import Manifest
+from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.sampling import pictures
 from ddpm_core.sampling.sampler import describe
@@ -74,6 +74,11 @@ def _complete_samples(
         tracker.begin()
         _make(store, config, checkpoint, folder, missing)
         made = finished(store, folder, units)
+        if len(made) < len(units):
+            raise DamagedError(
+                f"units of {store.uri_of(folder)} were damaged or set aside while others were "
+                "made; run the sample stage again"
+            )
     return _commit(store, config, checkpoint, folder, made)
 
 
@@ -120,7 +125,7 @@ def _commit(
     body = {
         **describe(sample, config.diffusion.num_timesteps),
         **expected.body,
-        **expected.if_written,
+        "fingerprint": expected.if_written["fingerprint"],
         "units": [files[unit.role].sha256 for unit in units],
     }
     return manifest.commit(store, folder, files, body)

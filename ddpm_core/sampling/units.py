@@ -9,7 +9,8 @@ What a unit holds follows from its number, so it does not matter who makes it, o
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,11 +153,14 @@ def read_unit(
         DamagedError: the file is not the one that was committed.
         DataError: it does not hold the unit's images.
     """
-    try:
+    with _set_aside_if_damaged(store, samples, unit):
         return check_archive(store, samples, unit, shape)
-    except DamagedError as error:
-        set_aside(store, samples.folder, unit, str(error))
-        raise
+
+
+def read_pictures(store: Store, samples: Manifest, unit: Unit) -> list[tuple[str, bytes]]:
+    """Return name and bytes of the PNG file of each image of a unit; raises as `read_unit`."""
+    with _set_aside_if_damaged(store, samples, unit):
+        return _pictures(store, samples, unit)
 
 
 def check_archive(
@@ -164,6 +168,25 @@ def check_archive(
 ) -> NDArray[np.uint8]:
     """Return the images of a unit as `read_unit`, and change nothing where they are damaged."""
     channels, height, width = shape
+    origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
+    images_u8 = [
+        png.decode(content, (height, width, channels), origin=f"{origin}: {name}")
+        for name, content in _pictures(store, samples, unit)
+    ]
+    return np.stack(images_u8)
+
+
+@contextmanager
+def _set_aside_if_damaged(store: Store, samples: Manifest, unit: Unit) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        set_aside(store, samples.folder, unit, str(error))
+        raise
+
+
+def _pictures(store: Store, samples: Manifest, unit: Unit) -> list[tuple[str, bytes]]:
+    """Return name and bytes of the PNG file of each image."""
     archive = samples.read(store, unit.role)
     origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
     found = members(archive, origin=origin)
@@ -177,15 +200,10 @@ def check_archive(
             f"{origin} holds {len(found)} files that are not {expected[0]} to {expected[-1]}; it "
             "is no unit of these samples. Sample again under another run name"
         )
-    images_u8 = [
-        png.decode(
-            archive[member.offset : member.offset + member.size],
-            (height, width, channels),
-            origin=f"{origin}: {member.name}",
-        )
+    return [
+        (member.name, archive[member.offset : member.offset + member.size])
         for member in found[:: len(_EXTENSIONS)]
     ]
-    return np.stack(images_u8)
 
 
 def first_images(

@@ -74,7 +74,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def _ranked_by(rows: list[dict[str, Any]]) -> str:
     """Return by which number the ablations are compared: bits/dim if there is no distance."""
-    measured = any(row["frechet_distance_train"] is not None for row in rows)
+    trained = [row for row in rows if row["diverged"] is None]
+    measured = all(row["frechet_distance_train"] is not None for row in trained)
     return "frechet_distance_train" if measured else "bits_per_dim"
 
 
@@ -103,8 +104,8 @@ def _outcome(store: Store, run: RunConfig) -> _Outcome:
     with suppress(DamagedError):
         if (done := _done(store, run)) is not None:
             return done
-    open_stage(store, run)
     run_shard(store, run)
+    open_stage(store, run)
     try:
         run_train(store, run)
     except DivergenceError as error:

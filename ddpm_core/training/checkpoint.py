@@ -12,7 +12,9 @@ none is left, that is an error and never a fresh start.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +173,26 @@ def complete(store: Store, config: RunConfig) -> Manifest | None:
     return results.final_checkpoint(store, config)
 
 
+def refuse_damaged_import(store: Store, config: RunConfig) -> None:
+    """Refuse to train where imported weights were: they were damaged, and no training made them.
+
+    Raises:
+        CheckpointError: with the command that brings them again.
+    """
+    step = config.train.num_steps
+    folder = layout.checkpoint_folder(config.name, step)
+    try:
+        found = manifest.load_marked(store, folder, results.checkpoint_expected(step))
+    except DamagedError:
+        return
+    if found is not None and results.is_imported(found):
+        raise CheckpointError(
+            f"{store.uri_of(folder)} held imported weights, and they are damaged; no training "
+            "makes them again. Import them again, over what is there: python -m ddpm_core import-weights "
+            f"SOURCE RECIPE --run {config.name} --root {shlex.quote(store.uri)}"
+        )
+
+
 def prune(store: Store, run: str, keep: int) -> None:
     """Delete the files of all but the newest `keep` usable checkpoints; their manifests stay."""
     kept = 0
@@ -272,20 +294,36 @@ def read(store: Store, found: Manifest) -> Checkpoint:
 def load_ema(store: Store, found: Manifest) -> dict[str, Tensor]:
     """Return the averaged weights of a checkpoint by the names of the network's parameters.
 
+    A damaged checkpoint is quarantined: who looks at lengths alone, as a second start does, finds
+    then that the training is not complete.
+
     Raises:
         DamagedError: if the file is not what was committed.
     """
-    return _deserialize(store, found, _EMA)
+    with _quarantined_if_damaged(store, found):
+        return _deserialize(store, found, _EMA)
 
 
 def load_history(store: Store, found: Manifest) -> Curve:
-    """Return the curves of a checkpoint.
+    """Return the curves of a checkpoint; a damaged one is quarantined, as by `load_ema`.
 
     Raises:
         DamagedError: if the file is not what was committed.
     """
-    lines = found.read(store, _HISTORY).decode().splitlines()
+    with _quarantined_if_damaged(store, found):
+        lines = found.read(store, _HISTORY).decode().splitlines()
     return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def _quarantined_if_damaged(store: Store, found: Manifest) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        manifest.quarantine(store, found.folder, str(error))
+        run = found.folder.removeprefix("runs/").partition("/")[0]
+        command = layout.stage_command(store, run, "train")
+        raise DamagedError(f"{error}: {command}") from None
 
 
 def _deserialize(store: Store, found: Manifest, role: str) -> dict[str, Tensor]:

@@ -43,7 +43,9 @@ def run_train(store: Store, config: RunConfig) -> None:
         note = f"done already: {store.uri_of(done.folder)}"
         Progress("train", num_steps, num_steps, "steps", note).show()
         return
-    require_feature_file(config)  # not after days of training
+    checkpoint.refuse_damaged_import(store, config)
+    if not results.has_foreign_network(store, config):
+        require_feature_file(config)  # not after days of training
     for warning in (end_warning(config), *doubts(config)):
         if warning is not None:
             _log.warning("%s%s", WARNING, warning)

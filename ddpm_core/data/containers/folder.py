@@ -112,7 +112,10 @@ class Folder(Container):
             found = (self._root / name).stat()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                raise
+                raise StorageError(
+                    f"the symbolic link {quoted(name)} in {self.uri} leads to something that "
+                    f"cannot be looked at: {error.strerror}; give this user the right, or remove it"
+                ) from None
             passed_over.add(_NOWHERE, name, harmless=reason_to_pass_over(name) in HARMLESS)
             return None
         if stat.S_ISDIR(found.st_mode):
