@@ -188,8 +188,8 @@ def refuse_damaged_import(store: Store, config: RunConfig) -> None:
     if found is not None and results.is_imported(found):
         raise CheckpointError(
             f"{store.uri_of(folder)} held imported weights, and they are damaged; no training "
-            "makes them again. Import them again, over what is there: python -m ddpm_core import-weights "
-            f"SOURCE RECIPE --run {config.name} --root {shlex.quote(store.uri)}"
+            "makes them again. Import them again, over what is there: python -m ddpm_core "
+            f"import-weights SOURCE RECIPE --run {config.name} --root {shlex.quote(store.uri)}"
         )
 
 
