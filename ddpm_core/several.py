@@ -15,7 +15,7 @@ from ddpm_core import __main__ as one
 from ddpm_core import cluster
 from ddpm_core.cli import parse_overrides
 from ddpm_core.errors import PipelineError
-from ddpm_core.output import command_output, say
+from ddpm_core.output import command_output, printable, say
 from ddpm_core.progress import BEGINS, ENDS
 from ddpm_core.runs import configure
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if number == 0:
                     connected.enter_context(_connection(options))
             except PipelineError as error:
-                say(f"{stage}: {error}", stream=sys.stderr)
+                say(printable(f"{stage}: {error}"), stream=sys.stderr)
                 return error.exit_code
             code = one.main([stage, options.target, *given])
             if code != 0:

@@ -97,6 +97,7 @@ def make_result(
         except StageEnded:
             error = None
     if error is not None:
+        together.covered = ()  # what comes after this stage is no longer to be awaited of the job
         raise error
     if RESULTS[stage](store, config) is None:
         raise PipelineError(

@@ -15,6 +15,7 @@ from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
 from ddpm_core.runs import begin_stage, check_run, open_run
+from ddpm_core.servers.server import use_directly
 from ddpm_core.storage import Store
 from flows import plan
 from flows.console import Console, duration, show_on
@@ -100,6 +101,7 @@ def _run(command: Command, options: argparse.Namespace) -> int:
         overrides=parse_overrides(options.overrides),
     )
     check_run(store, config)
+    use_directly()
     found = plan.check(store, config, command.stages, options.ray_address)
     if options.dry_run:
         say(config.to_json(), end="")

@@ -155,6 +155,15 @@ def _run_job(
         raise
 
 
+def stop_shared_job(ending: BaseException, ray_address: str | None) -> None:
+    """Stop the job that the stages of a flow share, if it is still at work and is to end."""
+    shared = _together(ray_address)
+    if shared is None or shared.job is None or not _is_meant_for_the_job(ending):
+        return
+    with cluster_at(ray_address) as cluster:
+        stop_alive(RayJobs(cluster), shared.job)
+
+
 def _is_meant_for_the_job(ending: BaseException) -> bool:
     """Tell "stop this training" from "this process must go".
 

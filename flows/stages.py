@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from pydantic import TypeAdapter, WithJsonSchema
 
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import DEFAULT_ROOT, check_run
+from ddpm_core.servers.server import use_directly
 from flows import artifacts
 from flows.embedded import shared_ray
-from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs
+from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs, stop_shared_job
 from flows.plan import check, resolve
 from flows.record import explained, one_record
 from flows.together import one_job
@@ -107,10 +109,16 @@ def run_all(
     check(store, config, names, ray_address, look=False)
     parameters = (recipe, store.uri, config.name, overrides, ray_address)
     results = []
+    use_directly()
     with shared_ray(), one_record() as record, one_job(names):
-        for stage, name in zip(stages, names, strict=True):
-            without = partial(make_stage_unrecorded, name, *parameters)
-            results.append(record.of(name, partial(stage, *parameters), without))
+        try:
+            for stage, name in zip(stages, names, strict=True):
+                without = partial(make_stage_unrecorded, name, *parameters)
+                results.append(record.of(name, partial(stage, *parameters), without))
+        except (KeyboardInterrupt, TerminationSignal) as ending:
+            # Between two stages nobody else does: the job is in the next one by then.
+            stop_shared_job(ending, ray_address)
+            raise
     artifacts.publish_run(store, config)
     return results
 

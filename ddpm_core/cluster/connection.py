@@ -69,6 +69,7 @@ def connect(compute: ComputeConfig) -> Connection:
         ClusterError: if it cannot be reached.
         ConfigError: if it cannot hold the workers that `compute` asks for.
     """
+    use_directly()
     address = os.environ.get("RAY_ADDRESS") or "local"
     if ray.is_initialized():
         connection = Connection(joined=False)

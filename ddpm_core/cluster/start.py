@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.util
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
@@ -67,11 +68,17 @@ class StartLimit(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
         began, say_at = time.monotonic(), _SAY_AFTER_S
         while not over.wait(_LOOK_EVERY_S):
             waited = time.monotonic() - began
-            what, limit_s, lacks_room = _state(self._compute)
+            try:
+                what, limit_s, lacks_room = _state(self._compute)
+            except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+                what = f"Ray, which does not say how the group is: {error}"
+                limit_s, lacks_room = self._compute.collective_timeout_s, False
             if waited > limit_s:
                 text = f"waited {waited:.0f} s for {what}"
-                self._reason.write_text(json.dumps({"lacks_room": lacks_room, "text": text}))
-                os._exit(1)  # the only way out of a call of Ray's that has no end
+                try:
+                    self._reason.write_text(json.dumps({"lacks_room": lacks_room, "text": text}))
+                finally:
+                    os._exit(1)  # the only way out of a call of Ray's that has no end
             if waited > say_at:
                 say_at += _SAY_EVERY_S
                 say(

@@ -80,7 +80,8 @@ def reached_directly(env: Mapping[str, str]) -> dict[str, str]:
         for name in env.get(key, "").split(",")
         if name.strip()
     ]
-    names = ",".join(dict.fromkeys([*listed, *_LOOPBACK]))
+    # Alone it means every host; beside others urllib takes it for a name.
+    names = "*" if "*" in listed else ",".join(dict.fromkeys([*listed, *_LOOPBACK]))
     return {"no_proxy": names, "NO_PROXY": names}
 
 

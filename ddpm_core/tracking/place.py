@@ -37,7 +37,7 @@ MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN are left to that machine"""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https", "databricks")
 _PLUGINS = "mlflow.tracking_store"
-_CONFIDENTIAL = r"[^=&\s'\"]*(?:password|passwd|pwd|token|secret|key|sig)[^=&\s'\"]*"
+_CONFIDENTIAL = r"[^=&\s'\"]*(?:password|passwd|pwd|token|secret|key|sig|odbc_connect)[^=&\s'\"]*"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # MLflow's own are 120 s and 7 retries: measured, one call to a dead server takes 246 s.

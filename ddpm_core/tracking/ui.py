@@ -95,10 +95,12 @@ def _show(root: str, port_text: str) -> int:
 
 def _serve(home: Home, port: int, page: str) -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", home.uri]
+    command += ["--workers", "1"]
     # Job execution is for MLflow's agents: eight processes, a traceback at Ctrl-C, and what they
     # leave in shared memory.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Not among the arguments, which every user of the machine sees: it may hold a password.
+    environment["MLFLOW_BACKEND_STORE_URI"] = home.uri
     # A group of its own: at Ctrl-C the terminal would signal uvicorn, then MLflow's launcher would
     # again, and uvicorn ends with a traceback at the second signal.
     server = subprocess.Popen(  # noqa: S603 - no shell
