@@ -340,6 +340,36 @@ def test_a_damaged_unit_of_samples_ends_the_evaluation_and_is_drawn_again(sample
     run_evaluate(store, config)
 
 
+@pytest.mark.parametrize(("role", "stage"), [("ema", run_sample), ("history", run_evaluate)])
+def test_a_last_checkpoint_that_is_damaged_in_its_length_is_found_by_its_reader(
+    role, stage, sampled
+):
+    """Catches: the training is done by its lengths, and every stage after it fails for ever."""
+    store, config = sampled
+    final = results.final_checkpoint(store, config)
+    if stage is run_sample:
+        shutil.rmtree(store.local_path(results.samples_of(store, config).folder))
+    flip(store.local_path(f"{final.folder}/{final.files[role].name}"))
+    assert results.final_checkpoint(store, config) == final
+    with pytest.raises(DamagedError, match=rf"{role}-.* is damaged.* ddpm_core train "):
+        stage(store, config)
+    assert results.final_checkpoint(store, config) is None
+
+
+def test_imported_weights_that_are_damaged_are_not_trained_again(trained):
+    """Catches: a training of random weights under the name of published ones."""
+    store, config = trained
+    final = results.final_checkpoint(store, config)
+    store.delete(f"{final.folder}/manifest.json")
+    body = final.body | {"imported": {"format": "diffusers"}}
+    manifest.commit(store, final.folder, final.files, body)
+    checkpoint.refuse_damaged_import(store, config.replaced({"train.num_steps": 9}))
+    flip(store.local_path(f"{final.folder}/{final.files['ema'].name}"))
+    assert checkpoint.complete(store, config) is None
+    with pytest.raises(CheckpointError, match="import-weights SOURCE RECIPE --run tiny"):
+        checkpoint.refuse_damaged_import(store, config)
+
+
 def test_results_of_the_version_before_go_on(evaluated, in_process):
     """Catches a run of an earlier version that is drawn and measured once more.
 

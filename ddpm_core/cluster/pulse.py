@@ -60,7 +60,7 @@ def show(name: str) -> None:
 
 
 def _used_s() -> float:
-    """Return the CPU seconds of this process's Python threads, less the caller, and of its children.
+    """Return the CPU seconds of this process's Python threads but the caller, and of its children.
 
     Ray's own threads in an idle worker use some 4.5 s in 900 s, the beat 2.5 s: they are no work.
     """

@@ -1,5 +1,8 @@
 """A worker that computes is left alone, however long; one that does nothing is given up."""
 
+import threading
+import time
+
 import pytest
 
 from ddpm_core.cluster import pulse
@@ -81,3 +84,24 @@ def test_the_limit_is_generous_unless_it_is_set(monkeypatch):
     assert pulse.limit_s() == 900
     monkeypatch.setenv(pulse.LIMIT_VARIABLE, "30.5")
     assert pulse.limit_s() == 30.5
+
+
+def test_work_of_a_worker_is_that_of_its_python_threads():
+    """Catches an idle Ray, whose own threads and whose beat use seconds in 15 minutes, that looks
+    like progress, and work in another thread that looks like none.
+    """
+    stop, used = threading.Event(), []
+
+    def beat():
+        while not stop.is_set():
+            pass
+        used.append(pulse._used_s())
+
+    spinning = threading.Thread(target=beat)
+    before = pulse._used_s()
+    spinning.start()
+    while pulse._used_s() - before < 2:  # what another thread does is work
+        time.sleep(0.3)
+    stop.set()
+    spinning.join()
+    assert used[0] - before < 1, "what the thread that looks does is none"

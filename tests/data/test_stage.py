@@ -282,3 +282,35 @@ def test_downloads_go_to_the_user_s_cache(monkeypatch, tmp_path, store, config):
         tmp_path / "cache" / "ddpm-pipeline",
         tmp_path / "home" / ".cache" / "ddpm-pipeline",
     ]
+
+
+def test_a_wrong_pointer_sets_no_healthy_data_set_aside(store, root, config):
+    """Catches: a digit changed in one run's dataset.json, and the data set is gone for all runs."""
+    folder = run_shard(store, config)
+    run_shard(store, config.replaced({"name": "other"}))
+    path = root / layout.dataset_pointer_key(config.name)
+    good = path.read_bytes()
+    last = b"0" if not good.endswith(b'0"}') else b"1"
+    path.write_bytes(good[:-3] + last + b'"}')
+    with pytest.raises(DamagedError, match="fingerprint is"):
+        results.dataset_of(store, config)
+    assert run_shard(store, config) == folder
+    assert path.read_bytes() == good
+    assert not (root / folder / "index.quarantined.json").exists()
+    assert results.dataset_of(store, config.replaced({"name": "other"})) is not None
+
+
+def test_a_pointer_that_another_stage_made_meanwhile_stays(store, root, config, monkeypatch):
+    """Catches: of two stages of one run, with two sources, the later one takes the run."""
+    made = stage._made
+    theirs = DatasetPointer(layout.dataset_folder("mnist", "e" * 64), "e" * 64)
+
+    def meanwhile(*arguments):
+        found = made(*arguments)
+        store.create(layout.dataset_pointer_key(config.name), theirs.to_json())
+        return found
+
+    monkeypatch.setattr(stage, "_made", meanwhile)
+    with pytest.raises(RunConflictError, match="holds other bytes"):
+        run_shard(store, config)
+    assert results.dataset_pointer(store, config.name) == theirs

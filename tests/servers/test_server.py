@@ -13,6 +13,7 @@ from ddpm_core.servers import server
         ({}, "127.0.0.1,localhost,::1"),
         ({"no_proxy": "a.example"}, "a.example,127.0.0.1,localhost,::1"),
         ({"NO_PROXY": "a, localhost", "no_proxy": "b"}, "b,a,localhost,127.0.0.1,::1"),
+        ({"no_proxy": "*"}, "*"),
     ],
 )
 def test_both_spellings_list_this_machine_and_what_was_there(env, expected):

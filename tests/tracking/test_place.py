@@ -75,6 +75,7 @@ def test_a_server_is_taken_as_it_is_named(store, monkeypatch, uri):
     "uri",
     [
         "http://me:canary@host/x", "http://me:p@ss/canary@host", "ftp://canary@host",
+        "mssql+pyodbc:///?odbc_connect=Driver%3Dx%3BPWD%3Dcanary",
         "foo://host?password=canary", "foo://host?a=b&Access_Token=canary", "sqlite://:canary@/x",
     ],
 )  # fmt: skip
@@ -83,7 +84,7 @@ def test_no_password_is_shown(store, config, monkeypatch, uri):
     assert "canary" not in place.redacted(f"cannot reach {uri}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert "MLFLOW_TRACKING_URI" not in place.job_environment()
-    if not uri.startswith("http"):
+    if not uri.startswith(("http", "mssql")):
         with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI=") as refused:
             open_quiet(store, config)
         assert "canary" not in str(refused.value)
