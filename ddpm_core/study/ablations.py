@@ -21,7 +21,7 @@ from ddpm_core.evaluation.stage import METRICS_ROLE, run_evaluate
 from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.recipes import PAPER_TABLE_2, Table2Row, ablation_runs
-from ddpm_core.runs import open_stage
+from ddpm_core.runs import check_stage, open_stage
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import first_images
 from ddpm_core.storage import Store
@@ -104,6 +104,7 @@ def _outcome(store: Store, run: RunConfig) -> _Outcome:
     with suppress(DamagedError):
         if (done := _done(store, run)) is not None:
             return done
+    check_stage(store, run)
     run_shard(store, run)
     open_stage(store, run)
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_core import layout, manifest, results
+from ddpm_core.canonical import fingerprint
 from ddpm_core.data import stage
 from ddpm_core.data.index import load_index
 from ddpm_core.data.loader import load_split
@@ -152,7 +153,8 @@ def test_an_unfinished_data_set_is_completed_from_its_own_source_only(store, roo
 
 
 def train_on(store, config, dataset):
-    body = {"step": 7, "experiment": "e" * 64, "dataset": dataset}
+    experiment = fingerprint(config.experiment())
+    body = {"step": 7, "experiment": experiment, "dataset": dataset}
     manifest.commit(store, layout.checkpoint_folder(config.name, 7), {}, body)
 
 
@@ -161,8 +163,13 @@ def test_a_trained_run_keeps_its_data_set(store, config):
     folder = run_shard(store, config)
     pointer = results.dataset_pointer(store, config.name)
     train_on(store, config, pointer.fingerprint)
-    with pytest.raises(RunConflictError, match=r"trained on the data set .* are others"):
+    with pytest.raises(RunConflictError, match="exists with another configuration"):
         run_shard(store, config.replaced({"data.images_per_shard": 5}))
+    write_mnist(Path(config.data.source), num_train=11)
+    (store.local_path(folder) / "train-000000.tar").unlink()
+    with pytest.raises(RunConflictError, match=r"trained on the data set .* are others"):
+        run_shard(store, config)
+    write_mnist(Path(config.data.source))
     assert results.dataset_pointer(store, config.name) == pointer
     assert run_shard(store, config) == folder
 

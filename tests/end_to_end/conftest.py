@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -205,8 +206,9 @@ def sets() -> list[str]:
     return small_sets()
 
 
-def small_sets() -> list[str]:
-    given = (f"{key}={json.dumps(value)}" for key, value in SMALL.items())
+def small_sets(changes: Mapping[str, object] | None = None) -> list[str]:
+    values = SMALL | dict(changes or {})
+    given = (f"{key}={json.dumps(value)}" for key, value in values.items())
     return [part for text in given for part in ("--set", text)]
 
 

@@ -9,7 +9,15 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import SMALL, ended, fetched, free_port, names_in, wait_for
+from tests.end_to_end.conftest import (
+    SMALL,
+    ended,
+    fetched,
+    free_port,
+    names_in,
+    small_sets,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1500)]
 # Many steps after the first checkpoint: the run is cancelled while it takes them. Not so many
@@ -127,8 +135,8 @@ def test_training_and_flow_on_a_ray_cluster(shell, sets, tmp_path):
         assert list(root.glob("runs/by-flow/evaluation/*/manifest.json"))
         out = submitted(
             shell, "ray", "job", "submit", "--address", url, "--working-dir", ".", "--",
-            "python", "-m", "ddpm_core", "train", "digits", "--root", str(root), *sets,
-            "--set", "compute.num_workers=2", **auth,
+            "python", "-m", "ddpm_core", "train", "digits", "--root", str(root),
+            *small_sets({"compute.num_workers": 2}), **auth,
         )  # fmt: skip
         assert "succeeded" in out
         final = f"checkpoints/step_{SMALL['train.num_steps']:08d}/manifest.json"

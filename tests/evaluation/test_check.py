@@ -168,7 +168,7 @@ def test_weights_without_a_program_are_refused(tmp_path):
         check.check_feature_network(given(buffer.getvalue(), tmp_path / "net.pt"))
 
 
-@pytest.mark.parametrize("stage", ["shard", "train", "ablations"])
+@pytest.mark.parametrize("stage", ["train", "ablations"])
 @pytest.mark.parametrize("dry", [True, False])
 def test_the_network_is_tried_before_any_stage_and_in_a_dry_run(
     stage, dry, tmp_path, monkeypatch, capsys

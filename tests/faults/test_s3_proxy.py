@@ -15,7 +15,7 @@ import pytest
 
 from ddpm_core import s3_operation, storage
 from ddpm_core.errors import StorageError
-from ddpm_core.manifest import commit, load, write_file
+from ddpm_core.manifest import Expected, commit, load, write_file
 from ddpm_core.s3 import s3_options
 from ddpm_core.storage import S3Store, Store
 from tests.faults.proxy import Fault, FaultProxy, Kind, proxying
@@ -199,7 +199,7 @@ def test_a_save_survives_a_fault_at_each_of_its_requests(
         folder = f"saves/{kind}/{number}"
         proxy.faults = [Fault(kind, skip=number)]
         save(folder)
-        found = load(direct, folder, EXPECTED)
+        found = load(direct, folder, Expected({"step": 1}))
         assert found is not None
         assert [found.read(direct, role) for role in ("long", "short")] == [LONG, DATA]
         assert len(direct.names(folder)) == 3

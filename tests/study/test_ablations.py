@@ -68,7 +68,7 @@ class Stages:
             if (error := self.errors.get((ablation, name))) is not None:
                 raise error
             assert self.connections[-1:] == [True], "outside the one connection"
-            assert store.exists(layout.run_json_key(config.name))
+            assert name == "shard" or store.exists(layout.run_json_key(config.name))
             if name == "train":
                 self.steps.append(config.train.num_steps)
             if name == "evaluate":

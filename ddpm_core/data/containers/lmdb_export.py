@@ -58,9 +58,15 @@ class Lmdb(Container):
         del passed_over  # whatever is there is taken for an image
         _library()
         self._look_elsewhere()
+        size = (self._root / DATA_FILE).stat().st_size
         with self._transaction() as transaction:
             left = min(transaction.stat()["entries"], MAX_ENTRIES)
             for key, value in transaction.cursor():
+                if len(value) > size:
+                    raise DataError(
+                        f"{shown(self.uri)} is no LMDB that can be used: a value of {len(value)} "
+                        f"bytes in a file of {size}. Fetch or unpack it again"
+                    )
                 if left == 0:  # pages that lead back to each other, or a number that is none
                     raise DataError(
                         f"{self.uri} holds more values than it says, or over {MAX_ENTRIES}. Fetch "
