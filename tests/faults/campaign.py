@@ -37,7 +37,7 @@ from ddpm_core.storage import Store, open_store, sha256_of
 from ddpm_core.training import checkpoint
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verify import verify
-from tests.faults import damage, swaps
+from tests.faults import damage, flow_kills, swaps
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 from tests.training.small import CPU, small_config
 
@@ -221,6 +221,21 @@ class Campaign:
             return
         self._settle(event, store)
 
+    def kill_in_flows(self, count: int) -> None:
+        """Kill one process of a whole flow, on a Ray of its own, as often as this."""
+        whole = self.folder / "flow"
+        whole.mkdir()
+        flow_s = flow_kills.undisturbed(whole)
+        expected = results_of(open_store(str(whole / "root")), flow_kills.CONFIG)
+        for number in range(count):
+            folder = self.folder / f"flow-{number}"
+            folder.mkdir()
+            what, outcome, seconds = flow_kills.kill_one(folder, self.rng, flow_s)
+            if not outcome.isupper():
+                same = results_of(open_store(str(folder / "root")), flow_kills.CONFIG) == expected
+                outcome += "same bytes" if same else "WRONG"
+            self.events.append(Event("kill in a flow", what, outcome, seconds))
+
     def _root(self) -> Path:
         root = self.folder / "struck"
         shutil.rmtree(root, ignore_errors=True)
@@ -332,9 +347,10 @@ def _endless(rng: random.Random):
 def main() -> int:
     """Run a campaign; return 1 if an event ended wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--least", type=int, default=200, help="events, whatever the time")
+    parser.add_argument("--flows", type=int, default=2, help="kills in whole flows, after the rest")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         campaign = run(
@@ -344,6 +360,7 @@ def main() -> int:
             least=options.least,
             progress=True,
         )
+        campaign.kill_in_flows(options.flows)
     print(campaign.table())
     for event in campaign.bad:
         print(json.dumps(vars(event), indent=1))
