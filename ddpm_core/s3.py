@@ -1,4 +1,4 @@
-"""What S3 is told, from the environment and the AWS files, and what its answers mean.
+"""The options of S3, from the environment and the AWS files, and what its answers mean.
 
 Of the libraries it knows only how botocore reads `~/.aws`.
 """

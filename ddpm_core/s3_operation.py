@@ -1,6 +1,6 @@
-"""One operation on S3: its requests, each tried again until the operation has had its time.
+"""One operation on S3: its requests, each tried again until the deadline of the operation.
 
-Nothing below a stage but this tries again: botocore and s3fs are told to try once. Bytes carry
+Nothing below a stage but this tries again: botocore and s3fs try once. Bytes carry
 their SHA-256 as metadata of the object, so that they are told from bytes that changed on the way.
 """
 

@@ -81,7 +81,7 @@ def publish(store: Store, config: RunConfig, stage: str, result: Manifest) -> No
             description=f"{stage}: {config.name}",
         ),
     )
-    # A place on a disk or in S3 is told as text above: Prefect's page opens http only.
+    # A place on a disk or in S3 stands as text above: Prefect's page opens http only.
     if stage == "train" and (page := mlflow_page(store, config.name)) is not None:
         url, when = page
         _quietly(

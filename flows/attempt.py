@@ -67,7 +67,7 @@ def make_result(
         config: of the run, whose run.json is written.
         stage: one of `RESULTS`.
         python: the interpreter on the cluster.
-        on_start: is told the job, whether it ran already, and where its log is kept, if at all.
+        on_start: called with the job, whether it ran already, and where its log is kept, if at all.
         on_line: gets each line of the job's log.
         together: the stages that share a job with this one; None: it has its own.
 

@@ -143,7 +143,7 @@ def _run_flow(command: Command, parameters: dict[str, Any], console: Console) ->
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "4")
     api = PrefectApi()
     try:
-        api.find()  # a configured one that is dead is told before Ray is started
+        api.find()  # a configured one that is dead is refused before Ray is started
         with shared_ray() as ray:
             if parameters["ray_address"] is None:
                 ray.start()  # while Prefect starts

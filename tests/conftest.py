@@ -45,7 +45,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture
 def gpu():
-    """Give a CUDA device that computes in float32 where it is told to; skip where there is none.
+    """Give a CUDA device that computes in float32; skip where there is none.
 
     Left alone, torch rounds the factors of float32 convolutions to the 10 bits of TF32.
     """

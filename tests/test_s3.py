@@ -1,4 +1,4 @@
-"""What S3 is told: of the environment, and of the files in which AWS tools look."""
+"""The options of S3: from the environment, and from the files in which AWS tools look."""
 
 from pathlib import Path
 from typing import Any

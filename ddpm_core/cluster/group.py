@@ -253,7 +253,7 @@ class _StartLostError(Exception):
 
 
 class _GroupLostError(Exception):
-    """Workers were lost more often than Ray Train was told to bear."""
+    """Workers were lost more often than `compute.max_failures` allows."""
 
 
 def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped here

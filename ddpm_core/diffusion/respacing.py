@@ -52,7 +52,7 @@ def subchain(schedule: NoiseSchedule, steps: Tensor) -> NoiseSchedule:
 
 @dataclass(frozen=True)
 class _At:
-    """A network that is asked at other times than it is told."""
+    """A network that is called with the times of the long chain for those of the short one."""
 
     network: Network
     steps: Tensor
