@@ -76,9 +76,14 @@ def units_of(source: Source, data: DataConfig) -> list[ShardUnit]:
 
 
 def _share(part: int, total: int) -> str:
-    """Return a share that allows `part` of `total`, with two digits behind the point or four."""
-    digits = 100 if 100 * part >= total else 10_000
-    return f"{math.ceil(digits * part / total) / digits:g}"
+    """Return a share that allows `part` of `total`, with two digits behind the point or four.
+
+    1 only where all are meant, which no setting allows.
+    """
+    share = math.ceil(100 * part / total) / 100
+    if 100 * part < total or (share >= 1 and part < total):
+        share = math.ceil(10_000 * part / total) / 10_000
+    return f"{share:g}"
 
 
 def require_few_rejected(
