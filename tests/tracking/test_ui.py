@@ -33,6 +33,8 @@ def test_the_page_of_the_runs_is_served_until_ctrl_c(tmp_path):
     traceback or a failure at Ctrl-C, and processes that outlive it."""
     root, port = with_a_run(tmp_path / "my runs"), closed_port()
     command = [sys.executable, "-m", "ddpm_core.tracking.ui", str(root), "--port", str(port)]
+    # Started by a shell's `&`, the tests ignore Ctrl-C, and so would what they start.
+    command = ["env", "--default-signal=INT", *command]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
         start_new_session=True,
