@@ -70,7 +70,7 @@ def test_what_any_stage_refuses_is_refused_before_the_first(config, kind, said, 
 
 
 def test_a_name_that_is_as_long_as_it_may_be_is_taken(store):
-    """Catches: a limit that is one too low, or that counts where no ablation is asked for."""
+    """Catches: a limit that is one too low, or that counts where no ablation is to run."""
     look(store, digits().replaced({"name": "n" * 49}))
     look(store, digits().replaced({"name": "n" * 63}), PIPELINE)
 

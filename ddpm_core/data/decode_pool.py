@@ -203,7 +203,7 @@ class _Child:
 
 def _is_ready(connection: socket.socket, timeout_s: float) -> bool:
     if connection.fileno() < 0:
-        return True  # closed: whoever reads from it is told so
+        return True  # closed: whoever reads from it gets the error
     poll = select.poll()  # not select(), which cannot take descriptors above 1023
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
