@@ -28,7 +28,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
 from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
 from ddpm_core.cluster.network import choose_interface, meet, open_meeting_place
-from ddpm_core.cluster.start import StartLimit, read_reason
+from ddpm_core.cluster.start import StartLimit, read_reason, release_places
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
 
@@ -285,6 +285,7 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
         raise _GroupLostError(ranks or one_line(error)) from error
     except ray.exceptions.RayError as error:
         if (why := read_reason(reason)) is not None:
+            release_places()
             text, lacks_room = why
             if not lacks_room:
                 raise _StartLostError(text) from None

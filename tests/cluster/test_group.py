@@ -3,8 +3,11 @@
 import contextlib
 import json
 import os
+import threading
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
 import ray.exceptions
@@ -65,8 +68,9 @@ class EndedByLimit:
         raise GONE
 
 
-def test_missing_nodes_end_the_stage_with_what_is_missing(tmp_path):
+def test_missing_nodes_end_the_stage_with_what_is_missing(tmp_path, monkeypatch):
     """Catches "the actor died", of which nobody learns that a node is gone and what is kept."""
+    monkeypatch.setattr(group, "release_places", lambda: None)
     reason = tmp_path / "reason"
     ended = EndedByLimit(reason, lacks_room=True, text="waited 120 s for nodes: compute asks for 2")
     with pytest.raises(ClusterError, match=r"waited 120 s for nodes.*Add nodes.*is kept") as caught:
@@ -84,9 +88,10 @@ def test_a_worker_that_never_answers_counts_as_lost(monkeypatch):
 
     monkeypatch.setattr(group, "_trainer", trainer)
     monkeypatch.setattr(group, "_address_for_workers", contextlib.nullcontext)
+    monkeypatch.setattr(group, "release_places", lambda: tried.append("released"))
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1.*waited 120 s"):
         group.train_group(print, {}, TWO, name="stuck")
-    assert tried == [0, 1]
+    assert tried == [0, "released", 1, "released"]
 
 
 def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
@@ -202,3 +207,41 @@ def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1 times.*Run again"):
         group.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, TWO, name="die")
     assert (tmp_path / "attempts1").read_text() == "xx"
+
+
+def stop_a_worker(stopped):
+    """Stop the first worker of a group that is seen, which has not met the others then."""
+    deadline = time.monotonic() + 60
+    while not stopped and time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                    process.suspend()
+                    stopped.append(process)
+                    return
+        time.sleep(0.05)
+
+
+@quiet_ray_data
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_worker_that_stops_while_the_group_starts_is_replaced(ray_here, tmp_path, caplog):
+    """Catches a group that, begun again, waits for cores that its own predecessor has taken."""
+    stopped = []
+    stopper = threading.Thread(target=stop_a_worker, args=(stopped,))
+    stopper.start()
+    payload = {"folder": str(tmp_path), "driver": os.getpid()}
+    patient = TWO.model_copy(update={"collective_timeout_s": 45})
+    try:
+        group.train_group(workers.meet, payload, patient, name="stop")
+    finally:
+        stopper.join()
+        for process in stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert len(stopped) == 1
+    assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
+    (said,) = [
+        r.getMessage() for r in caplog.records if "while the group started" in r.getMessage()
+    ]
+    assert "for the answer of a worker" in said
