@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -28,9 +29,12 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
 from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
 from ddpm_core.cluster.network import choose_interface, meet, open_meeting_place
+from ddpm_core.cluster.silence import Silence
 from ddpm_core.cluster.start import StartLimit, read_reason, release_places
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
+from ddpm_core.output import say
+from ddpm_core.progress import WARNING
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +130,11 @@ def _trainer(
                 max_failures=compute.max_failures - losses,
                 controller_failure_limit=_MAX_CONTROLLER_FAILURES,
             ),
-            callbacks=[_Judge(folder / "losses"), StartLimit(compute, folder / "reason")],
+            callbacks=[
+                _Judge(folder / "losses"),
+                StartLimit(compute, folder / "reason"),
+                Silence(),
+            ],
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
     )
@@ -202,6 +210,8 @@ class _Judge(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # 
         if error is None:
             with self._tally.open("ab") as file:
                 file.write(b"x")
+            lost = _by_rank(worker_group_status.errors)
+            say(f"{WARNING}the group has lost a worker: {lost}", stream=sys.stderr)
             return
         if isinstance(error, PipelineError):
             _hush()
@@ -248,6 +258,10 @@ def _is_of_a_lost_peer(error: Exception) -> bool:
     )
 
 
+def _by_rank(errors: Mapping[int, Exception]) -> str:
+    return "; ".join(f"rank {rank}: {one_line(error)}" for rank, error in sorted(errors.items()))
+
+
 class _StartLostError(Exception):
     """A worker was lost before all had begun; Ray Train does not try again by itself."""
 
@@ -281,8 +295,7 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
         raise cause from error
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
-        ranks = "; ".join(f"rank {rank}: {one_line(e)}" for rank, e in sorted(failures.items()))
-        raise _GroupLostError(ranks or one_line(error)) from error
+        raise _GroupLostError(_by_rank(failures) or one_line(error)) from error
     except ray.exceptions.RayError as error:
         if (why := read_reason(reason)) is not None:
             release_places()

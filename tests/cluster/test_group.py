@@ -57,6 +57,16 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
     assert group.incurable(errors) is incurable
 
 
+def test_a_loss_is_said_when_it_is_seen(tmp_path, capsys):
+    """Catches a minute without a step and without a word of why."""
+    judge = group._Judge(tmp_path / "losses")
+    judge.after_worker_group_poll_status(SimpleNamespace(errors={1: GONE, 0: RESET}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the group has lost a worker: rank 0: RuntimeError: [/x/")
+    assert "; rank 1: ActorDiedError: " in line
+    assert (tmp_path / "losses").read_text() == "x"
+
+
 class EndedByLimit:
     """A trainer whose controller `StartLimit` has ended."""
 
