@@ -39,6 +39,8 @@ from ddpm_core.progress import WARNING
 _log = logging.getLogger(__name__)
 
 _MAX_CONTROLLER_FAILURES = 5
+_ABORT_TIMEOUT_S = 15.0
+"""seconds for workers to end in order; their job, which ends with this process, takes the others"""
 _ADDRESS = "RAY_ADDRESS"
 _SETTINGS = {
     # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
@@ -116,7 +118,7 @@ def _trainer(
 ) -> Any:  # noqa: ANN401 - Ray is untyped here
     gpu = uses_gpu(compute)
     resources = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
-    return ray.train.torch.TorchTrainer(
+    return _Trainer(
         _Threads(worker, compute.cpus_per_worker),
         train_loop_config=payload,
         torch_config=_GroupConfig(timeout_s=compute.collective_timeout_s),
@@ -138,6 +140,23 @@ def _trainer(
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
     )
+
+
+class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped here
+    """Ray's, ended by the first Ctrl-C, and as an interruption.
+
+    Ray's own handler waits for a controller that, while a group starts, hears nothing; then it ends
+    the process with code 0, as if all were done.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:  # noqa: ANN401
+        def interrupt(_number: int, _frame: object) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
 
 
 @contextlib.contextmanager
@@ -281,9 +300,6 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
-    except SystemExit:
-        # Ray's handler of Ctrl-C ends the process with code 0, as if all were done.
-        raise KeyboardInterrupt from None
     except ray.train.ControllerError as error:
         cause = error.controller_failure
         if isinstance(cause, PipelineError):

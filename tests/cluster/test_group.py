@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import ray
 import ray.exceptions
 import ray.train
+import ray.train.torch
 import torch
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
@@ -116,6 +118,29 @@ def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
     with group._address_for_workers():
         pass
     assert "RAY_ADDRESS" not in os.environ
+
+
+def test_one_interruption_ends_a_group_that_does_not_start(monkeypatch):
+    """Catches a Ctrl-C that waits for a controller which hears nothing, and an end with code 0."""
+    waited = []
+
+    def get(_asked, timeout):
+        waited.append(timeout)
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    deaf = SimpleNamespace(abort=SimpleNamespace(remote=lambda: None))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert hasattr(ray.train.torch.TorchTrainer, "_register_sigint_handler")
+        object.__new__(group._Trainer)._register_sigint_handler(deaf)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert waited == [15.0], "a second one ends at once"
 
 
 class GroupOfOne:
