@@ -24,6 +24,7 @@ from ray.train.torch.config import (
     _TorchBackend,
 )
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
@@ -278,7 +279,13 @@ def _is_of_a_lost_peer(error: Exception) -> bool:
 
 
 def _by_rank(errors: Mapping[int, Exception]) -> str:
-    return "; ".join(f"rank {rank}: {one_line(error)}" for rank, error in sorted(errors.items()))
+    return "; ".join(f"rank {rank}: {_briefly(error)}" for rank, error in sorted(errors.items()))
+
+
+def _briefly(error: Exception) -> str:
+    if isinstance(error, WorkerHealthCheckTimeoutError):  # ends with advice about Ray's variables
+        return "it did not answer for so long that it counts as lost"
+    return one_line(error)
 
 
 class _StartLostError(Exception):

@@ -16,6 +16,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from ddpm_core.cluster import group
 from ddpm_core.config import ComputeConfig
@@ -62,10 +63,12 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
 def test_a_loss_is_said_when_it_is_seen(tmp_path, capsys):
     """Catches a minute without a step and without a word of why."""
     judge = group._Judge(tmp_path / "losses")
-    judge.after_worker_group_poll_status(SimpleNamespace(errors={1: GONE, 0: RESET}))
+    silent = WorkerHealthCheckTimeoutError("A worker health check has been hanging for 60 seconds.")
+    judge.after_worker_group_poll_status(SimpleNamespace(errors={2: silent, 1: GONE, 0: RESET}))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the group has lost a worker: rank 0: RuntimeError: [/x/")
     assert "; rank 1: ActorDiedError: " in line
+    assert line.endswith("; rank 2: it did not answer for so long that it counts as lost")
     assert (tmp_path / "losses").read_text() == "x"
 
 
