@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpm_core.storage import sha256_of
+from ddpm_core.store.storage import sha256_of
 
 STAGES = "shard,train,sample,evaluate,study"
 SHORT = {
