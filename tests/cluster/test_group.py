@@ -263,15 +263,22 @@ def stop_a_worker(stopped):
 @quiet_ray_data
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_worker_that_stops_while_the_group_starts_is_replaced(ray_here, tmp_path, caplog):
+def test_a_worker_that_stops_while_the_group_starts_is_replaced(
+    ray_here, tmp_path, monkeypatch, caplog
+):
     """Catches a group that, begun again, waits for cores that its own predecessor has taken."""
-    stopped = []
+    true_trainer, stopped = group._trainer, []
+
+    def trainer(worker, payload, compute, name, folder, losses):
+        soon_over = compute.model_copy(update={"collective_timeout_s": 120 if losses else 30})
+        return true_trainer(worker, payload, soon_over, name, folder, losses)
+
+    monkeypatch.setattr(group, "_trainer", trainer)
     stopper = threading.Thread(target=stop_a_worker, args=(stopped,))
     stopper.start()
     payload = {"folder": str(tmp_path), "driver": os.getpid()}
-    patient = TWO.model_copy(update={"collective_timeout_s": 45})
     try:
-        group.train_group(workers.meet, payload, patient, name="stop")
+        group.train_group(workers.meet, payload, TWO, name="stop")
     finally:
         stopper.join()
         for process in stopped:
