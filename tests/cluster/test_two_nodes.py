@@ -59,7 +59,8 @@ class Training:
     def wait_until(self, is_so, seconds):
         deadline = time.monotonic() + seconds
         while not is_so():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            has_ended = self.process.poll() is not None and not is_so()
+            if has_ended or time.monotonic() > deadline:
                 pytest.fail("".join(self.lines))
             time.sleep(0.2)
 
@@ -67,9 +68,9 @@ class Training:
         """Wait for its end, asked for by a signal or not; return its code."""
         if number is not None:
             self.process.send_signal(number)
-        code = self.process.wait(seconds)
+        self.wait_until(lambda: self.process.poll() is not None, seconds)
         self._reader.join(10)
-        return code
+        return self.process.returncode
 
 
 def _sets():
@@ -96,7 +97,7 @@ def test_a_machine_that_is_cut_off_is_said_and_the_command_continues_later(nodes
     training = Training(nodes, root)
     training.wait_until(lambda: newest(root) > 0, 240)
     nodes.cut()
-    assert training.end(300) == 7
+    assert training.end(300) == 7, "".join(training.lines)
     kept = newest(root)
     nodes.kill(1)
     said = "".join(training.lines)
