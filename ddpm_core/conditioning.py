@@ -90,7 +90,7 @@ def cat(several: Sequence[Conditioning]) -> Conditioning:
     if any(one.parts != several[0].parts for one in several):
         found = sorted({_words(one.parts) for one in several})
         raise DataError(f"rows of other parts cannot be put together: {'; '.join(found)}")
-    whole: Conditioning = _together(torch.cat, several)
+    whole: Conditioning = _together(lambda tensors: torch.cat(list(tensors)), several)
     return whole
 
 
