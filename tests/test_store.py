@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -193,6 +194,40 @@ def test_a_file_in_the_way_is_said(store: LocalStore):
     for operate in OPERATIONS[4:6]:
         with pytest.raises(StorageError, match="a file stands where a folder is needed"):
             operate(store)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (os.ST_RDONLY, "Read-only file system; mount it writable"),
+        (0, "Permission denied; give this user the right"),
+    ],
+)
+def test_a_root_that_cannot_be_written_is_refused_without_a_write(
+    tmp_path: Path, flag: int, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches the rights of the root itself looked at where only its parent is there."""
+    looked: list[Path] = []
+
+    def refuse(path: Path, mode: int) -> bool:
+        looked.append(path)
+        return mode & os.W_OK == 0
+
+    root = LocalStore(tmp_path / "a" / "b")
+    root.require_writable()
+    monkeypatch.setattr(os, "access", refuse)
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_flag=flag))
+    with pytest.raises(StorageError, match=f"cannot write below {root.uri}: {said}"):
+        root.require_writable()
+    assert looked == [tmp_path]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_above_the_root_is_said_without_a_write(tmp_path: Path):
+    """Catches 'permission denied' for a root below a file, which no right mends."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        LocalStore(tmp_path / "file" / "b").require_writable()
 
 
 # -- how files reach the disk ------------------------------------------------------------------
