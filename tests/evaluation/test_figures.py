@@ -66,7 +66,7 @@ def test_a_figure_is_a_png_of_800_pixels_that_is_the_same_each_time(name):
     ],
 )
 def test_the_axis_of_the_loss_says_what_was_trained(changes, label):
-    """Catches: the error of the noise said of a run that predicts v; words cut by the figure's edge."""
+    """Catches: the error of the noise for a run that predicts v; words cut by the figure's edge."""
     assert figures.loss_label(digits().replaced(changes)) == label
     figure, axes = plot("Training loss", "step", label)
     figure.draw_without_rendering()
