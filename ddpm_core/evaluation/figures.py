@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import Prediction
-from ddpm_core.evaluation.drawing import BLUE, DPI, ORANGE, plot, png
+from ddpm_core.drawing import pictures
+from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, plot, png
 from ddpm_core.evaluation.metrics import Bound
-from ddpm_core.sampling import pictures
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
 _PREDICTED: dict[Prediction, str] = {

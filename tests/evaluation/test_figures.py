@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_core.drawing.plot import plot
 from ddpm_core.evaluation import figures
-from ddpm_core.evaluation.drawing import plot
 from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.recipes import digits
 

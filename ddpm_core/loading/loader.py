@@ -1,0 +1,125 @@
+"""What training and measuring see of a data set: images by their number.
+
+A split of at most 4 GiB of pixels is decoded once and mapped into memory, a larger one is read from
+its shards while it is used: see `decoded` and `stream`. Which of the two follows from the index
+alone, and so does the order of training, which differs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_core.loading.blocks import BlockOrder
+from ddpm_core.loading.cache import Cache
+from ddpm_core.loading.decoded import decoded_bytes, open_decoded
+from ddpm_core.loading.stream import StreamedImages
+from ddpm_core.permutation import FullOrder
+from ddpm_core.shards.index import Index, Split
+from ddpm_core.store.storage import Store
+
+MAX_DECODED_BYTES = 4 * 2**30
+"""pixels of a split that is held in memory; more are read from the shards"""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A split of a data set in memory."""
+
+    images_u8: Tensor
+    """(N, channels, height, width) uint8"""
+    labels: Tensor
+    """(N,) int64"""
+    num_classes: int
+    """classes of the data set, whether they occur or not"""
+    counts: tuple[int, ...]
+    """images of each shard"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def order(self, seed: int) -> FullOrder:
+        """Return the order of training: all images permuted with each other."""
+        return FullOrder(seed, len(self))
+
+    def windows(self, seed: int) -> BlockOrder:
+        """Return the order that it would have, were it read from its shards."""
+        return BlockOrder(seed, self.counts)
+
+    def num_ahead(self, batch_size: int) -> int:  # noqa: ARG002 - as of StreamedImages
+        """Return how many batches to make ahead: they are copies, and made in no time."""
+        return 2
+
+    def expect(self, position: int) -> None:
+        """Nothing has to be fetched."""
+
+    def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
+        """Return the images of these numbers, (b, channels, height, width) uint8."""
+        images_u8 = batch(self, numbers)
+        return images_u8.pin_memory() if pinned else images_u8
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Return images `start` to `stop` - 1."""
+        return self.images_u8[start:stop]
+
+    def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Return the classes of the images of these numbers, (b,) int64."""
+        return self.labels[torch.from_numpy(numbers)]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+Images = ImageSet | StreamedImages
+"""the images of a split by their number, wherever they are"""
+
+
+def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 1) -> Images:
+    """Return the images of a split; `close` them in the end.
+
+    Args:
+        store: where the data set is.
+        index: what it is.
+        split: which part of it.
+        num_decoders: processes that decode, if it has to be read from its shards.
+
+    Raises:
+        DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
+            what a shard is; naming it, what was expected and what was found. Of a split that does
+            not fit memory this is found when the shard is first used.
+        ConfigError: the local cache is too small.
+    """
+    cache = Cache.of_environment()
+    if decoded_bytes(index, split) > MAX_DECODED_BYTES:
+        return StreamedImages(store, index, split, cache, num_decoders=num_decoders)
+    decoded = open_decoded(store, index, split, cache)
+    return ImageSet(
+        torch.from_numpy(decoded.images_u8),
+        torch.from_numpy(decoded.labels),
+        num_classes=len(index.classes),
+        counts=tuple(shard.num_images for shard in index.shards[split]),
+    )
+
+
+def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:
+    """Return the images at `indices`, (b, channels, height, width) uint8."""
+    where = torch.from_numpy(indices).to(image_set.images_u8.device)
+    return image_set.images_u8.index_select(0, where)
+
+
+def to_unit_range(images_u8: Tensor, device: torch.device) -> Tensor:
+    """Return what the network sees: x = u8 / 127.5 - 1 in [-1, 1], float32, on `device`.
+
+    The bytes travel, not the floats: a quarter of the traffic.
+    """
+    return images_u8.to(device, non_blocking=True).to(torch.float32) / 127.5 - 1
+
+
+def flip(images: Tensor, coin: Tensor) -> Tensor:
+    """Mirror left and right the images (b, c, h, w) whose `coin` (b,) is True.
+
+    Both are computed and one is chosen on the device: no wait for it.
+    """
+    return torch.where(coin[:, None, None, None], images.flip(-1), images)
