@@ -341,7 +341,7 @@ def test_temporary_files_are_hidden_and_go_with_their_dead_writer(store: LocalSt
     store.write("a/b", b"1")
     folder = Path(store.uri) / "a"
     code = (
-        "import os, pathlib, sys, time; from ddpm_core import durable\n"
+        "import os, pathlib, sys, time; from ddpm_core.store import durable\n"
         "temporary, _ = durable._open_locked(pathlib.Path(sys.argv[1]))\n"
         "print(temporary.name, flush=True); time.sleep(60)"
     )
@@ -393,7 +393,7 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from ddpm_core.errors import StorageError
-from ddpm_core.store import LocalStore
+from ddpm_core.store.disk import LocalStore
 root = Path(sys.argv[1]) / "a" / "root"
 store = LocalStore(root)
 store.write("small", b"1")
