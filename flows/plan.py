@@ -9,7 +9,6 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from ddpm_core import preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
@@ -21,7 +20,7 @@ from ddpm_core.runs.run import configure, refuse_training_imported
 from ddpm_core.runs.stages import RESULTS
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import KeyMissingError, Store, open_store
-from ddpm_core.tracking.place import is_database, redacted
+from ddpm_core.tracking.place import is_database, redacted, without_user
 from ddpm_core.tracking.receipts import page_of
 from flows.ray_address import require_answer
 
@@ -291,7 +290,7 @@ def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     page = page_of(store, run) or ""
     if configured.startswith(("http://", "https://")):
-        return without_password(configured).rstrip("/") + page, "the server of MLFLOW_TRACKING_URI"
+        return without_user(configured).rstrip("/") + page, "the server of MLFLOW_TRACKING_URI"
     if not is_database(configured) if configured else store.local_path("mlflow.db") is None:
         return None
     return UI_URL + page, f"there while `{_make_ui(store)}` runs"
@@ -302,9 +301,3 @@ def _make_ui(store: Store) -> str:
     if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return "make ui"
     return f"make ui ROOT={shlex.quote(store.uri)}"
-
-
-def without_password(uri: str) -> str:
-    """Return the URI as it may be shown."""
-    parts = urlsplit(uri)
-    return redacted(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
