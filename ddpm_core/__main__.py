@@ -12,9 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.cli import (
+    TARGET_HELP,
+    add_run_arguments,
+    describe_keys,
+    exit_code_of,
+    parse_overrides,
+)
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
@@ -62,26 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return the process's exit code."""
     with command_output():
         options = _parser().parse_args(arguments)
-        try:
-            match options.stage:
-                case "verify":
-                    _verify(options)
-                case "import-weights":
-                    _import_weights(options)
-                case "export-weights":
-                    _export_weights(options)
-                case "runs" | "export-samples":
-                    run_command(options)
-                case _:
-                    _run_stage(options)
-        except PipelineError as error:
-            say(printable(f"{options.stage}: {error}"), stream=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            words = "interrupted; the same command continues what was saved"
-            say(f"{options.stage}: {words}", stream=sys.stderr)
-            return INTERRUPTED_EXIT_CODE
-    return 0
+        return exit_code_of(options.stage, partial(_run, options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    match options.stage:
+        case "verify":
+            _verify(options)
+        case "import-weights":
+            _import_weights(options)
+        case "export-weights":
+            _export_weights(options)
+        case "runs" | "export-samples":
+            run_command(options)
+        case _:
+            _run_stage(options)
 
 
 def _run_stage(options: argparse.Namespace) -> None:

@@ -6,11 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.cli import (
+    TARGET_HELP,
+    add_run_arguments,
+    describe_keys,
+    exit_code_of,
+    parse_overrides,
+)
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
 from ddpm_core.runs import begun, layout
@@ -82,18 +88,10 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """Run the flow and return the process's exit code."""
     with command_output():
         options = _parser(command).parse_args(arguments)
-        try:
-            return _run(command, options)
-        except PipelineError as error:
-            say(printable(f"{command.name}: {error}"), stream=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            words = "interrupted; the same command continues what was saved"
-            say(f"{command.name}: {words}", stream=sys.stderr)
-            return INTERRUPTED_EXIT_CODE
+        return exit_code_of(command.name, partial(_run, command, options))
 
 
-def _run(command: Command, options: argparse.Namespace) -> int:
+def _run(command: Command, options: argparse.Namespace) -> None:
     store, config = plan.resolve(
         options.target,
         root=options.root,
@@ -106,7 +104,7 @@ def _run(command: Command, options: argparse.Namespace) -> int:
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_dry(command, options, store, config, found)), stream=sys.stderr)
-        return 0
+        return
     console, began = Console(), time.monotonic()
     if not found.missing:
         open_run(store, config)
@@ -117,7 +115,6 @@ def _run(command: Command, options: argparse.Namespace) -> int:
         _run_flow(command, parameters | {"ray_address": options.ray_address}, console)
         console.say(f"run {config.name!r} is done, in {duration(time.monotonic() - began)}")
     say(plan.summary(store, config))
-    return 0
 
 
 def _dry(
