@@ -39,6 +39,17 @@ def exit_code_of(name: str, work: Callable[[], None]) -> int:
     return 0
 
 
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    help_text: str,
+    **options: Any,  # noqa: ANN401
+) -> argparse.ArgumentParser:
+    """Add a command, whose description is its help as a sentence; `options` are argparse's."""
+    sentence = f"{help_text[0].upper()}{help_text[1:]}."
+    return commands.add_parser(name, help=help_text, description=sentence, **options)
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --root, --run, --set, --on-bad and --dry-run."""
     parser.add_argument(
@@ -71,6 +82,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the resolved run.json, and on standard error the plan; start nothing",
     )
+
+
+def options_again(options: argparse.Namespace) -> list[str]:
+    """Return --root, --run and --set as words, as they were given."""
+    words = [word for item in options.overrides for word in ("--set", item)]
+    for name, value in (("--run", options.run), ("--root", options.root)):
+        words = [name, value, *words] if value is not None else words
+    return words
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
