@@ -110,12 +110,10 @@ def require_earlier(
     store: Store, config: RunConfig, stages: Sequence[str], command: Callable[[str], str]
 ) -> None:
     """Refuse a stage whose input is neither there nor made by `stages`; see `preflight`."""
-    for position, stage in enumerate(stages):
+    for stage in stages:
         for need in STAGES[stage].needs:
-            if need in stages[:position]:
-                continue
             # Of a damaged one the stage that reads it says what is damaged, and what to do.
-            if not _is_there(store, config, need, if_damaged=True):
+            if need not in stages and not _is_there(store, config, need, if_damaged=True):
                 kind, words = STAGES[need].absence(store, config)
                 raise kind(f"{stage} needs {words}: {command(need)}")
 

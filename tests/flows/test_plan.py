@@ -323,6 +323,12 @@ def test_help_is_of_the_command_that_was_called(command, capsys):
     assert describe_keys() in out
 
 
+@pytest.mark.parametrize("command", [TRAIN_DDPM, PAPER], ids=lambda one: one.name)
+def test_a_command_loads_its_own_flow(command):
+    """Catches: a command whose flow is another, or is not found when all else has started."""
+    assert command.load().name == command.name
+
+
 def test_errors_name_the_command(store, capsys):
     """Catches: errors of another program."""
     arguments = ["digits", "--root", store.uri, "--set", "study.num_shwn=3"]
