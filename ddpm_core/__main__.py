@@ -8,30 +8,28 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.cli import (
+    TARGET_HELP,
+    add_command,
+    add_run_arguments,
+    describe_keys,
+    exit_code_of,
+    options_again,
+    parse_overrides,
+)
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
 from ddpm_core.run_commands import add_parsers, run_command
 from ddpm_core.runs import begun, layout, results
 from ddpm_core.runs.run import begin_stage, configure, open_stage, refuse_training_imported
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.store.storage import Store, open_store
-
-STAGES = {
-    "shard": "write the data set as WebDataset shards with an index",
-    "train": "train the U-Net with Ray Train; continues from the newest checkpoint",
-    "sample": "draw images from the moving average of the weights on a pool of Ray actors",
-    "evaluate": "measure bits/dim, Frechet distance and inception score",
-    "study": "measure and draw what else the paper claims: coding, samplers, trajectories, memory",
-    "ablations": "train, sample and measure the paper's six ablations, and set them side by side",
-}
 
 EXCHANGES = {
     "import-weights": "make a run that samples and evaluates of weights from diffusers or the "
@@ -62,37 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return the process's exit code."""
     with command_output():
         options = _parser().parse_args(arguments)
-        try:
-            match options.stage:
-                case "verify":
-                    _verify(options)
-                case "import-weights":
-                    _import_weights(options)
-                case "export-weights":
-                    _export_weights(options)
-                case "runs" | "export-samples":
-                    run_command(options)
-                case _:
-                    _run_stage(options)
-        except PipelineError as error:
-            say(printable(f"{options.stage}: {error}"), stream=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            words = "interrupted; the same command continues what was saved"
-            say(f"{options.stage}: {words}", stream=sys.stderr)
-            return INTERRUPTED_EXIT_CODE
-    return 0
+        return exit_code_of(options.stage, partial(_run, options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    match options.stage:
+        case "verify":
+            _verify(options)
+        case "import-weights":
+            _import_weights(options)
+        case "export-weights":
+            _export_weights(options)
+        case "runs" | "export-samples":
+            run_command(options)
+        case _:
+            _run_stage(options)
 
 
 def _run_stage(options: argparse.Namespace) -> None:
     stage: str = options.stage
-    root, config = configure(
-        options.target,
-        root=options.root,
-        run=options.run,
-        changes=parse_overrides(options.overrides),
-    )
-    if stage in ("shard", "train"):
+    changes = parse_overrides(options.overrides)
+    root, config = configure(options.target, root=options.root, run=options.run, changes=changes)
+    if any_checks([stage], "images"):
         refuse_training_imported(options.target, root=options.root, config=config)
     store = open_store(root)
     found = preflight(
@@ -103,23 +92,20 @@ def _run_stage(options: argparse.Namespace) -> None:
         here=not os.environ.get("RAY_ADDRESS"),
         look=options.dry_run,  # else the stage itself does, before anything starts
     )
-    if not {"train", "evaluate", "study", "ablations"}.isdisjoint(found.missing):
+    if any_checks(found.missing, "features"):
         _check_ahead(store, config)
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)
         return
     begin_stage(store, config)
-    _stage(stage)(store, config)
+    STAGES[stage].load()(store, config)
     open_stage(store, config)  # unless `shard` has: of ablations alone, or where it was lost
 
 
 def _command(options: argparse.Namespace, stage: str) -> str:
     """Return the command that runs another stage with the options of this one."""
-    words = ["python", "-m", "ddpm_core", stage, options.target]
-    for name, value in (("--root", options.root), ("--run", options.run)):
-        words += [name, value] if value is not None else []
-    words += [word for item in options.overrides for word in ("--set", item)]
+    words = ["python", "-m", "ddpm_core", stage, options.target, *options_again(options)]
     return shlex.join(words)
 
 
@@ -171,48 +157,15 @@ def _export_weights(options: argparse.Namespace) -> None:
     say(f"export-weights  {export_weights(options.target, options.folder, root=options.root)}")
 
 
-def _stage(name: str) -> Callable[[Store, RunConfig], object]:
-    """Import the stage that is asked for, and no other: each brings its own vendors."""
-    match name:
-        case "shard":
-            from ddpm_core.sharding.stage import run_shard
-
-            return run_shard
-        case "train":
-            from ddpm_core.training.stage import run_train
-
-            return run_train
-        case "sample":
-            from ddpm_core.sampling.stage import run_sample
-
-            return run_sample
-        case "evaluate":
-            from ddpm_core.evaluation.stage import run_evaluate
-
-            return run_evaluate
-        case "study":
-            from ddpm_core.study.stage import run_study
-
-            return run_study
-        case "ablations":
-            from ddpm_core.study.ablations import run_ablations
-
-            return run_ablations
-        case _:
-            raise ValueError(name)
-
-
 def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
     """Return what a dry run says."""
-    if not found.missing and (result := RESULTS[stage](store, config)) is not None:
+    if not found.missing and (result := STAGES[stage].result(store, config)) is not None:
         lines = [f"plan: {stage}: done, nothing to do ({store.uri_of(result.folder)})"]
     else:
         where = store.uri_of(layout.run_folder(config.name))
         workers = config.compute.num_workers
         lines = [f"plan: {stage}: would run on {workers} worker(s) ({where})", *found.lines(config)]
-    if store.exists(layout.run_json_key(config.name)):
-        lines += [begun.changes_of(store, config.name)]
-    return "\n".join(filter(None, lines))
+    return "\n".join(filter(None, [*lines, begun.changes_of(store, config.name)]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,23 +178,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name, help_text in STAGES.items():
-        stage = stages.add_parser(
-            name,
-            help=help_text,
-            description=help_text[0].upper() + help_text[1:] + ".",
-            epilog=describe_keys(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    for name, one in STAGES.items():
+        raw = argparse.RawDescriptionHelpFormatter
+        stage = add_command(stages, name, one.help, epilog=describe_keys(), formatter_class=raw)
         add_run_arguments(stage)
-        stage.add_argument(
-            "target",
-            metavar="RECIPE[:ABLATION]|RUN",
-            help=TARGET_HELP,
-        )
-    verifying = stages.add_parser(
-        "verify", help=VERIFY, description=VERIFY[0].upper() + VERIFY[1:] + "."
-    )
+        stage.add_argument("target", metavar="RECIPE[:ABLATION]|RUN", help=TARGET_HELP)
+    verifying = add_command(stages, "verify", VERIFY)
     verifying.add_argument(
         "target",
         metavar="RUN|DATASET",
@@ -255,16 +197,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_exchanges(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parsers = {
-        name: stages.add_parser(
-            name,
-            help=help_text,
-            description=help_text[0].upper() + help_text[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        for name, help_text in EXCHANGES.items()
-    }
-    importing, exporting = parsers["import-weights"], parsers["export-weights"]
+    raw = argparse.RawDescriptionHelpFormatter
+    importing, exporting = (
+        add_command(stages, name, text, formatter_class=raw) for name, text in EXCHANGES.items()
+    )
     add_run_arguments(importing)
     importing.add_argument(
         "source",

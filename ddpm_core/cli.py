@@ -1,9 +1,10 @@
-"""The options that all command lines share, and the help that RunConfig writes by itself."""
+"""The options and the ending that command lines share, and the help that RunConfig writes."""
 
 import argparse
 import json
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,7 +12,8 @@ from pydantic import BaseModel
 
 from ddpm_core.canonical import MAX_JSON_DEPTH, json_depth
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import INTERRUPTED_EXIT_CODE, ConfigError, PipelineError
+from ddpm_core.output import printable, say
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
 from ddpm_core.runs.run import DEFAULT_ROOT
 
@@ -21,6 +23,31 @@ TARGET_HELP = (
     "or its run.json, or its name below the root, if no recipe is called so"
 )
 """what the first argument of the command lines may be"""
+
+
+def exit_code_of(name: str, work: Callable[[], None]) -> int:
+    """Do the work of a command; return the process's exit code, after a line for what ended it."""
+    try:
+        work()
+    except PipelineError as error:
+        say(printable(f"{name}: {error}"), stream=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        words = "interrupted; the same command continues what was saved"
+        say(f"{name}: {words}", stream=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    help_text: str,
+    **options: Any,  # noqa: ANN401
+) -> argparse.ArgumentParser:
+    """Add a command, whose description is its help as a sentence; `options` are argparse's."""
+    sentence = f"{help_text[0].upper()}{help_text[1:]}."
+    return commands.add_parser(name, help=help_text, description=sentence, **options)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +82,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the resolved run.json, and on standard error the plan; start nothing",
     )
+
+
+def options_again(options: argparse.Namespace) -> list[str]:
+    """Return --root, --run and --set as words, as they were given."""
+    words = [word for item in options.overrides for word in ("--set", item)]
+    for name, value in (("--run", options.run), ("--root", options.root)):
+        words = [name, value, *words] if value is not None else words
+    return words
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Any]:

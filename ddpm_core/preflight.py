@@ -12,11 +12,11 @@ from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, num_parameters, size_text
-from ddpm_core.errors import CheckpointError, ConfigError, DataError
+from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import ablation_runs
-from ddpm_core.runs import layout, results
-from ddpm_core.runs.run import check_stage, has_results, require_feature_file
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs import results
+from ddpm_core.runs.run import check_stage, require_feature_file
+from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import Glance, glance
@@ -49,7 +49,7 @@ class Findings:
             f"disk: about {shards}{size_text(use.checkpoints)} of checkpoints, at most "
             f"{size_text(use.samples)} of samples"
         )
-        if "train" in self.missing:
+        if any(STAGES[stage].is_training for stage in self.missing):
             lines.append("time: said by the training, after its first steps")
         return lines + [f"warning: {doubt}" for doubt in self.doubts]
 
@@ -84,19 +84,21 @@ def preflight(
     tracking_uri(store)
     check_stage(store, config)
     require_earlier(store, config, stages, command)
-    missing = [stage for stage in stages if not _is_done(store, config, stage)]
+    # What is damaged the stage sets aside and makes again.
+    missing = [stage for stage in stages if not _is_there(store, config, stage, if_damaged=False)]
     if not missing:
         return Findings([], None, [])
     if here:
         store.require_writable()
-    if here and missing != ["shard"]:
+    if here and any_checks(missing, "cores"):
         require_cores(config)
-        if missing != ["sample"] and not results.has_foreign_network(store, config):
-            require_feature_file(config)
-    if "ablations" in missing:
+    is_measured = any_checks(missing, "features")
+    if here and is_measured and not results.has_foreign_network(store, config):
+        require_feature_file(config)
+    if any_checks(missing, "ablations"):
         require_ablations(store, config)
     source = None
-    if look and not set(missing).isdisjoint(("shard", "train")):
+    if look and any_checks(missing, "images"):
         source = _source(store, config, here=here)
     num_test = source.num_test if source is not None else None
     found = doubts(config, num_test=num_test)
@@ -110,23 +112,12 @@ def require_earlier(
     store: Store, config: RunConfig, stages: Sequence[str], command: Callable[[str], str]
 ) -> None:
     """Refuse a stage whose input is neither there nor made by `stages`; see `preflight`."""
-    of_a_trained_run = {"sample", "evaluate", "study"}.intersection(stages)
-    if not of_a_trained_run or "train" in stages:
-        return
-    run, step = config.name, config.train.num_steps
-    first = next(stage for stage in stages if stage in of_a_trained_run)
-    if not _is_there(store, config, "train"):
-        found = f"no run {run!r} below {store.uri}"
-        if _is_run(store, run):
-            found = f"no checkpoint of step {step} in {store.uri_of(layout.run_folder(run))}"
-        raise CheckpointError(
-            f"{first} needs a trained run, and there is {found}; train it first: {command('train')}"
-        )
-    if first != "sample" and not _is_there(store, config, "sample"):
-        raise DataError(
-            f"{first} needs the samples of run {run!r} that sample={{...}} of this configuration "
-            f"asks for, and they are not there; draw them first: {command('sample')}"
-        )
+    for stage in stages:
+        for need in STAGES[stage].needs:
+            # Of a damaged one the stage that reads it says what is damaged, and what to do.
+            if need not in stages and not _is_there(store, config, need, if_damaged=True):
+                kind, words = STAGES[need].absence(store, config)
+                raise kind(f"{stage} needs {words}: {command(need)}")
 
 
 def require_cores(config: RunConfig) -> None:
@@ -159,22 +150,11 @@ def require_ablations(store: Store, config: RunConfig) -> None:
         check_stage(store, run)
 
 
-def _is_done(store: Store, config: RunConfig, stage: str) -> bool:
+def _is_there(store: Store, config: RunConfig, stage: str, *, if_damaged: bool) -> bool:
     try:
-        return RESULTS[stage](store, config) is not None
+        return STAGES[stage].result(store, config) is not None
     except DamagedError:
-        return False  # the stage sets it aside and makes it again
-
-
-def _is_there(store: Store, config: RunConfig, stage: str) -> bool:
-    try:
-        return RESULTS[stage](store, config) is not None
-    except DamagedError:
-        return True  # the stage that reads it says what is damaged, and what to do
-
-
-def _is_run(store: Store, run: str) -> bool:
-    return store.exists(layout.run_json_key(run)) or has_results(store, run)
+        return if_damaged
 
 
 def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:

@@ -4,16 +4,13 @@ train  480/2400 steps  loss 0.0312  1520 images/s
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
 
 from ddpm_core.output import say
 
-_LINE = re.compile(
-    r"\b(?P<stage>shard|train|sample|evaluate|study|ablations) {2}"
-    r"(?P<done>\d+)/(?P<total>\d+) (?P<unit>[a-z]+)"
-    r"(?: {2}(?P<note>.*?))?\s*$"
-)
+_COUNT = r" {2}(?P<done>\d+)/(?P<total>\d+) (?P<unit>[a-z]+)(?: {2}(?P<note>.*?))?\s*$"
 
 WARNING = "warning: "
 """how a log line begins that the flow also shows to the person who started it"""
@@ -41,9 +38,10 @@ class Progress:
         say(self, stream=stream)
 
 
-def parse(line: str) -> Progress | None:
-    """Return the progress in a log line, whatever stands before it, or None."""
-    found = _LINE.search(line)
+def parse(line: str, stages: Iterable[str]) -> Progress | None:
+    """Return the progress of one of these stages in a log line, whatever stands before it."""
+    names = "|".join(map(re.escape, stages))
+    found = re.search(rf"\b(?P<stage>{names}){_COUNT}", line)
     if found is None:
         return None
     return Progress(

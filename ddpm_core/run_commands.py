@@ -6,7 +6,7 @@ They start nothing, neither Ray nor MLflow.
 import argparse
 from pathlib import Path
 
-from ddpm_core.cli import TARGET_HELP, parse_overrides
+from ddpm_core.cli import TARGET_HELP, add_command, parse_overrides
 from ddpm_core.output import printable, say
 from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
@@ -21,26 +21,22 @@ COMMANDS = {
 
 def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the command line."""
-    parsers = {
-        name: stages.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
-        )
-        for name, text in COMMANDS.items()
-    }
-    actions = parsers["runs"].add_subparsers(dest="action", required=True, metavar="ACTION")
+    runs, exporting = (
+        add_command(stages, name, text, allow_abbrev=False) for name, text in COMMANDS.items()
+    )
+    actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text, names in (
         ("list", "a line for each run: how far it is, and its numbers", None),
         ("show", "where the results of a run lie", 1),
         ("compare", "the keys in which runs differ, and their numbers", "+"),
         ("delete", "delete the folder of a run; its data set and MLflow's record stay", 1),
     ):
-        one = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        one = add_command(actions, action, text)
         one.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help="where the runs lie")
         if names is not None:
             one.add_argument("names", metavar="RUN", nargs=names, help="name below the root")
         if action == "delete":
             one.add_argument("--yes", action="store_true", help="it is meant")
-    exporting = parsers["export-samples"]
     exporting.add_argument("target", metavar="RUN", help=TARGET_HELP)
     exporting.add_argument("folder", metavar="OUT", help="folder on this machine")
     exporting.add_argument("--root", metavar="URI", help="where the run lies, if not there")

@@ -2,20 +2,19 @@
 
 One job for each costs every time what is the same: Ray's supervisor, an interpreter, the imports
 of torch and Ray, and joining the cluster. The first stage that fails ends the process with its
-exit code, and what it said; what stands between two marks of
-`progress` is the stage's.
+exit code, and what it said; what stands between two marks of `progress` is the stage's.
 """
 
 import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from ddpm_core import __main__ as one
 from ddpm_core import cluster
-from ddpm_core.cli import parse_overrides
-from ddpm_core.errors import PipelineError
-from ddpm_core.output import command_output, printable, say
+from ddpm_core.cli import exit_code_of, options_again, parse_overrides
+from ddpm_core.output import command_output, say
 from ddpm_core.progress import BEGINS, ENDS
 from ddpm_core.runs.run import configure
 
@@ -23,30 +22,22 @@ from ddpm_core.runs.run import configure
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages one after the other; return the exit code of the last one that ran."""
     options = _parser().parse_args(arguments)
-    given = [word for change in options.overrides for word in ("--set", change)]
-    for name, value in (("--root", options.root), ("--run", options.run)):
-        given += [name, value] if value is not None else []
-    with command_output(), contextlib.ExitStack() as connected:
+    with command_output(), contextlib.ExitStack() as joined:
         for number, stage in enumerate(options.stages):
             say(f"{BEGINS}{stage}")
-            try:
-                if number == 0:
-                    connected.enter_context(_connection(options))
-            except PipelineError as error:
-                say(printable(f"{stage}: {error}"), stream=sys.stderr)
-                return error.exit_code
-            code = one.main([stage, options.target, *given])
-            if code != 0:
+            if number == 0 and (code := exit_code_of(stage, partial(_join, options, joined))):
+                return code
+            if code := one.main([stage, options.target, *options_again(options)]):
                 return code
             say(f"{ENDS}{stage}")
     return 0
 
 
-def _connection(options: argparse.Namespace) -> cluster.Connection:
+def _join(options: argparse.Namespace, joined: contextlib.ExitStack) -> None:
     """Join the cluster for all stages: one that finds a connection leaves it open."""
     changes = parse_overrides(options.overrides)
     _, config = configure(options.target, root=options.root, run=options.run, changes=changes)
-    return cluster.connect(config.compute)
+    joined.enter_context(cluster.connect(config.compute))
 
 
 def _parser() -> argparse.ArgumentParser:

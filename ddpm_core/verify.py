@@ -17,6 +17,7 @@ from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import configure
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.sampling.units import Unit, check_archive
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import Index, load_index
@@ -27,7 +28,6 @@ from ddpm_core.store.storage import Store, open_store
 _MAX_THREADS = 4
 _NUM_SHOWN = 20
 _MARKS = ("retired", "quarantined.json")
-_RESULTS = ("samples", "evaluation", "study", "ablations")
 _FEATURES = "features-"
 _DATASET = re.compile(r".+-[0-9a-f]{16}")
 """how the folder of a data set is called"""
@@ -105,8 +105,8 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
     if not _is_imported(store, config):
         report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
-    for kind in _RESULTS:
-        folder = f"{layout.run_folder(config.name)}/{kind}"
+    for place in [stage.place for stage in STAGES.values() if stage.sections]:
+        folder = f"{layout.run_folder(config.name)}/{place}"
         for name in store.names(folder):
             _verify_result(store, f"{folder}/{name}", datasets, weights, report)
 

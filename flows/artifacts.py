@@ -7,7 +7,7 @@ picture are one line each, and the work goes on.
 import base64
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -24,15 +24,15 @@ from prefect.logging import get_logger
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import PipelineError
 from ddpm_core.progress import WARNING, Progress
+from ddpm_core.runs.stages import STAGES, Stage
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from flows.plan import headline, metrics_of, mlflow_page, result_of
+from flows.plan import mlflow_page, result_of
 from flows.record import LOST, briefly, say
 
 _EVERY_S = 2.0
 _PAUSE_S = 60.0
 """seconds without progress in the UI after an API that did not take it"""
-_SHOWN_ROLES = ("grid", "coding-figure", "samplers-figure", "distances-figure", "samples-sheet")
 MAX_INLINE_BYTES = 200_000
 """largest image in an artifact; Prefect sets no limit, but its page loads an artifact whole"""
 
@@ -70,19 +70,19 @@ class ProgressArtifact:
 
 def publish(store: Store, config: RunConfig, stage: str, result: Manifest) -> None:
     """Show where the result of a stage lies, and what there is to look at."""
-    where = f"`{store.uri_of(result.folder)}`"
-    if stage == "evaluate":
-        _quietly("metrics", lambda: _publish_metrics(store, config, result, where))
+    one, where = STAGES[stage], f"`{store.uri_of(result.folder)}`"
+    if one.numbers.columns:
+        _quietly(one.numbers.title, lambda: _publish_numbers(store, config, one, result, where))
     _quietly(
         f"result of {stage}",
         lambda: create_markdown_artifact(
-            markdown="\n\n".join([where, *_images(store, stage, result)]),
+            markdown="\n\n".join([where, *_images(store, stage, result, one.pictures)]),
             key=artifact_key(config.name, stage, "result"),
             description=f"{stage}: {config.name}",
         ),
     )
     # A place on a disk or in S3 stands as text above: Prefect's page opens http only.
-    if stage == "train" and (page := mlflow_page(store, config.name)) is not None:
+    if one.is_training and (page := mlflow_page(store, config.name)) is not None:
         url, when = page
         _quietly(
             "link to MLflow",
@@ -101,29 +101,35 @@ def publish_run(store: Store, config: RunConfig) -> None:
 
 
 def _publish_run(store: Store, config: RunConfig) -> None:
-    parts = []
-    if (evaluation := result_of(store, config, "evaluate")) is not None:
-        rows = [f"| {name} | {value} |" for name, value in headline(metrics_of(store, evaluation))]
-        parts.append("\n".join(["| metric | value |", "|---|---|", *rows]))
-    if (samples := result_of(store, config, "sample")) is not None:
-        parts += _images(store, "sample", samples)
-    if parts:
+    numbers, pictures = [], []
+    for stage in STAGES.values():
+        if not stage.numbers.columns and stage.cover is None:
+            continue
+        if (result := result_of(store, config, stage.name)) is not None:
+            rows = [f"| {one.name} | {one.text} |" for one in stage.numbers.read(store, result)]
+            numbers += ["\n".join(["| metric | value |", "|---|---|", *rows])] if rows else []
+            roles = [] if stage.cover is None else [stage.cover]
+            pictures += _images(store, stage.name, result, roles)
+    if numbers or pictures:
         create_markdown_artifact(
-            markdown="\n\n".join(parts),
+            markdown="\n\n".join([*numbers, *pictures]),
             key=artifact_key(config.name, "summary"),
             description=config.name,
         )
 
 
-def _publish_metrics(store: Store, config: RunConfig, evaluation: Manifest, where: str) -> None:
-    rows = [{"metric": k, "value": v} for k, v in headline(metrics_of(store, evaluation))]
-    create_table_artifact(table=rows, key=artifact_key(config.name, "metrics"), description=where)
+def _publish_numbers(
+    store: Store, config: RunConfig, stage: Stage, result: Manifest, where: str
+) -> None:
+    rows = [{"metric": one.name, "value": one.text} for one in stage.numbers.read(store, result)]
+    key = artifact_key(config.name, stage.numbers.title)
+    create_table_artifact(table=rows, key=key, description=where)
 
 
-def _images(store: Store, stage: str, result: Manifest) -> list[str]:
+def _images(store: Store, stage: str, result: Manifest, roles: Sequence[str]) -> list[str]:
     """Return what there is to look at as Markdown; what cannot be read is left out, and said."""
     shown = []
-    for role in _SHOWN_ROLES:
+    for role in roles:
         try:
             image = _inlined(store, result, role)
         except (PipelineError, OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from ddpm_core.errors import (
 )
 from ddpm_core.progress import WARNING
 from ddpm_core.runs import layout
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import Store
 from flows.plan import job_command, job_prefix, result_of
 from flows.ray_jobs import ClusterLostError, Job
@@ -66,7 +66,7 @@ def make_result(
         jobs: the cluster's.
         store: the root.
         config: of the run, whose run.json is written.
-        stage: one of `RESULTS`.
+        stage: one of `STAGES`.
         python: the interpreter on the cluster.
         on_start: called with the job, whether it ran already, and where its log is kept, if at all.
         on_line: gets each line of the job's log.
@@ -100,7 +100,7 @@ def make_result(
     if error is not None:
         together.covered = ()  # what comes after this stage is no longer to be awaited of the job
         raise error
-    if RESULTS[stage](store, config) is None:
+    if STAGES[stage].result(store, config) is None:
         raise PipelineError(
             f"job {job.submission_id} ended well, but its result is not under {store.uri}: do the "
             "cluster's nodes reach the same storage under this URI?"

@@ -6,15 +6,23 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import Any
 
-from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
+from ddpm_core.cli import (
+    TARGET_HELP,
+    add_run_arguments,
+    describe_keys,
+    exit_code_of,
+    parse_overrides,
+)
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
-from ddpm_core.runs import begun, layout
+from ddpm_core.runs import begun
 from ddpm_core.runs.run import begin_stage, check_run, open_run
+from ddpm_core.runs.stages import Pipeline, stages_of
 from ddpm_core.servers.server import use_directly
 from ddpm_core.store.storage import Store
 from flows import plan
@@ -40,41 +48,32 @@ exit codes:
 class Command:
     """A flow that can be run from the command line."""
 
-    name: str
+    name: Pipeline
     """the flow's"""
     module: str
-    stages: tuple[str, ...]
     description: str
-    load: Callable[[], Callable[..., Any]]
-    """imports the flow, and with it Prefect"""
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Their names, in the order in which the flow runs them."""
+        return stages_of(self.name)
 
-def _train_ddpm() -> Callable[..., Any]:
-    from flows.train_ddpm import train_ddpm
-
-    return train_ddpm
-
-
-def _paper() -> Callable[..., Any]:
-    from flows.paper import paper
-
-    return paper
+    def load(self) -> Callable[..., Any]:
+        """Import the flow, and with it Prefect."""
+        flow: Callable[..., Any] = getattr(import_module(self.module), self.name.replace("-", "_"))
+        return flow
 
 
 TRAIN_DDPM = Command(
     name="train-ddpm",
     module="flows.train_ddpm",
-    stages=plan.PIPELINE,
     description="Shard, train, sample and evaluate, each as a job on Ray.",
-    load=_train_ddpm,
 )
 PAPER = Command(
     name="paper",
     module="flows.paper",
-    stages=plan.PAPER,
     description="Shard, train, sample and evaluate, measure and draw what else the paper claims, "
     "and run its six ablations, each as a job on Ray.",
-    load=_paper,
 )
 
 
@@ -82,23 +81,13 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """Run the flow and return the process's exit code."""
     with command_output():
         options = _parser(command).parse_args(arguments)
-        try:
-            return _run(command, options)
-        except PipelineError as error:
-            say(printable(f"{command.name}: {error}"), stream=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            words = "interrupted; the same command continues what was saved"
-            say(f"{command.name}: {words}", stream=sys.stderr)
-            return INTERRUPTED_EXIT_CODE
+        return exit_code_of(command.name, partial(_run, command, options))
 
 
-def _run(command: Command, options: argparse.Namespace) -> int:
+def _run(command: Command, options: argparse.Namespace) -> None:
+    changes = parse_overrides(options.overrides)
     store, config = plan.resolve(
-        options.target,
-        root=options.root,
-        run=options.run,
-        overrides=parse_overrides(options.overrides),
+        options.target, root=options.root, run=options.run, overrides=changes
     )
     check_run(store, config)
     use_directly()
@@ -106,7 +95,7 @@ def _run(command: Command, options: argparse.Namespace) -> int:
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_dry(command, options, store, config, found)), stream=sys.stderr)
-        return 0
+        return
     console, began = Console(), time.monotonic()
     if not found.missing:
         open_run(store, config)
@@ -117,7 +106,6 @@ def _run(command: Command, options: argparse.Namespace) -> int:
         _run_flow(command, parameters | {"ray_address": options.ray_address}, console)
         console.say(f"run {config.name!r} is done, in {duration(time.monotonic() - began)}")
     say(plan.summary(store, config))
-    return 0
 
 
 def _dry(
@@ -129,9 +117,7 @@ def _dry(
 ) -> str:
     lines = [plan.describe(store, config, options.ray_address, command.stages)]
     lines += found.lines(config) if found.missing else []
-    if store.exists(layout.run_json_key(config.name)):
-        lines += [begun.changes_of(store, config.name)]
-    return "\n".join(filter(None, lines))
+    return "\n".join(filter(None, [*lines, begun.changes_of(store, config.name)]))
 
 
 def _run_flow(command: Command, parameters: dict[str, Any], console: Console) -> None:
@@ -167,11 +153,7 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         epilog=f"{_EXAMPLES.format(command=prog)}\n{describe_keys()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "target",
-        metavar="RECIPE[:ABLATION]|RUN",
-        help=TARGET_HELP,
-    )
+    parser.add_argument("target", metavar="RECIPE[:ABLATION]|RUN", help=TARGET_HELP)
     add_run_arguments(parser)
     parser.add_argument(
         "--ray-address",

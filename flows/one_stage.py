@@ -27,7 +27,7 @@ from ddpm_core import progress
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
 from ddpm_core.runs.run import begin_stage
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from flows import artifacts, console, together
@@ -135,7 +135,7 @@ def _run_job(
 
     def on_line(line: str) -> None:
         log.info("%s", line)
-        if (found := progress.parse(line)) is not None:
+        if (found := progress.parse(line, STAGES)) is not None:
             bar.show(found)
             if terminal is not None:
                 terminal.progress(found)
@@ -194,5 +194,5 @@ def stop_jobs(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa:
         given["recipe"], root=given["root"], run=given["run"], overrides=given["overrides"]
     )
     jobs = RayJobs(Cluster(given["ray_address"]))
-    for stage in RESULTS:
+    for stage in STAGES:
         stop_alive(jobs, run_prefix(store, config.name, stage) + "-")

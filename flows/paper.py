@@ -13,20 +13,7 @@ if __name__ == "__main__":
     sys.exit(main(PAPER))
 
 from ddpm_core.runs.run import DEFAULT_ROOT
-from flows.plan import PAPER as STAGES
-from flows.stages import (
-    Overrides,
-    Recipe,
-    RunName,
-    ablations,
-    evaluate,
-    recorded,
-    run_all,
-    sample,
-    shard_dataset,
-    study,
-    train,
-)
+from flows.stages import Overrides, Recipe, RunName, recorded, run_all
 
 
 @recorded("paper")
@@ -53,5 +40,4 @@ def paper(
     Returns:
         For each stage its name and where its result lies.
     """
-    stages = (shard_dataset, train, sample, evaluate, study, ablations)
-    return run_all(stages, STAGES, recipe, root, run, overrides, ray_address)
+    return run_all("paper", recipe, root, run, overrides, ray_address)

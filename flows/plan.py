@@ -9,7 +9,6 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from ddpm_core import preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
@@ -18,17 +17,13 @@ from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import layout
 from ddpm_core.runs.run import configure, refuse_training_imported
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import KeyMissingError, Store, open_store
-from ddpm_core.tracking.place import is_database, redacted
+from ddpm_core.tracking.place import is_database, redacted, without_user
 from ddpm_core.tracking.receipts import page_of
 from flows.ray_address import require_answer
 
-PIPELINE = ("shard", "train", "sample", "evaluate")
-"""the stages of `train-ddpm`"""
-PAPER = (*PIPELINE, "study", "ablations")
-"""the stages of `paper`"""
 UI_URL = "http://127.0.0.1:5000"
 """where `make ui` shows MLflow"""
 
@@ -59,12 +54,7 @@ def parameters_of(config: RunConfig, store: Store, target: str) -> dict[str, Any
     bases = [target.partition(":")[0]] if is_recipe(target) else RECIPES
     changes = {base: _changes(config, base) for base in bases}
     base = min(changes, key=lambda base: len(changes[base]))
-    return {
-        "recipe": base,
-        "root": store.uri,
-        "run": config.name,
-        "overrides": changes[base],
-    }
+    return {"recipe": base, "root": store.uri, "run": config.name, "overrides": changes[base]}
 
 
 def _changes(config: RunConfig, base: str) -> dict[str, Any]:
@@ -90,13 +80,10 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     A run may be sampled and evaluated in several ways, which are different jobs.
     """
     prefix = run_prefix(store, config.name, stage)
-    if stage in ("shard", "train"):
+    sections: set[str] = set(STAGES[stage].sections)
+    if not sections:
         return prefix
-    what = {"sample": config.sample.model_dump(mode="json")}
-    if stage != "sample":
-        what["evaluate"] = config.evaluate.model_dump(mode="json")
-    if stage in ("study", "ablations"):
-        what["study"] = config.study.model_dump(mode="json")
+    what = config.model_dump(mode="json", include=sections)
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 
@@ -131,9 +118,10 @@ def whole_result_of(store: Store, config: RunConfig, stage: str) -> Manifest | N
     Raises:
         DamagedError: it is there, and what it was committed as it is not.
     """
-    found = RESULTS[stage](store, config)
-    if found is not None and stage == "evaluate":
-        metrics_of(store, found)  # shown at the end: damage is to be known while it can be mended
+    found = STAGES[stage].result(store, config)
+    if found is not None:
+        # They are shown at the end: damage is to be known while it can be mended.
+        STAGES[stage].numbers.read(store, found)
     return found
 
 
@@ -149,7 +137,7 @@ def result_of(
     Args:
         store: the root.
         config: of the run.
-        stage: one of `RESULTS`.
+        stage: one of `STAGES`.
         on_damage: called with a sentence about what is damaged, and what comes of it.
     """
     try:
@@ -157,11 +145,6 @@ def result_of(
     except DamagedError as error:
         on_damage(f"{error}\n{stage} runs again, sets it aside and makes it anew")
         return None
-
-
-def is_done(store: Store, config: RunConfig, stages: Sequence[str] = PIPELINE) -> bool:
-    """Return whether nothing is left to do."""
-    return all(result_of(store, config, stage) is not None for stage in stages)
 
 
 def check(
@@ -192,7 +175,7 @@ def check(
 
 
 def describe(
-    store: Store, config: RunConfig, ray_address: str | None, stages: Sequence[str] = PIPELINE
+    store: Store, config: RunConfig, ray_address: str | None, stages: Sequence[str]
 ) -> str:
     """Return a line for each stage: done and where, or what would run."""
     where = ray_address or "an embedded Ray on this machine"
@@ -208,66 +191,17 @@ def describe(
     return "\n".join(lines)
 
 
-def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, value) of the numbers to look at first, each with what it was measured on."""
-    bits, distance = metrics["bits_per_dim"], metrics["frechet_distance"]
-    error = bits.get("standard_error")
-    spread = "" if error is None else f" ± {error:.3f}"
-    rows = [
-        (
-            "bits/dim",
-            f"{bits['value']:.3f}{spread}  (bound, {bits['protocol']['num_images']} held-out "
-            "images)",
-        ),
-        ("Frechet distance", _distance(distance)),
-    ]
-    if (score := metrics.get("inception_score")) is not None:
-        classes = score["protocol"]["num_classes"]
-        rows.append(
-            (
-                "inception score",
-                f"{score['value']:.2f}  (at most {classes}; held-out images {score['test']:.2f})",
-            )
-        )
-    return rows
-
-
-def _distance(distance: Mapping[str, Any]) -> str:
-    if distance["value"] is None:
-        return f"not measured: {distance['reason']}"
-    counts = distance["protocol"]["num_images"]
-    return (
-        f"{distance['value']:.2f}  (floor {distance['test_train']:.2f}; {counts['samples']} "
-        f"samples, {counts['test']} held-out images)"
-    )
-
-
-def metrics_of(store: Store, evaluation: Manifest) -> dict[str, Any]:
-    """Return the numbers of an evaluation, verified."""
-    numbers: dict[str, Any] = json.loads(evaluation.read(store, "metrics"))
-    return numbers
-
-
-def file_uri(store: Store, result: Manifest, role: str) -> str | None:
-    """Return where the file of that role lies; None if the result has none."""
-    record = result.files.get(role)
-    return None if record is None else store.uri_of(f"{result.folder}/{record.name}")
-
-
 def summary(store: Store, config: RunConfig) -> str:
     """Return what there is now: places, numbers, and how to look at them."""
-    found = {stage: result_of(store, config, stage) for stage in RESULTS}
-    rows = []
-    for stage, name in (
-        ("shard", "shards"), ("train", "checkpoint"), ("sample", "samples"),
-        ("evaluate", "figures"), ("study", "study"), ("ablations", "ablations"),
-    ):  # fmt: skip
-        if (result := found[stage]) is not None:
-            rows.append((name, store.uri_of(result.folder)))
-    if (samples := found["sample"]) is not None and (grid := file_uri(store, samples, "grid")):
-        rows.append(("grid", grid))
-    if (evaluation := found["evaluate"]) is not None:
-        rows += headline(metrics_of(store, evaluation))
+    made = {stage: result_of(store, config, name) for name, stage in STAGES.items()}
+    found = {stage: result for stage, result in made.items() if result is not None}
+    rows = [
+        (stage.label or stage.name, store.uri_of(result.folder)) for stage, result in found.items()
+    ]
+    for stage, result in found.items():
+        if stage.cover is not None and (picture := result.files.get(stage.cover)) is not None:
+            rows.append((stage.cover, store.uri_of(f"{result.folder}/{picture.name}")))
+        rows += [(one.name, one.text) for one in stage.numbers.read(store, result)]
     rows.append(("look at it", _look(store, config.name)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
@@ -291,7 +225,7 @@ def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
     configured = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     page = page_of(store, run) or ""
     if configured.startswith(("http://", "https://")):
-        return without_password(configured).rstrip("/") + page, "the server of MLFLOW_TRACKING_URI"
+        return without_user(configured).rstrip("/") + page, "the server of MLFLOW_TRACKING_URI"
     if not is_database(configured) if configured else store.local_path("mlflow.db") is None:
         return None
     return UI_URL + page, f"there while `{_make_ui(store)}` runs"
@@ -302,9 +236,3 @@ def _make_ui(store: Store) -> str:
     if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return "make ui"
     return f"make ui ROOT={shlex.quote(store.uri)}"
-
-
-def without_password(uri: str) -> str:
-    """Return the URI as it may be shown."""
-    parts = urlsplit(uri)
-    return redacted(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())

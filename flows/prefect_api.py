@@ -15,7 +15,7 @@ from typing import Any
 from ddpm_core.errors import ClusterError
 from ddpm_core.servers.folders import private_folder
 from ddpm_core.servers.server import Server
-from flows.plan import without_password
+from ddpm_core.tracking.place import without_user
 
 _ANSWER_TIMEOUT_S = 5.0
 TOLD = "told.json"
@@ -113,7 +113,7 @@ def _require_answer(url: str) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         trouble = error
     raise ClusterError(
-        f"PREFECT_API_URL is {without_password(url)}, and no Prefect API answers there: {trouble}. "
+        f"PREFECT_API_URL is {without_user(url)}, and no Prefect API answers there: {trouble}. "
         "Start it (`prefect server start`), or let the flow have one of its own: `prefect config "
         "unset PREFECT_API_URL`, and `unset PREFECT_API_URL` if the environment has it"
     )

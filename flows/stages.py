@@ -1,7 +1,10 @@
-"""The stages as flows of Prefect, and what a flow of several stages does; see `one_stage`."""
+"""The stages as flows of Prefect, and what a flow of several stages does; see `one_stage`.
+
+Each stage of the table is an attribute here: `flows/stages.py:train`, `:shard_dataset`, ...
+"""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from prefect import Flow, flow
@@ -12,6 +15,7 @@ from pydantic import TypeAdapter, WithJsonSchema
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import recipe
 from ddpm_core.runs.run import DEFAULT_ROOT, check_run
+from ddpm_core.runs.stages import STAGES, Pipeline, Stage, stages_of
 from ddpm_core.servers.server import use_directly
 from flows import artifacts
 from flows.embedded import shared_ray
@@ -58,7 +62,6 @@ Overrides = Annotated[
 ]
 """section.key -> value; a form or a command that gives anything else, such as a nested section or
 a wrong key, is refused by Prefect before there is a flow run"""
-Stage = Callable[..., dict[str, str]]
 
 T = TypeVar("T")
 
@@ -85,25 +88,24 @@ def recorded(name: str) -> Callable[[Callable[..., T]], Flow[..., T]]:
 
 
 def run_all(
-    stages: Sequence[Stage],
-    names: Sequence[str],
+    pipeline: Pipeline,
     recipe: str,
     root: str,
     run: str | None,
     overrides: dict[str, Any] | None,
     ray_address: str | None,
 ) -> list[dict[str, str]]:
-    """Run these flows one after the other, on one Ray; parameters as of `train-ddpm`.
+    """Run the flows of a pipeline's stages one after the other, on one Ray.
 
     Args:
-        stages: the flows.
-        names: of their stages; if all are done, nothing is checked and nothing starts.
-        recipe: what they are given, as are the rest.
+        pipeline: which; if all its stages are done, nothing is checked and nothing starts.
+        recipe: what their flows are given, as are the rest.
         root: of the run.
         run: its name.
         overrides: keys to change.
         ray_address: of a cluster.
     """
+    names = stages_of(pipeline)
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
     check_run(store, config)
     check(store, config, names, ray_address, look=False)
@@ -112,9 +114,10 @@ def run_all(
     use_directly()
     with shared_ray(), one_record() as record, one_job(names):
         try:
-            for stage, name in zip(stages, names, strict=True):
+            for name in names:
+                call = partial(flow_of(STAGES[name]), *parameters)
                 without = partial(make_stage_unrecorded, name, *parameters)
-                results.append(record.of(name, partial(stage, *parameters), without))
+                results.append(record.of(name, call, without))
         except (KeyboardInterrupt, TerminationSignal) as ending:
             # Between two stages nobody else does: the job is in the next one by then.
             stop_shared_job(ending, ray_address)
@@ -155,73 +158,31 @@ def run_flow(
         return record.of("all", partial(called, **parameters), rest)
 
 
-@recorded("shard-dataset")
-def shard_dataset(
-    recipe: Recipe = "digits",
-    root: str = DEFAULT_ROOT,
-    run: RunName = None,
-    overrides: Overrides = None,
-    ray_address: str | None = None,
-) -> dict[str, str]:
-    """Write the data set as WebDataset shards with an index; parameters as of `train-ddpm`."""
-    return _stage_in_prefect("shard", recipe, root, run, overrides, ray_address)
+@cache
+def flow_of(stage: Stage) -> Flow[..., dict[str, str]]:
+    """Return the flow of one stage."""
+
+    def make(
+        recipe: Recipe = "digits",
+        root: str = DEFAULT_ROOT,
+        run: RunName = None,
+        overrides: Overrides = None,
+        ray_address: str | None = None,
+    ) -> dict[str, str]:
+        return _stage_in_prefect(stage.name, recipe, root, run, overrides, ray_address)
+
+    make.__name__ = make.__qualname__ = _attribute(stage)  # where Prefect finds it again
+    make.__doc__ = f"{stage.help[0].upper()}{stage.help[1:]}; parameters as of `train-ddpm`."
+    return recorded(stage.flow or stage.name)(make)
 
 
-@recorded("train")
-def train(
-    recipe: Recipe = "digits",
-    root: str = DEFAULT_ROOT,
-    run: RunName = None,
-    overrides: Overrides = None,
-    ray_address: str | None = None,
-) -> dict[str, str]:
-    """Train the U-Net, from the newest checkpoint on; parameters as of `train-ddpm`."""
-    return _stage_in_prefect("train", recipe, root, run, overrides, ray_address)
+def __getattr__(name: str) -> Flow[..., dict[str, str]]:
+    """Return the flow of a stage as an attribute, so that `flows/stages.py:train` names it."""
+    for stage in STAGES.values():
+        if _attribute(stage) == name:
+            return flow_of(stage)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@recorded("sample")
-def sample(
-    recipe: Recipe = "digits",
-    root: str = DEFAULT_ROOT,
-    run: RunName = None,
-    overrides: Overrides = None,
-    ray_address: str | None = None,
-) -> dict[str, str]:
-    """Draw images from the trained model; parameters as of `train-ddpm`."""
-    return _stage_in_prefect("sample", recipe, root, run, overrides, ray_address)
-
-
-@recorded("evaluate")
-def evaluate(
-    recipe: Recipe = "digits",
-    root: str = DEFAULT_ROOT,
-    run: RunName = None,
-    overrides: Overrides = None,
-    ray_address: str | None = None,
-) -> dict[str, str]:
-    """Measure bits/dim and Frechet distance; parameters as of `train-ddpm`."""
-    return _stage_in_prefect("evaluate", recipe, root, run, overrides, ray_address)
-
-
-@recorded("study")
-def study(
-    recipe: Recipe = "digits",
-    root: str = DEFAULT_ROOT,
-    run: RunName = None,
-    overrides: Overrides = None,
-    ray_address: str | None = None,
-) -> dict[str, str]:
-    """Measure and draw what else the paper claims; parameters as of `train-ddpm`."""
-    return _stage_in_prefect("study", recipe, root, run, overrides, ray_address)
-
-
-@recorded("ablations")
-def ablations(
-    recipe: Recipe = "digits",
-    root: str = DEFAULT_ROOT,
-    run: RunName = None,
-    overrides: Overrides = None,
-    ray_address: str | None = None,
-) -> dict[str, str]:
-    """Run the paper's six ablations and draw its table 2; parameters as of `train-ddpm`."""
-    return _stage_in_prefect("ablations", recipe, root, run, overrides, ray_address)
+def _attribute(stage: Stage) -> str:
+    return (stage.flow or stage.name).replace("-", "_")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ddpm_core import output
 from ddpm_core.errors import PipelineError
 from ddpm_core.runs.run import DEFAULT_ROOT
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import open_store
 from flows.attempt import stop_alive
 from flows.embedded import Cluster
@@ -29,7 +29,7 @@ def _main(options: argparse.Namespace) -> int:
         store, jobs = open_store(options.root), RayJobs(Cluster(options.ray_address))
         stopped = [
             job
-            for stage in RESULTS
+            for stage in STAGES
             for job in stop_alive(jobs, run_prefix(store, options.run, stage) + "-")
         ]
     except PipelineError as error:

@@ -14,18 +14,7 @@ if __name__ == "__main__":
     sys.exit(main(TRAIN_DDPM))
 
 from ddpm_core.runs.run import DEFAULT_ROOT
-from flows.plan import PIPELINE
-from flows.stages import (
-    Overrides,
-    Recipe,
-    RunName,
-    evaluate,
-    recorded,
-    run_all,
-    sample,
-    shard_dataset,
-    train,
-)
+from flows.stages import Overrides, Recipe, RunName, recorded, run_all
 
 
 @recorded("train-ddpm")
@@ -52,5 +41,4 @@ def train_ddpm(
     Returns:
         For each stage its name and where its result lies.
     """
-    stages = (shard_dataset, train, sample, evaluate)
-    return run_all(stages, PIPELINE, recipe, root, run, overrides, ray_address)
+    return run_all("train-ddpm", recipe, root, run, overrides, ray_address)

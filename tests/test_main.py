@@ -13,6 +13,7 @@ from ddpm_core import __main__ as command
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.runs.run import open_stage
+from ddpm_core.runs.stages import Stage
 
 
 def stage_that_raises(error):
@@ -28,7 +29,7 @@ def stage_that_raises(error):
 )
 def test_an_error_is_one_message_and_its_exit_code(error, code, tmp_path, monkeypatch, capsys):
     """Catches: a traceback as the message, or one exit code for everything."""
-    monkeypatch.setattr(command, "_stage", lambda name: stage_that_raises(error))
+    monkeypatch.setattr(Stage, "load", lambda one: stage_that_raises(error))
     assert command.main(["train", "digits", "--root", str(tmp_path)]) == code
     message = capsys.readouterr().err
     assert message.startswith("train: ")
@@ -65,7 +66,7 @@ def test_a_tracking_uri_that_mlflow_refuses_is_refused_before_anything_starts(
 
 def test_another_configuration_under_the_same_name_is_refused(tmp_path, monkeypatch, capsys):
     """Catches: a stage that goes on under a name that stands for something else."""
-    monkeypatch.setattr(command, "_stage", lambda name: make_dataset)
+    monkeypatch.setattr(Stage, "load", lambda one: make_dataset)
     assert command.main(["shard", "digits", "--root", str(tmp_path)]) == 0
     assert command.main(["train", "digits", "--root", str(tmp_path), "--set", "train.seed=1"]) == 2
     assert "train.seed: 0 -> 1" in capsys.readouterr().err
@@ -83,7 +84,7 @@ def test_dry_run_shows_no_plan_that_would_be_refused(
     stage, given, part, tmp_path, monkeypatch, capsys
 ):
     """Catches: "would run" over a run on record, or over a file, that the real run stumbles at."""
-    monkeypatch.setattr(command, "_stage", lambda name: lambda store, config: None)
+    monkeypatch.setattr(Stage, "load", lambda one: lambda store, config: None)
     assert command.main(["shard", "digits", "--root", str(tmp_path)]) == 0
     changes = [word for text in given for word in ("--set", text)]
     assert command.main([stage, "digits", "--root", str(tmp_path), "--dry-run", *changes]) == 2
@@ -179,10 +180,10 @@ def make_dataset(store, config):
 def test_an_attempt_without_a_result_has_not_taken_the_name(tmp_path, monkeypatch):
     """Catches: a refused attempt after which the same command with a mended setting is refused."""
     root = ["--root", str(tmp_path)]
-    monkeypatch.setattr(command, "_stage", lambda name: stage_that_raises(DataError("no images")))
+    monkeypatch.setattr(Stage, "load", lambda one: stage_that_raises(DataError("no images")))
     assert command.main(["train", "digits", *root, "--set", "train.num_steps=5"]) == 3
     assert not list(tmp_path.rglob("run.json"))
-    monkeypatch.setattr(command, "_stage", lambda name: make_dataset)
+    monkeypatch.setattr(Stage, "load", lambda one: make_dataset)
     assert command.main(["train", "digits", *root, "--set", "train.num_steps=6"]) == 0
     run_json = json.loads((tmp_path / "runs/digits/run.json").read_text())
     assert run_json["train"]["num_steps"] == 6
@@ -208,7 +209,7 @@ def test_a_stage_of_a_run_that_is_not_there_says_what_to_run_first_and_writes_no
 
 def test_a_run_whose_run_json_was_lost_goes_on(tmp_path, monkeypatch):
     """Catches: weeks of training that a deleted file makes worthless."""
-    monkeypatch.setattr(command, "_stage", lambda name: make_dataset)
+    monkeypatch.setattr(Stage, "load", lambda one: make_dataset)
     assert command.main(["shard", "digits", "--root", str(tmp_path)]) == 0
     (tmp_path / "runs/digits/run.json").unlink()
     assert command.main(["train", "digits", "--root", str(tmp_path)]) == 0
@@ -226,7 +227,7 @@ def test_what_the_ablations_refuse_is_refused_before_them(tmp_path, capsys):
 
 def test_a_run_json_that_was_changed_is_spoken_of_once(tmp_path, monkeypatch, capsys, caplog):
     """Catches: a changed digit that passes for what the run was begun with."""
-    monkeypatch.setattr(command, "_stage", lambda name: make_dataset)
+    monkeypatch.setattr(Stage, "load", lambda one: make_dataset)
     assert command.main(["shard", "digits", "--root", str(tmp_path)]) == 0
     path = tmp_path / "runs/digits/run.json"
     path.write_text(path.read_text().replace('"num_grid_images": 100', '"num_grid_images": 10'))
@@ -242,7 +243,7 @@ def test_a_run_json_that_was_changed_is_spoken_of_once(tmp_path, monkeypatch, ca
 def test_names_in_errors_cannot_steer_the_terminal(tmp_path, monkeypatch, capsys):
     """Catches: an escape sequence in the name of a foreign file that reaches the terminal."""
     error = DataError("cannot read \x1b[2J\u202egpj.exe\nsecond line")
-    monkeypatch.setattr(command, "_stage", lambda name: stage_that_raises(error))
+    monkeypatch.setattr(Stage, "load", lambda one: stage_that_raises(error))
     assert command.main(["shard", "digits", "--root", str(tmp_path)]) == 3
     said = capsys.readouterr().err
     assert "cannot read \\x1b[2J\\u202egpj.exe\nsecond line\n" in said

@@ -7,12 +7,12 @@ from ddpm_core.errors import CheckpointError, ConfigError, DataError, RunConflic
 from ddpm_core.preflight import preflight
 from ddpm_core.recipes import ablation_runs, digits, mnist, recipe
 from ddpm_core.runs.run import open_run
+from ddpm_core.runs.stages import stages_of
 from ddpm_core.store.storage import open_store
 from tests.flows.fakes import recorded
 from tests.sharding.small import write_mnist
 
-PIPELINE = ("shard", "train", "sample", "evaluate")
-PAPER = (*PIPELINE, "study", "ablations")
+PIPELINE, PAPER = stages_of("train-ddpm"), stages_of("paper")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import io
 import pytest
 
 from ddpm_core.progress import Progress, parse
+from ddpm_core.runs.stages import STAGES
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from ddpm_core.progress import Progress, parse
 @pytest.mark.parametrize("before", ["", "\x1b[36m(RayTrainWorker pid=12)\x1b[0m "])
 def test_a_line_is_read_back_whatever_stands_before_it(progress, before):
     """Catches: a pattern anchored at the start, which Ray's prefix breaks."""
-    assert parse(before + str(progress)) == progress
+    assert parse(before + str(progress), STAGES) == progress
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_a_line_is_read_back_whatever_stands_before_it(progress, before):
 )
 def test_other_lines_are_not_progress(line):
     """Catches: log text taken for progress."""
-    assert parse(line) is None
+    assert parse(line, STAGES) is None
 
 
 def test_show_writes_one_line():

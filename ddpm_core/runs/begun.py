@@ -44,8 +44,11 @@ def tell_changes(store: Store, run: str) -> None:
 
 
 def changes_of(store: Store, run: str) -> str:
-    """Return the line that `tell_changes` would log, "" for none; writes nothing."""
-    data = store.read(layout.run_json_key(run), at_most=MAX_JSON_BYTES)
+    """Return the line that `tell_changes` would log, "" for none or no run; writes nothing."""
+    try:
+        data = store.read(layout.run_json_key(run), at_most=MAX_JSON_BYTES)
+    except KeyMissingError:
+        return ""
     return _changes(store, run, data) or ""
 
 

@@ -7,12 +7,13 @@ runs/<run>/begun.json   what it said then: a run.json that was changed since is 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.runs import begun, layout, results
+from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
 from ddpm_core.store.storage import KeyMissingError, Store, open_store
@@ -23,15 +24,11 @@ __all__ = [
     "check_run",
     "check_stage",
     "configure",
-    "has_results",
     "open_run",
     "open_stage",
     "refuse_training_imported",
     "require_feature_file",
 ]
-
-_RESULTS = ("dataset.json", "checkpoints", "samples", "evaluation", "study", "ablations")
-"""what lies in the folder of a run that has a result"""
 
 
 def configure(
@@ -128,11 +125,6 @@ def begin_stage(store: Store, config: RunConfig) -> None:
     """
     if check_stage(store, config):
         begun.tell_changes(store, config.name)
-
-
-def has_results(store: Store, run: str) -> bool:
-    """Return whether anything lies in the run's folder that a stage has made."""
-    return not set(_RESULTS).isdisjoint(store.names(layout.run_folder(run)))
 
 
 def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
@@ -235,7 +227,7 @@ def _require_source(config: RunConfig) -> None:
 
 
 def _refuse_other_experiment(recorded: RunConfig, config: RunConfig, *, where: str) -> None:
-    other_results = ("sample.", "evaluate.", "study.")
+    other_results = tuple(f"{section}." for section in get_args(Section))
     lines = [line for line in recorded.differences(config) if not line.startswith(other_results)]
     _refuse(lines, recorded.name, where=where)
 

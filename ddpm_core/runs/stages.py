@@ -1,18 +1,179 @@
-"""The stages of the pipeline, in their order."""
+"""The stages of the pipeline: all that flows, command lines and tables know of each.
 
-from collections.abc import Callable
+A new stage is an entry here and the module that makes its result (docs/decisions/0016). Knows no
+torch: that module is imported when the stage runs.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Literal
 
 from ddpm_core.config import RunConfig
-from ddpm_core.runs import results
+from ddpm_core.errors import CheckpointError, DataError, PipelineError
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.numbers import EVALUATION, Numbers
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
-RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
-    "shard": results.dataset_of,
-    "train": results.final_checkpoint,
-    "sample": results.samples_of,
-    "evaluate": results.evaluation_of,
-    "study": results.study_of,
-    "ablations": results.ablations_of,
-}
-"""stage, in the order of the pipeline -> how to find its result; None while it is not complete"""
+Pipeline = Literal["train-ddpm", "paper"]
+Section = Literal["sample", "evaluate", "study"]
+"""of a configuration: may differ between the results of one trained run"""
+Check = Literal["images", "cores", "features", "ablations"]
+"""what is looked at before a stage, or one before it, begins:
+
+images: the source of the images, unless they are sharded already: the stage can be a run's first
+cores: whether the workers have room on this machine
+features: the feature network that the stage, or a later one after its days of work, measures with
+ablations: the six runs that are made of this one
+"""
+Absence = tuple[type[PipelineError], str]
+"""the error that refuses a stage without this input, and what follows "STAGE needs " in it"""
+
+
+def _not_there(store: Store, config: RunConfig) -> Absence:
+    return DataError, f"a result that run {config.name!r} below {store.uri} lacks; make it first"
+
+
+def _not_trained(store: Store, config: RunConfig) -> Absence:
+    found = f"no run {config.name!r} below {store.uri}"
+    folder = layout.run_folder(config.name)
+    places = {"run.json", *(stage.place for stage in STAGES.values())}
+    if not places.isdisjoint(store.names(folder)):
+        found = f"no checkpoint of step {config.train.num_steps} in {store.uri_of(folder)}"
+    return CheckpointError, f"a trained run, and there is {found}; train it first"
+
+
+def _not_drawn(_store: Store, config: RunConfig) -> Absence:
+    return DataError, (
+        f"the samples of run {config.name!r} that sample={{...}} of this configuration asks for, "
+        "and they are not there; draw them first"
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline."""
+
+    name: str
+    """the verb of the command line"""
+    help: str
+    entry: str
+    """module:function, called with the store and the configuration"""
+    result: Callable[[Store, RunConfig], Manifest | None]
+    """returns it; None while it is not complete; raises if it is damaged or another's"""
+    place: str
+    """what it leaves in the run's folder: a file, or the folder of its results"""
+    absence: Callable[[Store, RunConfig], Absence] = _not_there
+    """returns why a stage is refused that needs this one's result and finds none"""
+    needs: tuple[str, ...] = ()
+    """stages whose results must be there, or be made before it by the same command"""
+    checks: tuple[Check, ...] = ()
+    sections: tuple[Section, ...] = ()
+    """which, beside the experiment, determine its result. With any, a run may have several, each in
+    a folder of its fingerprint under `place`"""
+    numbers: Numbers = field(default_factory=Numbers)
+    cover: str | None = None
+    """role of the picture that a summary of the whole run shows"""
+    pictures: tuple[str, ...] = ()
+    """roles of the pictures on its own page in Prefect's UI"""
+    pipelines: tuple[Pipeline, ...] = ("train-ddpm", "paper")
+    """which run it"""
+    flow: str = ""
+    """the name of its flow in Prefect; by default its own"""
+    label: str = ""
+    """what a summary calls its result; by default its own name"""
+    is_training: bool = False
+    """whether it draws curves in MLflow, and says itself how long it will take"""
+
+    def load(self) -> Callable[[Store, RunConfig], object]:
+        """Import the function of this stage, and no other's: each brings its own vendors."""
+        module, _, name = self.entry.partition(":")
+        function: Callable[[Store, RunConfig], object] = getattr(import_module(module), name)
+        return function
+
+
+_ENTRIES = (
+    Stage(
+        name="shard",
+        help="write the data set as WebDataset shards with an index",
+        entry="ddpm_core.sharding.stage:run_shard",
+        result=results.dataset_of,
+        place="dataset.json",
+        label="shards",
+        checks=("images",),
+        flow="shard-dataset",
+    ),
+    Stage(
+        name="train",
+        help="train the U-Net with Ray Train; continues from the newest checkpoint",
+        entry="ddpm_core.training.stage:run_train",
+        result=results.final_checkpoint,
+        place="checkpoints",
+        label="checkpoint",
+        absence=_not_trained,
+        checks=("images", "cores", "features"),
+        is_training=True,
+    ),
+    Stage(
+        name="sample",
+        help="draw images from the moving average of the weights on a pool of Ray actors",
+        entry="ddpm_core.sampling.stage:run_sample",
+        result=results.samples_of,
+        place="samples",
+        label="samples",
+        absence=_not_drawn,
+        needs=("train",),
+        checks=("cores",),
+        sections=("sample",),
+        cover="grid",
+        pictures=("grid",),
+    ),
+    Stage(
+        name="evaluate",
+        help="measure bits/dim, Frechet distance and inception score",
+        entry="ddpm_core.evaluation.stage:run_evaluate",
+        result=results.evaluation_of,
+        place="evaluation",
+        label="figures",
+        needs=("train", "sample"),
+        checks=("cores", "features"),
+        sections=("sample", "evaluate"),
+        numbers=EVALUATION,
+    ),
+    Stage(
+        name="study",
+        help="measure and draw what else the paper claims: coding, samplers, trajectories, memory",
+        entry="ddpm_core.study.stage:run_study",
+        result=results.study_of,
+        place="study",
+        needs=("train", "sample"),
+        checks=("cores", "features"),
+        sections=("sample", "evaluate", "study"),
+        pictures=("coding-figure", "samplers-figure"),
+        pipelines=("paper",),
+    ),
+    Stage(
+        name="ablations",
+        help="train, sample and measure the paper's six ablations, and set them side by side",
+        entry="ddpm_core.study.ablations:run_ablations",
+        result=results.ablations_of,
+        place="ablations",
+        checks=("cores", "features", "ablations"),
+        sections=("sample", "evaluate", "study"),
+        pictures=("distances-figure", "samples-sheet"),
+        pipelines=("paper",),
+    ),
+)
+STAGES = {stage.name: stage for stage in _ENTRIES}
+"""name -> stage, in the order of the pipeline"""
+
+
+def stages_of(pipeline: Pipeline) -> tuple[str, ...]:
+    """Return the names of the stages that a pipeline runs, in their order."""
+    return tuple(name for name, stage in STAGES.items() if pipeline in stage.pipelines)
+
+
+def any_checks(stages: Iterable[str], check: Check) -> bool:
+    """Return whether one of these stages is to be checked so before it begins."""
+    return any(check in STAGES[name].checks for name in stages)

@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.config.explain import near
 from ddpm_core.errors import ConfigError, PipelineError
 from ddpm_core.runs import layout, results
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import KeyMissingError, Store
 
-_COLUMNS = ("run", "data", "steps", "done", "bits/dim", "Frechet", "inception")
+_COLUMNS = ("run", "data", "steps", "done")
+"""before the numbers"""
 
 
 def list_runs(store: Store) -> str:
@@ -22,12 +21,8 @@ def list_runs(store: Store) -> str:
     names = [name for name in store.names("runs") if store.exists(layout.run_json_key(name))]
     if not names:
         return f"no runs below {store.uri}"
-    rows = [_COLUMNS, *(_row(store, name) for name in names)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    measured = [column for stage in STAGES.values() for column in stage.numbers.columns]
+    return _aligned([(*_COLUMNS, *measured), *(_row(store, name, measured) for name in names)])
 
 
 def show_run(store: Store, name: str) -> str:
@@ -40,13 +35,14 @@ def show_run(store: Store, name: str) -> str:
     lines = [f"run        {name}", f"folder     {store.uri_of(layout.run_folder(name))}"]
     lines.append(f"data       {config.data.name}, {'x'.join(map(str, config.data.shape))}")
     lines.append(f"steps      {_steps(store, config)}")
-    for stage in RESULTS:
+    for stage in STAGES.values():
         try:
-            found = RESULTS[stage](store, config)
+            found = stage.result(store, config)
         except PipelineError as error:
-            lines.append(f"{stage:<9}  {error}")
+            lines.append(f"{stage.name:<9}  {error}")
         else:
-            lines.append(f"{stage:<9}  {'-' if found is None else store.uri_of(found.folder)}")
+            place = "-" if found is None else store.uri_of(found.folder)
+            lines.append(f"{stage.name:<9}  {place}")
     lines += [f"{key:<9}  {value}" for key, value in _numbers(store, config).items()]
     return "\n".join(lines)
 
@@ -70,11 +66,7 @@ def compare_runs(store: Store, names: Sequence[str]) -> str:
     numbers = [_numbers(store, config) for config in configs.values()]
     measured = dict.fromkeys(key for one in numbers for key in one)
     rows += [(key, *(one.get(key, "-") for one in numbers)) for key in measured]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return _aligned(rows)
 
 
 def config_of(store: Store, name: str) -> RunConfig:
@@ -93,21 +85,29 @@ def config_of(store: Store, name: str) -> RunConfig:
     return RunConfig.from_json(data, origin=store.uri_of(key))
 
 
-def _row(store: Store, name: str) -> tuple[str, ...]:
+def _row(store: Store, name: str, measured: Sequence[str]) -> tuple[str, ...]:
     try:
         config = config_of(store, name)
-        done = [stage for stage in RESULTS if RESULTS[stage](store, config) is not None]
+        done = [stage.name for stage in STAGES.values() if stage.result(store, config) is not None]
         numbers = _numbers(store, config)
         return (
             name,
             config.data.name,
             _steps(store, config),
             done[-1] if done else "-",
-            *(numbers.get(key, "-") for key in _COLUMNS[4:]),
+            *(numbers.get(column, "-") for column in measured),
         )
     except PipelineError as error:
         first = str(error).splitlines()[0]
-        return (name, f"cannot be read: {first}", *[""] * (len(_COLUMNS) - 2))
+        return (name, f"cannot be read: {first}", "", "", *[""] * len(measured))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _steps(store: Store, config: RunConfig) -> str:
@@ -119,18 +119,10 @@ def _steps(store: Store, config: RunConfig) -> str:
 
 
 def _numbers(store: Store, config: RunConfig) -> dict[str, str]:
-    evaluation = results.evaluation_of(store, config)
-    if evaluation is None:
-        return {}
-    return _of_metrics(evaluation, store)
-
-
-def _of_metrics(evaluation: Manifest, store: Store) -> dict[str, str]:
-    metrics: dict[str, Any] = json.loads(evaluation.read(store, "metrics"))
-    found = {"bits/dim": f"{metrics['bits_per_dim']['value']:.3f}"}
-    # Of images of one class there is no distance.
-    if (distance := metrics["frechet_distance"]["value"]) is not None:
-        found["Frechet"] = f"{distance:.2f}"
-    if (score := metrics.get("inception_score")) is not None:
-        found["inception"] = f"{score['value']:.2f}"
-    return found
+    return {
+        number.column: number.value
+        for stage in STAGES.values()
+        if stage.numbers.columns and (result := stage.result(store, config)) is not None
+        for number in stage.numbers.read(store, result)
+        if number.value is not None
+    }

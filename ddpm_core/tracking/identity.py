@@ -15,19 +15,13 @@ from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.runs import layout
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import KeyMissingError, Store
 
 RUN_URI, EXPERIMENT, BIRTH = "ddpm.run_uri", "ddpm.experiment", "ddpm.birth"
 VARIANT = "ddpm.variant"
 RECORDED = "recorded"
 """the value of VARIANT for the configuration in run.json"""
-_SECTIONS = {
-    "sample": ("sample",),
-    "evaluate": ("sample", "evaluate"),
-    "study": ("sample", "evaluate", "study"),
-    "ablations": ("sample", "evaluate", "study"),
-}
-"""which sections, beside the experiment's, determine a stage's result"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
         ConfigError: run.json is not valid.
         StorageError: the storage does not answer.
     """
-    if stage not in _SECTIONS:
+    if not (sections := STAGES[stage].sections):
         return {}
     key = layout.run_json_key(config.name)
     try:
@@ -104,7 +98,7 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
     return {
         name: value
         for name, value in config.flat().items()
-        if name.partition(".")[0] in _SECTIONS[stage] and value != recorded[name]
+        if name.partition(".")[0] in sections and value != recorded[name]
     }
 
 

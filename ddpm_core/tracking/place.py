@@ -142,6 +142,11 @@ def redacted(text: str) -> str:
     return re.sub(rf"([?&]{_CONFIDENTIAL}=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 
+def without_user(uri: str) -> str:
+    """Return the address without a user and a password, as a browser takes it, and no secrets."""
+    return redacted(re.sub(r"://[^\s'\"]*@", "://", uri))
+
+
 def git_commit() -> str | None:
     """Return DDPM_GIT_COMMIT, else the commit of the checkout that this package lies in."""
     if given := os.environ.get("DDPM_GIT_COMMIT", "").strip():

@@ -248,7 +248,7 @@ def open_tracker(
         config: the run's; logged as parameters and as run.json, and its data set, once there is
             one, as an input. Where it differs from run.json in what the stage measures or draws,
             the stage is logged to a child run.
-        stage: train, sample, evaluate, study or ablations.
+        stage: its name, one of `STAGES`.
         machine_every_s: seconds between readings of this machine's load while the stage is at
             work; None for none.
 

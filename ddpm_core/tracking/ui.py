@@ -24,6 +24,7 @@ from ddpm_core.tracking.place import (
     is_database,
     prepare_environment,
     redacted,
+    without_user,
 )
 
 HOST = "127.0.0.1"
@@ -81,7 +82,7 @@ def _show(root: str, port_text: str) -> int:
     if home.database is not None and not store.exists(DATABASE_KEY):
         raise ConfigError(f"there is no {store.uri}/{DATABASE_KEY} yet; run the pipeline first")
     if home.uri.startswith(("http://", "https://")):
-        page = page_of_experiment(home, _without_user(home.uri))
+        page = page_of_experiment(home, without_user(home.uri).rstrip("/"))
         say(f"MLflow: {page}")
         _open(page)
         return 0
@@ -176,12 +177,6 @@ def _require_free(port: int) -> None:
                 f"port {port} of this machine cannot be used ({error.strerror}); give another: "
                 f"make ui PORT={port + 1 if port < 65535 else port - 1}"
             ) from error
-
-
-def _without_user(uri: str) -> str:
-    """Return the address as a browser takes it, without a user and a password."""
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}".rstrip("/")
 
 
 if __name__ == "__main__":

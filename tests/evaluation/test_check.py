@@ -10,6 +10,7 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import check
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import digits
+from ddpm_core.runs.stages import Stage
 from ddpm_core.store.storage import sha256_of
 
 pytestmark = [
@@ -177,7 +178,7 @@ def test_the_network_is_tried_before_any_stage_and_in_a_dry_run(
     the run for an attempt that did nothing; a plan that says it would run."""
     config = given(file_of(WantsFloats()), tmp_path / "net.pt").evaluate
     ran = []
-    monkeypatch.setattr(command, "_stage", lambda name: lambda store, config: ran.append(name))
+    monkeypatch.setattr(Stage, "load", lambda one: lambda store, config: ran.append(one.name))
     root = tmp_path / "root"
     changes = [f"evaluate.{key}={getattr(config, key)}" for key in ("features", "features_sha256")]
     arguments = [stage, "digits", "--root", str(root), *(["--dry-run"] if dry else [])]
@@ -195,7 +196,7 @@ def test_a_result_that_is_done_needs_no_network(missing, code, tmp_path, monkeyp
     """Catches: a network that is tried, or asked for, though nothing is to be measured with it."""
     config = given(file_of(WantsFloats()), tmp_path / "net.pt").evaluate
     ran = []
-    monkeypatch.setattr(command, "_stage", lambda name: lambda store, config: ran.append(name))
+    monkeypatch.setattr(Stage, "load", lambda one: lambda store, config: ran.append(one.name))
     monkeypatch.setattr(command, "preflight", lambda *_, **__: Findings(missing, None, []))
     changes = [f"evaluate.{key}={getattr(config, key)}" for key in ("features", "features_sha256")]
     arguments = ["evaluate", "digits", "--root", str(tmp_path / "root")]

@@ -8,6 +8,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.progress import BEGINS, ENDS
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import open_run
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import write_file
 from ddpm_core.store.storage import Store
@@ -63,6 +64,10 @@ def recorded(store: Store, config: RunConfig, *finished: str) -> None:
     open_run(store, config)
     for stage in finished:
         finish(store, config, stage)
+
+
+def is_done(store: Store, config: RunConfig, *stages: str) -> bool:
+    return all(STAGES[stage].result(store, config) is not None for stage in stages)
 
 
 @dataclass

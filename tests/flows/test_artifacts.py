@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from ddpm_core.drawing import pictures
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.manifest import write_file
-from flows import artifacts, plan
+from flows import artifacts
+from flows.command_line import TRAIN_DDPM
 from tests.flows.fakes import PNG, recorded
 
 
 def test_grid_is_inlined_in_a_size_that_a_page_can_hold(store, config):
     """Catches: a file:// link, which no browser opens from Prefect's page, for a grid in colour."""
-    recorded(store, config, *plan.PIPELINE)
-    samples = plan.RESULTS["sample"](store, config)
+    recorded(store, config, *TRAIN_DDPM.stages)
+    samples = STAGES["sample"].result(store, config)
     small = artifacts._inlined(store, samples, "grid")
     assert base64.b64decode(small.removeprefix("data:image/png;base64,")) == PNG
     assert artifacts._inlined(store, samples, "none") is None

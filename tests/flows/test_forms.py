@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,6 +13,8 @@ from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import RECIPES, recipe
 from ddpm_core.runs.run import configure, open_run
 from flows import plan
+
+PROJECT = Path(__file__).parents[2]
 
 
 def test_flow_parameters_offer_every_recipe_and_refuse_others():
@@ -26,6 +29,28 @@ def test_flow_parameters_offer_every_recipe_and_refuse_others():
     assert train.should_validate_parameters
     with pytest.raises(ParameterTypeError):
         train.validate_parameters({"recipe": "digit"})
+
+
+@pytest.mark.parametrize("entrypoint", ["flows/stages.py:", "flows.stages."])
+def test_every_stage_is_a_flow_where_prefect_looks_for_it(entrypoint, monkeypatch):
+    """Catches: a deployment of a user's own whose flow is gone or has another name, and a name that
+    is no stage taken for one."""
+    from prefect.exceptions import MissingFlowError
+    from prefect.flows import load_flow_from_entrypoint
+
+    monkeypatch.chdir(PROJECT)
+    names = {}
+    for attribute in ("shard_dataset", "train", "sample", "evaluate", "study", "ablations"):
+        flow = load_flow_from_entrypoint(entrypoint + attribute, use_placeholder_flow=False)
+        names[attribute] = flow.name
+        assert flow.fn.__name__ == attribute
+        assert list(flow.parameters.properties) == [
+            "recipe", "root", "run", "overrides", "ray_address",
+        ]  # fmt: skip
+    assert names.pop("shard_dataset") == "shard-dataset"
+    assert all(attribute == name for attribute, name in names.items())
+    with pytest.raises(MissingFlowError, match="'shard' not found"):
+        load_flow_from_entrypoint(f"{entrypoint}shard", use_placeholder_flow=False)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -14,26 +14,26 @@ from ddpm_core.cli import describe_keys, parse_overrides
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import RECIPES
 from ddpm_core.runs.run import configure, open_stage
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import receipts
 from ddpm_core.tracking.place import find_home
 from flows import command_line, plan
 from flows.command_line import PAPER, TRAIN_DDPM, Command
 from flows.command_line import main as command_main
-from tests.flows.fakes import METRICS, finish, recorded
+from tests.flows.fakes import finish, is_done, recorded
 
 
 def test_stages_are_done_one_after_the_other(store, config):
     """Catches: a result looked for in the wrong place, or taken for granted."""
     recorded(store, config)
-    for stage in plan.PAPER:
-        assert plan.is_done(store, config) == (stage in ("study", "ablations"))
-        assert not plan.is_done(store, config, plan.PAPER)
-        assert plan.RESULTS[stage](store, config) is None
+    for stage in PAPER.stages:
+        assert is_done(store, config, *TRAIN_DDPM.stages) == (stage in ("study", "ablations"))
+        assert not is_done(store, config, *PAPER.stages)
+        assert STAGES[stage].result(store, config) is None
         finish(store, config, stage)
-        assert plan.RESULTS[stage](store, config) is not None
-    assert plan.is_done(store, config, plan.PAPER)
-    assert tuple(plan.RESULTS) == plan.PAPER
+        assert STAGES[stage].result(store, config) is not None
+    assert is_done(store, config, *PAPER.stages)
 
 
 def test_ids_tell_runs_roots_stages_and_samplings_apart(store, config, tmp_path):
@@ -42,10 +42,10 @@ def test_ids_tell_runs_roots_stages_and_samplings_apart(store, config, tmp_path)
     more_samples = config.replaced({"sample.num_images": 1000})
     wider = config.replaced({"compute.num_workers": 1})
     more_bits = config.replaced({"evaluate.num_likelihood_images": 9})
-    ids = {plan.job_prefix(store, config, stage) for stage in plan.RESULTS}
-    assert len(ids) == len(plan.RESULTS)
+    ids = {plan.job_prefix(store, config, stage) for stage in STAGES}
+    assert len(ids) == len(STAGES)
     more_pictures = config.replaced({"study.num_shown": 5})
-    for stage in plan.PAPER:
+    for stage in PAPER.stages:
         ours = plan.job_prefix(store, config, stage)
         assert ours.startswith(plan.run_prefix(store, config.name, stage))
         assert ours != plan.job_prefix(other_root, config, stage)
@@ -160,9 +160,9 @@ def test_parameters_resolve_to_the_configuration_they_were_made_of(name, store):
 
 def test_summary_names_places_numbers_and_the_next_step(store, config, monkeypatch):
     """Catches: a number without what it was measured on, a password of MLflow's on the screen."""
-    recorded(store, config, *plan.PIPELINE)
+    recorded(store, config, *TRAIN_DDPM.stages)
     text = plan.summary(store, config)
-    samples = plan.RESULTS["sample"](store, config)
+    samples = STAGES["sample"].result(store, config)
     assert f"{store.uri_of(samples.folder)}/{samples.files['grid'].name}" in text
     assert "3.250 ± 0.500" in text
     assert "8 held-out" in text
@@ -199,32 +199,17 @@ def test_mlflow_s_page_is_the_server_s_or_the_one_that_make_ui_opens(store, monk
         assert plan.mlflow_page(store, "other")[0] == page
 
 
-def test_headline_of_one_image_has_no_spread():
-    """Catches: a format of None."""
-    numbers = json.loads(METRICS)
-    numbers["bits_per_dim"]["standard_error"] = None
-    assert plan.headline(numbers)[0][1].startswith("3.250  (")
-
-
-def test_headline_of_images_of_one_class_says_why_there_is_no_distance():
-    """Catches: a flow that ends in a traceback at a finished evaluation, or nan as a distance."""
-    nothing = {"value": None, "test_train": None, "reason": "of one class; give a file"}
-    numbers = {**json.loads(METRICS), "frechet_distance": nothing, "inception_score": None}
-    assert [name for name, _ in plan.headline(numbers)] == ["bits/dim", "Frechet distance"]
-    assert plan.headline(numbers)[1][1] == "not measured: of one class; give a file"
-
-
 def test_more_workers_than_cores_are_refused_where_they_would_run(store, config, monkeypatch):
     """Catches: shards made, and three attempts, for a training that this machine cannot hold."""
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 4)
     asked = []
     wide = config.replaced({"compute.num_workers": 4})
-    plan.check(store, wide, plan.PIPELINE, None)
+    plan.check(store, wide, TRAIN_DDPM.stages, None)
     wider = wide.replaced({"compute.cpus_per_worker": 2})
     with pytest.raises(ConfigError, match=r"4 worker\(s\) with 2 CPU each; this machine has 4"):
-        plan.check(store, wider, plan.PIPELINE, None)
+        plan.check(store, wider, TRAIN_DDPM.stages, None)
     monkeypatch.setattr(plan, "require_answer", asked.append)
-    plan.check(store, wider, plan.PIPELINE, "http://head:8265")
+    plan.check(store, wider, TRAIN_DDPM.stages, "http://head:8265")
     assert asked == ["http://head:8265"], "and a cluster is, before anything is sent to it"
 
 
@@ -235,9 +220,9 @@ def test_a_feature_network_is_looked_for_only_where_it_would_be_read(
     given = {"evaluate.features": str(tmp_path / "net.pt"), "evaluate.features_sha256": "0" * 64}
     config = config.replaced({**given, "compute.num_workers": 1})
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        plan.check(store, config, plan.PIPELINE, None)
+        plan.check(store, config, TRAIN_DDPM.stages, None)
     monkeypatch.setattr(plan, "require_answer", lambda _: None)
-    plan.check(store, config, plan.PIPELINE, "http://head:8265")
+    plan.check(store, config, TRAIN_DDPM.stages, "http://head:8265")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +247,7 @@ def test_dry_run_shows_no_plan_that_would_be_refused(
 
 def test_a_finished_run_needs_no_machine(store, config, monkeypatch, capsys):
     """Catches: results that cannot be looked up on a smaller machine than they were made on."""
-    recorded(store, config, *plan.PIPELINE)
+    recorded(store, config, *TRAIN_DDPM.stages)
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     assert main(["digits", "--root", store.uri, "--run", config.name]) == 0
     assert "done already" in capsys.readouterr().out
@@ -275,16 +260,16 @@ def main(arguments: list[str], command: Command = TRAIN_DDPM) -> int:
 def test_the_paper_s_plan_has_two_stages_more(store, config, monkeypatch, capsys):
     """Catches: a plan that shows four stages and runs six, or another flow's done taken for this
     one's."""
-    recorded(store, config, *plan.PIPELINE)
+    recorded(store, config, *TRAIN_DDPM.stages)
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
     assert main(arguments) == 0
     pipeline = planned(capsys.readouterr().err)
     assert main(arguments, PAPER) == 0
     found = planned(capsys.readouterr().err)
-    assert list(pipeline) == list(plan.PIPELINE)
-    assert list(found) == list(plan.PAPER)
-    assert {stage: found[stage] for stage in plan.PIPELINE} == pipeline
+    assert list(pipeline) == list(TRAIN_DDPM.stages)
+    assert list(found) == list(PAPER.stages)
+    assert {stage: found[stage] for stage in TRAIN_DDPM.stages} == pipeline
     assert all(state.startswith(f"done: {store.uri}/") for state in pipeline.values())
     for stage in ("study", "ablations"):
         assert found[stage] == "would run with 2 workers on an embedded Ray on this machine"
@@ -300,20 +285,20 @@ def test_a_finished_paper_needs_no_machine_and_names_all_its_places(
     store, config, monkeypatch, capsys
 ):
     """Catches: six jobs for what is there, or a study that nobody finds."""
-    recorded(store, config, *plan.PAPER)
+    recorded(store, config, *PAPER.stages)
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     monkeypatch.setattr(command_line, "_run_flow", None)  # is not asked
     assert main(["digits", "--root", store.uri, "--run", config.name], PAPER) == 0
     out = capsys.readouterr().out
     assert "done already" in out
     for stage in ("study", "ablations"):
-        folder = plan.RESULTS[stage](store, config).folder
+        folder = STAGES[stage].result(store, config).folder
         assert f"{stage:<16}  {store.uri_of(folder)}" in out.splitlines()
 
 
 def test_an_unfinished_paper_is_run_as_the_flow_paper(store, config, monkeypatch):
     """Catches: the wrong flow behind the command, parameters that resolve to something else."""
-    recorded(store, config, *plan.PIPELINE, "study")
+    recorded(store, config, *TRAIN_DDPM.stages, "study")
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     asked = []
     monkeypatch.setattr(command_line, "_run_flow", lambda *given: asked.append(given))
@@ -339,6 +324,12 @@ def test_help_is_of_the_command_that_was_called(command, capsys):
     assert describe_keys() in out
 
 
+@pytest.mark.parametrize("command", [TRAIN_DDPM, PAPER], ids=lambda one: one.name)
+def test_a_command_loads_its_own_flow(command):
+    """Catches: a command whose flow is another, or is not found when all else has started."""
+    assert command.load().name == command.name
+
+
 def test_errors_name_the_command(store, capsys):
     """Catches: errors of another program."""
     arguments = ["digits", "--root", store.uri, "--set", "study.num_shwn=3"]
@@ -359,7 +350,7 @@ def without_times(stderr: str) -> str:
 
 def test_command_line_sees_a_finished_run_without_prefect_or_ray(store, config):
     """Catches: seconds of imports and servers for nothing, and a dry run that starts them."""
-    recorded(store, config, *plan.PIPELINE)
+    recorded(store, config, *TRAIN_DDPM.stages)
     arguments = ("digits", "--root", store.uri, "--run", config.name)
     for extra in ((), ("--dry-run",)):
         done = run_cli(*arguments, *extra)

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from ddpm_core import errors
-from flows import console, plan
+from flows import console
+from flows.command_line import TRAIN_DDPM
 from flows.embedded import Cluster
 from tests.flows.fakes import FakeJobs, finish
 
@@ -143,8 +144,8 @@ def test_whole_flow_is_done_where_no_api_answers(store, config, shown, monkeypat
     parameters = {"recipe": "digits", "root": store.uri, "run": config.name}
     parameters |= {"overrides": {}, "ray_address": None}
     with temporary_settings(updates={PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
-    assert [result["stage"] for result in results] == list(plan.PIPELINE)
+        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages, parameters)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
     assert jobs.ran == ["shard", "train", "train", "sample", "evaluate"]
     assert len(jobs.submitted) == 2
     assert shown.getvalue().count("Prefect's API is gone") == 1

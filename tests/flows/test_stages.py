@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +13,15 @@ from ddpm_core.cluster import connection
 from ddpm_core.config import ComputeConfig
 from ddpm_core.recipes import digits
 from ddpm_core.runs.run import DEFAULT_ROOT
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
 from flows import artifacts, console, plan, ray_jobs
+from flows.command_line import PAPER, TRAIN_DDPM
 from flows.embedded import Cluster
 from flows.ray_jobs import Job
-from tests.flows.fakes import FakeJobs, finish, recorded
+from tests import toy_stage
+from tests.flows.fakes import FakeJobs, finish, is_done, recorded
 
 pytestmark = [
     pytest.mark.prefect,
@@ -76,9 +80,9 @@ def test_pipeline_runs_its_stages_in_order_and_then_never_again(store, config, j
     from flows.train_ddpm import train_ddpm
 
     results = train_ddpm(**given)
-    assert [result["stage"] for result in results] == list(plan.PIPELINE)
-    assert jobs.ran == list(plan.PIPELINE)
-    assert plan.is_done(store, config)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
+    assert jobs.ran == list(TRAIN_DDPM.stages)
+    assert is_done(store, config, *TRAIN_DDPM.stages)
     entered = len(jobs.entered)
     assert train_ddpm(**given) == results
     assert len(jobs.ran) == 4
@@ -93,10 +97,10 @@ def test_the_paper_s_six_stages_run_in_order_and_then_never_again(store, config,
 
     train_ddpm(**given)
     results = paper(**given)
-    assert [result["stage"] for result in results] == list(plan.PAPER)
-    assert plan.PAPER == ("shard", "train", "sample", "evaluate", "study", "ablations")
-    assert jobs.ran == list(plan.PAPER)
-    assert [plan.RESULTS[one["stage"]](store, config) is not None for one in results] == [True] * 6
+    assert [result["stage"] for result in results] == list(PAPER.stages)
+    assert PAPER.stages == ("shard", "train", "sample", "evaluate", "study", "ablations")
+    assert jobs.ran == list(PAPER.stages)
+    assert [STAGES[one["stage"]].result(store, config) is not None for one in results] == [True] * 6
     assert results[4]["result"].startswith(f"{store.uri}/runs/{config.name}/study/")
     assert results[5]["result"].startswith(f"{store.uri}/runs/{config.name}/ablations/")
     entered = len(jobs.entered)
@@ -104,6 +108,27 @@ def test_the_paper_s_six_stages_run_in_order_and_then_never_again(store, config,
     assert len(jobs.ran) == 6
     assert len(jobs.entered) == entered, "a finished stage needs no cluster"
     assert paper.on_cancellation_hooks == [stop_jobs]
+
+
+def test_a_seventh_stage_is_run_and_shown_by_the_flows(store, config, jobs, given, monkeypatch):
+    """Catches: a flow that names its stages one by one, numbers that only an evaluation has."""
+    from flows.train_ddpm import train_ddpm
+
+    def work(name):
+        stage = name.removeprefix(f"{config.name}-").split("-")[0]
+        if stage == "toy":
+            toy_stage.run_toy(store, config)
+        else:
+            finish(store, config, stage)
+
+    monkeypatch.setitem(STAGES, "toy", toy_stage.STAGE)
+    jobs.work, jobs.lines = work, ["toy  1/2 toys"]
+    results = train_ddpm(**given)
+    assert results[-1]["stage"] == "toy"
+    assert jobs.ran == ["shard", "train", "sample", "evaluate", "toy"]
+    assert "7 of 9" in artifact_of(config.name, "toys")["data"]
+    assert "| play value | 7 of 9 |" in artifact_of(config.name, "summary")["data"]
+    assert artifact_of(config.name, "toy", "progress")["data"] == 50.0
 
 
 def test_stages_on_a_ray_of_the_flow_s_own_are_one_job(store, config, jobs, given):
@@ -122,7 +147,7 @@ def test_stages_on_a_ray_of_the_flow_s_own_are_one_job(store, config, jobs, give
     assert [log.name.split("-")[1] for log in logs] == ["evaluate", "sample", "shard", "train"]
     assert {log.read_text() for log in logs} == {"shard  5/10 images\nand more\n"}
     assert f"train      runs in job {name}" in stream.getvalue()
-    for stage in plan.PIPELINE:
+    for stage in TRAIN_DDPM.stages:
         assert re.search(rf"{stage} +done in", stream.getvalue())
 
 
@@ -155,7 +180,7 @@ def test_stages_on_a_cluster_are_jobs_of_their_own(jobs, given):
     from flows.train_ddpm import train_ddpm
 
     train_ddpm(**given, ray_address="http://head:8265")
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(plan.PIPELINE)
+    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(TRAIN_DDPM.stages)
 
 
 def test_stage_flow_alone_attaches_to_the_living_job(store, config, jobs, given):
@@ -401,7 +426,7 @@ def test_a_picture_that_cannot_be_read_is_one_warning(store, config, jobs, given
         patch.setattr(artifacts, "_inlined", refuse)
         assert sample(**given)["stage"] == "sample"
     warnings = [line for line in stream.getvalue().splitlines() if "the picture is gone" in line]
-    assert len(warnings) == len(artifacts._SHOWN_ROLES)
+    assert len(warnings) == len(STAGES["sample"].pictures)
     assert all(line.startswith(progress.WARNING) for line in warnings)
     assert "/samples/" in artifact_of(config.name, "sample", "result")["data"]
 
@@ -448,10 +473,10 @@ def test_api_lost_in_a_stage_ends_its_record_and_no_work(store, config, jobs, gi
     stream = io.StringIO()
     parameters = given | {"ray_address": None}
     with console.show_on(console.Console(stream)):
-        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
-    assert [result["stage"] for result in results] == list(plan.PIPELINE)
-    assert jobs.ran == list(plan.PIPELINE)
-    assert plan.is_done(store, config)
+        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages, parameters)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
+    assert jobs.ran == list(TRAIN_DDPM.stages)
+    assert is_done(store, config, *TRAIN_DDPM.stages)
     assert stream.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
 
 
@@ -473,9 +498,9 @@ def test_api_lost_for_good_ends_no_work(store, config, jobs, given, monkeypatch)
     stream = io.StringIO()
     parameters = given | {"ray_address": None}
     with console.show_on(console.Console(stream)):
-        results = stages.run_flow(train_ddpm, plan.PIPELINE, parameters)
-    assert [result["stage"] for result in results] == list(plan.PIPELINE)
-    assert plan.is_done(store, config)
+        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages, parameters)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
+    assert is_done(store, config, *TRAIN_DDPM.stages)
     assert stream.getvalue().count("Prefect's API is gone") == 1
     assert stream.getvalue().count("done already") == 1, "of the stage in which it was lost"
 
@@ -515,7 +540,7 @@ def test_damaged_result_is_made_again_by_its_stage(store, config, jobs, given, m
     """Catches: a flow that refuses for ever what the stage that it would start mends."""
     from flows.train_ddpm import train_ddpm
 
-    recorded(store, config, *plan.PIPELINE)
+    recorded(store, config, *TRAIN_DDPM.stages)
     damaged = ["shard", "sample"]
 
     def look(stage, real):
@@ -526,9 +551,8 @@ def test_damaged_result_is_made_again_by_its_stage(store, config, jobs, given, m
 
         return result
 
-    results = {stage: look(stage, real) for stage, real in plan.RESULTS.items()}
-    for name in plan.RESULTS:
-        monkeypatch.setitem(plan.RESULTS, name, results[name])
+    for name, stage in list(STAGES.items()):
+        monkeypatch.setitem(STAGES, name, replace(stage, result=look(name, stage.result)))
     jobs.work = lambda name: damaged.remove(name.split("-")[1])
     stream = io.StringIO()
     with console.show_on(console.Console(stream)):

@@ -11,6 +11,7 @@ from ddpm_core.progress import parse
 from ddpm_core.recipes import mnist
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.sharding import stage
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
@@ -57,7 +58,7 @@ def test_run_shard_makes_the_data_set_and_points_the_run_to_it(store, config, ca
     assert folder == layout.dataset_folder("mnist", index.fingerprint)
     assert results.dataset_of(store, config) == index.manifest
     assert len(load_split(store, index, "train")) == 10
-    lines = [parse(line) for line in capfd.readouterr().out.splitlines()]
+    lines = [parse(line, STAGES) for line in capfd.readouterr().out.splitlines()]
     assert [(line.stage, line.done, line.total) for line in lines] == [
         ("shard", done, 16) for done in (0, 4, 8, 10, 14, 16)
     ]
@@ -70,7 +71,7 @@ def test_a_second_time_nothing_is_read_or_written(store, root, config, capfd, no
     no_source()
     assert run_shard(store, config) == folder
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    last = parse(capfd.readouterr().out.splitlines()[-1])
+    last = parse(capfd.readouterr().out.splitlines()[-1], STAGES)
     assert (last.done, last.total) == (16, 16)
     assert "done already" in last.note
 

@@ -12,6 +12,7 @@ from ddpm_core.cluster import group
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.progress import WARNING, parse
 from ddpm_core.runs import layout, lease, results
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import stage
@@ -93,7 +94,7 @@ def test_a_finished_training_costs_nothing(store, groups, capsys):
     store.delete(layout.dataset_pointer_key("small"))
     run_train(store, CONFIG)
     assert not groups
-    line = parse(capsys.readouterr().out.strip())
+    line = parse(capsys.readouterr().out.strip(), STAGES)
     assert (line.done, line.total) == (20, 20)
     assert line.note.startswith("done already: ")
 

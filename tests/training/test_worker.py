@@ -10,6 +10,7 @@ from ddpm_core import cluster
 from ddpm_core.errors import CheckpointError, DataError, DivergenceError
 from ddpm_core.progress import parse
 from ddpm_core.runs import layout, results
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
@@ -164,7 +165,9 @@ def test_progress_is_told_for_people_and_for_the_flow(store, trackers, capsys, m
     """Catches a last line that does not say that all is done, and a line per step."""
     monkeypatch.setattr(worker, "_SHOW_EVERY_S", 3600.0)
     train_rank(store, small_config(), ALONE)
-    lines = [parse(line) for line in capsys.readouterr().out.splitlines() if "train " in line]
+    lines = [
+        parse(line, STAGES) for line in capsys.readouterr().out.splitlines() if "train " in line
+    ]
     assert [(line.done, line.total, line.unit) for line in lines] == [
         (0, 20, "steps"),
         (4, 20, "steps"),

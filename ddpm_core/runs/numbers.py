@@ -1,0 +1,67 @@
+"""The numbers by which a stage sums itself up, read from what it committed. Knows no torch."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number, as the table of runs and as a summary show it."""
+
+    column: str
+    """its heading in the table of runs"""
+    value: str | None
+    """what stands there; None: it was not measured"""
+    name: str
+    text: str
+    """the value with what it was measured on, or why it was not"""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Which numbers a stage has."""
+
+    title: str = ""
+    """of the table of them in Prefect's UI"""
+    columns: tuple[str, ...] = ()
+    """every `Number.column` that there may be"""
+    read: Callable[[Store, Manifest], list[Number]] = lambda *_: []
+    """reads them from a result, verified; raises DamagedError if they are damaged"""
+
+
+def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
+    """Return the numbers of an evaluation's metrics.json to look at first."""
+    bits, distance = metrics["bits_per_dim"], metrics["frechet_distance"]
+    error = bits.get("standard_error")
+    value, spread = f"{bits['value']:.3f}", "" if error is None else f" ± {error:.3f}"
+    count = bits["protocol"]["num_images"]
+    text = f"{value}{spread}  (bound, {count} held-out images)"
+    found = [Number("bits/dim", value, "bits/dim", text), _distance(distance)]
+    if (score := metrics.get("inception_score")) is not None:
+        value, classes = f"{score['value']:.2f}", score["protocol"]["num_classes"]
+        text = f"{value}  (at most {classes}; held-out images {score['test']:.2f})"
+        found.append(Number("inception", value, "inception score", text))
+    return found
+
+
+def _distance(distance: Mapping[str, Any]) -> Number:
+    if distance["value"] is None:  # of images of one class there is none
+        return Number("Frechet", None, "Frechet distance", f"not measured: {distance['reason']}")
+    value, counts = f"{distance['value']:.2f}", distance["protocol"]["num_images"]
+    text = (
+        f"{value}  (floor {distance['test_train']:.2f}; {counts['samples']} samples, "
+        f"{counts['test']} held-out images)"
+    )
+    return Number("Frechet", value, "Frechet distance", text)
+
+
+EVALUATION = Numbers(
+    title="metrics",
+    columns=("bits/dim", "Frechet", "inception"),
+    read=lambda store, result: of_metrics(json.loads(result.read(store, "metrics"))),
+)
