@@ -16,7 +16,7 @@ from ddpm_core import results
 from ddpm_core.config import RunConfig
 from ddpm_core.data.index import Index, load_index
 from ddpm_core.data.loader import Images, load_split
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
@@ -110,7 +110,7 @@ class Desk:
         return samples
 
     @cached_property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> NetworkDenoiser:
         """Of the averaged weights of the last step."""
         checkpoint = results.final_checkpoint(self.store, self.config)
         if checkpoint is None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
 from ddpm_core.manifest import Manifest
 from ddpm_core.models.unet import UNet
@@ -36,7 +36,7 @@ class AveragedNetwork:
 
 def load_denoiser(
     store: Store, config: RunConfig, checkpoint: Manifest, device: torch.device
-) -> Denoiser:
+) -> NetworkDenoiser:
     """Read the averaged weights, verified, and put them where they compute.
 
     Raises:

@@ -9,9 +9,9 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.data.loader import to_unit_range
 from ddpm_core.data.stream import StreamedImages
-from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
+from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.study import neighbours
