@@ -38,7 +38,7 @@ class Reverse(NamedTuple):
     mean: Images
     log_variance: PerImageScale
     x_0_hat: Images
-    """the image it heads for: clipped, if that was asked"""
+    """the image it heads for; with `clip_x_0` clipped to [-1, 1]"""
 
 
 @dataclass(frozen=True, eq=False)

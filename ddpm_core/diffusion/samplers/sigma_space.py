@@ -57,7 +57,7 @@ def sigma_steps(sigmas: Sequence[float]) -> list[SigmaStep]:
 
 
 def predict(denoiser: Denoiser, x: Images, sigma: float, *, clip_x_0: bool) -> Images:
-    """Return D(x; sigma), clipped to [-1, 1] if that is asked: one call of the network."""
+    """Return D(x; sigma), clipped to [-1, 1] with `clip_x_0`: one call of the network."""
     levels = torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
     x_0_hat = at_sigma(denoiser, x, levels)
     return x_0_hat.clamp(-1, 1) if clip_x_0 else x_0_hat

@@ -156,7 +156,7 @@ def test_the_flow_in_sigma_is_the_flow_in_the_path_s_own_time(name):
 def test_the_likelihood_of_a_gaussian_is_its_closed_form(name):
     """Catches a density in another path's coordinates: data N(0, 1/4), prior N(0, 1 + high**2).
 
-    Heun in 100 steps on the VP path is off by 2e-4 bits/dim or less.
+    On the VP path it is that of the data too: the prior is off by 3e-5.
     """
     path, x = CONTINUOUS[name], row(-1.1, -0.3, 0.0, 0.6)[:, None]
     low, high = sigma_range(path)
@@ -167,8 +167,7 @@ def test_the_likelihood_of_a_gaussian_is_its_closed_form(name):
     torch.testing.assert_close(found.bits, expected, rtol=0, atol=1e-4)
     if name == "vp":
         exactly = -torch.distributions.Normal(0.0, 0.5).log_prob(x[:, 0]) / math.log(2)
-        heun = ode_density(exact(ONE, path), x, solver=FixedStep(sigma_grid(path, 100)))
-        torch.testing.assert_close(heun.bits, exactly, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.bits, exactly, rtol=0, atol=1e-3)
 
 
 @every_path
@@ -190,7 +189,8 @@ def test_a_chain_of_a_path_has_its_ratios():
         times = even_times(path, 12)
         chain = discretised(exact(ONE, path), times).path
         log_snr = path.log_snr_at(torch.tensor(times, dtype=torch.float64))
-        torch.testing.assert_close(chain.log_snr, log_snr, rtol=1e-9, atol=1e-9)
+        # At its start sub-VP has noise of 1e-6: 1 - abar is 1e-12, and has four digits.
+        torch.testing.assert_close(chain.log_snr, log_snr, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("times", [[0.5], [], [0.5, 0.5], [0.6, 0.4], [0.0, 0.5], [0.5, 1.1]])
@@ -240,7 +240,8 @@ def test_the_state_keeps_float32_and_never_waits_for_its_device():
 def test_the_chain_and_its_limit_draw_alike():
     """Catches a continuous path that is another process than the chain it is the limit of."""
     vp = CONTINUOUS["vp"]
-    sigmas = karras_sigmas(PAPER, 40)
+    # Within both: from 0.01 to 157, and from 0.001 to 152.
+    sigmas = torch.logspace(math.log10(150), math.log10(0.02), 40, dtype=torch.float64).tolist()
     ours = [
         heun_sample(exact(DATA, path), quantiles(50), sigmas=sigmas, clip_x_0=False)
         for path in (PAPER, vp)
