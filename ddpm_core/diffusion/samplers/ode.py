@@ -34,7 +34,8 @@ def ode_sample(
     """Follow the flow from noise to images.
 
     Args:
-        denoiser: of a network, the averaged weights in evaluation mode, on the whole chain.
+        denoiser: of a network, the averaged weights in evaluation mode, on a whole chain
+            or any other path.
         x_T: standard normal; shape, device and dtype of the result and of all arithmetic.
         solver: from its largest sigma, whose x is sqrt(1 + sigma**2) x_T, to its smallest.
         clip_x_0: whether the predicted x_0 is clipped to [-1, 1]. It is then no longer the flow:

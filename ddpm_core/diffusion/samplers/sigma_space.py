@@ -1,4 +1,4 @@
-"""What the solvers in sigma coordinates share: x = x_t / sqrt(abar_t) = x_0 + sigma eps.
+"""What the solvers in sigma coordinates share: x = x_t / signal = x_0 + sigma eps, of any path.
 
 There the probability flow is dx/dsigma = (x - D(x; sigma)) / sigma, where D is the image that the
 network predicts. Were D constant, a step from sigma to sigma' would be exactly r x + (1 - r) D
@@ -64,10 +64,10 @@ def predict(denoiser: Denoiser, x: Images, sigma: float, *, clip_x_0: bool) -> I
 
 
 def from_chain(x_t: Images, sigma: float) -> Images:
-    """Return x = x_t / sqrt(abar_t) of the chain's x_t."""
+    """Return x = x_t / sqrt(abar_t) of a chain's x_t, whose variance is about 1."""
     return math.hypot(1, sigma) * x_t
 
 
 def to_chain(x: Images, sigma: float) -> Images:
-    """Return the chain's x_t = sqrt(abar_t) x, whose variance is about 1."""
+    """Return the x_t = sqrt(abar_t) x of a chain, as which solvers show states on every path."""
     return x / math.hypot(1, sigma)
