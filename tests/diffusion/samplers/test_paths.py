@@ -9,8 +9,9 @@ import torch
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.flow import Straight
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
+from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.diffusion.ode_likelihood import ode_density
-from ddpm_core.diffusion.respacing import discretised
+from ddpm_core.diffusion.respacing import discretised, respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -23,6 +24,7 @@ from ddpm_core.diffusion.spacing import karras_sigmas
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Mixture, row
 from tests.diffusion.chains import PAPER, normal
+from tests.diffusion.objectives import levels
 from tests.diffusion.paths import CONTINUOUS, drift_and_diffusion, exact, published_marginal, rk4
 
 DATA = Mixture(row(0.3, 0.7), row(-0.8, 0.5)[:, None], row(0.1, 0.2)[:, None])
@@ -191,6 +193,22 @@ def test_a_chain_of_a_path_has_its_ratios():
         log_snr = path.log_snr_at(torch.tensor(times, dtype=torch.float64))
         # At its start sub-VP has noise of 1e-6: 1 - abar is 1e-12, and has four digits.
         torch.testing.assert_close(chain.log_snr, log_snr, rtol=1e-5, atol=1e-9)
+
+
+def test_the_bound_on_a_chain_of_vp_is_that_of_the_same_steps_of_the_chain():
+    """Catches a variance, prior or posterior that a chain made of a path has not."""
+    steps, vp = [0, 30, 100, 400, 700, 990], CONTINUOUS["vp"]
+    times = vp.time_at(PAPER.log_snr[steps]).tolist()
+    x_0 = levels(4, 3)
+    found, expected = (
+        bits_per_dim(denoiser, x_0, noise=lambda t: normal(4, 3, seed=t))
+        for denoiser in (
+            discretised(exact(DATA, vp, "v"), times),
+            respaced(exact(DATA, PAPER), steps),
+        )
+    )
+    for part, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, other, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("times", [[0.5], [], [0.5, 0.5], [0.6, 0.4], [0.0, 0.5], [0.5, 1.1]])
