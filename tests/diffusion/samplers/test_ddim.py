@@ -145,7 +145,7 @@ def test_encoding_is_that_of_diffusers():
     ours = ddim_encode(few, x_0, on_step=lambda t, x_t, x_0_hat: seen.append(t))
     torch.testing.assert_close(ours, x_t, rtol=1e-8, atol=1e-8)
     assert seen == list(range(10))
-    assert few.network.network.asked == [0, *FEW[:-1]]
+    assert few.denoiser.network.asked == [0, *FEW[:-1]]
 
 
 def encoded_and_back(denoiser, steps, x_0):
