@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ddpm_core.config.section import Section
-from ddpm_core.diffusion.choices import BetaSchedule, Prediction, Variance, require_end_known
+from ddpm_core.diffusion.choices import BetaSchedule, PredictionKind, Variance, require_end_known
 
 
 class DiffusionConfig(Section):
@@ -24,7 +24,7 @@ class DiffusionConfig(Section):
     and cosine"""
     zero_terminal_snr: bool = False
     """rescale the schedule so that it ends in pure noise; needs another prediction than eps"""
-    prediction: Prediction = "eps"
+    prediction: PredictionKind = "eps"
     """what the network predicts: the noise, the image, the mean of x_{t-1}, or v"""
     variance: Variance = "fixed_large"
     """variance of the reverse steps: posterior variance (fixed_small), beta (fixed_large), or

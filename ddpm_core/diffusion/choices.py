@@ -23,8 +23,11 @@ BetaSchedule = Literal[
 """Variances of the forward steps; `quad` and `scaled_linear`, the original's and latent
 diffusion's name, are the same."""
 
-Prediction = Literal["eps", "x_0", "x_prev", "v"]
-"""What the network's output is: the noise, the image, the mean of x_{t-1}, or v."""
+PredictionKind = Literal["eps", "x_0", "x_prev", "v"]
+"""What a network of a chain predicts: the noise, the image, the mean of x_{t-1}, or v."""
+
+OutputKind = Literal["eps", "x_0", "x_prev", "v", "velocity"]
+"""What a network's output may be: also the velocity eps - x_0 of flow matching."""
 
 Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 """Variance of the reverse steps. fixed_small: the posterior's, optimal if x_0 is one point;
@@ -73,7 +76,7 @@ def is_learned(variance: Variance) -> bool:
 
 
 def require_possible(
-    prediction: Prediction, variance: Variance, loss: Loss, weighting: Weighting
+    prediction: PredictionKind, variance: Variance, loss: Loss, weighting: Weighting
 ) -> None:
     """Refuse an objective that would not train what it is to train.
 
@@ -102,7 +105,7 @@ def require_possible(
         )
 
 
-def require_end_known(prediction: Prediction, *, ends_in_pure_noise: bool) -> None:
+def require_end_known(prediction: OutputKind, *, ends_in_pure_noise: bool) -> None:
     """Refuse a prediction that cannot say what x_0 is at the chain's end.
 
     Raises:
@@ -143,7 +146,7 @@ def require_enough_steps(variance: Variance, num_steps: int) -> None:
 
 def require_samplable(
     sampler: Sampler,
-    prediction: Prediction,
+    prediction: PredictionKind,
     variance: Variance,
     *,
     num_steps: int | None,

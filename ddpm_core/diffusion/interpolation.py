@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.diffusion.shapes import Images
@@ -59,7 +60,8 @@ def interpolate(
     Raises:
         ConfigError: if the depth or a weight is out of its range.
     """
-    num_timesteps = denoiser.schedule.num_timesteps
+    schedule = chain_of(denoiser.path)
+    num_timesteps = schedule.num_timesteps
     if not 0 <= depth <= num_timesteps:
         raise ConfigError(
             f"depth={depth} must be a number of steps of the chain, 0...{num_timesteps}"
@@ -69,8 +71,8 @@ def interpolate(
     if depth > 0:
         t = torch.full((len(x_0),), depth - 1, dtype=torch.int64, device=x_0.device)
         x_0, x_0_other = (
-            q_sample(denoiser.schedule, x_0, t, eps),
-            q_sample(denoiser.schedule, x_0_other, t, eps if eps_other is None else eps_other),
+            q_sample(schedule, x_0, t, eps),
+            q_sample(schedule, x_0_other, t, eps if eps_other is None else eps_other),
         )
     mixed = torch.cat([(1 - weight) * x_0 + weight * x_0_other for weight in weights])
     repeats = (len(weights), *(1 for _ in x_0.shape[1:]))

@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpm_core.diffusion.choices import DecoderCdf
-from ddpm_core.diffusion.denoiser import Denoiser, Reverse
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.prediction import Reverse
 from ddpm_core.diffusion.process import q_posterior, q_sample
 from ddpm_core.diffusion.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
@@ -145,11 +147,11 @@ def bits_per_dim(
 
     Source: Ho et al. 2020, section 3.1 and appendix A.
     """
-    schedule, columns = denoiser.schedule, []
+    schedule, columns = chain_of(denoiser.path), []
     for number in range(schedule.num_timesteps - 1, -1, -1):
         t = torch.full((len(x_0),), number, dtype=torch.int64, device=x_0.device)
         x_t = q_sample(schedule, x_0, t, noise(number))
-        step = denoiser.reverse(x_t, t, clip_x_0=clip_x_0)
+        step = denoiser.predict(x_t, t).reverse(clip_x_0=clip_x_0)
         error = mean_per_image((step.x_0_hat - x_0).square())
         columns.append((vlb_term(schedule, step, x_0, x_t, t, cdf=cdf), error))
     terms = torch.stack([bits for bits, _ in reversed(columns)], dim=1)

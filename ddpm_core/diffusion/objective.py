@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import (
     Loss,
-    Prediction,
+    PredictionKind,
     Variance,
     Weighting,
     require_end_known,
     require_possible,
 )
-from ddpm_core.diffusion.denoiser import reverse, split_output
 from ddpm_core.diffusion.likelihood import vlb_term
+from ddpm_core.diffusion.prediction import Prediction, split_output
 from ddpm_core.diffusion.process import predict_v, q_posterior
 from ddpm_core.diffusion.schedule import NoiseSchedule
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
@@ -36,7 +36,7 @@ class Objective:
     """
 
     schedule: NoiseSchedule
-    prediction: Prediction = "eps"
+    prediction: PredictionKind = "eps"
     variance: Variance = "fixed_large"
     loss: Loss = "simple"
     weighting: Weighting = "none"
@@ -100,15 +100,13 @@ class Objective:
     def _bound(
         self, value: Tensor, spread: Tensor | None, x_0: Images, x_t: Images, t: Timesteps
     ) -> PerImage:
-        step = reverse(
-            self.schedule, self.prediction, self.variance, value, spread, x_t, t, clip_x_0=False
-        )
-        return vlb_term(self.schedule, step, x_0, x_t, t)
+        predicted = Prediction(self.schedule, x_t, t, value, self.prediction, self.variance, spread)
+        return vlb_term(self.schedule, predicted.reverse(clip_x_0=False), x_0, x_t, t)
 
 
 def target_of(
     schedule: NoiseSchedule,
-    prediction: Prediction,
+    prediction: PredictionKind,
     x_0: Images,
     x_t: Images,
     t: Timesteps,
@@ -144,7 +142,7 @@ def loss_simple(value: Images, target: Images) -> PerImage:
 def snr_weight(
     schedule: NoiseSchedule,
     weighting: Weighting,
-    prediction: Prediction,
+    prediction: PredictionKind,
     t: Timesteps,
     like: Images,
     *,
@@ -187,7 +185,7 @@ def snr_weight(
     return weight * _eps_error_per_error(prediction, snr)
 
 
-def _eps_error_per_error(prediction: Prediction, snr: Tensor) -> Tensor:
+def _eps_error_per_error(prediction: PredictionKind, snr: Tensor) -> Tensor:
     """Return by how much the squared error of eps exceeds that of what is predicted."""
     match prediction:
         case "eps":

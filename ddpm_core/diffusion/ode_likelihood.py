@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import Denoiser, eps_at_sigma
 from ddpm_core.diffusion.integrate import Field, Solver
 from ddpm_core.diffusion.shapes import Images, PerImage
 from ddpm_core.errors import ConfigError
@@ -133,7 +133,7 @@ def _flow_and_divergence(denoiser: Denoiser, shape: torch.Size, probe: Tensor | 
     def field(state: Tensor, sigma: Tensor) -> Tensor:
         x = state[:, :-1].reshape(shape).detach().requires_grad_()
         with torch.enable_grad():
-            eps = denoiser.eps_at_sigma(x, sigma)
+            eps = eps_at_sigma(denoiser, x, sigma)
             divergence = _trace(eps, x) if probe is None else _estimate(eps, x, probe)
         flat = eps.detach().flatten(1)
         return torch.cat([flat, divergence[:, None] / flat.shape[1]], dim=1)

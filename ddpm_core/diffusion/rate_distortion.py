@@ -6,7 +6,7 @@ The bits so far are the rate, the error of x_0_hat is the distortion; what is le
 know x_0 exactly is the decoder's term L_0.
 
 There is no bitstream here. It would take the place of the draws in `progressive_decoding`: for
-each t both sides compute p(x_{t-1} | x_t) (`Denoiser.reverse`), the sender alone computes
+each t both sides compute p(x_{t-1} | x_t) (`Prediction.reverse`), the sender alone computes
 q(x_{t-1} | x_t, x_0) (`q_posterior`), and a coder that simulates the channel turns q, p and random
 bits known to both into a message and the draw with which both go on. It needs the two means and
 variances and nothing else of the network.
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import LikelihoodTerms
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.process import q_posterior, q_sample
 from ddpm_core.diffusion.respacing import subchain
 from ddpm_core.diffusion.shapes import Images, PerImage
@@ -149,7 +150,7 @@ def progressive_decoding(
 
     Source: Ho et al. 2020, algorithms 3 and 4, with the minimal random coder left out.
     """
-    schedule = denoiser.schedule
+    schedule = chain_of(denoiser.path)
     steps = torch.tensor(list(times[::-1]), dtype=torch.int64)
     if len(steps) < 2 or bool((steps.diff() <= 0).any()):
         raise ConfigError(f"times {list(times)} must fall and be at least two")
@@ -169,5 +170,5 @@ def progressive_decoding(
             mean, variance = q_posterior(chosen, x_0, latents[-1], filled(place + 1))
             x_t = mean + variance.sqrt() * noise(t)
         latents.append(x_t)
-        decoded.append(denoiser.reverse(x_t, filled(t), clip_x_0=clip_x_0).x_0_hat)
+        decoded.append(denoiser.predict(x_t, filled(t)).reverse(clip_x_0=clip_x_0).x_0_hat)
     return Received(torch.stack(latents), torch.stack(decoded))

@@ -1,10 +1,14 @@
 """The noise schedule: how much noise each step adds, and what follows from it.
 
+It is a `path` whose clock is the code index. Between the steps the logarithm of the
+signal-to-noise ratio is interpolated linearly in t, so that whole t give the chain itself.
+
 Code `t` is 0-based: the paper's step t is index t - 1, so index 0 is one step of noise and
 index T - 1 is (almost) pure noise. Everything is computed in float64 and rounded once, where it
 is used: float32 would leave an error of 1e-4 in the posterior variance.
 
-Source: Ho et al. 2020, arXiv:2006.11239, sections 2 and 4.
+Source: Ho et al. 2020, arXiv:2006.11239, sections 2 and 4; Lu et al. 2022, arXiv:2206.00927,
+appendix D.4 (the interpolation).
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from ddpm_core.diffusion.shapes import Images, PerImageScale, Timesteps
+from ddpm_core.diffusion.shapes import Images, PerImageScale, Times, Timesteps
 from ddpm_core.errors import ConfigError
 
 TableName = Literal[
@@ -30,6 +34,12 @@ TableName = Literal[
     "log_snr",
 ]
 """What `NoiseSchedule.table` and `NoiseSchedule.gather` know."""
+
+INFINITE_SIGMA = (
+    "this chain ends in pure noise (its last signal-to-noise ratio is 0), where sigma is "
+    "infinite; solvers that work in sigma cannot begin there: use ancestral or ddim, or a "
+    "schedule without zero terminal SNR"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +87,69 @@ class NoiseSchedule:
         """Whether abar_T is exactly 0: x_T then says nothing of x_0."""
         return float(self.alphas_cumprod[-1]) == 0
 
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """0 and T - 1; as of `Path`."""
+        return 0.0, self.num_timesteps - 1.0
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """As of `Path`."""
+        nodes = self.table("log_snr", torch.device("cpu"), torch.float64)
+        return float(nodes[0]), float(nodes[-1])
+
+    @property
+    def prior_std(self) -> float:
+        """As of `Path`."""
+        return 1.0
+
+    @property
+    def preserves_variance(self) -> bool:
+        """As of `Path`."""
+        return True
+
+    def signal_and_noise(self, t: Times, like: Images) -> tuple[PerImageScale, PerImageScale]:
+        """Return sqrt(abar_t) and sqrt(1 - abar_t), at whole t and between; as of `Path`."""
+        if not t.is_floating_point():
+            return (
+                self.gather("sqrt_alphas_cumprod", t, like),
+                self.gather("sqrt_one_minus_alphas_cumprod", t, like),
+            )
+        log_snr = self.log_snr_at(t)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        signal, noise = (half.sigmoid().sqrt().to(dtype) for half in (log_snr, -log_snr))
+        return expand(signal, like), expand(noise, like)
+
+    def log_snr_at(self, t: Tensor) -> Float[Tensor, "*d"]:
+        """Return log(abar / (1 - abar)) at times in [0, T-1], whole or in between, in float64.
+
+        Raises:
+            ConfigError: if the chain ends in pure noise.
+        """
+        nodes = self._nodes(t.device)
+        left = t.floor().long().clamp(0, self.num_timesteps - 2)
+        share = t.double() - left
+        return nodes[left] + share * (nodes[left + 1] - nodes[left])
+
+    def time_at(self, log_snr: Tensor) -> Float[Tensor, "*d"]:
+        """Return the time at which the chain has this log(abar / (1 - abar)), in float64.
+
+        What lies beyond the chain's ends becomes its end: 0 or T-1.
+
+        Raises:
+            ConfigError: if the chain ends in pure noise.
+        """
+        nodes = self._nodes(log_snr.device)
+        # Ascending for the search: nodes fall with t.
+        place = torch.searchsorted(-nodes, -log_snr.double().contiguous(), right=True)
+        left = (place - 1).clamp(0, self.num_timesteps - 2)
+        share = (log_snr.double() - nodes[left]) / (nodes[left + 1] - nodes[left])
+        return left + share.clamp(0, 1)
+
+    def signal_at_sigma(self, sigma: Tensor) -> Float[Tensor, "*d"]:
+        """As of `Path`."""
+        return (1 + sigma.double().square()).rsqrt()
+
     def table(
         self, name: TableName, device: torch.device, dtype: torch.dtype
     ) -> Float[Tensor, " T"]:
@@ -95,6 +168,11 @@ class NoiseSchedule:
     def gather(self, name: TableName, t: Timesteps, like: Images) -> PerImageScale:
         """Return the entries at `t` shaped (b, 1, ..., 1), with the device and dtype of `like`."""
         return expand(self.table(name, like.device, like.dtype)[t], like)
+
+    def _nodes(self, device: torch.device) -> Float64[Tensor, " T"]:
+        if self.ends_in_pure_noise:
+            raise ConfigError(INFINITE_SIGMA)
+        return self.table("log_snr", device, torch.float64)
 
     def _compute(self, name: TableName) -> Float64[Tensor, " T"]:
         match name:

@@ -13,8 +13,9 @@ from typing import assert_never
 import torch
 
 from ddpm_core.diffusion.choices import Spacing
-from ddpm_core.diffusion.continuous import sigma_at, sigma_grid
+from ddpm_core.diffusion.path import Path
 from ddpm_core.diffusion.schedule import NoiseSchedule
+from ddpm_core.diffusion.sigma import sigma_at, sigma_grid
 from ddpm_core.errors import ConfigError
 
 
@@ -78,23 +79,23 @@ def chain_sigmas(schedule: NoiseSchedule, timesteps: Sequence[int]) -> list[floa
     return sigmas
 
 
-def karras_sigmas(schedule: NoiseSchedule, num_steps: int, rho: float = 7.0) -> list[float]:
+def karras_sigmas(path: Path, num_steps: int, rho: float = 7.0) -> list[float]:
     """Return sigmas whose rho-th roots are equally spaced, descending.
 
-    From the largest to the smallest sigma of the chain; the larger rho, the more of them lie
+    From the largest to the smallest sigma of the path; the larger rho, the more of them lie
     where there is little noise.
 
     Args:
-        schedule: the whole chain.
+        path: a whole chain, or any other path.
         num_steps: how many, at least 2; they may be more than the steps of the chain.
         rho: at least 1; 7 is the paper's choice, 3 would equalise the errors of the steps.
 
     Raises:
-        ConfigError: if the chain ends in pure noise, or an argument is out of range.
+        ConfigError: if the path ends in pure noise, or an argument is out of range.
 
     Source: Karras et al. 2022, eq. 5.
     """
     if num_steps < 2 or rho < 1:
         raise ConfigError(f"num_steps={num_steps} must be at least 2 and rho={rho} at least 1")
-    sigmas: list[float] = sigma_grid(schedule, num_steps - 1, rho=rho).flip(0).tolist()
+    sigmas: list[float] = sigma_grid(path, num_steps - 1, rho=rho).flip(0).tolist()
     return sigmas

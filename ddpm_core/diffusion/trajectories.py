@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample, descend
 from ddpm_core.diffusion.shapes import Images
 from ddpm_core.errors import ConfigError
@@ -117,7 +118,7 @@ def shared_latents(
             f"{len(x_T)} chains with num_images={num_images}: there must be one chain, x_T of "
             "shape (1, ...), and at least one image"
         )
-    shared, x_t, at = [], x_T, denoiser.schedule.num_timesteps - 1
+    shared, x_t, at = [], x_T, chain_of(denoiser.path).num_timesteps - 1
     for t in times:
         x_t = descend(denoiser, x_t, first=at, last=t + 1, noise=noise, clip_x_0=clip_x_0)
         at = t
@@ -128,7 +129,7 @@ def shared_latents(
 
 
 def _require_on_chain(denoiser: Denoiser, times: Sequence[int]) -> None:
-    num_timesteps = denoiser.schedule.num_timesteps
+    num_timesteps = chain_of(denoiser.path).num_timesteps
     if not times or not all(0 <= t < num_timesteps for t in times):
         raise ConfigError(
             f"times {list(times)} must be at least one code index in 0...{num_timesteps - 1}"

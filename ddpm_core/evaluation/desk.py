@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
@@ -110,7 +110,7 @@ class Desk:
         return samples
 
     @cached_property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> NetworkDenoiser:
         """Of the averaged weights of the last step."""
         checkpoint = results.final_checkpoint(self.store, self.config)
         if checkpoint is None:

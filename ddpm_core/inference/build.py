@@ -5,7 +5,7 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
-from ddpm_core.diffusion.denoiser import Denoiser, Network
+from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
 from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
 from ddpm_core.models.unet import UNet
@@ -81,10 +81,10 @@ def build_objective(config: RunConfig) -> Objective:
     )
 
 
-def build_denoiser(config: RunConfig, network: Network) -> Denoiser:
+def build_denoiser(config: RunConfig, network: Network) -> NetworkDenoiser:
     """Return what samplers and the bound are given of a trained network."""
     diffusion = config.diffusion
-    return Denoiser(
+    return NetworkDenoiser(
         network,
         build_schedule(config),
         prediction=diffusion.prediction,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16
 from ddpm_core.inference.weights import load_ema
@@ -36,7 +36,7 @@ class AveragedNetwork:
 
 def load_denoiser(
     store: Store, config: RunConfig, checkpoint: Manifest, device: torch.device
-) -> Denoiser:
+) -> NetworkDenoiser:
     """Read the averaged weights, verified, and put them where they compute.
 
     Raises:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ddpm_core.config import MAX_RUN_NAME, RunConfig, TrainConfig
-from ddpm_core.diffusion.choices import Loss, Prediction, is_learned
+from ddpm_core.diffusion.choices import Loss, PredictionKind, is_learned
 from ddpm_core.errors import ConfigError
 
 _OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
@@ -12,7 +12,7 @@ _OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
 class Table2Row(NamedTuple):
     """A way to train the network, and what the paper measured of it on CIFAR-10."""
 
-    prediction: Prediction
+    prediction: PredictionKind
     loss: Loss
     is_variance_learned: bool
     """the diagonal of Sigma is learned, or Sigma is fixed and isotropic"""

@@ -9,6 +9,7 @@ from torch import Tensor
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.integrate import FixedStep
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import OnStep, ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
@@ -48,7 +49,8 @@ def run_sampler(
         ConfigError: if this sampler cannot draw from this denoiser; a valid RunConfig never asks.
     """
     clip = sample.clip_x_0
-    num_timesteps = denoiser.schedule.num_timesteps
+    schedule = chain_of(denoiser.path)
+    num_timesteps = schedule.num_timesteps
     taken = num_steps_of(sample, num_timesteps)
     steps = choose_timesteps(sample.spacing, num_timesteps, taken)
     chain = denoiser if taken == num_timesteps else respaced(denoiser, steps)
@@ -66,7 +68,7 @@ def run_sampler(
             )
         case "sde":
             return sde_sample(chain, x_T, noise=noise, clip_x_0=clip, on_step=on_step)
-    sigmas = chain_sigmas(denoiser.schedule, steps)
+    sigmas = chain_sigmas(schedule, steps)
     match sample.sampler:
         case "ode":
             ascending = torch.tensor(sigmas[::-1], dtype=torch.float64)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.interpolation import interpolate
 from ddpm_core.diffusion.rate_distortion import RMSE_LEVELS, progressive_decoding
 from ddpm_core.diffusion.respacing import respaced
@@ -140,13 +141,13 @@ def _mixed(desk: Desk, x_0: Tensor, other: Tensor, depth: int) -> Tensor:
 def _round_trip(desk: Desk, unit: Unit) -> Found:
     """x_0 -> x_T -> x_0 by DDIM without noise, in ever more steps."""
     x_0 = _held_out(desk, unit.start, unit.stop)
-    steps = round_trip_steps(desk.config.study.swept_steps, desk.denoiser.schedule.num_timesteps)
+    num_timesteps = desk.denoiser.schedule.num_timesteps
+    steps = round_trip_steps(desk.config.study.swept_steps, num_timesteps)
     latents, returned = [], []
     for num_steps in steps:
-        chain = desk.denoiser
-        if num_steps < chain.schedule.num_timesteps:
-            timesteps = choose_timesteps("linspace", chain.schedule.num_timesteps, num_steps)
-            chain = respaced(chain, timesteps)
+        chain: Denoiser = desk.denoiser
+        if num_steps < num_timesteps:
+            chain = respaced(chain, choose_timesteps("linspace", num_timesteps, num_steps))
         latents.append(ddim_encode(chain, x_0.double()))
         returned.append(ddim_sample(chain, latents[-1], clip_x_0=False))
     errors = torch.stack([(one - x_0).flatten(1).square().mean(dim=1).sqrt() for one in returned])

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
-from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
-from ddpm_core.diffusion.denoiser import Denoiser, Network
+from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
+from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
 from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_generation
 from ddpm_core.evaluation.desk import Desk
 from ddpm_core.evaluation.worker import likelihood_part
@@ -150,7 +150,7 @@ def _progress(desk: Desk, unit: Unit) -> Found:
     }
 
 
-def moments_of_chain(denoiser: Denoiser) -> list[int]:
+def moments_of_chain(denoiser: NetworkDenoiser) -> list[int]:
     """Return the code indices at which x_0_hat is looked at, from 0 up, each once."""
     num_timesteps = denoiser.schedule.num_timesteps
     return sorted(set(evenly_spaced_times(num_timesteps, NUM_MOMENTS)))

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.choices import Prediction, Variance
-from ddpm_core.diffusion.continuous import sigma_at
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.choices import PredictionKind, Variance
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.schedule import NoiseSchedule
+from ddpm_core.diffusion.sigma import sigma_at
 from tests.diffusion.chains import normal
 
 BITS = math.log(2)
@@ -70,8 +70,8 @@ class Mixture:
         self,
         schedule: NoiseSchedule,
         variance: Variance = "fixed_small",
-        prediction: Prediction = "eps",
-    ) -> Denoiser:
+        prediction: PredictionKind = "eps",
+    ) -> NetworkDenoiser:
         """Return the denoiser whose network is exact, whatever it predicts."""
 
         def network(x_t: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Mixture:
                     beta, abar = spread(schedule.betas[t], x_t), signal.square()
                     return (x_t - beta / (1 - abar).sqrt() * eps) / (1 - beta).sqrt()
 
-        return Denoiser(network, schedule, prediction, variance)
+        return NetworkDenoiser(network, schedule, prediction, variance)
 
     def _joint(self, x: Tensor, sigma: Tensor) -> Tensor:
         variance = self.stds.square() + sigma.square()[:, None, None]
@@ -124,8 +124,8 @@ class Gaussian:
         return Mixture(row(1.0), self.mean[None], self.std[None])
 
     def denoiser(
-        self, variance: Variance = "fixed_small", prediction: Prediction = "eps"
-    ) -> Denoiser:
+        self, variance: Variance = "fixed_small", prediction: PredictionKind = "eps"
+    ) -> NetworkDenoiser:
         return self.mixture.denoiser(self.schedule, variance, prediction)
 
     def gain(self) -> Tensor:

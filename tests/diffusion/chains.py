@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import Variance
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.process import predict_eps
 from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
 
@@ -17,13 +17,15 @@ def every_t(schedule: NoiseSchedule) -> Tensor:
     return torch.arange(schedule.num_timesteps)
 
 
-def oracle(schedule: NoiseSchedule, x_0: Tensor, variance: Variance = "fixed_large") -> Denoiser:
+def oracle(
+    schedule: NoiseSchedule, x_0: Tensor, variance: Variance = "fixed_large"
+) -> NetworkDenoiser:
     """Return the denoiser that knows x_0, and so the exact noise."""
 
     def network(x_t: Tensor, t: Tensor) -> Tensor:
         return predict_eps(schedule, x_t, t, x_0)
 
-    return Denoiser(network, schedule, variance=variance)
+    return NetworkDenoiser(network, schedule, variance=variance)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -6,13 +6,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.choices import Prediction, Variance, is_learned
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.choices import PredictionKind, Variance, is_learned
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.process import predict_eps, predict_v, q_posterior, q_sample
 from ddpm_core.diffusion.schedule import NoiseSchedule
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 
-PREDICTIONS, VARIANCES = get_args(Prediction), get_args(Variance)
+PREDICTIONS, VARIANCES = get_args(PredictionKind), get_args(Variance)
 FIXED = [variance for variance in VARIANCES if not is_learned(variance)]
 LEARNED = [variance for variance in VARIANCES if is_learned(variance)]
 PAIRS = [
@@ -45,10 +45,10 @@ def output_for(variance: Variance) -> Tensor:
 def knowing(
     schedule: NoiseSchedule,
     x_0: Tensor,
-    prediction: Prediction,
+    prediction: PredictionKind,
     variance: Variance = "fixed_small",
     spread: Tensor | None = None,
-) -> Denoiser:
+) -> NetworkDenoiser:
     """Return a denoiser whose network knows x_0; of a learned variance it says `spread`, or 0."""
 
     def network(x_t: Tensor, t: Tensor) -> Tensor:
@@ -61,14 +61,14 @@ def knowing(
             return value
         return torch.cat([value, torch.zeros_like(value) if spread is None else spread], dim=1)
 
-    return Denoiser(network, schedule, prediction, variance)
+    return NetworkDenoiser(network, schedule, prediction, variance)
 
 
 def saying(
     output: Tensor,
     schedule: NoiseSchedule = PAPER,
-    prediction: Prediction = "eps",
+    prediction: PredictionKind = "eps",
     variance: Variance = "fixed_small",
-) -> Denoiser:
+) -> NetworkDenoiser:
     """Return a denoiser whose network answers `output` whatever it is asked."""
-    return Denoiser(lambda x_t, t: output, schedule, prediction, variance)
+    return NetworkDenoiser(lambda x_t, t: output, schedule, prediction, variance)

@@ -40,7 +40,7 @@ def test_the_score_is_the_gradient_of_the_log_density(t, prediction):
     """Catches a wrong sign, root or share, also between steps: eps <-> grad log q by autograd."""
     x_t = normal(4, 2).requires_grad_()
     (gradient,) = torch.autograd.grad(TWO.log_density(PAPER, x_t, t).sum(), x_t)
-    score = TWO.denoiser(PAPER, prediction=prediction).score(x_t.detach(), t)
+    score = TWO.denoiser(PAPER, prediction=prediction).predict(x_t.detach(), t).score
     torch.testing.assert_close(score, gradient, rtol=1e-8, atol=1e-8)
     assert float(gradient.abs().max()) > 1
 
@@ -55,7 +55,7 @@ def test_the_predicted_image_is_the_mean_of_the_images_that_it_may_be(t):
     noise = (x_t - signal[:, None] * grid) / (signal * sigma)[:, None]
     weight = prior * (-0.5 * noise.square()).exp()
     expected = (weight * grid).sum(1) / weight.sum(1)
-    got = ONE.denoiser(PAPER).x_0(x_t, times)[:, 0]
+    got = ONE.denoiser(PAPER).predict(x_t, times).x_0[:, 0]
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
 
@@ -63,8 +63,8 @@ def test_the_predicted_image_is_the_mean_of_the_images_that_it_may_be(t):
 def test_the_exact_network_says_the_same_in_every_prediction(prediction):
     """Catches a prediction of the fixture that means another image."""
     t, x_t = torch.tensor([0, 20, 49]), normal(3, 1, 2, 1)
-    expected = TWO.denoiser(SHORT).reverse(x_t, t, clip_x_0=False)
-    got = TWO.denoiser(SHORT, prediction=prediction).reverse(x_t, t, clip_x_0=False)
+    expected = TWO.denoiser(SHORT).predict(x_t, t).reverse(clip_x_0=False)
+    got = TWO.denoiser(SHORT, prediction=prediction).predict(x_t, t).reverse(clip_x_0=False)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     assert got.mean.shape == x_t.shape
 
@@ -75,13 +75,13 @@ def test_the_closed_forms_of_one_gaussian_are_those_of_its_mixture():
     t, x_t = torch.arange(50), normal(50, 2)
     signal = SHORT.alphas_cumprod.sqrt()[:, None]
     expected = data.mean + data.gain() * (x_t - signal * data.mean)
-    torch.testing.assert_close(data.denoiser().x_0(x_t, t), expected)
+    torch.testing.assert_close(data.denoiser().predict(x_t, t).x_0, expected)
     # One standard deviation up and down, in image and noise: a cubature exact for squares.
     total = torch.zeros(50, 2, dtype=torch.float64)
     for image, eps in itertools.product((-1, 1), (-1, 1)):
         x_0 = data.mean + image * data.std
         x_t = signal * x_0 + (1 - signal.square()).sqrt() * eps
-        total += (data.denoiser().x_0(x_t, t) - x_0).square() / 4
+        total += (data.denoiser().predict(x_t, t).x_0 - x_0).square() / 4
     torch.testing.assert_close(data.mse(), total)
     precision = 1 / data.std.square() + (signal.square() / (1 - signal.square()))
     torch.testing.assert_close(data.mse(), 1 / precision)

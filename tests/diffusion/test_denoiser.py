@@ -5,8 +5,7 @@ import torch
 
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.choices import is_learned
-from ddpm_core.diffusion.continuous import sigma_at
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser, at_sigma
 from ddpm_core.diffusion.process import (
     predict_eps,
     predict_v,
@@ -15,10 +14,12 @@ from ddpm_core.diffusion.process import (
     score_from_eps,
 )
 from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.sigma import sigma_at
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 from tests.diffusion.objectives import PREDICTIONS, VARIANCES, knowing, saying
 
+FORMS = ("x_0", "eps", "v", "velocity", "score", "log_variance")
 PURE = make_schedule(zero_terminal_snr(make_betas("linear", 50)))
 
 
@@ -43,12 +44,12 @@ def test_whoever_knows_the_answer_gives_it_in_every_form(prediction, variance, n
     denoiser = knowing(PAPER, x_0, prediction, variance, spread=normal(1000, 2, 3, seed=3))
     # An x_{t-1} says x_0 to 1e-16 times 7,800, and of that eps is 1/0.01 at t = 0.
     close = {"rtol": 1e-8, "atol": 1e-8}
-    torch.testing.assert_close(denoiser.x_0(x_t, t), x_0, **close)
-    torch.testing.assert_close(denoiser.eps(x_t, t), eps, **close)
-    torch.testing.assert_close(denoiser.v(x_t, t), predict_v(PAPER, x_0, t, eps), **close)
+    torch.testing.assert_close(denoiser.predict(x_t, t).x_0, x_0, **close)
+    torch.testing.assert_close(denoiser.predict(x_t, t).eps, eps, **close)
+    torch.testing.assert_close(denoiser.predict(x_t, t).v, predict_v(PAPER, x_0, t, eps), **close)
     # The score is eps times up to 100.
     torch.testing.assert_close(
-        denoiser.score(x_t, t), score_from_eps(PAPER, eps, t), rtol=1e-6, atol=1e-6
+        denoiser.predict(x_t, t).score, score_from_eps(PAPER, eps, t), rtol=1e-6, atol=1e-6
     )
 
 
@@ -61,18 +62,18 @@ def test_answers_between_two_steps_belong_together(prediction):
     sigma = sigma_at(PAPER, t)[:, None]
     signal, noise = (1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5
     close = {"rtol": 1e-9, "atol": 1e-9}
-    torch.testing.assert_close(denoiser.x_0(x_t, t), x_0, **close)
-    eps = denoiser.eps(x_t, t)
+    torch.testing.assert_close(denoiser.predict(x_t, t).x_0, x_0, **close)
+    eps = denoiser.predict(x_t, t).eps
     torch.testing.assert_close(signal * x_0 + noise * eps, x_t, **close)
-    torch.testing.assert_close(denoiser.v(x_t, t), signal * eps - noise * x_0, **close)
-    torch.testing.assert_close(denoiser.score(x_t, t), -eps / noise, **close)
+    torch.testing.assert_close(denoiser.predict(x_t, t).v, signal * eps - noise * x_0, **close)
+    torch.testing.assert_close(denoiser.predict(x_t, t).score, -eps / noise, **close)
 
 
 def test_a_mean_between_two_steps_is_refused():
     """Catches an x_{t-1} of t = 3.5, which nobody can mean."""
     denoiser = saying(normal(2, 3), prediction="x_prev")
     with pytest.raises(ConfigError, match=r"whole steps only.*ancestral"):
-        denoiser.eps(normal(2, 3), torch.tensor([3.5, 4.0]))
+        _ = denoiser.predict(normal(2, 3), torch.tensor([3.5, 4.0])).eps
 
 
 @pytest.mark.parametrize("prediction", ["x_0", "v", "x_prev"])
@@ -82,10 +83,10 @@ def test_a_chain_that_ends_in_pure_noise_is_answered_at_its_end(prediction):
     x_0, eps = normal(50, 3, seed=1), normal(50, 3, seed=2)
     x_t = q_sample(PURE, x_0, t, eps)
     denoiser = knowing(PURE, x_0, prediction)
-    torch.testing.assert_close(denoiser.x_0(x_t, t), x_0, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(denoiser.eps(x_t, t), eps, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(denoiser.v(x_t, t)[-1], -x_0[-1], rtol=1e-9, atol=1e-9)
-    step = denoiser.reverse(x_t, t, clip_x_0=False)
+    torch.testing.assert_close(denoiser.predict(x_t, t).x_0, x_0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(denoiser.predict(x_t, t).eps, eps, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(denoiser.predict(x_t, t).v[-1], -x_0[-1], rtol=1e-9, atol=1e-9)
+    step = denoiser.predict(x_t, t).reverse(clip_x_0=False)
     assert all(bool(part.isfinite().all()) for part in step)
 
 
@@ -93,7 +94,7 @@ def test_a_chain_that_ends_in_pure_noise_is_answered_at_its_end(prediction):
 def test_eps_is_refused_where_the_chain_ends_in_pure_noise(schedule):
     """Catches an x_0 that is infinite at the first step of sampling."""
     with pytest.raises(ConfigError, match=r"prediction=eps.*pure noise.*predict v or x_0"):
-        Denoiser(lambda x_t, t: x_t, schedule)
+        NetworkDenoiser(lambda x_t, t: x_t, schedule)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -108,19 +109,17 @@ def test_outputs_in_bfloat16_are_computed_with_in_float32(prediction):
         output = normal(2, 4, seed=2).bfloat16()
         denoiser = saying(output, SHORT, prediction)
         exact = saying(output.double(), SHORT, prediction)
-        answers = (denoiser.x_0, denoiser.eps, denoiser.v, denoiser.score)
-        exactly = (exact.x_0, exact.eps, exact.v, exact.score)
-        for answer, exact_answer in zip(answers, exactly, strict=True):
-            found = answer(x_t, t)
+        for form in FORMS[:-1]:
+            found = getattr(denoiser.predict(x_t, t), form)
             assert found.dtype == expected
-            wanted = exact_answer(x_t.double(), t)
+            wanted = getattr(exact.predict(x_t.double(), t), form)
             torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
-        step = denoiser.reverse(x_t, t, clip_x_0=True)
+        step = denoiser.predict(x_t, t).reverse(clip_x_0=True)
         assert {part.dtype for part in step} == {expected}
 
 
-def test_the_network_is_asked_once_for_each_answer():
-    """Catches an answer that costs two passes through the network."""
+def test_the_network_is_called_once_for_all_forms():
+    """Catches a form that costs another pass through the network, and one computed twice."""
     calls = []
 
     def network(x_t, t):
@@ -128,15 +127,15 @@ def test_the_network_is_asked_once_for_each_answer():
         return x_t
 
     for prediction in PREDICTIONS:
-        denoiser = Denoiser(network, SHORT, prediction)
+        denoiser = NetworkDenoiser(network, SHORT, prediction)
         x_t, t = normal(1, 3), torch.tensor([7])
-        for answer in (denoiser.x_0, denoiser.eps, denoiser.v, denoiser.score):
-            calls.clear()
-            answer(x_t, t)
-            assert len(calls) == 1
         calls.clear()
-        denoiser.reverse(x_t, t, clip_x_0=True)
+        predicted = denoiser.predict(x_t, t)
+        forms = [getattr(predicted, form) for form in FORMS]
+        predicted.reverse(clip_x_0=True)
         assert len(calls) == 1
+        again = [getattr(predicted, form) for form in FORMS]
+        assert all(one is other for one, other in zip(forms, again, strict=True))
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
@@ -149,9 +148,9 @@ def test_nothing_waits_for_the_device(prediction, variance):
     denoiser = saying(output, PAPER, prediction, variance)
     x_t = torch.empty(4, 3, 5, device="meta")
     t = torch.empty(4, dtype=torch.int64, device="meta")
-    for answer in (denoiser.x_0, denoiser.eps, denoiser.v, denoiser.score):
-        assert answer(x_t, t).shape == (4, 3, 5)
-    step = denoiser.reverse(x_t, t, clip_x_0=True)
+    for form in FORMS[:-1]:
+        assert getattr(denoiser.predict(x_t, t), form).shape == (4, 3, 5)
+    step = denoiser.predict(x_t, t).reverse(clip_x_0=True)
     assert step.mean.shape == (4, 3, 5)
 
 
@@ -173,14 +172,14 @@ def test_at_sigma_is_karras_denoiser(prediction):
         asked.append((x_t, t))
         return 0.3 * x_t.sin() + 0.1 * (t / 1000)[:, None]
 
-    denoiser = Denoiser(network, PAPER, prediction)
-    found = denoiser.at_sigma(x, sigma)
+    denoiser = NetworkDenoiser(network, PAPER, prediction)
+    found = at_sigma(denoiser, x, sigma)
     ((x_t, t),) = asked
     torch.testing.assert_close(x_t, x / (1 + sigma[:, None] ** 2).sqrt())
     torch.testing.assert_close(sigma_at(PAPER, t), sigma)
     if prediction == "eps":
         torch.testing.assert_close(found, x - sigma[:, None] * network(x_t, t))
-    torch.testing.assert_close(found, denoiser.x_0(x_t, t), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, denoiser.predict(x_t, t).x_0, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
@@ -190,8 +189,8 @@ def test_at_sigma_of_whoever_knows_the_image_is_the_image(prediction):
     x_0, eps = normal(4, 6, seed=1), normal(4, 6, seed=2)
     x = x_0 + sigma[:, None] * eps
     denoiser = knowing(PAPER, x_0, prediction)
-    torch.testing.assert_close(denoiser.at_sigma(x, sigma), x_0, rtol=1e-8, atol=1e-8)
-    single = denoiser.at_sigma(x.float(), sigma)
+    torch.testing.assert_close(at_sigma(denoiser, x, sigma), x_0, rtol=1e-8, atol=1e-8)
+    single = at_sigma(denoiser, x.float(), sigma)
     assert single.dtype == torch.float32
 
 
@@ -207,7 +206,7 @@ def test_at_sigma_beyond_the_chain_asks_at_its_end():
 
     sigma = torch.tensor([1e-4, 1e4], dtype=torch.float64)
     x = normal(2, 3)
-    found = Denoiser(network, PAPER).at_sigma(x, sigma)
+    found = at_sigma(NetworkDenoiser(network, PAPER), x, sigma)
     assert times[0].tolist() == [0, 999]
     torch.testing.assert_close(found, x - sigma[:, None])
 
@@ -216,13 +215,13 @@ def test_at_sigma_is_refused_where_sigma_is_infinite():
     """Catches a nan in the first step of a solver that works in sigma."""
     denoiser = saying(normal(1, 3), PURE, "v")
     with pytest.raises(ConfigError, match=r"sigma is infinite.*use ancestral"):
-        denoiser.at_sigma(normal(1, 3), torch.ones(1))
+        at_sigma(denoiser, normal(1, 3), torch.ones(1))
 
 
 def test_x_0_of_the_last_step_amplifies_errors_of_eps():
     """Catches a quotient by 1 - abar: an error of eps of 1 is one of x_0 of 157."""
     x_t, t = normal(1, 3), torch.tensor([999])
-    off = saying(predict_eps(PAPER, x_t, t, x_t) + 1).x_0(x_t, t)
+    off = saying(predict_eps(PAPER, x_t, t, x_t) + 1).predict(x_t, t).x_0
     torch.testing.assert_close(off, x_t - 157.407281, rtol=1e-6, atol=1e-6)
     exactly = predict_x_0(PAPER, x_t, t, predict_eps(PAPER, x_t, t, x_t))
     torch.testing.assert_close(exactly, x_t, rtol=1e-9, atol=1e-9)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.interpolation import interpolate
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ancestral import descend
@@ -28,7 +28,7 @@ def recorder(seen, eps_hat=lambda x_t: 0 * x_t):
         seen.append((x_t, int(t[0])))
         return eps_hat(x_t)
 
-    return Denoiser(network, SHORT, variance="fixed_small")
+    return NetworkDenoiser(network, SHORT, variance="fixed_small")
 
 
 def run(denoiser, depth, **other):
@@ -94,7 +94,7 @@ def test_between_two_gaussian_ends_the_decoding_is_linear_in_lambda():
 
     For a denoiser linear in x_t, everything is linear in lambda once the noise is fixed.
     """
-    linear = Denoiser(lambda x_t, t: 0.4 * x_t, SHORT)
+    linear = NetworkDenoiser(lambda x_t, t: 0.4 * x_t, SHORT)
     first, middle, last = run(linear, 45, clip_x_0=False, eps_other=EPS_OTHER)
     torch.testing.assert_close(middle, 0.7 * first + 0.3 * last)
     assert float((first - last).abs().mean()) > 0.01
@@ -102,7 +102,7 @@ def test_between_two_gaussian_ends_the_decoding_is_linear_in_lambda():
 
 def test_each_image_is_that_of_its_mix_alone():
     """Catches: noise by place in the batch of all lambdas instead of by pair."""
-    free = Denoiser(lambda x_t, t: x_t.sin(), SHORT)
+    free = NetworkDenoiser(lambda x_t, t: x_t.sin(), SHORT)
     found = run(free, 20)
     t = torch.tensor([19, 19])
     mix = 0.7 * q_sample(SHORT, A, t, EPS) + 0.3 * q_sample(SHORT, B, t, EPS)
@@ -111,7 +111,7 @@ def test_each_image_is_that_of_its_mix_alone():
 
 def test_clipping_is_asked_of_the_reverse_steps():
     """Catches: an argument that goes nowhere."""
-    wild = Denoiser(lambda x_t, t: -3 * x_t, SHORT)
+    wild = NetworkDenoiser(lambda x_t, t: -3 * x_t, SHORT)
     assert float(run(wild, 50).abs().max()) <= 1
     assert float(run(wild, 50, clip_x_0=False).abs().max()) > 1
 
@@ -137,7 +137,7 @@ def test_it_never_waits_for_its_device_and_builds_no_graph():
     x_0 = torch.empty(2, 3, device="meta")
     weight = torch.ones((), requires_grad=True, device="meta")
     found = interpolate(
-        Denoiser(lambda x_t, t: weight * x_t, SHORT),
+        NetworkDenoiser(lambda x_t, t: weight * x_t, SHORT),
         x_0, x_0, depth=50, weights=[0.0, 1.0], eps=x_0, noise=lambda _: x_0,
     )  # fmt: skip
     assert found.device.type == "meta"

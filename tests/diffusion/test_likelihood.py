@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser, Reverse, reverse
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.likelihood import (
     bits_per_dim,
     discretized_gaussian_log_likelihood,
     prior_bits,
     vlb_term,
 )
+from ddpm_core.diffusion.prediction import Prediction, Reverse
 from ddpm_core.diffusion.process import q_posterior, q_sample
 from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import mean_per_image
@@ -35,7 +36,7 @@ def signs(*shape, seed=0):
 
 def term(schedule, variance, x_0, x_t, t, eps_hat, clip):
     """Return the term of the bound for a predicted noise, and the error of x_0_hat."""
-    step = reverse(schedule, "eps", variance, eps_hat, None, x_t, t, clip_x_0=clip)
+    step = Prediction(schedule, x_t, t, eps_hat, "eps", variance).reverse(clip_x_0=clip)
     return vlb_term(schedule, step, x_0, x_t, t), mean_per_image((step.x_0_hat - x_0).square())
 
 
@@ -82,7 +83,7 @@ def test_predicting_no_noise_costs_the_known_bits(variance, expected):
     """Catches a wrong weight of the squared error, which the exact noise cannot see."""
     x_0 = interior_images(2, 10)
     result = bits_per_dim(
-        Denoiser(lambda x_t, _: torch.zeros_like(x_t), PAPER, variance=variance),
+        NetworkDenoiser(lambda x_t, _: torch.zeros_like(x_t), PAPER, variance=variance),
         x_0,
         noise=lambda t: signs(2, 10, seed=t),
         clip_x_0=False,
@@ -264,7 +265,9 @@ def test_bits_per_dim_calls_everything_once_for_each_t():
         torch.testing.assert_close(x_t, q_sample(SHORT, x_0, t, eps))
         return eps + 0.01 * t[:, None]
 
-    result = bits_per_dim(Denoiser(denoiser, SHORT, variance="fixed_small"), x_0, noise=noise)
+    result = bits_per_dim(
+        NetworkDenoiser(denoiser, SHORT, variance="fixed_small"), x_0, noise=noise
+    )
     assert network == drawn == list(range(49, -1, -1))
     assert result.terms.shape == result.mse.shape == (2, 50)
     for step in (0, 7):
@@ -281,7 +284,7 @@ def test_bits_per_dim_clips_by_default():
 
     def run(**clip):
         return bits_per_dim(
-            Denoiser(lambda x_t, _: -x_t, SHORT, variance="fixed_small"),
+            NetworkDenoiser(lambda x_t, _: -x_t, SHORT, variance="fixed_small"),
             x_0,
             noise=lambda t: normal(2, 6, seed=t),
             **clip,
@@ -299,7 +302,7 @@ def test_bits_are_the_same_for_every_shape_and_in_float32():
     def run(shape, dtype):
         images = x_0.reshape(2, *shape).to(dtype)
         return bits_per_dim(
-            Denoiser(lambda x_t, _: 0.1 * x_t, SHORT),
+            NetworkDenoiser(lambda x_t, _: 0.1 * x_t, SHORT),
             images,
             noise=lambda t: normal(2, 24, seed=t).reshape(2, *shape).to(dtype),
         )
@@ -330,7 +333,7 @@ def test_a_gpu_finds_the_bound_of_a_cpu(dtype, tolerance, cdf, gpu):
 
     def run(images):
         return bits_per_dim(
-            Denoiser(lambda x_t, t: 0.1 * x_t.sin(), SHORT),
+            NetworkDenoiser(lambda x_t, t: 0.1 * x_t.sin(), SHORT),
             images,
             noise=lambda t: normal(4, 3, 8, 8, seed=t).to(images.device, images.dtype),
             cdf=cdf,

@@ -14,9 +14,10 @@ from ddpm_core.diffusion.choices import (
     is_learned,
     require_possible,
 )
-from ddpm_core.diffusion.denoiser import Denoiser, split_output
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim, vlb_term
 from ddpm_core.diffusion.objective import Objective, loss_simple, target_of
+from ddpm_core.diffusion.prediction import split_output
 from ddpm_core.diffusion.process import q_posterior, q_sample
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.errors import ConfigError
@@ -106,7 +107,8 @@ def test_l_is_the_term_of_the_bound(prediction, variance, given):
     x_0, x_t, t, eps = given
     output = output_for(variance)
     losses = Objective(SHORT, prediction, variance, "vlb").losses(output, x_0, x_t, t, eps)
-    step = Denoiser(lambda *_: output, SHORT, prediction, variance).reverse(x_t, t, clip_x_0=False)
+    denoiser = NetworkDenoiser(lambda *_: output, SHORT, prediction, variance)
+    step = denoiser.predict(x_t, t).reverse(clip_x_0=False)
     torch.testing.assert_close(losses, vlb_term(SHORT, step, x_0, x_t, t))
     assert float(step.x_0_hat.abs().max()) > 1.5
 
@@ -120,7 +122,7 @@ def test_the_mean_of_l_over_t_times_t_is_the_bound():
     def network(x_t, t):
         return 0.9 * x_t.sin()
 
-    denoiser = Denoiser(network, SHORT, "eps", "fixed_small")
+    denoiser = NetworkDenoiser(network, SHORT, "eps", "fixed_small")
     bound = bits_per_dim(denoiser, x_0, noise=lambda t: normal(1, 5, seed=t), clip_x_0=False)
     t, images = every_t(SHORT), x_0.expand(50, 5)
     eps = torch.cat([normal(1, 5, seed=int(one)) for one in t])

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim, ode_density
 from ddpm_core.diffusion.samplers.ode import ode_encode
+from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import BITS, Gaussian, Mixture, row
 from tests.diffusion.chains import PAPER, normal
@@ -132,11 +132,11 @@ def test_the_levels_fill_their_bins(bins, low, width):
         seen.clear()
         uniform = torch.full_like(x_0, share)
         result = ode_bits_per_dim(
-            Denoiser(network, PAPER), x_0, solver=solver, uniform=uniform, bins=bins
+            NetworkDenoiser(network, PAPER), x_0, solver=solver, uniform=uniform, bins=bins
         )
         x = low + (levels + share) * width
         torch.testing.assert_close(seen[0][:, 0], x, rtol=0, atol=1e-12)
-        density = ode_density(Denoiser(network, PAPER), x[:, None], solver=solver)
+        density = ode_density(NetworkDenoiser(network, PAPER), x[:, None], solver=solver)
         torch.testing.assert_close(result.bits, density.bits - math.log2(width))
 
 
@@ -179,7 +179,7 @@ class Averaged:
 def test_the_network_is_differentiated_whatever_surrounds_it(mode):
     """Catches a divergence of 0, or an error, under no_grad and inference mode; and a graph."""
     solver = FixedStep(sigma_grid(PAPER, 5), "heun")
-    denoiser = Denoiser(Averaged(), PAPER)
+    denoiser = NetworkDenoiser(Averaged(), PAPER)
     expected = ode_density(denoiser, normal(2, 3), solver=solver).bits
     with mode():
         x, probe = normal(2, 3), signs(2, 3)
@@ -191,7 +191,7 @@ def test_the_network_is_differentiated_whatever_surrounds_it(mode):
 
 def test_images_of_any_shape_are_treated_alike():
     """Catches a mean over the channels only, and a probe that is not shaped as the images."""
-    x, denoiser = normal(2, 6), Denoiser(lambda x_t, _: x_t.tanh(), PAPER)
+    x, denoiser = normal(2, 6), NetworkDenoiser(lambda x_t, _: x_t.tanh(), PAPER)
     solver = FixedStep(sigma_grid(PAPER, 4))
     flat = ode_density(denoiser, x, solver=solver, probe=signs(2, 6))
     deep = ode_density(
@@ -231,7 +231,7 @@ def test_a_gpu_finds_the_density_of_a_cpu(solver, probe, gpu):
     def network(x_t, t):
         return (0.8 * x_t).tanh() + 0.1 * x_t.roll(1, dims=-1)
 
-    denoiser, x = Denoiser(network, PAPER), normal(4, 3, seed=1)
+    denoiser, x = NetworkDenoiser(network, PAPER), normal(4, 3, seed=1)
     expected = ode_density(denoiser, x, solver=solver, probe=probe)
     with torch.inference_mode():
         there = None if probe is None else probe.to(gpu)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.likelihood import LikelihoodTerms, bits_per_dim
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.rate_distortion import (
@@ -104,12 +104,12 @@ def receive(denoiser, x_0, times, **other):
 
 def test_what_is_shown_is_x_0_hat_of_what_is_held():
     """Catches: a network asked at the index of the sub-chain, rows in reverse, a lost clip."""
-    free = Denoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
+    free = NetworkDenoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
     x_0, times = normal(3, 5).clamp(-1, 1), [49, 20, 3, 0]
     found = receive(free, x_0, times, clip_x_0=False)
     clipped = receive(free, x_0, times)
     for place, t in enumerate(times):
-        expected = free.x_0(found.x_t[place], torch.full((3,), t))
+        expected = free.predict(found.x_t[place], torch.full((3,), t)).x_0
         torch.testing.assert_close(found.x_0_hat[place], expected)
         assert torch.equal(clipped.x_0_hat[place], found.x_0_hat[place].clamp(-1, 1))
     first = q_sample(SHORT, x_0, torch.full((3,), 49), normal(3, 5, seed=99))
@@ -132,7 +132,7 @@ def test_latents_are_those_of_one_forward_chain():
     """
     times, units = [45, 30, 8], torch.eye(3, dtype=torch.float64)
     draws = {t: units[place : place + 1] for place, t in enumerate(times)}
-    anything = Denoiser(lambda x_t, t: x_t, SHORT)
+    anything = NetworkDenoiser(lambda x_t, t: x_t, SHORT)
     held = receive(anything, 0 * draws[45], times, noise=draws.__getitem__).x_t[:, 0]
     abar = SHORT.alphas_cumprod[torch.tensor(times)]
     late, early = torch.minimum(abar[:, None], abar), torch.maximum(abar[:, None], abar)
@@ -154,7 +154,7 @@ def test_one_call_and_one_draw_for_each_time():
         drawn.append(t)
         return normal(2, 4)
 
-    receive(Denoiser(network, SHORT), normal(2, 4), [40, 12, 1], noise=noise)
+    receive(NetworkDenoiser(network, SHORT), normal(2, 4), [40, 12, 1], noise=noise)
     assert calls == drawn == [40, 12, 1]
 
 
@@ -169,6 +169,8 @@ def test_decoding_never_waits_for_its_device_and_builds_no_graph():
     """Catches: `.item()` between the steps, a graph over the network."""
     x_0 = torch.empty(2, 3, device="meta")
     weight = torch.ones((), requires_grad=True, device="meta")
-    found = receive(Denoiser(lambda x_t, t: weight * x_t, SHORT), x_0, [30, 4], noise=lambda t: x_0)
+    found = receive(
+        NetworkDenoiser(lambda x_t, t: weight * x_t, SHORT), x_0, [30, 4], noise=lambda t: x_0
+    )
     assert found.x_0_hat.device.type == "meta"
     assert not found.x_0_hat.requires_grad

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
@@ -21,12 +21,12 @@ def draws(step):
 
 
 def small(denoiser, variance):
-    return Denoiser(denoiser.network, denoiser.schedule, denoiser.prediction, variance)
+    return NetworkDenoiser(denoiser.network, denoiser.schedule, denoiser.prediction, variance)
 
 
 def test_betas_are_worked_out_anew_from_abar():
     """Catches the old chain's betas, whose steps are far too short (improved DDPM, eq. 19)."""
-    schedule = respaced(toy(), FEW).schedule
+    schedule = respaced(toy(), FEW).path
     abar = PAPER.alphas_cumprod[FEW]
     torch.testing.assert_close(schedule.alphas_cumprod, abar)
     torch.testing.assert_close(schedule.betas[1:], 1 - abar[1:] / abar[:-1])
@@ -54,7 +54,7 @@ def test_ancestral_sampling_in_few_steps_is_that_of_diffusers(variance, clip):
     few = respaced(small(toy(), variance), FEW)
     ours = ddpm_sample(few, normal(2, 5), noise=draws, clip_x_0=clip)
     torch.testing.assert_close(ours, x_t, rtol=1e-8, atol=1e-8)
-    assert few.network.network.asked == list(reversed(FEW))
+    assert few.denoiser.network.asked == list(reversed(FEW))
 
 
 def test_few_steps_with_the_large_variance_are_sigma_hat_of_ddim():
@@ -96,5 +96,6 @@ def test_steps_that_are_no_chain_are_refused(steps):
 
 def test_a_network_of_single_steps_cannot_leave_any_out():
     """Catches the mean of x_{t-1} taken for the mean of a step a hundred times as long."""
+    few = respaced(toy(prediction="x_prev"), FEW)
     with pytest.raises(ConfigError, match="prediction=x_prev is trained for steps of one"):
-        respaced(toy(prediction="x_prev"), FEW)
+        few.predict(normal(2, 5), torch.tensor([9, 9]))

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import reverse, split_output
+from ddpm_core.diffusion.prediction import Prediction, split_output
 from ddpm_core.diffusion.process import q_posterior, q_sample
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample, draw_previous
 from ddpm_core.errors import ConfigError
@@ -18,10 +18,10 @@ def test_the_mean_is_the_posterior_s_with_the_predicted_image(prediction, clip):
     """Catches a clip after the mean or none, and one mean for all predictions."""
     t = torch.tensor([0, 1, 300, 999])
     x_t, value = normal(4, 50, seed=1), 2 * normal(4, 50, seed=2)
-    x_0 = saying(value, prediction=prediction).x_0(x_t, t)
+    x_0 = saying(value, prediction=prediction).predict(x_t, t).x_0
     assert float(x_0.abs().max()) > 1
     expected = x_0.clamp(-1, 1) if clip else x_0
-    step = saying(value, prediction=prediction).reverse(x_t, t, clip_x_0=clip)
+    step = saying(value, prediction=prediction).predict(x_t, t).reverse(clip_x_0=clip)
     torch.testing.assert_close(step.x_0_hat, expected)
     torch.testing.assert_close(step.mean, q_posterior(PAPER, expected, x_t, t)[0])
 
@@ -31,10 +31,10 @@ def test_a_predicted_mean_is_taken_at_its_word():
     t = torch.tensor([0, 1, 300, 999])
     x_t, mean = normal(4, 50, seed=1), 2 * normal(4, 50, seed=2)
     denoiser = saying(mean, prediction="x_prev")
-    clipped, free = (denoiser.reverse(x_t, t, clip_x_0=clip) for clip in (True, False))
+    clipped, free = (denoiser.predict(x_t, t).reverse(clip_x_0=clip) for clip in (True, False))
     assert torch.equal(clipped.mean, mean)
     assert torch.equal(free.mean, mean)
-    torch.testing.assert_close(free.x_0_hat, denoiser.x_0(x_t, t))
+    torch.testing.assert_close(free.x_0_hat, denoiser.predict(x_t, t).x_0)
     torch.testing.assert_close(clipped.x_0_hat, free.x_0_hat.clamp(-1, 1))
     assert float(free.x_0_hat.abs().max()) > 1
 
@@ -44,7 +44,7 @@ def test_all_predictions_of_one_image_are_one_step(prediction):
     """Catches a reverse step that depends on how the network says what it knows."""
     t, x_0 = every_t(PAPER), normal(1000, 2, 3, seed=1)
     x_t = q_sample(PAPER, x_0, t, normal(1000, 2, 3, seed=2))
-    step = knowing(PAPER, x_0, prediction).reverse(x_t, t, clip_x_0=False)
+    step = knowing(PAPER, x_0, prediction).predict(x_t, t).reverse(clip_x_0=False)
     mean, _ = q_posterior(PAPER, x_0, x_t, t)
     torch.testing.assert_close(step.mean, mean, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(step.x_0_hat, x_0, rtol=1e-8, atol=1e-8)
@@ -71,7 +71,7 @@ def test_the_variance_is_that_of_its_name(variance):
     large = torch.cat([PAPER.posterior_variance[1:2], PAPER.betas[1:]]).log()[:, None, None]
     log_beta = PAPER.betas.log()[:, None, None]
     x_t, spread = normal(1000, 2, 3, seed=1), normal(1000, 2, 3, seed=2)
-    step = knowing(PAPER, x_t, "x_0", variance, spread).reverse(x_t, t, clip_x_0=False)
+    step = knowing(PAPER, x_t, "x_0", variance, spread).predict(x_t, t).reverse(clip_x_0=False)
     expected = {
         "fixed_small": small,
         "fixed_large": large,
@@ -90,7 +90,11 @@ def test_learned_range_reaches_both_ends_and_beyond():
     small, log_beta = PAPER.posterior_log_variance_clipped, PAPER.betas.log()
     for out, expected in ((-1.0, small), (1.0, log_beta), (3.0, 2 * log_beta - small)):
         spread = torch.full_like(x_t, out)
-        step = knowing(PAPER, x_t, "x_0", "learned_range", spread).reverse(x_t, t, clip_x_0=True)
+        step = (
+            knowing(PAPER, x_t, "x_0", "learned_range", spread)
+            .predict(x_t, t)
+            .reverse(clip_x_0=True)
+        )
         torch.testing.assert_close(step.log_variance, expected[:, None].expand(1000, 2))
     assert float(log_beta[0] - small[0]) == pytest.approx(0.6064, abs=1e-4)
 
@@ -98,11 +102,10 @@ def test_learned_range_reaches_both_ends_and_beyond():
 @pytest.mark.parametrize("variance", LEARNED)
 def test_a_network_without_a_second_half_is_refused(variance):
     """Catches a variance that is made up where the network says none."""
+    x_t, t = normal(1, 3), torch.tensor([1])
+    said = Prediction(PAPER, x_t, t, x_t, "eps", variance)
     with pytest.raises(ConfigError, match=r"no second half; give the network twice the channels"):
-        reverse(
-            PAPER, "eps", variance, normal(1, 3), None, normal(1, 3), torch.tensor([1]),
-            clip_x_0=True,
-        )  # fmt: skip
+        said.reverse(clip_x_0=True)
 
 
 def exact(scheduler):
@@ -141,7 +144,11 @@ def test_a_step_agrees_with_diffusers(prediction, theirs, variance, t):
     ours, given = outputs.get(variance, (value, value))
     expected = scheduler.step(given, t, x_t, generator=torch.Generator().manual_seed(4))
     times = torch.full((2,), t)
-    step = saying(ours, prediction=prediction, variance=variance).reverse(x_t, times, clip_x_0=True)
+    step = (
+        saying(ours, prediction=prediction, variance=variance)
+        .predict(x_t, times)
+        .reverse(clip_x_0=True)
+    )
     x_prev = draw_previous(step, times, normal(2, 3, 4, 4, seed=4))
     close = {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(x_prev, expected.prev_sample, **close)

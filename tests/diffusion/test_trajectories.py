@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.process import predict_eps, q_sample
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.trajectories import (
@@ -15,7 +15,7 @@ from ddpm_core.diffusion.trajectories import (
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import SHORT, normal
 
-FREE = Denoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
+FREE = NetworkDenoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
 
 
 def chain_noise(t):
@@ -68,7 +68,7 @@ def test_progressive_generation_asks_for_clipping():
     x_T = 3 * normal(2, 6)
     assert float(progressive_generation(FREE, x_T, **options).abs().max()) <= 1
     free = progressive_generation(FREE, x_T, clip_x_0=False, **options)
-    torch.testing.assert_close(free[0], FREE.x_0(x_T, torch.tensor([49, 49])))
+    torch.testing.assert_close(free[0], FREE.predict(x_T, torch.tensor([49, 49])).x_0)
 
 
 @pytest.mark.parametrize("times", [[50], [-1, 3], []])
@@ -120,7 +120,7 @@ def test_images_that_share_a_later_latent_are_more_alike():
         return (1 - SHORT.alphas_cumprod[t, None]).sqrt() * x_t
 
     found = shared_latents(
-        Denoiser(exact, SHORT),
+        NetworkDenoiser(exact, SHORT),
         normal(1, 3000),
         times=[49, 25, 10],
         num_images=8,
@@ -142,7 +142,7 @@ def test_the_chain_is_walked_once_and_each_branch_to_its_end():
         calls.append((len(x_t), int(t[0])))
         return 0 * x_t
 
-    shared(Denoiser(network, SHORT), times=(49, 20))
+    shared(NetworkDenoiser(network, SHORT), times=(49, 20))
     assert [t for rows, t in calls if rows == 1] == list(range(49, 20, -1))
     assert [t for rows, t in calls if rows == 3] == [*range(49, -1, -1), *range(20, -1, -1)]
 
@@ -155,9 +155,9 @@ def test_all_branches_with_the_exact_denoiser_are_the_image():
         return predict_eps(SHORT, x_t, t, x_0.repeat(len(x_t), 1))
 
     x_T = q_sample(SHORT, x_0, torch.tensor([49]), normal(1, 6, seed=1))
-    for part in shared(Denoiser(network, SHORT), x_T=x_T, clip_x_0=False):
+    for part in shared(NetworkDenoiser(network, SHORT), x_T=x_T, clip_x_0=False):
         torch.testing.assert_close(part.x_0, x_0.repeat(3, 1))
-    for part in shared(Denoiser(network, SHORT), x_T=x_T):
+    for part in shared(NetworkDenoiser(network, SHORT), x_T=x_T):
         torch.testing.assert_close(part.x_0, x_0.clamp(-1, 1).repeat(3, 1))
 
 

@@ -7,7 +7,7 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.config import EvaluateConfig
 from ddpm_core.diffusion.betas import make_betas
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.errors import DivergenceError
@@ -35,7 +35,9 @@ def pointwise(x_t, t):
     return 0.9 * x_t + 0.01 * t[:, None, None, None]
 
 
-DENOISER = Denoiser(pointwise, make_schedule(make_betas("linear", 21)), variance="fixed_small")
+DENOISER = NetworkDenoiser(
+    pointwise, make_schedule(make_betas("linear", 21)), variance="fixed_small"
+)
 
 
 def images_u8(num: int) -> torch.Tensor:

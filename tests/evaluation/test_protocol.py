@@ -17,7 +17,7 @@ from ddpm_core import seeding
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import EvaluateConfig, StudyConfig
 from ddpm_core.diffusion.betas import make_betas
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.evaluation import classifier
 from ddpm_core.evaluation.classifier import Classifier, train_classifier
@@ -131,7 +131,7 @@ def test_features_of_a_trained_network(num_steps):
 def test_the_bound_of_a_known_denoiser():
     """Catches: another scaling of the images, key of the noise, edge or width of the bins, constant
     of the distribution function, clipping, unit."""
-    denoiser = Denoiser(
+    denoiser = NetworkDenoiser(
         lambda x_t, t: 0.9 * x_t + 0.01 * t[:, None, None, None],
         make_schedule(make_betas("linear", 21)),
         variance="fixed_small",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
 from ddpm_core.inference.build import (
     build_denoiser,
@@ -107,7 +107,7 @@ def test_denoiser_is_that_of_the_configuration():
     )
     network = build_unet(config)
     denoiser = build_denoiser(config, network)
-    expected = Denoiser(network, denoiser.schedule, prediction="v", variance="learned")
+    expected = NetworkDenoiser(network, denoiser.schedule, prediction="v", variance="learned")
     assert denoiser == expected
     assert torch.equal(denoiser.schedule.betas, build_schedule(config).betas)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.config import SampleConfig
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.sampling.draw import draw
 from tests.diffusion.chains import SHORT
@@ -45,7 +45,7 @@ def test_bfloat16_on_a_gpu_rounds_to_about_a_hundredth(gpu):
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_ancestral_sampling_never_waits_for_the_gpu(bfloat16, gpu):
     """Catches `.item()` in network, denoiser or sampler: the GPU would idle between the layers."""
-    denoiser = Denoiser(AveragedNetwork(perturbed(), gpu, bfloat16=bfloat16), SHORT)
+    denoiser = NetworkDenoiser(AveragedNetwork(perturbed(), gpu, bfloat16=bfloat16), SHORT)
     positions = torch.arange(2, device=gpu)
     draw(denoiser, positions, (3, 8, 8), sample=SampleConfig(), seed=0)
     with no_waiting():

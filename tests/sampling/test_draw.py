@@ -5,7 +5,7 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.betas import make_betas
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import draw_previous
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.inference.build import build_unet
@@ -24,7 +24,7 @@ def pointwise(x_t, t):
 
 
 def denoiser_of(network, variance="fixed_small"):
-    return Denoiser(network, SCHEDULE, variance=variance)
+    return NetworkDenoiser(network, SCHEDULE, variance=variance)
 
 
 def network():
@@ -51,7 +51,7 @@ def test_draw_is_the_chain_from_noise_keyed_by_seed_step_and_position(variance):
     for t in range(SCHEDULE.num_timesteps - 1, -1, -1):
         steps = torch.tensor([t, t])
         noise = seeding.normal(seeding.key(5, "sample_noise"), t, positions, SHAPE)
-        x = draw_previous(denoiser.reverse(x, steps, clip_x_0=True), steps, noise)
+        x = draw_previous(denoiser.predict(x, steps).reverse(clip_x_0=True), steps, noise)
     found = draw(denoiser, positions, SHAPE, sample=ANCESTRAL, seed=5)
     assert torch.equal(found, x)
 

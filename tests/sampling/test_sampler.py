@@ -6,7 +6,7 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.betas import make_betas
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import FixedStep
 from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
@@ -34,7 +34,7 @@ def pointwise(x_t, t):
     return 0.8 * x_t.tanh() + 0.01 * t[:, None, None, None]
 
 
-WHOLE = Denoiser(pointwise, SCHEDULE, variance="fixed_small")
+WHOLE = NetworkDenoiser(pointwise, SCHEDULE, variance="fixed_small")
 FEW = respaced(WHOLE, CHOSEN)
 ODE = FixedStep(torch.tensor(SIGMAS[::-1], dtype=torch.float64), "rk4")
 FREE = {"clip_x_0": False}
@@ -119,7 +119,7 @@ def test_all_steps_are_taken_if_no_number_is_given(name):
         asked.append(float(t[0]))
         return pointwise(x_t, t)
 
-    denoiser = Denoiser(counting, SCHEDULE, variance="fixed_small")
+    denoiser = NetworkDenoiser(counting, SCHEDULE, variance="fixed_small")
     sample = sample_of(name, num_steps=None)
     draw(denoiser, torch.arange(1), SHAPE, sample=sample, seed=0)
     assert len({round(t) for t in asked}) == 40

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.denoiser import Denoiser, Reverse
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.prediction import Reverse
 from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import Images, Timesteps
 from ddpm_core.errors import ConfigError
@@ -57,7 +59,7 @@ def ddpm_sample(
     return descend(
         denoiser,
         x_T,
-        first=denoiser.schedule.num_timesteps - 1,
+        first=chain_of(denoiser.path).num_timesteps - 1,
         noise=noise,
         clip_x_0=clip_x_0,
         on_step=on_step,
@@ -95,7 +97,7 @@ def descend(
 
     Source: Ho et al. 2020, algorithm 2.
     """
-    num_timesteps = denoiser.schedule.num_timesteps
+    num_timesteps = chain_of(denoiser.path).num_timesteps
     if not (0 <= last <= first + 1 <= num_timesteps):
         raise ConfigError(
             f"steps {first} down to {last} are not on a chain of {num_timesteps}; give "
@@ -103,7 +105,7 @@ def descend(
         )
     for number in range(first, last - 1, -1):
         t = torch.full((len(x_t),), number, dtype=torch.int64, device=x_t.device)
-        step = denoiser.reverse(x_t, t, clip_x_0=clip_x_0)
+        step = denoiser.predict(x_t, t).reverse(clip_x_0=clip_x_0)
         x_t = draw_previous(step, t, noise(number)) if number > 0 else step.mean
         if on_step is not None:
             on_step(number, x_t, step.x_0_hat)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.process import predict_eps
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.diffusion.shapes import Images, Timesteps
@@ -54,7 +55,7 @@ def ddim_sample(
         raise ConfigError(f"eta={eta} must be in 0 ... 1: 0 adds no noise, 1 is ancestral sampling")
     if eta > 0 and noise is None:
         raise ConfigError(f"eta={eta} adds noise in every step; give `noise`, or eta=0")
-    schedule = denoiser.schedule
+    schedule = chain_of(denoiser.path)
     abar_prev, std = schedule.alphas_cumprod_prev, eta * schedule.posterior_variance.sqrt()
     signal = abar_prev.sqrt().tolist()
     # Not below 0 by rounding: at t = 0 all three are 0.
@@ -63,7 +64,7 @@ def ddim_sample(
     x_t = x_T
     for number in range(schedule.num_timesteps - 1, -1, -1):
         t = _all(number, x_T)
-        x_0_hat = denoiser.x_0(x_t, t)
+        x_0_hat = denoiser.predict(x_t, t).x_0
         if clip_x_0:
             x_0_hat = x_0_hat.clamp(-1, 1)
         eps = predict_eps(schedule, x_t, t, x_0_hat)
@@ -94,14 +95,14 @@ def ddim_encode(denoiser: Denoiser, x_0: Images, *, on_step: OnStep | None = Non
 
     Source: Song et al. 2021, eqs. 13 and 14.
     """
-    schedule = denoiser.schedule
+    schedule = chain_of(denoiser.path)
     signal = schedule.alphas_cumprod.sqrt().tolist()
     std = (1 - schedule.alphas_cumprod).sqrt().tolist()
     x_t, x_0_hat = x_0, x_0
-    eps = denoiser.eps(signal[0] * x_0, _all(0, x_0))
+    eps = denoiser.predict(signal[0] * x_0, _all(0, x_0)).eps
     for number in range(schedule.num_timesteps):
         if number > 0:
-            eps = denoiser.eps(x_t, _all(number - 1, x_0))
+            eps = denoiser.predict(x_t, _all(number - 1, x_0)).eps
             x_0_hat = (x_t - std[number - 1] * eps) / signal[number - 1]
         x_t = signal[number] * x_0_hat + std[number] * eps
         if on_step is not None:

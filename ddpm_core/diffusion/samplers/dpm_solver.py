@@ -41,7 +41,7 @@ def dpm_solver_sample(
     past, or is infinite.
 
     Args:
-        denoiser: on the whole chain.
+        denoiser: on a whole chain, or any other path.
         x_T: standard normal, the chain's x_t at the first sigma; dtype of the state and result.
         sigmas: where the network is asked, descending; see `spacing`.
         noise: None for the probability flow. Otherwise the SDE: gives the standard normal of the

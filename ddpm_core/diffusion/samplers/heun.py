@@ -69,7 +69,7 @@ def heun_sample(
     """Draw x_0 by EDM's sampler: 2 S - 1 calls of the network for S sigmas.
 
     Args:
-        denoiser: on the whole chain.
+        denoiser: on a whole chain, or any other path.
         x_T: standard normal; the walk begins at the first sigma times it. Dtype of the state and
             result.
         sigmas: the levels before each step, descending; see `spacing.karras_sigmas`.
@@ -77,14 +77,14 @@ def heun_sample(
         noise: gives the standard normal of the step after which `remaining` steps follow, S-1
             down to 0; called only where `churn` puts noise back.
         clip_x_0: whether each predicted x_0 is clipped to [-1, 1].
-        on_step: told (remaining, x_t, x_0_hat) of each step, x_t scaled as the chain's, x_0_hat
+        on_step: told (remaining, x_t, x_0_hat) of each step, x_t scaled as a chain's, x_0_hat
             the last prediction.
 
     Returns:
         x_0; with `clip_x_0` in [-1, 1].
 
     Raises:
-        ConfigError: if the sigmas are not such, churn has no noise, or the chain ends in pure
+        ConfigError: if the sigmas are not such, churn has no noise, or a chain ends in pure
             noise.
     """
     steps = sigma_steps(sigmas)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.process import predict_eps, score_from_eps
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.diffusion.shapes import Images
@@ -44,7 +45,7 @@ def langevin_sample(
 
     Source: Ho et al. 2020, section 3.2, eq. 11 with eps = -sqrt(1 - abar_t) score.
     """
-    schedule = denoiser.schedule
+    schedule = chain_of(denoiser.path)
     if schedule.ends_in_pure_noise:
         raise ConfigError(
             "this chain ends in pure noise: its last alpha is 0, by whose root a Langevin step "
@@ -53,7 +54,7 @@ def langevin_sample(
     x_t = x_T
     for number in range(schedule.num_timesteps - 1, -1, -1):
         t = torch.full((len(x_T),), number, dtype=torch.int64, device=x_T.device)
-        step = denoiser.reverse(x_t, t, clip_x_0=False)
+        step = denoiser.predict(x_t, t).reverse(clip_x_0=False)
         score = score_from_eps(schedule, predict_eps(schedule, x_t, t, step.x_0_hat), t)
         beta, alpha = float(schedule.betas[number]), float(schedule.alphas[number])
         x_t = (x_t + beta * score) / math.sqrt(alpha)

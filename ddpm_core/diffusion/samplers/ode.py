@@ -8,11 +8,12 @@ arXiv:2206.00364, section 3 (these coordinates, Heun's method).
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import Denoiser, at_sigma, eps_at_sigma
 from ddpm_core.diffusion.integrate import Adaptive, Field, Solver
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.diffusion.schedule import expand
@@ -33,7 +34,8 @@ def ode_sample(
     """Follow the flow from noise to images.
 
     Args:
-        denoiser: of a network, the averaged weights in evaluation mode, on the whole chain.
+        denoiser: of a network, the averaged weights in evaluation mode, on a whole chain
+            or any other path.
         x_T: standard normal; shape, device and dtype of the result and of all arithmetic.
         solver: from its largest sigma, whose x is sqrt(1 + sigma**2) x_T, to its smallest.
         clip_x_0: whether the predicted x_0 is clipped to [-1, 1]. It is then no longer the flow:
@@ -99,7 +101,7 @@ def ode_encode(denoiser: Denoiser, x_0: Images, *, solver: Solver) -> Images:
 
 def _flow(denoiser: Denoiser, *, clip_x_0: bool) -> Field:
     def clipped(x: Tensor, sigma: Tensor) -> Tensor:
-        x_0_hat = denoiser.at_sigma(x, sigma).clamp(-1, 1)
+        x_0_hat = at_sigma(denoiser, x, sigma).clamp(-1, 1)
         return (x - x_0_hat) / expand(sigma.to(x.dtype), x)
 
-    return clipped if clip_x_0 else denoiser.eps_at_sigma
+    return clipped if clip_x_0 else partial(eps_at_sigma, denoiser)

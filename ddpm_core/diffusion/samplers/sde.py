@@ -15,8 +15,8 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ddpm_core.diffusion.continuous import log_snr_at
 from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import chain_of
 from ddpm_core.diffusion.process import predict_eps, predict_x_0, score_from_eps
 from ddpm_core.diffusion.samplers.ancestral import OnStep, draw_previous
 from ddpm_core.diffusion.schedule import expand
@@ -136,7 +136,7 @@ def _predicted(
     t = _filled(x_t, number)
     match predictor:
         case "ancestral":
-            step = denoiser.reverse(x_t, t, clip_x_0=clip_x_0)
+            step = denoiser.predict(x_t, t).reverse(clip_x_0=clip_x_0)
             x_prev = step.mean if z is None else draw_previous(step, t, z)
             return x_prev, step.x_0_hat
         case "euler_maruyama":
@@ -158,15 +158,16 @@ def _corrected(
     denoiser: Denoiser, x_t: Images, number: int, z: Images, snr: float, *, clip_x_0: bool
 ) -> Images:
     score, _ = _score(denoiser, x_t, _filled(x_t, number), clip_x_0=clip_x_0)
-    alpha = float(denoiser.schedule.alphas[number])
-    longest = 1 - float(denoiser.schedule.alphas_cumprod[number])
+    schedule = chain_of(denoiser.path)
+    alpha = float(schedule.alphas[number])
+    longest = 1 - float(schedule.alphas_cumprod[number])
     share = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
     step = expand((2 * alpha * (snr * share).square()).clamp(max=longest), x_t)
     return x_t + step * score + (2 * step).sqrt() * z
 
 
 def _score(denoiser: Denoiser, x_t: Images, t: Times, *, clip_x_0: bool) -> tuple[Images, Images]:
-    eps, schedule = denoiser.eps(x_t, t), denoiser.schedule
+    eps, schedule = denoiser.predict(x_t, t).eps, denoiser.path
     x_0_hat = predict_x_0(schedule, x_t, t, eps)
     if clip_x_0:
         x_0_hat = x_0_hat.clamp(-1, 1)
@@ -176,7 +177,7 @@ def _score(denoiser: Denoiser, x_t: Images, t: Times, *, clip_x_0: bool) -> tupl
 
 def _spans(denoiser: Denoiser, times: Float64[Tensor, " n"] | None) -> list[float]:
     """Return by how much tau falls in each step, the last to 0; without times, of the chain."""
-    schedule = denoiser.schedule
+    schedule = chain_of(denoiser.path)
     last = schedule.num_timesteps - 1
     if times is None:
         times = torch.arange(last, -1, -1, dtype=torch.float64)
@@ -186,7 +187,7 @@ def _spans(denoiser: Denoiser, times: Float64[Tensor, " n"] | None) -> list[floa
         raise ConfigError(
             f"times {float(times[0])}...{float(times[-1])} must lie in [0, {last}], the chain"
         )
-    tau = -logsigmoid(log_snr_at(schedule, times))
+    tau = -logsigmoid(schedule.log_snr_at(times))
     spans: list[float] = (tau - torch.cat([tau[1:], tau.new_zeros(1)])).tolist()
     return spans
 

@@ -1,4 +1,4 @@
-"""What the solvers in sigma coordinates share: x = x_t / sqrt(abar_t) = x_0 + sigma eps.
+"""What the solvers in sigma coordinates share: x = x_t / signal = x_0 + sigma eps, of any path.
 
 There the probability flow is dx/dsigma = (x - D(x; sigma)) / sigma, where D is the image that the
 network predicts. Were D constant, a step from sigma to sigma' would be exactly r x + (1 - r) D
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import Denoiser, at_sigma
 from ddpm_core.diffusion.shapes import Images
 from ddpm_core.errors import ConfigError
 
@@ -57,17 +57,17 @@ def sigma_steps(sigmas: Sequence[float]) -> list[SigmaStep]:
 
 
 def predict(denoiser: Denoiser, x: Images, sigma: float, *, clip_x_0: bool) -> Images:
-    """Return D(x; sigma), clipped to [-1, 1] if that is asked: one call of the network."""
+    """Return D(x; sigma), clipped to [-1, 1] with `clip_x_0`: one call of the network."""
     levels = torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
-    x_0_hat = denoiser.at_sigma(x, levels)
+    x_0_hat = at_sigma(denoiser, x, levels)
     return x_0_hat.clamp(-1, 1) if clip_x_0 else x_0_hat
 
 
 def from_chain(x_t: Images, sigma: float) -> Images:
-    """Return x = x_t / sqrt(abar_t) of the chain's x_t."""
+    """Return x = x_t / sqrt(abar_t) of a chain's x_t, whose variance is about 1."""
     return math.hypot(1, sigma) * x_t
 
 
 def to_chain(x: Images, sigma: float) -> Images:
-    """Return the chain's x_t = sqrt(abar_t) x, whose variance is about 1."""
+    """Return the x_t = sqrt(abar_t) x of a chain, as which solvers show states on every path."""
     return x / math.hypot(1, sigma)

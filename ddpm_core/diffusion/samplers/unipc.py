@@ -39,7 +39,7 @@ def unipc_sample(
     sigma = 0, is of first order and not corrected.
 
     Args:
-        denoiser: on the whole chain.
+        denoiser: on a whole chain, or any other path.
         x_T: standard normal, the chain's x_t at the first sigma; dtype of the state and result.
         sigmas: where the network is asked, descending; see `spacing`.
         clip_x_0: whether each predicted x_0 is clipped to [-1, 1].

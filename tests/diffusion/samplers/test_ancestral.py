@@ -4,7 +4,8 @@ import diffusers
 import pytest
 import torch
 
-from ddpm_core.diffusion.denoiser import Denoiser, reverse
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample, descend, draw_previous
 from ddpm_core.errors import ConfigError
@@ -15,7 +16,7 @@ VARIANCES = ("fixed_small", "fixed_large")
 
 def ddpm_step(schedule, variance, x_t, t, eps_hat, noise, clip):
     """Return x_{t-1} (its mean, if there is no noise) and x_0_hat for a predicted noise."""
-    step = reverse(schedule, "eps", variance, eps_hat, None, x_t, t, clip_x_0=clip)
+    step = Prediction(schedule, x_t, t, eps_hat, "eps", variance).reverse(clip_x_0=clip)
     return (step.mean if noise is None else draw_previous(step, t, noise)), step.x_0_hat
 
 
@@ -147,7 +148,7 @@ def test_ddpm_sample_calls_everything_once_and_in_order(variance):
 
     x_T = normal(3, 2, seed=99)
     x_0 = ddpm_sample(
-        Denoiser(denoiser, SHORT, variance=variance), x_T, noise=noise, on_step=on_step
+        NetworkDenoiser(denoiser, SHORT, variance=variance), x_T, noise=noise, on_step=on_step
     )
     assert network == list(range(49, -1, -1))
     assert drawn == list(range(49, 0, -1))
@@ -174,7 +175,7 @@ def test_ddpm_sample_with_the_exact_denoiser_returns_the_image():
 def test_ddpm_sample_clips_to_the_range_of_images():
     """Catches clipping off by default: a denoiser that is wrong must not leave [-1, 1]."""
     sample = ddpm_sample(
-        Denoiser(lambda x_t, _: 3 * x_t, SHORT, variance="fixed_small"),
+        NetworkDenoiser(lambda x_t, _: 3 * x_t, SHORT, variance="fixed_small"),
         normal(2, 9),
         noise=lambda step: normal(2, 9, seed=step),
     )
@@ -185,7 +186,7 @@ def test_ddpm_sample_keeps_float32_and_builds_no_graph():
     """Catches promotion to float64 or to the network's bfloat16, and a graph over 1000 steps."""
     weight = torch.ones((), requires_grad=True)
     sample = ddpm_sample(
-        Denoiser(lambda x_t, _: (weight * x_t).bfloat16(), SHORT, variance="fixed_small"),
+        NetworkDenoiser(lambda x_t, _: (weight * x_t).bfloat16(), SHORT, variance="fixed_small"),
         normal(2, 9, dtype=torch.float32),
         noise=lambda step: normal(2, 9, seed=step, dtype=torch.float32),
     )
@@ -197,7 +198,7 @@ def test_ddpm_sample_never_waits_for_its_device():
     """Catches `.item()` in the loop: on the meta device there is no value to wait for."""
     x_T = torch.empty(2, 3, 4, 4, device="meta")
     sample = ddpm_sample(
-        Denoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT),
+        NetworkDenoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT),
         x_T,
         noise=lambda _: torch.empty_like(x_T),
     )
@@ -206,7 +207,7 @@ def test_ddpm_sample_never_waits_for_its_device():
 
 def test_a_chain_walked_in_parts_is_the_chain():
     """Catches: a part that repeats or skips the step at its border."""
-    free = Denoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
+    free = NetworkDenoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
     x_T, noise = normal(3, 2, seed=99), lambda step: normal(3, 2, seed=step)
     x_t = descend(free, x_T, first=49, last=20, noise=noise)
     assert torch.equal(descend(free, x_t, first=19, last=20, noise=noise), x_t)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
@@ -60,7 +60,7 @@ def test_ddim_is_that_of_diffusers(prediction, eta, clip):
 @pytest.mark.parametrize("clip", [True, False])
 def test_eta_1_is_ancestral_sampling_with_the_small_variance(clip):
     """Catches an eta that scales the variance instead of the deviation, or another variance."""
-    denoiser = Denoiser(Toy(SHORT), SHORT, variance="fixed_small")
+    denoiser = NetworkDenoiser(Toy(SHORT), SHORT, variance="fixed_small")
     ours = ddim_sample(denoiser, normal(2, 5), eta=1.0, noise=draws, clip_x_0=clip)
     ancestral = ddpm_sample(denoiser, normal(2, 5), noise=draws, clip_x_0=clip)
     torch.testing.assert_close(ours, ancestral, rtol=1e-9, atol=1e-9)
@@ -75,7 +75,7 @@ def test_the_marginals_are_those_of_the_forward_process(eta):
     """
     few, numbers = respaced(oracle(PAPER, torch.full((11, 1), 0.4).double()), FEW), range(9, 0, -1)
     seen = {}
-    start = few.schedule.alphas_cumprod[-1]
+    start = few.path.alphas_cumprod[-1]
     x_T = torch.zeros(11, 1, dtype=torch.float64)
     x_T[10] = (1 - start).sqrt()
     ddim_sample(
@@ -87,7 +87,7 @@ def test_the_marginals_are_those_of_the_forward_process(eta):
         on_step=lambda t, x_t, _: seen.update({t: x_t.flatten()}),
     )
     for number in numbers:
-        abar = few.schedule.alphas_cumprod[number - 1]
+        abar = few.path.alphas_cumprod[number - 1]
         mean, moved = seen[number][0], seen[number][1:] - seen[number][0]
         torch.testing.assert_close(mean, 0.4 * abar.sqrt())
         torch.testing.assert_close(moved.square().sum(), 1 - abar)
@@ -145,7 +145,7 @@ def test_encoding_is_that_of_diffusers():
     ours = ddim_encode(few, x_0, on_step=lambda t, x_t, x_0_hat: seen.append(t))
     torch.testing.assert_close(ours, x_t, rtol=1e-8, atol=1e-8)
     assert seen == list(range(10))
-    assert few.network.network.asked == [0, *FEW[:-1]]
+    assert few.denoiser.network.asked == [0, *FEW[:-1]]
 
 
 def encoded_and_back(denoiser, steps, x_0):

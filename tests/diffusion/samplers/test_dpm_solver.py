@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ddpm_core.diffusion.denoiser import at_sigma
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
 from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from tests.diffusion.chains import PAPER, normal, oracle
@@ -22,7 +23,7 @@ def outputs(denoiser, x_t, sigma):
     """Return the noise that the network sees in the chain's x_t."""
     levels = torch.full((len(x_t),), sigma, dtype=torch.float64)
     x = state(x_t, sigma)
-    return (x - denoiser.at_sigma(x, levels)) / sigma
+    return (x - at_sigma(denoiser, x, levels)) / sigma
 
 
 def theirs_of(algorithm, sigmas, *, exact):

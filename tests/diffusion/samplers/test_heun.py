@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ddpm_core.diffusion.denoiser import at_sigma
 from ddpm_core.diffusion.samplers.heun import Churn, heun_sample
 from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.errors import ConfigError
@@ -64,7 +65,7 @@ def test_with_churn_it_is_algorithm_2_written_out(clip):
     denoiser, x, t = toy(), sigmas[0] * normal(2, 5), [*sigmas, 0.0]
 
     def d(x, sigma):
-        image = denoiser.at_sigma(x, torch.full((2,), sigma, dtype=torch.float64))
+        image = at_sigma(denoiser, x, torch.full((2,), sigma, dtype=torch.float64))
         return (x - (image.clamp(-1, 1) if clip else image)) / sigma
 
     for i in range(9):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.langevin import langevin_sample
 from ddpm_core.diffusion.schedule import make_schedule
@@ -42,7 +42,7 @@ def test_a_learned_variance_is_that_of_the_network():
     def network(x_t, t):
         return torch.cat([0.3 * x_t, 0.1 * x_t - 4], dim=1)
 
-    denoiser = Denoiser(network, SHORT, variance="learned")
+    denoiser = NetworkDenoiser(network, SHORT, variance="learned")
     x_T = normal(3, 2, seed=5000)
     got = langevin_sample(denoiser, x_T, noise=noise)
     expected = ddpm_sample(denoiser, x_T, noise=noise, clip_x_0=False)
@@ -59,7 +59,7 @@ def test_a_chain_that_ends_in_pure_noise_is_refused():
 def test_it_never_waits_for_its_device_and_keeps_float32():
     """Catches `.item()` in the loop, and promotion by the float64 of the schedule."""
     x_T = torch.empty(3, 2, device="meta")
-    denoiser = Denoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
+    denoiser = NetworkDenoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
     assert langevin_sample(denoiser, x_T, noise=lambda _: x_T).dtype == torch.float32
 
 

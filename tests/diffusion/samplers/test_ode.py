@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.continuous import sigma_at, sigma_grid, sigma_range
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.samplers.ode import ode_encode, ode_sample
+from ddpm_core.diffusion.sigma import sigma_at, sigma_grid, sigma_range
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Gaussian, affine_moments, row
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
@@ -129,13 +129,13 @@ def test_steps_are_told_in_order_and_in_the_terms_of_the_chain():
     begin, x_t = row(49.0, 30.0, 10.0, 0.0), x_T
     for index, (_, x, x_0_hat) in enumerate(seen):
         t = begin[index].expand(3)
-        torch.testing.assert_close(x_0_hat, data.denoiser().x_0(x_t, t))
+        torch.testing.assert_close(x_0_hat, data.denoiser().predict(x_t, t).x_0)
         x_t = x
 
 
 def test_the_flow_of_clipped_predictions_stays_in_range():
     """Catches a clip that does not reach the slope, and one that is always on."""
-    denoiser = Denoiser(lambda x_t, _: -2 * x_t, SHORT)
+    denoiser = NetworkDenoiser(lambda x_t, _: -2 * x_t, SHORT)
     solver, x_T = FixedStep(sigma_grid(SHORT, 20)), normal(2, 9)
     assert float(ode_sample(denoiser, x_T, solver=solver, clip_x_0=True).abs().max()) <= 1 + 1e-12
     assert float(ode_sample(denoiser, x_T, solver=solver).abs().max()) > 10
@@ -145,7 +145,7 @@ def test_the_flow_of_clipped_predictions_stays_in_range():
 def test_the_state_keeps_float32_and_builds_no_graph(solver):
     """Catches promotion by the float64 of sigma, and a graph over all steps."""
     weight = torch.ones((), requires_grad=True)
-    denoiser = Denoiser(lambda x_t, _: weight * x_t, PAPER)
+    denoiser = NetworkDenoiser(lambda x_t, _: weight * x_t, PAPER)
     for sample in (
         ode_sample(denoiser, normal(2, 9, dtype=torch.float32), solver=solver),
         ode_encode(denoiser, normal(2, 9, dtype=torch.float32), solver=solver),
@@ -158,7 +158,7 @@ def test_the_state_keeps_float32_and_builds_no_graph(solver):
 def test_a_solver_on_a_grid_never_waits_for_its_device():
     """Catches `.item()` in the loop: on the meta device there is no value to wait for."""
     x_T = torch.empty(2, 3, 4, 4, device="meta")
-    denoiser = Denoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
+    denoiser = NetworkDenoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
     sample = ode_sample(denoiser, x_T, solver=FixedStep(sigma_grid(SHORT, 5)))
     assert sample.shape == x_T.shape
 
@@ -174,7 +174,7 @@ def test_the_network_is_called_as_often_as_it_is_said():
     for method, each in (("euler", 1), ("heun", 2), ("rk4", 4)):
         calls.clear()
         solver = FixedStep(sigma_grid(PAPER, 7), method)
-        ode_sample(Denoiser(network, PAPER), normal(2, 3), solver=solver)
+        ode_sample(NetworkDenoiser(network, PAPER), normal(2, 3), solver=solver)
         assert len(calls) == 7 * each + 1
         assert float(calls[0][0]) == 999
         assert float(calls[-1][0]) == 0
@@ -184,6 +184,6 @@ def test_what_cannot_be_solved_is_refused_with_its_reason():
     """Catches a list of steps that is silently empty, and times that a network does not know."""
     with pytest.raises(ConfigError, match="on_step needs FixedStep"):
         ode_sample(DATA.denoiser(), normal(1, 3), solver=adaptive(), on_step=lambda *_: None)
-    denoiser = Denoiser(lambda x_t, _: x_t, PAPER, "x_prev")
+    denoiser = NetworkDenoiser(lambda x_t, _: x_t, PAPER, "x_prev")
     with pytest.raises(ConfigError, match="whole steps only"):
         ode_sample(denoiser, normal(1, 3), solver=FixedStep(sigma_grid(PAPER, 3)))

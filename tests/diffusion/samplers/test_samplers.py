@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser, at_sigma
 from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -91,7 +91,7 @@ def test_the_state_has_the_dtype_it_is_given(sampler):
 def test_a_network_of_low_precision_does_not_lower_that_of_the_state(sampler):
     """Catches a state of bfloat16, and a graph over all steps."""
     weight = torch.ones((), requires_grad=True)
-    denoiser = Denoiser(lambda x_t, _: (weight * x_t).bfloat16(), PAPER)
+    denoiser = NetworkDenoiser(lambda x_t, _: (weight * x_t).bfloat16(), PAPER)
     sample = run(sampler, denoiser, normal(4, 5).float())
     assert sample.dtype == torch.float32
     assert not sample.requires_grad
@@ -112,7 +112,7 @@ def test_the_network_is_called_as_often_as_promised_and_when(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_images_are_clipped_to_their_range_where_asked(sampler):
     """Catches clipping left out: a network that is wrong must not leave [-1, 1]."""
-    wrong = Denoiser(lambda x_t, _: x_t - 3, PAPER)
+    wrong = NetworkDenoiser(lambda x_t, _: x_t - 3, PAPER)
     assert float(run(sampler, wrong, normal(4, 5)).abs().max()) <= 1
     assert float(run(sampler, wrong, normal(4, 5), clip_x_0=False).abs().max()) > 1
 
@@ -152,7 +152,7 @@ def test_encoding_never_waits_for_its_device():
 def test_our_network_can_be_asked_by_every_sampler(sampler):
     """Catches a network that takes whole timesteps only."""
     x_T = normal(2, 3, 8, 8, dtype=torch.float32)
-    sample = run(sampler, Denoiser(perturbed(), PAPER), x_T)
+    sample = run(sampler, NetworkDenoiser(perturbed(), PAPER), x_T)
     assert sample.shape == x_T.shape
     assert bool(sample.isfinite().all())
 
@@ -174,7 +174,7 @@ def test_chains_that_solvers_cannot_walk_are_refused(sampler):
     """Catches nan from an infinite sigma, and a step of one taken for a long one."""
     ends_in_noise = make_schedule(zero_terminal_snr(make_betas("linear", 1000)))
     with pytest.raises(ConfigError, match="use ancestral or ddim"):
-        run(sampler, Denoiser(Toy(ends_in_noise), ends_in_noise, "v"), normal(4, 5))
+        run(sampler, NetworkDenoiser(Toy(ends_in_noise), ends_in_noise, "v"), normal(4, 5))
     with pytest.raises(ConfigError, match="give solvers the whole chain"):
         run(sampler, respaced(toy(), STEPS), normal(4, 5))
     with pytest.raises(ConfigError, match="prediction=x_prev speaks of whole steps only"):
@@ -191,7 +191,7 @@ def test_one_sigma_gives_the_prediction_there(monkeypatch, sampler):
         x = 2 * normal(4, 5) + 2 * normal(4, 5, seed=100)
     else:
         x = normal(4, 5) * (2 if sampler == "heun" else 5**0.5)
-    expected = gaussian().at_sigma(x, levels)
+    expected = at_sigma(gaussian(), x, levels)
     torch.testing.assert_close(run(sampler, gaussian(), normal(4, 5), clip_x_0=False), expected)
 
 

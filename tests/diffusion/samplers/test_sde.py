@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
-from ddpm_core.diffusion.continuous import log_snr_at
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.process import predict_eps, score_from_eps
 from ddpm_core.diffusion.respacing import respaced, subchain
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
@@ -41,7 +40,7 @@ def test_the_reverse_sde_is_the_method_of_euler_and_maruyama(times):
     """Catches a drift without its half, a lost score, a wrong clock, and noise at the end."""
     data = Gaussian(DATA.mean, DATA.std, SHORT)
     places = torch.arange(49, -1, -1).double() if times is None else times
-    abar = [*log_snr_at(SHORT, places).sigmoid().tolist(), 1.0]
+    abar = [*SHORT.log_snr_at(places).sigmoid().tolist(), 1.0]
     mean, variance = torch.zeros(2).double(), torch.ones(2).double()
     for now, after in itertools.pairwise(abar):
         span = math.log(after / now)
@@ -85,7 +84,7 @@ def test_all_predictions_give_the_same_images(prediction, clip):
 
 def test_clipping_reaches_the_score():
     """Catches a clip of x_0_hat alone, behind which the score still leads out of range."""
-    denoiser = Denoiser(lambda x_t, _: -2 * x_t, SHORT)
+    denoiser = NetworkDenoiser(lambda x_t, _: -2 * x_t, SHORT)
     x_T, seen = normal(3, 2, seed=5000), []
     sde_sample(denoiser, x_T, noise=noise, on_step=lambda *told: seen.append(told))
     abar = SHORT.alphas_cumprod
@@ -128,7 +127,7 @@ def test_a_correction_is_langevin_dynamics_at_the_level_reached():
     )
     # Two of the chain: step 1 is the predictor's; levels 0 gets corrections 0 and 1.
     assert drawn == [1, 2, 4]
-    step = data.denoiser().reverse(x_T, torch.ones(3).long(), clip_x_0=False)
+    step = data.denoiser().predict(x_T, torch.ones(3).long()).reverse(clip_x_0=False)
     x = step.mean + (0.5 * step.log_variance).exp() * noise(1)
     for number in (2, 4):
         abar, z = chain.alphas_cumprod[0], noise(number)
@@ -179,7 +178,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 def test_a_network_that_predicts_nothing_is_not_led_to_infinity():
     """Catches a step divided by a score of 0: at most as long as the noise's variance."""
-    denoiser = Denoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
+    denoiser = NetworkDenoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
     images = pc_sample(denoiser, normal(3, 2), noise=noise, clip_x_0=False)
     assert bool(images.isfinite().all())
 
@@ -188,7 +187,7 @@ def test_a_network_that_predicts_nothing_is_not_led_to_infinity():
 def test_it_never_waits_for_its_device_and_keeps_float32(sample):
     """Catches `.item()` in the loop, and promotion by the float64 of the schedule."""
     x_T = torch.empty(3, 2, 2, device="meta")
-    denoiser = Denoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
+    denoiser = NetworkDenoiser(lambda x_t, _: torch.zeros_like(x_t), SHORT)
     images = sample(denoiser, x_T, noise=lambda _: x_T)
     assert images.shape == x_T.shape
     assert images.dtype == torch.float32

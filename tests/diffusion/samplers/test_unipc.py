@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ddpm_core.diffusion.denoiser import at_sigma
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
 from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
@@ -19,7 +20,7 @@ def theirs_of(sigmas):
     for index, sigma in enumerate(sigmas):
         x = state(x_t, sigma)
         levels = torch.full((2,), sigma, dtype=torch.float64)
-        eps = (x - denoiser.at_sigma(x, levels)) / sigma
+        eps = (x - at_sigma(denoiser, x, levels)) / sigma
         x_t = scheduler.step(eps, len(sigmas) - 1 - index, x_t).prev_sample
     return x_t
 

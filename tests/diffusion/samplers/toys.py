@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.choices import Prediction
-from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.process import predict_eps, predict_v, signal_and_noise
+from ddpm_core.diffusion.choices import PredictionKind
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.process import predict_eps, predict_v
 from ddpm_core.diffusion.schedule import NoiseSchedule, expand
 from tests.diffusion.chains import PAPER
 
@@ -28,8 +28,8 @@ class Toy:
         return (1.3 * x_t + phase).tanh() - 0.4 * (x_t.roll(1, dims=-1) * phase).cos()
 
 
-def toy(schedule: NoiseSchedule = PAPER, prediction: Prediction = "eps") -> Denoiser:
-    return Denoiser(Toy(schedule), schedule, prediction)
+def toy(schedule: NoiseSchedule = PAPER, prediction: PredictionKind = "eps") -> NetworkDenoiser:
+    return NetworkDenoiser(Toy(schedule), schedule, prediction)
 
 
 MEAN, SPREAD = 0.3, 0.5
@@ -38,20 +38,20 @@ MEAN, SPREAD = 0.3, 0.5
 
 def gaussian(
     schedule: NoiseSchedule = PAPER,
-    prediction: Prediction = "eps",
+    prediction: PredictionKind = "eps",
     mean: float = MEAN,
     spread: float = SPREAD,
-) -> Denoiser:
+) -> NetworkDenoiser:
     """Return the best possible denoiser for independent normal values."""
 
     def network(x_t: Tensor, t: Tensor) -> Tensor:
-        signal, noise = signal_and_noise(schedule, t, x_t)
+        signal, noise = schedule.signal_and_noise(t, x_t)
         gain = spread**2 * signal / (spread**2 * signal**2 + noise**2)
         x_0 = mean + gain * (x_t - signal * mean)
         eps = predict_eps(schedule, x_t, t, x_0)
         return {"x_0": x_0, "eps": eps, "v": predict_v(schedule, x_0, t, eps)}[prediction]
 
-    return Denoiser(network, schedule, prediction)
+    return NetworkDenoiser(network, schedule, prediction)
 
 
 def flow(x: Tensor, sigma: float, after: float) -> Tensor:
