@@ -21,7 +21,9 @@ from ddpm_core.sampling.units import Unit, check_archive
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.commit import is_content_name
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store, open_store
 
 _MAX_THREADS = 4
@@ -249,7 +251,7 @@ def _unit_manifests(store: Store, folder: str, report: Report) -> Iterator[Manif
 def _is_manifest(name: str) -> bool:
     if name in _MARKS or name.endswith(".quarantined.json"):
         return False
-    return name.endswith(".json") and not manifest.is_content_name(name)
+    return name.endswith(".json") and not is_content_name(name)
 
 
 def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:

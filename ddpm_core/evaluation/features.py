@@ -16,7 +16,9 @@ from ddpm_core.evaluation.network import FeatureNetwork
 from ddpm_core.loading.loader import Images
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
 NETWORK_ROLE = "network"
@@ -122,9 +124,9 @@ def _kept(
     if found is not None:
         return found, found.read(store, NETWORK_ROLE)
     data, suffix, about = make()
-    files = {NETWORK_ROLE: manifest.write_file(store, folder, NETWORK_ROLE, suffix, data)}
+    files = {NETWORK_ROLE: write_file(store, folder, NETWORK_ROLE, suffix, data)}
     try:
-        made = manifest.commit(store, folder, files, {"recipe": recipe.values, "about": about})
+        made = commit(store, folder, files, {"recipe": recipe.values, "about": about})
     except RunConflictError:
         # Trained elsewhere meanwhile, with other rounding: as good, and the one that counts.
         other = manifest.load(store, folder, _expected(recipe))

@@ -33,7 +33,9 @@ from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.shards.one_class import why_no_distance
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training.checkpoint import Curve, load_history
@@ -210,11 +212,11 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
     }
     folder, expected = inputs.folder, inputs.expected
     files = {
-        role: manifest.write_file(store, folder, role, suffix, data)
+        role: write_file(store, folder, role, suffix, data)
         for role, (suffix, data) in contents.items()
     }
     body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def _of_features(inputs: Inputs, collector: Collector) -> dict[str, Any]:

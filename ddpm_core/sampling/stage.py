@@ -19,6 +19,7 @@ from ddpm_core.sampling.units import (
 )
 from ddpm_core.sampling.worker import make_worker, payload_of
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
@@ -121,7 +122,7 @@ def _commit(
     whole = Manifest(folder, {}, files)
     shown = first_images(store, whole, sample, config.data.shape, sample.num_grid_images)
     grid_png = pictures.to_png(pictures.grid(shown))
-    files[GRID_ROLE] = manifest.write_file(store, folder, GRID_ROLE, ".png", grid_png)
+    files[GRID_ROLE] = write_file(store, folder, GRID_ROLE, ".png", grid_png)
     files[STRIP_ROLE] = made[0].files[STRIP_ROLE]
     expected = results.samples_expected(config, checkpoint)
     body = {
@@ -130,7 +131,7 @@ def _commit(
         "fingerprint": expected.if_written["fingerprint"],
         "units": [files[unit.role].sha256 for unit in units],
     }
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def deliver_samples(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:

@@ -23,7 +23,9 @@ from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.images import png
 from ddpm_core.shards.tar import members
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
 _EXTENSIONS = ("png", "json")
@@ -78,18 +80,18 @@ def publish(
     otherwise), that one counts: whoever comes first. Unless it is damaged, or another's.
     """
     data = _tar(unit, images_u8, seed)
-    files = {IMAGES_ROLE: manifest.write_file(store, folder, unit.stem, ".tar", data)}
+    files = {IMAGES_ROLE: write_file(store, folder, unit.stem, ".tar", data)}
     if strip_png is not None:
-        files[STRIP_ROLE] = manifest.write_file(store, folder, "strip", ".png", strip_png)
+        files[STRIP_ROLE] = write_file(store, folder, "strip", ".png", strip_png)
     expected = _expected(folder, unit)
     body = {**expected.body, "seed": seed}
     try:
-        return manifest.commit(store, folder, files, body, name=unit.manifest_name)
+        return commit(store, folder, files, body, name=unit.manifest_name)
     except RunConflictError:
         first = manifest.intact(store, folder, expected, name=unit.manifest_name)
         if first is not None:
             return first
-    return manifest.commit(store, folder, files, body, name=unit.manifest_name)
+    return commit(store, folder, files, body, name=unit.manifest_name)
 
 
 def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[int, Manifest]:

@@ -13,7 +13,9 @@ from ddpm_core.evaluation.stage import Inputs, deliver_evaluation
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.findings import Findings
@@ -128,12 +130,12 @@ def _publish(study: _Study) -> Manifest:
         **drawings_of(findings, config, numbers),
     }
     files = {
-        role: manifest.write_file(store, folder, role, suffix, data)
+        role: write_file(store, folder, role, suffix, data)
         for role, (suffix, data) in contents.items()
     }
     expected = study.expected
     body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def _log(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:

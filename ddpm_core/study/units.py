@@ -20,7 +20,9 @@ from torch import Tensor
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.study.settings import flow_refusal, swept
 
@@ -122,13 +124,13 @@ def publish(store: Store, folder: str, unit: Unit, found: Found) -> None:
     otherwise), that one counts, unless it is damaged.
     """
     data = safetensors.torch.save({name: array.contiguous() for name, array in found.items()})
-    record = manifest.write_file(store, folder, unit.name, ".safetensors", data)
+    record = write_file(store, folder, unit.name, ".safetensors", data)
     body = _expected(folder, unit).body
     try:
-        manifest.commit(store, folder, {ARRAYS_ROLE: record}, body, name=unit.manifest_name)
+        commit(store, folder, {ARRAYS_ROLE: record}, body, name=unit.manifest_name)
     except RunConflictError:
         if intact(store, folder, unit) is None:
-            manifest.commit(store, folder, {ARRAYS_ROLE: record}, body, name=unit.manifest_name)
+            commit(store, folder, {ARRAYS_ROLE: record}, body, name=unit.manifest_name)
 
 
 def intact(store: Store, folder: str, unit: Unit) -> Manifest | None:

@@ -17,7 +17,7 @@ from ddpm_core.sampling.units import (
     read_unit,
     units_of,
 )
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import write_file
 from ddpm_core.store.manifest import DamagedError, Manifest
 
 SHAPE = (1, 4, 5)
@@ -131,7 +131,7 @@ def test_a_unit_of_other_samples_is_not_finished(store):
 def test_a_unit_without_its_manifest_is_not_finished(store):
     """Catches: taking a tar for finished because it is there."""
     other = Unit(4, 32, 40)
-    manifest.write_file(store, FOLDER, other.stem, ".tar", b"half")
+    write_file(store, FOLDER, other.stem, ".tar", b"half")
     assert finished(store, FOLDER, [other]) == {}
 
 
