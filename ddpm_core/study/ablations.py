@@ -25,7 +25,7 @@ from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import first_images
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
-from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.study import figures, sheets
@@ -185,10 +185,7 @@ def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> 
         "samples-sheet": (".png", _samples_sheet(outcomes, rows, data)),
     }
     folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
-    files = {
-        role: write_file(store, folder, role, suffix, content)
-        for role, (suffix, content) in contents.items()
-    }
+    files = write_files(store, folder, contents)
     body = {**results.ablations_expected(config).body, "summary": summary(rows)}
     return commit(store, folder, files, body)
 

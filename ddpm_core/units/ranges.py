@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import safetensors.torch
 import torch
@@ -40,11 +40,11 @@ class Range(Generic[K]):
         """What its manifest says of it."""
         return {"kind": self.kind, "part": self.part, "start": self.start, "stop": self.stop}
 
-
-def cut(kind: K, part: str, total: int, size: int) -> Iterator[Range[K]]:
-    """Yield the units of `size` images, the last perhaps smaller, of the first `total`."""
-    for start in range(0, total, size):
-        yield Range(kind, part, start, min(start + size, total))
+    @classmethod
+    def cut(cls, kind: K, part: str, total: int, size: int) -> Iterator[Self]:
+        """Yield units of `size` images, the last perhaps smaller, of the first `total`."""
+        for start in range(0, total, size):
+            yield cls(kind, part, start, min(start + size, total))
 
 
 def publish(units: Units[Range[K]], unit: Range[K], found: Found) -> Manifest:

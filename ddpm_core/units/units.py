@@ -133,16 +133,17 @@ class Units(Generic[U]):
             DamagedError: it is not there, not as it was committed, or another's.
         """
         expected, name = self.expected(unit), manifest_name(unit)
+        found = None
         try:
-            found = expected and manifest.load(self.store, self.folder, expected, name=name)
-            data = found and found.read(self.store, role)
+            if expected is not None:
+                found = manifest.load(self.store, self.folder, expected, name=name)
+            if found is not None:
+                return found.read(self.store, role)
         except DamagedError as error:
             self.set_aside(unit, str(error))
             raise
-        if data is None:
-            where = self.store.uri_of(f"{self.folder}/{name}")
-            raise DamagedError(f"{where} is gone; run the stage again")
-        return data
+        where = self.store.uri_of(f"{self.folder}/{name}")
+        raise DamagedError(f"{where} is gone; run the stage again")
 
     def set_aside(self, unit: U, reason: str) -> None:
         """Have a unit count as not made, and say why: working on it again replaces it."""

@@ -1,4 +1,4 @@
-"""What is missing of a whole is worked on by a pool of actors, each of which publishes its units."""
+"""What is missing of a whole is worked on by a pool of actors, which publish unit after unit."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -39,7 +39,7 @@ def loaded(store, recipe, *, calls=None):
         load_train=lambda: load("train"),
         load_test=lambda: load("test"),
         device=CPU,
-    )
+    )[1]
 
 
 def recipe_of(evaluate: EvaluateConfig, fingerprint="f" * 64):
@@ -126,7 +126,7 @@ def test_a_network_that_another_process_published_meanwhile_is_taken(store):
         load_train=publish_another_one,
         load_test=lambda: stripes(64, seed=1),
         device=CPU,
-    ).embed
+    )[1].embed
     images_u8 = stripes(8, 2).images_u8
     other = classifier.train_classifier(stripes(64, 7), num_steps=3, device=CPU)
     assert torch.equal(embed(images_u8), other.embed(images_u8))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.store.storage import open_store
@@ -256,10 +256,10 @@ def test_another_study_of_the_run_lies_beside_the_first(studied, monkeypatch):
     store, config = studied
     first = results.study_of(store, config)
 
-    def asked(_study):
+    def asked(*_):
         raise RuntimeError("asked")
 
-    monkeypatch.setattr(stage, "_work", asked)
+    monkeypatch.setattr(stage, "_measure", asked)
     with pytest.raises(RuntimeError, match="asked"):
         stage.run_study(store, config.replaced({"study.seed": 8}))
     more_ablations = config.replaced({"study.ablation_steps": 3})
