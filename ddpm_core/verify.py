@@ -25,6 +25,7 @@ from ddpm_core.store.commit import is_content_name
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store, open_store
+from ddpm_core.units.units import whole_of
 
 _MAX_THREADS = 4
 _NUM_SHOWN = 20
@@ -256,15 +257,17 @@ def _is_manifest(name: str) -> bool:
 
 def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
     """Refuse a unit that lies under another's name, or in another's folder."""
-    body, own = unit.body, unit.folder.rpartition("/")[2]
+    body = unit.body
     if "number" in body:
         promised = f"{body['number']:06d}.json"
     else:
         promised = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
-    if promised != name or body.get("samples", body.get("study", own)) != own:
+    # Earlier versions did not write of what samples a unit is.
+    whole = {kind: body[kind] for kind in _RESULTS if kind in body}
+    if promised != name or (whole and whole != whole_of(unit.folder)):
         raise DamagedError(
             f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of "
-            f"{body.get('samples', body.get('study', own))}; {manifest.REMEDY}"
+            f"{', '.join(map(str, whole.values()))}; {manifest.REMEDY}"
         )
 
 

