@@ -6,7 +6,7 @@ this data set, the samples of these weights, the numbers of both. Nothing is cha
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from os import cpu_count
@@ -176,9 +176,11 @@ def _verify_checkpoints(
     experiment = fingerprint(config.experiment())
 
     def look(step: int, folder: str) -> None:
-        found = manifest.load(store, folder, results.checkpoint_expected(step))
+        expected = results.checkpoint_expected(step)
+        known = found = manifest.load(store, folder, expected)
         # Retention keeps the manifest: results may rest on weights whose files are gone.
-        known = found or _retired(store, folder, step)
+        if found is None and manifest.is_retired(store, folder):
+            known = manifest.load_marked(store, folder, expected)
         if known is None:
             report.unfinished.append(store.uri_of(folder))
             return
@@ -197,12 +199,6 @@ def _verify_checkpoints(
     return weights
 
 
-def _retired(store: Store, folder: str, step: int) -> Manifest | None:
-    if not manifest.is_retired(store, folder):
-        return None
-    return manifest.load_marked(store, folder, results.checkpoint_expected(step))
-
-
 # -- results ---------------------------------------------------------------------------------------
 
 
@@ -210,7 +206,7 @@ def _verify_result(
     store: Store, folder: str, datasets: set[str], weights: Weights, report: Report
 ) -> None:
     """Check a set of samples, an evaluation, a study or a table of ablations."""
-    units = list(_unit_manifests(store, folder, report))
+    units = _verify_units(store, folder, report)
     named = {record.name for unit in units for record in unit.files.values()}
     named |= {name for name in store.names(folder) if _is_manifest(name)}
 
@@ -231,43 +227,39 @@ def _verify_result(
     report.unnamed += _unnamed(store, folder, named)
 
 
-def _unit_manifests(store: Store, folder: str, report: Report) -> Iterator[Manifest]:
-    """Yield the manifests of the units of a folder, after checking them."""
+def _verify_units(store: Store, folder: str, report: Report) -> list[Manifest]:
+    """Return the manifests of the units of a folder, after checking them."""
+    found: list[Manifest] = []
+
+    def look(name: str) -> None:
+        unit = manifest.load(store, folder, Expected({}), name=name)
+        if unit is not None:
+            found.append(unit)
+            _require_unit_name(store, unit, name)
+            unit.require_bytes(store)
+
     for name in store.names(folder):
-        if not _is_manifest(name) or name == "manifest.json":
-            continue
-        found: list[Manifest] = []
-
-        def look(name: str = name, found: list[Manifest] = found) -> None:
-            unit = manifest.load(store, folder, Expected({}), name=name)
-            if unit is not None:
-                found.append(unit)
-                _require_unit_name(store, unit, name)
-                unit.require_bytes(store)
-
-        report.check(look)
-        yield from found
+        if _is_manifest(name) and name != "manifest.json":
+            report.check(partial(look, name))
+    return found
 
 
 def _is_manifest(name: str) -> bool:
-    if name in _MARKS or name.endswith(".quarantined.json"):
-        return False
-    return name.endswith(".json") and not is_content_name(name)
+    is_mark = name in _MARKS or name.endswith(".quarantined.json")
+    return name.endswith(".json") and not is_mark and not is_content_name(name)
 
 
 def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
     """Refuse a unit that lies under another's name, or in another's folder."""
     body = unit.body
-    if "number" in body:
-        promised = f"{body['number']:06d}.json"
-    else:
-        promised = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
+    own = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
+    promised = f"{body['number']:06d}.json" if "number" in body else own
     # Earlier versions did not write of what samples a unit is.
     whole = {kind: body[kind] for kind in _RESULTS if kind in body}
-    if promised != name or (whole and whole != whole_of(unit.folder)):
+    if promised != name or whole not in ({}, whole_of(unit.folder)):
         raise DamagedError(
-            f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of "
-            f"{', '.join(map(str, whole.values()))}; {manifest.REMEDY}"
+            f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of {whole}; "
+            f"{manifest.REMEDY}"
         )
 
 
