@@ -250,11 +250,10 @@ def _is_manifest(name: str) -> bool:
 
 
 def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
-    """Refuse a unit that lies under another's name, or in another's folder."""
+    """Refuse a unit of another's name, or of another's folder, where it says of which it is."""
     body = unit.body
     own = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
     promised = f"{body['number']:06d}.json" if "number" in body else own
-    # Earlier versions did not write of what samples a unit is.
     whole = {kind: body[kind] for kind in _RESULTS if kind in body}
     if promised != name or whole not in ({}, whole_of(unit.folder)):
         raise DamagedError(
