@@ -192,7 +192,7 @@ def replace_network(store, kept, data: bytes) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, monkeypatch):
+def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, in_process, monkeypatch):
     """Catches: hours of features taken again, because what took them had to be made once more."""
     store, config = evaluated
     recipe = Inputs.of(store, config).recipe
@@ -201,5 +201,6 @@ def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, monkeypa
     store.delete(f"{recipe.folder}/manifest.json")
     monkeypatch.setattr(worker, "work", lambda _desk, unit: pytest.fail(f"{unit} was measured"))
     stage.run_evaluate(store, config)
+    assert {unit.kind for unit in in_process.units} == {"features"}, "looked at, not measured"
     assert kept_network(store, recipe) == before_network
     assert found_in(files_of(store, folder)) == found_in(before)
