@@ -6,7 +6,7 @@ this data set, the samples of these weights, the numbers of both. Nothing is cha
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from os import cpu_count
@@ -22,8 +22,11 @@ from ddpm_core.sampling.units import Unit, check_archive
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.commit import is_content_name
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store, open_store
+from ddpm_core.units.units import whole_of
 
 _MAX_THREADS = 4
 _NUM_SHOWN = 20
@@ -33,6 +36,8 @@ _DATASET = re.compile(r".+-[0-9a-f]{16}")
 """how the folder of a data set is called"""
 Weights = dict[str, set[int]]
 """SHA-256 of the averages of a checkpoint -> its step; equal weights may be of two"""
+_PLACES = tuple(stage.place for stage in STAGES.values() if stage.sections)
+"""the folders of a run in which results of one kind lie, each in a folder of its fingerprint"""
 
 
 @dataclass
@@ -105,7 +110,7 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
     if not _is_imported(store, config):
         report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
-    for place in [stage.place for stage in STAGES.values() if stage.sections]:
+    for place in _PLACES:
         folder = f"{layout.run_folder(config.name)}/{place}"
         for name in store.names(folder):
             _verify_result(store, f"{folder}/{name}", datasets, weights, report)
@@ -173,9 +178,11 @@ def _verify_checkpoints(
     experiment = fingerprint(config.experiment())
 
     def look(step: int, folder: str) -> None:
-        found = manifest.load(store, folder, results.checkpoint_expected(step))
+        expected = results.checkpoint_expected(step)
+        known = found = manifest.load(store, folder, expected)
         # Retention keeps the manifest: results may rest on weights whose files are gone.
-        known = found or _retired(store, folder, step)
+        if found is None and manifest.is_retired(store, folder):
+            known = manifest.load_marked(store, folder, expected)
         if known is None:
             report.unfinished.append(store.uri_of(folder))
             return
@@ -194,12 +201,6 @@ def _verify_checkpoints(
     return weights
 
 
-def _retired(store: Store, folder: str, step: int) -> Manifest | None:
-    if not manifest.is_retired(store, folder):
-        return None
-    return manifest.load_marked(store, folder, results.checkpoint_expected(step))
-
-
 # -- results ---------------------------------------------------------------------------------------
 
 
@@ -207,7 +208,7 @@ def _verify_result(
     store: Store, folder: str, datasets: set[str], weights: Weights, report: Report
 ) -> None:
     """Check a set of samples, an evaluation, a study or a table of ablations."""
-    units = list(_unit_manifests(store, folder, report))
+    units = _verify_units(store, folder, report)
     named = {record.name for unit in units for record in unit.files.values()}
     named |= {name for name in store.names(folder) if _is_manifest(name)}
 
@@ -228,41 +229,38 @@ def _verify_result(
     report.unnamed += _unnamed(store, folder, named)
 
 
-def _unit_manifests(store: Store, folder: str, report: Report) -> Iterator[Manifest]:
-    """Yield the manifests of the units of a folder, after checking them."""
+def _verify_units(store: Store, folder: str, report: Report) -> list[Manifest]:
+    """Return the manifests of the units of a folder, after checking them."""
+    found: list[Manifest] = []
+
+    def look(name: str) -> None:
+        unit = manifest.load(store, folder, Expected({}), name=name)
+        if unit is not None:
+            found.append(unit)
+            _require_unit_name(store, unit, name)
+            unit.require_bytes(store)
+
     for name in store.names(folder):
-        if not _is_manifest(name) or name == "manifest.json":
-            continue
-        found: list[Manifest] = []
-
-        def look(name: str = name, found: list[Manifest] = found) -> None:
-            unit = manifest.load(store, folder, Expected({}), name=name)
-            if unit is not None:
-                found.append(unit)
-                _require_unit_name(store, unit, name)
-                unit.require_bytes(store)
-
-        report.check(look)
-        yield from found
+        if _is_manifest(name) and name != "manifest.json":
+            report.check(partial(look, name))
+    return found
 
 
 def _is_manifest(name: str) -> bool:
-    if name in _MARKS or name.endswith(".quarantined.json"):
-        return False
-    return name.endswith(".json") and not manifest.is_content_name(name)
+    is_mark = name in _MARKS or name.endswith(".quarantined.json")
+    return name.endswith(".json") and not is_mark and not is_content_name(name)
 
 
 def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
-    """Refuse a unit that lies under another's name, or in another's folder."""
-    body, own = unit.body, unit.folder.rpartition("/")[2]
-    if "number" in body:
-        promised = f"{body['number']:06d}.json"
-    else:
-        promised = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
-    if promised != name or body.get("samples", body.get("study", own)) != own:
+    """Refuse a unit of another's name, or of another's folder, where it says of which it is."""
+    body = unit.body
+    own = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
+    promised = f"{body['number']:06d}.json" if "number" in body else own
+    whole = {kind: body[kind] for kind in _PLACES if kind in body}
+    if promised != name or whole not in ({}, whole_of(unit.folder)):
         raise DamagedError(
-            f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of "
-            f"{body.get('samples', body.get('study', own))}; {manifest.REMEDY}"
+            f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of {whole}; "
+            f"{manifest.REMEDY}"
         )
 
 

@@ -16,7 +16,9 @@ from ddpm_core.sampling import stage as sampling
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected
+from ddpm_core.store.commit import commit, retire
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import sha256_of
 from ddpm_core.training import checkpoint
 from ddpm_core.verify import verify
@@ -165,8 +167,8 @@ def test_retired_checkpoints_are_no_damage(evaluated):
     target = run_json(store, config)
     final = results.final_checkpoint(store, config)
     older = layout.checkpoint_folder("tiny", 5)
-    manifest.commit(store, older, final.files, final.body | {"step": 5})
-    manifest.retire(store, older)
+    commit(store, older, final.files, final.body | {"step": 5})
+    retire(store, older)
     assert verify(target).problems == []
 
 
@@ -363,7 +365,7 @@ def test_imported_weights_that_are_damaged_are_not_trained_again(trained):
     final = results.final_checkpoint(store, config)
     store.delete(f"{final.folder}/manifest.json")
     body = final.body | {"imported": {"format": "diffusers"}}
-    manifest.commit(store, final.folder, final.files, body)
+    commit(store, final.folder, final.files, body)
     checkpoint.refuse_damaged_import(store, config.replaced({"train.num_steps": 9}))
     flip(store.local_path(f"{final.folder}/{final.files['ema'].name}"))
     assert checkpoint.complete(store, config) is None
@@ -381,14 +383,14 @@ def test_results_of_the_version_before_go_on(evaluated, in_process):
         body = {key: value for key, value in found.body.items() if key != "fingerprint"}
         assert body != found.body
         store.delete(f"{found.folder}/manifest.json")
-        manifest.commit(store, found.folder, found.files, body)
+        commit(store, found.folder, found.files, body)
     samples = results.samples_of(store, config)
     for name in store.names(samples.folder):
         if name.endswith(".json") and name != "manifest.json":
             unit = manifest.load(store, samples.folder, Expected({}), name=name)
             store.delete(f"{samples.folder}/{name}")
             body = {key: value for key, value in unit.body.items() if key != "samples"}
-            manifest.commit(store, samples.folder, unit.files, body, name=name)
+            commit(store, samples.folder, unit.files, body, name=name)
     run_sample(store, config)
     run_evaluate(store, config)
     assert in_process.units == []

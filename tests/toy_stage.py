@@ -7,14 +7,15 @@ from ddpm_core.runs import layout
 from ddpm_core.runs.numbers import Number, Numbers
 from ddpm_core.runs.stages import Stage
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest, write_file
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected, Manifest
 from ddpm_core.store.storage import Store
 
 
 def run_toy(store: Store, config: RunConfig) -> None:
     """Make the stage's result."""
     files = {"fun": write_file(store, _folder(config), "fun", ".bin", b"7 of 9")}
-    manifest.commit(store, _folder(config), files, {"fingerprint": _digest(config)})
+    commit(store, _folder(config), files, {"fingerprint": _digest(config)})
     Progress("toy", 1, 1, "toys").show()
 
 

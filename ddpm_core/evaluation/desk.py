@@ -3,7 +3,7 @@
 Everything is read when it is first needed, once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError, DataError
@@ -25,6 +26,8 @@ from ddpm_core.sampling import units as sampling_units
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
+from ddpm_core.units.ranges import Found, K, Range, publish
+from ddpm_core.units.units import Units
 
 
 def payload_of(
@@ -70,6 +73,15 @@ class Desk:
         """Yield images `start` to `stop` - 1, of which no more are in memory than a batch has."""
         size = self.config.evaluate.batch_size
         return (images.images(at, min(at + size, stop)) for at in range(start, stop, size))
+
+    def look(self, images_u8: Tensor, *, classify: bool = True) -> Found:
+        """Return features and, if the network has classes, their probabilities; {} without one."""
+        if self.recipe is None:
+            return {}
+        found = {"features": self.rows(self.network.embed, images_u8)}
+        if classify and self.network.classify is not None:
+            found["probabilities"] = self.rows(self.network.classify, images_u8)
+        return found
 
     def parts(self, look: Embed, images: Images) -> "Parts":
         """Return a view of all images, a batch at a time."""
@@ -120,9 +132,18 @@ class Desk:
         with torch.inference_mode(mode=False):
             return load_denoiser(self.store, self.config, checkpoint, self.device)
 
-    @cached_property
+    @property
     def network(self) -> FeatureNetwork:
         """The feature network; the trained one is trained first, if nobody has yet."""
+        return self._network[1]
+
+    @property
+    def network_identity(self) -> dict[str, str]:
+        """What a unit says of the feature network that it depends on; {} if there is none."""
+        return {} if self.recipe is None else self._network[0]
+
+    @cached_property
+    def _network(self) -> tuple[dict[str, str], FeatureNetwork]:
         if self.recipe is None:
             raise ValueError("there is no feature network, and a unit asked for it")
         return load_network(
@@ -142,3 +163,25 @@ class Parts:
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.begin()
+
+
+def measuring(
+    payload: Mapping[str, Any],
+    get_device: GetDevice,
+    work: Callable[[Desk, Range[K]], Found],
+    uses_network: Callable[[Range[K]], bool],
+) -> Callable[[Range[K]], None]:
+    """Return what measures a unit and publishes it; what it needs is read when it needs it."""
+    desk = Desk.of(payload["desk"], get_device())
+
+    def made_with(unit: Range[K]) -> Mapping[str, Any]:
+        return desk.network_identity if uses_network(unit) else {}
+
+    published = Units(desk.store, payload["folder"], made_with)
+
+    def measure_and_publish(unit: Range[K]) -> None:
+        # It may be there: of another start; or the network was lost, and is the same again.
+        if published.missing([unit]):
+            publish(published, unit, work(desk, unit))
+
+    return measure_and_publish

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from ddpm_core.config import EvaluateConfig, RunConfig
-from ddpm_core.errors import RunConflictError, StorageError
+from ddpm_core.errors import StorageError
 from ddpm_core.evaluation import check, classifier, torchscript
 from ddpm_core.evaluation.network import FeatureNetwork
 from ddpm_core.loading.loader import Images
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.commit import commit_first, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
 NETWORK_ROLE = "network"
@@ -62,8 +64,10 @@ def load_network(
     load_train: Callable[[], Images],
     load_test: Callable[[], Images],
     device: torch.device,
-) -> FeatureNetwork:
-    """Return the network from beside the data set; the trained one is trained first if need be.
+) -> tuple[dict[str, str], FeatureNetwork]:
+    """Return the network from beside the data set, and its identity, as `kept_network`.
+
+    The trained one is trained first if need be.
 
     Two processes may train at the same time: one publishes, the other takes what is there then.
 
@@ -77,8 +81,8 @@ def load_network(
                 f"{store.uri_of(recipe.folder)} was emptied meanwhile; run the stage again"
             )
 
-        _, data = _kept(store, recipe, gone)
-        return torchscript.load(data, device)
+        kept, data = _kept(store, recipe, gone)
+        return _identity(kept), torchscript.load(data, device)
 
     def train() -> tuple[bytes, str, dict[str, Any]]:
         network = classifier.train_classifier(
@@ -87,9 +91,19 @@ def load_network(
         about = {"held_out_accuracy": classifier.accuracy(network, load_test(), device)}
         return classifier.to_bytes(network), ".safetensors", about
 
-    _, data = _kept(store, recipe, train)
+    kept, data = _kept(store, recipe, train)
     network = classifier.from_bytes(data).to(device)
-    return FeatureNetwork(network.embed, network.classify)
+    return _identity(kept), FeatureNetwork(network.embed, network.classify)
+
+
+def kept_network(store: Store, recipe: FeatureRecipe) -> dict[str, str] | None:
+    """Return which network is kept, as what depends on it says; None if there is none yet."""
+    kept = manifest.intact(store, recipe.folder, _expected(recipe))
+    return None if kept is None else _identity(kept)
+
+
+def _identity(kept: Manifest) -> dict[str, str]:
+    return {"network_sha256": kept.files[NETWORK_ROLE].sha256}
 
 
 def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
@@ -104,7 +118,7 @@ def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
     return {
         **kept.body["recipe"],
         **kept.body["about"],
-        "network_sha256": kept.files[NETWORK_ROLE].sha256,
+        **_identity(kept),
     }
 
 
@@ -122,13 +136,8 @@ def _kept(
     if found is not None:
         return found, found.read(store, NETWORK_ROLE)
     data, suffix, about = make()
-    files = {NETWORK_ROLE: manifest.write_file(store, folder, NETWORK_ROLE, suffix, data)}
-    try:
-        made = manifest.commit(store, folder, files, {"recipe": recipe.values, "about": about})
-    except RunConflictError:
-        # Trained elsewhere meanwhile, with other rounding: as good, and the one that counts.
-        other = manifest.load(store, folder, _expected(recipe))
-        if other is None:
-            raise
-        made = other
+    files = {NETWORK_ROLE: write_file(store, folder, NETWORK_ROLE, suffix, data)}
+    body = {"recipe": recipe.values, "about": about}
+    # One that was trained elsewhere meanwhile, with other rounding, is as good, and counts.
+    made = commit_first(store, folder, files, body, _expected(recipe))
     return made, made.read(store, NETWORK_ROLE)

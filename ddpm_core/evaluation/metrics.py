@@ -1,7 +1,8 @@
 """From the results of the units to numbers, each with the protocol by which it was measured."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,19 +12,11 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.likelihood import LikelihoodTerms
 from ddpm_core.diffusion.rate_distortion import rate_distortion
 from ddpm_core.errors import DivergenceError
-from ddpm_core.evaluation.moments import Moments, frechet_distance, merge, moments_of
-from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.evaluation.worker import (
-    FeaturePart,
-    FeatureUnit,
-    LikelihoodPart,
-    LikelihoodUnit,
-    Result,
-    Source,
-    Unit,
-)
+from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.evaluation.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
+from ddpm_core.units.ranges import Found
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,14 @@ class Bound:
     """(n, T); column 0 is the decoder's"""
     mse: NDArray[np.float64]
     """(n, T), of the predicted x_0, where images span [-1, 1]"""
+
+    @classmethod
+    def of(cls, parts: Iterator[Found]) -> Self:
+        """Return the bound that `likelihood_part` found in parts, in the order of the images."""
+        rows = list(parts)
+        return cls(
+            *(torch.cat([row[name] for row in rows]).numpy() for name in ("prior", "terms", "mse"))
+        )
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -57,62 +58,6 @@ class Bound:
     def distortion(self) -> NDArray[np.float64]:
         """Return (T,): mean over images of the root mean squared error of x_0_hat, in levels."""
         return rate_distortion(self.as_tensors()).rmse.numpy()
-
-
-@dataclass
-class Collector:
-    """Takes results as they come and puts them together in the order of the images.
-
-    Features are reduced to moments as soon as their turn has come: what is kept does not grow
-    with their number.
-    """
-
-    _parts: dict[int, LikelihoodPart] = field(default_factory=dict)
-    _features: dict[Source, dict[int, torch.Tensor]] = field(default_factory=dict)
-    _moments: dict[Source, Moments] = field(default_factory=dict)
-    _probabilities: dict[Source, dict[int, torch.Tensor]] = field(default_factory=dict)
-
-    def add(self, unit: Unit, result: Result) -> None:
-        """Take the result of a unit."""
-        if isinstance(unit, LikelihoodUnit) and isinstance(result, LikelihoodPart):
-            self._parts[unit.start] = result
-        elif isinstance(unit, FeatureUnit) and isinstance(result, FeaturePart):
-            waiting = self._features.setdefault(unit.source, {})
-            # Copies: what Ray hands out is read-only.
-            waiting[unit.start] = torch.tensor(result.features)
-            self._fold(unit.source, waiting)
-            if result.probabilities is not None:
-                seen = self._probabilities.setdefault(unit.source, {})
-                seen[unit.start] = torch.tensor(result.probabilities)
-
-    def _fold(self, source: Source, waiting: dict[int, torch.Tensor]) -> None:
-        while True:
-            before = self._moments.get(source)
-            features = waiting.pop(before.count if before else 0, None)
-            if features is None:
-                return
-            moments = moments_of(features)
-            self._moments[source] = merge([before, moments]) if before else moments
-
-    def bound(self) -> Bound:
-        """Return the bound of all images, when all units are in."""
-        parts = [self._parts[start] for start in sorted(self._parts)]
-        return Bound(
-            np.concatenate([part.prior for part in parts]),
-            np.concatenate([part.terms for part in parts]),
-            np.concatenate([part.mse for part in parts]),
-        )
-
-    def moments(self) -> dict[Source, Moments]:
-        """Return the moments of each set of images, when all units are in."""
-        return dict(self._moments)
-
-    def probabilities(self) -> dict[Source, torch.Tensor]:
-        """Return (n, classes) of each set whose classes were looked at, when all units are in."""
-        return {
-            source: torch.cat([parts[start] for start in sorted(parts)])
-            for source, parts in self._probabilities.items()
-        }
 
 
 def bits_per_dim_metric(
@@ -164,7 +109,7 @@ def bits_per_dim_metric(
 
 
 def frechet_metric(
-    moments: dict[Source, Moments],
+    seen: Mapping[str, Seen],
     config: RunConfig,
     weights: dict[str, Any],
     *,
@@ -175,15 +120,16 @@ def frechet_metric(
     `test_train` is the floor: what images that no model made measure at these numbers of images.
 
     Args:
-        moments: of the features of the three sets.
+        seen: the three sets: samples, test and train.
         config: the run.
         weights: which weights made the samples.
         network: what to say of the feature network.
     """
     sample = config.sample
+    moments = {source: seen[source].moments for source in ("samples", "test", "train")}
     samples_test = frechet_distance(moments["samples"], moments["test"])
     dim = moments["samples"].dim
-    num_images = {source: moments[source].count for source in ("samples", "test", "train")}
+    num_images = {source: one.count for source, one in moments.items()}
     return {
         "value": samples_test,
         "samples_test": samples_test,
@@ -226,7 +172,7 @@ def no_frechet_metric(weights: dict[str, Any], *, reason: str) -> dict[str, Any]
 
 
 def inception_metric(
-    probabilities: dict[Source, torch.Tensor],
+    seen: Mapping[str, Seen],
     config: RunConfig,
     weights: dict[str, Any],
     *,
@@ -235,23 +181,23 @@ def inception_metric(
     """Return the inception score of the samples and of the held-out images; None without classes.
 
     Args:
-        probabilities: of the classes, of both sets.
+        seen: both sets: samples and test.
         config: the run.
         weights: which weights made the samples.
         network: what to say of the network whose classes these are.
     """
-    if not probabilities:
+    samples, test = seen["samples"], seen["test"]
+    if samples.score is None:
         return None
-    samples, test = probabilities["samples"], probabilities["test"]
     return {
-        "value": inception_score(samples).value,
-        "test": inception_score(test).value,
+        "value": samples.score,
+        "test": test.score,
         "protocol": {
             "version": PROTOCOL_VERSION,
             **weights,
             "features": network,
-            "num_classes": samples.shape[1],
-            "num_images": {"samples": len(samples), "test": len(test)},
+            "num_classes": samples.num_classes,
+            "num_images": {"samples": samples.moments.count, "test": test.moments.count},
             "splits": 1,
             **describe(config.sample, config.diffusion.num_timesteps),
             **config.diffusion.model_dump(mode="json"),

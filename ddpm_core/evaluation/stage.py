@@ -2,125 +2,38 @@
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from ddpm_core import cluster
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import figures, metrics
-from ddpm_core.evaluation.desk import payload_of
-from ddpm_core.evaluation.features import (
-    FeatureRecipe,
-    describe_network,
-    feature_recipe,
-    keep_foreign_network,
-)
-from ddpm_core.evaluation.metrics import Collector
-from ddpm_core.evaluation.worker import (
-    Result,
-    Unit,
-    feature_units,
-    likelihood_units,
-    make_worker,
-)
+from ddpm_core.evaluation.features import describe_network
+from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring import measure, set_aside_damaged
+from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.evaluation.seen import seen_of
+from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import deliver_samples
 from ddpm_core.sampling.units import first_images
-from ddpm_core.shards.index import Index, load_index
-from ddpm_core.shards.one_class import why_no_distance
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.commit import commit, write_files
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training.checkpoint import Curve, load_history
 from ddpm_core.training.worker import deliver_curve
+from ddpm_core.units.ranges import Findings
 
 METRICS_ROLE = "metrics"
 _NUM_COMPARED = 100
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What is measured, all of it committed."""
-
-    store: Store
-    config: RunConfig
-    checkpoint: Manifest
-    index: Index
-    samples: Manifest
-
-    @classmethod
-    def of(cls, store: Store, config: RunConfig) -> Self:
-        checkpoint = results.final_checkpoint(store, config)
-        if checkpoint is None:
-            raise CheckpointError(
-                f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
-                f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
-            )
-        found, samples = results.dataset_of(store, config), results.samples_of(store, config)
-        if found is None or samples is None:
-            what, stage = ("data set", "shard") if found is None else ("samples", "sample")
-            command = layout.stage_command(store, config.name, stage)
-            raise DataError(
-                f"run {config.name!r} has no complete {what}; run the {stage} stage first: "
-                f"{command}"
-            )
-        index = load_index(store, found.folder, found.body["fingerprint"])
-        return cls(store, config, checkpoint, index, samples)
-
-    @property
-    def expected(self) -> Expected:
-        """What the evaluation must say of itself."""
-        return results.evaluation_expected(self.config, self.checkpoint, self.index.fingerprint)
-
-    @property
-    def folder(self) -> str:
-        """Where the evaluation lies."""
-        ema = self.checkpoint.files["ema"].sha256
-        digest = layout.evaluation_fingerprint(self.config, ema, self.index.fingerprint)
-        return layout.evaluation_folder(self.config.name, digest)
-
-    @property
-    def why_no_distance(self) -> str | None:
-        """Why there is no feature network to measure a distance with; None if there is one."""
-        return why_no_distance(self.config, self.index)
-
-    @property
-    def recipe(self) -> FeatureRecipe | None:
-        """Of the feature network, if there is one."""
-        index = self.index
-        if self.why_no_distance is not None:
-            return None
-        return feature_recipe(self.config.evaluate, index.manifest.folder, index.fingerprint)
-
-    @property
-    def units(self) -> list[Unit]:
-        """The bound first: its units take longest, and those that come last should be short."""
-        num_train, num_test = (self.index.num_images[split] for split in ("train", "test"))
-        return [
-            *likelihood_units(self.config.evaluate, num_test),
-            *(feature_units(self.config, num_train, num_test) if self.recipe else []),
-        ]
-
-    @property
-    def history(self) -> Curve:
-        """The curves of the training."""
-        return load_history(self.store, self.checkpoint)
-
-    @property
-    def weights(self) -> dict[str, Any]:
-        """Which weights these are, for the protocols."""
-        return results.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
-
-
 def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     """Measure the run's final weights and its samples, and return the numbers.
 
-    What was measured before is read, and what MLflow may have missed is sent.
+    Finished units are verified and kept, damaged ones are measured again. If all is there nothing
+    is measured, and what MLflow may have missed is sent.
 
     Returns:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
@@ -131,22 +44,29 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: the training is not finished.
         DataError: the data set or the samples are not there.
-        ClusterError: workers were lost too often.
+        ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
+    has_features = inputs.recipe is not None
+    units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
     with open_tracker(store, config, stage="evaluate") as tracker:
-        committed = _intact(inputs)
+        committed = manifest.intact(store, inputs.folder, inputs.expected)
         note = f", done already: {store.uri_of(committed.folder)}" if committed else ""
-        if committed is None:
+        if committed is not None:
+            set_aside_damaged(inputs, committed.folder, units)
+        else:
             tracker.begin()
-            committed = _measure(inputs)
+            findings = measure(
+                inputs, inputs.folder, units, uses_network, make_worker, stage="evaluate"
+            )
+            committed = _publish(inputs, findings)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
         if not tracker.is_variant:
             # A training that was killed after its last checkpoint has nobody else who does.
             deliver_curve(tracker, store, inputs.checkpoint)
         deliver_samples(tracker, store, config, inputs.samples)
         deliver_evaluation(tracker, inputs, committed)
-    total = len(inputs.units)
+    total = len(units)
     Progress("evaluate", total, total, "units", summary(numbers) + note).show()
     return numbers
 
@@ -165,40 +85,15 @@ def summary(numbers: dict[str, Any]) -> str:
     )
 
 
-def _intact(inputs: Inputs) -> Manifest | None:
-    """Return what was measured before, if every file of it is whole; else it is set aside."""
-    return manifest.intact(inputs.store, inputs.folder, inputs.expected)
-
-
-def _measure(inputs: Inputs) -> Manifest:
-    """Have all units worked on, and publish numbers, curves and figures."""
-    store, config = inputs.store, inputs.config
-    if inputs.recipe is not None:
-        keep_foreign_network(store, config, inputs.recipe)
-    units, collector, done = inputs.units, Collector(), 0
-
-    def on_done(unit: Unit, result: Result) -> None:
-        nonlocal done
-        collector.add(unit, result)
-        done += 1
-        Progress("evaluate", done, len(units), "units").show()
-
-    Progress("evaluate", 0, len(units), "units").show()
-    payload = payload_of(store.uri, config, inputs.index.pointer, inputs.recipe)
-    with cluster.connect(config.compute):
-        cluster.map_units(make_worker, payload, units, config.compute, on_done=on_done)
-    return _publish(inputs, collector)
-
-
-def _publish(inputs: Inputs, collector: Collector) -> Manifest:
+def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
+    """Make numbers, curves and figures of what the units found, and commit them."""
     store, config, weights = inputs.store, inputs.config, inputs.weights
-    bound = collector.bound()
-    num_test = inputs.index.num_images["test"]
+    bound = Bound.of(findings.each("bound", "test"))
     numbers = {
         "bits_per_dim": metrics.bits_per_dim_metric(
-            bound, config, weights, num_test_images=num_test
+            bound, config, weights, num_test_images=inputs.num_test
         ),
-        **_of_features(inputs, collector),
+        **_of_features(inputs, findings),
     }
     contents = {
         METRICS_ROLE: (".json", _json(numbers)),
@@ -212,15 +107,12 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
         "comparison-figure": (".png", _comparison(inputs)),
     }
     folder, expected = inputs.folder, inputs.expected
-    files = {
-        role: manifest.write_file(store, folder, role, suffix, data)
-        for role, (suffix, data) in contents.items()
-    }
+    files = write_files(store, folder, contents)
     body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
-def _of_features(inputs: Inputs, collector: Collector) -> dict[str, Any]:
+def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
     if inputs.recipe is None:
         reason = str(inputs.why_no_distance)
         return {
@@ -228,14 +120,11 @@ def _of_features(inputs: Inputs, collector: Collector) -> dict[str, Any]:
             "inception_score": None,
         }
     network = describe_network(inputs.store, inputs.recipe)
+    seen = {part: seen_of(findings.each("features", part)) for part in SOURCES}
     config, weights = inputs.config, inputs.weights
     return {
-        "frechet_distance": metrics.frechet_metric(
-            collector.moments(), config, weights, network=network
-        ),
-        "inception_score": metrics.inception_metric(
-            collector.probabilities(), config, weights, network=network
-        ),
+        "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
+        "inception_score": metrics.inception_metric(seen, config, weights, network=network),
     }
 
 

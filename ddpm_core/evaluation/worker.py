@@ -1,17 +1,14 @@
 """What an actor does: the bound of a chunk of held-out images, the features of a chunk of images.
 
-Chunks are fixed: they do not depend on the number of workers. Results are put together in the
-order of the chunks, not of their arrival, so that neither shows in the last bit.
+Chunks are fixed: they do not depend on the number of workers. What they found is put together in
+the order of the chunks, not of their arrival, so that neither shows in the last bit.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, assert_never
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core import seeding
@@ -19,81 +16,52 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.evaluation.desk import Desk
+from ddpm_core.evaluation.desk import Desk, measuring
 from ddpm_core.loading.loader import to_unit_range
+from ddpm_core.units.ranges import Found, Range
 
-Source = Literal["samples", "test", "train"]
+Kind = Literal["bound", "features"]
+"""bound: bits/dim by every term, of held-out images; features: of the images of a set"""
+SOURCES = ("samples", "test", "train")
+"""the sets of images whose features are looked at"""
+Unit = Range[Kind]
 
 _NUM_LIKELIHOOD_UNITS = 8
 _MIN_LIKELIHOOD_IMAGES = 16
-_FEATURE_UNIT_IMAGES = 2500
+FEATURE_IMAGES = 2500
+"""in a unit of real images: reading them is dearer than looking at them"""
 
 
-@dataclass(frozen=True)
-class LikelihoodUnit:
-    """The bound of the held-out images start ... stop - 1."""
+def units_of(
+    config: RunConfig, num_train: int, num_test: int, *, has_features: bool = True
+) -> list[Unit]:
+    """Return all units; the bound first: its units take longest, and the last should be short.
 
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class FeatureUnit:
-    """The features of the images start ... stop - 1 of a set; of samples, one unit of them."""
-
-    source: Source
-    start: int
-    stop: int
-
-
-Unit = LikelihoodUnit | FeatureUnit
-
-
-@dataclass(frozen=True)
-class LikelihoodPart:
-    """The parts of the bound of n images in bits/dim, and the errors, as `LikelihoodTerms`."""
-
-    prior: NDArray[np.float64]
-    """(n,)"""
-    terms: NDArray[np.float64]
-    """(n, T)"""
-    mse: NDArray[np.float64]
-    """(n, T)"""
+    Args:
+        config: the run's.
+        num_train: training images there are.
+        num_test: held-out images there are.
+        has_features: whether there is a feature network.
+    """
+    features = (
+        *Unit.cut("features", "train", num_train, FEATURE_IMAGES),
+        *Unit.cut("features", "test", num_test, FEATURE_IMAGES),
+        # One unit of samples each.
+        *Unit.cut("features", "samples", config.sample.num_images, config.sample.unit_size),
+    )
+    return [*_bound_units(config.evaluate, num_test), *(features if has_features else ())]
 
 
-@dataclass(frozen=True)
-class FeaturePart:
-    """Where the images of a unit lie, and, of samples and held-out images, what they show."""
-
-    features: NDArray[np.float32]
-    """(n, d)"""
-    probabilities: NDArray[np.float32] | None
-    """(n, classes); None if the network has no classes"""
-
-
-Result = LikelihoodPart | FeaturePart
-
-
-def likelihood_units(evaluate: EvaluateConfig, num_test_images: int) -> list[LikelihoodUnit]:
+def _bound_units(evaluate: EvaluateConfig, num_test: int) -> Iterator[Unit]:
     """Cut the first `num_likelihood_images` held-out images into about eight chunks."""
-    total = min(evaluate.num_likelihood_images, num_test_images)
+    total = min(evaluate.num_likelihood_images, num_test)
     size = max(_MIN_LIKELIHOOD_IMAGES, ceil(total / _NUM_LIKELIHOOD_UNITS))
-    size = min(size, evaluate.batch_size)
-    return [LikelihoodUnit(start, min(start + size, total)) for start in range(0, total, size)]
+    return Unit.cut("bound", "test", total, min(size, evaluate.batch_size))
 
 
-def feature_units(config: RunConfig, num_train: int, num_test: int) -> list[FeatureUnit]:
-    """Cut the training images, the held-out ones and the samples into chunks, in that order."""
-    sizes: list[tuple[Source, int, int]] = [
-        ("train", num_train, _FEATURE_UNIT_IMAGES),
-        ("test", num_test, _FEATURE_UNIT_IMAGES),
-        ("samples", config.sample.num_images, config.sample.unit_size),
-    ]
-    return [
-        FeatureUnit(source, start, min(start + size, total))
-        for source, total, size in sizes
-        for start in range(0, total, size)
-    ]
+def uses_network(unit: Unit) -> bool:
+    """Say whether what a unit finds depends on the feature network."""
+    return unit.kind == "features"
 
 
 def likelihood_part(
@@ -102,8 +70,10 @@ def likelihood_part(
     positions: Tensor,
     *,
     seed: int,
-) -> LikelihoodPart:
-    """Return the bound of held-out images (n, c, h, w), each with noise of its own.
+) -> Found:
+    """Return the bound of images (n, c, h, w) in bits/dim, each with noise of its own.
+
+    As `LikelihoodTerms`, float64: `prior` (n,), `terms` and `mse` (n, T).
 
     Args:
         denoiser: on the device of `positions`.
@@ -120,49 +90,34 @@ def likelihood_part(
             to_unit_range(images_u8, positions.device),
             noise=lambda t: seeding.normal(key, t, positions, shape),
         )
-    prior, terms, mse = (
-        part.to("cpu", torch.float64).numpy() for part in (found.prior, found.terms, found.mse)
-    )
-    return LikelihoodPart(prior, terms, mse)
+    parts = {"prior": found.prior, "terms": found.terms, "mse": found.mse}
+    return {name: part.to("cpu", torch.float64) for name, part in parts.items()}
 
 
-def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], Result]:
-    """Return the function that works on a unit; what it needs is read when it is first needed."""
-    desk = Desk.of(payload, get_device())
-    return lambda unit: work(desk, unit)
+def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
+    """Return the function that measures a unit and publishes what it found."""
+    return measuring(payload, get_device, work, uses_network)
 
 
-def work(desk: Desk, unit: Unit) -> Result:
+def work(desk: Desk, unit: Unit) -> Found:
     """Return what a unit finds."""
-    match unit:
-        case LikelihoodUnit(start, stop):
+    match unit.kind:
+        case "bound":
             return likelihood_part(
                 desk.denoiser,
-                desk.test.images(start, stop),
-                torch.arange(start, stop, device=desk.device),
+                desk.test.images(unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=desk.device),
                 seed=desk.config.evaluate.seed,
             )
-        case FeatureUnit():
-            classify = None if unit.source == "train" else desk.network.classify
-            features, probabilities = [], []
-            for images_u8 in _batches(desk, unit):
-                features.append(desk.rows(desk.network.embed, images_u8).numpy())
-                if classify is not None:
-                    probabilities.append(desk.rows(classify, images_u8).numpy())
-            return FeaturePart(
-                np.concatenate(features), np.concatenate(probabilities) if probabilities else None
-            )
+        case "features":
+            # Nobody asks for the classes of training images.
+            seen = [desk.look(one, classify=unit.part != "train") for one in _batches(desk, unit)]
+            return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case _:
-            assert_never(unit)
+            assert_never(unit.kind)
 
 
-def _batches(desk: Desk, unit: FeatureUnit) -> Iterator[Tensor]:
-    match unit.source:
-        case "train":
-            return desk.batches(desk.train, unit.start, unit.stop)
-        case "test":
-            return desk.batches(desk.test, unit.start, unit.stop)
-        case "samples":
-            return iter([desk.sampled(unit.start // desk.config.sample.unit_size)])
-        case _:
-            assert_never(unit.source)
+def _batches(desk: Desk, unit: Unit) -> Iterator[Tensor]:
+    if unit.part == "samples":
+        return iter([desk.sampled(unit.start // desk.config.sample.unit_size)])
+    return desk.batches(desk.train if unit.part == "train" else desk.test, unit.start, unit.stop)

@@ -17,7 +17,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import KeyMissingError, Store
 
 _DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")

@@ -1,8 +1,5 @@
 """The sample stage: images drawn from the averaged weights, by as many actors as there are."""
 
-import time
-
-from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
@@ -19,10 +16,13 @@ from ddpm_core.sampling.units import (
 )
 from ddpm_core.sampling.worker import make_worker, payload_of
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training.worker import deliver_curve
+from ddpm_core.units.units import without
+from ddpm_core.units.work import work_on
 
 GRID_ROLE = "grid"
 
@@ -71,7 +71,7 @@ def _complete_samples(
         return committed
     units = units_of(config.sample)
     made = finished(store, folder, units)
-    missing = [unit for unit in units if unit.number not in made]
+    missing = without(units, made)
     if missing:
         tracker.begin()
         _make(store, config, checkpoint, folder, missing)
@@ -96,33 +96,29 @@ def _make(
 ) -> None:
     """Have the missing units made and published."""
     total = config.sample.num_images
-    kept = total - sum(unit.stop - unit.start for unit in missing)
-    drawn, started = 0, time.monotonic()
-    Progress("sample", kept, total, "images").show()
-
-    def on_done(_unit: Unit, num_images: int) -> None:
-        nonlocal drawn
-        drawn += num_images
-        rate = drawn / (time.monotonic() - started)
-        Progress("sample", kept + drawn, total, "images", f"{rate:.1f} images/s").show()
-
-    payload = payload_of(store.uri, config, folder, checkpoint.files["ema"].sha256)
-    with cluster.connect(config.compute):
-        cluster.map_units(make_worker, payload, missing, config.compute, on_done=on_done)
+    work_on(
+        make_worker,
+        payload_of(store.uri, config, folder, checkpoint.files["ema"].sha256),
+        missing,
+        config.compute,
+        whole=Progress("sample", total, total, "images"),
+        size=lambda unit: unit.stop - unit.start,
+        note=lambda _unit, rate: f"{rate:.1f} images/s",
+    )
 
 
 def _commit(
-    store: Store, config: RunConfig, checkpoint: Manifest, folder: str, made: dict[int, Manifest]
+    store: Store, config: RunConfig, checkpoint: Manifest, folder: str, made: dict[str, Manifest]
 ) -> Manifest:
     """Draw the grid and publish the whole: all units in order, and how they were made."""
     sample = config.sample
     units = units_of(sample)
-    files = {unit.role: made[unit.number].files[IMAGES_ROLE] for unit in units}
+    files = {unit.role: made[unit.name].files[IMAGES_ROLE] for unit in units}
     whole = Manifest(folder, {}, files)
     shown = first_images(store, whole, sample, config.data.shape, sample.num_grid_images)
     grid_png = pictures.to_png(pictures.grid(shown))
-    files[GRID_ROLE] = manifest.write_file(store, folder, GRID_ROLE, ".png", grid_png)
-    files[STRIP_ROLE] = made[0].files[STRIP_ROLE]
+    files[GRID_ROLE] = write_file(store, folder, GRID_ROLE, ".png", grid_png)
+    files[STRIP_ROLE] = made[units[0].name].files[STRIP_ROLE]
     expected = results.samples_expected(config, checkpoint)
     body = {
         **describe(sample, config.diffusion.num_timesteps),
@@ -130,7 +126,7 @@ def _commit(
         "fingerprint": expected.if_written["fingerprint"],
         "units": [files[unit.role].sha256 for unit in units],
     }
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def deliver_samples(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:

@@ -19,12 +19,14 @@ from webdataset import TarWriter
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import SampleConfig
-from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.shards.tar import members
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.commit import write_file
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
+from ddpm_core.units.units import Units
 
 _EXTENSIONS = ("png", "json")
 IMAGES_ROLE = "images"
@@ -40,18 +42,19 @@ class Unit:
     stop: int
 
     @property
-    def stem(self) -> str:
+    def name(self) -> str:
         """What its files begin with."""
         return f"{self.number:06d}"
 
     @property
-    def manifest_name(self) -> str:
-        return f"{self.stem}.json"
+    def body(self) -> dict[str, int]:
+        """What its manifest says of it."""
+        return {"number": self.number, "start": self.start, "stop": self.stop}
 
     @property
     def role(self) -> str:
         """What the folder's manifest calls its images."""
-        return f"unit-{self.stem}"
+        return f"unit-{self.name}"
 
 
 def units_of(sample: SampleConfig) -> list[Unit]:
@@ -72,59 +75,20 @@ def publish(
     seed: int,
     strip_png: bytes | None = None,
 ) -> Manifest:
-    """Write the images (n, h, w, c) of a unit and commit its manifest.
-
-    If the unit stands there already with other bytes (made on another kind of device, which rounds
-    otherwise), that one counts: whoever comes first. Unless it is damaged, or another's.
-    """
+    """Write the images (n, h, w, c) of a unit and commit its manifest, as `Units.publish`."""
     data = _tar(unit, images_u8, seed)
-    files = {IMAGES_ROLE: manifest.write_file(store, folder, unit.stem, ".tar", data)}
+    files = {IMAGES_ROLE: write_file(store, folder, unit.name, ".tar", data)}
     if strip_png is not None:
-        files[STRIP_ROLE] = manifest.write_file(store, folder, "strip", ".png", strip_png)
-    expected = _expected(folder, unit)
-    body = {**expected.body, "seed": seed}
-    try:
-        return manifest.commit(store, folder, files, body, name=unit.manifest_name)
-    except RunConflictError:
-        first = manifest.intact(store, folder, expected, name=unit.manifest_name)
-        if first is not None:
-            return first
-    return manifest.commit(store, folder, files, body, name=unit.manifest_name)
+        files[STRIP_ROLE] = write_file(store, folder, STRIP_ROLE, ".png", strip_png)
+    return Units[Unit](store, folder).publish(unit, files, {"seed": seed})
 
 
-def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[int, Manifest]:
-    """Return the manifests of the units that are there, in the full lengths of their files.
+def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[str, Manifest]:
+    """Return name -> manifest of the units that are there, in the full lengths of their files.
 
-    A unit that is damaged, or another's, is quarantined, which is logged: making it again replaces
-    it. The bytes of the images are verified when they are read.
+    The bytes of the images are verified when they are read.
     """
-    sizes = store.sizes(folder)
-
-    def check(found: Manifest, _store: Store) -> None:
-        found.require_sizes(store, sizes)
-        if STRIP_ROLE in found.files:
-            found.read(store, STRIP_ROLE)
-
-    found = {
-        unit.number: manifest.intact(
-            store, folder, _expected(folder, unit), check=check, name=unit.manifest_name
-        )
-        for unit in units
-        if unit.manifest_name in sizes
-    }
-    return {number: committed for number, committed in found.items() if committed is not None}
-
-
-def _expected(folder: str, unit: Unit) -> Expected:
-    """Return what the manifest of a unit says of itself: which images, of which samples."""
-    return Expected(
-        {
-            "samples": folder.rpartition("/")[2],
-            "number": unit.number,
-            "start": unit.start,
-            "stop": unit.stop,
-        }
-    )
+    return Units[Unit](store, folder).finished(units, by_length=True, read=(STRIP_ROLE,))
 
 
 def set_aside(store: Store, folder: str, unit: Unit, reason: str) -> None:
@@ -132,7 +96,7 @@ def set_aside(store: Store, folder: str, unit: Unit, reason: str) -> None:
 
     The stage looks at lengths; only who reads the images sees that their bytes are others.
     """
-    manifest.quarantine(store, folder, reason, name=unit.manifest_name)
+    Units[Unit](store, folder).set_aside(unit, reason)
     manifest.quarantine(store, folder, reason)
 
 

@@ -31,8 +31,8 @@ def payload_of(root: str, config: RunConfig, folder: str, ema_sha256: str) -> di
     }
 
 
-def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], int]:
-    """Load the weights and return the function that makes a unit and says how many images it has.
+def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
+    """Load the weights and return the function that makes and publishes a unit.
 
     Raises:
         CheckpointError: if the final checkpoint is gone, damaged, or not the one asked for.
@@ -48,7 +48,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
         )
     denoiser = load_denoiser(store, config, checkpoint, device)
 
-    def make(unit: Unit) -> int:
+    def make(unit: Unit) -> None:
         recorder = _Recorder(config)
         parts = []
         for start in range(unit.start, unit.stop, config.sample.batch_size):
@@ -71,7 +71,6 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             seed=config.sample.seed,
             strip_png=recorder.png() if unit.start == 0 else None,
         )
-        return unit.stop - unit.start
 
     return make
 

@@ -16,7 +16,9 @@ from ddpm_core.shards.counts import mean_and_std
 from ddpm_core.shards.index import FORMAT_VERSION, SPLITS, Split, dataset_fingerprint, shard_entry
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, FileRecord, Manifest
+from ddpm_core.store.commit import commit
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import FileRecord, Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
 _NUM_SHOWN = 64  # images of the picture for people
@@ -80,7 +82,7 @@ def _commit(
 ) -> Manifest:
     """Commit the index; one of the same images, which passed over other files, is as good."""
     try:
-        return manifest.commit(store, folder, files, body, name=layout.DATASET_INDEX)
+        return commit(store, folder, files, body, name=layout.DATASET_INDEX)
     except RunConflictError:
         expected = Expected({"fingerprint": body["fingerprint"]})
         found = manifest.load(store, folder, expected, name=layout.DATASET_INDEX)

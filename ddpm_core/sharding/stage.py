@@ -21,7 +21,8 @@ from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import listed
 from ddpm_core.sources.splits import load_splits
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import KeyMissingError, Store
 
 _NUM_SHOWN = 3

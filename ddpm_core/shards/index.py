@@ -19,7 +19,8 @@ from ddpm_core.errors import DataError
 from ddpm_core.runs import layout
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
 Split = Literal["train", "test"]

@@ -16,7 +16,9 @@ from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Rejected, Shard, key_of
 from ddpm_core.shards.tar_writer import pack
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, FileRecord
+from ddpm_core.store.commit import commit
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import FileRecord
 from ddpm_core.store.storage import Store, sha256_of
 
 LABEL, ABOUT = "cls", "json"
@@ -122,9 +124,7 @@ def make_shard(
         counts.classes,
         tuple(rejected),
     )
-    manifest.commit(
-        store, folder, {shard.role: made.record}, made.body(folder), name=f"{shard.role}.json"
-    )
+    commit(store, folder, {shard.role: made.record}, made.body(folder), name=f"{shard.role}.json")
     return made
 
 

@@ -1,23 +1,21 @@
-"""The commit protocol: content-named files, then a manifest that is put only if absent.
+"""A manifest: what was committed in a folder, read with the identity that is expected.
 
-Without its manifest nothing exists. A manifest holds nothing of the moment, so two writers of
-the same thing write the same bytes and a late one does no harm; retention marks `retired`
-before it deletes and keeps the manifest, so that a late one cannot bring back what is going.
-
-A folder's name claims what lies in it, and so does the manifest's body. Every reader says what it
-expects; a manifest that is whole and says something else is refused like a damaged one: a folder
-that was copied under another's name is not what the name promises.
+Without its manifest nothing exists; `commit` writes it. A folder's name claims what lies in it, and
+so does the manifest's body. Every reader says what it expects; a manifest that is whole and says
+something else is refused like a damaged one: a folder that was copied under another's name is not
+what the name promises.
 """
 
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ddpm_core.canonical import canonical_json
-from ddpm_core.errors import CheckpointError, RunConflictError
+from ddpm_core.errors import CheckpointError
+from ddpm_core.store.expected import Expected
 from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 FORMAT_VERSION = 1
@@ -26,10 +24,7 @@ MAX_MANIFEST_BYTES = 2**28
 
 _log = logging.getLogger(__name__)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
-_CONTENT_NAME = re.compile(r".+-[0-9a-f]{16}(\.[A-Za-z0-9.]+)?")
-_SHOWN = 200  # characters of a value in a message
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MARKERS_TEXT = b"see ddpm_core/manifest.py\n"
 REMEDY = (
     "restore this very file, or delete it and run the stage that made it again, which makes it anew"
 )
@@ -42,23 +37,6 @@ class DamagedError(CheckpointError):
     Or they are whole and something else's. Either way the stage that made them sets them aside
     and makes them again.
     """
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a manifest must say of itself to be the one that is read."""
-
-    body: Mapping[str, Any]
-    """keys of the body, each with its value"""
-    if_written: Mapping[str, Any] = field(default_factory=dict)
-    """keys that earlier versions did not write: compared where they are there"""
-
-    def refusal(self, body: Mapping[str, Any]) -> str | None:
-        """Return how `body` differs, both identities in words; None if it is the expected one."""
-        required = dict(_differences(self.body, body))
-        written = {key: value for key, value in self.if_written.items() if key in body}
-        found = [*required.items(), *_differences(written, body)]
-        return "; ".join(text for _, text in found) or None
 
 
 @dataclass(frozen=True)
@@ -139,70 +117,6 @@ class Manifest:
             self.read(store, role)
 
 
-def content_name(stem: str, sha256: str, suffix: str) -> str:
-    """Return `stem-<first 16 digits of the SHA-256>suffix`; `suffix` starts with a dot."""
-    return f"{stem}-{sha256[:16]}{suffix}"
-
-
-def is_content_name(name: str) -> bool:
-    """Say whether a file of this name was written by `write_file`: it is no manifest."""
-    return _CONTENT_NAME.fullmatch(name) is not None
-
-
-def write_file(store: Store, folder: str, stem: str, suffix: str, data: bytes) -> FileRecord:
-    """Put `data` below `folder` under its content name; it counts once a manifest names it."""
-    # Taken once: a digest of 200 MB costs a quarter of a second, in which every rank waits.
-    sha256 = sha256_of(data)
-    record = FileRecord(content_name(stem, sha256, suffix), len(data), sha256)
-    store.write(f"{folder}/{record.name}", data, sha256=sha256)
-    return record
-
-
-def commit(
-    store: Store,
-    folder: str,
-    files: Mapping[str, FileRecord],
-    body: Mapping[str, Any],
-    *,
-    name: str = "manifest.json",
-) -> Manifest:
-    """Publish `files`, all written before, with one put of the manifest.
-
-    Committing the same again is fine, by whomever. A manifest that is damaged or quarantined
-    is replaced, and its quarantine lifted: the caller has just written every file anew.
-
-    Args:
-        store: where.
-        folder: folder of the files.
-        files: role -> file, as `write_file` returned it.
-        body: what this is, as JSON; nothing of the moment (time, host, attempt), or a second
-            attempt at the same thing would conflict with the first.
-        name: file name of the manifest.
-
-    Raises:
-        RunConflictError: a manifest of other content stands there.
-    """
-    key = f"{folder}/{name}"
-    content = {
-        "body": dict(body),
-        "files": {role: asdict(record) for role, record in files.items()},
-        "format": FORMAT_VERSION,
-    }
-    data = canonical_json({**content, "digest": sha256_of(canonical_json(content))})
-    manifest = _parse(folder, data, origin=store.uri_of(key))
-    quarantined = store.exists(_quarantine_key(folder, name))
-    try:
-        store.create(key, data)
-    except RunConflictError:
-        if not quarantined and not _is_damaged(store, folder, name):
-            raise
-        _log.warning("replacing the damaged manifest %s", store.uri_of(key))
-        store.write(key, data)
-    if quarantined:
-        store.delete(_quarantine_key(folder, name))
-    return manifest
-
-
 def load(
     store: Store, folder: str, expected: Expected, *, name: str = "manifest.json"
 ) -> Manifest | None:
@@ -220,7 +134,7 @@ def load(
         return None
     if is_retired(store, folder):
         return None
-    if store.exists(_quarantine_key(folder, name)):
+    if store.exists(quarantine_key(folder, name)):
         _log.warning("%s is quarantined: passed over", store.uri_of(key))
         return None
     found = _parsed(store, folder, name, data)
@@ -267,25 +181,6 @@ def intact(
     return None
 
 
-def retire(store: Store, folder: str) -> None:
-    """Mark what was committed in `folder` as `retired`, then delete its files, not the manifest.
-
-    Dying in between is fine: retiring again finishes it. Without a manifest nothing happens.
-    """
-    try:
-        named = [record.name for record in _read(store, folder, "manifest.json").files.values()]
-    except KeyMissingError:
-        return
-    except DamagedError as error:
-        _log.warning("retiring a damaged folder: %s", error)
-        named = []
-    store.create(f"{folder}/retired", _MARKERS_TEXT)
-    # Also what no manifest names: files of attempts that lost or died.
-    listed = [one for one in store.names(folder) if is_content_name(one)]
-    for one in sorted({*named, *listed}):
-        store.delete(f"{folder}/{one}")
-
-
 def load_marked(store: Store, folder: str, expected: Expected) -> Manifest | None:
     """Return the manifest of a folder, also if it is retired or quarantined; None if none is there.
 
@@ -294,7 +189,7 @@ def load_marked(store: Store, folder: str, expected: Expected) -> Manifest | Non
         StorageError: the storage does not answer.
     """
     try:
-        found = _read(store, folder, "manifest.json")
+        found = as_it_stands(store, folder, "manifest.json")
     except KeyMissingError:
         return None
     _require(store, found, "manifest.json", expected)
@@ -306,21 +201,17 @@ def is_retired(store: Store, folder: str) -> bool:
     return store.exists(f"{folder}/retired")
 
 
-def unretire(store: Store, folder: str) -> None:
-    """Remove a mark that retention did not make; the files it names may be gone all the same."""
-    store.delete(f"{folder}/retired")
-
-
 def quarantine(store: Store, folder: str, what: str, *, name: str = "manifest.json") -> None:
     """Have `load` pass over this manifest from now on; `what` says why, for people.
 
     A later commit of the same folder and name lifts it.
     """
     _log.error("quarantined %s: %s", store.uri_of(f"{folder}/{name}"), what)
-    store.write(_quarantine_key(folder, name), canonical_json({"what": what}))
+    store.write(quarantine_key(folder, name), canonical_json({"what": what}))
 
 
-def _quarantine_key(folder: str, name: str) -> str:
+def quarantine_key(folder: str, name: str) -> str:
+    """Return the key of the mark that has `load` pass over a manifest."""
     stem = name.removesuffix(".json")
     return (
         f"{folder}/quarantined.json" if stem == "manifest" else f"{folder}/{stem}.quarantined.json"
@@ -340,48 +231,28 @@ def _missing(store: Store, key: str, record: FileRecord) -> DamagedError:
     )
 
 
-def _differences(
-    expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Yield (key, both values in words) of each key whose value is another."""
-    for key, wanted in expected.items():
-        value = found.get(key)
-        if isinstance(wanted, Mapping) and isinstance(value, Mapping):
-            every = {**dict.fromkeys(value), **wanted}
-            yield from _differences(every, value, f"{prefix}{key}.")
-        elif value != wanted or type(value) is not type(wanted):
-            yield f"{prefix}{key}", f"{prefix}{key} is {_shown(value)}, expected {_shown(wanted)}"
+def as_it_stands(store: Store, folder: str, name: str) -> Manifest:
+    """Return a manifest, whatever it says and however it is marked.
 
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=repr)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _is_damaged(store: Store, folder: str, name: str) -> bool:
-    try:
-        _read(store, folder, name)
-    except DamagedError as error:
-        _log.error("%s", error)
-        return True
-    return False
-
-
-def _read(store: Store, folder: str, name: str) -> Manifest:
+    Raises:
+        KeyMissingError: there is none.
+        DamagedError: it is not the one that was committed.
+        StorageError: the storage does not answer.
+    """
     return _parsed(store, folder, name, store.read(f"{folder}/{name}", at_most=MAX_MANIFEST_BYTES))
 
 
 def _parsed(store: Store, folder: str, name: str, data: bytes) -> Manifest:
     key = f"{folder}/{name}"
     try:
-        return _parse(folder, data, origin=store.uri_of(key))
+        return parse(folder, data, origin=store.uri_of(key))
     except DamagedError:
         # A second look tells a flipped bit on the way from one that stays.
         data = store.read(key, at_most=MAX_MANIFEST_BYTES)
-        return _parse(folder, data, origin=store.uri_of(key))
+        return parse(folder, data, origin=store.uri_of(key))
 
 
-def _parse(folder: str, data: bytes, *, origin: str) -> Manifest:
+def parse(folder: str, data: bytes, *, origin: str) -> Manifest:
     """Return the manifest in `data`, which must be the very bytes that `commit` writes."""
 
     def damaged(expected: str, found: str) -> DamagedError:

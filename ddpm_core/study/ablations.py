@@ -25,6 +25,7 @@ from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import first_images
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.study import figures, sheets
@@ -184,12 +185,9 @@ def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> 
         "samples-sheet": (".png", _samples_sheet(outcomes, rows, data)),
     }
     folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
-    files = {
-        role: manifest.write_file(store, folder, role, suffix, content)
-        for role, (suffix, content) in contents.items()
-    }
+    files = write_files(store, folder, contents)
     body = {**results.ablations_expected(config).body, "summary": summary(rows)}
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def _samples_sheet(outcomes: dict[str, _Outcome], rows: list[dict[str, Any]], data: str) -> bytes:

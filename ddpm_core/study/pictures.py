@@ -20,7 +20,8 @@ from ddpm_core.evaluation.desk import Desk
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.study.sheets import frames_u8
-from ddpm_core.study.units import Found, Unit
+from ddpm_core.study.units import Unit
+from ddpm_core.units.ranges import Found
 
 MIX_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _NUM_DECODED = 10

@@ -1,38 +1,30 @@
 """The study stage: what the paper shows beside its headline numbers, of one trained run."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core import cluster
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
-from ddpm_core.evaluation.desk import payload_of
-from ddpm_core.evaluation.features import describe_network, keep_foreign_network
-from ddpm_core.evaluation.stage import Inputs, deliver_evaluation
+from ddpm_core.evaluation.features import describe_network
+from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring import measure, set_aside_damaged
+from ddpm_core.evaluation.stage import deliver_evaluation
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.commit import commit, write_files
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.numbers import metrics_of, numbers_of
-from ddpm_core.study.units import Unit, missing, units_of
+from ddpm_core.study.units import Kind, Unit, units_of, uses_network
 from ddpm_core.study.worker import make_worker
 from ddpm_core.tracking import Tracker, open_tracker
+from ddpm_core.units import ranges
 
 NUMBERS_ROLE = "numbers"
-
-
-@dataclass(frozen=True)
-class _Study:
-    """The units of a study, and where their results go."""
-
-    inputs: Inputs
-    folder: str
-    expected: Expected
-    units: list[Unit]
 
 
 def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
@@ -49,23 +41,24 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     inputs = Inputs.of(store, config)
     ema = inputs.checkpoint.files["ema"].sha256
     digest = layout.study_fingerprint(config, ema, inputs.index.fingerprint)
-    num_train, num_test = (inputs.index.num_images[split] for split in ("train", "test"))
     folder = layout.study_folder(config.name, digest)
     expected = results.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
-    units = units_of(config, num_train, num_test, has_features=inputs.recipe is not None)
-    study = _Study(inputs, folder, expected, units)
+    has_features = inputs.recipe is not None
+    units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
     with open_tracker(store, config, stage="study") as tracker:
         committed = manifest.intact(store, folder, expected)
         note = f"  done already: {store.uri_of(folder)}" if committed else ""
-        if committed is None:
+        if committed is not None:
+            set_aside_damaged(inputs, folder, units)
+        else:
             tracker.begin()
-            _work(study)
-            committed = _publish(study)
+            found = _measure(inputs, folder, units)
+            committed = _publish(inputs, folder, expected, Findings(found.published, found.units))
         numbers: dict[str, Any] = json.loads(committed.read(store, NUMBERS_ROLE))
         if (evaluation := results.evaluation_of(store, config)) is not None:
             deliver_evaluation(tracker, inputs, evaluation)
         tracker.deliver(committed, lambda: _log(tracker, store, committed, numbers))
-    total = len(study.units)
+    total = len(units)
     Progress("study", total, total, "units", summary(numbers) + note).show()
     return numbers
 
@@ -85,35 +78,21 @@ def summary(numbers: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _work(study: _Study) -> None:
-    inputs, total = study.inputs, len(study.units)
-    store, config = inputs.store, inputs.config
-    todo = missing(store, study.folder, study.units)
-    done = total - len(todo)
-    Progress("study", done, total, "units").show()
-    if not todo:
-        return
-    if inputs.recipe is not None:
-        keep_foreign_network(store, config, inputs.recipe)
-
-    def on_done(unit: Unit, _: None) -> None:
-        nonlocal done
-        done += 1
-        Progress("study", done, total, "units", f"{unit.kind} {unit.part}").show()
-
-    payload = {
-        "desk": payload_of(store.uri, config, inputs.index.pointer, inputs.recipe),
-        "folder": study.folder,
-    }
-    with cluster.connect(config.compute):
-        cluster.map_units(make_worker, payload, todo, config.compute, on_done=on_done)
+def _measure(inputs: Inputs, folder: str, units: list[Unit]) -> ranges.Findings[Kind]:
+    return measure(
+        inputs,
+        folder,
+        units,
+        uses_network,
+        make_worker,
+        stage="study",
+        note=lambda unit: f"{unit.kind} {unit.part}",
+    )
 
 
-def _publish(study: _Study) -> Manifest:
+def _publish(inputs: Inputs, folder: str, expected: Expected, findings: Findings) -> Manifest:
     """Make numbers, figures and sheets of what the units found, and commit them."""
-    inputs, folder = study.inputs, study.folder
     store, config = inputs.store, inputs.config
-    findings = Findings(store, folder, study.units)
     features = (
         {"reason": inputs.why_no_distance}
         if inputs.recipe is None
@@ -127,13 +106,9 @@ def _publish(study: _Study) -> Manifest:
         NUMBERS_ROLE: (".json", (json.dumps(numbers, indent=2, sort_keys=True) + "\n").encode()),
         **drawings_of(findings, config, numbers),
     }
-    files = {
-        role: manifest.write_file(store, folder, role, suffix, data)
-        for role, (suffix, data) in contents.items()
-    }
-    expected = study.expected
+    files = write_files(store, folder, contents)
     body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def _log(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:

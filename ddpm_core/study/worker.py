@@ -16,14 +16,15 @@ from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
 from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_generation
-from ddpm_core.evaluation.desk import Desk
+from ddpm_core.evaluation.desk import Desk, measuring
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.study import pictures
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
-from ddpm_core.study.units import Found, Unit, publish
+from ddpm_core.study.units import Unit, uses_network
+from ddpm_core.units.ranges import Found
 
 NUM_MOMENTS = 20
 """moments of the reverse process at which x_0_hat is looked at, as the original's code has them"""
@@ -32,13 +33,8 @@ _DEQUANTISATION, _PROBE = 0, 1
 
 
 def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
-    """Return the function that works on a unit; what it needs is read when it is first needed."""
-    desk = Desk.of(payload["desk"], get_device())
-
-    def work_and_publish(unit: Unit) -> None:
-        publish(desk.store, payload["folder"], unit, work(desk, unit))
-
-    return work_and_publish
+    """Return the function that works on a unit and publishes what it found."""
+    return measuring(payload, get_device, work, uses_network)
 
 
 def work(desk: Desk, unit: Unit) -> Found:
@@ -54,7 +50,7 @@ def work(desk: Desk, unit: Unit) -> Found:
             return _progress(desk, unit)
         case "features":
             images = desk.train if unit.part == "train" else desk.test
-            seen = [_look(desk, one) for one in desk.batches(images, unit.start, unit.stop)]
+            seen = [desk.look(one) for one in desk.batches(images, unit.start, unit.stop)]
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case "neighbours":
             return _neighbours(desk, unit)
@@ -70,17 +66,12 @@ def _positions(desk: Desk, unit: Unit) -> Tensor:
 
 def _bound(desk: Desk, unit: Unit) -> Found:
     images = desk.train if unit.part == "train" else desk.test
-    found = likelihood_part(
+    return likelihood_part(
         desk.denoiser,
         images.images(unit.start, unit.stop),
         _positions(desk, unit),
         seed=desk.config.study.seed,
     )
-    return {
-        "prior": torch.from_numpy(found.prior),
-        "terms": torch.from_numpy(found.terms),
-        "mse": torch.from_numpy(found.mse),
-    }
 
 
 def _ode(desk: Desk, unit: Unit) -> Found:
@@ -118,7 +109,7 @@ def _sweep(desk: Desk, unit: Unit) -> Found:
     return {
         "evaluations": torch.tensor(counter.calls),
         "shown": shown,
-        **_look(desk, images_u8),
+        **desk.look(images_u8),
     }
 
 
@@ -142,7 +133,7 @@ def _progress(desk: Desk, unit: Unit) -> Found:
     count = unit.stop - unit.start
     images_u8 = to_u8(x_0_hat.flatten(0, 1)).cpu().permute(0, 3, 1, 2)
     shown = images_u8.view(len(times), count, *shape)
-    seen = _look(desk, images_u8)
+    seen = desk.look(images_u8)
     return {
         "times": torch.tensor(times),
         "shown": shown[:, : max(0, desk.config.study.num_shown - unit.start)].contiguous(),
@@ -162,17 +153,6 @@ def chain_noise(desk: Desk, positions: Tensor) -> tuple[Tensor, Callable[[int], 
     first, steps = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")
     x_T = seeding.normal(first, 0, positions, shape)  # noqa: N806
     return x_T, lambda t: seeding.normal(steps, t, positions, shape)
-
-
-def _look(desk: Desk, images_u8: Tensor) -> Found:
-    """Return features and, if the network has classes, their probabilities; {} without one."""
-    if desk.recipe is None:
-        return {}
-    network = desk.network
-    found = {"features": desk.rows(network.embed, images_u8)}
-    if network.classify is not None:
-        found["probabilities"] = desk.rows(network.classify, images_u8)
-    return found
 
 
 def _neighbours(desk: Desk, unit: Unit) -> Found:

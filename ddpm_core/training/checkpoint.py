@@ -26,6 +26,8 @@ from ddpm_core.errors import CheckpointError, DivergenceError
 from ddpm_core.inference.weights import EMA_ROLE, quarantined_if_damaged, read_tensors
 from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit as commit_files
+from ddpm_core.store.commit import retire, unretire, write_file
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
@@ -136,9 +138,9 @@ def commit(
     folder = layout.checkpoint_folder(run, step)
     lines = "".join(json.dumps(point, sort_keys=True) + "\n" for point in history)
     files = {
-        _STATE: manifest.write_file(store, folder, _STATE, ".safetensors", _serialize(state)),
-        EMA_ROLE: manifest.write_file(store, folder, EMA_ROLE, ".safetensors", _serialize(ema)),
-        _HISTORY: manifest.write_file(store, folder, _HISTORY, ".jsonl", lines.encode()),
+        _STATE: write_file(store, folder, _STATE, ".safetensors", _serialize(state)),
+        EMA_ROLE: write_file(store, folder, EMA_ROLE, ".safetensors", _serialize(ema)),
+        _HISTORY: write_file(store, folder, _HISTORY, ".jsonl", lines.encode()),
     }
     body: dict[str, Any] = {
         "step": step,
@@ -148,7 +150,7 @@ def commit(
     }
     if imported is not None:
         body["imported"] = dict(imported)
-    return manifest.commit(store, folder, files, body)
+    return commit_files(store, folder, files, body)
 
 
 def complete(store: Store, config: RunConfig) -> Manifest | None:
@@ -167,7 +169,7 @@ def complete(store: Store, config: RunConfig) -> Manifest | None:
         layout.committed_steps(store, config.name)
     ):
         _log.warning("removed the mark `retired` of the last checkpoint %s", store.uri_of(folder))
-        manifest.unretire(store, folder)
+        unretire(store, folder)
     if manifest.intact(store, folder, results.checkpoint_expected(step)) is None:
         return None
     return results.final_checkpoint(store, config)
@@ -201,9 +203,9 @@ def prune(store: Store, run: str, keep: int) -> None:
         if kept < keep:
             kept += _is_usable(store, folder, step)
         elif not manifest.is_retired(store, folder):
-            manifest.retire(store, folder)
+            retire(store, folder)
         elif set(store.names(folder)) > {"manifest.json", "retired"}:
-            manifest.retire(store, folder)  # a retention that was killed half way
+            retire(store, folder)  # a retention that was killed half way
         else:
             return  # what is older was retired before this one
 

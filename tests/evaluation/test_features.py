@@ -9,7 +9,8 @@ from ddpm_core.evaluation.network import extract
 from ddpm_core.loading.loader import ImageSet
 from ddpm_core.recipes import digits
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
 from ddpm_core.store.storage import sha256_of
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def loaded(store, recipe, *, calls=None):
         load_train=lambda: load("train"),
         load_test=lambda: load("test"),
         device=CPU,
-    )
+    )[1]
 
 
 def recipe_of(evaluate: EvaluateConfig, fingerprint="f" * 64):
@@ -114,9 +115,9 @@ def test_a_network_that_another_process_published_meanwhile_is_taken(store):
             calls.append("other")
             other = classifier.train_classifier(stripes(64, 7), num_steps=3, device=CPU)
             data = classifier.to_bytes(other)
-            record = manifest.write_file(store, recipe.folder, "network", ".safetensors", data)
+            record = write_file(store, recipe.folder, "network", ".safetensors", data)
             body = {"recipe": recipe.values, "about": {}}
-            manifest.commit(store, recipe.folder, {"network": record}, body)
+            commit(store, recipe.folder, {"network": record}, body)
         return stripes(64, seed=0)
 
     embed = load_network(
@@ -125,7 +126,7 @@ def test_a_network_that_another_process_published_meanwhile_is_taken(store):
         load_train=publish_another_one,
         load_test=lambda: stripes(64, seed=1),
         device=CPU,
-    ).embed
+    )[1].embed
     images_u8 = stripes(8, 2).images_u8
     other = classifier.train_classifier(stripes(64, 7), num_steps=3, device=CPU)
     assert torch.equal(embed(images_u8), other.embed(images_u8))

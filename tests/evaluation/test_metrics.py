@@ -1,29 +1,19 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
 from ddpm_core import seeding
-from ddpm_core.config import EvaluateConfig
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation import metrics
-from ddpm_core.evaluation.metrics import Bound, Collector
+from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.evaluation.worker import (
-    FeaturePart,
-    FeatureUnit,
-    LikelihoodPart,
-    LikelihoodUnit,
-    feature_units,
-    likelihood_part,
-    likelihood_units,
-)
+from ddpm_core.evaluation.seen import Seen, seen_of
+from ddpm_core.evaluation.worker import Unit, likelihood_part, units_of
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from tests.sampling.tiny import tiny_config
@@ -45,7 +35,7 @@ def images_u8(num: int) -> torch.Tensor:
     return torch.randint(0, 256, (num, 1, 4, 4), generator=generator, dtype=torch.uint8)
 
 
-def part_of(start: int, stop: int) -> LikelihoodPart:
+def part_of(start: int, stop: int) -> dict[str, torch.Tensor]:
     return likelihood_part(
         DENOISER,
         images_u8(12)[start:stop],
@@ -70,19 +60,22 @@ def bound() -> Bound:
 )  # fmt: skip
 def test_likelihood_units_cover_the_first_images_once(num, batch, held_out, sizes):
     """Catches: more images than there are, a lost remainder, units that depend on workers."""
-    units = likelihood_units(EvaluateConfig(num_likelihood_images=num, batch_size=batch), held_out)
+    wanted = {"evaluate.num_likelihood_images": num, "evaluate.batch_size": batch}
+    units = units_of(tiny_config(**wanted), 1500, held_out, has_features=False)
+    assert {(unit.kind, unit.part) for unit in units} == {("bound", "test")}
     assert [unit.stop - unit.start for unit in units] == sizes
     assert [unit.start for unit in units] == [0, *np.cumsum(sizes)[:-1]]
 
 
 def test_feature_units_of_samples_are_their_units():
     """Catches: a chunk that lies across two files."""
-    units = feature_units(tiny_config(), 3000, 297)
+    units = [unit for unit in units_of(tiny_config(), 3000, 297) if unit.kind == "features"]
     assert units[:3] == [
-        FeatureUnit("train", 0, 2500),
-        FeatureUnit("train", 2500, 3000),
-        FeatureUnit("test", 0, 297),
+        Unit("features", "train", 0, 2500),
+        Unit("features", "train", 2500, 3000),
+        Unit("features", "test", 0, 297),
     ]
+    assert {unit.part for unit in units[3:]} == {"samples"}
     assert [(unit.start, unit.stop) for unit in units[3:]] == [(0, 4), (4, 8), (8, 12), (12, 16)]
 
 
@@ -91,10 +84,7 @@ def test_feature_units_of_samples_are_their_units():
 
 def test_likelihood_in_chunks_equals_one_direct_call():
     """Catches: noise by place in the chunk, another scaling of the images, terms summed twice."""
-    collector = Collector()
-    for start, stop in [(8, 12), (0, 5), (5, 8)]:
-        collector.add(LikelihoodUnit(start, stop), part_of(start, stop))
-    found = collector.bound()
+    found = Bound.of(part_of(start, stop) for start, stop in [(0, 5), (5, 8), (8, 12)])
     direct = bits_per_dim(
         DENOISER,
         to_unit_range(images_u8(12), torch.device("cpu")),
@@ -108,18 +98,6 @@ def test_likelihood_in_chunks_equals_one_direct_call():
     torch.testing.assert_close(
         torch.from_numpy(found.total), direct.total.double(), rtol=1e-6, atol=1e-6
     )
-
-
-def test_the_bound_does_not_depend_on_the_order_of_arrival():
-    """Catches: rows in the order of arrival, sums that round by it."""
-    parts = {LikelihoodUnit(a, b): part_of(a, b) for a, b in [(0, 5), (5, 8), (8, 12)]}
-    totals = set()
-    for order in itertools.permutations(parts):
-        collector = Collector()
-        for unit in order:
-            collector.add(unit, parts[unit])
-        totals.add(collector.bound().total.tobytes())
-    assert len(totals) == 1
 
 
 def test_rate_and_distortion_by_hand():
@@ -190,36 +168,19 @@ def rows(num: int, seed: int, dim: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(num, dim)).astype(np.float32) + seed
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits.copy()).softmax(dim=1).numpy()
-
-
-def test_moments_are_those_of_all_images_in_any_order_of_arrival():
-    """Catches: chunks lost while they wait for their turn, sets of images mixed up."""
-    samples, test = rows(10, 1), rows(6, 2)
-    chunks = {
-        FeatureUnit("samples", 0, 4): samples[:4],
-        FeatureUnit("samples", 4, 8): samples[4:8],
-        FeatureUnit("samples", 8, 10): samples[8:],
-        FeatureUnit("test", 0, 6): test,
-    }
-    for rows_of_chunk in chunks.values():
-        rows_of_chunk.flags.writeable = False  # as Ray hands them over
-    classes = {unit: softmax(chunks[unit]) for unit in chunks}
-    seen = set()
-    for order in itertools.permutations(chunks):
-        collector = Collector()
-        for unit in order:
-            collector.add(unit, FeaturePart(chunks[unit], classes[unit]))
-        found = collector.moments()
-        assert (found["samples"].count, found["test"].count) == (10, 6)
-        seen.add(found["samples"].scatter.numpy().tobytes())
-        probabilities = collector.probabilities()["samples"].numpy()
-        np.testing.assert_array_equal(probabilities, softmax(samples))
-    assert len(seen) == 1
-    expected = moments_of(torch.from_numpy(samples))
-    torch.testing.assert_close(found["samples"].scatter, expected.scatter)
-    torch.testing.assert_close(found["samples"].mean, expected.mean)
+def test_moments_are_those_of_all_images():
+    """Catches: means of means where parts differ in size, a score of the last part's classes."""
+    features, classes = torch.from_numpy(rows(10, 1)), torch.from_numpy(rows(10, 4)).softmax(dim=1)
+    parts = [
+        {"features": features[part], "probabilities": classes[part]}
+        for part in (slice(0, 4), slice(4, 8), slice(8, 10))
+    ]
+    found, expected = seen_of(iter(parts)), moments_of(features)
+    assert found.moments.count == 10
+    torch.testing.assert_close(found.moments.scatter, expected.scatter)
+    torch.testing.assert_close(found.moments.mean, expected.mean)
+    assert (found.score, found.num_classes) == (inception_score(classes).value, 3)
+    assert seen_of(iter([{"features": features}])).score is None
 
 
 def test_frechet_distances_name_their_sets_their_network_and_too_few_images():
@@ -228,8 +189,9 @@ def test_frechet_distances_name_their_sets_their_network_and_too_few_images():
         source: moments_of(torch.from_numpy(rows(num, seed)))
         for source, num, seed in (("samples", 40, 0), ("test", 5, 1), ("train", 60, 3))
     }
+    seen = {source: Seen(one, None, None) for source, one in moments.items()}
     network = {"kind": "trained", "network_sha256": "n" * 64}
-    found = metrics.frechet_metric(moments, tiny_config(), WEIGHTS, network=network)
+    found = metrics.frechet_metric(seen, tiny_config(), WEIGHTS, network=network)
     assert found["value"] == found["samples_test"]
     assert found["samples_test"] == frechet_distance(moments["samples"], moments["test"])
     assert found["samples_train"] == frechet_distance(moments["samples"], moments["train"])
@@ -247,14 +209,19 @@ def test_frechet_distances_name_their_sets_their_network_and_too_few_images():
 
 def test_the_inception_score_is_that_of_the_samples_and_says_whose_classes_it_is_of():
     """Catches: the held-out images' score shown as the samples', a score without classes."""
-    found = {"samples": torch.eye(4).repeat(2, 1), "test": torch.full((6, 4), 0.25)}
+    classes = {"samples": torch.eye(4).repeat(2, 1), "test": torch.full((6, 4), 0.25)}
+    found = {
+        source: seen_of(iter([{"features": rows, "probabilities": rows}]))
+        for source, rows in classes.items()
+    }
     network = {"kind": "trained"}
     score = metrics.inception_metric(found, tiny_config(), WEIGHTS, network=network)
     assert (round(score["value"], 12), round(score["test"], 12)) == (4.0, 1.0)
-    assert score["value"] == inception_score(found["samples"]).value
+    assert score["value"] == inception_score(classes["samples"]).value
     protocol = score["protocol"]
     assert protocol.items() >= WEIGHTS.items()
     assert protocol["version"] == PROTOCOL_VERSION
     assert (protocol["num_classes"], protocol["features"]) == (4, network)
     assert protocol["num_images"] == {"samples": 8, "test": 6}
-    assert metrics.inception_metric({}, tiny_config(), WEIGHTS, network=network) is None
+    without = {source: seen_of(iter([{"features": rows}])) for source, rows in classes.items()}
+    assert metrics.inception_metric(without, tiny_config(), WEIGHTS, network=network) is None

@@ -138,10 +138,10 @@ def test_the_bound_of_a_known_denoiser():
     )
     found = likelihood_part(denoiser, images_u8(3, 1, 4, 4), torch.arange(5, 8), seed=4)
     golden, columns = GOLDEN[PROTOCOL_VERSION]["bound"], [0, 1, 10, 20]
-    close(torch.from_numpy(found.prior), golden["prior"], atol=1e-15)
-    close(torch.from_numpy(found.terms[:, columns]), golden["terms"], atol=1e-10)
-    close(torch.from_numpy(found.terms.sum(axis=1)), golden["sum"])
-    close(torch.from_numpy(found.mse[:, columns]), golden["mse"])
+    close(found["prior"], golden["prior"], atol=1e-15)
+    close(found["terms"][:, columns], golden["terms"], atol=1e-10)
+    close(found["terms"].sum(dim=1), golden["sum"])
+    close(found["mse"][:, columns], golden["mse"])
 
 
 def test_distances_in_closed_form():

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -33,7 +34,8 @@ from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
-from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest, load
 from ddpm_core.store.storage import Store, open_store, sha256_of
 from ddpm_core.training import checkpoint
 from ddpm_core.training.worker import train_rank
@@ -45,6 +47,7 @@ from tests.training.small import CPU, small_config
 ENDLESS_S = 120
 _ATTEMPTS = 3
 _CRASHED, _KILLED = 70, -signal.SIGKILL
+UNIT_MANIFEST = re.compile(r"(bound|features)-[a-z]+-\d{6}\.json")
 STAGES = ("shard", "train", "sample", "evaluate")
 
 
@@ -108,12 +111,22 @@ def results_of(store: Store, config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 def damaged_files(store: Store, config: RunConfig) -> list[Path]:
-    """Return the files of the run's results whose bytes are not what was committed."""
+    """Return the files of the run's results and units whose bytes are not what was committed.
+
+    Units that are set aside count as not there.
+    """
     found = []
-    for manifest in manifests_of(store, config).values():
+    made = manifests_of(store, config)
+    folder = made["evaluate"].folder
+    units = [
+        load(store, folder, Expected({}), name=name)
+        for name in store.names(folder)
+        if UNIT_MANIFEST.fullmatch(name)
+    ]
+    for manifest in [*made.values(), *(unit for unit in units if unit is not None)]:
         for record in manifest.files.values():
             path = store.local_path(f"{manifest.folder}/{record.name}")
-            if sha256_of(path.read_bytes()) != record.sha256:
+            if not path.exists() or sha256_of(path.read_bytes()) != record.sha256:
                 found.append(path)
     return found
 
@@ -270,7 +283,7 @@ class Campaign:
         if not seen:
             return "damaged, and verify did not see it"
         for path in damaged:
-            path.unlink()
+            path.unlink(missing_ok=True)
         ended = in_child(lambda: finish(store, RUNS["a"]), self.folder)
         same = ended.status == 0 and results_of(store, RUNS["a"]) == self.expected
         whole = same and not damaged_files(store, RUNS["a"])

@@ -61,7 +61,9 @@ PLACES = {
     "picture of samples": "runs/a/samples/*/*.png",
     "manifest of a unit": "runs/a/samples/*/0*.json",
     "manifest of samples": "runs/a/samples/*/manifest.json",
-    "figures and numbers": "runs/a/evaluation/*/*-*",
+    "figures and numbers": f"runs/a/evaluation/*/*-{'?' * 16}.[jp]*",
+    "unit of an evaluation": "runs/a/evaluation/*/*.safetensors",
+    "manifest of a unit of an evaluation": "runs/a/evaluation/*/*-000*.json",
     "manifest of an evaluation": "runs/a/evaluation/*/manifest.json",
 }
 
@@ -83,4 +85,17 @@ def strike(pattern: str, root: Path, rng: random.Random) -> str:
     return f"{way}: {path.relative_to(root)}"
 
 
-KINDS = {f"damage: {kind}": partial(strike, pattern) for kind, pattern in PLACES.items()}
+def unfinished(
+    strike_at: Callable[[Path, random.Random], str], root: Path, rng: random.Random
+) -> str:
+    """Let something happen to the units of evaluations that are not finished."""
+    for path in root.glob("runs/a/evaluation/*/manifest.json"):
+        path.unlink()
+    return strike_at(root, rng)
+
+
+UNIT_PLACES = ("unit of an evaluation", "manifest of a unit of an evaluation")
+KINDS = {f"damage: {kind}": partial(strike, pattern) for kind, pattern in PLACES.items()} | {
+    f"damage, unfinished: {kind}": partial(unfinished, partial(strike, PLACES[kind]))
+    for kind in UNIT_PLACES
+}

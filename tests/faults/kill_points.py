@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_core.errors import StorageError
+from ddpm_core.store.commit import commit, retire, write_file
 from ddpm_core.store.disk import Store
-from ddpm_core.store.manifest import Expected, commit, load, retire, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import load
 from ddpm_core.store.storage import open_store
 
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.faults.damage import places
+from tests.faults.damage import places, unfinished
 
 # kind -> where two things of a kind lie; one of the run `a`, or of its data set, is replaced
 FOLDERS = {
@@ -23,6 +23,12 @@ FILES = {
     "dataset.json of two runs": ("runs/a/dataset.json", "runs/c/dataset.json"),
     "units of a set of samples": ("runs/a/samples/*/0*.json", "runs/a/samples/*/0*.json"),
     "units of two runs": ("runs/a/samples/*/0*.json", "runs/[bc]/samples/*/0*.json"),
+    "units of an evaluation": (
+        "runs/a/evaluation/*/*-000*.json", "runs/a/evaluation/*/*-000*.json",
+    ),
+    "units of evaluations of two runs": (
+        "runs/a/evaluation/*/*-000*.json", "runs/[bc]/evaluation/*/*-000*.json",
+    ),
     "manifests of two sets of samples": (
         "runs/a/samples/*/manifest.json", "runs/*/samples/*/manifest.json",
     ),
@@ -70,4 +76,8 @@ def exchange(patterns: tuple[str, str], root: Path, rng: random.Random) -> str:
 KINDS: dict[str, Callable[[Path, random.Random], str]] = {
     **{f"copied: {kind}": partial(replace, patterns) for kind, patterns in FOLDERS.items()},
     **{f"exchanged: {kind}": partial(exchange, patterns) for kind, patterns in FILES.items()},
+    **{
+        f"exchanged, unfinished: {kind}": partial(unfinished, partial(exchange, FILES[kind]))
+        for kind in ("units of an evaluation", "units of evaluations of two runs")
+    },
 }

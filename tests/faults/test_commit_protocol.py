@@ -6,9 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from ddpm_core.errors import RunConflictError, StorageError
+from ddpm_core.store import commit as writing
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.disk import KeyMissingError, Store
-from ddpm_core.store.manifest import DamagedError, Expected, Manifest, commit, load, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest, load
 from tests.faults.simulation import SimulatedStore, Turns
 
 NUM_STEPS, NUM_KEPT = 5, 2
@@ -27,7 +30,7 @@ def _overwriting(monkeypatch: pytest.MonkeyPatch) -> bool:
 
 
 def _named_without_content(monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(manifest, "content_name", lambda stem, _, suffix: stem + suffix)
+    monkeypatch.setattr(writing, "content_name", lambda stem, _, suffix: stem + suffix)
     return False
 
 
@@ -37,7 +40,7 @@ def _retiring_files_first(monkeypatch: pytest.MonkeyPatch) -> bool:
             store.delete(f"{folder}/{name}")
         store.create(f"{folder}/retired", b"")
 
-    monkeypatch.setattr(manifest, "retire", files_first)
+    monkeypatch.setattr(writing, "retire", files_first)
     return False
 
 
@@ -48,7 +51,7 @@ def _deleting_the_manifest(monkeypatch: pytest.MonkeyPatch) -> bool:
         for name in names:
             store.delete(f"{folder}/{name}")
 
-    monkeypatch.setattr(manifest, "retire", manifest_first)
+    monkeypatch.setattr(writing, "retire", manifest_first)
     return False
 
 
@@ -129,7 +132,7 @@ def _sweep(store: Store) -> None:
     for _ in range(3):
         committed = _persist(lambda: _committed(store))
         for found in committed[:-NUM_KEPT]:
-            _persist(lambda found=found: manifest.retire(store, found.folder))
+            _persist(lambda found=found: writing.retire(store, found.folder))
 
 
 def _follow(store: Store) -> None:

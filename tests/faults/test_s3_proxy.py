@@ -15,7 +15,9 @@ import pytest
 
 from ddpm_core.errors import StorageError
 from ddpm_core.store import s3_operation, storage
-from ddpm_core.store.manifest import Expected, commit, load, write_file
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import load
 from ddpm_core.store.s3 import s3_options
 from ddpm_core.store.storage import S3Store, Store
 from tests.faults.proxy import Fault, FaultProxy, Kind, proxying

@@ -9,8 +9,7 @@ from ddpm_core.progress import BEGINS, ENDS
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.stages import STAGES
-from ddpm_core.store import manifest
-from ddpm_core.store.manifest import write_file
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.storage import Store
 from flows.ray_jobs import Job
 
@@ -28,7 +27,7 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
     if stage == "shard":
         folder = layout.dataset_folder(config.data.name, "d" * 64)
         body = {"fingerprint": "d" * 64, "data": config.data.identity()}
-        manifest.commit(store, folder, {}, body, name=layout.DATASET_INDEX)
+        commit(store, folder, {}, body, name=layout.DATASET_INDEX)
         pointer = results.DatasetPointer(folder, "d" * 64)
         store.create(layout.dataset_pointer_key(run), pointer.to_json())
     elif stage == "train":
@@ -36,10 +35,10 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
         files = {"ema": write_file(store, folder, "ema", ".bin", b"weights")}
         experiment = fingerprint(config.experiment())
         body = {"experiment": experiment, "step": config.train.num_steps, "dataset": "d" * 64}
-        manifest.commit(store, folder, files, body)
+        commit(store, folder, files, body)
     elif stage == "ablations":
         folder = layout.ablations_folder(run, layout.ablations_fingerprint(config))
-        manifest.commit(store, folder, {}, results.ablations_expected(config).body)
+        commit(store, folder, {}, results.ablations_expected(config).body)
     else:
         checkpoint = results.final_checkpoint(store, config)
         ema = checkpoint.files["ema"].sha256
@@ -56,7 +55,7 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
             folder = layout.evaluation_folder(run, digest)
             files = {"metrics": write_file(store, folder, "metrics", ".json", METRICS)}
             expected = results.evaluation_expected(config, checkpoint, "d" * 64)
-        manifest.commit(store, folder, files, expected.body)
+        commit(store, folder, files, expected.body)
 
 
 def recorded(store: Store, config: RunConfig, *finished: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ddpm_core.drawing import pictures
 from ddpm_core.runs.stages import STAGES
-from ddpm_core.store.manifest import write_file
+from ddpm_core.store.commit import write_file
 from flows import artifacts
 from flows.command_line import TRAIN_DDPM
 from tests.flows.fakes import PNG, recorded

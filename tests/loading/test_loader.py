@@ -16,7 +16,9 @@ from ddpm_core.runs import layout
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.shards.index import load_index
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, FileRecord
+from ddpm_core.store.commit import commit
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import FileRecord
 from ddpm_core.store.storage import open_store, sha256_of
 from tests.sharding.small import data_config, shard_dataset, splits, tar_of
 
@@ -115,7 +117,7 @@ def recommitted(store, folder, tar, change_body=lambda _body: None):
     }
     body = json.loads(canonical_json(found.body))
     change_body(body)
-    manifest.commit(store, folder, files, body, name=layout.DATASET_INDEX)
+    commit(store, folder, files, body, name=layout.DATASET_INDEX)
     return load_index(store, folder)
 
 

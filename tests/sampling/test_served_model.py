@@ -14,7 +14,7 @@ from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_unet
 from ddpm_core.runs import layout
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import open_store, sha256_of
 from ddpm_core.tracking import open_tracker, tracking_uri
@@ -217,8 +217,8 @@ print(images.shape)
 def register(store, config, weights):
     """Do what the end of an evaluation does; return the committed weights."""
     folder = f"{layout.run_folder(config.name)}/weights/{sha256_of(weights)[:16]}"
-    record = manifest.write_file(store, folder, "ema", ".safetensors", weights)
-    checkpoint = manifest.commit(store, folder, {"ema": record}, {})
+    record = write_file(store, folder, "ema", ".safetensors", weights)
+    checkpoint = commit(store, folder, {"ema": record}, {})
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
     tracker.log_points([{"step": 10, "loss": 0.1}])
     tracker.log_metrics({"fid": 12.5}, step=10)
@@ -282,8 +282,8 @@ def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, 
     """Catches a copy that nobody compared with what was committed."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = open_store(str(tmp_path / "root"))
-    record = manifest.write_file(store, "runs/tiny/w", "ema", ".safetensors", ema)
-    checkpoint = manifest.commit(store, "runs/tiny/w", {"ema": record}, {})
+    record = write_file(store, "runs/tiny/w", "ema", ".safetensors", ema)
+    checkpoint = commit(store, "runs/tiny/w", {"ema": record}, {})
     store.write(f"runs/tiny/w/{record.name}", ema[:-1] + b"?")
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
     tracker.register_model(checkpoint, step=10)

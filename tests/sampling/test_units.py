@@ -17,8 +17,9 @@ from ddpm_core.sampling.units import (
     read_unit,
     units_of,
 )
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import write_file
 from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.units.units import manifest_name
 
 SHAPE = (1, 4, 5)
 UNIT = Unit(3, 24, 32)
@@ -82,17 +83,17 @@ def test_publishing_again_changes_nothing_and_the_first_of_two_others_counts(sto
 def test_a_damaged_unit_is_not_finished_and_can_be_made_again(store, again, damage):
     """Catches: trusting a manifest whose file is broken, and a conflict when it is replaced."""
     made = publish(store, FOLDER, UNIT, images(0), seed=9)
-    assert finished(store, FOLDER, [UNIT]) == {3: made}
+    assert finished(store, FOLDER, [UNIT]) == {"000003": made}
     path = store.local_path(f"{FOLDER}/{made.files[IMAGES_ROLE].name}")
     path.write_bytes(damage(path.read_bytes()))
     if len(path.read_bytes()) == made.files[IMAGES_ROLE].size:
         # Its bytes are looked at when they are used, and then it is set aside.
-        assert finished(store, FOLDER, [UNIT]) == {3: made}
+        assert finished(store, FOLDER, [UNIT]) == {"000003": made}
         with pytest.raises(DamagedError):
             read_unit(store, whole((UNIT, made)), UNIT, SHAPE)
     assert finished(store, FOLDER, [UNIT]) == {}
     remade = publish(store, FOLDER, UNIT, images(again), seed=9)
-    assert finished(store, FOLDER, [UNIT]) == {3: remade}
+    assert finished(store, FOLDER, [UNIT]) == {"000003": remade}
     assert np.array_equal(read_unit(store, whole((UNIT, remade)), UNIT, SHAPE), images(again))
 
 
@@ -109,12 +110,12 @@ def test_two_exchanged_units_are_not_finished(store):
     other = Unit(4, 32, 40)
     publish(store, FOLDER, UNIT, images(0), seed=9)
     publish(store, FOLDER, other, images(1), seed=9)
-    paths = [store.local_path(f"{FOLDER}/{unit.manifest_name}") for unit in (UNIT, other)]
+    paths = [store.local_path(f"{FOLDER}/{manifest_name(unit)}") for unit in (UNIT, other)]
     contents = [path.read_bytes() for path in paths]
     for path, content in zip(paths, reversed(contents), strict=True):
         path.write_bytes(content)
     assert finished(store, FOLDER, [UNIT, other]) == {}
-    made = {unit.number: publish(store, FOLDER, unit, images(number), seed=9)
+    made = {unit.name: publish(store, FOLDER, unit, images(number), seed=9)
             for number, unit in enumerate((UNIT, other))}  # fmt: skip
     assert finished(store, FOLDER, [UNIT, other]) == made
 
@@ -131,7 +132,7 @@ def test_a_unit_of_other_samples_is_not_finished(store):
 def test_a_unit_without_its_manifest_is_not_finished(store):
     """Catches: taking a tar for finished because it is there."""
     other = Unit(4, 32, 40)
-    manifest.write_file(store, FOLDER, other.stem, ".tar", b"half")
+    write_file(store, FOLDER, other.name, ".tar", b"half")
     assert finished(store, FOLDER, [other]) == {}
 
 

@@ -13,6 +13,7 @@ from ddpm_core.runs import layout
 from ddpm_core.shards.index import Shard, dataset_fingerprint, load_index, shard_entry
 from ddpm_core.sources.containers.container import MAX_ENTRIES
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store, sha256_of
 from tests.sharding.small import data_config, files_below, shard_dataset, splits
 
@@ -203,7 +204,7 @@ def test_an_index_of_another_hand_is_refused(key, store):
     for number, change in enumerate(({}, {key: None})):
         foreign = {k: v for k, v in body.items() if k != key} | change
         folder = f"datasets/foreign{number}-{body['fingerprint'][:16]}"
-        manifest.commit(store, folder, {}, foreign, name="index.json")
+        commit(store, folder, {}, foreign, name="index.json")
         with pytest.raises(DataError, match=r"index\.json is committed, but no index.*shard stage"):
             load_index(store, folder)
 

@@ -15,7 +15,7 @@ from ddpm_core.runs.stages import STAGES
 from ddpm_core.sharding import stage
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import open_store
 from tests.sharding.small import files_below, write_mnist
@@ -157,7 +157,7 @@ def test_an_unfinished_data_set_is_completed_from_its_own_source_only(store, roo
 def train_on(store, config, dataset):
     experiment = fingerprint(config.experiment())
     body = {"step": 7, "experiment": experiment, "dataset": dataset}
-    manifest.commit(store, layout.checkpoint_folder(config.name, 7), {}, body)
+    commit(store, layout.checkpoint_folder(config.name, 7), {}, body)
 
 
 def test_a_trained_run_keeps_its_data_set(store, config):

@@ -6,6 +6,7 @@ import pytest
 
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import load_index
+from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
 from tests.sharding.small import data_config, shard_dataset, splits
 
@@ -100,12 +101,11 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
 def test_an_index_that_says_otherwise_than_its_shards_is_found(change, said, store, folder):
     """Catches numbers of an index that nobody holds against the images."""
-    from ddpm_core.store import manifest
 
     found = load_index(store, folder).manifest
     body = json.loads(json.dumps(found.body))
     change(body)
     store.delete(f"{folder}/index.json")
-    manifest.commit(store, folder, found.files, body, name="index.json")
+    commit(store, folder, found.files, body, name="index.json")
     lines = problems_of(store, load_index(store, folder))
     assert any(said in line for line in lines), lines

@@ -13,8 +13,9 @@ import pytest
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.store import disk as store
+from ddpm_core.store.commit import write_file
 from ddpm_core.store.foreign_bucket import bucket_and_key
-from ddpm_core.store.manifest import Manifest, write_file
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.s3_operation import PART_BYTES
 from ddpm_core.store.storage import KeyMissingError, LocalStore, S3Store, Store, open_store
 from tests import real_s3

@@ -9,7 +9,9 @@ from ddpm_core.config import RunConfig
 from ddpm_core.store.storage import Store
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.pictures import MIX_WEIGHTS
-from ddpm_core.study.units import Found, Unit, publish, units_of
+from ddpm_core.study.units import Unit, units_of
+from ddpm_core.units.ranges import Found, publish
+from ddpm_core.units.units import Units
 
 FOLDER = "runs/tiny/study/s"
 NUM_TRAIN, NUM_TEST = 40, 30
@@ -110,6 +112,7 @@ def made_up(
 ) -> Findings:
     """Publish what all units might have found."""
     units = units_of(config, NUM_TRAIN, num_test)
+    published = Units[Unit](store, FOLDER)
     for unit in units:
-        publish(store, FOLDER, unit, make_up(unit, config=config, has_classes=has_classes))
-    return Findings(store, FOLDER, units)
+        publish(published, unit, make_up(unit, config=config, has_classes=has_classes))
+    return Findings(published, units)

@@ -11,7 +11,7 @@ from ddpm_core.errors import ClusterError, ConfigError, DivergenceError, RunConf
 from ddpm_core.recipes import PAPER_TABLE_2
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import open_run
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.study import ablations
 from ddpm_core.study.ablations import run_ablations
 from tests.flows.fakes import finish
@@ -87,9 +87,9 @@ class Stages:
         digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
         folder = layout.evaluation_folder(config.name, digest)
         data = json.dumps(metrics_of(place)).encode()
-        files = {"metrics": manifest.write_file(store, folder, "metrics", ".json", data)}
+        files = {"metrics": write_file(store, folder, "metrics", ".json", data)}
         body = results.evaluation_expected(config, checkpoint, "d" * 64).body
-        manifest.commit(store, folder, files, body)
+        commit(store, folder, files, body)
 
 
 def first_images(store, samples, sample, shape, count):

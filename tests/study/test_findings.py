@@ -7,9 +7,12 @@ import torch
 
 from ddpm_core.evaluation.moments import moments_of
 from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.seen import seen_of
 from ddpm_core.store.manifest import DamagedError
-from ddpm_core.study.findings import Findings, seen_of
-from ddpm_core.study.units import Unit, publish
+from ddpm_core.study.findings import Findings
+from ddpm_core.study.units import Unit
+from ddpm_core.units.ranges import publish
+from ddpm_core.units.units import Units
 from tests.study.made_up import TIMES, made_up, make_up
 from tests.study.small import study_config
 
@@ -20,8 +23,8 @@ def published(store, kind: str, part: str, *ends: tuple[int, int], **changes) ->
     config = study_config(**changes)
     units = [Unit(kind, part, *one) for one in ends]
     for unit in units:
-        publish(store, FOLDER, unit, make_up(unit, config=config))
-    return Findings(store, FOLDER, units)
+        publish(Units(store, FOLDER), unit, make_up(unit, config=config))
+    return Findings(Units(store, FOLDER), units)
 
 
 def whole(kind: str, part: str, stop: int):

@@ -12,7 +12,9 @@ from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.numbers import mean_and_error, metrics_of, numbers_of
-from ddpm_core.study.units import Unit, publish
+from ddpm_core.study.units import Unit
+from ddpm_core.units.ranges import publish
+from ddpm_core.units.units import Units
 from tests.study.made_up import FOLDER, NUM_TEST, NUM_TRAIN, made_up, make_up
 from tests.study.small import study_config
 
@@ -178,6 +180,6 @@ def test_a_bound_that_is_no_number_names_the_image(store, split, value):
     for name in store.names(FOLDER):
         if name.startswith(unit.name):
             store.delete(f"{FOLDER}/{name}")
-    publish(store, FOLDER, unit, broken)
+    publish(Units(store, FOLDER), unit, broken)
     with pytest.raises(DivergenceError, match=f"bound of {split} image 4 is {value}: the net"):
         numbers_of(found, config, PROTOCOL)

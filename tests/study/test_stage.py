@@ -7,12 +7,16 @@ from typing import NamedTuple
 import pytest
 
 from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
+from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
 from ddpm_core.store.storage import open_store
 from ddpm_core.study import stage, worker
-from ddpm_core.study.units import Unit, units_of
+from ddpm_core.study.units import Unit, units_of, uses_network
+from ddpm_core.units.units import manifest_name
 from tests.sampling.one_class import commit_one_class
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 from tests.study.small import study_config
@@ -256,10 +260,10 @@ def test_another_study_of_the_run_lies_beside_the_first(studied, monkeypatch):
     store, config = studied
     first = results.study_of(store, config)
 
-    def asked(_study):
+    def asked(*_):
         raise RuntimeError("asked")
 
-    monkeypatch.setattr(stage, "_work", asked)
+    monkeypatch.setattr(stage, "_measure", asked)
     with pytest.raises(RuntimeError, match="asked"):
         stage.run_study(store, config.replaced({"study.seed": 8}))
     more_ablations = config.replaced({"study.ablation_steps": 3})
@@ -290,6 +294,53 @@ def test_the_whole_study_runs_on_a_gpu(sampled, in_process, recording_tracker, g
     stage.run_study(store, config)
     assert {unit.kind for unit in in_process.units} == {u.kind for u in units_in(store, config)}
     assert set(results.study_of(store, config).files) >= PICTURES
+
+
+# -- the feature network ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("recording_tracker", "undrawn")
+def test_units_of_another_feature_network_are_worked_on_again(studied, in_process, monkeypatch):
+    """Catches: a study of two networks, one of which was trained on another device half way; units
+    that no network has a part in, worked on again for nothing."""
+    store, config = studied
+    of_network = [unit for unit in units_in(store, config) if uses_network(unit)]
+    kinds = {(unit.kind, unit.part) for unit in of_network}
+    assert {kind for kind, _ in kinds} == {"sweep", "progress", "features", "neighbours"}
+    assert ("neighbours", "pixels") not in kinds
+    lose(store, config, [])
+    recipe = Inputs.of(store, config).recipe
+    kept = manifest.load(store, recipe.folder, Expected({}))
+    data = bytearray(kept.read(store, "network"))
+    data[-1] ^= 1  # the last bit of a weight, as another device rounds it
+    files = {"network": write_file(store, recipe.folder, "network", ".safetensors", bytes(data))}
+    store.delete(f"{recipe.folder}/manifest.json")
+    commit(store, recipe.folder, files, kept.body)
+    asked = []
+    monkeypatch.setattr(worker, "work", lambda _, unit: asked.append(unit) or {})
+    with pytest.raises(KeyError):  # of units that found nothing
+        stage.run_study(store, config)
+    assert asked == in_process.units == of_network
+
+
+@pytest.mark.usefixtures("recording_tracker", "undrawn")
+def test_units_of_the_version_before_go_on(studied, in_process):
+    """Catches: a study of an earlier version, which did not say which network, begun anew."""
+    store, config = studied
+    folder = results.study_of(store, config).folder
+    lose(store, config, [])
+    said = 0
+    for unit in units_in(store, config):
+        name = manifest_name(unit)
+        found = manifest.load(store, folder, Expected({}), name=name)
+        body = {key: value for key, value in found.body.items() if key != "network_sha256"}
+        said += body != found.body
+        assert (body != found.body) == uses_network(unit)
+        store.delete(f"{folder}/{name}")
+        commit(store, folder, found.files, body, name=name)
+    assert said
+    stage.run_study(store, config)
+    assert in_process.units == []
 
 
 # -- images of one class ---------------------------------------------------------------------------

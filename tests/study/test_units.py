@@ -7,7 +7,9 @@ import torch
 
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.study.settings import flow_refusal, swept
-from ddpm_core.study.units import Unit, intact, missing, publish, read, units_of
+from ddpm_core.study.units import Unit, units_of
+from ddpm_core.units.ranges import publish, read
+from ddpm_core.units.units import Units, manifest_name
 from tests.study.small import study_config
 
 FOLDER = "runs/r/study/s"
@@ -100,13 +102,13 @@ def test_without_a_probability_flow_nothing_is_asked_of_it(changes):
 
 def test_what_a_unit_found_reads_back_bit_by_bit(store):
     """Catches: dtypes or shapes that change on the way, arrays that lie otherwise in memory."""
-    publish(store, FOLDER, UNIT, found())
-    again = read(store, FOLDER, UNIT)
+    publish(Units(store, FOLDER), UNIT, found())
+    again = read(Units(store, FOLDER), UNIT)
     assert again.keys() == found().keys()
     for name, array in found().items():
         assert again[name].dtype == array.dtype
         assert torch.equal(again[name], array)
-    committed = intact(store, FOLDER, UNIT)
+    committed = Units(store, FOLDER).finished([UNIT])[UNIT.name]
     own = FOLDER.rpartition("/")[2]
     unit = {"kind": "sweep", "part": "ddim-5", "start": 4, "stop": 6}
     assert committed.body == {"study": own, **unit}
@@ -115,42 +117,42 @@ def test_what_a_unit_found_reads_back_bit_by_bit(store):
 def test_of_two_that_found_otherwise_the_first_counts(store):
     """Catches: a late worker on another device that stops the study, or changes what is read."""
     for seed in (0, 0, 1):
-        publish(store, FOLDER, UNIT, found(seed))
-    assert torch.equal(read(store, FOLDER, UNIT)["features"], found(0)["features"])
+        publish(Units(store, FOLDER), UNIT, found(seed))
+    assert torch.equal(read(Units(store, FOLDER), UNIT)["features"], found(0)["features"])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_damaged_unit_is_missing_and_the_next_to_find_it_replaces_it(store, seed):
     """Catches: numbers of broken files, and a broken file that nobody can mend."""
-    publish(store, FOLDER, UNIT, found(0))
+    publish(Units(store, FOLDER), UNIT, found(0))
     path = store.local_path(f"{FOLDER}/{file_of(store)}")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(DamagedError, match="SHA-256"):
-        read(store, FOLDER, UNIT)
-    assert missing(store, FOLDER, [UNIT]) == [UNIT]
-    publish(store, FOLDER, UNIT, found(seed))
-    assert missing(store, FOLDER, [UNIT]) == []
-    assert torch.equal(read(store, FOLDER, UNIT)["features"], found(seed)["features"])
+        read(Units(store, FOLDER), UNIT)
+    assert Units(store, FOLDER).missing([UNIT]) == [UNIT]
+    publish(Units(store, FOLDER), UNIT, found(seed))
+    assert Units(store, FOLDER).missing([UNIT]) == []
+    assert torch.equal(read(Units(store, FOLDER), UNIT)["features"], found(seed)["features"])
 
 
 def test_the_first_counts_only_while_it_is_whole(store):
     """Catches: a late worker that is sent away although what stands there is broken."""
-    publish(store, FOLDER, UNIT, found(0))
+    publish(Units(store, FOLDER), UNIT, found(0))
     store.delete(f"{FOLDER}/{file_of(store)}")
-    publish(store, FOLDER, UNIT, found(1))
-    assert torch.equal(read(store, FOLDER, UNIT)["features"], found(1)["features"])
+    publish(Units(store, FOLDER), UNIT, found(1))
+    assert torch.equal(read(Units(store, FOLDER), UNIT)["features"], found(1)["features"])
 
 
 def test_missing_are_those_without_a_manifest_in_their_order(store):
     """Catches: a file without its manifest taken for finished, and other studies' units."""
     others = [Unit("sweep", "ddim-5", start, start + 2) for start in (8, 0, 2)]
-    publish(store, FOLDER, UNIT, found())
-    publish(store, "runs/r/study/other", others[0], found())
-    publish(store, FOLDER, others[1], found())
-    store.delete(f"{FOLDER}/{others[1].manifest_name}")
-    assert missing(store, FOLDER, [*others, UNIT]) == others
-    with pytest.raises(DamagedError, match="gone; run the study stage again"):
-        read(store, FOLDER, others[1])
+    publish(Units(store, FOLDER), UNIT, found())
+    publish(Units(store, "runs/r/study/other"), others[0], found())
+    publish(Units(store, FOLDER), others[1], found())
+    store.delete(f"{FOLDER}/{manifest_name(others[1])}")
+    assert Units(store, FOLDER).missing([*others, UNIT]) == others
+    with pytest.raises(DamagedError, match="gone; run the stage again"):
+        read(Units(store, FOLDER), others[1])
 
 
 def file_of(store) -> str:

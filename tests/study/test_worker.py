@@ -16,8 +16,9 @@ from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.study import neighbours
 from ddpm_core.study.findings import Findings
-from ddpm_core.study.units import Unit, intact
+from ddpm_core.study.units import Unit
 from ddpm_core.study.worker import make_worker, moments_of_chain, work
+from ddpm_core.units.units import Units
 from tests.sampling.tiny import cpu
 from tests.study.small import desk_of, study_config
 
@@ -124,7 +125,7 @@ def test_the_bound_is_of_the_split_and_the_positions_that_it_names(desk, split):
     expected = likelihood_part(desk.denoiser, images_u8, torch.tensor([2, 3, 4]), seed=SEED)
     assert not torch.equal(desk.train.images_u8[2:5], desk.test.images_u8[2:5])
     for name in ("prior", "terms", "mse"):
-        torch.testing.assert_close(found[name], torch.from_numpy(getattr(expected, name)))
+        torch.testing.assert_close(found[name], expected[name])
     assert found["terms"].shape == (3, 21)
     assert found["terms"].dtype == torch.float64
 
@@ -270,8 +271,9 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
         "folder": "runs/tiny/study/x",
     }
     make_worker(payload, cpu)(unit)
-    assert intact(store, "runs/tiny/study/x", unit) is not None
-    kept = Findings(store, "runs/tiny/study/x", [unit]).one("decoding", "test")
+    published = Units[Unit](store, "runs/tiny/study/x")
+    assert published.missing([unit]) == []
+    kept = Findings(published, [unit]).one("decoding", "test")
     for name, array in work(desk, unit).items():
         assert torch.equal(kept[name], array)
     assert config.name == "tiny"

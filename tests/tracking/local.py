@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from ddpm_core.runs import layout
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.storage import sha256_of
 from ddpm_core.tracking import (
     open_tracker,
@@ -43,10 +43,8 @@ def committed(store, config, **files):
     """Return a committed result with these files, e.g. grid=b"..."."""
     name = sha256_of(b"|".join(files.values()))[:16]
     folder = f"{layout.run_folder(config.name)}/results/{name}"
-    records = {
-        role: manifest.write_file(store, folder, role, ".bin", data) for role, data in files.items()
-    }
-    return manifest.commit(store, folder, records, {})
+    records = {role: write_file(store, folder, role, ".bin", data) for role, data in files.items()}
+    return commit(store, folder, records, {})
 
 
 def history(store, config, key="loss"):

@@ -9,7 +9,7 @@ import torch
 from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs import layout
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import (
     open_tracker,
@@ -110,7 +110,7 @@ def test_the_data_set_is_an_input_once_it_is_there(store, config):
         "shape": [1, 8, 8],
         "num_images": {"train": 1500, "test": 7},
     }
-    manifest.commit(store, folder, {}, body, name=layout.DATASET_INDEX)
+    commit(store, folder, {}, body, name=layout.DATASET_INDEX)
     pointer = {"dataset": folder, "fingerprint": "ab" * 32}
     store.write(layout.dataset_pointer_key(config.name), json.dumps(pointer).encode())
     log(store, config)

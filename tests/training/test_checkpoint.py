@@ -11,6 +11,8 @@ from ddpm_core.errors import CheckpointError, DivergenceError, RunConflictError,
 from ddpm_core.inference.weights import load_ema
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit as commit_files
+from ddpm_core.store.commit import write_file
 from ddpm_core.store.storage import LocalStore, open_store
 from ddpm_core.training import checkpoint
 from ddpm_core.training.checkpoint import Origin
@@ -116,7 +118,7 @@ def test_the_newest_is_taken_and_the_uncommitted_is_not(store):
     for step in (900, 1000, 20):
         commit(store, step)
     folder = layout.checkpoint_folder(RUN, 2000)
-    manifest.write_file(store, folder, "state", ".safetensors", b"half")
+    write_file(store, folder, "state", ".safetensors", b"half")
     assert newest_step(store) == 1000
 
 
@@ -180,12 +182,12 @@ def test_committed_bytes_that_are_no_safetensors_are_refused(store):
     """Catches a traceback of a library where a file was written by another program."""
     made = commit(store, 10)
     files = dict(made.files)
-    files["state"] = manifest.write_file(store, made.folder, "state", ".safetensors", b"\0" * 20)
+    files["state"] = write_file(store, made.folder, "state", ".safetensors", b"\0" * 20)
     other = layout.checkpoint_folder(RUN, 20)
     for role in ("ema", "history"):
         store.write(f"{other}/{files[role].name}", made.read(store, role))
     store.write(f"{other}/{files['state'].name}", b"\0" * 20)
-    manifest.commit(store, other, files, {**made.body, "step": 20})
+    commit_files(store, other, files, {**made.body, "step": 20})
     with pytest.raises(CheckpointError, match="no safetensors"):
         checkpoint.newest(store, RUN, ORIGIN)
 

@@ -13,7 +13,7 @@ from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.progress import WARNING, parse
 from ddpm_core.runs import layout, lease, results
 from ddpm_core.runs.stages import STAGES
-from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import stage
 from ddpm_core.training.stage import run_train
@@ -28,7 +28,7 @@ def store(tmp_path):
     store = open_store(str(tmp_path / "root"))
     pointer = results.DatasetPointer(layout.dataset_folder("digits", DATASET), DATASET)
     body = {"fingerprint": DATASET, "data": CONFIG.data.identity()}
-    manifest.commit(store, pointer.folder, {}, body, name=layout.DATASET_INDEX)
+    commit(store, pointer.folder, {}, body, name=layout.DATASET_INDEX)
     store.write(layout.dataset_pointer_key("small"), pointer.to_json())
     return store
 
@@ -82,10 +82,10 @@ def commit_final(store, config=CONFIG):
     folder = layout.checkpoint_folder("small", config.train.num_steps)
     lines = "".join(json.dumps(point) + "\n" for point in HISTORY)
     contents = {"state": b"state", "ema": b"ema", "history": lines.encode()}
-    files = {role: manifest.write_file(store, folder, role, ".bin", data)
+    files = {role: write_file(store, folder, role, ".bin", data)
              for role, data in contents.items()}  # fmt: skip
     body = {"step": 20, "experiment": fingerprint(config.experiment()), "dataset": DATASET}
-    return manifest.commit(store, folder, files, body)
+    return commit(store, folder, files, body)
 
 
 def test_a_finished_training_costs_nothing(store, groups, capsys):

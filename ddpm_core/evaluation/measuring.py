@@ -1,0 +1,69 @@
+"""A stage that measures: its units are measured by actors and kept, the missing ones alone.
+
+What depends on the feature network says which it was. One that was trained again on another device
+rounds otherwise, and distances between features of two networks mean nothing: units of another
+network are measured again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ddpm_core.cluster import GetDevice
+from ddpm_core.evaluation.desk import payload_of
+from ddpm_core.evaluation.features import keep_foreign_network, kept_network
+from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.progress import Progress
+from ddpm_core.units.ranges import Findings, K, Range
+from ddpm_core.units.units import Units
+from ddpm_core.units.work import work_on
+
+
+def measure(
+    inputs: Inputs,
+    folder: str,
+    units: Sequence[Range[K]],
+    uses_network: Callable[[Range[K]], bool],
+    make_worker: Callable[[dict[str, Any], GetDevice], Callable[[Range[K]], None]],
+    *,
+    stage: str,
+    note: Callable[[Range[K]], str] = lambda _unit: "",
+) -> Findings[K]:
+    """Have the units measured that are not there, and return what all found.
+
+    Args:
+        inputs: what is measured.
+        folder: of the whole that the units belong to.
+        units: all of them.
+        uses_network: whether what a unit finds depends on the feature network.
+        make_worker: which calls `measuring`.
+        stage: for the progress.
+        note: what to say of a unit when it is finished.
+    """
+    store, config, recipe = inputs.store, inputs.config, inputs.recipe
+    if recipe is not None:
+        keep_foreign_network(store, config, recipe)
+
+    def published() -> Units[Range[K]]:
+        network = {} if recipe is None else kept_network(store, recipe)
+        return Units(store, folder, lambda unit: network if uses_network(unit) else {})
+
+    desk = payload_of(store.uri, config, inputs.index.pointer, recipe)
+    work_on(
+        make_worker,
+        {"desk": desk, "folder": folder},
+        published().missing(units),
+        config.compute,
+        whole=Progress(stage, len(units), len(units), "units"),
+        note=lambda unit, _rate: note(unit),
+    )
+    # Anew: a network that was missing has been trained by now.
+    return Findings(published(), units)
+
+
+def set_aside_damaged(inputs: Inputs, folder: str, units: Sequence[Range[K]]) -> None:
+    """Set aside what is damaged of the units of a finished whole, which no longer needs them.
+
+    Of whichever network: that is what the whole says it was. A whole of an earlier version has none
+    of some units.
+    """
+    Units[Range[K]](inputs.store, folder).finished(units)

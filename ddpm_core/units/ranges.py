@@ -1,0 +1,95 @@
+"""Units that look at a range of images in one way, and keep named arrays of what they found."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ddpm_core.store.commit import write_file
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.units.units import Units, manifest_name
+
+ARRAYS_ROLE = "arrays"
+Found = dict[str, Tensor]
+"""What a unit finds: arrays by their names, on the CPU."""
+
+K = TypeVar("K", bound=str)
+
+
+@dataclass(frozen=True)
+class Range(Generic[K]):
+    """The images start ... stop - 1, looked at in one way."""
+
+    kind: K
+    part: str
+    """which split, sampler, solver or space"""
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """What its files begin with."""
+        return f"{self.kind}-{self.part}-{self.start:06d}"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What its manifest says of it."""
+        return {"kind": self.kind, "part": self.part, "start": self.start, "stop": self.stop}
+
+    @classmethod
+    def cut(cls, kind: K, part: str, total: int, size: int) -> Iterator[Self]:
+        """Yield units of `size` images, the last perhaps smaller, of the first `total`."""
+        for start in range(0, total, size):
+            yield cls(kind, part, start, min(start + size, total))
+
+
+def publish(units: Units[Range[K]], unit: Range[K], found: Found) -> Manifest:
+    """Write what a unit found and commit it, as `Units.publish`."""
+    data = safetensors.torch.save({name: array.contiguous() for name, array in found.items()})
+    record = write_file(units.store, units.folder, unit.name, ".safetensors", data)
+    return units.publish(unit, {ARRAYS_ROLE: record})
+
+
+def read(units: Units[Range[K]], unit: Range[K]) -> Found:
+    """Return what a finished unit found, verified.
+
+    Raises:
+        DamagedError: as `Units.read`.
+    """
+    try:
+        found: Found = safetensors.torch.load(units.read(unit, ARRAYS_ROLE))
+    except SafetensorError as error:
+        where = units.store.uri_of(f"{units.folder}/{manifest_name(unit)}")
+        raise DamagedError(f"the arrays of {where} cannot be read ({error})") from None
+    return found
+
+
+@dataclass(frozen=True)
+class Findings(Generic[K]):
+    """What finished units found, in the order of their images; read when it is asked for."""
+
+    published: Units[Range[K]]
+    units: Sequence[Range[K]]
+
+    def has(self, kind: K, part: str) -> bool:
+        """Return whether such units were asked for."""
+        return any((unit.kind, unit.part) == (kind, part) for unit in self.units)
+
+    def each(self, kind: K, part: str) -> Iterator[Found]:
+        """Yield what the units of a part found, one in memory at a time."""
+        chosen = [unit for unit in self.units if (unit.kind, unit.part) == (kind, part)]
+        for unit in sorted(chosen, key=lambda one: one.start):
+            yield read(self.published, unit)
+
+    def one(self, kind: K, part: str) -> Found:
+        """Return what the one unit of a part found."""
+        (found,) = self.each(kind, part)
+        return found
+
+    def rows(self, kind: K, part: str, name: str) -> Tensor:
+        """Return an array of all units of a part, one below the other."""
+        return torch.cat([found[name] for found in self.each(kind, part)])

@@ -1,0 +1,206 @@
+"""An evaluation that was killed goes on with the units that are missing, and ends in the same."""
+
+import re
+
+import pytest
+
+from ddpm_core.errors import DataError
+from ddpm_core.evaluation import stage, worker
+from ddpm_core.evaluation.features import kept_network
+from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.worker import units_of
+from ddpm_core.runs import layout, results
+from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.expected import Expected
+from ddpm_core.units.units import manifest_name
+from ddpm_core.verify import verify
+
+pytestmark = pytest.mark.usefixtures("recording_tracker")
+UNIT_FILE = re.compile(r"(bound|features)-[a-z]+-\d{6}[-.].*")
+
+
+def files_of(store, folder) -> dict[str, bytes]:
+    return {name: store.read(f"{folder}/{name}") for name in store.names(folder)}
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the figures, which cost more than the units of so small an evaluation."""
+    for name in ("likelihood_figure", "rate_distortion_figure", "loss_figure", "comparison_figure"):
+        monkeypatch.setattr(stage.figures, name, lambda *_, **__: b"")
+
+
+def found_in(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files of the units, and the numbers."""
+    return {
+        name: data
+        for name, data in files.items()
+        if UNIT_FILE.fullmatch(name) or name.startswith(("metrics-", "likelihood-"))
+        if not name.endswith(".png")
+    }
+
+
+def units_in(store, config):
+    inputs = Inputs.of(store, config)
+    return units_of(config, inputs.num_train, inputs.num_test)
+
+
+def unfinish(store, config, lost=()) -> tuple[str, dict[str, bytes]]:
+    """Let the whole and these units never have been; return the folder and what was in it."""
+    folder = results.evaluation_of(store, config).folder
+    before = files_of(store, folder)
+    gone = tuple(unit.name for unit in lost)
+    for name in before:
+        if not UNIT_FILE.fullmatch(name) or (gone and name.startswith(gone)):
+            store.delete(f"{folder}/{name}")
+    return folder, before
+
+
+def record_of(store, folder, unit):
+    (record,) = manifest.load(store, folder, Expected({}), name=manifest_name(unit)).files.values()
+    return record
+
+
+def test_what_was_measured_when_it_was_killed_is_kept(sampled, evaluated_bytes, monkeypatch, capsys,
+                                                      in_process):  # fmt: skip
+    """Catches: units that count only when all are there, a rest that differs from a whole; an
+    evaluation that measures everything after each kill."""
+    store, config = sampled
+    measure, done = worker.work, []
+
+    def killed(desk, unit):
+        if len(done) % 4 == 3:
+            done.append(None)
+            raise RuntimeError("killed")
+        done.append(unit)
+        return measure(desk, unit)
+
+    monkeypatch.setattr(worker, "work", killed)
+    for kept in (0, 3):
+        with pytest.raises(RuntimeError, match="killed"):
+            stage.run_evaluate(store, config)
+        assert f"evaluate  {kept}/9 units" in capsys.readouterr().out.splitlines()
+    assert results.evaluation_of(store, config) is None
+    stage.run_evaluate(store, config)
+    assert "evaluate  6/9 units" in capsys.readouterr().out.splitlines()
+    worked = [unit for unit in done if unit is not None]
+    assert worked == in_process.units == units_in(store, config), "each once"
+    assert files_of(store, results.evaluation_of(store, config).folder) == evaluated_bytes
+
+
+@pytest.fixture
+def evaluated_bytes(_evaluated_root) -> dict[str, bytes]:
+    """Give the files of an evaluation that nothing happened to."""
+    (folder,) = (_evaluated_root / "runs/tiny/evaluation").iterdir()
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_figures_alone_are_made_of_units_that_are_there(evaluated, in_process):
+    """Catches: numbers that are other ones where they are made of files."""
+    store, config = evaluated
+    folder, before = unfinish(store, config)
+    stage.run_evaluate(store, config)
+    assert in_process.units == []
+    assert files_of(store, folder) == before
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("way", ["flipped", "gone", "swapped", "manifest"])
+def test_a_damaged_unit_is_set_aside_and_measured_again(evaluated, in_process, caplog, way):
+    """Catches: numbers of broken or exchanged files, and a broken file that nothing mends."""
+    store, config = evaluated
+    bound, other, *_ = units_in(store, config)
+    folder, before = unfinish(store, config)
+    keys = [f"{folder}/{manifest_name(unit)}" for unit in (bound, other)]
+    struck, key = [bound], f"{folder}/{record_of(store, folder, bound).name}"
+    match way:
+        case "flipped":
+            store.write(key, store.read(key)[:-1] + b"x")
+        case "gone":
+            store.delete(key)
+        case "manifest":
+            store.write(keys[0], b"{}")
+        case "swapped":
+            struck, contents = [bound, other], [store.read(one) for one in keys]
+            for one, content in zip(keys, reversed(contents), strict=True):
+                store.write(one, content)
+    stage.run_evaluate(store, config)
+    assert in_process.units == struck
+    assert all(f"quarantined {store.uri_of(folder)}/{unit.name}" in caplog.text for unit in struck)
+    assert found_in(files_of(store, folder)) == found_in(before)
+
+
+def test_a_damaged_unit_of_a_finished_evaluation_is_set_aside(evaluated, in_process):
+    """Catches: a dead end, where verify finds damage and the stage is done already; and a distance
+    measured again for the sake of a file that nothing rests on any more."""
+    store, config = evaluated
+    found = results.evaluation_of(store, config)
+    unit = units_in(store, config)[-1]
+    key = f"{found.folder}/{record_of(store, found.folder, unit).name}"
+    good = store.read(key)
+    store.write(key, good[:-1] + b"x")
+    store.write(layout.run_json_key(config.name), config.to_json().encode())
+    with pytest.raises(DataError, match=r"(?s)wrong.*features-samples-000012"):
+        verify(config.name, root=store.uri)
+    stage.run_evaluate(store, config)
+    assert in_process.units == []
+    assert results.evaluation_of(store, config) == found
+    assert verify(config.name, root=store.uri).unnamed == [store.uri_of(key)]
+
+
+def test_an_evaluation_of_an_earlier_version_needs_no_units(evaluated, in_process):
+    """Catches: a finished evaluation measured again because its units were never published."""
+    store, config = evaluated
+    found = results.evaluation_of(store, config)
+    for name in store.names(found.folder):
+        if UNIT_FILE.fullmatch(name):
+            store.delete(f"{found.folder}/{name}")
+    stage.run_evaluate(store, config)
+    assert in_process.units == []
+    assert results.evaluation_of(store, config) == found
+    store.write(layout.run_json_key(config.name), config.to_json().encode())
+    report = verify(config.name, root=store.uri)
+    assert (report.problems, report.unnamed) == ([], [])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_units_of_another_feature_network_are_measured_again(evaluated, in_process, caplog):
+    """Catches: a distance between features of two networks, after the one that is kept was
+    trained again on another device; a bound measured again that no network has a part in."""
+    store, config = evaluated
+    recipe = Inputs.of(store, config).recipe
+    kept = manifest.load(store, recipe.folder, Expected({}))
+    unfinish(store, config)
+    data = bytearray(kept.read(store, "network"))
+    data[-1] ^= 1  # the last bit of a weight, as another device rounds it
+    replace_network(store, kept, bytes(data))
+    stage.run_evaluate(store, config)
+    assert {unit.kind for unit in in_process.units} == {"features"}
+    assert len(in_process.units) == 6
+    assert "network_sha256 is" in caplog.text
+    in_process.units.clear()
+    unfinish(store, config)
+    stage.run_evaluate(store, config)
+    assert in_process.units == []
+
+
+def replace_network(store, kept, data: bytes) -> None:
+    files = {"network": write_file(store, kept.folder, "network", ".safetensors", data)}
+    store.delete(f"{kept.folder}/manifest.json")
+    commit(store, kept.folder, files, kept.body)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, in_process, monkeypatch):
+    """Catches: hours of features taken again, because what took them had to be made once more."""
+    store, config = evaluated
+    recipe = Inputs.of(store, config).recipe
+    folder, before = unfinish(store, config)
+    before_network = kept_network(store, recipe)
+    store.delete(f"{recipe.folder}/manifest.json")
+    monkeypatch.setattr(worker, "work", lambda _desk, unit: pytest.fail(f"{unit} was measured"))
+    stage.run_evaluate(store, config)
+    assert {unit.kind for unit in in_process.units} == {"features"}, "looked at, not measured"
+    assert kept_network(store, recipe) == before_network
+    assert found_in(files_of(store, folder)) == found_in(before)
