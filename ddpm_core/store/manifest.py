@@ -9,6 +9,7 @@ expects; a manifest that is whole and says something else is refused like a dama
 that was copied under another's name is not what the name promises.
 """
 
+import io
 import json
 import logging
 import re
@@ -18,6 +19,8 @@ from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError, RunConflictError
+from ddpm_core.store.content import BLOCK_BYTES, Content
+from ddpm_core.store.source import Source
 from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 FORMAT_VERSION = 1
@@ -85,11 +88,7 @@ class Manifest:
             DamagedError: missing, of another length, or of another SHA-256.
             StorageError: the storage does not answer.
         """
-        if role not in self.files:
-            raise DamagedError(
-                f"{store.uri_of(self.folder)} has no {role!r}; it has {', '.join(self.files)}"
-            )
-        record = self.files[role]
+        record = self._record(store, role)
         key = f"{self.folder}/{record.name}"
         # A second look tells a flipped bit on the way from one that stays.
         for checked in (False, True):
@@ -99,11 +98,51 @@ class Manifest:
                 raise _missing(store, key, record) from None
             if len(data) == record.size and sha256_of(data) == record.sha256:
                 return data
-        length = f"over {record.size}" if len(data) > record.size else str(len(data))
-        raise DamagedError(
-            f"{store.uri_of(key)} is damaged: expected {record.size} bytes, SHA-256 "
-            f"{record.sha256}; found {length} bytes, SHA-256 {sha256_of(data)}; {REMEDY}"
-        )
+        raise _damaged(store, key, record, len(data), sha256_of(data))
+
+    def read_through(
+        self, store: Store, role: str, use: Callable[[io.BufferedIOBase], object]
+    ) -> None:
+        """Read the file in `role` block by block, for what is too long to be in memory twice.
+
+        Args:
+            store: where.
+            role: which file.
+            use: called with the file at its beginning, once more if it is read again. What it took
+                counts when this returns: only then are the bytes known to be what was committed.
+                Its CheckpointError is raised if they are.
+
+        Raises:
+            DamagedError: missing, of another length, or of another SHA-256.
+            CheckpointError: of `use`.
+            StorageError: the storage does not answer.
+        """
+        record = self._record(store, role)
+        key = f"{self.folder}/{record.name}"
+        # A second look tells a flipped bit on the way from one that stays.
+        for _ in range(2):
+            source, problem = Source(store, key, record.size), None
+            file = io.BufferedReader(source, BLOCK_BYTES)
+            try:
+                use(file)
+                source.exhaust()
+            except KeyMissingError:
+                raise _missing(store, key, record) from None
+            except CheckpointError as error:
+                problem = error
+                source.exhaust()
+            if source.size == record.size and source.digest.hexdigest() == record.sha256:
+                if problem is not None:
+                    raise problem
+                return
+        raise _damaged(store, key, record, source.size, source.digest.hexdigest())
+
+    def _record(self, store: Store, role: str) -> FileRecord:
+        if role not in self.files:
+            raise DamagedError(
+                f"{store.uri_of(self.folder)} has no {role!r}; it has {', '.join(self.files)}"
+            )
+        return self.files[role]
 
     def require_sizes(self, store: Store, sizes: Mapping[str, int] | None = None) -> None:
         """Refuse a folder in which a file is missing or has another length; reads no file.
@@ -136,7 +175,7 @@ class Manifest:
             StorageError: the storage does not answer.
         """
         for role in self.files:
-            self.read(store, role)
+            self.read_through(store, role, lambda _file: None)
 
 
 def content_name(stem: str, sha256: str, suffix: str) -> str:
@@ -149,7 +188,7 @@ def is_content_name(name: str) -> bool:
     return _CONTENT_NAME.fullmatch(name) is not None
 
 
-def write_file(store: Store, folder: str, stem: str, suffix: str, data: bytes) -> FileRecord:
+def write_file(store: Store, folder: str, stem: str, suffix: str, data: Content) -> FileRecord:
     """Put `data` below `folder` under its content name; it counts once a manifest names it."""
     # Taken once: a digest of 200 MB costs a quarter of a second, in which every rank waits.
     sha256 = sha256_of(data)
@@ -337,6 +376,14 @@ def _missing(store: Store, key: str, record: FileRecord) -> DamagedError:
     return DamagedError(
         f"{store.uri_of(key)} is missing; its manifest promises {record.size} bytes, SHA-256 "
         f"{record.sha256}; {REMEDY}"
+    )
+
+
+def _damaged(store: Store, key: str, record: FileRecord, size: int, sha256: str) -> DamagedError:
+    length = f"over {record.size}" if size > record.size else str(size)
+    return DamagedError(
+        f"{store.uri_of(key)} is damaged: expected {record.size} bytes, SHA-256 {record.sha256}; "
+        f"found {length} bytes, SHA-256 {sha256}; {REMEDY}"
     )
 
 
