@@ -20,7 +20,10 @@ from ddpm_core.training.trainee import Trainee
 
 
 class Training(Protocol):
-    """A kind of training: what it changes, and how one step does it."""
+    """A kind of training: what it changes, and how one step does it.
+
+    What it counts must have a `loss`, which is shown while it runs.
+    """
 
     @property
     def trainee(self) -> Trainee:

@@ -68,6 +68,8 @@ class Trainee:
                     f"{', '.join(modules)}; name one of them"
                 )
             role = average_role(one.module, one.name)
+            if role in self._averages:
+                raise ConfigError(f"there are two averages {role!r}; give one another name")
             self._averages[role] = one, ema.EMA(self._params[one.module])
 
     def average(self, *, first: bool) -> None:

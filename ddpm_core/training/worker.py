@@ -1,6 +1,7 @@
 """What each rank of the training group runs: data, state, loop; rank 0 also logs and stores."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -41,8 +42,19 @@ def train_worker(payload: dict[str, Any]) -> None:
     train_rank(open_store(payload["store"]), config, cluster.place())
 
 
-def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
+def train_rank(
+    store: Store,
+    config: RunConfig,
+    place: cluster.Place,
+    kind: Callable[[RunConfig, Parallel], Training] = Denoising,
+) -> None:
     """Train from the newest checkpoint, or step 0, to the last step.
+
+    Args:
+        store: where the run lies.
+        config: the run.
+        place: this rank.
+        kind: builds what is trained, as it is before the first step: the same on every rank.
 
     Raises:
         DataError: the run has no data set, or it cannot be used.
@@ -55,7 +67,7 @@ def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
     with closing(images):
         # Once all are here: from then on the ranks wait for each other for seconds only.
         parallel.wait()
-        training = Denoising(config, parallel)
+        training = kind(config, parallel)
         begun = _resume(store, config.name, origin, training.trainee, parallel)
         start, curve = (begun.step, begun.history) if begun is not None else (0, [])
         batches = Batches(

@@ -51,6 +51,11 @@ def test_a_local_store_keeps_its_promises(store: LocalStore):
     assert store.read("a/b") == b"hello"
     assert store.read("a/b", at_most=5) == b"hello"
     assert store.read("a/b", at_most=2) == b"hel"
+    assert store.read_part("a/b", 1, 3) == b"ell"
+    assert store.read_part("a/b", 3, 9) == b"lo"
+    assert store.read_part("a/b", 5, 1) == b""
+    with pytest.raises(KeyMissingError):
+        store.read_part("a/z", 0, 1)
     store.write("a/b", b"")
     assert store.read("a/b") == b""
     store.write("a/c/d", b"1")
@@ -306,7 +311,7 @@ def test_temporary_files_are_hidden_and_go_with_their_dead_writer(store: LocalSt
     store.write("a/b", b"1")
     folder = Path(store.uri) / "a"
     code = (
-        "import os, pathlib, sys, time; from ddpm_core import durable\n"
+        "import os, pathlib, sys, time; from ddpm_core.store import durable\n"
         "temporary, _ = durable._open_locked(pathlib.Path(sys.argv[1]))\n"
         "print(temporary.name, flush=True); time.sleep(60)"
     )
@@ -358,7 +363,7 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from ddpm_core.errors import StorageError
-from ddpm_core.store import LocalStore
+from ddpm_core.store.disk import LocalStore
 root = Path(sys.argv[1]) / "a" / "root"
 store = LocalStore(root)
 store.write("small", b"1")
