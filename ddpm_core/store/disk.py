@@ -72,9 +72,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def read_part(self, key: str, start: int, num_bytes: int) -> bytes:
-        """Return `num_bytes` bytes of `key` from `start` on, fewer where it ends before.
-
-        Nothing is compared with a digest: that is for whoever reads all parts.
+        """Return `num_bytes` bytes of `key` from `start` on, fewer where it ends; unchecked.
 
         Raises:
             KeyMissingError: there is no such object.
@@ -86,7 +84,7 @@ class Store(abc.ABC):
 
         Args:
             key: which object.
-            data: all of it; of what is not `bytes`, a few blocks at a time are in memory.
+            data: all of it, made block by block if it is not `bytes`.
             sha256: its digest, if it is known: then it is not taken once more.
         """
 

@@ -198,28 +198,6 @@ def refuse_damaged_import(store: Store, config: RunConfig) -> None:
         )
 
 
-def prune(store: Store, run: str, keep: int) -> None:
-    """Delete the files of all but the newest `keep` usable checkpoints; their manifests stay."""
-    kept = 0
-    for step in layout.committed_steps(store, run):
-        folder = layout.checkpoint_folder(run, step)
-        if kept < keep:
-            kept += _is_usable(store, folder, step)
-        elif not manifest.is_retired(store, folder):
-            manifest.retire(store, folder)
-        elif set(store.names(folder)) > {"manifest.json", "retired"}:
-            manifest.retire(store, folder)  # a retention that was killed half way
-        else:
-            return  # what is older was retired before this one
-
-
-def _is_usable(store: Store, folder: str, step: int) -> bool:
-    try:
-        return manifest.load(store, folder, results.checkpoint_expected(step)) is not None
-    except DamagedError:
-        return False
-
-
 # -- reading -----------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training import checkpoint
+from ddpm_core.training import checkpoint, retention
 from ddpm_core.training.checkpoint import Begun, Curve, Origin, Written
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
@@ -206,7 +206,7 @@ class _Host:
             written=written,
             history=self._curve,
         )
-        checkpoint.prune(self._store, config.name, config.train.keep_checkpoints)
+        retention.prune(self._store, config.name, config.train.keep_checkpoints)
         self._parallel.wait()
 
     def _show(self, step: int, note: str) -> None:

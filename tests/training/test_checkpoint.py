@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from ddpm_core.errors import CheckpointError, DivergenceError, RunConflictError, StorageError
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import LocalStore, open_store
-from ddpm_core.training import checkpoint
+from ddpm_core.training import checkpoint, retention
 from ddpm_core.training.checkpoint import Origin
 from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
 
@@ -100,6 +101,29 @@ def test_a_checkpoint_comes_back_as_it_was(store):
     assert begun.history == curve_of(7)
     torch.testing.assert_close(into, parts_of(7), rtol=0, atol=0)
     torch.testing.assert_close(load_average(store, made), ema_of(7), rtol=0, atol=0)
+
+
+def test_one_network_is_stored_as_it_was_before_there_were_parts(store, tmp_path):
+    """Catches a key or a byte that is new: an earlier version could not go on from it, and workers
+    of one that is still alive would conflict with ours.
+    """
+    made = commit(store, 7)
+    before = open_store(str(tmp_path / "before"))
+
+    def put(role, suffix, data):
+        return manifest.write_file(before, made.folder, role, suffix, data)
+
+    lines = "".join(json.dumps(point, sort_keys=True) + "\n" for point in curve_of(7))
+    files = {
+        role: put(role, ".safetensors", save({n: t.contiguous() for n, t in part.items()}))
+        for role, part in parts_of(7).items()
+    }
+    files["history"] = put("history", ".jsonl", lines.encode())
+    body = {"step": 7, "images_seen": 84, "experiment": "e" * 64, "dataset": "d" * 64}
+    assert manifest.commit(before, made.folder, files, body) == made
+    begun, into = resumed(before)
+    assert begun.step == 7
+    torch.testing.assert_close(into, parts_of(7), rtol=0, atol=0)
 
 
 def test_the_same_state_is_the_same_bytes(store, tmp_path):
@@ -267,14 +291,14 @@ def test_the_newest_are_kept_and_older_ones_keep_their_manifest(store):
     """Catches retention that deletes a manifest, the wrong end, or one too many."""
     for step in range(10, 60, 10):
         commit(store, step)
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in range(10, 60, 10)] == [False] * 3 + [True] * 2
     assert all(
         store.exists(f"{layout.checkpoint_folder(RUN, 10)}/{n}")
         for n in ("manifest.json", "retired")
     )
     assert newest_step(store) == 50
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in (40, 50)] == [True] * 2
 
 
@@ -284,7 +308,7 @@ def test_a_damaged_checkpoint_does_not_count_as_kept(store):
         made = commit(store, step)
     manifest.quarantine(store, made.folder, "test")
     flip_a_bit(store, f"{layout.checkpoint_folder(RUN, 40)}/manifest.json")
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in (10, 20, 30)] == [False, True, True]
 
 
@@ -293,7 +317,7 @@ def test_a_retention_that_was_killed_is_finished(store):
     for step in range(10, 60, 10):
         commit(store, step)
     store.create(f"{layout.checkpoint_folder(RUN, 30)}/retired", b"see ddpm_core/manifest.py\n")
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in range(10, 60, 10)] == [False] * 3 + [True] * 2
 
 
@@ -301,7 +325,7 @@ def test_retention_looks_no_further_than_it_must(store, monkeypatch):
     """Catches a look into every folder of a long run at every checkpoint."""
     for step in range(10, 200, 10):
         commit(store, step)
-        checkpoint.prune(store, RUN, 2)
+        retention.prune(store, RUN, 2)
     looked = []
     true_names = LocalStore.names
 
@@ -311,7 +335,7 @@ def test_retention_looks_no_further_than_it_must(store, monkeypatch):
 
     monkeypatch.setattr(LocalStore, "names", names)
     commit(store, 200)
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert len(looked) <= 4, looked
 
 

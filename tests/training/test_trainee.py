@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ddpm_core import cluster
-from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import layout, results
 from ddpm_core.sharding.stage import run_shard
@@ -20,6 +20,7 @@ from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.trainee import Average, Trainee
 from ddpm_core.training.worker import train_rank
+from ddpm_core.verify import verify
 from tests.training.small import (
     CPU,
     copy_of,
@@ -148,6 +149,21 @@ def test_retention_takes_every_part(store):
     train_rank(store, small_config(train__keep_checkpoints=2), ALONE, Adversarial)
     names = store.names(layout.checkpoint_folder("small", 10))
     assert set(names) == {"manifest.json", "retired"}
+
+
+def test_verify_reads_every_part(store, monkeypatch):
+    """Catches a check of the two files of old alone, or one that fails where they are not."""
+    kill_at(12, store, monkeypatch)
+    config = small_config()
+    key = layout.run_json_key(config.name)
+    store.write(key, config.to_json().encode())
+    looked_at = verify(store.uri_of(key)).looked_at
+    assert [line.rpartition(" ")[2] for line in looked_at if "checkpoint" in line] == ["10", "5"]
+    made = newest_checkpoint(store, "small")
+    name = made.files["optimiser.critic_adam"].name
+    store.local_path(f"{made.folder}/{name}").write_bytes(b"torn")
+    with pytest.raises(DataError, match=rf"1 thing is wrong(?s:.*){name} is damaged"):
+        verify(store.uri_of(key))
 
 
 def test_a_training_of_another_kind_is_not_continued(reference):
