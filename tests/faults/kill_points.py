@@ -25,7 +25,7 @@ from ddpm_core.store.storage import open_store
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir")
 MODES = ("kill before", "kill after", "torn write", "ENOSPC", "EIO", "EROFS")
 OLD, NEW = "runs/a/checkpoints/step_1", "runs/a/checkpoints/step_2"
-ROLES = ("state", "module.side", "optimiser.side", "ema")
+ROLES = ("state", "module.side")
 CONTENT = {role: bytes(range(256)) * 64 + role.encode() for role in ROLES}
 DONE, REFUSED, BEYOND_THE_LAST_CALL = 0, 6, 77
 
