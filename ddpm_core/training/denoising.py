@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.inference.build import build_objective, build_unet, uses_bfloat16
@@ -40,6 +41,7 @@ class Denoising:
         on_cpu = self._device.type == "cpu"
         self._layout = torch.channels_last if on_cpu else torch.contiguous_format
         self.unet.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
+        self.accepts = self.unet.accepts
         self._optimiser = Optimiser(dict(self.unet.named_parameters()))
         self._params = list(self._optimiser.params.values())
         quartiles = [f"loss_q{quartile}" for quartile in range(NUM_QUARTILES)]
@@ -57,7 +59,7 @@ class Denoising:
         self._noise_key = seeding.key(seed, "noise")
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
 
-    def step(self, step: int, images_u8: Tensor) -> None:
+    def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
         """Move the weights by one step, and count `loss`, its quartiles over t, and `grad_norm`.
 
         `loss_q0` is that of the least noisy quarter of the timesteps; the norm is that of the
@@ -66,6 +68,7 @@ class Denoising:
         Args:
             step: number of steps completed before this one.
             images_u8: (b, c, h, w), this rank's slice of the global batch.
+            conditioning: of each image.
         """
         train = self._train
         x_0 = to_unit_range(images_u8, self._device)
@@ -77,7 +80,7 @@ class Denoising:
         if self._has_dropout:
             seeding.seed_dropout(train.seed, step, self._parallel.rank, self._device)
 
-        losses = self._losses(x_0, t, eps)
+        losses = self._losses(x_0, t, eps, conditioning.to(self._device))
         self._parallel.backward(losses.mean(), self._params)
         rate = learning_rate(step, train.learning_rate, train.warmup_steps)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
@@ -86,9 +89,9 @@ class Denoising:
         self._counts.add(losses.detach(), quartile[:, None] == self._quartiles)
         self._counts.note("grad_norm", norm)
 
-    def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""
         x_t = q_sample(self._schedule, x_0, t, eps).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            output = self.unet(x_t, t)
+            output = self.unet(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps)

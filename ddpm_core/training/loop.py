@@ -12,9 +12,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import TrainConfig
 from ddpm_core.errors import DivergenceError
-from ddpm_core.loading.loader import Batches
+from ddpm_core.loading.batches import Batches
 from ddpm_core.training.optimiser import learning_rate
 from ddpm_core.training.trainee import Trainee
 
@@ -29,12 +30,17 @@ class Training(Protocol):
     def trainee(self) -> Trainee:
         """What the steps change; the same object from beginning to end."""
 
-    def step(self, step: int, images_u8: Tensor) -> None:
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Parts of a conditioning that the step takes."""
+
+    def step(self, step: int, images_u8: Tensor, conditioning: Conditioning) -> None:
         """Move the weights by one step, and count it; nothing waits for the device.
 
         Args:
             step: number of steps completed before this one.
             images_u8: (b, c, h, w), this rank's slice of the global batch.
+            conditioning: of each image.
         """
 
 
@@ -80,9 +86,9 @@ def run_steps(
     last_point, committed, begin, waited = start, start, time.perf_counter(), 0.0
     for step in range(start, train.num_steps):
         before = time.perf_counter()
-        images_u8 = batches.take()
+        batch = batches.take()
         waited += time.perf_counter() - before
-        training.step(step, images_u8)
+        training.step(step, batch.images_u8, batch.conditioning)
 
         done = step + 1
         if _is_due(done, train.log_every, train):

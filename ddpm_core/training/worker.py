@@ -9,7 +9,8 @@ from ddpm_core import cluster
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
-from ddpm_core.loading.loader import Batches, Images, load_split
+from ddpm_core.loading.batches import Batches
+from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
 from ddpm_core.shards.index import load_index
@@ -77,6 +78,7 @@ def train_rank(
             rank=place.rank,
             world_size=place.world_size,
             pinned=place.device.type == "cuda",
+            accepts=training.accepts,
         )
         with batches:
             if place.rank:

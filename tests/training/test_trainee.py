@@ -68,10 +68,10 @@ def store(reference, tmp_path):
 def kill_at(step, store, monkeypatch):
     true_step = Adversarial.step
 
-    def fatal_step(self, number, images_u8):
+    def fatal_step(self, number, images_u8, conditioning):
         if number == step:
             raise Killed
-        true_step(self, number, images_u8)
+        true_step(self, number, images_u8, conditioning)
 
     with monkeypatch.context() as patch:
         patch.setattr(Adversarial, "step", fatal_step)

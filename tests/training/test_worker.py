@@ -84,10 +84,10 @@ def train_until(store, config, step, monkeypatch):
     """Train, and die at the beginning of that step."""
     true_step = Denoising.step
 
-    def fatal_step(self, number, images_u8):
+    def fatal_step(self, number, images_u8, conditioning):
         if number == step:
             raise Killed
-        true_step(self, number, images_u8)
+        true_step(self, number, images_u8, conditioning)
 
     with monkeypatch.context() as patch:
         patch.setattr(Denoising, "step", fatal_step)
@@ -193,8 +193,8 @@ def test_a_nan_is_never_committed(store, trackers, monkeypatch, where):
     """Catches a checkpoint of a training that diverged between two points of the curves."""
     true_step = Denoising.step
 
-    def poisoned_step(self, number, images_u8):
-        true_step(self, number, images_u8)
+    def poisoned_step(self, number, images_u8, conditioning):
+        true_step(self, number, images_u8, conditioning)
         if number == 9:  # after the point at 8, before the checkpoint at 10
             average = average_of(self)["conv_out.bias"]
             (average if where == "ema" else self.unet.conv_out.bias.data)[0] = math.inf
@@ -251,11 +251,11 @@ def test_a_training_on_a_gpu_is_killed_goes_on_and_is_read_on_a_cpu(
     there = cluster.Place(rank=0, world_size=1, device=gpu)
     true_step = Denoising.step
 
-    def fatal_step(self, number, images_u8):
+    def fatal_step(self, number, images_u8, conditioning):
         assert images_u8.is_pinned()
         if number == 12:
             raise Killed
-        true_step(self, number, images_u8)
+        true_step(self, number, images_u8, conditioning)
 
     with monkeypatch.context() as patch:
         patch.setattr(Denoising, "step", fatal_step)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.training.counting import Counts
@@ -39,6 +40,8 @@ class Critic(nn.Sequential):
 class Adversarial:
     """Two modules, an optimiser of each, three averages; the step is two updates."""
 
+    accepts: frozenset[str] = frozenset()
+
     def __init__(self, config: RunConfig, parallel: Parallel) -> None:
         self._train, self._parallel = config.train, parallel
         self.autoencoder = nn.Sequential(
@@ -63,7 +66,8 @@ class Adversarial:
         self._positions = parallel.rows(config.train.global_batch_size)
         self._noise_key = seeding.key(config.train.seed, "noise")
 
-    def step(self, step: int, images_u8: Tensor) -> None:
+    def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
+        assert conditioning == NOTHING
         train = self._train
         x_0 = to_unit_range(images_u8, self._parallel.device)
         noise = seeding.normal(self._noise_key, step, self._positions, (1, 8, 8))
