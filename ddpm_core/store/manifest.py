@@ -122,7 +122,7 @@ class Manifest:
         # A second look tells a flipped bit on the way from one that stays.
         for _ in range(2):
             source, problem = Source(store, key, record.size), None
-            file = io.BufferedReader(source, BLOCK_BYTES)
+            file = io.BufferedReader(source, min(BLOCK_BYTES, record.size + 1))
             try:
                 use(file)
                 source.exhaust()
