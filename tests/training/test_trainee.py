@@ -206,6 +206,7 @@ def _two_ranks(rank, world_size, folder):
     whole = Adversarial(config, parallel_of(rank, world_size))
     run(whole, 0, 4)
     whole.trainee.counts.gather()
+    assert bool(whole.trainee.counts.window.any()) == (rank == 0)
     # Each rank writes parts that it holds, rank 0 the counts; one of them publishes.
     parallel, parts = parallel_of(rank, world_size), whole.trainee.parts()
     mine = ["state", *sorted(PARTS - {"state"})][rank::2]
