@@ -5,7 +5,7 @@
 
 Both have the same network (the paper's, as `UNet2DModel`) with the same weights, on one device.
 
-Training is the whole step. Ours is `Learner.step`; theirs the loop of diffusers' own example of
+Training is the whole step. Ours is `Denoising.step`; theirs the loop of diffusers' own example of
 unconditional generation: noise and timesteps by torch, mean square, backward, clip_grad_norm_,
 Adam as torch has it by default, EMAModel, all in torch's default memory order. It has no flips, no
 learning rate's schedule and no loss read in every step, all of which would cost it.
@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from benchmarks.about import about
 from ddpm_core import seeding
+from ddpm_core.cluster import Place
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.exchange.unet_config import write_unet_config
@@ -40,7 +41,8 @@ from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.interop import to_diffusers
 from ddpm_core.recipes import recipe
-from ddpm_core.training.step import Learner
+from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.parallel import Parallel
 
 WARM_UP = 3
 NUM_BATCHES = 4
@@ -74,7 +76,7 @@ def batches(config, device):
 
 
 def our_training(config, device):
-    learner = Learner(config, rank=0, world_size=1, device=device)
+    learner = Denoising(config, Parallel(Place(rank=0, world_size=1, device=device)))
     images, numbers = batches(config, device), itertools.count()
 
     def train(num_steps):

@@ -189,7 +189,9 @@ def _verify_checkpoints(
         results.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
             results.require_origin(store, known, dataset=min(datasets))
-        weights.setdefault(known.files["ema"].sha256, set()).add(step)
+        for role, record in known.files.items():
+            if results.is_average(role):
+                weights.setdefault(record.sha256, set()).add(step)
         if found is not None:
             found.require_bytes(store)
             report.looked_at.append(f"{store.uri_of(folder)}: checkpoint of step {step}")

@@ -19,7 +19,7 @@ from ddpm_core.recipes import (
     recipe,
 )
 from ddpm_core.runs.run import configure
-from ddpm_core.training.step import _adam
+from ddpm_core.training.optimiser import Optimiser
 
 # Ho et al. 2020, arXiv:2006.11239, appendix B, and where that is silent the scripts of the authors'
 # own code (hojonathanho/diffusion at 1e0dceb: run_cifar.py, utils.py, tpu_utils.py, nn.py).
@@ -123,7 +123,7 @@ def test_cifar10_has_the_constants_of_the_paper(key):
 
 def test_adam_has_the_constants_of_the_paper():
     """Catches: another beta, epsilon or weight decay; utils.py 154-159."""
-    (group,) = _adam([nn.Parameter(torch.zeros(1))]).param_groups
+    (group,) = Optimiser({"w": nn.Parameter(torch.zeros(1))})._adam.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
     assert not group["amsgrad"]
 

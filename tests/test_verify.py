@@ -11,6 +11,7 @@ import pytest
 from ddpm_core.errors import CheckpointError, ConfigError, DataError, PipelineError
 from ddpm_core.evaluation import stage as evaluation
 from ddpm_core.evaluation.stage import run_evaluate
+from ddpm_core.inference.weights import read_tensors
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling import stage as sampling
 from ddpm_core.sampling.stage import run_sample
@@ -179,7 +180,7 @@ def second_step(store, config, step: int):
     """Commit a checkpoint of the same run at another step, with other weights."""
     other = config.replaced({"name": "other", "train.num_steps": step})
     made = commit_random_weights(store, other, seed=1)
-    read = checkpoint.read(store, made)
+    parts = {role: read_tensors(store, made, role) for role in ("state", "ema")}
     return checkpoint.commit(
         store,
         config.name,
@@ -189,9 +190,8 @@ def second_step(store, config, step: int):
         ),
         step=step,
         images_seen=1,
-        state=read.state,
-        ema=read.ema,
-        history=read.history,
+        written=checkpoint.write_parts(store, config.name, step, parts),
+        history=checkpoint.load_history(store, made),
     )
 
 

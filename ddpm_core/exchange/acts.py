@@ -23,7 +23,7 @@ from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.exchange.unet_config import Network, read_unet_config, write_unet_config
 from ddpm_core.inference.build import build_unet
-from ddpm_core.inference.weights import load_ema
+from ddpm_core.inference.weights import EMA, load_average
 from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import layout, results
@@ -90,15 +90,15 @@ def import_weights(store: Store, imported: Imported) -> str:
     if store.exists(key):
         open_run(store, config)
     _refuse_training(store, config)
+    name, step = config.name, config.train.num_steps
     try:
         checkpoint.commit(
             store,
-            config.name,
+            name,
             checkpoint.Origin(fingerprint(config.experiment()), _NO_DATASET),
-            step=config.train.num_steps,
+            step=step,
             images_seen=0,
-            state={},
-            ema=imported.weights,
+            written=checkpoint.write_parts(store, name, step, {"state": {}, EMA: imported.weights}),
             history=[],
             imported=imported.provenance,
         )
@@ -138,7 +138,7 @@ def export_weights(target: str, folder: str, *, root: str | None = None) -> str:
             f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
             f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
         )
-    weights = to_diffusers(load_ema(store, found))
+    weights = to_diffusers(load_average(store, found))
     return write_folder(folder, unet=unet, scheduler=scheduler, weights=weights).uri
 
 

@@ -9,7 +9,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16
-from ddpm_core.inference.weights import load_ema
+from ddpm_core.inference.weights import load_average
 from ddpm_core.models.unet import UNet
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
@@ -44,7 +44,7 @@ def load_denoiser(
     """
     network = build_unet(config)
     try:
-        network.load_state_dict(load_ema(store, checkpoint))
+        network.load_state_dict(load_average(store, checkpoint))
     except RuntimeError as error:
         raise CheckpointError(
             f"the weights in {store.uri_of(checkpoint.folder)} do not fit the network of this "

@@ -2,32 +2,63 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from ddpm_core.errors import CheckpointError
+from ddpm_core.inference.tensor_file import load_tensors
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
-EMA_ROLE = "ema"
-"""what a checkpoint's manifest calls the moving average of the weights"""
+MODEL, EMA = "model", "ema"
+"""what the one network, and its one average, have always been called"""
+NEWEST_FORMAT = 2
+"""of what lies in a checkpoint: 1 is `state` and `ema`, and not said; 2 names more parts, and is"""
 
 
-def load_ema(store: Store, found: Manifest) -> dict[str, Tensor]:
-    """Return the averaged weights of a checkpoint by the names of the network's parameters.
+def average_role(module: str = MODEL, average: str = EMA) -> str:
+    """Return what a checkpoint's manifest calls an average of a module."""
+    return average if module == MODEL else f"{average}.{module}"
+
+
+def load_average(
+    store: Store, found: Manifest, *, module: str = MODEL, average: str = EMA
+) -> dict[str, Tensor]:
+    """Return the averaged weights of a module of a checkpoint, by the names of its parameters.
 
     A damaged checkpoint is quarantined: a second start, which looks at lengths alone, then finds
     that the training is not complete.
 
     Raises:
         DamagedError: if the file is not what was committed.
+        CheckpointError: if there is no such average, or a newer program wrote the checkpoint.
     """
+    require_readable(store, found)
+    role = average_role(module, average)
+    if role not in found.files:
+        raise CheckpointError(
+            f"{store.uri_of(found.folder)} has no average {average!r} of a module {module!r}; it "
+            f"has {', '.join(found.files)}"
+        )
     with quarantined_if_damaged(store, found):
-        return read_tensors(store, found, EMA_ROLE)
+        return read_tensors(store, found, role)
+
+
+def require_readable(store: Store, found: Manifest) -> None:
+    """Refuse a checkpoint of a format that came after this program.
+
+    Raises:
+        CheckpointError: with both formats.
+    """
+    version = found.body.get("format", 1)
+    if not isinstance(version, int) or version > NEWEST_FORMAT:
+        raise CheckpointError(
+            f"{store.uri_of(found.folder)} is a checkpoint of format {version!r}; this program "
+            f"reads up to {NEWEST_FORMAT}: use the version of the program that wrote it"
+        )
 
 
 @contextmanager
@@ -43,17 +74,23 @@ def quarantined_if_damaged(store: Store, found: Manifest) -> Iterator[None]:
 
 
 def read_tensors(store: Store, found: Manifest, role: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file of a checkpoint, on the CPU.
+    """Return the tensors of a part of a checkpoint, on the CPU.
 
     Raises:
         DamagedError: if the file is not what was committed.
         CheckpointError: if what was committed is no safetensors file.
     """
-    data = found.read(store, role)
-    try:
-        return load(data)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{store.uri_of(found.folder)}: {role} is what was committed and is no safetensors "
-            f"file ({error}); it was written by another program"
-        ) from None
+    tensors: dict[str, Tensor] = {}
+    origin = part_origin(store, found, role)
+
+    def load(file: BufferedIOBase) -> None:
+        tensors.clear()
+        tensors.update(load_tensors(file, found.files[role].size, origin=origin))
+
+    found.read_through(store, role, load)
+    return tensors
+
+
+def part_origin(store: Store, found: Manifest, role: str) -> str:
+    """Return what a part of a checkpoint is, for people."""
+    return f"the part {role!r} of the checkpoint {store.uri_of(found.folder)}"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.errors import ConfigError
 
 
 class EMA:
@@ -47,27 +47,11 @@ class EMA:
         torch._foreach_lerp_(averages, current, 1 - decay)
 
     def state_dict(self) -> dict[str, Float[Tensor, "..."]]:
-        """Return the averages by name: the tensors themselves, which the next update changes."""
-        return dict(self._averages)
+        """Return the averages by name: the tensors themselves.
 
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from averages that `state_dict` gave.
-
-        Raises:
-            CheckpointError: if a name is missing or unknown, or a shape or dtype differs.
+        The next update changes them, and goes on from what was written into them.
         """
-        if state.keys() != self._averages.keys():
-            raise CheckpointError(_difference("the averaged weights", state, self._averages))
-        for name, average in self._averages.items():
-            if state[name].shape != average.shape or state[name].dtype != average.dtype:
-                raise CheckpointError(
-                    f"averaged weight {name!r} is {state[name].dtype} {tuple(state[name].shape)}; "
-                    f"this model needs {average.dtype} {tuple(average.shape)}: it was saved with "
-                    "another model section"
-                )
-        for name, average in self._averages.items():
-            average.copy_(state[name])
+        return dict(self._averages)
 
 
 def _difference(what: str, given: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> str:

@@ -160,6 +160,11 @@ def is_imported(checkpoint: Manifest) -> bool:
     return "imported" in checkpoint.body
 
 
+def is_average(role: str) -> bool:
+    """Say whether this file of a checkpoint is an average of weights, which results are made of."""
+    return role not in ("state", "history") and not role.startswith(("module.", "optimiser."))
+
+
 def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
     """Refuse a checkpoint that another experiment made, or that saw another data set.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import RunConflictError
+from ddpm_core.store.content import Content
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import (
     FORMAT_VERSION,
@@ -41,7 +42,7 @@ def is_content_name(name: str) -> bool:
     return _CONTENT_NAME.fullmatch(name) is not None
 
 
-def write_file(store: Store, folder: str, stem: str, suffix: str, data: bytes) -> FileRecord:
+def write_file(store: Store, folder: str, stem: str, suffix: str, data: Content) -> FileRecord:
     """Put `data` below `folder` under its content name; it counts once a manifest names it."""
     # Taken once: a digest of 200 MB costs a quarter of a second, in which every rank waits.
     sha256 = sha256_of(data)

@@ -6,16 +6,16 @@ StorageError. An outage that reads as "no checkpoint" would restart a run from s
 
 import abc
 import errno
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
+from ddpm_core.store.content import Content, sha256_of
 from ddpm_core.store.durable import FULL, create_file, free_bytes, replace_file, require_claims
 
 KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
@@ -71,12 +71,20 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+    def read_part(self, key: str, start: int, num_bytes: int) -> bytes:
+        """Return `num_bytes` bytes of `key` from `start` on, fewer where it ends; unchecked.
+
+        Raises:
+            KeyMissingError: there is no such object.
+        """
+
+    @abc.abstractmethod
+    def write(self, key: str, data: Content, *, sha256: str | None = None) -> None:
         """Put `data` under `key`, whole or not at all, over what was there; durable on return.
 
         Args:
             key: which object.
-            data: all of it.
+            data: all of it, made block by block if it is not `bytes`.
             sha256: its digest, if it is known: then it is not taken once more.
         """
 
@@ -143,6 +151,20 @@ class LocalStore(Store):
         at_most: int | None = None,
         checked: bool = True,  # noqa: ARG002 - a disk keeps no digest
     ) -> bytes:
+        with self._opened(key) as (file, size):
+            if at_most is None:
+                return file.read()
+            # As much as there is: a read of n bytes allocates n at once.
+            return file.read(min(at_most, size) + 1)
+
+    def read_part(self, key: str, start: int, num_bytes: int) -> bytes:
+        with self._opened(key) as (file, size):
+            file.seek(start)
+            return file.read(min(num_bytes, max(size - start, 0)))
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[BinaryIO, int]]:
+        """Give the file of `key`, and its length."""
         with self._errors("read", key):
             try:
                 # A FIFO without a writer would block an open that waits.
@@ -159,17 +181,14 @@ class LocalStore(Store):
                         "end; put a file in its place"
                     )
                 with os.fdopen(descriptor, "rb", closefd=False) as file:
-                    if at_most is None:
-                        return file.read()
-                    # As much as there is: a read of n bytes allocates n at once.
-                    return file.read(min(at_most, found.st_size) + 1)
+                    yield file, found.st_size
             finally:
                 os.close(descriptor)
 
     def write(
         self,
         key: str,
-        data: bytes,
+        data: Content,
         *,
         sha256: str | None = None,  # noqa: ARG002 - a disk keeps no digest
     ) -> None:
@@ -277,11 +296,6 @@ class LocalStore(Store):
                 f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}{room}; "
                 f"{REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
             ) from error
-
-
-def sha256_of(data: bytes) -> str:
-    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def require_equal(store: Store, key: str, data: bytes) -> None:

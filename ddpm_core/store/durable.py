@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ddpm_core.store.content import Content, blocks_of
+
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)-(?P<host>[0-9a-f]{8})[0-9a-f]{8}\.tmp")
 # Locks do not reach other machines on every file system: what is younger may be at work there.
 _FOREIGN_LEFTOVER_S = 86_400
@@ -36,7 +38,7 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def replace_file(path: Path, data: bytes, *, root: Path) -> None:
+def replace_file(path: Path, data: Content, *, root: Path) -> None:
     """Put `data` at `path` in one step, over whatever was there.
 
     Args:
@@ -167,10 +169,11 @@ def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
         os.close(descriptor)
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write(descriptor: int, data: Content) -> None:
+    for block in blocks_of(data):
+        view = memoryview(block)
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
 def _open_locked(path: Path) -> tuple[Path, int]:

@@ -6,6 +6,7 @@ something else is refused like a damaged one: a folder that was copied under ano
 what the name promises.
 """
 
+import io
 import json
 import logging
 import re
@@ -15,7 +16,9 @@ from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError
+from ddpm_core.store.content import BLOCK_BYTES
 from ddpm_core.store.expected import Expected
+from ddpm_core.store.source import Source
 from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 FORMAT_VERSION = 1
@@ -63,11 +66,7 @@ class Manifest:
             DamagedError: missing, of another length, or of another SHA-256.
             StorageError: the storage does not answer.
         """
-        if role not in self.files:
-            raise DamagedError(
-                f"{store.uri_of(self.folder)} has no {role!r}; it has {', '.join(self.files)}"
-            )
-        record = self.files[role]
+        record = self._record(store, role)
         key = f"{self.folder}/{record.name}"
         # A second look tells a flipped bit on the way from one that stays.
         for checked in (False, True):
@@ -77,11 +76,51 @@ class Manifest:
                 raise _missing(store, key, record) from None
             if len(data) == record.size and sha256_of(data) == record.sha256:
                 return data
-        length = f"over {record.size}" if len(data) > record.size else str(len(data))
-        raise DamagedError(
-            f"{store.uri_of(key)} is damaged: expected {record.size} bytes, SHA-256 "
-            f"{record.sha256}; found {length} bytes, SHA-256 {sha256_of(data)}; {REMEDY}"
-        )
+        raise _damaged(store, key, record, len(data), sha256_of(data))
+
+    def read_through(
+        self, store: Store, role: str, use: Callable[[io.BufferedIOBase], object]
+    ) -> None:
+        """Read the file in `role` block by block, for what is too long to be in memory twice.
+
+        Args:
+            store: where.
+            role: which file.
+            use: called with the file at its beginning, once more if it is read again. What it took
+                counts when this returns: only then are the bytes known to be what was committed.
+                Its CheckpointError is raised if they are.
+
+        Raises:
+            DamagedError: missing, of another length, or of another SHA-256.
+            CheckpointError: of `use`.
+            StorageError: the storage does not answer.
+        """
+        record = self._record(store, role)
+        key = f"{self.folder}/{record.name}"
+        # A second look tells a flipped bit on the way from one that stays.
+        for _ in range(2):
+            source, problem = Source(store, key, record.size), None
+            file = io.BufferedReader(source, min(BLOCK_BYTES, record.size + 1))
+            try:
+                use(file)
+                source.exhaust()
+            except KeyMissingError:
+                raise _missing(store, key, record) from None
+            except CheckpointError as error:
+                problem = error
+                source.exhaust()
+            if source.size == record.size and source.digest.hexdigest() == record.sha256:
+                if problem is not None:
+                    raise problem
+                return
+        raise _damaged(store, key, record, source.size, source.digest.hexdigest())
+
+    def _record(self, store: Store, role: str) -> FileRecord:
+        if role not in self.files:
+            raise DamagedError(
+                f"{store.uri_of(self.folder)} has no {role!r}; it has {', '.join(self.files)}"
+            )
+        return self.files[role]
 
     def require_sizes(self, store: Store, sizes: Mapping[str, int] | None = None) -> None:
         """Refuse a folder in which a file is missing or has another length; reads no file.
@@ -114,7 +153,7 @@ class Manifest:
             StorageError: the storage does not answer.
         """
         for role in self.files:
-            self.read(store, role)
+            self.read_through(store, role, lambda _file: None)
 
 
 def load(
@@ -228,6 +267,14 @@ def _missing(store: Store, key: str, record: FileRecord) -> DamagedError:
     return DamagedError(
         f"{store.uri_of(key)} is missing; its manifest promises {record.size} bytes, SHA-256 "
         f"{record.sha256}; {REMEDY}"
+    )
+
+
+def _damaged(store: Store, key: str, record: FileRecord, size: int, sha256: str) -> DamagedError:
+    length = f"over {record.size}" if size > record.size else str(size)
+    return DamagedError(
+        f"{store.uri_of(key)} is damaged: expected {record.size} bytes, SHA-256 {record.sha256}; "
+        f"found {length} bytes, SHA-256 {sha256}; {REMEDY}"
     )
 
 

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ddpm_core.store.disk import sha256_of
+from ddpm_core.store.content import BLOCK_BYTES, Content, sha256_of
 from ddpm_core.store.s3 import code_of, may_pass
 
 T = TypeVar("T")
 
 DEADLINE_S = 30.0  # of an operation with all its requests, and more for what it carries:
-PART_BYTES = 32 * 2**20  # what is longer than two of these goes up in parts
+PART_BYTES = BLOCK_BYTES  # what is longer than two of these goes up in parts
 _SLOWEST_BYTES_PER_S = 2**18  # a transfer below this counts as stuck
 # Until an answer begins. Libraries have no limit of their own for "100 Continue", before a body.
 _ANSWER_TIMEOUT_S = 15.0
@@ -74,13 +74,13 @@ class Operation:
         metadata = {_DIGEST: sha256}
         await self.request("put_object", Key=key, Body=data, Metadata=metadata, **words)
 
-    async def put_in_parts(self, key: str, data: bytes, sha256: str) -> None:
+    async def put_in_parts(self, key: str, data: Content, sha256: str) -> None:
         """Put a long object, which is there only when all of its parts have arrived."""
         self._carry(len(data))
         while not await self._upload(key, data, {_DIGEST: sha256}):
             pass  # until the time is up
 
-    async def _upload(self, key: str, data: bytes, metadata: dict[str, str]) -> bool:
+    async def _upload(self, key: str, data: Content, metadata: dict[str, str]) -> bool:
         started = await self.request("create_multipart_upload", Key=key, Metadata=metadata)
         upload = {"Key": key, "UploadId": started["UploadId"]}
         is_done = False
@@ -122,7 +122,7 @@ class Operation:
 
         return await self._persist(attempt)
 
-    async def _parts(self, upload: dict[str, str], data: bytes) -> list[dict[str, Any]]:
+    async def _parts(self, upload: dict[str, str], data: Content) -> list[dict[str, Any]]:
         free = asyncio.Semaphore(_NUM_PARTS_AT_ONCE)
 
         async def put_part(number: int, start: int) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.store.content import Content, sha256_of
 from ddpm_core.store.disk import (
     KeyMissingError,
     LocalStore,
     Store,
     checked_key,
     require_equal,
-    sha256_of,
 )
 from ddpm_core.store.root import bucket_and_prefix, local_root
 from ddpm_core.store.s3 import (
@@ -91,14 +91,24 @@ class S3Store(Store):
                 return b""  # it is there, and empty
             raise
 
-    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+    def read_part(self, key: str, start: int, num_bytes: int) -> bytes:
+        s3_key = self._s3_key(key)
+        words = {"Key": s3_key, "Range": f"bytes={start}-{start + num_bytes - 1}"}
+        try:
+            return self._run("read", key, lambda s3: s3.get(checked=False, **words), of=s3_key)
+        except StorageError as error:
+            if code_of(error) in ("InvalidRange", "416"):
+                return b""  # it is there, and ends before
+            raise
+
+    def write(self, key: str, data: Content, *, sha256: str | None = None) -> None:
         s3_key = self._s3_key(key)
         # Here, not on the thread that answers all other operations of this process.
         digest = sha256 or sha256_of(data)
         if len(data) > 2 * PART_BYTES:
             self._run("write", key, lambda s3: s3.put_in_parts(s3_key, data, digest))
         else:
-            self._run("write", key, lambda s3: s3.put(s3_key, data, digest))
+            self._run("write", key, lambda s3: s3.put(s3_key, data[:], digest))
 
     def create(self, key: str, data: bytes) -> bool:
         self._check_create()

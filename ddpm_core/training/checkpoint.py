@@ -5,30 +5,40 @@
                   history-<sha256>.jsonl        the curves since step 0
                   manifest.json                 last; without it the rest does not exist
 
+A training of more than one network has a file for each of the others and for what moves and
+averages them, see `Trainee.parts`; its manifest says `format` 2. No file is ever in memory as a
+whole beside the tensors that it is of: it is written and read tensor by tensor, by the rank that
+holds them.
+
 A damaged checkpoint is set aside loudly and the next older one is taken; if there were some and
 none is left, that is an error and never a fresh start.
 """
 
-import hashlib
 import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import CheckpointError, DivergenceError
-from ddpm_core.inference.weights import EMA_ROLE, quarantined_if_damaged, read_tensors
+from ddpm_core.errors import CheckpointError
+from ddpm_core.inference.tensor_file import TensorFile, fill_tensors
+from ddpm_core.inference.weights import (
+    EMA,
+    NEWEST_FORMAT,
+    part_origin,
+    quarantined_if_damaged,
+    require_readable,
+)
 from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit as commit_files
-from ddpm_core.store.commit import retire, unretire, write_file
-from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.commit import unretire, write_file
+from ddpm_core.store.manifest import DamagedError, FileRecord, Manifest
 from ddpm_core.store.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -48,61 +58,43 @@ class Origin:
     """fingerprint of the data set"""
 
 
+Parts = Mapping[str, Mapping[str, Tensor]]
+"""tensors by name, by the role of their file"""
+Written = Mapping[str, FileRecord]
+"""files that are written, by their role"""
+
+
 @dataclass(frozen=True)
-class Checkpoint:
-    """A committed and verified checkpoint in memory."""
+class Begun:
+    """What a training goes on from; its tensors are where they belong."""
 
-    manifest: Manifest
-    state: dict[str, Tensor]
-    ema: dict[str, Tensor]
+    step: int
+    """completed steps"""
     history: Curve
-
-    @property
-    def step(self) -> int:
-        """Number of completed steps."""
-        return int(self.manifest.body["step"])
 
 
 # -- writing -----------------------------------------------------------------------------------
 
 
-def require_finite(tensors: Mapping[str, Tensor], *, step: int) -> None:
-    """Refuse a state that no training comes back from.
+def write_parts(store: Store, run: str, step: int, parts: Parts) -> Written:
+    """Store parts of the checkpoint after `step` steps, which counts once all are published.
+
+    Any rank writes those that it holds.
+
+    Args:
+        store: where.
+        run: name of the run.
+        step: completed optimiser steps.
+        parts: tensors by name, by role; they must not change meanwhile.
 
     Raises:
-        DivergenceError: naming the first tensor with a NaN or an infinity.
+        StorageError: the storage refuses or does not answer.
     """
-    flags = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
-    if not flags.all():
-        name = list(tensors)[int(flags.logical_not().nonzero()[0])]
-        raise DivergenceError(
-            f"{name} holds a NaN or an infinity after step {step}; no checkpoint is made of it. "
-            "Lower train.learning_rate or raise train.warmup_steps, under another run name"
-        )
-
-
-def weights_digest(state: Mapping[str, Tensor]) -> int:
-    """Return 64 bits of the SHA-256 of the weights: equal on all ranks, or something is broken."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        if name.startswith("model."):
-            digest.update(_bytes_of(tensor))
-    return int.from_bytes(digest.digest()[:8], "little", signed=True)
-
-
-def require_equal(digests: Sequence[int], *, step: int) -> None:
-    """Refuse a state in which the ranks hold different weights.
-
-    Raises:
-        DivergenceError: naming the ranks that differ from rank 0.
-    """
-    others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
-    if others:
-        raise DivergenceError(
-            f"after step {step} the weights of rank(s) {', '.join(others)} are not those of rank "
-            "0; no checkpoint is made of them. Suspect the memory of those machines; run again to "
-            "continue from the checkpoint before"
-        )
+    folder = layout.checkpoint_folder(run, step)
+    return {
+        role: write_file(store, folder, role, ".safetensors", TensorFile(tensors))
+        for role, tensors in parts.items()
+    }
 
 
 def commit(
@@ -112,12 +104,11 @@ def commit(
     *,
     step: int,
     images_seen: int,
-    state: Mapping[str, Tensor],
-    ema: Mapping[str, Tensor],
+    written: Written,
     history: Curve,
     imported: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Store and publish the checkpoint after `step` steps; the same bytes for the same state.
+    """Publish the checkpoint after `step` steps; the same bytes for the same state.
 
     Args:
         store: where.
@@ -125,8 +116,7 @@ def commit(
         origin: what it belongs to.
         step: completed optimiser steps.
         images_seen: images in them.
-        state: what a training goes on from.
-        ema: the averaged weights, by the names of the network's parameters.
+        written: all of its parts, as `write_parts` of this rank and of others returned them.
         history: the curves up to here.
         imported: for weights from outside, their format and the digests of their files: such a
             checkpoint says so in its manifest.
@@ -138,8 +128,7 @@ def commit(
     folder = layout.checkpoint_folder(run, step)
     lines = "".join(json.dumps(point, sort_keys=True) + "\n" for point in history)
     files = {
-        _STATE: write_file(store, folder, _STATE, ".safetensors", _serialize(state)),
-        EMA_ROLE: write_file(store, folder, EMA_ROLE, ".safetensors", _serialize(ema)),
+        **written,
         _HISTORY: write_file(store, folder, _HISTORY, ".jsonl", lines.encode()),
     }
     body: dict[str, Any] = {
@@ -150,7 +139,23 @@ def commit(
     }
     if imported is not None:
         body["imported"] = dict(imported)
+    # Of the two parts of old it says nothing: an earlier version of this program, whose workers
+    # may live on while this one begins, writes the same bytes, and so may be gone back to.
+    if not files.keys() <= {_STATE, EMA, _HISTORY}:
+        body["format"] = NEWEST_FORMAT
     return commit_files(store, folder, files, body)
+
+
+def to_text(written: Written) -> str:
+    """Return JSON of what one rank has written, for the one that publishes it."""
+    return json.dumps({role: asdict(record) for role, record in written.items()})
+
+
+def from_texts(texts: Sequence[str]) -> Written:
+    """Return what all ranks have written together, from `to_text` of each."""
+    return {
+        role: FileRecord(**record) for text in texts for role, record in json.loads(text).items()
+    }
 
 
 def complete(store: Store, config: RunConfig) -> Manifest | None:
@@ -195,49 +200,24 @@ def refuse_damaged_import(store: Store, config: RunConfig) -> None:
         )
 
 
-def prune(store: Store, run: str, keep: int) -> None:
-    """Delete the files of all but the newest `keep` usable checkpoints; their manifests stay."""
-    kept = 0
-    for step in layout.committed_steps(store, run):
-        folder = layout.checkpoint_folder(run, step)
-        if kept < keep:
-            kept += _is_usable(store, folder, step)
-        elif not manifest.is_retired(store, folder):
-            retire(store, folder)
-        elif set(store.names(folder)) > {"manifest.json", "retired"}:
-            retire(store, folder)  # a retention that was killed half way
-        else:
-            return  # what is older was retired before this one
-
-
-def _is_usable(store: Store, folder: str, step: int) -> bool:
-    try:
-        return manifest.load(store, folder, results.checkpoint_expected(step)) is not None
-    except DamagedError:
-        return False
-
-
-def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return flat.numpy().tobytes()
-
-
 # -- reading -----------------------------------------------------------------------------------
 
 
-def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole, or None if the run has none at all.
+def resume(store: Store, run: str, origin: Origin, into: Parts) -> Begun | None:
+    """Read the newest checkpoint that is whole, or return None if the run has none at all.
 
-    Every file is read and verified. A damaged checkpoint, and one that lies under another step's
-    name, is quarantined.
+    Every file is verified. A damaged checkpoint, and one that lies under another step's name, is
+    quarantined, and the one before it written over what of it was read.
+
+    Args:
+        store: where.
+        run: name of the run.
+        origin: what it must belong to.
+        into: the tensors that are written to.
 
     Raises:
         CheckpointError: there were checkpoints and none is usable; or the newest belongs to
-            another experiment or data set.
+            another experiment or data set, or has other tensors.
         StorageError: the storage does not answer; that is not "none".
     """
     steps = layout.committed_steps(store, run)
@@ -249,7 +229,7 @@ def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
                 results.require_origin(
                     store, found, experiment=origin.experiment, dataset=origin.dataset
                 )
-                return read(store, found)
+                return _read(store, found, into)
         except DamagedError as error:
             manifest.quarantine(store, folder, str(error))
     folders = [layout.checkpoint_folder(run, step) for step in steps]
@@ -263,8 +243,8 @@ def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
     return None
 
 
-def of_step(store: Store, run: str, step: int) -> Checkpoint:
-    """Return the checkpoint of that step, which another rank has chosen.
+def resume_at(store: Store, run: str, step: int, into: Parts) -> Begun:
+    """Read the checkpoint of that step, which another rank has chosen.
 
     Raises:
         CheckpointError: if it is not there or damaged.
@@ -276,25 +256,27 @@ def of_step(store: Store, run: str, step: int) -> Checkpoint:
             f"{store.uri_of(folder)} is there for rank 0 and not for this rank; all nodes must "
             "see the same storage: use s3:// or a shared folder as root"
         )
-    return read(store, found)
+    return _read(store, found, into)
 
 
-def read(store: Store, found: Manifest) -> Checkpoint:
-    """Read a committed checkpoint, every file verified.
-
-    Raises:
-        DamagedError: if a file is not what was committed.
-    """
-    return Checkpoint(
-        manifest=found,
-        state=read_tensors(store, found, _STATE),
-        ema=read_tensors(store, found, EMA_ROLE),
-        history=load_history(store, found),
-    )
+def _read(store: Store, found: Manifest, into: Parts) -> Begun:
+    require_readable(store, found)
+    if wrong := sorted({*into, _HISTORY} ^ found.files.keys()):
+        raise CheckpointError(
+            f"{store.uri_of(found.folder)} and this training differ in the parts "
+            f"{', '.join(wrong)}; it was saved by another kind of training or another version"
+        )
+    for role, tensors in into.items():
+        origin = part_origin(store, found, role)
+        size = found.files[role].size
+        fill = partial(fill_tensors, num_bytes=size, tensors=tensors, origin=origin)
+        found.read_through(store, role, fill)
+    lines = found.read(store, _HISTORY).decode().splitlines()
+    return Begun(int(found.body["step"]), [json.loads(line) for line in lines])
 
 
 def load_history(store: Store, found: Manifest) -> Curve:
-    """Return the curves of a checkpoint; a damaged one is quarantined, as by `weights.load_ema`.
+    """Return the curves of a checkpoint; a damaged one is quarantined, as by `load_average`.
 
     Raises:
         DamagedError: if the file is not what was committed.

@@ -8,11 +8,40 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from torch import Tensor
+
+from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import TrainConfig
 from ddpm_core.errors import DivergenceError
 from ddpm_core.loading.batches import Batches
-from ddpm_core.training.step import Learner, learning_rate
+from ddpm_core.training.optimiser import learning_rate
+from ddpm_core.training.trainee import Trainee
+
+
+class Training(Protocol):
+    """A kind of training: what it changes, and how one step does it.
+
+    What it counts must have a `loss`, which is shown while it runs.
+    """
+
+    @property
+    def trainee(self) -> Trainee:
+        """What the steps change; the same object from beginning to end."""
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Parts of a conditioning that the step takes."""
+
+    def step(self, step: int, images_u8: Tensor, conditioning: Conditioning) -> None:
+        """Move the weights by one step, and count it; nothing waits for the device.
+
+        Args:
+            step: number of steps completed before this one.
+            images_u8: (b, c, h, w), this rank's slice of the global batch.
+            conditioning: of each image.
+        """
 
 
 @dataclass(frozen=True)
@@ -21,8 +50,9 @@ class Point:
 
     step: int
     values: dict[str, float]
-    """the same however often the run was interrupted: `loss` and `loss_q0` ... `loss_q3` (mean
-    since the last point), `grad_norm`, `learning_rate` (of the last step), `images_seen`"""
+    """the same however often the run was interrupted: what the training counts (of denoising
+    `loss` and `loss_q0` ... `loss_q3`, means since the last point, and `grad_norm` of the last
+    step), `learning_rate` (of the last step), `images_seen`"""
     timing: dict[str, float]
     """this time's speed: `images_per_s`, `step_s`, and `data_wait_s` (in all, since the last
     point; seconds in which the step waited for its batch)"""
@@ -36,7 +66,7 @@ class Commit:
 
 
 def run_steps(
-    learner: Learner, batches: Batches, train: TrainConfig, *, start: int
+    training: Training, batches: Batches, train: TrainConfig, *, start: int
 ) -> Iterator[Point | Commit]:
     """Train from `start` completed steps to `train.num_steps`.
 
@@ -45,7 +75,7 @@ def run_steps(
     events and must take each before the next.
 
     Args:
-        learner: in the state after `start` steps.
+        training: in the state after `start` steps.
         batches: this rank's slices of the batches from `start` on.
         train: the optimisation.
         start: completed steps.
@@ -58,11 +88,11 @@ def run_steps(
         before = time.perf_counter()
         batch = batches.take()
         waited += time.perf_counter() - before
-        learner.step(step, batch.images_u8, batch.conditioning)
+        training.step(step, batch.images_u8, batch.conditioning)
 
         done = step + 1
         if _is_due(done, train.log_every, train):
-            values = _values(learner, train, step, committed)
+            values = _values(training, train, step, committed)
             elapsed = time.perf_counter() - begin
             num_steps = done - last_point
             timing = {
@@ -73,7 +103,7 @@ def run_steps(
             yield Point(done, values, timing)
             last_point, begin, waited = done, time.perf_counter(), 0.0
         if _is_due(done, train.checkpoint_every, train):
-            learner.gather_window()
+            training.trainee.counts.gather()
             before = time.perf_counter()
             yield Commit(done)
             committed = done
@@ -84,8 +114,8 @@ def _is_due(done: int, every: int, train: TrainConfig) -> bool:
     return done % every == 0 or done == train.num_steps
 
 
-def _values(learner: Learner, train: TrainConfig, step: int, committed: int) -> dict[str, float]:
-    point = learner.take_point()
+def _values(training: Training, train: TrainConfig, step: int, committed: int) -> dict[str, float]:
+    point = training.trainee.counts.point()
     rate = learning_rate(step, train.learning_rate, train.warmup_steps)
     if not all(math.isfinite(value) for value in point.values()):
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in sorted(point.items()))

@@ -1,6 +1,7 @@
 """What each rank of the training group runs: data, state, loop; rank 0 also logs and stores."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -16,11 +17,13 @@ from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training import checkpoint
-from ddpm_core.training.checkpoint import Checkpoint, Curve, Origin
-from ddpm_core.training.loop import Commit, Point, run_steps
-from ddpm_core.training.peers import Peers
-from ddpm_core.training.step import Learner
+from ddpm_core.training import checkpoint, retention
+from ddpm_core.training.checkpoint import Begun, Curve, Origin, Written
+from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.loop import Commit, Point, Training, run_steps
+from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
+from ddpm_core.training.trainee import Trainee
 
 _SHOW_EVERY_S = 2.0
 
@@ -40,19 +43,34 @@ def train_worker(payload: dict[str, Any]) -> None:
     train_rank(open_store(payload["store"]), config, cluster.place())
 
 
-def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
+def train_rank(
+    store: Store,
+    config: RunConfig,
+    place: cluster.Place,
+    kind: Callable[[RunConfig, Parallel], Training] = Denoising,
+) -> None:
     """Train from the newest checkpoint, or step 0, to the last step.
+
+    Args:
+        store: where the run lies.
+        config: the run.
+        place: this rank.
+        kind: builds what is trained, as it is before the first step: the same on every rank.
 
     Raises:
         DataError: the run has no data set, or it cannot be used.
         CheckpointError: there are checkpoints, and none to continue from.
-        DivergenceError: see `run_steps` and `checkpoint.require_equal`.
+        DivergenceError: see `run_steps` and `soundness`.
         StorageError: the storage refuses or does not answer.
     """
-    peers = Peers(place.world_size)
+    parallel = Parallel(place)
     images, origin = _data(store, config)
     with closing(images):
-        learner, start, curve = _learner(store, config, origin, place, peers)
+        # Once all are here: from then on the ranks wait for each other for seconds only.
+        parallel.wait()
+        training = kind(config, parallel)
+        begun = _resume(store, config.name, origin, training.trainee, parallel)
+        start, curve = (begun.step, begun.history) if begun is not None else (0, [])
         batches = Batches(
             images,
             config.train,
@@ -60,14 +78,14 @@ def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
             rank=place.rank,
             world_size=place.world_size,
             pinned=place.device.type == "cuda",
-            accepts=learner.accepts,
+            accepts=training.accepts,
         )
         with batches:
             if place.rank:
-                _follow(learner, batches, config, peers, start)
+                _follow(store, config, training, parallel, batches, start)
             else:
                 with open_tracker(store, config, stage="train") as tracker:
-                    host = _Host(store, config, origin, learner, peers, tracker, curve)
+                    host = _Host(store, config, origin, training, parallel, tracker, curve)
                     host.lead(batches, start)
 
 
@@ -86,46 +104,47 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     return images, Origin(fingerprint(config.experiment()), pointer.fingerprint)
 
 
-def _learner(
-    store: Store, config: RunConfig, origin: Origin, place: cluster.Place, peers: Peers
-) -> tuple[Learner, int, Curve]:
-    """Return the state to go on from, the steps it has behind it, and the curves up to there."""
-    found = _resume(store, config.name, origin, place.rank, peers)
-    # The ranks have just met: from here on they wait for each other for seconds only.
-    learner = Learner(config, rank=place.rank, world_size=place.world_size, device=place.device)
-    if found is None:
-        return learner, 0, []
-    learner.load(found.state, found.ema)
-    return learner, found.step, found.history
-
-
-def _resume(store: Store, run: str, origin: Origin, rank: int, peers: Peers) -> Checkpoint | None:
-    """Return the checkpoint that rank 0 chooses, on every rank, or None to begin."""
-    if rank == 0:
-        found = checkpoint.newest(store, run, origin)
-        peers.from_rank_0(found.step if found else 0)
+def _resume(
+    store: Store, run: str, origin: Origin, trainee: Trainee, parallel: Parallel
+) -> Begun | None:
+    """Read the checkpoint that rank 0 chooses, on every rank; return None to begin."""
+    parts = trainee.parts()
+    if parallel.rank == 0:
+        begun = checkpoint.resume(store, run, origin, parts)
+        parallel.from_rank_0(begun.step if begun else 0)
     else:
-        step = peers.from_rank_0(0)
-        found = checkpoint.of_step(store, run, step) if step else None
-    peers.wait()
-    return found
+        step = parallel.from_rank_0(0)
+        begun = checkpoint.resume_at(store, run, step, parts) if step else None
+    if begun is not None:
+        trainee.settle()
+    parallel.wait()
+    return begun
 
 
 def _follow(
-    learner: Learner, batches: Batches, config: RunConfig, peers: Peers, start: int
+    store: Store,
+    config: RunConfig,
+    training: Training,
+    parallel: Parallel,
+    batches: Batches,
+    start: int,
 ) -> None:
-    peers.wait()
-    for event in run_steps(learner, batches, config.train, start=start):
+    parallel.wait()
+    for event in run_steps(training, batches, config.train, start=start):
         if isinstance(event, Commit):
-            _require_sound(learner, peers, event.step)
-            peers.wait()
+            _write(store, config.name, training.trainee, parallel, event.step)
+            parallel.wait()
 
 
-def _require_sound(learner: Learner, peers: Peers, step: int) -> None:
-    state = learner.state()
-    averages = {f"ema.{name}": tensor for name, tensor in learner.ema.state_dict().items()}
-    checkpoint.require_finite(state | averages, step=step)
-    checkpoint.require_equal(peers.gather(checkpoint.weights_digest(state)), step=step)
+def _write(store: Store, run: str, trainee: Trainee, parallel: Parallel, step: int) -> Written:
+    """Write what this rank holds of a checkpoint, if it is sound; return what all have written."""
+    parts = trainee.parts()
+    require_finite(parts, step=step)
+    digest = weights_digest(trainee.weights())
+    require_equal(parallel.gather(digest), step=step)
+    held = {role: tensors for role, tensors in parts.items() if parallel.writes(role)}
+    written = checkpoint.write_parts(store, run, step, held)
+    return checkpoint.from_texts(parallel.gather_text(checkpoint.to_text(written)))
 
 
 class _Host:
@@ -136,13 +155,13 @@ class _Host:
         store: Store,
         config: RunConfig,
         origin: Origin,
-        learner: Learner,
-        peers: Peers,
+        training: Training,
+        parallel: Parallel,
         tracker: Tracker,
         curve: Curve,
     ) -> None:
         self._store, self._config, self._origin = store, config, origin
-        self._learner, self._peers, self._tracker = learner, peers, tracker
+        self._training, self._parallel, self._tracker = training, parallel, tracker
         self._curve = curve
         self._shown_s = -_SHOW_EVERY_S
 
@@ -152,8 +171,8 @@ class _Host:
         log_curve(self._tracker, self._curve)
         note = f"continues from the checkpoint of step {start}" if start else "begins"
         self._show(start, note)
-        self._peers.wait()
-        for event in run_steps(self._learner, batches, self._config.train, start=start):
+        self._parallel.wait()
+        for event in run_steps(self._training, batches, self._config.train, start=start):
             match event:
                 case Point():
                     self._take(event)
@@ -178,20 +197,19 @@ class _Host:
             )
 
     def _store_checkpoint(self, step: int) -> None:
-        config, learner = self._config, self._learner
-        _require_sound(learner, self._peers, step)
+        config, trainee = self._config, self._training.trainee
+        written = _write(self._store, config.name, trainee, self._parallel, step)
         checkpoint.commit(
             self._store,
             config.name,
             self._origin,
             step=step,
             images_seen=step * config.train.global_batch_size,
-            state=learner.state(),
-            ema=learner.ema.state_dict(),
+            written=written,
             history=self._curve,
         )
-        checkpoint.prune(self._store, config.name, config.train.keep_checkpoints)
-        self._peers.wait()
+        retention.prune(self._store, config.name, config.train.keep_checkpoints)
+        self._parallel.wait()
 
     def _show(self, step: int, note: str) -> None:
         Progress("train", step, self._config.train.num_steps, "steps", note).show()

@@ -16,7 +16,7 @@ from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.exchange.acts import export_weights, import_weights, read_weights
 from ddpm_core.inference.build import build_unet
 from ddpm_core.inference.denoiser import load_denoiser
-from ddpm_core.inference.weights import load_ema
+from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import original_name
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
@@ -72,7 +72,7 @@ def exported(root, target, **changes):
     store.create(layout.run_json_key(config.name), config.to_json().encode())
     checkpoint = commit_random_weights(store, config)
     export_weights(str(root / layout.run_json_key(config.name)), str(target))
-    return config, load_ema(store, checkpoint)
+    return config, load_average(store, checkpoint)
 
 
 def test_our_run_written_for_diffusers_and_imported_again_has_the_same_bits(tmp_path):
@@ -86,7 +86,7 @@ def test_our_run_written_for_diffusers_and_imported_again_has_the_same_bits(tmp_
     assert back.diffusion == config.diffusion
     store = open_store(str(tmp_path / "again"))
     checkpoint = results.final_checkpoint(store, back)
-    again = load_ema(store, checkpoint)
+    again = load_average(store, checkpoint)
     assert again.keys() == ema.keys()
     assert all(torch.equal(again[name], ema[name]) for name in ema)
     first = results.final_checkpoint(open_store(str(tmp_path / "ours")), config)
@@ -191,7 +191,7 @@ def test_an_imported_run_is_trained_and_says_where_it_is_from(folder, tmp_path, 
     }
     assert checkpoint.body["imported"]["format"] == "diffusers"
     assert checkpoint.body["images_seen"] == 0
-    assert len(load_ema(store, checkpoint)) == len(unet.state_dict())
+    assert len(load_average(store, checkpoint)) == len(unet.state_dict())
     run_train(store, config)
     assert "done already" in capsys.readouterr().out
     before = store.read(f"{checkpoint.folder}/manifest.json")
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_the_original_becomes_the_run_of_its_recipe(tmp_path):
     checkpoint = results.final_checkpoint(store, config)
     assert checkpoint.body["step"] == 790_000
     assert checkpoint.body["imported"]["format"] == "tensorflow-npz"
-    ema = load_ema(store, checkpoint)
+    ema = load_average(store, checkpoint)
     assert all(torch.equal(ema[name], weights[name]) for name in weights)
 
     name = original_name("middle.attention.key.weight", 1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_core.errors import StorageError
+from ddpm_core.store import content
 from ddpm_core.store.commit import commit, retire, write_file
 from ddpm_core.store.disk import Store
 from ddpm_core.store.expected import Expected
@@ -26,13 +27,27 @@ from ddpm_core.store.storage import open_store
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir")
 MODES = ("kill before", "kill after", "torn write", "ENOSPC", "EIO", "EROFS")
 OLD, NEW = "runs/a/checkpoints/step_1", "runs/a/checkpoints/step_2"
-CONTENT = {role: bytes(range(256)) * 64 + role.encode() for role in ("state", "ema")}
+ROLES = ("state", "module.side")
+CONTENT = {role: bytes(range(256)) * 64 + role.encode() for role in ROLES}
 DONE, REFUSED, BEYOND_THE_LAST_CALL = 0, 6, 77
+
+
+class Part:
+    """A file that is made block by block, as those of tensors are."""
+
+    def __init__(self, role: str) -> None:
+        self.data = CONTENT[role]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return self.data[part]
 
 
 def work(store: Store) -> None:
     for folder in (OLD, NEW):
-        files = {role: write_file(store, folder, role, ".bin", CONTENT[role]) for role in CONTENT}
+        files = {role: write_file(store, folder, role, ".bin", Part(role)) for role in CONTENT}
         commit(store, folder, files, {"of": folder})
     retire(store, OLD)
 
@@ -122,6 +137,7 @@ def verified(store: Store, folder: str) -> bool:
 
 
 def main(folder: Path) -> None:
+    content.BLOCK_BYTES = 10_000  # two writes a file
     result: dict[str, Any] = {"points": 0, "problems": []}
     for mode in MODES:
         at = 0

@@ -97,6 +97,9 @@ class SimulatedStore(Store):
     def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
         return self._step(lambda: self._read(key, at_most))
 
+    def read_part(self, key: str, start: int, num_bytes: int) -> bytes:
+        return self._step(lambda: self._read(key, None)[start : start + num_bytes])
+
     def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
         self._step(lambda: self._put(key, data))
 

@@ -9,7 +9,7 @@ import pytest
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError, StorageError
-from ddpm_core.store import manifest
+from ddpm_core.store import manifest, source
 from ddpm_core.store.commit import retire
 from ddpm_core.store.disk import LocalStore, sha256_of
 from ddpm_core.store.manifest import DamagedError, load, quarantine
@@ -51,6 +51,69 @@ def test_a_damaged_file_is_never_used(store: LocalStore, damage: Callable[[bytes
     assert sha256_of(STATE) in message, "what was expected"
     assert len(bad) > len(STATE) or sha256_of(bad) in message, "what was found"
     assert caught.value.exit_code == CheckpointError.exit_code
+
+
+@pytest.mark.parametrize("block", [1, 7, 1024, 5000])
+@pytest.mark.parametrize("how", ["whole", "flip", "cut", "longer", "empty", "gone"])
+def test_a_long_file_is_verified_block_by_block(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, how: str, block: int
+):
+    """Catches a last block that is not digested, a file that goes on behind its end, and an error
+    about what a damaged file says instead of about its damage.
+    """
+    monkeypatch.setattr(source, "BLOCK_BYTES", block)
+    monkeypatch.setattr(manifest, "BLOCK_BYTES", block)
+    committed = commit_small(store)
+    path, seen = _file(store, "state"), []
+    match how:
+        case "flip":
+            path.write_bytes(STATE[:-1] + bytes([STATE[-1] ^ 1]))
+        case "cut":
+            path.write_bytes(STATE[:-1])
+        case "longer":
+            path.write_bytes(STATE + b"\0")
+        case "empty":
+            path.write_bytes(b"")
+        case "gone":
+            path.unlink()
+
+    def use(file) -> None:
+        seen.append(file.read())
+
+    def refuse(file) -> None:
+        file.read(1)
+        raise CheckpointError("it says nonsense")
+
+    if how == "whole":
+        committed.read_through(store, "state", use)
+        assert seen == [STATE]
+        committed.require_bytes(store)
+        with pytest.raises(CheckpointError, match="it says nonsense"):
+            committed.read_through(store, "state", refuse)
+        return
+    for look in (use, refuse):
+        with pytest.raises(DamagedError, match="is missing" if how == "gone" else "is damaged"):
+            committed.read_through(store, "state", look)
+    with pytest.raises(DamagedError):
+        committed.require_bytes(store)
+    assert all(len(data) <= len(STATE) for data in seen)
+
+
+def test_a_bit_of_a_long_file_flipped_on_the_way_is_read_again(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a checkpoint set aside because one transfer went wrong, and the first try's bytes."""
+    committed, flips, taken = commit_small(store), [True, False], []
+    real = LocalStore.read_part
+
+    def read_part(self: LocalStore, key: str, start: int, num_bytes: int) -> bytes:
+        data = real(self, key, start, num_bytes)
+        return bytes([data[0] ^ 1]) + data[1:] if flips.pop(0) else data
+
+    monkeypatch.setattr(LocalStore, "read_part", read_part)
+    committed.read_through(store, "state", lambda file: taken.append(file.read()))
+    assert taken[-1] == STATE
+    assert len(taken) == 2
 
 
 def test_a_missing_file_is_damage_not_absence(store: LocalStore):

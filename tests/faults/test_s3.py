@@ -15,6 +15,7 @@ pytest_plugins = ["tests.s3_fixtures"]
 
 OPERATIONS: tuple[Callable[[Store], object], ...] = (
     lambda s3_store: s3_store.read("a/b"),
+    lambda s3_store: s3_store.read_part("a/b", 0, 1),
     lambda s3_store: s3_store.exists("a/b"),
     lambda s3_store: s3_store.names("a"),
     lambda s3_store: s3_store.sizes("a"),

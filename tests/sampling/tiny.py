@@ -68,14 +68,15 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
         {"step": step, "loss": 1 / step, **{f"loss_q{q}": (q + 1) / step for q in range(4)}}
         for step in (5, 10)
     ]
+    step = config.train.num_steps
+    parts = {"state": {"model.x": torch.zeros(1)}, "ema": ema}
     return checkpoint.commit(
         store,
         config.name,
         checkpoint.Origin(fingerprint(config.experiment()), pointer.fingerprint),
-        step=config.train.num_steps,
+        step=step,
         images_seen=10,
-        state={"model.x": torch.zeros(1)},
-        ema=ema,
+        written=checkpoint.write_parts(store, config.name, step, parts),
         history=history,
     )
 

@@ -52,6 +52,11 @@ def test_a_local_store_keeps_its_promises(store: LocalStore):
     assert store.read("a/b") == b"hello"
     assert store.read("a/b", at_most=5) == b"hello"
     assert store.read("a/b", at_most=2) == b"hel"
+    assert store.read_part("a/b", 1, 3) == b"ell"
+    assert store.read_part("a/b", 3, 9) == b"lo"
+    assert store.read_part("a/b", 5, 1) == b""
+    with pytest.raises(KeyMissingError):
+        store.read_part("a/z", 0, 1)
     store.write("a/b", b"")
     assert store.read("a/b") == b""
     store.write("a/c/d", b"1")

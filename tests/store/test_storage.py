@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
-from ddpm_core.store import disk as store
+from ddpm_core.inference.tensor_file import TensorFile
+from ddpm_core.store import content, source
 from ddpm_core.store.commit import write_file
 from ddpm_core.store.foreign_bucket import bucket_and_key
 from ddpm_core.store.manifest import Manifest
@@ -22,6 +24,8 @@ from tests import real_s3
 from tests.fake_s3 import SECRET
 
 pytest_plugins = ["tests.s3_fixtures"]
+
+TENSORS = {"a": torch.arange(200), "b": torch.arange(2.0**20 * 18)}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,13 @@ def test_s3_keeps_the_promises_of_a_store(any_store: Store):
     assert some.read("a/b") == b"hello"
     assert some.read("a/b", at_most=5) == b"hello"
     assert some.read("a/b", at_most=2) == b"hel"
+    assert some.read_part("a/b", 1, 3) == b"ell"
+    assert some.read_part("a/b", 3, 9) == b"lo"
+    assert some.read_part("a/b", 5, 1) == b""
+    with pytest.raises(KeyMissingError):
+        some.read_part("a/z", 0, 1)
     some.write("a/b", b"")
+    assert some.read_part("a/b", 0, 1) == b""
     assert some.exists("a/b")
     assert some.read("a/b") == some.read("a/b", at_most=9) == b""
     some.write("a/c/d", b"1")
@@ -197,26 +207,42 @@ def test_a_file_is_hashed_once_on_its_way_there_and_once_on_its_way_back(
     """Catches three digests of each checkpoint, while all ranks wait for it."""
     hashed: list[int] = []
 
-    def sha256(data: bytes) -> Any:
-        hashed.append(len(data))
-        return hashlib.sha256(data)
+    class Digest:
+        def __init__(self) -> None:
+            self._digest = hashlib.sha256()
+            self.hexdigest = self._digest.hexdigest
 
-    monkeypatch.setattr(store, "hashlib", SimpleNamespace(sha256=sha256))
+        def update(self, data: bytes) -> None:
+            hashed.append(len(data))
+            self._digest.update(data)
+
+    for module in (content, source):
+        monkeypatch.setattr(module, "hashlib", SimpleNamespace(sha256=Digest))
     record = write_file(s3_store, "folder", "state", ".bin", b"12345")
     assert hashed == [5]
     hashed.clear()
-    assert Manifest("folder", {}, {"state": record}).read(s3_store, "state") == b"12345"
+    stored = Manifest("folder", {}, {"state": record})
+    assert stored.read(s3_store, "state") == b"12345"
+    assert hashed == [5]
+    hashed.clear()
+    stored.require_bytes(s3_store)
     assert hashed == [5]
 
 
 @pytest.mark.s3
 def test_real_s3_takes_a_large_file_in_parts(real_s3_store: Store):
-    """Catches parts that are mixed up, and a digest that is not kept with an object of parts."""
+    """Catches parts that are mixed up, also of tensors that become bytes on the way; and a digest
+    that is not kept with an object of parts.
+    """
     data = b"".join(number.to_bytes(4, "big") * 2**18 for number in range(70))
     assert len(data) > 2 * PART_BYTES
     real_s3_store.write("large", data)
     assert real_s3_store.read("large") == data
     assert real_s3_store.read("large", at_most=len(data)) == data
+    record = write_file(real_s3_store, "long", "state", ".safetensors", TensorFile(TENSORS))
+    stored = Manifest("long", {}, {"state": record})
+    stored.require_bytes(real_s3_store)
+    assert stored.read(real_s3_store, "state") == TensorFile(TENSORS)[:]
 
 
 @pytest.mark.s3

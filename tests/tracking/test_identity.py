@@ -70,8 +70,9 @@ def test_a_run_from_before_folders_had_ids_goes_on(store, config, has_checkpoint
     if has_checkpoint:
         weights = {"model.x": torch.zeros(1)}
         origin = checkpoint.Origin(fingerprint(config.experiment()), "f")
-        checkpoint.commit(store, config.name, origin, step=50, images_seen=1, state=weights,
-                          ema=weights, history=[])  # fmt: skip
+        parts = checkpoint.write_parts(store, config.name, 50, {"state": weights, "ema": weights})
+        checkpoint.commit(store, config.name, origin, step=50, images_seen=1, written=parts,
+                          history=[])  # fmt: skip
     log(store, config, {"step": 50, "loss": 0.5}, {"step": 100, "loss": 0.25})
     log(store, config)
     assert len(runs_of(store, config)[1]) == (1 if has_checkpoint else 2)

@@ -44,8 +44,9 @@ def test_what_a_kill_cut_off_is_sent_by_the_finished_training_run_again(store, c
     history_of_run = [{"step": 100.0, "loss": 0.5}, {"step": float(last), "loss": 0.25}]
     weights = {"model.x": torch.zeros(1)}
     origin = checkpoint.Origin(fingerprint(config.experiment()), "f")
-    checkpoint.commit(store, config.name, origin, step=last, images_seen=1, state=weights,
-                      ema=weights, history=history_of_run)  # fmt: skip
+    parts = checkpoint.write_parts(store, config.name, last, {"state": weights, "ema": weights})
+    checkpoint.commit(store, config.name, origin, step=last, images_seen=1, written=parts,
+                      history=history_of_run)  # fmt: skip
     log(store, config, {"step": 100, "train/loss": 0.5, "train/step_s": 0.1})
     for _ in range(2):
         run_train(store, config)

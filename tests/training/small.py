@@ -1,5 +1,6 @@
 """A run small enough for tests, and several ranks on this machine without Ray."""
 
+import io
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
+from ddpm_core.cluster import Place
 from ddpm_core.config import RunConfig
+from ddpm_core.inference.tensor_file import TensorFile, fill_tensors
 from ddpm_core.loading.loader import ImageSet, batch
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import digits
@@ -15,7 +18,9 @@ from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.training.step import Learner
+from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.loop import Training
+from ddpm_core.training.parallel import Parallel
 
 CPU = torch.device("cpu")
 
@@ -76,8 +81,30 @@ def rank_slice(config: RunConfig, image_set: ImageSet, step: int, rank: int, wor
 
 def make_learner(
     config: RunConfig, rank: int = 0, world_size: int = 1, device: torch.device = CPU
-) -> Learner:
-    return Learner(config, rank=rank, world_size=world_size, device=device)
+) -> Denoising:
+    return Denoising(config, parallel_of(rank, world_size, device))
+
+
+def parallel_of(rank: int = 0, world_size: int = 1, device: torch.device = CPU) -> Parallel:
+    return Parallel(Place(rank=rank, world_size=world_size, device=device))
+
+
+def state_of(learner: Training) -> dict[str, Tensor]:
+    """Return what a checkpoint's `state` is made of; not copies."""
+    return learner.trainee.parts()["state"]
+
+
+def average_of(learner: Training) -> dict[str, Tensor]:
+    return learner.trainee.averaged()
+
+
+def load(learner: Training, **parts: dict[str, Tensor]) -> None:
+    """Continue from the parts of a checkpoint, by way of their files."""
+    for role, tensors in parts.items():
+        data = TensorFile(tensors)[:]
+        into = learner.trainee.parts()[role]
+        fill_tensors(io.BytesIO(data), len(data), into, origin="the checkpoint")
+    learner.trainee.settle()
 
 
 def copy_of(tensors) -> dict[str, Tensor]:
@@ -87,7 +114,7 @@ def copy_of(tensors) -> dict[str, Tensor]:
 def run_group(target: Callable[[int, int, Path], None], world_size: int, folder: Path) -> None:
     """Call `target(rank, world_size, folder)` in as many processes, joined by gloo."""
     # A server that has imported torch once, and is forked: seconds less for every process.
-    multiprocessing.set_forkserver_preload(["ddpm_core.training.step"])
+    multiprocessing.set_forkserver_preload(["ddpm_core.training.denoising"])
     torch.multiprocessing.start_processes(
         _run_rank,
         args=(target, world_size, folder),

@@ -6,16 +6,18 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from ddpm_core.errors import CheckpointError, DivergenceError, RunConflictError, StorageError
-from ddpm_core.inference.weights import load_ema
+from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit as commit_files
 from ddpm_core.store.commit import write_file
 from ddpm_core.store.storage import LocalStore, open_store
-from ddpm_core.training import checkpoint
+from ddpm_core.training import checkpoint, retention
 from ddpm_core.training.checkpoint import Origin
+from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
 
 RUN = "small"
 ORIGIN = Origin(experiment="e" * 64, dataset="d" * 64)
@@ -45,17 +47,30 @@ def curve_of(step):
     return [{"step": float(s), "loss": 1 / s} for s in range(1, step + 1)]
 
 
-def commit(store, step, *, origin=ORIGIN, state=None):
+def parts_of(step):
+    return {"state": state_of(step), "ema": ema_of(step)}
+
+
+def commit(store, step, *, origin=ORIGIN, **parts):
+    written = checkpoint.write_parts(store, RUN, step, {**parts_of(step), **parts})
     return checkpoint.commit(
         store,
         RUN,
         origin,
         step=step,
         images_seen=12 * step,
-        state=state or state_of(step),
-        ema=ema_of(step),
+        written=written,
         history=curve_of(step),
     )
+
+
+def resumed(store, origin=ORIGIN, **parts):
+    """Return what a training goes on from, and the tensors of its parts."""
+    into = {
+        role: {name: torch.full_like(tensor, 7.0) for name, tensor in part.items()}
+        for role, part in {**parts_of(0), **parts}.items()
+    }
+    return checkpoint.resume(store, RUN, origin, into), into
 
 
 def flip_a_bit(store, key, at=-1):
@@ -66,8 +81,8 @@ def flip_a_bit(store, key, at=-1):
 
 
 def newest_step(store):
-    found = checkpoint.newest(store, RUN, ORIGIN)
-    return found and found.step
+    begun, _ = resumed(store)
+    return begun and begun.step
 
 
 # -- what goes in comes out ----------------------------------------------------------------------
@@ -83,13 +98,34 @@ def test_a_checkpoint_comes_back_as_it_was(store):
         "dataset": ORIGIN.dataset,
     }
     assert set(made.files) == {"state", "ema", "history"}
-    found = checkpoint.newest(store, RUN, ORIGIN)
-    assert found.manifest == made
-    assert found.step == 7
-    torch.testing.assert_close(found.state, state_of(7), rtol=0, atol=0)
-    torch.testing.assert_close(found.ema, ema_of(7), rtol=0, atol=0)
-    torch.testing.assert_close(load_ema(store, made), ema_of(7), rtol=0, atol=0)
-    assert found.history == curve_of(7)
+    begun, into = resumed(store)
+    assert begun.step == 7
+    assert begun.history == curve_of(7)
+    torch.testing.assert_close(into, parts_of(7), rtol=0, atol=0)
+    torch.testing.assert_close(load_average(store, made), ema_of(7), rtol=0, atol=0)
+
+
+def test_one_network_is_stored_as_it_was_before_there_were_parts(store, tmp_path):
+    """Catches a key or a byte that is new: an earlier version could not go on from it, and workers
+    of one that is still alive would conflict with ours.
+    """
+    made = commit(store, 7)
+    before = open_store(str(tmp_path / "before"))
+
+    def put(role, suffix, data):
+        return write_file(before, made.folder, role, suffix, data)
+
+    lines = "".join(json.dumps(point, sort_keys=True) + "\n" for point in curve_of(7))
+    files = {
+        role: put(role, ".safetensors", save({n: t.contiguous() for n, t in part.items()}))
+        for role, part in parts_of(7).items()
+    }
+    files["history"] = put("history", ".jsonl", lines.encode())
+    body = {"step": 7, "images_seen": 84, "experiment": "e" * 64, "dataset": "d" * 64}
+    assert commit_files(before, made.folder, files, body) == made
+    begun, into = resumed(before)
+    assert begun.step == 7
+    torch.testing.assert_close(into, parts_of(7), rtol=0, atol=0)
 
 
 def test_the_same_state_is_the_same_bytes(store, tmp_path):
@@ -105,12 +141,12 @@ def test_another_state_of_the_same_step_is_refused(store):
     commit(store, 7)
     with pytest.raises(RunConflictError):
         commit(store, 7, state=state_of(8))
-    torch.testing.assert_close(checkpoint.newest(store, RUN, ORIGIN).state, state_of(7))
+    torch.testing.assert_close(resumed(store)[1]["state"], state_of(7))
 
 
 def test_no_checkpoint_at_all_is_none(store):
     """Catches an error where a run begins."""
-    assert checkpoint.newest(store, RUN, ORIGIN) is None
+    assert resumed(store)[0] is None
 
 
 def test_the_newest_is_taken_and_the_uncommitted_is_not(store):
@@ -160,7 +196,7 @@ def test_damage_everywhere_is_an_error_and_no_new_beginning(store):
         flip_a_bit(store, f"{made.folder}/{made.files['ema'].name}")
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"checkpoints of 2 step\(s\) and none is usable"):
-            checkpoint.newest(store, RUN, ORIGIN)
+            resumed(store)
 
 
 def test_an_outage_is_not_an_absence(store, monkeypatch):
@@ -174,7 +210,7 @@ def test_an_outage_is_not_an_absence(store, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(LocalStore, method, refuse)
             with pytest.raises(StorageError, match="no answer"):
-                checkpoint.newest(store, RUN, ORIGIN)
+                resumed(store)
     assert newest_step(store) == 10
 
 
@@ -189,7 +225,7 @@ def test_committed_bytes_that_are_no_safetensors_are_refused(store):
     store.write(f"{other}/{files['state'].name}", b"\0" * 20)
     commit_files(store, other, files, {**made.body, "step": 20})
     with pytest.raises(CheckpointError, match="no safetensors"):
-        checkpoint.newest(store, RUN, ORIGIN)
+        resumed(store)
 
 
 @pytest.mark.parametrize("field", ["experiment", "dataset"])
@@ -198,16 +234,16 @@ def test_a_checkpoint_of_something_else_is_refused(store, field):
     other = Origin(**{"experiment": "e" * 64, "dataset": "d" * 64, field: "f" * 64})
     commit(store, 10, origin=other)
     with pytest.raises(CheckpointError, match=f"another {field}: fingerprint f{{16}}, this run"):
-        checkpoint.newest(store, RUN, ORIGIN)
+        resumed(store)
 
 
 def test_another_rank_reads_the_step_that_rank_0_chose(store):
     """Catches a rank that decides by itself, or does not see the same storage."""
     for step in (10, 20):
         commit(store, step)
-    assert checkpoint.of_step(store, RUN, 10).step == 10
+    assert checkpoint.resume_at(store, RUN, 10, parts_of(0)).step == 10
     with pytest.raises(CheckpointError, match="all nodes must see the same storage"):
-        checkpoint.of_step(store, RUN, 30)
+        checkpoint.resume_at(store, RUN, 30, parts_of(0))
 
 
 # -- what no checkpoint is made of ---------------------------------------------------------------
@@ -217,29 +253,29 @@ def test_another_rank_reads_the_step_that_rank_0_chose(store):
 def test_non_finite_tensors_are_refused(value):
     """Catches a checkpoint that no training comes back from."""
     state = state_of(3)
-    checkpoint.require_finite(state, step=3)
+    require_finite({"ema": {}, "state": state}, step=3)
     state["adam.exp_avg.conv.weight"][1, 2, 0, 1] = value
     with pytest.raises(DivergenceError, match=r"adam\.exp_avg\.conv\.weight holds .* step 3"):
-        checkpoint.require_finite(state, step=3)
+        require_finite({"ema": {}, "state": state}, step=3)
 
 
 def test_ranks_with_other_weights_are_named():
     """Catches one flipped bit in the weights of a rank, which training would go on with."""
-    same = [checkpoint.weights_digest(state_of(3)) for _ in range(3)]
-    checkpoint.require_equal(same, step=3)
+    same = [weights_digest(state_of(3)) for _ in range(3)]
+    require_equal(same, step=3)
     state = state_of(3)
     state["model.conv.weight"].view(torch.int32)[0, 0, 0, 0] ^= 1
     with pytest.raises(DivergenceError, match=r"after step 3 .* rank\(s\) 1 are not those"):
-        checkpoint.require_equal([same[0], checkpoint.weights_digest(state), same[0]], step=3)
+        require_equal([same[0], weights_digest(state), same[0]], step=3)
 
 
 def test_digest_fits_64_bits_and_ignores_memory_order():
     """Catches a digest that overflows the collective, or differs with channels_last."""
     state = state_of(3)
-    digest = checkpoint.weights_digest(state)
+    digest = weights_digest(state)
     assert -(2**63) <= digest < 2**63
     plain = {name: tensor.contiguous() for name, tensor in state.items()}
-    assert checkpoint.weights_digest(plain) == digest
+    assert weights_digest(plain) == digest
 
 
 # -- retention -----------------------------------------------------------------------------------
@@ -257,14 +293,14 @@ def test_the_newest_are_kept_and_older_ones_keep_their_manifest(store):
     """Catches retention that deletes a manifest, the wrong end, or one too many."""
     for step in range(10, 60, 10):
         commit(store, step)
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in range(10, 60, 10)] == [False] * 3 + [True] * 2
     assert all(
         store.exists(f"{layout.checkpoint_folder(RUN, 10)}/{n}")
         for n in ("manifest.json", "retired")
     )
     assert newest_step(store) == 50
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in (40, 50)] == [True] * 2
 
 
@@ -274,7 +310,7 @@ def test_a_damaged_checkpoint_does_not_count_as_kept(store):
         made = commit(store, step)
     manifest.quarantine(store, made.folder, "test")
     flip_a_bit(store, f"{layout.checkpoint_folder(RUN, 40)}/manifest.json")
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in (10, 20, 30)] == [False, True, True]
 
 
@@ -283,7 +319,7 @@ def test_a_retention_that_was_killed_is_finished(store):
     for step in range(10, 60, 10):
         commit(store, step)
     store.create(f"{layout.checkpoint_folder(RUN, 30)}/retired", b"see ddpm_core/manifest.py\n")
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert [bool(files_of(store, step)) for step in range(10, 60, 10)] == [False] * 3 + [True] * 2
 
 
@@ -291,7 +327,7 @@ def test_retention_looks_no_further_than_it_must(store, monkeypatch):
     """Catches a look into every folder of a long run at every checkpoint."""
     for step in range(10, 200, 10):
         commit(store, step)
-        checkpoint.prune(store, RUN, 2)
+        retention.prune(store, RUN, 2)
     looked = []
     true_names = LocalStore.names
 
@@ -301,7 +337,7 @@ def test_retention_looks_no_further_than_it_must(store, monkeypatch):
 
     monkeypatch.setattr(LocalStore, "names", names)
     commit(store, 200)
-    checkpoint.prune(store, RUN, 2)
+    retention.prune(store, RUN, 2)
     assert len(looked) <= 4, looked
 
 

@@ -11,12 +11,15 @@ from ddpm_core.diffusion.process import q_sample
 from ddpm_core.inference.build import build_objective, build_schedule, build_unet
 from tests.diffusion.objectives import PAIRS
 from tests.training.small import (
+    average_of,
     copy_of,
+    load,
     make_learner,
     rank_slice,
     run_group,
     small_config,
     small_images,
+    state_of,
 )
 
 LEARNED = [("eps", "learned", "vlb"), ("v", "learned_range", "hybrid")]
@@ -48,7 +51,7 @@ def test_the_loss_of_a_fixed_batch_falls(prediction, variance, loss):
     points = []
     for _ in range(12):
         learner.step(9, batch)
-        points.append(learner.take_point())
+        points.append(learner.trainee.counts.point())
     assert all(math.isfinite(value) for point in points for value in point.values())
     assert points[-1]["loss"] < 0.98 * points[0]["loss"]
     assert {name.rstrip("0123") for name in points[0]} == {"loss", "grad_norm", "loss_q"}
@@ -76,7 +79,7 @@ def test_the_curve_is_the_configured_loss(prediction, variance, loss, weighting)
     x_t = q_sample(build_schedule(config), x_0, t, eps)
     output = build_unet(config)(x_t, t).detach()
     expected = build_objective(config).losses(output, x_0, x_t, t, eps).mean()
-    assert learner.take_point()["loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert learner.trainee.counts.point()["loss"] == pytest.approx(float(expected), rel=1e-4)
     plain = build_objective(config.replaced({"train.weighting": "none"}))
     unweighted = plain.losses(output, x_0, x_t, t, eps).mean()
     assert abs(float(unweighted - expected)) > 0.01
@@ -91,11 +94,11 @@ def test_a_learned_variance_is_trained_and_continues_bit_for_bit(choice):
     assert before.shape[0] == 2
     run(whole, config, 0, 8)
     run(first, config, 0, 5)
-    second.load(copy_of(first.state()), copy_of(first.ema.state_dict()))
+    load(second, state=copy_of(state_of(first)), ema=copy_of(average_of(first)))
     run(second, config, 5, 8)
-    torch.testing.assert_close(second.state(), whole.state(), rtol=0, atol=0)
-    torch.testing.assert_close(second.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
-    assert second.take_point() == whole.take_point()
+    torch.testing.assert_close(state_of(second), state_of(whole), rtol=0, atol=0)
+    torch.testing.assert_close(average_of(second), average_of(whole), rtol=0, atol=0)
+    assert second.trainee.counts.point() == whole.trainee.counts.point()
     moved = (whole.unet.conv_out.weight.detach() - before).abs().amax((1, 2, 3))
     assert bool((moved > 1e-4).all())
 
@@ -105,7 +108,7 @@ def _two_ranks(rank, world_size, folder):
         config = config_of(*choice)
         learner = make_learner(config, rank, world_size)
         run(learner, config, 0, 3, rank, world_size)
-        tensors = {name: tensor.contiguous() for name, tensor in learner.state().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in state_of(learner).items()}
         save_file(tensors, folder / f"{number}-rank{rank}.safetensors")
 
 
@@ -119,7 +122,7 @@ def test_two_ranks_train_a_learned_variance_as_one_does(tmp_path):
         zero, one = (load_file(tmp_path / f"{number}-rank{rank}.safetensors") for rank in range(2))
         window = zero.pop("window") + one.pop("window")
         torch.testing.assert_close(zero, one, rtol=0, atol=0)
-        state = copy_of(alone.state())
+        state = copy_of(state_of(alone))
         torch.testing.assert_close(window, state.pop("window"), rtol=1e-5, atol=0)
         for name, tensor in state.items():
             torch.testing.assert_close(zero[name], tensor, rtol=1e-3, atol=2e-5, msg=name)

@@ -10,11 +10,14 @@ from ddpm_core.errors import DivergenceError
 from ddpm_core.loading.batches import Batches
 from ddpm_core.training.loop import Commit, Point, run_steps
 from tests.training.small import (
+    average_of,
     copy_of,
+    load,
     make_learner,
     rank_slice,
     small_config,
     small_images,
+    state_of,
 )
 
 
@@ -67,7 +70,7 @@ def run(config, learner, start, stop):
                 case Point():
                     points.append((event.step, event.values))
                 case Commit(step):
-                    kept = step, copy_of(learner.state()), copy_of(learner.ema.state_dict())
+                    kept = step, copy_of(state_of(learner)), copy_of(average_of(learner))
                     if step == stop:
                         break
     return points, kept
@@ -82,7 +85,7 @@ def test_interrupted_training_is_the_uninterrupted_one():
     begun, (step, kept, average) = run(config, make_learner(config), 0, 10)
     assert step == 10
     learner = make_learner(config)
-    learner.load(kept, average)
+    load(learner, state=kept, ema=average)
     rest, (_, end_state, end_ema) = run(config, learner, 10, 20)
     torch.testing.assert_close(end_state, state, rtol=0, atol=0)
     torch.testing.assert_close(end_ema, ema, rtol=0, atol=0)
@@ -93,7 +96,7 @@ def test_interrupted_training_is_the_uninterrupted_one():
 def test_ranks_add_up_their_sums_at_every_checkpoint(monkeypatch):
     """Catches a checkpoint with the running sums of one rank alone."""
     config, learner, gathered = small_config(), make_learner(small_config()), []
-    monkeypatch.setattr(learner, "gather_window", lambda: gathered.append(True))
+    monkeypatch.setattr(learner.trainee.counts, "gather", lambda: gathered.append(True))
     with batches_of(config) as batches:
         events = run_steps(learner, batches, config.train, start=0)
         counts = [len(gathered) for event in events if isinstance(event, Commit)]

@@ -15,9 +15,9 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import checkpoint, worker
-from ddpm_core.training.step import Learner
+from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.worker import payload_of, train_rank
-from tests.training.small import CPU, newest_checkpoint, small_config
+from tests.training.small import CPU, average_of, make_learner, newest_checkpoint, small_config
 
 ALONE = cluster.Place(rank=0, world_size=1, device=CPU)
 
@@ -83,15 +83,15 @@ class Killed(BaseException):
 
 def train_until(store, config, step, monkeypatch):
     """Train, and die at the beginning of that step."""
-    true_step = Learner.step
+    true_step = Denoising.step
 
-    def fatal_step(self, number, images_u8):
+    def fatal_step(self, number, images_u8, conditioning):
         if number == step:
             raise Killed
-        true_step(self, number, images_u8)
+        true_step(self, number, images_u8, conditioning)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", fatal_step)
+        patch.setattr(Denoising, "step", fatal_step)
         with pytest.raises(Killed):
             train_rank(store, config, ALONE)
 
@@ -135,7 +135,8 @@ def test_damage_costs_the_steps_since_the_checkpoint_before(
     store.local_path(f"{made.folder}/{made.files['state'].name}").write_bytes(b"torn")
     train_rank(store, config, ALONE)
     assert final(store, config) == reference
-    assert checkpoint.of_step(store, "small", 15).step == 15
+    learner = make_learner(config)
+    assert checkpoint.resume_at(store, "small", 15, learner.trainee.parts()).step == 15
 
 
 def test_mlflow_gets_every_point_once_more_after_a_resume(store, trackers, monkeypatch):
@@ -193,15 +194,15 @@ def test_only_the_newest_checkpoints_keep_their_files(store, trackers):
 @pytest.mark.parametrize("where", ["model", "ema"])
 def test_a_nan_is_never_committed(store, trackers, monkeypatch, where):
     """Catches a checkpoint of a training that diverged between two points of the curves."""
-    true_step = Learner.step
+    true_step = Denoising.step
 
-    def poisoned_step(self, number, images_u8):
-        true_step(self, number, images_u8)
+    def poisoned_step(self, number, images_u8, conditioning):
+        true_step(self, number, images_u8, conditioning)
         if number == 9:  # after the point at 8, before the checkpoint at 10
-            average = self.ema.state_dict()["conv_out.bias"]
+            average = average_of(self)["conv_out.bias"]
             (average if where == "ema" else self.unet.conv_out.bias.data)[0] = math.inf
 
-    monkeypatch.setattr(Learner, "step", poisoned_step)
+    monkeypatch.setattr(Denoising, "step", poisoned_step)
     with pytest.raises(DivergenceError, match=rf"{where}\.conv_out\.bias .* after step 10"):
         train_rank(store, small_config(), ALONE)
     assert newest_checkpoint(store, "small").body["step"] == 5
@@ -251,16 +252,16 @@ def test_a_training_on_a_gpu_is_killed_goes_on_and_is_read_on_a_cpu(
     """Catches batches or state on another device, and checkpoints that hold CUDA tensors."""
     config = small_config()
     there = cluster.Place(rank=0, world_size=1, device=gpu)
-    true_step = Learner.step
+    true_step = Denoising.step
 
-    def fatal_step(self, number, images_u8):
+    def fatal_step(self, number, images_u8, conditioning):
         assert images_u8.is_pinned()
         if number == 12:
             raise Killed
-        true_step(self, number, images_u8)
+        true_step(self, number, images_u8, conditioning)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", fatal_step)
+        patch.setattr(Denoising, "step", fatal_step)
         with pytest.raises(Killed):
             train_rank(store, config, there)
     train_rank(store, config, there)
@@ -268,7 +269,5 @@ def test_a_training_on_a_gpu_is_killed_goes_on_and_is_read_on_a_cpu(
     origin = checkpoint.Origin(
         *(final(store, config).body[key] for key in ("experiment", "dataset"))
     )
-    found = checkpoint.newest(store, "small", origin)
-    assert found.step == 20
-    on_cpu = Learner(config, rank=0, world_size=1, device=CPU)
-    on_cpu.load(found.state, found.ema)
+    on_cpu = make_learner(config)
+    assert checkpoint.resume(store, "small", origin, on_cpu.trainee.parts()).step == 20

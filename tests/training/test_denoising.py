@@ -11,17 +11,20 @@ from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_schedule, build_unet, uses_bfloat16
-from ddpm_core.training.peers import Peers
-from ddpm_core.training.step import learning_rate
+from ddpm_core.training.optimiser import learning_rate
 from tests.gpu import no_waiting, quiet
 from tests.training.small import (
     CPU,
+    average_of,
     copy_of,
+    load,
     make_learner,
+    parallel_of,
     rank_slice,
     run_group,
     small_config,
     small_images,
+    state_of,
 )
 
 
@@ -52,12 +55,12 @@ def test_first_step_moves_moments_and_average_but_no_weight():
     config = small_config()
     learner = make_learner(config)
     before = weights(learner)
-    for average in learner.ema.state_dict().values():
+    for average in average_of(learner).values():
         average.fill_(7.0)
     run(learner, config, 0, 1)
     torch.testing.assert_close(weights(learner), before, rtol=0, atol=0)
-    torch.testing.assert_close(learner.ema.state_dict(), before, rtol=0, atol=0)
-    state = learner.state()
+    torch.testing.assert_close(average_of(learner), before, rtol=0, atol=0)
+    state = state_of(learner)
     assert state["adam.step"] == 1
     assert all(state[f"adam.exp_avg.{name}"].abs().sum() > 0 for name in before)
 
@@ -70,16 +73,19 @@ def test_gradient_is_clipped_by_its_global_norm():
     config = small_config(train__grad_clip=1e-3)
     learner = make_learner(config)
     run(learner, config, 0, 1)
-    state = learner.state()
+    state = state_of(learner)
     moments = [tensor for name, tensor in state.items() if name.startswith("adam.exp_avg.")]
     norm = math.sqrt(sum(float(moment.double().square().sum()) for moment in moments))
     assert norm == pytest.approx(0.1 * 1e-3, rel=1e-4)
-    point = learner.take_point()
+    point = learner.trainee.counts.point()
     assert point["grad_norm"] > 0.1
 
     loose = make_learner(small_config(train__grad_clip=1e9))
     run(loose, config, 0, 1)
-    tight, free = state["adam.exp_avg.conv_in.weight"], loose.state()["adam.exp_avg.conv_in.weight"]
+    tight, free = (
+        state["adam.exp_avg.conv_in.weight"],
+        state_of(loose)["adam.exp_avg.conv_in.weight"],
+    )
     torch.testing.assert_close(tight / tight.norm(), free / free.norm(), rtol=1e-4, atol=1e-5)
 
 
@@ -119,15 +125,15 @@ def test_steps_equal_the_algorithm_written_out_plainly():
 
     # Adam divides by the root of the second moment: rounding of tiny gradients is magnified.
     torch.testing.assert_close(weights(learner), dict(params), rtol=1e-3, atol=2e-5)
-    torch.testing.assert_close(learner.ema.state_dict(), average, rtol=1e-3, atol=2e-5)
-    state = learner.state()
+    torch.testing.assert_close(average_of(learner), average, rtol=1e-3, atol=2e-5)
+    state = state_of(learner)
     for moment in ("exp_avg", "exp_avg_sq"):
         theirs = {name: adam.state[param][moment] for name, param in params.items()}
         mine = {name: state[f"adam.{moment}.{name}"] for name in params}
         # The gradient of a bias before a normalisation is rounding alone.
         atol = 1e-4 * max(float(tensor.abs().max()) for tensor in theirs.values())
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=atol)
-    point = learner.take_point()
+    point = learner.trainee.counts.point()
     assert point["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
     assert point["loss"] == pytest.approx(sum(value for _, value in records) / 72, rel=1e-4)
     for quartile in range(4):
@@ -140,10 +146,10 @@ def test_a_point_begins_a_new_window():
     config = small_config()
     learner = make_learner(config)
     run(learner, config, 0, 3)
-    learner.take_point()
-    assert learner.state()["window"].abs().sum() == 0
+    learner.trainee.counts.point()
+    assert state_of(learner)["window"].abs().sum() == 0
     run(learner, config, 3, 4)
-    assert learner.state()["window"][1].sum() == 12
+    assert state_of(learner)["window"][1].sum() == 12
 
 
 def test_dropout_is_a_function_of_seed_and_step():
@@ -153,7 +159,7 @@ def test_dropout_is_a_function_of_seed_and_step():
     run(one, config, 0, 3)
     torch.rand(17)
     run(other, config, 0, 3)
-    assert one.take_point() == other.take_point()
+    assert one.trainee.counts.point() == other.trainee.counts.point()
 
 
 def test_step_waits_for_nothing():
@@ -178,11 +184,11 @@ def test_state_continues_bit_for_bit():
     whole, first, second = (make_learner(config) for _ in range(3))
     run(whole, config, 0, 10)
     run(first, config, 0, 6)
-    second.load(copy_of(first.state()), copy_of(first.ema.state_dict()))
+    load(second, state=copy_of(state_of(first)), ema=copy_of(average_of(first)))
     run(second, config, 6, 10)
-    torch.testing.assert_close(second.state(), whole.state(), rtol=0, atol=0)
-    torch.testing.assert_close(second.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
-    assert second.take_point() == whole.take_point()
+    torch.testing.assert_close(state_of(second), state_of(whole), rtol=0, atol=0)
+    torch.testing.assert_close(average_of(second), average_of(whole), rtol=0, atol=0)
+    assert second.trainee.counts.point() == whole.trainee.counts.point()
 
 
 def test_state_of_another_network_is_refused():
@@ -192,11 +198,11 @@ def test_state_of_another_network_is_refused():
         make_learner(small_config(model__base_channels=12)),
     )
     with pytest.raises(CheckpointError, match=r"(?s)'model\..*this network needs"):
-        learner.load(other.state(), other.ema.state_dict())
-    state = copy_of(learner.state())
+        load(learner, state=state_of(other), ema=average_of(other))
+    state = copy_of(state_of(learner))
     del state["adam.exp_avg.conv_in.weight"]
     with pytest.raises(CheckpointError, match=r"1 tensors, e.g. \['adam.exp_avg.conv_in.weight'"):
-        learner.load(state, learner.ema.state_dict())
+        load(learner, state=state, ema=average_of(learner))
 
 
 def test_precision():
@@ -225,8 +231,8 @@ def test_bfloat16_trains_weights_that_stay_float32():
     learner, reference = make_learner(config), make_learner(small_config())
     run(learner, config, 0, 5)
     run(reference, config, 0, 5)
-    assert {tensor.dtype for tensor in learner.state().values()} == {torch.float32, torch.float64}
-    point, exact = learner.take_point(), reference.take_point()
+    assert {tensor.dtype for tensor in state_of(learner).values()} == {torch.float32, torch.float64}
+    point, exact = learner.trainee.counts.point(), reference.trainee.counts.point()
     assert point["loss"] != exact["loss"]
     assert point["loss"] == pytest.approx(exact["loss"], rel=0.02)
 
@@ -235,15 +241,16 @@ def _two_ranks(rank, world_size, folder):
     config = small_config(model__dropout=0.0)
     learner = make_learner(config, rank, world_size)
     run(learner, config, 0, 4, rank, world_size)
-    tensors = learner.state() | {
-        f"ema.{name}": tensor for name, tensor in learner.ema.state_dict().items()
+    tensors = state_of(learner) | {
+        f"ema.{name}": tensor for name, tensor in average_of(learner).items()
     }
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(tensors, folder / f"rank{rank}.safetensors")
-    peers = Peers(world_size)
-    assert peers.gather(10 - rank) == [10, 9]
-    assert peers.from_rank_0(rank + 5) == 5
-    point = learner.take_point()
+    parallel = parallel_of(rank, world_size)
+    assert parallel.gather(10 - rank) == [10, 9]
+    assert parallel.from_rank_0(rank + 5) == 5
+    assert parallel.gather_text("é" * rank) == ["", "é"]
+    point = learner.trainee.counts.point()
     save_file(
         {key: torch.tensor(value, dtype=torch.float64) for key, value in point.items()},
         folder / f"point{rank}.safetensors",
@@ -261,13 +268,13 @@ def test_two_ranks_take_the_step_of_one(tmp_path):
     zero, one = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
     window = zero.pop("window") + one.pop("window")
     torch.testing.assert_close(zero, one, rtol=0, atol=0)
-    state = copy_of(alone.state())
+    state = copy_of(state_of(alone))
     torch.testing.assert_close(window, state.pop("window"), rtol=1e-5, atol=0)
     for name, tensor in state.items():
         torch.testing.assert_close(zero[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
     points = [load_file(tmp_path / f"point{rank}.safetensors") for rank in range(2)]
     torch.testing.assert_close(points[0], points[1], rtol=0, atol=0)
-    for key, value in alone.take_point().items():
+    for key, value in alone.trainee.counts.point().items():
         assert points[0][key].item() == pytest.approx(value, rel=1e-3)
 
 
@@ -275,17 +282,17 @@ def _three_ranks(rank, world_size, folder):
     config = small_config(model__base_channels=32)
     whole = make_learner(config, rank, world_size)
     run(whole, config, 0, 4, rank, world_size)
-    whole.gather_window()
-    kept, average = copy_of(whole.state()), copy_of(whole.ema.state_dict())
+    whole.trainee.counts.gather()
+    kept, average = copy_of(state_of(whole)), copy_of(average_of(whole))
     run(whole, config, 4, 6, rank, world_size)
     # Every rank loads what rank 0 would have stored.
     resumed = make_learner(config, rank, world_size)
     if rank:
         kept["window"] = torch.full_like(kept["window"], 99.0)
-    resumed.load(kept, average)
+    load(resumed, state=kept, ema=average)
     run(resumed, config, 4, 6, rank, world_size)
-    torch.testing.assert_close(resumed.state(), whole.state(), rtol=0, atol=0)
-    assert resumed.take_point() == whole.take_point()
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+    assert resumed.trainee.counts.point() == whole.trainee.counts.point()
     if rank == 0:
         (folder / "equal").touch()
 
@@ -320,7 +327,7 @@ def test_steps_on_a_gpu_are_those_of_a_cpu(grad_clip, gpu):
     learner, reference = make_learner(config, device=gpu), make_learner(config)
     run(learner, config, 0, 6)
     run(reference, config, 0, 6)
-    found, expected = learner.state(), reference.state()
+    found, expected = state_of(learner), state_of(reference)
     assert {tensor.device.type for tensor in found.values()} == {gpu.type}
     assert found["adam.step"] == 6
     assert torch.equal(found["window"][1].cpu(), expected["window"][1])
@@ -333,9 +340,9 @@ def test_steps_on_a_gpu_are_those_of_a_cpu(grad_clip, gpu):
         torch.testing.assert_close(
             found[name].cpu(), tensor, rtol=1e-3, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
-    averages = on_cpu(learner.ema.state_dict())
-    torch.testing.assert_close(averages, reference.ema.state_dict(), rtol=1e-3, atol=1e-4)
-    point, exact = learner.take_point(), reference.take_point()
+    averages = on_cpu(average_of(learner))
+    torch.testing.assert_close(averages, average_of(reference), rtol=1e-3, atol=1e-4)
+    point, exact = learner.trainee.counts.point(), reference.trainee.counts.point()
     assert point == pytest.approx(exact, rel=1e-3)
 
 
@@ -351,13 +358,13 @@ def test_state_continues_bit_for_bit_on_a_gpu(gpu, monkeypatch):
     whole, again, first, second = (make_learner(config, device=gpu) for _ in range(4))
     run(whole, config, 0, 10)
     run(again, config, 0, 10)
-    torch.testing.assert_close(again.state(), whole.state(), rtol=0, atol=0)
+    torch.testing.assert_close(state_of(again), state_of(whole), rtol=0, atol=0)
     run(first, config, 0, 6)
-    second.load(on_cpu(first.state()), on_cpu(first.ema.state_dict()))
+    load(second, state=on_cpu(state_of(first)), ema=on_cpu(average_of(first)))
     run(second, config, 6, 10)
-    torch.testing.assert_close(second.state(), whole.state(), rtol=0, atol=0)
-    torch.testing.assert_close(second.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
-    assert second.take_point() == whole.take_point()
+    torch.testing.assert_close(state_of(second), state_of(whole), rtol=0, atol=0)
+    torch.testing.assert_close(average_of(second), average_of(whole), rtol=0, atol=0)
+    assert second.trainee.counts.point() == whole.trainee.counts.point()
 
 
 @pytest.mark.gpu
@@ -366,15 +373,15 @@ def test_state_goes_from_gpu_to_cpu_and_back_bit_for_bit(gpu):
     config = small_config()
     begun, taken, back = (make_learner(config, device=place) for place in (gpu, CPU, gpu))
     run(begun, config, 0, 3)
-    taken.load(on_cpu(begun.state()), on_cpu(begun.ema.state_dict()))
-    torch.testing.assert_close(taken.state(), on_cpu(begun.state()), rtol=0, atol=0)
-    back.load(taken.state(), taken.ema.state_dict())
-    torch.testing.assert_close(back.state(), begun.state(), rtol=0, atol=0)
-    torch.testing.assert_close(back.ema.state_dict(), begun.ema.state_dict(), rtol=0, atol=0)
+    load(taken, state=on_cpu(state_of(begun)), ema=on_cpu(average_of(begun)))
+    torch.testing.assert_close(state_of(taken), on_cpu(state_of(begun)), rtol=0, atol=0)
+    load(back, state=state_of(taken), ema=average_of(taken))
+    torch.testing.assert_close(state_of(back), state_of(begun), rtol=0, atol=0)
+    torch.testing.assert_close(average_of(back), average_of(begun), rtol=0, atol=0)
     for learner in (taken, back):
         run(learner, config, 3, 5)
-        assert all(bool(tensor.isfinite().all()) for tensor in learner.state().values())
-        assert learner.state()["adam.step"] == 5
+        assert all(bool(tensor.isfinite().all()) for tensor in state_of(learner).values())
+        assert state_of(learner)["adam.step"] == 5
 
 
 @pytest.mark.gpu
@@ -386,10 +393,10 @@ def test_bfloat16_on_a_gpu_trains_weights_that_stay_float32(gpu):
     learner, reference = make_learner(config, device=gpu), make_learner(exactly, device=gpu)
     run(learner, config, 0, 5)
     run(reference, exactly, 0, 5)
-    state = learner.state() | {f"ema.{n}": t for n, t in learner.ema.state_dict().items()}
+    state = state_of(learner) | {f"ema.{n}": t for n, t in average_of(learner).items()}
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.float64}
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
-    point, exact = learner.take_point(), reference.take_point()
+    point, exact = learner.trainee.counts.point(), reference.trainee.counts.point()
     assert point["loss"] != exact["loss"]
     assert point["loss"] == pytest.approx(exact["loss"], rel=0.02)
 
@@ -409,4 +416,4 @@ def test_step_never_waits_for_the_gpu(precision, gpu):
     with no_waiting():
         learner.step(3, images_u8)
         with pytest.raises(RuntimeError, match="synchroniz"):
-            learner.take_point()
+            learner.trainee.counts.point()

@@ -1,0 +1,80 @@
+"""What a training counts between two points of its curves: sums on the device, read at a point."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ddpm_core.training.parallel import Parallel
+
+
+class Counts:
+    """Means by column since the last point, and the last value of what has no mean.
+
+    Adding waits for nothing. The sums are float64, so that the order of adding hardly shows; they
+    are a part of the state, so that a resumed run adds the same numbers in the same order.
+
+    Args:
+        columns: names of the means, e.g. of the losses of each quartile of t.
+        whole: name of the mean over all columns; None where that has no meaning.
+        latest: names of the values of the last step alone, e.g. the norm of its gradient.
+        parallel: the ranks that count together.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        whole: str | None,
+        latest: Sequence[str],
+        parallel: Parallel,
+    ) -> None:
+        self._columns, self._whole, self._parallel = tuple(columns), whole, parallel
+        self.window = torch.zeros(2, len(columns), dtype=torch.float64, device=parallel.device)
+        """sums of the values by column, and below them how many they are"""
+        self._latest = {name: torch.zeros((), device=parallel.device) for name in latest}
+
+    def add(self, values: Tensor, members: Tensor) -> None:
+        """Count values (b,), each in the column where `members` (b, columns) is True.
+
+        By a product with 0 and 1: an index would need atomics.
+        """
+        members = members.double()
+        self.window[0] += values.double() @ members
+        self.window[1] += members.sum(dim=0)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Take the value of this step, a scalar that is the same on all ranks."""
+        self._latest[name] = value
+
+    def point(self) -> dict[str, float]:
+        """Return the means since the last point and the last values; wait for them.
+
+        A column without values is left out. All ranks call it together and get the same.
+        """
+        self._parallel.add_up(self.window)
+        latest = [value.double().reshape(1) for value in self._latest.values()]
+        numbers = torch.cat([self.window.flatten(), *latest]).tolist()
+        self.window.zero_()
+        size = len(self._columns)
+        sums, counts, values = numbers[:size], numbers[size : 2 * size], numbers[2 * size :]
+        point = dict(zip(self._latest, values, strict=True))
+        if self._whole is not None:
+            point[self._whole] = sum(sums) / sum(counts)
+        for name, total, count in zip(self._columns, sums, counts, strict=True):
+            if count:
+                point[name] = total / count
+        return point
+
+    def gather(self) -> None:
+        """Add up on rank 0 what the ranks counted since the last point; all call it together.
+
+        Done at every checkpoint, also by a run that is never interrupted: see `Counts`.
+        """
+        self._parallel.add_up(self.window)
+        self.keep_on_rank_0()
+
+    def keep_on_rank_0(self) -> None:
+        """Forget on the other ranks what rank 0 has: what all of them read of a checkpoint."""
+        if self._parallel.rank:
+            self.window.zero_()

@@ -1,0 +1,115 @@
+"""How the ranks of a training work together: the only file that knows whether there are others.
+
+Gradients are averaged over the ranks in one sum of one vector, of whatever modules they are: there
+is no wrapper around a network, and so nothing that its layout or the first pass could change. What
+the ranks agree on goes over the CPU, beside the gradients.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ddpm_core.cluster import Place
+
+# A rank that stores a checkpoint may take long, and a rank that is lost breaks the connection:
+# the short timeout of the gradients would only hurt here.
+_TIMEOUT = timedelta(minutes=30)
+
+
+class Parallel:
+    """This rank among those of torch's process group, or alone.
+
+    Every method but `rows` and `writes` is called by all ranks together.
+
+    Args:
+        place: this rank; the process group must exist if there are several.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.rank, self.world_size, self.device = place.rank, place.world_size, place.device
+        self._group = (
+            distributed.new_group(backend="gloo", timeout=_TIMEOUT) if self.world_size > 1 else None
+        )
+        self._gradients: dict[tuple[nn.Parameter, ...], tuple[Tensor, list[Tensor]]] = {}
+
+    # -- the work ----------------------------------------------------------------------------
+
+    def rows(self, global_batch_size: int) -> Tensor:
+        """Return the positions of this rank's slice in the global batch, (b,) int64."""
+        size = global_batch_size // self.world_size
+        return torch.arange(self.rank * size, (self.rank + 1) * size, device=self.device)
+
+    def backward(self, loss: Tensor, params: Sequence[nn.Parameter]) -> None:
+        """Give `params`, and nothing else, the gradient of the mean of `loss` over the ranks.
+
+        Args:
+            loss: the mean over this rank's slice; the slices are equal.
+            params: leaves, the same at every step; where the loss does not reach, it is 0.
+        """
+        params = tuple(params)
+        if self.world_size == 1:
+            torch.autograd.backward(loss, inputs=params)
+            for param in params:
+                if param.grad is None:
+                    param.grad = torch.zeros_like(param)
+            return
+        flat, views = self._vector(params)
+        flat.zero_()
+        for param, view in zip(params, views, strict=True):
+            param.grad = view
+        torch.autograd.backward(loss, inputs=params)
+        flat /= self.world_size
+        distributed.all_reduce(flat)
+
+    def add_up(self, sums: Tensor) -> None:
+        """Replace `sums` on every rank by their sum over the ranks."""
+        if self.world_size > 1:
+            distributed.all_reduce(sums)
+
+    def _vector(self, params: tuple[nn.Parameter, ...]) -> tuple[Tensor, list[Tensor]]:
+        """Return one vector for all gradients, and each as a view that lies like its weight."""
+        if params not in self._gradients:
+            flat = torch.zeros(sum(param.numel() for param in params), device=self.device)
+            ends = torch.tensor([param.numel() for param in params]).cumsum(0).tolist()
+            views = [
+                flat.as_strided(param.size(), param.stride(), end - param.numel())
+                for param, end in zip(params, ends, strict=True)
+            ]
+            self._gradients[params] = flat, views
+        return self._gradients[params]
+
+    # -- agreement ---------------------------------------------------------------------------
+
+    def writes(self, role: str) -> bool:  # noqa: ARG002 - of parts that only some ranks hold
+        """Say whether this rank writes that part of a checkpoint; here rank 0 holds all."""
+        return self.rank == 0
+
+    def from_rank_0(self, value: int) -> int:
+        """Return rank 0's value, within 64 bits."""
+        return self.gather(value)[0]
+
+    def gather(self, value: int) -> list[int]:
+        """Return the values of all ranks, each within 64 bits, in the order of the ranks."""
+        return [int(one) for one in self._gathered(torch.tensor([value]))]
+
+    def gather_text(self, text: str) -> list[str]:
+        """Return the texts of all ranks, in the order of the ranks."""
+        data = text.encode()
+        sizes = self.gather(len(data))
+        padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
+        padded[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        gathered = zip(self._gathered(padded), sizes, strict=True)
+        return [bytes(one[:size].tolist()).decode() for one, size in gathered]
+
+    def wait(self) -> None:
+        """Return once all ranks have come here."""
+        self.gather(0)
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
+        if self._group is None:
+            return [own]
+        found = [torch.zeros_like(own) for _ in range(self.world_size)]
+        distributed.all_gather(found, own, group=self._group)
+        return found

@@ -1,0 +1,125 @@
+"""What a training changes, by name: modules, optimisers, averages of weights, and the counts.
+
+Each is a part of a checkpoint, in a file of its own; what is called `model` and `adam`, as the one
+network has always been, lies in one file with the counts. What a step does with them is in a file
+for each kind of training. What a training uses and never changes, a frozen base say, is none of
+it: only that kind of training knows it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ddpm_core.errors import ConfigError
+from ddpm_core.inference.weights import EMA, MODEL, average_role
+from ddpm_core.models import ema
+from ddpm_core.training.counting import Counts
+from ddpm_core.training.optimiser import Optimiser
+
+ADAM = "adam"
+_STATE = "state"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_TAKEN = ("state", "history", "window")
+
+
+@dataclass(frozen=True)
+class Average:
+    """A moving average of the parameters of one module."""
+
+    module: str
+    name: str
+    decay: float
+    """in [0, 1)"""
+
+
+class Trainee:
+    """All that the next step depends on and that no configuration says, by name.
+
+    The modules are the same on all ranks at all times: the same at the beginning, and moved by the
+    same averaged gradients.
+
+    Args:
+        modules: what is trained, already on its device.
+        optimisers: what moves them. A module may have several, and an optimiser several modules.
+        averages: of which modules, and how fast; begun with the weights as they are.
+        counts: of the curves.
+
+    Raises:
+        ConfigError: a name that is taken or cannot be that of a part, or a module not there.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimisers: Mapping[str, Optimiser],
+        averages: Sequence[Average],
+        counts: Counts,
+    ) -> None:
+        _require_names([*modules, *optimisers, *{one.name for one in averages}])
+        self.modules, self.optimisers, self.counts = dict(modules), dict(optimisers), counts
+        self._params = {name: dict(one.named_parameters()) for name, one in modules.items()}
+        self._averages: dict[str, tuple[Average, ema.EMA]] = {}
+        for one in averages:
+            if one.module not in modules:
+                raise ConfigError(
+                    f"the average {one.name!r} is of the module {one.module!r}, and there are "
+                    f"{', '.join(modules)}; name one of them"
+                )
+            role = average_role(one.module, one.name)
+            if role in self._averages:
+                raise ConfigError(f"there are two averages {role!r}; give one another name")
+            self._averages[role] = one, ema.EMA(self._params[one.module])
+
+    def average(self, *, first: bool) -> None:
+        """Take the weights after a step into all averages; `first` is that of the run."""
+        for one, moving in self._averages.values():
+            moving.update(self._params[one.module], one.decay, first=first)
+
+    def averaged(self, module: str = MODEL, average: str = EMA) -> dict[str, Tensor]:
+        """Return an average by the names of the module's parameters; not copies."""
+        return self._averages[average_role(module, average)][1].state_dict()
+
+    # -- state -------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return all tensors of all modules as `MODULE.*`; not copies."""
+        return {
+            f"{name}.{key}": tensor.detach()
+            for name, module in self.modules.items()
+            for key, tensor in module.state_dict().items()
+        }
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors themselves, by the role of their part of a checkpoint.
+
+        `state` has `model.*`, `adam.exp_avg.*`, `adam.exp_avg_sq.*`, `adam.step` and the counts'
+        `window`, which is whole on rank 0 after `counts.gather`; `module.NAME` and
+        `optimiser.NAME` have those of other names, and each average has its own.
+        """
+        parts: dict[str, dict[str, Tensor]] = {_STATE: {"window": self.counts.window}}
+        for name, module in self.modules.items():
+            part = parts.setdefault(_STATE if name == MODEL else f"module.{name}", {})
+            tensors = module.state_dict()
+            part.update({f"{name}.{key}": one.detach() for key, one in tensors.items()})
+        for name, optimiser in self.optimisers.items():
+            part = parts.setdefault(_STATE if name == ADAM else f"optimiser.{name}", {})
+            part.update({f"{name}.{key}": one for key, one in optimiser.state().items()})
+        averages = {role: moving.state_dict() for role, (_, moving) in self._averages.items()}
+        return parts | averages
+
+    def settle(self) -> None:
+        """Go on from what was written into the tensors of `parts`, on every rank the same."""
+        for optimiser in self.optimisers.values():
+            optimiser.settle()
+        self.counts.keep_on_rank_0()
+
+
+def _require_names(names: Sequence[str]) -> None:
+    for name in names:
+        if _NAME.fullmatch(name) is None or name in _TAKEN or names.count(name) > 1:
+            raise ConfigError(
+                f"{name!r} names a module, an optimiser or an average, and must be of small "
+                f"letters, digits and _, not {', '.join(_TAKEN)}, and the only one; rename it"
+            )
