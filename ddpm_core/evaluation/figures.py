@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.choices import Prediction
+from ddpm_core.diffusion.choices import PredictionKind
 from ddpm_core.drawing import pictures
 from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, plot, png
 from ddpm_core.evaluation.metrics import Bound
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
-_PREDICTED: dict[Prediction, str] = {
+_PREDICTED: dict[PredictionKind, str] = {
     "eps": "noise",
     "x_0": "image",
     "x_prev": r"mean of $x_{t-1}$",
