@@ -4,6 +4,7 @@ import hashlib
 import pickle  # noqa: TID251 - how Ray sends things to workers
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ddpm_core import store
+from ddpm_core import storage, store
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.foreign_bucket import bucket_and_key
 from ddpm_core.manifest import Manifest, write_file
@@ -24,7 +25,7 @@ from ddpm_core.storage import (
     open_store,
 )
 from tests import real_s3
-from tests.fake_s3 import SECRET
+from tests.fake_s3 import BUCKET, SECRET, FakeS3
 
 pytest_plugins = ["tests.s3_fixtures"]
 
@@ -212,6 +213,34 @@ def test_a_file_is_hashed_once_on_its_way_there_and_once_on_its_way_back(
     hashed.clear()
     assert Manifest("folder", {}, {"state": record}).read(s3_store, "state") == b"12345"
     assert hashed == [5]
+
+
+def test_the_clock_of_a_request_counts_no_preparation(
+    s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches the loading of a client's description, 0.2 s of a core and on a busy machine more
+    than an answer may take, inside the first request of each store: "no answer in time".
+    """
+    from botocore.loaders import JSONFileLoader
+
+    del s3_server
+    threads = []
+    load = JSONFileLoader.load_file
+
+    def noted(self, path):
+        content = load(self, path)
+        if content is not None:  # there is such a file
+            threads.append(threading.current_thread())
+        return content
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", noted)
+    storage._models_of_s3.cache_clear()
+    open_store(f"s3://{BUCKET}/some")
+    assert threads
+    assert set(threads) == {threading.current_thread()}, "not the one that all requests share"
+    threads.clear()
+    open_store(f"s3://{BUCKET}/other")
+    assert not threads
 
 
 @pytest.mark.s3
