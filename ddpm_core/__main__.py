@@ -16,6 +16,7 @@ from ddpm_core import begun, layout, results
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
+from ddpm_core.extras import packages_named
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import RESULTS, Findings, preflight
 from ddpm_core.recipes import RECIPES
@@ -62,17 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with command_output():
         options = _parser().parse_args(arguments)
         try:
-            match options.stage:
-                case "verify":
-                    _verify(options)
-                case "import-weights":
-                    _import_weights(options)
-                case "export-weights":
-                    _export_weights(options)
-                case "runs" | "export-samples":
-                    run_command(options)
-                case _:
-                    _run_stage(options)
+            with packages_named():
+                _act(options)
         except PipelineError as error:
             say(printable(f"{options.stage}: {error}"), stream=sys.stderr)
             return error.exit_code
@@ -81,6 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"{options.stage}: {words}", stream=sys.stderr)
             return INTERRUPTED_EXIT_CODE
     return 0
+
+
+def _act(options: argparse.Namespace) -> None:
+    match options.stage:
+        case "verify":
+            _verify(options)
+        case "import-weights":
+            _import_weights(options)
+        case "export-weights":
+            _export_weights(options)
+        case "runs" | "export-samples":
+            run_command(options)
+        case _:
+            _run_stage(options)
 
 
 def _run_stage(options: argparse.Namespace) -> None:

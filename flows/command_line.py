@@ -12,6 +12,7 @@ from ddpm_core import begun, layout
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
+from ddpm_core.extras import packages_named
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
 from ddpm_core.runs import begin_stage, check_run, open_run
@@ -83,7 +84,8 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     with command_output():
         options = _parser(command).parse_args(arguments)
         try:
-            return _run(command, options)
+            with packages_named():
+                return _run(command, options)
         except PipelineError as error:
             say(printable(f"{command.name}: {error}"), stream=sys.stderr)
             return error.exit_code
