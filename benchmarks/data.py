@@ -21,8 +21,8 @@ import torch
 from benchmarks import data_readers as readers
 from benchmarks.about import about
 from benchmarks.data_sets import CASES, image_files, write_folder, write_shards
-from ddpm_core.data.cache import FOLDER_VARIABLE, LIMIT_VARIABLE
-from ddpm_core.storage import open_store
+from ddpm_core.loading.cache import FOLDER_VARIABLE, LIMIT_VARIABLE
+from ddpm_core.store.storage import open_store
 
 PEERS = ("webdataset", "torch folder")
 MIN_CACHED = 200_000

@@ -18,9 +18,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ddpm_core.config import TrainConfig
-from ddpm_core.data import loader
-from ddpm_core.data.loader import Batches, load_split
-from ddpm_core.storage import open_store
+from ddpm_core.loading import loader
+from ddpm_core.loading.loader import Batches, load_split
+from ddpm_core.store.storage import open_store
 
 BATCH = 128
 NUM_EPOCHS = 2

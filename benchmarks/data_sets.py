@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpm_core.data.index import Index, Shard
-from ddpm_core.manifest import FileRecord, Manifest
-from ddpm_core.storage import Store, sha256_of
+from ddpm_core.shards.index import Index, Shard
+from ddpm_core.store.manifest import FileRecord, Manifest
+from ddpm_core.store.storage import Store, sha256_of
 
 NUM_DISTINCT = 1000
 

@@ -32,14 +32,14 @@ from torch.nn import functional
 
 from benchmarks.about import about
 from ddpm_core import seeding
-from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.exchange.unet_config import write_unet_config
+from ddpm_core.inference.build import build_denoiser, build_unet
+from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.interop import to_diffusers
 from ddpm_core.recipes import recipe
-from ddpm_core.sampling.denoiser import AveragedNetwork
-from ddpm_core.training.build import build_denoiser, build_unet
 from ddpm_core.training.step import Learner
 
 WARM_UP = 3

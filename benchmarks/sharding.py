@@ -22,9 +22,9 @@ from PIL import Image
 
 from ddpm_core import cluster
 from ddpm_core.config import ComputeConfig, DataConfig
-from ddpm_core.data.collection import Collection
-from ddpm_core.data.dataset import make_dataset
-from ddpm_core.storage import open_store
+from ddpm_core.sharding.collection import Collection
+from ddpm_core.sharding.dataset import make_dataset
+from ddpm_core.store.storage import open_store
 
 IMAGES_PER_SHARD = 1000
 

@@ -12,17 +12,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ddpm_core import begun, layout, results
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.extras import packages_named
 from ddpm_core.output import command_output, printable, say
-from ddpm_core.preflight import RESULTS, Findings, preflight
+from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
 from ddpm_core.run_commands import add_parsers, run_command
-from ddpm_core.runs import begin_stage, configure, open_stage, refuse_training_imported
-from ddpm_core.storage import Store, open_store
+from ddpm_core.runs import begun, layout, results
+from ddpm_core.runs.run import begin_stage, configure, open_stage, refuse_training_imported
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.store.storage import Store, open_store
 
 STAGES = {
     "shard": "write the data set as WebDataset shards with an index",
@@ -180,7 +181,7 @@ def _stage(name: str) -> Callable[[Store, RunConfig], object]:
     """Import the stage that is asked for, and no other: each brings its own vendors."""
     match name:
         case "shard":
-            from ddpm_core.data.stage import run_shard
+            from ddpm_core.sharding.stage import run_shard
 
             return run_shard
         case "train":

@@ -13,7 +13,7 @@ from ddpm_core.canonical import MAX_JSON_DEPTH, json_depth
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
-from ddpm_core.runs import DEFAULT_ROOT
+from ddpm_core.runs.run import DEFAULT_ROOT
 
 TARGET_HELP = (
     f"a recipe ({', '.join(RECIPES)}), perhaps after a colon an ablation of the paper's table 2 "

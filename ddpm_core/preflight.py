@@ -8,29 +8,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ddpm_core import layout, machine, results
+from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
-from ddpm_core.data.download import downloads_folder
-from ddpm_core.data.glance import Glance, glance
-from ddpm_core.data.one_class import distance_warning
+from ddpm_core.config.estimate import disk_use, num_parameters, size_text
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
-from ddpm_core.estimate import disk_use, num_parameters, size_text
-from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.recipes import ablation_runs
-from ddpm_core.runs import check_stage, has_results, require_feature_file
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import check_stage, has_results, require_feature_file
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.shards.one_class import distance_warning
+from ddpm_core.sources.download import downloads_folder
+from ddpm_core.sources.glance import Glance, glance
+from ddpm_core.store.manifest import DamagedError
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking.place import tracking_uri
-
-RESULTS: dict[str, Callable[[Store, RunConfig], Manifest | None]] = {
-    "shard": results.dataset_of,
-    "train": results.final_checkpoint,
-    "sample": results.samples_of,
-    "evaluate": results.evaluation_of,
-    "study": results.study_of,
-    "ablations": results.ablations_of,
-}
-"""stage, in the order of the pipeline -> how to find its result; None while it is not complete"""
 
 
 @dataclass(frozen=True)

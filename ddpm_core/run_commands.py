@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ddpm_core.cli import TARGET_HELP, parse_overrides
 from ddpm_core.output import printable, say
-from ddpm_core.run_deletion import delete_run
-from ddpm_core.run_table import compare_runs, list_runs, show_run
-from ddpm_core.runs import DEFAULT_ROOT, configure
-from ddpm_core.storage import open_store
+from ddpm_core.runs.deletion import delete_run
+from ddpm_core.runs.run import DEFAULT_ROOT, configure
+from ddpm_core.runs.table import compare_runs, list_runs, show_run
+from ddpm_core.store.storage import open_store
 
 COMMANDS = {
     "runs": "list, show, compare or delete the runs below a root",

@@ -17,7 +17,7 @@ from ddpm_core.cli import parse_overrides
 from ddpm_core.errors import PipelineError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.progress import BEGINS, ENDS
-from ddpm_core.runs import configure
+from ddpm_core.runs.run import configure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from os import cpu_count
 
-from ddpm_core import layout, manifest, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.data.index import Index, load_index
-from ddpm_core.data.verify import problems_of
 from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.manifest import DamagedError, Expected, Manifest
 from ddpm_core.progress import Progress
-from ddpm_core.runs import configure
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import configure
 from ddpm_core.sampling.units import Unit, check_archive
-from ddpm_core.storage import Store, open_store
+from ddpm_core.sharding.verify import problems_of
+from ddpm_core.shards.index import Index, load_index
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.storage import Store, open_store
 
 _MAX_THREADS = 4
 _NUM_SHOWN = 20

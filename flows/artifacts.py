@@ -23,9 +23,9 @@ from prefect.logging import get_logger
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import PipelineError
-from ddpm_core.manifest import Manifest
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.storage import Store
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from flows.plan import headline, metrics_of, mlflow_page, result_of
 from flows.record import LOST, briefly, say
 
@@ -145,7 +145,7 @@ def _inlined(store: Store, result: Manifest, role: str) -> str | None:
         return None
     image, kind = result.read(store, role), "png"
     if len(image) > MAX_INLINE_BYTES:
-        from ddpm_core.sampling import pictures  # numpy and Pillow, for this alone
+        from ddpm_core.drawing import pictures  # numpy and Pillow, for this alone
 
         image, kind = pictures.preview(image, max_bytes=MAX_INLINE_BYTES), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from ddpm_core import layout
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -21,8 +20,10 @@ from ddpm_core.errors import (
     PipelineError,
     StorageError,
 )
-from ddpm_core.storage import Store
-from flows.plan import RESULTS, job_command, job_prefix, result_of
+from ddpm_core.runs import layout
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.store.storage import Store
+from flows.plan import job_command, job_prefix, result_of
 from flows.ray_jobs import ClusterLostError, Job
 from flows.together import StageEnded, Together, lines_of
 

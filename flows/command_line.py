@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core import begun, layout
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
 from ddpm_core.extras import packages_named
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
-from ddpm_core.runs import begin_stage, check_run, open_run
+from ddpm_core.runs import begun, layout
+from ddpm_core.runs.run import begin_stage, check_run, open_run
 from ddpm_core.servers.server import use_directly
-from ddpm_core.storage import Store
+from ddpm_core.store.storage import Store
 from flows import plan
 from flows.console import Console, duration, show_on
 from flows.embedded import shared_ray

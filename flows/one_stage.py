@@ -26,13 +26,14 @@ from prefect.runtime import flow_run as current_flow_run
 from ddpm_core import progress
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
-from ddpm_core.manifest import Manifest
-from ddpm_core.runs import begin_stage
-from ddpm_core.storage import Store
+from ddpm_core.runs.run import begin_stage
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from flows import artifacts, console, together
 from flows.attempt import make_result, stop_alive
 from flows.embedded import Cluster, cluster_at
-from flows.plan import RESULTS, job_prefix, resolve, result_of, run_prefix, whole_result_of
+from flows.plan import job_prefix, resolve, result_of, run_prefix, whole_result_of
 from flows.ray_jobs import Job, RayJobs
 from flows.record import error_of, explained, logger, say
 from flows.together import Together

@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
     sys.exit(main(PAPER))
 
-from ddpm_core.runs import DEFAULT_ROOT
+from ddpm_core.runs.run import DEFAULT_ROOT
 from flows.plan import PAPER as STAGES
 from flows.stages import (
     Overrides,

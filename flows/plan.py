@@ -11,20 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ddpm_core import layout, preflight
+from ddpm_core import preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
-from ddpm_core.runs import configure, refuse_training_imported
-from ddpm_core.storage import KeyMissingError, Store, open_store
+from ddpm_core.runs import layout
+from ddpm_core.runs.run import configure, refuse_training_imported
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.storage import KeyMissingError, Store, open_store
 from ddpm_core.tracking.place import is_database, redacted
 from ddpm_core.tracking.receipts import page_of
 from flows.ray_address import require_answer
 
-RESULTS = preflight.RESULTS
-"""stage -> how to find its result"""
 PIPELINE = ("shard", "train", "sample", "evaluate")
 """the stages of `train-ddpm`"""
 PAPER = (*PIPELINE, "study", "ablations")

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, WithJsonSchema
 
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import recipe
-from ddpm_core.runs import DEFAULT_ROOT, check_run
+from ddpm_core.runs.run import DEFAULT_ROOT, check_run
 from ddpm_core.servers.server import use_directly
 from flows import artifacts
 from flows.embedded import shared_ray

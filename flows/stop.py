@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from ddpm_core import output
 from ddpm_core.errors import PipelineError
-from ddpm_core.runs import DEFAULT_ROOT
-from ddpm_core.storage import open_store
+from ddpm_core.runs.run import DEFAULT_ROOT
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.store.storage import open_store
 from flows.attempt import stop_alive
 from flows.embedded import Cluster
-from flows.plan import RESULTS, run_prefix
+from flows.plan import run_prefix
 from flows.ray_jobs import RayJobs
 
 

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
     sys.exit(main(TRAIN_DDPM))
 
-from ddpm_core.runs import DEFAULT_ROOT
+from ddpm_core.runs.run import DEFAULT_ROOT
 from flows.plan import PIPELINE
 from flows.stages import (
     Overrides,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ddpm_core.data.cache import FOLDER_VARIABLE
+from ddpm_core.loading.cache import FOLDER_VARIABLE
 from tests.seconds import pytest_terminal_summary
 from tests.sharing import (
     pytest_collection_finish,

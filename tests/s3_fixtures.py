@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ddpm_core.storage import S3Store, Store
+from ddpm_core.store.storage import S3Store, Store
 from tests import real_s3 as real
 from tests.fake_s3 import BUCKET, SECRET, FakeS3, serving
 from tests.real_s3 import RealS3

@@ -12,7 +12,7 @@ from PIL import Image
 from ddpm_core import __main__ as command
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, StorageError
-from ddpm_core.runs import open_stage
+from ddpm_core.runs.run import open_stage
 
 
 def stage_that_raises(error):

@@ -6,10 +6,10 @@ from PIL import Image
 from ddpm_core.errors import CheckpointError, ConfigError, DataError, RunConflictError
 from ddpm_core.preflight import preflight
 from ddpm_core.recipes import ablation_runs, digits, mnist, recipe
-from ddpm_core.runs import open_run
-from ddpm_core.storage import open_store
-from tests.data.small import write_mnist
+from ddpm_core.runs.run import open_run
+from ddpm_core.store.storage import open_store
 from tests.flows.fakes import recorded
+from tests.sharding.small import write_mnist
 
 PIPELINE = ("shard", "train", "sample", "evaluate")
 PAPER = (*PIPELINE, "study", "ablations")

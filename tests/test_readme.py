@@ -8,8 +8,8 @@ import pytest
 
 from ddpm_core import __main__ as stage
 from ddpm_core.cli import parse_overrides
-from ddpm_core.runs import configure, open_run, open_stage
-from ddpm_core.storage import open_store
+from ddpm_core.runs.run import configure, open_run, open_stage
+from ddpm_core.store.storage import open_store
 from flows import command_line
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -7,6 +7,7 @@ from torch import nn
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import ConfigError
+from ddpm_core.inference.build import build_unet
 from ddpm_core.recipes import (
     PAPER_TABLE_2,
     RECIPES,
@@ -17,8 +18,7 @@ from ddpm_core.recipes import (
     is_recipe,
     recipe,
 )
-from ddpm_core.runs import configure
-from ddpm_core.training.build import build_unet
+from ddpm_core.runs.run import configure
 from ddpm_core.training.step import _adam
 
 # Ho et al. 2020, arXiv:2006.11239, appendix B, and where that is silent the scripts of the authors'

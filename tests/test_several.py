@@ -8,8 +8,8 @@ from ddpm_core import __main__ as one
 from ddpm_core import cluster, several
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import digits
-from ddpm_core.runs import open_run
-from ddpm_core.storage import open_store
+from ddpm_core.runs.run import open_run
+from ddpm_core.store.storage import open_store
 
 
 @pytest.fixture

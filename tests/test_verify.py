@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core import layout, manifest, results
-from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError, ConfigError, DataError, PipelineError
 from ddpm_core.evaluation import stage as evaluation
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.manifest import DamagedError, Expected
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling import stage as sampling
 from ddpm_core.sampling.stage import run_sample
-from ddpm_core.storage import sha256_of
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Expected
+from ddpm_core.store.storage import sha256_of
 from ddpm_core.training import checkpoint
 from ddpm_core.verify import verify
-from tests.data.small import data_config, files_below, shard_dataset, splits
 from tests.sampling.tiny import (
     _evaluated_root,
     _sampled_root,
@@ -34,6 +34,7 @@ from tests.sampling.tiny import (
     tiny_config,
     trained,
 )
+from tests.sharding.small import data_config, files_below, shard_dataset, splits
 
 __all__ = [
     "_evaluated_root",

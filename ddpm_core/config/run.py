@@ -14,6 +14,7 @@ from ddpm_core.canonical import parse_json
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
 from ddpm_core.config.diffusion import DiffusionConfig
+from ddpm_core.config.explain import did_you_mean, explain, which_key
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig
 from ddpm_core.config.network_size import MAX_PARAMETERS, num_parameters
@@ -22,7 +23,6 @@ from ddpm_core.config.section import Section
 from ddpm_core.config.train import TrainConfig
 from ddpm_core.diffusion.choices import is_learned, require_possible, require_samplable
 from ddpm_core.errors import ConfigError
-from ddpm_core.explain import did_you_mean, explain, which_key
 
 _MAX_PIXELS = 2**26
 _MAX_BATCH_BYTES = 2**36

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddpm_core import seeding
-from ddpm_core.data.blocks import BlockOrder
-from ddpm_core.data.loader import Images, ImageSet
-from ddpm_core.protocol import protocol_identity
+from ddpm_core.loading.blocks import BlockOrder
+from ddpm_core.loading.loader import Images, ImageSet
+from ddpm_core.runs.protocol import protocol_identity
 
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run

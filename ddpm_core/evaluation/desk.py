@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_core import results
 from ddpm_core.config import RunConfig
-from ddpm_core.data.index import Index, load_index
-from ddpm_core.data.loader import Images, load_split
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
-from ddpm_core.manifest import Manifest
-from ddpm_core.results import DatasetPointer
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.loading.loader import Images, load_split
+from ddpm_core.runs import results
+from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.sampling import units as sampling_units
-from ddpm_core.sampling.denoiser import load_denoiser
-from ddpm_core.storage import Store, open_store
+from ddpm_core.shards.index import Index, load_index
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store, open_store
 
 
 def payload_of(

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from ddpm_core import layout, manifest
 from ddpm_core.config import EvaluateConfig, RunConfig
-from ddpm_core.data.loader import Images
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.evaluation import check, classifier, torchscript
 from ddpm_core.evaluation.network import FeatureNetwork
-from ddpm_core.manifest import Expected, Manifest
-from ddpm_core.storage import Store
+from ddpm_core.loading.loader import Images
+from ddpm_core.runs import layout
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.storage import Store
 
 NETWORK_ROLE = "network"
 

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ddpm_core.evaluation.drawing import BLUE, DPI, ORANGE, plot, png
+from ddpm_core.drawing import pictures
+from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, plot, png
 from ddpm_core.evaluation.metrics import Bound
-from ddpm_core.sampling import pictures
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
 

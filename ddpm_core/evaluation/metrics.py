@@ -22,7 +22,7 @@ from ddpm_core.evaluation.worker import (
     Source,
     Unit,
 )
-from ddpm_core.protocol import PROTOCOL_VERSION
+from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
 
 

@@ -5,12 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ddpm_core import cluster, layout, manifest, results
+from ddpm_core import cluster
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
-from ddpm_core.data.index import Index, load_index
-from ddpm_core.data.loader import load_split
-from ddpm_core.data.one_class import why_no_distance
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.desk import payload_of
@@ -28,11 +25,16 @@ from ddpm_core.evaluation.worker import (
     likelihood_units,
     make_worker,
 )
-from ddpm_core.manifest import Expected, Manifest
+from ddpm_core.loading.loader import load_split
 from ddpm_core.progress import Progress
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import deliver_samples
 from ddpm_core.sampling.units import first_images
-from ddpm_core.storage import Store
+from ddpm_core.shards.index import Index, load_index
+from ddpm_core.shards.one_class import why_no_distance
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training.checkpoint import Curve, load_history
 from ddpm_core.training.worker import deliver_curve

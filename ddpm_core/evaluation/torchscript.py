@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core.data.download import downloads_folder, fetch_pinned
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation.network import FeatureNetwork
-from ddpm_core.pinned_file import MAX_PINNED_BYTES, read_pinned
+from ddpm_core.sources.download import downloads_folder, fetch_pinned
+from ddpm_core.store.pinned_file import MAX_PINNED_BYTES, read_pinned
 
 _KEY = "evaluate.features"
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
-from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.evaluation.desk import Desk
+from ddpm_core.loading.loader import to_unit_range
 
 Source = Literal["samples", "test", "train"]
 

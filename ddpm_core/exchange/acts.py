@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core import layout, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import is_learned
@@ -23,13 +22,15 @@ from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
 from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.exchange.unet_config import Network, read_unet_config, write_unet_config
-from ddpm_core.manifest import DamagedError
+from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.weights import load_ema
 from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
 from ddpm_core.recipes import recipe
-from ddpm_core.runs import configure, open_run
-from ddpm_core.storage import Store, open_store
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import configure, open_run
+from ddpm_core.store.manifest import DamagedError
+from ddpm_core.store.storage import Store, open_store
 from ddpm_core.training import checkpoint
-from ddpm_core.training.build import build_unet
 
 _NO_DATASET = "none: imported weights"
 
@@ -137,7 +138,7 @@ def export_weights(target: str, folder: str, *, root: str | None = None) -> str:
             f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
             f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
         )
-    weights = to_diffusers(checkpoint.load_ema(store, found))
+    weights = to_diffusers(load_ema(store, found))
     return write_folder(folder, unet=unet, scheduler=scheduler, weights=weights).uri
 
 

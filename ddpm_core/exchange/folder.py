@@ -21,7 +21,7 @@ from torch import Tensor
 from ddpm_core.canonical import MAX_JSON_BYTES, parse_json
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.exchange.headers import check_safetensors_header
-from ddpm_core.storage import KeyMissingError, Store, open_store, sha256_of
+from ddpm_core.store.storage import KeyMissingError, Store, open_store, sha256_of
 
 MAX_WEIGHT_BYTES = 2**32
 """Of one file of weights; the largest network of the paper has 1.0e9."""

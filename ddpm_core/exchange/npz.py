@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm_core.errors import CheckpointError
 from ddpm_core.exchange.headers import check_shape
-from ddpm_core.storage import KeyMissingError, open_store, sha256_of
+from ddpm_core.store.storage import KeyMissingError, open_store, sha256_of
 
 MAX_NPZ_BYTES = 2**33
 """Of the file, and of all variables together: weights, averages and Adam's two moments."""

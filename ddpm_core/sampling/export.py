@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from ddpm_core import layout, results
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, RunConflictError, StorageError
 from ddpm_core.progress import Progress
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.units import read_pictures, units_of
-from ddpm_core.storage import Store
+from ddpm_core.store.storage import Store
 
 
 def export_samples(store: Store, config: RunConfig, folder: Path) -> int:

@@ -31,9 +31,9 @@ _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.errors import CheckpointError  # noqa: E402
-from ddpm_core.sampling.denoiser import AveragedNetwork  # noqa: E402
+from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16  # noqa: E402
+from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_u8  # noqa: E402
-from ddpm_core.training.build import build_denoiser, build_unet, uses_bfloat16  # noqa: E402
 
 sys.dont_write_bytecode = not _writes_bytecode
 

@@ -2,12 +2,12 @@
 
 import time
 
-from ddpm_core import cluster, layout, manifest, results
+from ddpm_core import cluster
 from ddpm_core.config import RunConfig
+from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
-from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.progress import Progress
-from ddpm_core.sampling import pictures
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.sampling.units import (
     IMAGES_ROLE,
@@ -18,7 +18,9 @@ from ddpm_core.sampling.units import (
     units_of,
 )
 from ddpm_core.sampling.worker import make_worker, payload_of
-from ddpm_core.storage import Store
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training.worker import deliver_curve
 

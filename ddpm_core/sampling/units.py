@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from ddpm_core import manifest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import SampleConfig
-from ddpm_core.data import png
-from ddpm_core.data.tar import members
 from ddpm_core.errors import DataError, RunConflictError
-from ddpm_core.manifest import DamagedError, Expected, Manifest
-from ddpm_core.storage import Store
+from ddpm_core.images import png
+from ddpm_core.shards.tar import members
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.storage import Store
 
 _EXTENSIONS = ("png", "json")
 IMAGES_ROLE = "images"

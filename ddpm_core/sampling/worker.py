@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_core import layout, results
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
+from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
-from ddpm_core.sampling import pictures
-from ddpm_core.sampling.denoiser import load_denoiser
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.sampler import num_steps_of
 from ddpm_core.sampling.units import Unit, publish
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 
 _NUM_STRIP_MOMENTS = 9
 

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core import cluster, layout, manifest, results
+from ddpm_core import cluster
 from ddpm_core.config import RunConfig
-from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import DataError, DivergenceError
 from ddpm_core.evaluation.stage import METRICS_ROLE, run_evaluate
-from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.progress import Progress
 from ddpm_core.recipes import PAPER_TABLE_2, Table2Row, ablation_runs
-from ddpm_core.runs import check_stage, open_stage
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import check_stage, open_stage
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import first_images
-from ddpm_core.storage import Store
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.study import figures, sheets
 from ddpm_core.study.drawings import title_of
 from ddpm_core.study.tables import ablation_markdown

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpm_core.diffusion.likelihood import LikelihoodTerms
 from ddpm_core.evaluation.moments import Moments, merge, moments_of
 from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.storage import Store
+from ddpm_core.store.storage import Store
 from ddpm_core.study.neighbours import Memorisation
 from ddpm_core.study.units import Found, Kind, Unit, read
 

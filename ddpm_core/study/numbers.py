@@ -10,7 +10,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.rate_distortion import codelength, rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
-from ddpm_core.protocol import PROTOCOL_VERSION
+from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.study.findings import Findings, Seen
 from ddpm_core.study.published import progressive_coding_of
 from ddpm_core.study.settings import flow_refusal, swept

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.interpolation import interpolate
 from ddpm_core.diffusion.rate_distortion import RMSE_LEVELS, progressive_decoding
 from ddpm_core.diffusion.respacing import respaced
@@ -17,6 +16,7 @@ from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.spacing import choose_timesteps
 from ddpm_core.diffusion.trajectories import quarters, shared_latents
 from ddpm_core.evaluation.desk import Desk
+from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.study.sheets import frames_u8
 from ddpm_core.study.units import Found, Unit

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.diffusion.rate_distortion import RateDistortion
+from ddpm_core.drawing.sheet import Block, sheet_figure
 from ddpm_core.sampling.draw import to_u8
-from ddpm_core.study.sheet import Block, sheet_figure
 
 Images = NDArray[np.uint8]
 

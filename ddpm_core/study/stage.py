@@ -4,15 +4,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core import cluster, layout, manifest, results
+from ddpm_core import cluster
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.desk import payload_of
 from ddpm_core.evaluation.features import describe_network, keep_foreign_network
 from ddpm_core.evaluation.stage import Inputs, deliver_evaluation
-from ddpm_core.manifest import Expected, Manifest
 from ddpm_core.progress import Progress
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout, results
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.numbers import metrics_of, numbers_of

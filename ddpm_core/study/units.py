@@ -17,11 +17,11 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ddpm_core import manifest
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError
-from ddpm_core.manifest import DamagedError, Expected, Manifest
-from ddpm_core.storage import Store
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.study.settings import flow_refusal, swept
 
 ARRAYS_ROLE = "arrays"

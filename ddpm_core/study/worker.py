@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
-from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
 from ddpm_core.diffusion.denoiser import Denoiser, Network
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
@@ -19,6 +18,7 @@ from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_generation
 from ddpm_core.evaluation.desk import Desk
 from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.study import pictures
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each

@@ -9,10 +9,10 @@ from mlflow import MlflowClient
 from mlflow.entities import RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from ddpm_core import layout
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import BIRTH, EXPERIMENT, RUN_URI, Identity, identify
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers
 from ddpm_core.tracking.outbox import Refused, Unreachable

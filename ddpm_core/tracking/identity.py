@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddpm_core import layout
 from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError, StorageError
-from ddpm_core.storage import KeyMissingError, Store
+from ddpm_core.runs import layout
+from ddpm_core.store.storage import KeyMissingError, Store
 
 RUN_URI, EXPERIMENT, BIRTH = "ddpm.run_uri", "ddpm.experiment", "ddpm.birth"
 VARIANT = "ddpm.variant"

@@ -20,8 +20,8 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import ddpm_core
 from ddpm_core.config import RunConfig
-from ddpm_core.manifest import Manifest
-from ddpm_core.storage import Store
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import RUN_URI
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
 from ddpm_core.tracking.outbox import Refused, say

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import ConfigError
-from ddpm_core.storage import Store
+from ddpm_core.store.storage import Store
 
 DATABASE_KEY = "mlflow.db"
 ARTIFACTS_KEY = "mlartifacts"

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ddpm_core import layout
 from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.manifest import Manifest
-from ddpm_core.storage import KeyMissingError, Store
+from ddpm_core.runs import layout
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import KeyMissingError, Store
 from ddpm_core.tracking.place import Home, find_home
 
 

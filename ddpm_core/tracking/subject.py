@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core import layout
 from ddpm_core.config import RunConfig
-from ddpm_core.manifest import Manifest
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking.place import Home
 from ddpm_core.tracking.receipts import receipt_key
 

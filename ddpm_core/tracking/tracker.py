@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ddpm_core import results
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.manifest import Manifest
-from ddpm_core.storage import Store
+from ddpm_core.runs import results
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
 from ddpm_core.tracking.identity import changes_of
 from ddpm_core.tracking.machine import MachineSampler, require_interval

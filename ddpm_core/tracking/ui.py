@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ddpm_core.errors import ConfigError, PipelineError, StorageError
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.outbox import Refused, Unreachable, say
 from ddpm_core.tracking.place import (
     DATABASE_KEY,

@@ -13,25 +13,25 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from ddpm_core import layout, manifest, results
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DivergenceError
-from ddpm_core.manifest import DamagedError, Manifest
-from ddpm_core.storage import Store
+from ddpm_core.inference.weights import EMA_ROLE, quarantined_if_damaged, read_tensors
+from ddpm_core.runs import layout, results
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.storage import Store
 
 _log = logging.getLogger(__name__)
 
-_STATE, _EMA, _HISTORY = "state", "ema", "history"
+_STATE, _HISTORY = "state", "history"
 Curve = list[dict[str, float]]
 """The points of the curves since step 0, each with its `step`."""
 
@@ -137,7 +137,7 @@ def commit(
     lines = "".join(json.dumps(point, sort_keys=True) + "\n" for point in history)
     files = {
         _STATE: manifest.write_file(store, folder, _STATE, ".safetensors", _serialize(state)),
-        _EMA: manifest.write_file(store, folder, _EMA, ".safetensors", _serialize(ema)),
+        EMA_ROLE: manifest.write_file(store, folder, EMA_ROLE, ".safetensors", _serialize(ema)),
         _HISTORY: manifest.write_file(store, folder, _HISTORY, ".jsonl", lines.encode()),
     }
     body: dict[str, Any] = {
@@ -285,53 +285,18 @@ def read(store: Store, found: Manifest) -> Checkpoint:
     """
     return Checkpoint(
         manifest=found,
-        state=_deserialize(store, found, _STATE),
-        ema=_deserialize(store, found, _EMA),
+        state=read_tensors(store, found, _STATE),
+        ema=read_tensors(store, found, EMA_ROLE),
         history=load_history(store, found),
     )
 
 
-def load_ema(store: Store, found: Manifest) -> dict[str, Tensor]:
-    """Return the averaged weights of a checkpoint by the names of the network's parameters.
-
-    A damaged checkpoint is quarantined: who looks at lengths alone, as a second start does, finds
-    then that the training is not complete.
-
-    Raises:
-        DamagedError: if the file is not what was committed.
-    """
-    with _quarantined_if_damaged(store, found):
-        return _deserialize(store, found, _EMA)
-
-
 def load_history(store: Store, found: Manifest) -> Curve:
-    """Return the curves of a checkpoint; a damaged one is quarantined, as by `load_ema`.
+    """Return the curves of a checkpoint; a damaged one is quarantined, as by `weights.load_ema`.
 
     Raises:
         DamagedError: if the file is not what was committed.
     """
-    with _quarantined_if_damaged(store, found):
+    with quarantined_if_damaged(store, found):
         lines = found.read(store, _HISTORY).decode().splitlines()
     return [json.loads(line) for line in lines]
-
-
-@contextmanager
-def _quarantined_if_damaged(store: Store, found: Manifest) -> Iterator[None]:
-    try:
-        yield
-    except DamagedError as error:
-        manifest.quarantine(store, found.folder, str(error))
-        run = found.folder.removeprefix("runs/").partition("/")[0]
-        command = layout.stage_command(store, run, "train")
-        raise DamagedError(f"{error}: {command}") from None
-
-
-def _deserialize(store: Store, found: Manifest, role: str) -> dict[str, Tensor]:
-    data = found.read(store, role)
-    try:
-        return load(data)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{store.uri_of(found.folder)}: {role} is what was committed and is no safetensors "
-            f"file ({error}); it was written by another program"
-        ) from None

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ddpm_core.config import TrainConfig
-from ddpm_core.data.loader import Batches
 from ddpm_core.errors import DivergenceError
+from ddpm_core.loading.loader import Batches
 from ddpm_core.training.step import Learner, learning_rate
 
 

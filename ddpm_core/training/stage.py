@@ -2,20 +2,21 @@
 
 import logging
 
-from ddpm_core import cluster, layout, lease, results
+from ddpm_core import cluster
 from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
-from ddpm_core.data.one_class import distance_warning
-from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import CheckpointError
-from ddpm_core.manifest import DamagedError
+from ddpm_core.inference.build import end_warning
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.runs import require_feature_file
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout, lease, results
+from ddpm_core.runs.run import require_feature_file
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.shards.one_class import distance_warning
+from ddpm_core.store.manifest import DamagedError
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking import open_tracker
 from ddpm_core.training import checkpoint
-from ddpm_core.training.build import end_warning
 from ddpm_core.training.worker import deliver_curve, payload_of, train_worker
 
 _log = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ddpm_core import seeding
 from ddpm_core.config import RunConfig
-from ddpm_core.data.loader import flip, to_unit_range
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
+from ddpm_core.inference.build import build_objective, build_unet, uses_bfloat16
+from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.models.ema import EMA
-from ddpm_core.training.build import build_objective, build_unet, uses_bfloat16
 
 NUM_QUARTILES = 4
 _ADAM_BETAS = (0.9, 0.999)

@@ -4,15 +4,16 @@ import time
 from contextlib import closing
 from typing import Any
 
-from ddpm_core import cluster, layout, results
+from ddpm_core import cluster
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.data.index import load_index
-from ddpm_core.data.loader import Batches, Images, load_split
 from ddpm_core.errors import DataError
-from ddpm_core.manifest import Manifest
+from ddpm_core.loading.loader import Batches, Images, load_split
 from ddpm_core.progress import Progress
-from ddpm_core.storage import Store, open_store
+from ddpm_core.runs import layout, results
+from ddpm_core.shards.index import load_index
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint
 from ddpm_core.training.checkpoint import Checkpoint, Curve, Origin

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_core.data import png
+from ddpm_core.images import png
 from tests.corpus.case import CANARY, SHARD_IMAGES, Case, Content, bytes_of
-from tests.data.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
+from tests.images.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
 
 SKIP = (*SHARD_IMAGES, "--set", "data.on_bad=skip")
 

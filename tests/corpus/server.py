@@ -70,8 +70,8 @@ def _import_all() -> None:
     sys.modules["ddpm_core.cluster"] = alone
     for name in (
         "ddpm_core.__main__",
-        "ddpm_core.data.stage",
-        "ddpm_core.data.collection",
+        "ddpm_core.sharding.stage",
+        "ddpm_core.sharding.collection",
         "ddpm_core.exchange.acts",
     ):
         importlib.import_module(name)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ddpm_core.config import RunConfig
-from ddpm_core.data.index import load_index
-from ddpm_core.data.tar import members
 from ddpm_core.errors import PipelineError
 from ddpm_core.recipes import digits
-from ddpm_core.storage import open_store
+from ddpm_core.shards.index import load_index
+from ddpm_core.shards.tar import members
+from ddpm_core.store.storage import open_store
 
 MUTANTS = 2000
 

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from ddpm_core.storage import Store, open_store, sha256_of
+from ddpm_core.store.storage import Store, open_store, sha256_of
 from tests.end_to_end.conftest import PROJECT, SMALL, ended, fetched, free_port, names_in, wait_for
 from tests.real_s3 import BUCKET
 

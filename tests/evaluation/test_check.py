@@ -10,7 +10,7 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import check
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import digits
-from ddpm_core.storage import sha256_of
+from ddpm_core.store.storage import sha256_of
 
 pytestmark = [
     # Scripting is deprecated in torch; the detectors that people compare with are such files.

@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional
 
 from ddpm_core import seeding
-from ddpm_core.data import loader
-from ddpm_core.data.blocks import BlockOrder
-from ddpm_core.data.index import load_index
-from ddpm_core.data.loader import ImageSet, load_split
-from ddpm_core.data.stream import StreamedImages
 from ddpm_core.evaluation import classifier
 from ddpm_core.evaluation.classifier import batch_numbers
-from tests.data.small import data_config, shard_dataset, splits
+from ddpm_core.loading import loader
+from ddpm_core.loading.blocks import BlockOrder
+from ddpm_core.loading.loader import ImageSet, load_split
+from ddpm_core.loading.stream import StreamedImages
+from ddpm_core.shards.index import load_index
+from tests.sharding.small import data_config, shard_dataset, splits
 
 CPU = torch.device("cpu")
 
@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def small_windows(monkeypatch):
     """Windows of two shards."""
-    monkeypatch.setattr("ddpm_core.data.blocks.MIN_WINDOW_SHARDS", 2)
-    monkeypatch.setattr("ddpm_core.data.blocks.MAX_WINDOW_SHARDS", 2)
+    monkeypatch.setattr("ddpm_core.loading.blocks.MIN_WINDOW_SHARDS", 2)
+    monkeypatch.setattr("ddpm_core.loading.blocks.MAX_WINDOW_SHARDS", 2)
 
 
 @pytest.mark.parametrize("counts", [(1500,), (500, 500, 500), (3, 1), (1,)])
@@ -79,7 +79,7 @@ def test_the_network_of_a_streamed_set_is_that_of_a_kept_one(store, monkeypatch)
     kept = load_split(store, index, "train")
     expected = classifier.train_classifier(kept, num_steps=5, device=CPU)
     monkeypatch.setattr(loader, "MAX_DECODED_BYTES", 0)
-    monkeypatch.setattr("ddpm_core.data.stream.MAX_RANGE_BYTES", 6 * 64)
+    monkeypatch.setattr("ddpm_core.loading.stream.MAX_RANGE_BYTES", 6 * 64)
     with closing(load_split(store, index, "train")) as streamed:
         assert isinstance(streamed, StreamedImages)
         used, expected_at = [], []

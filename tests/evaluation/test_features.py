@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from ddpm_core import manifest
 from ddpm_core.config import EvaluateConfig, RunConfig
-from ddpm_core.data.loader import ImageSet
 from ddpm_core.errors import ConfigError, DataError, StorageError
 from ddpm_core.evaluation import classifier, features, torchscript
 from ddpm_core.evaluation.features import feature_recipe, load_network
 from ddpm_core.evaluation.network import extract
-from ddpm_core.manifest import Expected
+from ddpm_core.loading.loader import ImageSet
 from ddpm_core.recipes import digits
-from ddpm_core.storage import sha256_of
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Expected
+from ddpm_core.store.storage import sha256_of
 
 CPU = torch.device("cpu")
 DATASET = "datasets/d-0123"

@@ -6,7 +6,6 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.config import EvaluateConfig
-from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
@@ -25,7 +24,8 @@ from ddpm_core.evaluation.worker import (
     likelihood_part,
     likelihood_units,
 )
-from ddpm_core.protocol import PROTOCOL_VERSION
+from ddpm_core.loading.loader import to_unit_range
+from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from tests.sampling.tiny import tiny_config
 
 WEIGHTS = {"ema_sha256": "a" * 64, "step": 10, "precision": "auto", "dataset": "d" * 64}

@@ -6,9 +6,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from ddpm_core import results
 from ddpm_core.evaluation import stage
 from ddpm_core.evaluation.worker import FeatureUnit
+from ddpm_core.runs import results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.training import stage as training
 from tests.sampling.one_class import commit_one_class, one_class_config

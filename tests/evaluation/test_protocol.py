@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_core import layout, protocol, seeding
+from ddpm_core import seeding
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import EvaluateConfig, StudyConfig
-from ddpm_core.data.loader import ImageSet
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.schedule import make_schedule
@@ -26,8 +25,10 @@ from ddpm_core.evaluation.features import feature_recipe
 from ddpm_core.evaluation.moments import Moments, frechet_distance, moments_of
 from ddpm_core.evaluation.scores import inception_score
 from ddpm_core.evaluation.worker import likelihood_part
-from ddpm_core.protocol import PROTOCOL_VERSION
+from ddpm_core.loading.loader import ImageSet
 from ddpm_core.recipes import RECIPES, digits, recipe
+from ddpm_core.runs import layout, protocol
+from ddpm_core.runs.protocol import PROTOCOL_VERSION
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_core import layout, results
-from ddpm_core.data.index import load_index
-from ddpm_core.data.loader import load_split
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage
 from ddpm_core.evaluation.worker import FeatureUnit, LikelihoodUnit
+from ddpm_core.loading.loader import load_split
+from ddpm_core.runs import layout, results
+from ddpm_core.shards.index import load_index
 from tests.sampling.tiny import tiny_config
 
 ROLES = {

@@ -9,19 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_core import __main__ as command
-from ddpm_core import layout, results
 from ddpm_core.config import RunConfig
-from ddpm_core.data.stage import run_shard
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.exchange.acts import export_weights, import_weights, read_weights
+from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.inference.weights import load_ema
 from ddpm_core.models.interop import original_name
-from ddpm_core.sampling.denoiser import load_denoiser
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
-from ddpm_core.storage import open_store
-from ddpm_core.training.build import build_unet
-from ddpm_core.training.checkpoint import load_ema
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store.storage import open_store
 from ddpm_core.training.stage import run_train
 from flows import plan
 from tests import quiet_mlflow  # noqa: F401 - run_train opens a tracker in this process

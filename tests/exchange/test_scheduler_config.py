@@ -10,8 +10,8 @@ from ddpm_core.config import DiffusionConfig
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
+from ddpm_core.inference.build import build_schedule
 from ddpm_core.recipes import cifar10, digits
-from ddpm_core.training.build import build_schedule
 from tests.exchange.theirs import GOOGLE_SCHEDULER
 
 

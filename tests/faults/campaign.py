@@ -26,14 +26,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core import cluster, layout, results
+from ddpm_core import cluster
 from ddpm_core.config import RunConfig
-from ddpm_core.data.stage import run_shard
 from ddpm_core.errors import PipelineError
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.manifest import Manifest
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
-from ddpm_core.storage import Store, open_store, sha256_of
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store, open_store, sha256_of
 from ddpm_core.training import checkpoint
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verify import verify

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_core.errors import StorageError
-from ddpm_core.manifest import Expected, commit, load, retire, write_file
-from ddpm_core.storage import open_store
-from ddpm_core.store import Store
+from ddpm_core.store.disk import Store
+from ddpm_core.store.manifest import Expected, commit, load, retire, write_file
+from ddpm_core.store.storage import open_store
 
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir")
 MODES = ("kill before", "kill after", "torn write", "ENOSPC", "EIO", "EROFS")

@@ -1,7 +1,7 @@
 """A store of the imagination: actors take turns at its calls, and a seed says what breaks.
 
-The actors are threads that run the real functions of `ddpm_core.manifest`, one at a time: each
-call to the store is a point where another may go on instead, where the caller may be killed,
+The actors are threads that run the real functions of `ddpm_core.store.manifest`, one at a time:
+each call to the store is a point where another may go on instead, where the caller may be killed,
 where a call may fail before it is done, or be done and its reply be lost.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ddpm_core.errors import StorageError
-from ddpm_core.store import KeyMissingError, Store, require_equal
+from ddpm_core.store.disk import KeyMissingError, Store, require_equal
 
 T = TypeVar("T")
 

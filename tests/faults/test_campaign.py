@@ -19,7 +19,7 @@ def test_nothing_is_lost_and_nothing_wrong_passes(tmp_path, capfd):
 
 def test_a_campaign_sees_what_is_wrong(tmp_path, monkeypatch):
     """Catches a campaign that cannot fail: here nobody compares what a manifest says of itself."""
-    monkeypatch.setattr("ddpm_core.manifest.Expected.refusal", lambda _self, _body: None)
+    monkeypatch.setattr("ddpm_core.store.manifest.Expected.refusal", lambda _self, _body: None)
     monkeypatch.setattr(
         campaign, "_endless", lambda _rng: iter(["copied: samples of two samplers"] * 4)
     )

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from ddpm_core import manifest
 from ddpm_core.errors import RunConflictError, StorageError
-from ddpm_core.manifest import DamagedError, Expected, Manifest, commit, load, write_file
-from ddpm_core.store import KeyMissingError, Store
+from ddpm_core.store import manifest
+from ddpm_core.store.disk import KeyMissingError, Store
+from ddpm_core.store.manifest import DamagedError, Expected, Manifest, commit, load, write_file
 from tests.faults.simulation import SimulatedStore, Turns
 
 NUM_STEPS, NUM_KEPT = 5, 2

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core import manifest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError, StorageError
-from ddpm_core.manifest import DamagedError, load, quarantine, retire
-from ddpm_core.store import LocalStore, sha256_of
-from tests.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
+from ddpm_core.store import manifest
+from ddpm_core.store.disk import LocalStore, sha256_of
+from ddpm_core.store.manifest import DamagedError, load, quarantine, retire
+from tests.store.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
 
 @pytest.fixture

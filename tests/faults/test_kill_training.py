@@ -19,10 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ddpm_core import cluster, layout, results
-from ddpm_core.data.stage import run_shard
+from ddpm_core import cluster
 from ddpm_core.recipes import digits
-from ddpm_core.storage import open_store
+from ddpm_core.runs import layout, results
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store.storage import open_store
 from ddpm_core.training.worker import train_rank
 from tests.training.small import CPU, newest_checkpoint, run_group
 

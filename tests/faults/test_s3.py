@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core import s3_operation, storage
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.storage import S3Store, Store, open_store
+from ddpm_core.store import s3_operation, storage
+from ddpm_core.store.storage import S3Store, Store, open_store
 from tests.fake_s3 import BUCKET, SECRET, Answer, FakeS3
 
 pytest_plugins = ["tests.s3_fixtures"]

@@ -13,14 +13,14 @@ from random import Random
 
 import pytest
 
-from ddpm_core import s3_operation, storage
 from ddpm_core.errors import StorageError
-from ddpm_core.manifest import Expected, commit, load, write_file
-from ddpm_core.s3 import s3_options
-from ddpm_core.storage import S3Store, Store
+from ddpm_core.store import s3_operation, storage
+from ddpm_core.store.manifest import Expected, commit, load, write_file
+from ddpm_core.store.s3 import s3_options
+from ddpm_core.store.storage import S3Store, Store
 from tests.faults.proxy import Fault, FaultProxy, Kind, proxying
 from tests.real_s3 import BUCKET, RealS3
-from tests.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
+from tests.store.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
 pytestmark = pytest.mark.s3
 pytest_plugins = ["tests.s3_fixtures"]

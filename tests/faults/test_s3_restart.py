@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core import s3_operation, storage
 from ddpm_core.errors import StorageError
-from ddpm_core.manifest import load
-from ddpm_core.storage import Store
+from ddpm_core.store import s3_operation, storage
+from ddpm_core.store.manifest import load
+from ddpm_core.store.storage import Store
 from tests.real_s3 import RealS3, missing
-from tests.small_commit import EXPECTED, FOLDER, STATE, commit_small
+from tests.store.small_commit import EXPECTED, FOLDER, STATE, commit_small
 
 pytestmark = [pytest.mark.s3]
 pytest_plugins = ["tests.s3_fixtures"]

@@ -3,7 +3,7 @@
 import pytest
 
 from ddpm_core.recipes import digits
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from tests.flows import prefect_home  # noqa: F401 - before Prefect
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ddpm_core import layout, manifest, results
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.manifest import write_file
 from ddpm_core.progress import BEGINS, ENDS
-from ddpm_core.runs import open_run
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import open_run
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import write_file
+from ddpm_core.store.storage import Store
 from flows.ray_jobs import Job
 
 METRICS = (

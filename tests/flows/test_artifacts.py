@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ddpm_core.manifest import write_file
-from ddpm_core.sampling import pictures
+from ddpm_core.drawing import pictures
+from ddpm_core.store.manifest import write_file
 from flows import artifacts, plan
 from tests.flows.fakes import PNG, recorded
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ddpm_core.cli import parse_overrides
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import RECIPES, recipe
-from ddpm_core.runs import configure, open_run
+from ddpm_core.runs.run import configure, open_run
 from flows import plan
 
 

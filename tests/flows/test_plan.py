@@ -13,8 +13,8 @@ from ddpm_core.__main__ import _parser as stage_parser
 from ddpm_core.cli import describe_keys, parse_overrides
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import RECIPES
-from ddpm_core.runs import configure, open_stage
-from ddpm_core.storage import open_store
+from ddpm_core.runs.run import configure, open_stage
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import receipts
 from ddpm_core.tracking.place import find_home
 from flows import command_line, plan

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddpm_core import errors, manifest, progress
+from ddpm_core import errors, progress
 from ddpm_core.cluster import connection
 from ddpm_core.config import ComputeConfig
 from ddpm_core.recipes import digits
-from ddpm_core.runs import DEFAULT_ROOT
-from ddpm_core.storage import open_store
+from ddpm_core.runs.run import DEFAULT_ROOT
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import open_store
 from flows import artifacts, console, plan, ray_jobs
 from flows.embedded import Cluster
 from flows.ray_jobs import Job

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ddpm_core.config import RunConfig
-from ddpm_core.storage import Store
-from tests.data.image_files import image_file, write_folder
+from ddpm_core.store.storage import Store
+from tests.images.image_files import image_file, write_folder
 from tests.sampling.tiny import commit_random_weights
 from tests.study.small import study_config
 

@@ -8,9 +8,9 @@ from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.samplers.ancestral import draw_previous
 from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.sampling.denoiser import AveragedNetwork
+from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.training.build import build_unet
 from tests.sampling.tiny import tiny_config
 
 SCHEDULE = make_schedule(make_betas("linear", 21))

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from ddpm_core import __main__ as command
-from ddpm_core import results
 from ddpm_core.errors import CheckpointError, DataError, RunConflictError, StorageError
+from ddpm_core.runs import results
 from ddpm_core.sampling.export import export_samples
 from ddpm_core.sampling.units import first_images
 

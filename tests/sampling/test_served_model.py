@@ -10,13 +10,14 @@ import safetensors.torch
 import torch
 from fastapi.testclient import TestClient
 
-from ddpm_core import layout, manifest
 from ddpm_core.errors import CheckpointError
-from ddpm_core.manifest import Manifest
+from ddpm_core.inference.build import build_denoiser, build_unet
+from ddpm_core.runs import layout
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.storage import open_store, sha256_of
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import open_store, sha256_of
 from ddpm_core.tracking import open_tracker, tracking_uri
-from ddpm_core.training.build import build_denoiser, build_unet
 from tests.quiet_mlflow import mlflow
 from tests.sampling.tiny import tiny_config
 

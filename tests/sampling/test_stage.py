@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_core import results
+from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
-from ddpm_core.sampling import pictures, stage, worker
-from ddpm_core.sampling.denoiser import load_denoiser
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.runs import results
+from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.units import first_images
 from tests.sampling.tiny import commit_random_weights, cpu, tiny_config
@@ -234,7 +235,7 @@ def test_a_gpu_makes_the_samples_of_a_cpu(trained, in_process, recording_tracker
 
     In float32: another rounding may turn single levels.
     """
-    monkeypatch.setattr("ddpm_core.sampling.denoiser.uses_bfloat16", lambda *_: False)
+    monkeypatch.setattr("ddpm_core.inference.denoiser.uses_bfloat16", lambda *_: False)
     in_process.device = gpu
     store, config = trained
     stage.run_sample(store, config)

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from ddpm_core import manifest
 from ddpm_core.config import SampleConfig
 from ddpm_core.errors import DataError
-from ddpm_core.manifest import DamagedError, Manifest
 from ddpm_core.sampling.units import (
     IMAGES_ROLE,
     Unit,
@@ -19,6 +17,8 @@ from ddpm_core.sampling.units import (
     read_unit,
     units_of,
 )
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Manifest
 
 SHAPE = (1, 4, 5)
 UNIT = Unit(3, 24, 32)

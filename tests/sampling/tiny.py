@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core import cluster, results
+from ddpm_core import cluster
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.data.stage import run_shard
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.manifest import Manifest
+from ddpm_core.inference.build import build_unet
 from ddpm_core.recipes import digits
+from ddpm_core.runs import results
 from ddpm_core.sampling.stage import run_sample
-from ddpm_core.storage import Store, open_store
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store, open_store
 from ddpm_core.training import checkpoint
-from ddpm_core.training.build import build_unet
 
 
 def tiny_config(**changes) -> RunConfig:

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from ddpm_core.evaluation.desk import Desk
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from tests.sampling.tiny import (
     _sampled_root,
     _trained_root,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
-from ddpm_core.storage import Store
+from ddpm_core.store.storage import Store
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.pictures import MIX_WEIGHTS
 from ddpm_core.study.units import Found, Unit, publish, units_of

@@ -5,7 +5,7 @@ import torch
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.desk import Desk
 from ddpm_core.evaluation.stage import Inputs
-from ddpm_core.storage import Store
+from ddpm_core.store.storage import Store
 from tests.sampling.tiny import tiny_config
 
 

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from ddpm_core import cluster, layout, manifest, results
+from ddpm_core import cluster
 from ddpm_core.errors import ClusterError, ConfigError, DivergenceError, RunConflictError
 from ddpm_core.recipes import PAPER_TABLE_2
-from ddpm_core.runs import open_run
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import open_run
+from ddpm_core.store import manifest
 from ddpm_core.study import ablations
 from ddpm_core.study.ablations import run_ablations
 from tests.flows.fakes import finish

@@ -7,7 +7,7 @@ import torch
 
 from ddpm_core.evaluation.moments import moments_of
 from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.manifest import DamagedError
+from ddpm_core.store.manifest import DamagedError
 from ddpm_core.study.findings import Findings, seen_of
 from ddpm_core.study.units import Unit, publish
 from tests.study.made_up import TIMES, made_up, make_up

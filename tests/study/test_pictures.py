@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ddpm_core import seeding
-from ddpm_core.data.loader import to_unit_range
 from ddpm_core.diffusion.interpolation import interpolate
+from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.study import pictures
 from ddpm_core.study.pictures import MIX_WEIGHTS, round_trip_steps

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from ddpm_core.diffusion.rate_distortion import RateDistortion
-from ddpm_core.study import sheet, sheets
-from ddpm_core.study.sheet import Block, sheet_figure
+from ddpm_core.drawing import sheet
+from ddpm_core.drawing.sheet import Block, sheet_figure
+from ddpm_core.study import sheets
 
 
 def frames(columns: int, rows: int, channels: int = 1, first: int = 40) -> np.ndarray:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import pytest
 
-from ddpm_core import layout, results
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.stage import Inputs
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from ddpm_core.study import stage, worker
 from ddpm_core.study.units import Unit, units_of
 from tests.sampling.one_class import commit_one_class

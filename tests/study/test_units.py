@@ -5,7 +5,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from ddpm_core.manifest import DamagedError
+from ddpm_core.store.manifest import DamagedError
 from ddpm_core.study.settings import flow_refusal, swept
 from ddpm_core.study.units import Unit, intact, missing, publish, read, units_of
 from tests.study.small import study_config

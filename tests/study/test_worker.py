@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ddpm_core import seeding
-from ddpm_core.data.loader import to_unit_range
-from ddpm_core.data.stream import StreamedImages
 from ddpm_core.diffusion.continuous import sigma_grid, sigma_range
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
 from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.loading.loader import to_unit_range
+from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.study import neighbours
 from ddpm_core.study.findings import Findings
@@ -214,8 +214,8 @@ def test_a_copied_training_image_is_found_next_to_itself(desk, space, monkeypatc
 def streamed(desk, monkeypatch):
     """Give a desk whose images are read from their shards, a batch of 16 at most at a time."""
     one = replace(desk)
-    monkeypatch.setattr("ddpm_core.data.loader.MAX_DECODED_BYTES", 0)
-    monkeypatch.setattr("ddpm_core.data.stream.MAX_RANGE_BYTES", 16 * 64)
+    monkeypatch.setattr("ddpm_core.loading.loader.MAX_DECODED_BYTES", 0)
+    monkeypatch.setattr("ddpm_core.loading.stream.MAX_RANGE_BYTES", 16 * 64)
     with closing(one.train) as train, closing(one.test) as test:
         assert (type(train), type(test)) == (StreamedImages, StreamedImages)
         yield one

@@ -1,7 +1,7 @@
 import pytest
 
 from ddpm_core.recipes import digits
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import (
     place,
 )

@@ -4,8 +4,9 @@ import socket
 import time
 from pathlib import Path
 
-from ddpm_core import layout, manifest
-from ddpm_core.storage import sha256_of
+from ddpm_core.runs import layout
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import sha256_of
 from ddpm_core.tracking import (
     open_tracker,
     tracking_uri,

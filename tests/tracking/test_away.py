@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ddpm_core import layout
+from ddpm_core.runs import layout
 from ddpm_core.tracking import (
     outbox,
 )

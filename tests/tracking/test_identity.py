@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core import layout
 from ddpm_core.canonical import fingerprint
-from ddpm_core.storage import open_store
+from ddpm_core.runs import layout
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import Identity
 from ddpm_core.training import checkpoint
 from tests.tracking.local import committed, log, open_quiet, runs_of, the_run

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from ddpm_core import layout
-from ddpm_core.storage import open_store
+from ddpm_core.runs import layout
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import outbox, receipts
 from ddpm_core.tracking import tracker as tracker_module
 from tests.tracking.local import artifact, closed_port, committed, log, open_quiet, the_run

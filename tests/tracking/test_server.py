@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_core.recipes import digits
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import open_tracker
 from tests.quiet_mlflow import mlflow
 from tests.tracking.local import committed

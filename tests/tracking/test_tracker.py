@@ -6,10 +6,11 @@ from contextlib import closing
 import pytest
 import torch
 
-from ddpm_core import layout, manifest
 from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import ConfigError
-from ddpm_core.storage import open_store
+from ddpm_core.runs import layout
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import (
     open_tracker,
 )

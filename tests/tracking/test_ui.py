@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from ddpm_core.recipes import digits
-from ddpm_core.storage import open_store
+from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import open_tracker, ui
 from tests.tracking.local import closed_port
 

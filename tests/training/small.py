@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from ddpm_core import layout, manifest, results
 from ddpm_core.config import RunConfig
-from ddpm_core.data.loader import ImageSet, batch
-from ddpm_core.data.order import global_batch_indices
-from ddpm_core.manifest import Manifest
+from ddpm_core.loading.loader import ImageSet, batch
+from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import digits
-from ddpm_core.storage import Store
+from ddpm_core.runs import layout, results
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.training.step import Learner
 
 CPU = torch.device("cpu")

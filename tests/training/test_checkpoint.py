@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
-from ddpm_core import layout, manifest
 from ddpm_core.errors import CheckpointError, DivergenceError, RunConflictError, StorageError
-from ddpm_core.storage import LocalStore, open_store
+from ddpm_core.inference.weights import load_ema
+from ddpm_core.runs import layout
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import LocalStore, open_store
 from ddpm_core.training import checkpoint
 from ddpm_core.training.checkpoint import Origin
 
@@ -84,7 +86,7 @@ def test_a_checkpoint_comes_back_as_it_was(store):
     assert found.step == 7
     torch.testing.assert_close(found.state, state_of(7), rtol=0, atol=0)
     torch.testing.assert_close(found.ema, ema_of(7), rtol=0, atol=0)
-    torch.testing.assert_close(checkpoint.load_ema(store, made), ema_of(7), rtol=0, atol=0)
+    torch.testing.assert_close(load_ema(store, made), ema_of(7), rtol=0, atol=0)
     assert found.history == curve_of(7)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.training.build import build_objective, build_schedule, build_unet
+from ddpm_core.inference.build import build_objective, build_schedule, build_unet
 from tests.diffusion.objectives import PAIRS
 from tests.training.small import (
     copy_of,

@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
-from ddpm_core.data.loader import Batches
 from ddpm_core.errors import DivergenceError
+from ddpm_core.loading.loader import Batches
 from ddpm_core.training.loop import Commit, Point, run_steps
 from tests.training.small import (
     copy_of,

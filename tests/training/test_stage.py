@@ -6,12 +6,14 @@ import logging
 
 import pytest
 
-from ddpm_core import cluster, layout, lease, manifest, results
+from ddpm_core import cluster
 from ddpm_core.canonical import fingerprint
 from ddpm_core.cluster import group
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.progress import WARNING, parse
-from ddpm_core.storage import open_store
+from ddpm_core.runs import layout, lease, results
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import open_store
 from ddpm_core.training import stage
 from ddpm_core.training.stage import run_train
 from tests.training.small import small_config

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
-from ddpm_core.training.build import build_schedule, build_unet, uses_bfloat16
+from ddpm_core.inference.build import build_schedule, build_unet, uses_bfloat16
 from ddpm_core.training.peers import Peers
 from ddpm_core.training.step import learning_rate
 from tests.gpu import no_waiting, quiet

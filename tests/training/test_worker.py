@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
-from ddpm_core import cluster, layout, manifest, results
-from ddpm_core.data.stage import run_shard
+from ddpm_core import cluster
 from ddpm_core.errors import CheckpointError, DataError, DivergenceError
 from ddpm_core.progress import parse
-from ddpm_core.storage import open_store
+from ddpm_core.runs import layout, results
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import open_store
 from ddpm_core.training import checkpoint, worker
 from ddpm_core.training.step import Learner
 from ddpm_core.training.worker import payload_of, train_rank

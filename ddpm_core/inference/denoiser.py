@@ -1,0 +1,54 @@
+"""From a checkpoint to the denoiser that samplers and the bound are given."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.errors import CheckpointError
+from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16
+from ddpm_core.inference.weights import load_ema
+from ddpm_core.models.unet import UNet
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
+
+
+class AveragedNetwork:
+    """The averaged weights in evaluation mode: (x_t, t) -> prediction, float32 inside and out."""
+
+    def __init__(self, network: UNet, device: torch.device, *, bfloat16: bool) -> None:
+        self._network = network.to(device).eval().requires_grad_(requires_grad=False)
+        self._device_type, self._bfloat16 = device.type, bfloat16
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the network's output; its arithmetic may be bfloat16, x_t's never is."""
+        with self._arithmetic():
+            output: Tensor = self._network(x_t.float(), t)
+        return output.float()
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        if not self._bfloat16:
+            return nullcontext()
+        return torch.autocast(self._device_type, torch.bfloat16)
+
+
+def load_denoiser(
+    store: Store, config: RunConfig, checkpoint: Manifest, device: torch.device
+) -> Denoiser:
+    """Read the averaged weights, verified, and put them where they compute.
+
+    Raises:
+        CheckpointError: if they are damaged or do not fit `config`.
+    """
+    network = build_unet(config)
+    try:
+        network.load_state_dict(load_ema(store, checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {store.uri_of(checkpoint.folder)} do not fit the network of this "
+            f"configuration: {error}. Use the version of this program that trained them"
+        ) from None
+    bfloat16 = uses_bfloat16(config.train.precision, device)
+    return build_denoiser(config, AveragedNetwork(network, device, bfloat16=bfloat16))

@@ -1,0 +1,259 @@
+"""The shards of a split as open local files, each verified when it is first used.
+
+A shard on a local disk is read where it lies; one of a remote store is fetched whole into the
+local cache. A process verifies the SHA-256 of the whole file once, and again only if the file is
+another one by then. What is read from it later needs no checksums of its own.
+"""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.errors import DataError, PipelineError, StorageError
+from ddpm_core.loading.cache import Cache
+from ddpm_core.runs import layout
+from ddpm_core.shards.index import Index, Shard
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError
+from ddpm_core.store.storage import KeyMissingError, Store
+
+_NUM_FETCHERS = 4
+_BLOCK_BYTES = 2**20
+
+Stamp = tuple[int, ...]
+"""what of a file changes if somebody changes it"""
+
+
+@final
+class ShardFile:
+    """An open shard. Deleted or replaced under its name, it stays what it was; closed by the last
+    who has it.
+    """
+
+    _names = itertools.count()
+
+    def __init__(self, descriptor: int, where: str) -> None:
+        self.descriptor, self.where = descriptor, where
+        self.name = next(self._names)
+        """a number that no other open shard of this process had or will have"""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on; any thread may.
+
+        Raises:
+            DataError: if the file ends before.
+            StorageError: the disk, or the server behind it, does not give it.
+        """
+        try:
+            data = os.pread(self.descriptor, size, offset)
+        except OSError as error:
+            raise StorageError(
+                f"{self.where} cannot be read: {error.strerror}; mend that, then run again"
+            ) from None
+        if len(data) != size:
+            raise DataError(
+                f"{self.where} ends within the {size} bytes at {offset}: it was cut while it was "
+                "in use, or its index is of another shard. Make the data set again"
+            )
+        return data
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of n images are."""
+
+    files: Sequence[ShardFile]
+    which: NDArray[np.int64]
+    """(n,) number among `files`"""
+    offsets: NDArray[np.int64]
+    """(n,) byte at which each begins"""
+    sizes: NDArray[np.int64]
+    """(n,) bytes"""
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def part(self, start: int, stop: int) -> "Places":
+        """Return those from `start` to `stop` - 1."""
+        own = slice(start, stop)
+        return Places(self.files, self.which[own], self.offsets[own], self.sizes[own])
+
+    def read(self, number: int) -> bytes:
+        """Return the file of an image; raises what `ShardFile.read` does."""
+        file = self.files[int(self.which[number])]
+        return file.read(int(self.offsets[number]), int(self.sizes[number]))
+
+    def read_all(self) -> list[bytes]:
+        """Return all n files; raises what `ShardFile.read` does."""
+        rows = zip(self.which.tolist(), self.offsets.tolist(), self.sizes.tolist(), strict=True)
+        return [self.files[which].read(offset, size) for which, offset, size in rows]
+
+
+@final
+class ShardFiles:
+    """The shards of a split by their number; any thread may ask.
+
+    Args:
+        store: where the data set is.
+        index: what it should be.
+        split: which shards.
+        cache: where those of a remote store are kept.
+        max_open: how many are open at a time; those used longest ago are closed.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, split: str, cache: Cache, *, max_open: int
+    ) -> None:
+        self._store, self._index, self._cache = store, index, cache
+        self._shards, self._max_open = index.shards[split], max_open
+        # The one used last stands last.
+        self._files: dict[int, Future[ShardFile]] = {}
+        self._verified: dict[int, Stamp] = {}
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(_NUM_FETCHERS, thread_name_prefix="shards")
+
+        if self._are_remote:
+            files = index.manifest.files
+            sizes = sorted(files[shard.role].size for shard in self._shards)[-max_open:]
+            folder = store.uri_of(index.manifest.folder)
+            cache.require_room(sum(sizes), f"reading {max_open} shards of {folder} in turns")
+
+    def expect(self, shards: Iterable[int]) -> None:
+        """Begin to fetch these, in this order, unless they are there already."""
+        for shard in shards:
+            self._future(shard)
+
+    def get(self, shard: int) -> ShardFile:
+        """Return a shard, as soon as it is here and verified.
+
+        Raises:
+            DataError: it is missing, or not what the index says: named, with what was expected.
+            StorageError: the store does not answer, or the cache cannot be used.
+        """
+        future, is_new = self._future(shard)
+        try:
+            return future.result()
+        except PipelineError:
+            if is_new:
+                raise
+        # It was begun ahead, perhaps while the store was away: what counts is whether it is now.
+        return self._future(shard)[0].result()
+
+    def close(self) -> None:
+        """Let go of all, and end the threads."""
+        self._files.clear()
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def _are_remote(self) -> bool:
+        return self._store.local_path(self._index.manifest.folder) is None
+
+    def _future(self, shard: int) -> tuple[Future[ShardFile], bool]:
+        """Return a shard, and whether this call began it: the first, or after one that failed."""
+        with self._lock:
+            found = self._files.pop(shard, None)
+            is_new = found is None or (found.done() and found.exception() is not None)
+            if found is None or is_new:
+                found = self._pool.submit(self._open, shard)
+            self._files[shard] = found
+            if len(self._files) > self._max_open:
+                # Whoever reads from it, or waits for it, keeps it until then.
+                del self._files[next(iter(self._files))]
+            return found, is_new
+
+    def _open(self, number: int) -> ShardFile:
+        shard = self._shards[number]
+        key = f"{self._index.manifest.folder}/{shard.name}"
+        path, where = self._store.local_path(key), self._store.uri_of(key)
+        if path is None:
+            sha256 = self._index.manifest.files[shard.role].sha256
+            # Named by its content: whatever data set it belongs to, it is the same.
+            descriptor = self._cache.open(
+                f"shard-{sha256}.tar",
+                make=lambda descriptor: self._fetch(number, descriptor),
+                is_sound=lambda descriptor: self._is_sound(number, descriptor),
+            )
+            return ShardFile(descriptor, where)
+        for _ in range(2):
+            try:
+                file = ShardFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), where)
+                if self._is_sound(number, file.descriptor):
+                    return file
+            except OSError:  # gone, or not readable
+                pass
+            # It says what is wrong, and is right if that was only for a moment.
+            self._read(shard)
+        raise DataError(f"{where} changes while it is read; see to this storage, then run again")
+
+    def _fetch(self, number: int, descriptor: int) -> None:
+        """Fill a file of the cache; where all is well, the bytes are hashed once: as they lie."""
+        shard = self._shards[number]
+        key = f"{self._index.manifest.folder}/{shard.name}"
+        size = self._index.manifest.files[shard.role].size
+        with suppress(KeyMissingError):
+            _write(descriptor, self._store.read(key, at_most=size, checked=False))
+        # Nobody has looked at these bytes, and a deleted file's inode may be the new one's.
+        self._verified.pop(number, None)
+        if not self._is_sound(number, descriptor):
+            data = self._read(shard)  # looks again, and knows what to say
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            _write(descriptor, data)
+
+    def _read(self, shard: Shard) -> bytes:
+        try:
+            return self._index.manifest.read(self._store, shard.role)
+        except DamagedError as error:
+            raise damaged(self._store, self._index, error) from None
+
+    def _is_sound(self, number: int, descriptor: int) -> bool:
+        stat = os.fstat(descriptor)
+        stamp: Stamp = (stat.st_ino, stat.st_size)
+        if not self._are_remote:
+            # The cache sets the times of its files at every opening, and never writes into one.
+            stamp += (stat.st_mtime_ns, stat.st_ctime_ns)
+        if self._verified.get(number) == stamp:
+            return True
+        record = self._index.manifest.files[self._shards[number].role]
+        if stat.st_size != record.size or _sha256(descriptor, record.size) != record.sha256:
+            return False
+        self._verified[number] = stamp
+        return True
+
+
+def damaged(store: Store, index: Index, error: DamagedError) -> DataError:
+    """Return the error of a shard that is not what its index says, after setting the index aside.
+
+    The shard stage, which looks at lengths only, would find the data set whole, and the next stage
+    the same damage again.
+    """
+    manifest.quarantine(store, index.manifest.folder, str(error), name=layout.DATASET_INDEX)
+    return DataError(
+        f"{error}: the shard stage. The data set is set aside until then; if you restore the file, "
+        "also delete index.quarantined.json beside it"
+    )
+
+
+def _sha256(descriptor: int, size: int) -> str:
+    digest = hashlib.sha256()
+    for at in range(0, size, _BLOCK_BYTES):
+        digest.update(os.pread(descriptor, _BLOCK_BYTES, at))
+    return digest.hexdigest()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

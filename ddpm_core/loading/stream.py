@@ -1,0 +1,204 @@
+"""A split that is read from its shards, image by image, while it is used."""
+
+import math
+from collections.abc import Callable
+from threading import Lock
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_core.errors import DataError
+from ddpm_core.images import png
+from ddpm_core.images.decoding import decode_files
+from ddpm_core.loading.blocks import BlockOrder
+from ddpm_core.loading.buffers import Buffers
+from ddpm_core.loading.cache import Cache
+from ddpm_core.loading.decode_pool import DecodePool
+from ddpm_core.loading.decoded import label_of
+from ddpm_core.loading.shard_files import Places, ShardFiles
+from ddpm_core.shards.index import Index, Split, key_of
+from ddpm_core.shards.tar import BLOCK_BYTES, members
+from ddpm_core.store.storage import Store
+
+MAX_RANGE_BYTES = 4 * 2**30
+_NUM_WINDOWS = 3  # that a reader has to do with: where stragglers are, the present one, the next
+_MAX_AHEAD, _AHEAD_BYTES = 8, 2**28
+_PART_BYTES = 2**26  # of a range, which is read and turned in parts
+
+
+@final
+class StreamedImages:
+    """The images of a split by their number, out of verified shards.
+
+    Any thread may read. Files of other programs are decoded by processes, which are started when
+    the first of them is expected or read; those that this program wrote only need to be copied.
+
+    Args:
+        store: where the data set is.
+        index: what it is.
+        split: which part of it.
+        cache: where shards of a remote store are kept.
+        num_decoders: processes that decode, at least 1.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, split: Split, cache: Cache, *, num_decoders: int
+    ) -> None:
+        shards = index.shards[split]
+        self._split, self._shards, self._num_decoders = split, shards, num_decoders
+        self.num_classes = len(index.classes)
+        channels, height, width = index.shape
+        self._shape = (height, width, channels)
+        self._counts = [shard.num_images for shard in shards]
+        self._firsts = np.cumsum([0, *self._counts])
+        if self._firsts[-1] != index.num_images[split]:
+            raise DataError(
+                f"{store.uri_of(index.manifest.folder)} has shards of {self._firsts[-1]} {split} "
+                f"images, but says {index.num_images[split]}; run the shard stage again under "
+                "another root"
+            )
+        self._offsets = np.concatenate([np.array(shard.offsets, np.int64) for shard in shards])
+        self._sizes = np.concatenate([np.array(shard.sizes, np.int64) for shard in shards])
+        self._needs_decoders = bool((self._sizes != png.stored_bytes(self._shape)).any())
+        self._decoders: DecodePool | None = None
+        self._order = BlockOrder(0, self._counts)
+        self._expected = (0, -1)
+        self._lock = Lock()
+        self._buffers = Buffers()
+        self._files = ShardFiles(
+            store, index, split, cache, max_open=_NUM_WINDOWS * self._order.max_window_shards
+        )
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def order(self, seed: int) -> BlockOrder:
+        """Return the order of training, permuted in windows of shards; `expect` goes by it."""
+        self._order, self._expected = BlockOrder(seed, self._counts), (0, -1)
+        return self._order
+
+    def windows(self, seed: int) -> BlockOrder:
+        """Return the same order: as of a split in memory, which is trained on in another."""
+        return self.order(seed)
+
+    def num_ahead(self, batch_size: int) -> int:
+        """Return how many batches to make at a time: several, within 256 MiB."""
+        batch_bytes = batch_size * math.prod(self._shape)
+        return max(2, min(_MAX_AHEAD, _AHEAD_BYTES // batch_bytes))
+
+    def expect(self, position: int) -> None:
+        """Fetch what the order reads from this position of the stream of all epochs on."""
+        order = self._order
+        epoch, within = divmod(position, len(self))
+        window = order.window_of(epoch, within)
+        # Batches that are made at a time come in any order: only ever forwards.
+        if (epoch, window) <= self._expected:
+            return
+        self._expected = (epoch, window)
+        if self._needs_decoders:
+            self._pool()  # they start while the first shards are on their way
+        self._files.expect(order.shards_of(epoch, window).tolist())
+        is_last = window + 1 == order.num_windows(epoch)
+        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
+        self._files.expect(order.shards_of(*following).tolist())
+
+    def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
+        """Return the images of these numbers, (b, channels, height, width) uint8.
+
+        In memory the channels are last, as they are in the files.
+
+        Raises:
+            DataError: a shard is missing or is not what the index says, or an image is damaged.
+            StorageError: the store does not answer, or the cache cannot be used.
+            ClusterError: a process that decodes was lost.
+        """
+        size = (len(numbers), *self._shape)
+        if pinned:  # torch itself uses such memory again, as soon as the device has read it
+            images_u8 = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        else:
+            images_u8 = torch.from_numpy(self._buffers.lease(size))
+        places = self._places(numbers)
+        out, origin = images_u8.numpy(), self._origin(numbers)
+        if self._needs_decoders:
+            self._pool().decode(places, out, origin=origin)
+        else:
+            decode_files(places.read_all(), out, origin=origin)
+        return images_u8.permute(0, 3, 1, 2)
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Return images `start` to `stop` - 1, channels first also in memory.
+
+        Raises:
+            DataError: also if they have over 4 GiB of pixels.
+        """
+        stop = min(stop, len(self))
+        num_bytes = (stop - start) * math.prod(self._shape)
+        if num_bytes > MAX_RANGE_BYTES:
+            raise DataError(
+                f"{stop - start} images have {num_bytes} bytes of pixels, at most "
+                f"{MAX_RANGE_BYTES} are held in memory at a time; use fewer or smaller images"
+            )
+        height, width, channels = self._shape
+        numbers = np.arange(start, stop, dtype=np.int64)
+        images_u8 = torch.empty((len(numbers), channels, height, width), dtype=torch.uint8)
+        # In parts: turning it as a whole would take its memory twice.
+        size = max(1, _PART_BYTES // math.prod(self._shape))
+        for at in range(0, len(numbers), size):
+            images_u8[at : at + size] = self.take(numbers[at : at + size])
+        return images_u8
+
+    def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Return the classes of the images of these numbers, (b,) int64.
+
+        Raises:
+            DataError, StorageError: as `take`; or there is no class where one belongs.
+        """
+        found = [self._label(number) for number in numbers.tolist()]
+        return torch.tensor(found, dtype=torch.int64)
+
+    def close(self) -> None:
+        """End the processes and threads, and close the files."""
+        self._files.close()
+        if self._decoders is not None:
+            self._decoders.close()
+
+    def _pool(self) -> DecodePool:
+        with self._lock:
+            if self._decoders is None:
+                self._decoders = DecodePool(self._num_decoders, self._shape)
+            return self._decoders
+
+    def _places(self, numbers: NDArray[np.int64]) -> Places:
+        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
+        used, which = np.unique(shards, return_inverse=True)
+        files = [self._files.get(shard) for shard in used.tolist()]
+        return Places(files, which, self._offsets[numbers], self._sizes[numbers])
+
+    def _origin(self, numbers: NDArray[np.int64]) -> Callable[[int], str]:
+        def origin(position: int) -> str:
+            places = self._places(numbers[position : position + 1])
+            return f"{places.files[0].where}: {self._key(int(numbers[position]))}"
+
+        return origin
+
+    def _label(self, number: int) -> int:
+        places = self._places(np.array([number]))
+        file, offset, size = places.files[0], int(places.offsets[0]), int(places.sizes[0])
+        # The file after the image's: its header, and the one block that a number needs.
+        at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        piece = file.read(at, 2 * BLOCK_BYTES)
+        key = self._key(number)
+        origin = f"{file.where}: the class of {key}"
+        (member,) = members(piece + bytes(2 * BLOCK_BYTES), origin=origin)
+        if member.name != f"{key}.cls":
+            raise DataError(f"{origin} is not there, but {member.name}; shard under another root")
+        content = piece[member.offset : member.offset + member.size]
+        return label_of(content, self.num_classes, origin)
+
+    def _key(self, number: int) -> str:
+        at = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        shard = self._shards[at]
+        return key_of(self._split, shard.first_number + number - int(self._firsts[at]))

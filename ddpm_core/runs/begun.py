@@ -1,0 +1,94 @@
+"""What a run.json said when it was written: one that was changed since is spoken of, once.
+
+A changed file is a wish like any other; where it would be another experiment, it is refused like
+any other. But whoever changed it by mistake should hear of it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ddpm_core.canonical import MAX_JSON_BYTES, canonical_json, parse_json
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.progress import WARNING
+from ddpm_core.runs import layout
+from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
+
+_SHOWN = 10
+_log = logging.getLogger(__name__)
+
+
+def keep(store: Store, config: RunConfig, run_json: bytes) -> None:
+    """Keep beside the `run_json` of a run what it says, after it was written."""
+    _write(store, config.name, config.flat(), said_of=sha256_of(run_json))
+
+
+def tell_changes(store: Store, run: str) -> None:
+    """Log which keys of a run's run.json were changed since it was written; once for each change.
+
+    Raises:
+        ConfigError: the file is no configuration any more.
+        KeyMissingError: it is not there.
+    """
+    data = store.read(layout.run_json_key(run), at_most=MAX_JSON_BYTES)
+    line, digest = _changes(store, run, data), sha256_of(data)
+    if line is None:  # of an earlier version, or killed between the two files
+        now = RunConfig.from_json(data, origin=store.uri_of(layout.run_json_key(run)))
+        _write(store, run, now.flat(), said_of=digest)
+    elif line:
+        _log.warning("%s%s", WARNING, line)
+        begun = _read(store, run)
+        _write(store, run, begun["keys"] if begun else {}, said_of=digest)
+
+
+def changes_of(store: Store, run: str) -> str:
+    """Return the line that `tell_changes` would log, "" for none; writes nothing."""
+    data = store.read(layout.run_json_key(run), at_most=MAX_JSON_BYTES)
+    return _changes(store, run, data) or ""
+
+
+def _changes(store: Store, run: str, run_json: bytes) -> str | None:
+    """Return what is to be said of the file; "" for nothing, None if nobody knows what it was."""
+    begun, key = _read(store, run), layout.run_json_key(run)
+    if begun is None:
+        return None
+    if begun["said_of"] == sha256_of(run_json):
+        return ""
+    then, now = begun["keys"], RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
+    changed = [
+        f"{name}: {json.dumps(then.get(name))} -> {json.dumps(now.get(name))}"
+        for name in dict.fromkeys((*then, *now))
+        if then.get(name) != now.get(name)
+    ]
+    if not changed:
+        return ""
+    more = len(changed) - _SHOWN
+    return (
+        f"{store.uri_of(key)} is no longer the file that this run was begun with, and is taken as "
+        f"it is now: {'; '.join(changed[:_SHOWN])}"
+        + (f"; and {more} more keys" if more > 0 else "")
+    )
+
+
+def _read(store: Store, run: str) -> dict[str, Any] | None:
+    key = _key(run)
+    try:
+        found = parse_json(store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key))
+    except (KeyMissingError, ConfigError):
+        return None
+    whole = isinstance(found.get("keys"), dict) and isinstance(found.get("said_of"), str)
+    return found if whole else None
+
+
+def _write(store: Store, run: str, keys: Mapping[str, Any], *, said_of: str) -> None:
+    try:
+        store.write(_key(run), canonical_json({"keys": keys, "said_of": said_of}))
+    except StorageError as error:
+        # Who may only read a run may still look at it; it is said again then.
+        _log.warning("%s", error)
+
+
+def _key(run: str) -> str:
+    return f"{layout.run_folder(run)}/begun.json"

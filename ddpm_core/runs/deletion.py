@@ -1,0 +1,79 @@
+"""A run is deleted: its folder, and no other. What it shares with other runs stays."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.recipes import PAPER_TABLE_2
+from ddpm_core.runs import layout, lease
+from ddpm_core.runs.table import config_of
+from ddpm_core.store.storage import Store
+
+STAYS = (
+    "its data set, which other runs may use; what MLflow knows of it, its registered model too, "
+    "which is deleted in MLflow"
+)
+
+
+def delete_run(store: Store, name: str, *, confirmed: bool) -> str:
+    """Delete the folder of a run; return what was done, and what stays.
+
+    Args:
+        store: the root.
+        name: of the run.
+        confirmed: whether the user has said so twice.
+
+    Raises:
+        ConfigError: there is no such run, or it was not confirmed.
+        RunConflictError: it is being trained.
+        StorageError: the storage refuses or does not answer; the same command continues.
+    """
+    config_of(store, name)
+    where = store.uri_of(layout.run_folder(name))
+    if not confirmed:
+        raise ConfigError(
+            f"this deletes {where} for good, checkpoints and samples too; say --yes if it is meant"
+        )
+    with lease.held(store, name):  # nobody trains it
+        folder = store.local_path(layout.run_folder(name))
+        if folder is not None:
+            _delete_folder(folder)
+        else:
+            # run.json last: until then the run has its name, and the same command continues.
+            keys = sorted(_keys(store, layout.run_folder(name)))
+            last = layout.run_json_key(name)
+            for key in [*(key for key in keys if key != last), last]:
+                store.delete(key)
+    return f"deleted {where}; {_rest(store, name)}"
+
+
+def _rest(store: Store, name: str) -> str:
+    ablations = [f"{name}-{one}" for one in PAPER_TABLE_2]
+    present = [one for one in ablations if store.exists(layout.run_json_key(one))]
+    more = f"; its ablations, runs of their own: {', '.join(present)}" if present else ""
+    return f"what stays: {STAYS}{more}"
+
+
+def _delete_folder(folder: Path) -> None:
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link to a folder elsewhere; delete both by hand")
+    # In one step it is no run any more: one that is half deleted must not be trained on.
+    hidden = folder.with_name(f".deleted.{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        folder.rename(hidden)
+        # Also what a deletion that was killed has left.
+        for left in folder.parent.glob(f".deleted.{folder.name}.*"):
+            shutil.rmtree(left)
+    except OSError as error:
+        raise StorageError(f"cannot delete {folder}: {error.strerror or error}") from error
+
+
+def _keys(store: Store, folder: str) -> Iterator[str]:
+    for name in store.names(folder):
+        key = f"{folder}/{name}"
+        if store.exists(key):
+            yield key
+        else:
+            yield from _keys(store, key)

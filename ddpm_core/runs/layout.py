@@ -1,0 +1,166 @@
+"""Where things lie under the root, and what determines them. Knows no torch.
+
+datasets/<data set>-<fingerprint>/   train-000000.tar ... index.json
+runs/<run>/run.json                  the configuration, written once
+runs/<run>/dataset.json              which data set the run uses
+runs/<run>/birth.json                an id that tells this folder from a later one of its name
+runs/<run>/mlflow/                   what a server of MLflow has of the run
+runs/<run>/checkpoints/step_00001000/
+runs/<run>/samples/<fingerprint>/
+runs/<run>/evaluation/<fingerprint>/
+runs/<run>/study/<fingerprint>/
+runs/<run>/ablations/<fingerprint>/
+"""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.runs.protocol import protocol_identity
+from ddpm_core.store.storage import Store
+
+DATASET_INDEX = "index.json"
+SHORT = 16  # hex digits of a fingerprint in a folder's name
+
+
+def run_folder(run: str) -> str:
+    """Return the folder of a run."""
+    return f"runs/{run}"
+
+
+def run_json_key(run: str) -> str:
+    """Return the key of the run's configuration."""
+    return f"{run_folder(run)}/run.json"
+
+
+def dataset_pointer_key(run: str) -> str:
+    """Return the key of the file that names the run's data set."""
+    return f"{run_folder(run)}/dataset.json"
+
+
+def birth_key(run: str) -> str:
+    """Return the key of the file with the id of the run's folder."""
+    return f"{run_folder(run)}/birth.json"
+
+
+def tracking_folder(run: str) -> str:
+    """Return the folder of what is known of the run's copy in MLflow."""
+    return f"{run_folder(run)}/mlflow"
+
+
+def dataset_folder(name: str, data_fingerprint: str) -> str:
+    """Return the folder of a data set, shared by all runs that use it."""
+    return f"datasets/{name}-{data_fingerprint[:SHORT]}"
+
+
+def checkpoints_folder(run: str) -> str:
+    """Return the folder of all checkpoints of a run."""
+    return f"{run_folder(run)}/checkpoints"
+
+
+def checkpoint_folder(run: str, step: int) -> str:
+    """Return the folder of the checkpoint after `step` optimiser steps."""
+    return f"{checkpoints_folder(run)}/step_{step:08d}"
+
+
+def samples_folder(run: str, sampling_fingerprint: str) -> str:
+    """Return the folder of one set of samples."""
+    return f"{run_folder(run)}/samples/{sampling_fingerprint[:SHORT]}"
+
+
+def evaluation_folder(run: str, protocol_fingerprint: str) -> str:
+    """Return the folder of one evaluation."""
+    return f"{run_folder(run)}/evaluation/{protocol_fingerprint[:SHORT]}"
+
+
+def sample_fingerprint(config: RunConfig, ema_sha256: str) -> str:
+    """Return what determines the samples: weights, network, diffusion and `sample`."""
+    return fingerprint(
+        {
+            "ema": ema_sha256,
+            "shape": list(config.data.shape),
+            "model": config.model.model_dump(mode="json"),
+            "diffusion": config.diffusion.model_dump(mode="json"),
+            "precision": config.train.precision,
+            "sample": config.sample.model_dump(mode="json"),
+        }
+    )
+
+
+def evaluation_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerprint: str) -> str:
+    """Return what determines the metrics: samples, data set and `evaluate`.
+
+    A feature network from outside counts by its digest, not by where it lies.
+    """
+    return fingerprint(
+        {
+            "samples": sample_fingerprint(config, ema_sha256),
+            "dataset": dataset_fingerprint,
+            "evaluate": _protocol(config),
+            **protocol_identity(),
+        }
+    )
+
+
+def _protocol(config: RunConfig) -> dict[str, Any]:
+    protocol = config.evaluate.model_dump(mode="json")
+    if config.evaluate.features != "trained":
+        del protocol["features"]
+    return protocol
+
+
+def foreign_features(sha256: str | None) -> dict[str, Any]:
+    """Return what determines a feature network from outside: its digest."""
+    return {"kind": "torchscript", "sha256": sha256}
+
+
+def features_folder(dataset: str, recipe: Mapping[str, Any]) -> str:
+    """Return the folder of a feature network, beside the data set it belongs to."""
+    return f"{dataset}/features-{fingerprint(recipe)[:SHORT]}"
+
+
+def study_folder(run: str, study_fingerprint: str) -> str:
+    """Return the folder of one study."""
+    return f"{run_folder(run)}/study/{study_fingerprint[:SHORT]}"
+
+
+def study_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerprint: str) -> str:
+    """Return what determines a study: what determines the metrics, and `study`."""
+    return fingerprint(
+        {
+            "evaluation": evaluation_fingerprint(config, ema_sha256, dataset_fingerprint),
+            "study": config.study.model_dump(mode="json", exclude={"ablation_steps"}),
+        }
+    )
+
+
+def ablations_folder(run: str, ablations_fingerprint: str) -> str:
+    """Return the folder of the table of a run's ablations."""
+    return f"{run_folder(run)}/ablations/{ablations_fingerprint[:SHORT]}"
+
+
+def ablations_fingerprint(config: RunConfig) -> str:
+    """Return what determines the six ablations and how they are measured."""
+    return fingerprint(
+        {
+            "experiment": config.experiment(),
+            "sample": config.sample.model_dump(mode="json"),
+            "evaluate": _protocol(config),
+            "steps": config.study.ablation_steps,
+            **protocol_identity(),
+        }
+    )
+
+
+def stage_command(store: Store, run: str, stage: str) -> str:
+    """Return the command that runs a stage of a run again, to be copied into a shell."""
+    return shlex.join(["python", "-m", "ddpm_core", stage, store.uri_of(run_json_key(run))])
+
+
+def committed_steps(store: Store, run: str) -> list[int]:
+    """Return the steps that have a checkpoint folder, newest first; committed or not."""
+    names = store.names(checkpoints_folder(run))
+    steps = [name.removeprefix("step_") for name in names if name.startswith("step_")]
+    return sorted((int(step) for step in steps if step.isdigit()), reverse=True)

@@ -1,0 +1,347 @@
+"""What there is of a run, and whether it is what its place promises. Knows no torch.
+
+A stage is done when the manifest at its place is committed, says of itself what the place
+promises, and every file of it is there in its full length: what these functions return. Bytes are
+verified by whoever builds a result on them, and all of them by `python -m ddpm_core verify`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core.canonical import canonical_json, fingerprint
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.runs import layout
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import DamagedError, Expected, Manifest
+from ddpm_core.store.storage import KeyMissingError, Store
+
+_DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_POINTER_BYTES = 4096
+_KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "corrector_snr")
+"""of a sampler; samples say those that their own one has"""
+
+
+@dataclass(frozen=True)
+class DatasetPointer:
+    """Which data set a run uses."""
+
+    folder: str
+    fingerprint: str
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the folder's name is of this fingerprint."""
+        return (
+            _DATASET_FOLDER.fullmatch(self.folder) is not None
+            and _SHA256.fullmatch(self.fingerprint) is not None
+            and self.folder.endswith(f"-{self.fingerprint[: layout.SHORT]}")
+        )
+
+    def to_json(self) -> bytes:
+        """Return the bytes of the run's dataset.json."""
+        return canonical_json({"dataset": self.folder, "fingerprint": self.fingerprint})
+
+
+class DatasetDamagedError(DataError, DamagedError):
+    """A data set, or a run's pointer to it, is damaged or another's; the shard stage mends it."""
+
+
+def dataset_pointer(store: Store, run: str) -> DatasetPointer | None:
+    """Return what the run's dataset.json says, or None before sharding.
+
+    Raises:
+        DatasetDamagedError: the file is there and is no pointer, or its two fields do not name
+            one data set.
+    """
+    key = layout.dataset_pointer_key(run)
+    try:
+        data = store.read(key, at_most=MAX_POINTER_BYTES)
+    except KeyMissingError:
+        return None
+    try:
+        values: Any = json.loads(data)
+        if set(values) == {"dataset", "fingerprint"}:
+            pointer = DatasetPointer(str(values["dataset"]), str(values["fingerprint"]))
+            if pointer.is_consistent:
+                return pointer
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise DatasetDamagedError(
+        f"{store.uri_of(key)} does not name a data set: it must hold 'dataset', a folder "
+        "datasets/NAME-FINGERPRINT, and 'fingerprint', 64 digits that begin like the folder's name "
+        f"ends; found {data[:200]!r}. The shard stage passes it over and makes it anew: "
+        f"{layout.stage_command(store, run, 'shard')}"
+    )
+
+
+def index_expected(pointer: DatasetPointer) -> Expected:
+    """Return what the index in the folder of `pointer` must say of itself."""
+    return Expected({"fingerprint": pointer.fingerprint})
+
+
+def dataset_of(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the index of the run's data set, or None while it is not complete.
+
+    Raises:
+        DatasetDamagedError: the pointer, the index or a shard is damaged, missing or another's,
+            or the data set is not the one that this configuration describes.
+    """
+    pointer = dataset_pointer(store, config.name)
+    if pointer is None:
+        return None
+    try:
+        expected = index_expected(pointer)
+        found = manifest.load(store, pointer.folder, expected, name=layout.DATASET_INDEX)
+        if found is not None:
+            found.require_sizes(store)
+    except DamagedError as error:
+        raise DatasetDamagedError(
+            f"{error}: {layout.stage_command(store, config.name, 'shard')}"
+        ) from None
+    if found is not None:
+        require_data(store, config, found)
+    return found
+
+
+def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
+    """Refuse a data set that is not made as `config.data` says.
+
+    Raises:
+        DatasetDamagedError: with each key that differs.
+    """
+    refusal = Expected({"data": config.data.identity()}).refusal(index.body)
+    if refusal is not None:
+        raise DatasetDamagedError(
+            f"{store.uri_of(layout.dataset_pointer_key(config.name))} names the data set "
+            f"{store.uri_of(index.folder)}, which is not the one of this run: {refusal}. The shard "
+            "stage passes the pointer over and makes it anew: "
+            f"{layout.stage_command(store, config.name, 'shard')}"
+        )
+
+
+def checkpoint_expected(step: int) -> Expected:
+    """Return what the checkpoint in the folder of `step` must say of itself."""
+    return Expected({"step": step})
+
+
+def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the checkpoint after the last step of the training, or None before it is there.
+
+    Its files are there in their full lengths; their bytes are verified by whoever reads them.
+
+    Raises:
+        DamagedError: it is damaged, or that of another step; the train stage mends it.
+        CheckpointError: it belongs to another experiment, or was trained on another data set than
+            the run's.
+    """
+    step = config.train.num_steps
+    with _mended_by(store, config, "train"):
+        found = manifest.load(
+            store, layout.checkpoint_folder(config.name, step), checkpoint_expected(step)
+        )
+        if found is None:
+            return None
+        found.require_sizes(store)
+    require_origin(store, found, experiment=fingerprint(config.experiment()))
+    if not is_imported(found) and (pointer := dataset_pointer(store, config.name)) is not None:
+        require_origin(store, found, dataset=pointer.fingerprint)
+    return found
+
+
+def is_imported(checkpoint: Manifest) -> bool:
+    """Say whether these are weights from outside, which no data set of ours belongs to."""
+    return "imported" in checkpoint.body
+
+
+def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
+    """Refuse a checkpoint that another experiment made, or that saw another data set.
+
+    Args:
+        store: where it lies.
+        checkpoint: which.
+        fingerprints: `experiment` and `dataset` of the run.
+
+    Raises:
+        CheckpointError: with both fingerprints, and what to do about it.
+    """
+    for field, ours in fingerprints.items():
+        theirs = str(checkpoint.body.get(field))
+        if theirs != ours:
+            folder = store.uri_of(checkpoint.folder)
+            raise CheckpointError(
+                f"{folder} was made by another {field}: fingerprint {theirs[: layout.SHORT]}, this "
+                f"run has {ours[: layout.SHORT]}. {_origin_remedy(store, checkpoint, field)}"
+            )
+
+
+def _origin_remedy(store: Store, checkpoint: Manifest, field: str) -> str:
+    run = checkpoint.folder.removeprefix("runs/").partition("/")[0]
+    away = "If that folder was copied here, delete it and train again, which goes on from the "
+    away += f"checkpoint before: {layout.stage_command(store, run, 'train')}."
+    if field == "dataset":
+        pointer = store.uri_of(layout.dataset_pointer_key(run))
+        command = layout.stage_command(store, run, "shard")
+        return (
+            f"If {pointer} was exchanged, the shard stage makes it anew from the run's own images: "
+            f"{command}. {away} Otherwise give this run another name"
+        )
+    return f"{away} Otherwise give this run another name (--run NAME)"
+
+
+def samples_expected(config: RunConfig, checkpoint: Manifest) -> Expected:
+    """Return what the manifest of the samples of these weights must say of itself."""
+    sample, ema = config.sample, checkpoint.files["ema"].sha256
+    return Expected(
+        {
+            "num_images": sample.num_images,
+            "unit_size": sample.unit_size,
+            "batch_size": sample.batch_size,
+            "shape": list(config.data.shape),
+            "sampler": sample.sampler,
+            "seed": sample.seed,
+            **config.diffusion.model_dump(mode="json"),
+            "precision": config.train.precision,
+            "step": checkpoint.body["step"],
+            "ema_sha256": ema,
+        },
+        {
+            "fingerprint": layout.sample_fingerprint(config, ema),
+            "num_steps": sample.num_steps or config.diffusion.num_timesteps,
+            **{knob: getattr(sample, knob) for knob in _KNOBS},
+        },
+    )
+
+
+def samples_of(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the manifest of the run's samples, or None while they are not complete.
+
+    Raises:
+        DamagedError: they are damaged or others; the sample stage mends them.
+        CheckpointError: as `final_checkpoint`.
+    """
+    checkpoint = final_checkpoint(store, config)
+    if checkpoint is None:
+        return None
+    digest = layout.sample_fingerprint(config, checkpoint.files["ema"].sha256)
+    folder = layout.samples_folder(config.name, digest)
+    return _result(store, config, "sample", folder, samples_expected(config, checkpoint))
+
+
+def evaluation_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:
+    """Return what the evaluation of these weights on this data set must say of itself."""
+    ema = checkpoint.files["ema"].sha256
+    return Expected(
+        measured_weights(config, checkpoint, dataset),
+        {"fingerprint": layout.evaluation_fingerprint(config, ema, dataset)},
+    )
+
+
+def measured_weights(config: RunConfig, checkpoint: Manifest, dataset: str) -> dict[str, Any]:
+    """Return which weights were measured on which data set, for protocols and manifests."""
+    return {
+        "ema_sha256": checkpoint.files["ema"].sha256,
+        "step": checkpoint.body["step"],
+        "loss": config.train.loss,
+        "weighting": config.train.weighting,
+        "precision": config.train.precision,
+        "dataset": dataset,
+    }
+
+
+def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the manifest of the run's evaluation, or None while it is not complete.
+
+    Raises:
+        DamagedError: it is damaged or another's; the evaluate stage mends it.
+        CheckpointError: as `final_checkpoint`.
+    """
+    checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
+    if checkpoint is None or pointer is None:
+        return None
+    ema, dataset = checkpoint.files["ema"].sha256, pointer.fingerprint
+    digest = layout.evaluation_fingerprint(config, ema, dataset)
+    folder = layout.evaluation_folder(config.name, digest)
+    expected = evaluation_expected(config, checkpoint, dataset)
+    return _result(store, config, "evaluate", folder, expected)
+
+
+def has_foreign_network(store: Store, config: RunConfig) -> bool:
+    """Say whether a feature network from outside is kept beside the run's data set already."""
+    if config.evaluate.features == "trained":
+        return False
+    try:
+        pointer = dataset_pointer(store, config.name)
+    except DatasetDamagedError:
+        return False
+    if pointer is None:
+        return False
+    values = layout.foreign_features(config.evaluate.features_sha256)
+    return store.exists(f"{layout.features_folder(pointer.folder, values)}/manifest.json")
+
+
+def study_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:
+    """Return what the study of these weights on this data set must say of itself."""
+    ema = checkpoint.files["ema"].sha256
+    return Expected(
+        measured_weights(config, checkpoint, dataset),
+        {"fingerprint": layout.study_fingerprint(config, ema, dataset)},
+    )
+
+
+def study_of(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the manifest of the run's study, or None while it is not complete.
+
+    Raises:
+        DamagedError: it is damaged or another's; the study stage mends it.
+        CheckpointError: as `final_checkpoint`.
+    """
+    checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
+    if checkpoint is None or pointer is None:
+        return None
+    ema, dataset = checkpoint.files["ema"].sha256, pointer.fingerprint
+    folder = layout.study_folder(config.name, layout.study_fingerprint(config, ema, dataset))
+    return _result(store, config, "study", folder, study_expected(config, checkpoint, dataset))
+
+
+def ablations_expected(config: RunConfig) -> Expected:
+    """Return what the table of the run's ablations must say of itself.
+
+    Earlier versions did not write it: their table is made again of the runs, which are kept.
+    """
+    return Expected({"fingerprint": layout.ablations_fingerprint(config)})
+
+
+def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
+    """Return the manifest of the table of the run's ablations, or None while it is not complete.
+
+    Raises:
+        DamagedError: it is damaged or another's; the ablations stage mends it.
+    """
+    folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
+    return _result(store, config, "ablations", folder, ablations_expected(config))
+
+
+def _result(
+    store: Store, config: RunConfig, stage: str, folder: str, expected: Expected
+) -> Manifest | None:
+    with _mended_by(store, config, stage):
+        found = manifest.load(store, folder, expected)
+        if found is not None:
+            found.require_sizes(store)
+    return found
+
+
+@contextmanager
+def _mended_by(store: Store, config: RunConfig, stage: str) -> Iterator[None]:
+    """Name the command of the stage that mends what is damaged."""
+    try:
+        yield
+    except DamagedError as error:
+        command = layout.stage_command(store, config.name, stage)
+        raise DamagedError(f"{error}: {command}") from None

@@ -1,0 +1,249 @@
+"""A run: a name under a root, and the configuration that the name stands for.
+
+runs/<run>/run.json     written once, when the run's first result is about to stand
+runs/<run>/begun.json   what it said then: a run.json that was changed since is spoken of
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ddpm_core.canonical import MAX_JSON_BYTES
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
+from ddpm_core.runs import begun, layout, results
+from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
+from ddpm_core.store.pinned_file import read_pinned
+from ddpm_core.store.storage import KeyMissingError, Store, open_store
+
+__all__ = [
+    "DEFAULT_ROOT",
+    "begin_stage",
+    "check_run",
+    "check_stage",
+    "configure",
+    "has_results",
+    "open_run",
+    "open_stage",
+    "refuse_training_imported",
+    "require_feature_file",
+]
+
+_RESULTS = ("dataset.json", "checkpoints", "samples", "evaluation", "study", "ablations")
+"""what lies in the folder of a run that has a result"""
+
+
+def configure(
+    target: str, *, root: str | None, run: str | None, changes: Mapping[str, Any]
+) -> tuple[str, RunConfig]:
+    """Return (root URI, configuration) of what a command line names; writes nothing.
+
+    Args:
+        target: a recipe's name, perhaps with an ablation's; or a run: its name, or path or URI of
+            its folder or its run.json.
+        root: where everything lies; None is the root that the run lies in, else ./runs.
+        run: name of the run; None is the recipe's or the file's own.
+        changes: `{"section.key": value}` on top.
+
+    Raises:
+        ConfigError: if any of it is not valid.
+        RunConflictError: if `changes` would make a run that exists another experiment.
+    """
+    base, home = read_target(target, root=root)
+    named = {**changes, "name": run} if run is not None else dict(changes)
+    config = _with_absolute_paths(base.replaced(named))
+    _require_source(config)
+    if home is not None and run is None and root is None:
+        _refuse_other_experiment(base, config, where=target)
+    where = (home or DEFAULT_ROOT) if root is None else root
+    require_lasting_root(where)
+    return where, config
+
+
+def check_run(store: Store, config: RunConfig) -> bool:
+    """Return whether the run is on record, as this configuration; writes nothing.
+
+    `compute`, and where the raw data lie, may differ from what is on record: they change how fast
+    a run goes, not what it is.
+
+    Raises:
+        RunConflictError: with a line for each key that differs.
+    """
+    recorded = _recorded(store, config.name)
+    if recorded is None:
+        return False
+    where = store.uri_of(layout.run_json_key(config.name))
+    _refuse(recorded.differences(config), config.name, where=where)
+    return True
+
+
+def check_stage(store: Store, config: RunConfig) -> bool:
+    """Return whether the run is on record, for one stage of it; writes nothing.
+
+    Unlike for `check_run`, a run on record may be sampled and evaluated in another way than the
+    first time: such results stand beside the others, under their own fingerprint.
+
+    Raises:
+        RunConflictError: if the run on record is another experiment.
+    """
+    recorded = _recorded(store, config.name)
+    if recorded is None:
+        return False
+    where = store.uri_of(layout.run_json_key(config.name))
+    _refuse_other_experiment(recorded, config, where=where)
+    return True
+
+
+def open_run(store: Store, config: RunConfig) -> RunConfig:
+    """Write run.json once, or check that the one that is there says the same.
+
+    Raises:
+        RunConflictError: as `check_run`.
+    """
+    if not check_run(store, config):
+        _create(store, config, check_run)
+    return config
+
+
+def open_stage(store: Store, config: RunConfig) -> RunConfig:
+    """Write run.json, unless the run is on record: called when its first result is about to stand.
+
+    Not earlier, so that an attempt that was refused or killed before it had a result has not taken
+    the name; of several that come to this at the same time one wins.
+
+    Raises:
+        RunConflictError: as `check_stage`.
+    """
+    if not check_stage(store, config):
+        _create(store, config, check_stage)
+    return config
+
+
+def begin_stage(store: Store, config: RunConfig) -> None:
+    """Check that a stage of this run may begin; say, once, if its run.json was changed.
+
+    Raises:
+        RunConflictError: the run on record is another experiment.
+    """
+    if check_stage(store, config):
+        begun.tell_changes(store, config.name)
+
+
+def has_results(store: Store, run: str) -> bool:
+    """Return whether anything lies in the run's folder that a stage has made."""
+    return not set(_RESULTS).isdisjoint(store.names(layout.run_folder(run)))
+
+
+def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
+    key, data = layout.run_json_key(config.name), config.to_json().encode()
+    try:
+        store.create(key, data)
+    except RunConflictError:
+        check(store, config)  # somebody else was first
+    else:
+        begun.keep(store, config, data)
+
+
+def refuse_training_imported(target: str, *, root: str | None, config: RunConfig) -> None:
+    """Refuse to train what `target` names if that is a run of imported weights under another name.
+
+    It would be trained from random weights, which nobody means who gives this file.
+
+    Raises:
+        ConfigError: saying what to do.
+    """
+    base, home = read_target(target, root=root)
+    if home is None or base.name == config.name:
+        return
+    with suppress(CheckpointError):  # of another experiment or damaged: nothing to train on
+        found = results.final_checkpoint(open_store(home), base)
+        if found is not None and "imported" in found.body:
+            raise ConfigError(
+                f"{target} is a run of imported weights, and training goes on from none but those "
+                f"of its own run: {config.name!r} would begin with random ones. To train such a "
+                "network from the beginning, give a recipe and its sections with --set"
+            )
+
+
+def require_feature_file(config: RunConfig) -> None:
+    """Refuse a feature network that is to be read from this machine and is not there.
+
+    Called before the training where the evaluation is to run on this machine too. What the file
+    does is tried by `evaluation.check`, for which torch is needed.
+
+    Raises:
+        ConfigError: naming the path: there is no such file, or it has another digest.
+    """
+    evaluate = config.evaluate
+    if evaluate.features != "trained" and "://" not in evaluate.features:
+        read_pinned(evaluate.features, str(evaluate.features_sha256), key="evaluate.features")
+
+
+def _recorded(store: Store, run: str) -> RunConfig | None:
+    key = layout.run_json_key(run)
+    try:
+        return RunConfig.from_json(
+            store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
+        )
+    except KeyMissingError:
+        return None
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return it with paths that mean the same to workers, which run in other folders."""
+    paths = {"data.source": config.data.source, "evaluate.features": config.evaluate.features}
+    return config.replaced(
+        {
+            key: _absolute(key, path)
+            for key, path in paths.items()
+            if path not in ("default", "trained") and "://" not in path
+        }
+    )
+
+
+def _absolute(key: str, path: str) -> str:
+    try:
+        absolute = Path(path).expanduser().resolve()
+        absolute.exists()  # whether or not: it can be asked
+    except (OSError, RuntimeError, ValueError) as error:
+        # No such user; too long, or this user may not look there; a NUL.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{key}={path[:300]!r} is no path here: {reason}; give another") from None
+    return str(absolute)
+
+
+def _require_source(config: RunConfig) -> None:
+    data = config.data
+    if data.is_collection and data.source == "default":
+        raise ConfigError(
+            f"data.source='default', but {data.name} is nothing that can be downloaded here; give "
+            "--set data.source=PLACE: a folder, a .zip or .tar of images, an LMDB export, or "
+            "WebDataset shards, as a path, s3://bucket/prefix or https:// URI"
+        )
+    scheme, separator, place = data.source.partition("://")
+    if separator and "@" in place.partition("/")[0]:
+        raise ConfigError(
+            f"data.source={scheme}://... holds a user or a password, which run.json would keep; "
+            "give it without: credentials come from the environment or the AWS files"
+        )
+    if data.source.startswith("https://") and data.source_sha256 is None:
+        raise ConfigError(
+            f"data.source={data.source!r} is fetched from outside and data.source_sha256 is not "
+            "given; give the SHA-256 of the archive you trust"
+        )
+
+
+def _refuse_other_experiment(recorded: RunConfig, config: RunConfig, *, where: str) -> None:
+    other_results = ("sample.", "evaluate.", "study.")
+    lines = [line for line in recorded.differences(config) if not line.startswith(other_results)]
+    _refuse(lines, recorded.name, where=where)
+
+
+def _refuse(differences: list[str], run: str, *, where: str) -> None:
+    if differences:
+        lines = "\n".join(f"  {line}" for line in differences)
+        raise RunConflictError(
+            f"run {run!r} exists with another configuration ({where}):\n{lines}\n"
+            "Give this one another name (--run NAME), or repeat the first one's settings."
+        )

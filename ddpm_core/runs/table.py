@@ -1,0 +1,136 @@
+"""What runs there are below a root: how far each is, its numbers, and how runs differ."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ddpm_core.canonical import MAX_JSON_BYTES
+from ddpm_core.config import RunConfig
+from ddpm_core.config.explain import near
+from ddpm_core.errors import ConfigError, PipelineError
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.stages import RESULTS
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import KeyMissingError, Store
+
+_COLUMNS = ("run", "data", "steps", "done", "bits/dim", "Frechet", "inception")
+
+
+def list_runs(store: Store) -> str:
+    """Return a table of all runs below the root, a line each; a run that cannot be read says so."""
+    names = [name for name in store.names("runs") if store.exists(layout.run_json_key(name))]
+    if not names:
+        return f"no runs below {store.uri}"
+    rows = [_COLUMNS, *(_row(store, name) for name in names)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def show_run(store: Store, name: str) -> str:
+    """Return what a run is and where its results lie.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    config = config_of(store, name)
+    lines = [f"run        {name}", f"folder     {store.uri_of(layout.run_folder(name))}"]
+    lines.append(f"data       {config.data.name}, {'x'.join(map(str, config.data.shape))}")
+    lines.append(f"steps      {_steps(store, config)}")
+    for stage in RESULTS:
+        try:
+            found = RESULTS[stage](store, config)
+        except PipelineError as error:
+            lines.append(f"{stage:<9}  {error}")
+        else:
+            lines.append(f"{stage:<9}  {'-' if found is None else store.uri_of(found.folder)}")
+    lines += [f"{key:<9}  {value}" for key, value in _numbers(store, config).items()]
+    return "\n".join(lines)
+
+
+def compare_runs(store: Store, names: Sequence[str]) -> str:
+    """Return the numbers of these runs, and the keys in which their configurations differ.
+
+    Raises:
+        ConfigError: one is not there, or fewer than two are given.
+    """
+    if len(names) < 2:
+        raise ConfigError("give at least two runs to compare")
+    configs = {name: config_of(store, name) for name in names}
+    flat = {name: config.flat() for name, config in configs.items()}
+    keys = list(dict.fromkeys(key for one in flat.values() for key in one if key != "name"))
+    rows = [("", *names)]
+    for key in keys:
+        values = [json.dumps(one.get(key)) for one in flat.values()]
+        if len(set(values)) > 1:
+            rows.append((key, *values))
+    numbers = [_numbers(store, config) for config in configs.values()]
+    measured = dict.fromkeys(key for one in numbers for key in one)
+    rows += [(key, *(one.get(key, "-") for one in numbers)) for key in measured]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def config_of(store: Store, name: str) -> RunConfig:
+    """Return the configuration of a run on record.
+
+    Raises:
+        ConfigError: there is no such run; the message names a similar one.
+    """
+    key = layout.run_json_key(name)
+    try:
+        data = store.read(key, at_most=MAX_JSON_BYTES)
+    except KeyMissingError:
+        close = near(name, store.names("runs"))
+        meant = f"; did you mean {close!r}?" if close else ""
+        raise ConfigError(f"there is no run {name!r} below {store.uri}{meant}") from None
+    return RunConfig.from_json(data, origin=store.uri_of(key))
+
+
+def _row(store: Store, name: str) -> tuple[str, ...]:
+    try:
+        config = config_of(store, name)
+        done = [stage for stage in RESULTS if RESULTS[stage](store, config) is not None]
+        numbers = _numbers(store, config)
+        return (
+            name,
+            config.data.name,
+            _steps(store, config),
+            done[-1] if done else "-",
+            *(numbers.get(key, "-") for key in _COLUMNS[4:]),
+        )
+    except PipelineError as error:
+        first = str(error).splitlines()[0]
+        return (name, f"cannot be read: {first}", *[""] * (len(_COLUMNS) - 2))
+
+
+def _steps(store: Store, config: RunConfig) -> str:
+    for step in layout.committed_steps(store, config.name):
+        folder = layout.checkpoint_folder(config.name, step)
+        if manifest.load(store, folder, results.checkpoint_expected(step)) is not None:
+            return f"{step}/{config.train.num_steps}"
+    return f"0/{config.train.num_steps}"
+
+
+def _numbers(store: Store, config: RunConfig) -> dict[str, str]:
+    evaluation = results.evaluation_of(store, config)
+    if evaluation is None:
+        return {}
+    return _of_metrics(evaluation, store)
+
+
+def _of_metrics(evaluation: Manifest, store: Store) -> dict[str, str]:
+    metrics: dict[str, Any] = json.loads(evaluation.read(store, "metrics"))
+    found = {"bits/dim": f"{metrics['bits_per_dim']['value']:.3f}"}
+    # Of images of one class there is no distance.
+    if (distance := metrics["frechet_distance"]["value"]) is not None:
+        found["Frechet"] = f"{distance:.2f}"
+    if (score := metrics.get("inception_score")) is not None:
+        found["inception"] = f"{score['value']:.2f}"
+    return found

@@ -1,0 +1,98 @@
+"""What the first argument of a command line may name: a recipe, a run, or a file run.json."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_core.canonical import MAX_JSON_BYTES
+from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config.explain import near
+from ddpm_core.errors import ConfigError
+from ddpm_core.recipes import RECIPES, is_recipe, recipe
+from ddpm_core.runs import layout
+from ddpm_core.store.storage import KeyMissingError, open_store
+
+DEFAULT_ROOT = "./runs"
+_IN_A_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""set by Ray for the command of a submitted job, and for no other process of a user"""
+
+
+def read_target(target: str, *, root: str | None) -> tuple[RunConfig, str | None]:
+    """Return the configuration that `target` names, and the root it lies in; None: in none.
+
+    A recipe's name always means the recipe: a command must not mean something else once a run of
+    that name is there. To mean the run, give its folder.
+
+    Args:
+        target: a recipe, perhaps with an ablation; path or URI of a run.json, or of the folder
+            that holds one; or the name of a run below the root.
+        root: where a run's name is looked up; None is ./runs.
+
+    Raises:
+        ConfigError: it is none of these, or what it names is no configuration.
+        StorageError: the storage does not answer.
+    """
+    if is_recipe(target):
+        return recipe(target), None
+    if target.endswith(".json") or "/" in target:
+        file = target if target.endswith(".json") else f"{target.rstrip('/')}/run.json"
+        is_other_file = file != target and "://" not in target and os.path.isfile(target)  # noqa: PTH113
+        if is_other_file or (found := _read_if_there(file)) is None:
+            raise ConfigError(
+                f"{target!r} is neither a recipe nor a run: there is no file {file}; give a recipe "
+                f"({', '.join(RECIPES)}), or path or URI of a run.json or its folder"
+            )
+        return found, _root_of(found, file)
+    home = DEFAULT_ROOT if root is None else root
+    if re.fullmatch(RUN_NAME_PATTERN, target):
+        file = f"{home.rstrip('/')}/{layout.run_json_key(target)}"
+        if (found := _read_if_there(file)) is not None:
+            return found, home
+        if (found := _read_if_there(f"{target}/run.json")) is not None:
+            return found, _root_of(found, f"{target}/run.json")
+    raise ConfigError(
+        f"{target!r} is neither a recipe ({', '.join(RECIPES)}), nor a run below {home}, nor the "
+        f"path or URI of a run.json or its folder{_suggestion(target, home)}"
+    )
+
+
+def require_lasting_root(root: str) -> None:
+    """Refuse a relative root in a Ray job, which would lie in Ray's copy of the working folder.
+
+    Raises:
+        ConfigError: saying what to give.
+    """
+    if os.environ.get(_IN_A_RAY_JOB) and not root.startswith(("/", "~", "s3://", "file:///")):
+        raise ConfigError(
+            f"root {root!r} is relative, and this is a Ray job, whose working folder Ray deletes "
+            "when it is no longer needed; give --root with an absolute path that all nodes reach, "
+            "or s3://bucket/prefix"
+        )
+
+
+def _read_if_there(file: str) -> RunConfig | None:
+    folder, slash, name = file.rpartition("/")
+    try:
+        data = open_store(folder or (slash or ".")).read(name, at_most=MAX_JSON_BYTES)
+    except KeyMissingError:
+        return None
+    return RunConfig.from_json(data, origin=file)
+
+
+def _root_of(config: RunConfig, file: str) -> str | None:
+    """Return the root if the file lies where a run's file lies, else None."""
+    suffix = "/" + layout.run_json_key(config.name)
+    absolute = file if "://" in file else str(Path(file).expanduser().resolve())
+    return absolute.removesuffix(suffix) if absolute.endswith(suffix) else None
+
+
+def _suggestion(target: str, home: str) -> str:
+    close = near(target, [*RECIPES, *_runs_in(home)])
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def _runs_in(home: str) -> Iterator[str]:
+    """Yield the names of the runs below a root on this machine; a bucket is not asked."""
+    if "://" not in home:
+        yield from open_store(home).names("runs")

@@ -1,0 +1,162 @@
+"""A data set of shards: made by as many workers as there are, the same bytes by any number."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.config import ComputeConfig, DataConfig
+from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.images import png
+from ddpm_core.images.decode import decode_exact
+from ddpm_core.runs import layout
+from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected, units_of
+from ddpm_core.shards.counts import mean_and_std
+from ddpm_core.shards.index import FORMAT_VERSION, SPLITS, Split, dataset_fingerprint, shard_entry
+from ddpm_core.shards.shard import MadeShard
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Expected, FileRecord, Manifest
+from ddpm_core.store.storage import Store, sha256_of
+
+_NUM_SHOWN = 64  # images of the picture for people
+Made = dict[Split, list[MadeShard]]
+
+
+def make_dataset(
+    store: Store,
+    data: DataConfig,
+    source: Source,
+    compute: ComputeConfig,
+    *,
+    images_sha256: str,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Manifest:
+    """Write the data set and commit its index.
+
+    Killed on the way it leaves no index, and the next call goes on with the shards that are there.
+
+    Args:
+        store: where.
+        data: the identity of the data set, and images per shard.
+        source: the images.
+        compute: how many workers.
+        images_sha256: `source.digest()`, which takes a while.
+        on_progress: told (images done, images in all) at the start and after each shard.
+
+    Returns:
+        The committed index.
+
+    Raises:
+        DataError: some images cannot be used, and may not be left out.
+    """
+    folder = layout.dataset_folder(data.name, dataset_fingerprint(data, images_sha256))
+    units = units_of(source, data)
+    total, done = sum(source.num_images.values()), 0
+    made: dict[ShardUnit, MadeShard] = {}
+
+    def on_done(unit: ShardUnit, shard: MadeShard) -> None:
+        nonlocal done
+        made[unit] = shard
+        done += unit.stop - unit.start
+        on_progress(done, total)
+
+    on_progress(0, total)
+    source.make_shards(store, folder, units, compute, on_done=on_done)
+    shards: Made = {
+        split: [made[unit] for unit in units if unit.split == split] for split in SPLITS
+    }
+    rejected = [one for split in SPLITS for shard in shards[split] for one in shard.rejected]
+    require_few_rejected(data, rejected, total, uri=data.source)
+    _require_images(shards, data)
+    files = {shard.shard.role: shard.record for split in SPLITS for shard in shards[split]}
+    files["train-first"] = _put_first_images(store, folder, data, shards["train"])
+    body = _body(data, source, images_sha256, shards)
+    return _commit(store, folder, files, body)
+
+
+def _commit(
+    store: Store, folder: str, files: dict[str, FileRecord], body: dict[str, Any]
+) -> Manifest:
+    """Commit the index; one of the same images, which passed over other files, is as good."""
+    try:
+        return manifest.commit(store, folder, files, body, name=layout.DATASET_INDEX)
+    except RunConflictError:
+        expected = Expected({"fingerprint": body["fingerprint"]})
+        found = manifest.load(store, folder, expected, name=layout.DATASET_INDEX)
+        if found is None or found.files != files:
+            raise
+        if found.body | {"passed_over": {}} != body | {"passed_over": {}}:
+            raise
+        return found
+
+
+def _require_images(shards: Made, data: DataConfig) -> None:
+    for split in SPLITS:
+        if not sum(shard.shard.num_images for shard in shards[split]):
+            raise DataError(
+                f"no usable image is left in the {split} split of data.source={data.source!r}; "
+                "mend the files, or change data.num_test_images"
+            )
+
+
+def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) -> dict[str, Any]:
+    mean, std = mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
+    sizes = {size for split in SPLITS for shard in shards[split] for size in shard.shard.sizes}
+    png_bytes = sizes.pop() if data.encoding == "png" else None
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": dataset_fingerprint(data, images_sha256),
+        "images_sha256": images_sha256,
+        "data": data.identity(),
+        "shape": list(data.shape),
+        "classes": list(source.classes),
+        "num_images": {
+            split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS
+        },
+        "class_counts": {
+            split: _sum([shard.class_counts for shard in shards[split]]).tolist()
+            for split in SPLITS
+        },
+        "mean": mean,
+        "std": std,
+        "png_bytes": png_bytes,
+        "shards": {
+            split: [shard_entry(shard.shard, png_bytes) for shard in shards[split]]
+            for split in SPLITS
+        },
+        "rejected": [
+            vars(one) for split in SPLITS for shard in shards[split] for one in shard.rejected
+        ],
+        "passed_over": dict(source.passed_over),
+        # Only where there are any: indexes of before have no such key.
+        **({"notes": dict(source.notes)} if source.notes else {}),
+    }
+
+
+def _sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    total: NDArray[np.int64] = np.sum(parts, axis=0)
+    return total
+
+
+def _put_first_images(
+    store: Store, folder: str, data: DataConfig, shards: list[MadeShard]
+) -> FileRecord:
+    """Put a picture of the first training images beside the shards, in rows of eight."""
+    shard = next(made.shard for made in shards if made.shard.num_images)
+    tar = store.read(f"{folder}/{shard.name}")
+    channels, height, width = data.shape
+    places = list(zip(shard.offsets, shard.sizes, strict=True))[:_NUM_SHOWN]
+    images = np.stack(
+        [
+            decode_exact(tar[at : at + size], (height, width, channels), origin=shard.name)
+            for at, size in places
+        ]
+    )
+    rows = -(-len(images) // 8)
+    sheet = np.zeros((rows * 8, *images.shape[1:]), np.uint8)
+    sheet[: len(images)] = images
+    sheet = sheet.reshape(rows, 8, height, width, channels).transpose(0, 2, 1, 3, 4)
+    content = png.encode(sheet.reshape(rows * height, 8 * width, channels))
+    store.write(f"{folder}/train-first.png", content)
+    return FileRecord("train-first.png", len(content), sha256_of(content))

@@ -1,0 +1,170 @@
+"""One shard: from images to the bytes of a tar, and to what the index says of it.
+
+The bytes follow from the images alone, so whoever makes a shard makes the same, and making it
+twice does no harm. A shard that is there is known by its own manifest, which is written after it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.canonical import canonical_json
+from ddpm_core.shards.counts import Counts
+from ddpm_core.shards.index import Rejected, Shard, key_of
+from ddpm_core.shards.tar_writer import pack
+from ddpm_core.store import manifest
+from ddpm_core.store.manifest import Expected, FileRecord
+from ddpm_core.store.storage import Store, sha256_of
+
+LABEL, ABOUT = "cls", "json"
+"""The files that follow each image in a shard."""
+IMAGE_EXTENSIONS = ("png", "jpg", "webp")
+"""What the image's own file may be."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image on its way into a shard."""
+
+    content: bytes
+    """its file"""
+    extension: str
+    """of that file: png, jpg, webp"""
+    pixels: NDArray[np.uint8]
+    """(height, width, channels) of what is in the file"""
+    label: int
+    name: str | None
+    """what the source calls it, if it has a name"""
+
+
+@dataclass(frozen=True)
+class MadeShard:
+    """A shard that lies in the storage, and what is known of it."""
+
+    shard: Shard
+    record: FileRecord
+    histogram: NDArray[np.int64]
+    """(channels, 256) how often each value occurs"""
+    class_counts: NDArray[np.int64]
+    """(classes,) images of each class"""
+    rejected: tuple[Rejected, ...]
+
+    def body(self, folder: str) -> dict[str, Any]:
+        """Return the body of the shard's manifest in the folder of its data set."""
+        return {
+            **_expected(folder).body,
+            "num_images": self.shard.num_images,
+            "first_number": self.shard.first_number,
+            "offsets": list(self.shard.offsets),
+            "sizes": list(self.shard.sizes),
+            "histogram": self.histogram.tolist(),
+            "class_counts": self.class_counts.tolist(),
+            "rejected": [vars(one) for one in self.rejected],
+        }
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the file name of shard `number` of a split."""
+    return f"{split}-{number:06d}.tar"
+
+
+def make_shard(
+    store: Store,
+    folder: str,
+    split: str,
+    number: int,
+    records: Iterable[Record | Rejected],
+    *,
+    first_number: int,
+    channels: int,
+    classes: tuple[str, ...],
+) -> MadeShard:
+    """Write one shard and its manifest.
+
+    Args:
+        store: where.
+        folder: of the data set.
+        split: train or test.
+        number: of the shard in its split.
+        records: the images in order, and what takes none of their places.
+        first_number: number of its first image in the split.
+        channels: of every image.
+        classes: what the labels mean.
+    """
+    name = shard_name(split, number)
+    rejected: list[Rejected] = []
+    counts = Counts(channels, len(classes))
+    files: list[tuple[str, bytes]] = []
+    for record in _taken(records, rejected):
+        at = first_number + len(files) // 3
+        key = key_of(split, at)
+        about = {"class": classes[record.label], "index": at, "label": record.label, "split": split}
+        if record.name is not None:
+            about["source"] = record.name
+        files += (
+            (f"{key}.{record.extension}", record.content),
+            (f"{key}.{LABEL}", b"%d" % record.label),
+            (f"{key}.{ABOUT}", canonical_json(about)),
+        )
+        counts.add(record.label, record.pixels)
+    tar, offsets = pack(files)
+    sizes = tuple(len(content) for _, content in files[::3])
+    shard = Shard(name, len(sizes), first_number, tuple(offsets[::3]), sizes)
+    sha256 = sha256_of(tar)
+    store.write(f"{folder}/{name}", tar, sha256=sha256)
+    made = MadeShard(
+        shard,
+        FileRecord(name, len(tar), sha256),
+        counts.histogram(),
+        counts.classes,
+        tuple(rejected),
+    )
+    manifest.commit(
+        store, folder, {shard.role: made.record}, made.body(folder), name=f"{shard.role}.json"
+    )
+    return made
+
+
+def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeShard | None:
+    """Return the shard if it is there, whole, in every byte; else None: it is to be made."""
+    name = shard_name(split, number)
+    role = name.removesuffix(".tar")
+    found = manifest.intact(store, folder, _expected(folder), name=f"{role}.json")
+    if found is None:
+        return None
+    body = found.body
+    try:
+        shard = Shard(
+            name,
+            body["num_images"],
+            body["first_number"],
+            tuple(body["offsets"]),
+            tuple(body["sizes"]),
+        )
+        return MadeShard(
+            shard,
+            found.files[role],
+            np.array(body["histogram"], np.int64),
+            np.array(body["class_counts"], np.int64),
+            tuple(Rejected(**one) for one in body["rejected"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it is no manifest of a shard: {type(error).__name__} {error}"
+        manifest.quarantine(store, folder, reason, name=f"{role}.json")
+        return None
+
+
+def _expected(folder: str) -> Expected:
+    """Return what the manifest of a shard says of itself: which data set it belongs to."""
+    return Expected({"dataset": folder.rpartition("/")[2]})
+
+
+def _taken(records: Iterable[Record | Rejected], rejected: list[Rejected]) -> Iterator[Record]:
+    for record in records:
+        if isinstance(record, Rejected):
+            rejected.append(record)
+        else:
+            yield record

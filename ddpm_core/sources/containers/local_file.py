@@ -1,0 +1,73 @@
+"""One file on this machine, read at random by any number of processes and threads."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import final
+
+from ddpm_core.errors import DataError, StorageError
+from ddpm_core.images.names import shown
+
+
+@final
+class LocalFile:
+    """Opened when it is first read, and again after a fork."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: tuple[int, int] | None = None
+
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """Return up to `num_bytes` from `offset` on; fewer only where the file ends.
+
+        Raises:
+            DataError: it is gone, or no regular file.
+            StorageError: it cannot be read.
+        """
+        try:
+            pieces = []
+            while num_bytes and (piece := os.pread(self._open(), num_bytes, offset)):
+                pieces.append(piece)
+                offset += len(piece)
+                num_bytes -= len(piece)
+        except OSError as error:
+            raise self._problem(error) from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @contextmanager
+    def opened(self) -> Iterator[BufferedReader]:
+        """Give the file, to be read from its beginning.
+
+        Raises:
+            DataError: it is gone, or no regular file.
+            StorageError: for every other OSError inside.
+        """
+        try:
+            with self._path.open("rb") as file:
+                yield file
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file."""
+        with self.opened() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def close(self) -> None:
+        if self._descriptor is not None and self._descriptor[0] == os.getpid():
+            os.close(self._descriptor[1])
+        self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            self._descriptor = (os.getpid(), os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        return self._descriptor[1]
+
+    def _problem(self, error: OSError) -> DataError | StorageError:
+        place = shown(str(self._path))
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            return DataError(f"{place} is missing or no file; fetch it, or mend data.source")
+        return StorageError(f"cannot read {place}: {error.strerror}; mend that, run again")

@@ -1,0 +1,205 @@
+"""WebDataset shards that others made: tars in which files of one stem are one sample.
+
+    some/place/imagenet-train-000000.tar     0001.jpg, 0001.cls, 0001.json, 0002.jpg, ...
+    some/place/imagenet-val-000000.tar
+
+A sample is one image and what describes it. Of that only `.cls` is read, the number of the class in
+decimal digits; `.pyd`, `.pkl` and `.pth`, which would execute when they are read, never are.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from ddpm_core.errors import DataError, StorageError
+from ddpm_core.images.names import (
+    BESIDE,
+    IMAGE_EXTENSIONS,
+    TEXT,
+    bytes_of,
+    checked_name,
+    is_of_a_system,
+    quoted,
+    reason_to_pass_over,
+    shown,
+    text_of,
+)
+from ddpm_core.sources.containers.container import Container, Entry, PassedOver
+from ddpm_core.sources.containers.local_file import LocalFile
+from ddpm_core.sources.containers.tar_walk import Found, walk
+from ddpm_core.sources.containers.tarred import Tar
+
+MAX_LABEL = 2**16 - 1
+_LABEL = re.compile(rb"\s*(\d{1,5})\s*")
+_MAX_LABEL_BYTES = 64
+_SPLITS = {"train": "train", **dict.fromkeys(("test", "val", "valid", "validation"), "test")}
+_NO_IMAGE = "a sample without an image"
+_NO_KEY = "a name without a key before its first dot"
+_NUM_PEEKED = 8
+
+
+class _Sample(NamedTuple):
+    key: str
+    files: dict[str, Found]
+    """extension -> member"""
+
+
+@final
+class ShardFiles(Container):
+    """Samples of several tars. `Entry.where` is (number of the shard, byte of the image).
+
+    A name is that of the shard, without .tar, and that of the image. If both splits are found in
+    the names of the shards (train, and one of test, val, valid or validation, as a word of it), the
+    name begins with the folder train/ or test/.
+    """
+
+    folders_are_classes = False
+
+    def __init__(self, shards: Iterable[tuple[str, Path]], *, uri: str) -> None:
+        """Take these shards, each by the name that it goes by and where it lies."""
+        self.uri = uri
+        self._shards = [(name, path) for name, path in shards]
+        splits = [_split_of(name) for name, _ in self._shards]
+        both = {"train", "test"} <= set(splits)
+        self._folders = [
+            (f"{split}/" if both and split else "") + name.removesuffix(".tar") + "/"
+            for split, (name, _) in zip(splits, self._shards, strict=True)
+        ]
+
+    def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        for number, (name, path) in enumerate(self._shards):
+            origin = shown(f"{self.uri}/{name}")
+            with closing(LocalFile(path)) as content:
+                for sample in _samples(path, origin, passed_over):
+                    images = sorted(sample.files.keys() & IMAGE_EXTENSIONS)
+                    full = self._folders[number] + sample.key
+                    if not images:
+                        passed_over.add(_NO_IMAGE, full, harmless=False)
+                        continue
+                    if len(images) > 1:
+                        raise DataError(
+                            f"{quoted(sample.key)} in {origin} has several images "
+                            f"({', '.join(images)}); a sample must have one. Make the shard again"
+                        )
+                    _note_others(sample, full, passed_over)
+                    found = sample.files[images[0]]
+                    label = _label(sample, content, origin)
+                    image = self._folders[number] + text_of(found.raw_name)
+                    yield Entry(image, found.size, (number, found.offset), label)
+
+    def read(self, entry: Entry) -> bytes:
+        number, offset = entry.where
+        if not 0 <= number < len(self._shards):
+            raise DataError(f"{self.uri} has no shard {number}; list it again")
+        name, path = self._shards[number]
+        with Tar(path, uri=f"{self.uri}/{name}") as tar:
+            return tar.read(entry._replace(where=(offset,)))
+
+    def place(self) -> dict[str, Any]:
+        shards = [[name, str(path)] for name, path in self._shards]
+        return {"kind": "shards", "shards": shards, "uri": self.uri}
+
+    def is_here(self) -> bool:
+        return all(path.is_file() for _, path in self._shards)
+
+
+def shards_in(root: Path) -> list[tuple[str, Path]]:
+    """Return the tars in a folder and its folders, by name and place, if no image is there.
+
+    Raises:
+        StorageError: one of these folders cannot be listed.
+    """
+    found = []
+    try:
+        for folder in (root, *sorted(one for one in root.iterdir() if _is_folder(one))):
+            for one in folder.iterdir():
+                if reason_to_pass_over(one.name) is None:
+                    return []
+                if one.name.endswith(".tar") and not is_of_a_system(one.name) and one.is_file():
+                    found.append((one.relative_to(root).as_posix(), one))
+    except OSError as error:
+        raise StorageError(
+            f"cannot list {quoted(str(error.filename))}: {error.strerror}; give this user the "
+            "right to read it, or mount it, then run again"
+        ) from None
+    return sorted(found)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not is_of_a_system(path.name)
+
+
+def is_a_shard(path: Path, uri: str) -> bool:
+    """Say whether an archive begins as a shard does: with a `.cls` among its first members.
+
+    Raises:
+        DataError: it begins as no archive does; `uri` is what it is called then.
+    """
+    with LocalFile(path).opened() as file:
+        members = walk(file, uri)
+        first = [found.raw_name for found, _ in zip(members, range(_NUM_PEEKED), strict=False)]
+    return any(name.endswith(b".cls") for name in first)
+
+
+def _key_and_extension(member: str) -> tuple[str, str]:
+    """Return what stands before and behind the first dot of a name's last part."""
+    folder, slash, last = member.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return (folder + slash + stem if stem and extension else ""), extension.lower()
+
+
+def _split_of(name: str) -> str | None:
+    words = {_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}
+    return words.pop() if len(words) == 1 else None
+
+
+def _label(sample: _Sample, content: LocalFile, origin: str) -> int | None:
+    found = sample.files.get("cls")
+    if found is None:
+        return None
+    text = content.read_at(found.offset, min(found.size, _MAX_LABEL_BYTES))
+    match = _LABEL.fullmatch(text)
+    if found.size > _MAX_LABEL_BYTES or not match or int(match[1]) > MAX_LABEL:
+        raise DataError(
+            f"{quoted(sample.key + '.cls')} in {origin} is {quoted(repr(text[:30]))}; it must be "
+            f"the number of a class, 0..{MAX_LABEL}. Make the shard again"
+        )
+    return int(match[1])
+
+
+def _samples(path: Path, origin: str, passed_over: PassedOver) -> Iterator[_Sample]:
+    """Yield neighbouring members of one key together, as WebDataset does."""
+    sample = _Sample("", {})
+    seen = set()
+    with LocalFile(path).opened() as file:
+        for found in walk(file, origin):
+            member = checked_name(found.raw_name, origin)
+            key, extension = _key_and_extension(member)
+            if found.problem or not key or is_of_a_system(member):
+                reason = found.problem or reason_to_pass_over(member) or _NO_KEY
+                passed_over.add(reason, member, harmless=is_of_a_system(member))
+                continue
+            if key != sample.key:
+                if sample.files:
+                    yield sample
+                sample = _Sample(key, {})
+                if key in seen:
+                    raise DataError(
+                        f"{quoted(key)} in {origin} has files in two places; those of one "
+                        "sample must stand together. Make the shard again, sorted by name"
+                    )
+                seen.add(key)
+            if extension in sample.files:
+                raise DataError(f"{origin} holds {quoted(member)} twice; make it again")
+            sample.files[extension] = found._replace(raw_name=bytes_of(member))
+    if sample.files:
+        yield sample
+
+
+def _note_others(sample: _Sample, full: str, passed_over: PassedOver) -> None:
+    for extension in sorted(sample.files.keys() - IMAGE_EXTENSIONS - {"cls"}):
+        name = f"{full}.{extension}"
+        is_text = reason_to_pass_over(f"x.{extension}") == TEXT
+        passed_over.add(TEXT if is_text else BESIDE, name, harmless=True)

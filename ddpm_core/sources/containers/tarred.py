@@ -1,0 +1,69 @@
+"""A tar archive, read where it lies: its headers once, its files at random, never unpacked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+from ddpm_core.errors import DataError
+from ddpm_core.images.names import checked_name
+from ddpm_core.shards.tar import BLOCK_BYTES, check_header
+from ddpm_core.sources.containers.container import (
+    Container,
+    Entry,
+    PassedOver,
+    changed,
+    refuse_large,
+)
+from ddpm_core.sources.containers.local_file import LocalFile
+from ddpm_core.sources.containers.tar_walk import walk
+
+
+@final
+class Tar(Container):
+    """The regular files of an uncompressed archive. `Entry.where` is (byte of its content,)."""
+
+    def __init__(self, path: Path, *, uri: str | None = None) -> None:
+        """Take the archive at `path`.
+
+        Args:
+            path: the uncompressed archive.
+            uri: what to call it, if it is another's unpacked copy.
+        """
+        self.uri = uri or str(path)
+        self._path = path
+        self._file = LocalFile(path)
+
+    def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        with self._file.opened() as file:
+            for found in walk(file, self.uri):
+                name = checked_name(found.raw_name, self.uri)
+                if found.problem is not None:
+                    passed_over.add(found.problem, name, harmless=False)
+                else:
+                    yield Entry(name, found.size, (found.offset,))
+
+    def read(self, entry: Entry) -> bytes:
+        refuse_large(self.uri, entry)
+        start = entry.where[0] - BLOCK_BYTES
+        content = self._file.read_at(start, BLOCK_BYTES + entry.size)
+        # A header before it, and nothing cut off: tar keeps no checksum of what it holds.
+        if len(content) != BLOCK_BYTES + entry.size:
+            raise changed(self.uri, entry, "the archive ends before it")
+        try:
+            check_header(content[:BLOCK_BYTES], start, self.uri)
+        except DataError as error:
+            raise changed(self.uri, entry, "there is no header before it") from error
+        return content[BLOCK_BYTES:]
+
+    def place(self) -> dict[str, Any]:
+        return {
+            "kind": "tar",
+            "path": str(self._path),
+            "uri": self.uri,
+        }
+
+    def is_here(self) -> bool:
+        return self._path.is_file()
+
+    def close(self) -> None:
+        self._file.close()

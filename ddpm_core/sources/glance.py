@@ -1,0 +1,100 @@
+"""What can be known of the images before any of them is read: their names, classes and splits.
+
+Needs no cluster, so that a source that cannot be used is refused in a second, not after Ray began.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpm_core.config import DataConfig
+from ddpm_core.errors import DataError
+from ddpm_core.sources.containers.container import Container
+from ddpm_core.sources.containers.opening import open_container
+from ddpm_core.sources.listing import Listing, list_images
+from ddpm_core.sources.splits import load_splits, published_bytes
+from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
+
+_NUM_DIGITS = 1797
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a data set will consist of, as far as can be known now."""
+
+    num_train: int | None
+    """training images; None: only a download would tell"""
+    num_test: int | None
+    """held-out images"""
+    text: str
+    """the same for people, in one line"""
+    num_classes: int | None = None
+    """of a collection whose names are known"""
+
+
+def listed(data: DataConfig, *, cache: Path) -> tuple[Container, Listing]:
+    """Return the container that `data.source` means, and which images it holds.
+
+    Raises:
+        ConfigError: `data.source` means nothing.
+        DataError: it cannot be used, by the names in it.
+        StorageError: it does not answer.
+    """
+    container = open_container(data.source, cache=cache, sha256=data.source_sha256)
+    listing = list_images(
+        container,
+        num_test_images=data.num_test_images,
+        on_bad=data.on_bad,
+        max_bad_share=data.max_bad_share,
+        class_folders=data.class_folders,
+    )
+    return container, listing
+
+
+def glance(data: DataConfig, *, cache: Path) -> Glance:
+    """Look at the source of a data set; nothing is downloaded.
+
+    Raises:
+        ConfigError, DataError, StorageError: as the shard stage would, but for what only the
+            content of image files tells.
+    """
+    if data.is_collection:
+        if data.source.startswith("https://"):
+            return Glance(None, None, f"{data.source.partition('?')[0]}, to be downloaded")
+        if data.source.startswith("s3://"):
+            return _in_bucket(data.source)
+        if data.source.lower().endswith((".tar.gz", ".tgz")) and Path(data.source).is_file():
+            return Glance(None, None, f"{data.source}, to be unpacked")
+        container, listing = listed(data, cache=cache)
+        passed_over = sum(listing.passed_over.counts.values())
+        return _told(
+            len(listing.train),
+            len(listing.test),
+            f"{len(listing.classes)} class(es), in {container.uri}"
+            + (f"; {passed_over} files passed over" if passed_over else ""),
+            num_classes=len(listing.classes),
+        )
+    if data.name == "digits":  # no need of the two seconds that scikit-learn takes to import
+        num_test = data.num_test_images or 0
+        return _told(_NUM_DIGITS - num_test, num_test, "scikit-learn's digits")
+    num_bytes = published_bytes(data, cache=cache)
+    if num_bytes:
+        return Glance(
+            None, data.max_test_images, f"{data.name}, {num_bytes / 1e6:.0f} MB to be downloaded"
+        )
+    splits = load_splits(data, cache=cache)
+    return _told(len(splits.train), len(splits.test), f"{data.name} from {data.source}")
+
+
+def _in_bucket(source: str) -> Glance:
+    """Ask for the first object only: listing ten million takes ten thousand requests."""
+    name, key = bucket_and_key(source)
+    bucket = ForeignBucket(name)
+    bucket.check(key)
+    if next(iter(bucket.objects(key)), None) is None:
+        raise DataError(f"{source} holds nothing; correct data.source")
+    return Glance(None, None, f"{source}, to be listed")
+
+
+def _told(num_train: int, num_test: int, rest: str, *, num_classes: int | None = None) -> Glance:
+    text = f"{num_train} images to train on, {num_test} held out, {rest}"
+    return Glance(num_train, num_test, text, num_classes)

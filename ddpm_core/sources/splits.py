@@ -1,0 +1,152 @@
+"""The images of a bundle as they come: each data set as a train and a held-out split, in memory."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+
+from ddpm_core.config import DataConfig
+from ddpm_core.errors import DataError
+from ddpm_core.permutation import keyed_permutation
+from ddpm_core.sources import cifar, fashion_mnist, mnist
+from ddpm_core.sources.download import RemoteFile, fetch
+from ddpm_core.sources.raw_images import RawImages
+
+_PUBLISHED: dict[str, tuple[RemoteFile, ...]] = {
+    "mnist": mnist.PUBLISHED,
+    "fashion_mnist": fashion_mnist.PUBLISHED,
+    "cifar10": cifar.PUBLISHED,
+}
+_DIGITS_SPLIT_KEY = b"digits held out:"  # in no configuration: the split is part of the data set
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, padded to the size that the network sees."""
+
+    train: RawImages
+    test: RawImages
+    classes: tuple[str, ...]
+    """what the labels mean"""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all pixels and labels, in order."""
+        sha256 = hashlib.sha256()
+        for images in (self.train, self.test):
+            sha256.update(repr(images.images_u8.shape).encode())
+            sha256.update(np.ascontiguousarray(images.images_u8).data)
+            sha256.update(images.labels.astype("<i8").data)
+        return sha256.hexdigest()
+
+
+def load_splits(
+    data: DataConfig,
+    *,
+    cache: Path,
+    published: Mapping[str, tuple[RemoteFile, ...]] = _PUBLISHED,
+) -> Splits:
+    """Read the images that `data` names.
+
+    Held out of the training are, for MNIST and CIFAR-10, the first `data.num_test_images` of the
+    canonical test split (None: all of it; the training split is never touched); for digits, which
+    has no split, images drawn once and for all: the same whatever the seed.
+
+    Args:
+        data: which, from where, and the size to pad to.
+        cache: folder for downloads.
+        published: what `data.source == "default"` downloads.
+
+    Raises:
+        DataError: naming the file, what was found, what must hold, what to do.
+        StorageError: a download could not be finished; running again continues.
+    """
+    match data.name:
+        case "digits":
+            splits = _digits(data)
+        case "mnist":
+            splits = Splits(*mnist.read_folder(_folder(data, cache, published)), mnist.CLASSES)
+        case "fashion_mnist":
+            folder = _folder(data, cache, published)
+            splits = Splits(*mnist.read_folder(folder), fashion_mnist.CLASSES)
+        case "cifar10":
+            splits = Splits(*cifar.read_folder(_folder(data, cache, published)), cifar.CLASSES)
+        case "images" | "celebahq" | "lsun_bedroom" | "lsun_church" | "lsun_cat":
+            raise ValueError(f"{data.name} is no bundle: see `collection`")
+        case _:
+            assert_never(data.name)
+    splits = replace(splits, test=_first(splits.test, data))
+    return replace(splits, train=_padded(splits.train, data), test=_padded(splits.test, data))
+
+
+def published_bytes(data: DataConfig, *, cache: Path) -> int:
+    """Return how much `load_splits` would download; 0 if all is here, or comes from elsewhere."""
+    if data.source != "default":
+        return 0
+    files = _PUBLISHED.get(data.name, ())
+    missing = [file for file in files if not (cache / data.name / file.name).is_file()]
+    return sum(file.num_bytes or 0 for file in missing)
+
+
+def _folder(data: DataConfig, cache: Path, published: Mapping[str, tuple[RemoteFile, ...]]) -> Path:
+    """Return where the files lie, after downloading them if no place is given."""
+    if data.source != "default":
+        folder = Path(data.source).expanduser()
+        if "://" in data.source or not folder.exists():
+            raise DataError(
+                f"data.source={data.source!r} is no folder on this machine; give one that holds "
+                f"the files of {data.name}, or 'default' to download them"
+            )
+        return folder
+    for file in published[data.name]:
+        fetch(file, cache / data.name)
+    return cache / data.name
+
+
+def _digits(data: DataConfig) -> Splits:
+    """Return scikit-learn's bundled digits, 0..16 stretched to 0..255.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its
+    test set of 1797 images.
+    """
+    from sklearn.datasets import load_digits  # two seconds that others are spared
+
+    bunch = load_digits()
+    images_u8 = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    labels = bunch.target.astype(np.int64)
+    order = keyed_permutation(_DIGITS_SPLIT_KEY, len(labels), np.arange(len(labels)))
+    held_out = np.zeros(len(labels), bool)
+    held_out[order[: data.num_test_images]] = True
+    return Splits(
+        RawImages(images_u8[~held_out], labels[~held_out], "train"),
+        RawImages(images_u8[held_out], labels[held_out], "test"),
+        tuple(str(digit) for digit in range(10)),
+    )
+
+
+def _first(test: RawImages, data: DataConfig) -> RawImages:
+    wanted = len(test.labels) if data.num_test_images is None else data.num_test_images
+    if wanted > len(test.labels):
+        raise DataError(
+            f"data.num_test_images={wanted}, but the test split of {data.name} has "
+            f"{len(test.labels)} images; give at most that, or None for all of them"
+        )
+    return RawImages(test.images_u8[:wanted], test.labels[:wanted], test.name)
+
+
+def _padded(images: RawImages, data: DataConfig) -> RawImages:
+    """Put black around the images; an odd rest goes below and to the right."""
+    _, height, width, _ = images.images_u8.shape
+    rows, columns = data.height - height, data.width - width
+    padded = np.pad(
+        images.images_u8,
+        (
+            (0, 0),
+            (rows // 2, rows - rows // 2),
+            (columns // 2, columns - columns // 2),
+            (0, 0),
+        ),
+    )
+    return replace(images, images_u8=padded)

@@ -1,0 +1,286 @@
+"""What a store is, bytes under keys, and the one on a disk. `storage` opens it.
+
+"Not there" and "cannot say" are different answers: the first is KeyMissingError, the second
+StorageError. An outage that reads as "no checkpoint" would restart a run from step 0.
+"""
+
+import abc
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import final
+
+from ddpm_core.errors import ConfigError, RunConflictError, StorageError
+from ddpm_core.store.durable import FULL, create_file, free_bytes, replace_file, require_claims
+
+KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
+_OTHER_REMEDY = "see to this storage, then run again"
+REMEDIES = {
+    errno.ENOSPC: "free some space or choose another root, then run again",
+    errno.EDQUOT: "free some of your quota or choose another root, then run again",
+    errno.EROFS: "mount it writable or choose another root",
+    errno.EACCES: "give this user the right or choose another root",
+    errno.EPERM: "give this user the right or choose another root",
+    errno.EOPNOTSUPP: "choose a root on another file system: of two writers of one name one must "
+    "win; for a bucket that is mounted give s3://bucket/prefix",
+    errno.EIO: "the disk reports a fault: look into the kernel log, then run again",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it or choose another root",
+    errno.EEXIST: "a file stands where a folder is needed: move it or choose another root",
+    errno.ENAMETOOLONG: "choose a shorter root",
+}
+
+
+class KeyMissingError(Exception):
+    """This object does not exist, said by a storage that answered."""
+
+
+class Store(abc.ABC):
+    """Objects under keys such as `runs/a/run.json`, below `uri`.
+
+    Every method raises StorageError when the storage cannot be reached or refuses, and
+    ConfigError for a key that is not `part/part/...` of letters, digits and `._+=-`.
+    Opening it again from `uri`, or unpickling it, in another process is cheap.
+    """
+
+    uri: str
+    """an absolute path, or s3://bucket/prefix; never ends in a slash"""
+
+    def uri_of(self, key: str) -> str:
+        """Return where `key` lies, for people and for other programs."""
+        return f"{self.uri.rstrip('/')}/{checked_key(key)}" if key else self.uri
+
+    @abc.abstractmethod
+    def read(self, key: str, *, at_most: int | None = None, checked: bool = True) -> bytes:
+        """Return the bytes of `key`.
+
+        Args:
+            key: which object.
+            at_most: stop after this many bytes and one more, so that `len` tells that there
+                are more; None reads all.
+            checked: whether they are compared with the digest that was written along, where the
+                storage keeps one. Not needed where the caller has a digest to compare with; if
+                it differs, a checked read tells what changed on the way from what is damaged.
+
+        Raises:
+            KeyMissingError: there is no such object.
+        """
+
+    @abc.abstractmethod
+    def write(self, key: str, data: bytes, *, sha256: str | None = None) -> None:
+        """Put `data` under `key`, whole or not at all, over what was there; durable on return.
+
+        Args:
+            key: which object.
+            data: all of it.
+            sha256: its digest, if it is known: then it is not taken once more.
+        """
+
+    @abc.abstractmethod
+    def create(self, key: str, data: bytes) -> bool:
+        """Put `data` under `key` if nothing is there; of many writers one wins.
+
+        Returns:
+            True if this call put it, False if these very bytes were there already (perhaps
+            from an earlier try of ours whose reply was lost).
+
+        Raises:
+            RunConflictError: other bytes are there; they were left as they are.
+        """
+
+    @abc.abstractmethod
+    def exists(self, key: str) -> bool:
+        """Say whether there is an object under `key`."""
+
+    @abc.abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names directly below `folder` ("" is the root), [] if none.
+
+        A folder's name has no trailing slash; unfinished and hidden files are left out.
+        """
+
+    @abc.abstractmethod
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each object directly below `folder`, by its name, {} if none.
+
+        One listing, whatever their number; folders, unfinished and hidden files are left out.
+        """
+
+    @abc.abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object under `key`, if there is one."""
+
+    @abc.abstractmethod
+    def local_path(self, key: str) -> Path | None:
+        """Return the file of `key` if the storage is local."""
+
+
+@final
+class LocalStore(Store):
+    """Files below a folder; `durable` says how they survive kills and power cuts."""
+
+    def __init__(self, root: Path) -> None:
+        self.uri = str(root)
+        self._root = root
+        self._was_there = self._is_there()
+        self._has_claims = False
+
+    def read(
+        self,
+        key: str,
+        *,
+        at_most: int | None = None,
+        checked: bool = True,  # noqa: ARG002 - a disk keeps no digest
+    ) -> bytes:
+        with self._errors("read", key):
+            try:
+                # A FIFO without a writer would block an open that waits.
+                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._missing(key) from None
+            try:
+                found = os.fstat(descriptor)
+                if stat.S_ISDIR(found.st_mode):
+                    raise self._missing(key)
+                if not stat.S_ISREG(found.st_mode):
+                    raise StorageError(
+                        f"{self.uri_of(key)} is no regular file, and a pipe or a device has no "
+                        "end; put a file in its place"
+                    )
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    if at_most is None:
+                        return file.read()
+                    # As much as there is: a read of n bytes allocates n at once.
+                    return file.read(min(at_most, found.st_size) + 1)
+            finally:
+                os.close(descriptor)
+
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        sha256: str | None = None,  # noqa: ARG002 - a disk keeps no digest
+    ) -> None:
+        with self._errors("write", key, len(data)):
+            replace_file(self._path(key), data, root=self._root)
+            if not self._has_claims:
+                # At the first write, not when hours of work are to be published.
+                require_claims(self._path(key).parent)
+                self._has_claims = True
+        self._was_there = True
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._errors("create", key, len(data)):
+            created = create_file(self._path(key), data, root=self._root)
+        self._was_there = True
+        if not created:
+            try:
+                require_equal(self, key, data)
+            except KeyMissingError:
+                raise StorageError(
+                    f"{self.uri_of(key)} was there and is gone: something else deletes in this "
+                    "root; find out what, then run again"
+                ) from None
+        return created
+
+    def exists(self, key: str) -> bool:
+        with self._errors("look for", key):
+            try:
+                return stat.S_ISREG(self._path(key).stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                self._missing(key)
+                return False
+
+    def names(self, folder: str) -> list[str]:
+        with self._errors("list", folder):
+            try:
+                found = sorted(entry.name for entry in self._path(folder).iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                self._missing(folder)
+                return []
+        return [name for name in found if not name.startswith(".")]
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        with self._errors("list", folder):
+            try:
+                with os.scandir(self._path(folder)) as entries:
+                    for entry in entries:
+                        if not entry.name.startswith("."):
+                            with suppress(FileNotFoundError):  # deleted since it was listed
+                                about = entry.stat()
+                                if stat.S_ISREG(about.st_mode):
+                                    found[entry.name] = about.st_size
+            except (FileNotFoundError, NotADirectoryError):
+                self._missing(folder)
+        return found
+
+    def delete(self, key: str) -> None:
+        with self._errors("delete", key):
+            try:
+                self._path(key).unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                self._missing(key)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked_key(key) if key else self._root
+
+    def _is_there(self) -> bool:
+        with self._errors("open", ""):
+            return self._root.is_dir()
+
+    def _missing(self, key: str) -> KeyMissingError:
+        """Return the error to raise, unless the whole root has gone since it was opened."""
+        if self._was_there and not self._is_there():
+            raise StorageError(
+                f"{self.uri} was there and has gone while it was in use; "
+                "mount or restore it, then run again"
+            )
+        return KeyMissingError(self.uri_of(key))
+
+    @contextmanager
+    def _errors(self, operation: str, key: str, num_bytes: int = 0) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            room = ""
+            if error.errno in FULL:
+                room = f" ({num_bytes} bytes are needed, {free_bytes(self._path(key))} are free)"
+            raise StorageError(
+                f"cannot {operation} {self.uri_of(key)}: {error.strerror or error}{room}; "
+                f"{REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}"
+            ) from error
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def require_equal(store: Store, key: str, data: bytes) -> None:
+    """Raise RunConflictError unless `data` is what stands under `key`."""
+    found = store.read(key)
+    if found != data:
+        raise RunConflictError(
+            f"{store.uri_of(key)} holds other bytes (SHA-256 {sha256_of(found)[:16]}, not "
+            f"{sha256_of(data)[:16]}); they were left as they are: another attempt of this run "
+            "computed something else; find out which, or use another run name"
+        )
+
+
+def checked_key(key: str) -> str:
+    """Return `key` if it is safe as a path and as an S3 key, else raise ConfigError."""
+    if not all(KEY_PART.fullmatch(part) for part in key.split("/")):
+        raise ConfigError(
+            f"storage key {key[:300]!r} must be parts of letters, digits and . _ + = - joined by "
+            "single slashes, none starting with a dot; rename it"
+        )
+    return key

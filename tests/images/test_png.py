@@ -1,0 +1,154 @@
+import hashlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from ddpm_core.errors import DataError
+from ddpm_core.images import png
+
+SHAPES = [(1, 1, 1), (8, 8, 1), (32, 32, 3), (5, 7, 3), (300, 250, 1), (256, 85, 3)]
+
+
+def noise(shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pillow_reads_what_we_write(shape):
+    """Catches height and width exchanged, rows without filter type, blocks over 65,535 bytes."""
+    with Image.open(io.BytesIO(png.encode(noise(shape)))) as image:
+        image.verify()
+    with Image.open(io.BytesIO(png.encode(noise(shape)))) as image:
+        assert image.mode == {1: "L", 3: "RGB"}[shape[2]]
+        np.testing.assert_array_equal(np.asarray(image).reshape(shape), noise(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decode_gives_back_what_was_encoded(shape):
+    """Catches a wrong order of axes."""
+    got = png.decode(png.encode(noise(shape)), shape, origin="a.png")
+    np.testing.assert_array_equal(got, noise(shape))
+
+
+def test_decode_reads_other_encoders():
+    """Catches a decoder that only knows stored blocks."""
+    buffer = io.BytesIO()
+    Image.fromarray(noise((8, 8, 3))).save(buffer, "PNG")
+    got = png.decode(buffer.getvalue(), (8, 8, 3), origin="a.png")
+    np.testing.assert_array_equal(got, noise((8, 8, 3)))
+
+
+def test_an_image_is_these_bytes_on_every_machine():
+    """Catches an encoder that goes through a compression library, whose bytes differ."""
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    digest = hashlib.sha256(png.encode(image)).hexdigest()
+    assert digest == "bc174d682fa5422e2d86e5538f5a8ad4edf2b3c247ca829f078e66981657ecd7"
+
+
+def chunk(name, content):
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def with_huge_text():
+    """A 4x4 image with a compressed text of 100 MB, which Pillow would unpack."""
+    start = png.encode(noise((4, 4, 1)))
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * 2**20), 9))
+    return start[:33] + text + start[33:]
+
+
+def pillow(mode, size=(4, 4), form="PNG"):
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, form)
+    return buffer.getvalue()
+
+
+def changed(at, value):
+    whole = bytearray(png.encode(noise((4, 4, 1))))
+    whole[at] ^= value
+    return bytes(whole)
+
+
+BAD = {
+    "nothing": b"",
+    "text": b"hello, this is no image at all",
+    "other format": pillow("L", form="GIF"),
+    "cut": png.encode(noise((4, 4, 1)))[:60],
+    "only a start": png.encode(noise((4, 4, 1)))[:33],
+    "pixels' checksum": changed(50, 1),
+    "other size": png.encode(noise((4, 5, 1))),
+    "colour": png.encode(noise((4, 4, 3))),
+    "palette": pillow("P"),
+    "alpha": pillow("LA"),
+    "16 bits": pillow("I;16"),
+    "huge": png.encode(np.zeros((1, 1, 1), np.uint8)).replace(
+        struct.pack(">II", 1, 1), struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    ),
+    "huge text": with_huge_text(),
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
+def test_decode_refuses_what_is_no_such_image(content):
+    """Catches a decoder that converts, allocates or lets Pillow's own errors through."""
+    with pytest.raises(DataError, match=r"7\.png .*again"):
+        png.decode(content, (4, 4, 1), origin="7.png")
+
+
+def test_decode_of_a_changed_image_is_an_image_or_refused():
+    """Catches a kind of error that Pillow raises and nobody thought of."""
+    whole, rng = png.encode(noise((4, 4, 1))), np.random.default_rng(0)
+    for _ in range(3000):
+        at, value = int(rng.integers(len(whole))), int(rng.integers(256))
+        content = whole[:at] + bytes([value]) + whole[at + 1 :]
+        try:
+            got = png.decode(content, (4, 4, 1), origin="7.png")
+        except DataError:
+            continue
+        assert got.shape == (4, 4, 1)
+
+
+def test_pillow_is_never_told_to_load_cut_images():
+    """Catches a process-wide switch that turns cut images grey instead of refusing them."""
+    from PIL import ImageFile
+
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    assert PngImagePlugin.MAX_TEXT_CHUNK <= 2**20
+
+
+SHAPES = [(1, 1, 1), (8, 8, 1), (32, 32, 3), (65535, 1, 1), (160, 160, 3), (21845, 2, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_files_of_one_shape_are_decoded_at_once(shape):
+    """Catches block headers taken for pixels, where an image has more than one block."""
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    files = [png.encode(image) for image in images]
+    assert {len(file) for file in files} == {png.stored_bytes(shape)}
+    assert all(png.checksums_fit(file, shape) for file in files)
+    rows = np.frombuffer(b"".join(files), np.uint8).reshape(3, -1)
+    pixels, fits = png.decode_stored(rows, shape)
+    assert fits.all()
+    np.testing.assert_array_equal(pixels, images)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (160, 160, 3)], ids=str)
+def test_another_layout_of_the_same_length_is_not_taken_for_ours(shape):
+    """Catches filtered rows, or another header, read as if they were plain pixels."""
+    image = np.zeros(shape, np.uint8)
+    good = np.frombuffer(png.encode(image), np.uint8)
+    first = png._template(shape)[2]
+    row = 1 + shape[1] * shape[2]
+    for at in (0, 20, 26, 40, first - 1, first, first + row, first + (shape[0] - 1) * row):
+        rows = np.stack([good, good])
+        rows[1, at if at < first + 65535 else at + 5] ^= 1
+        assert png.decode_stored(rows, shape)[1].tolist() == [True, False], at
+        assert not png.checksums_fit(rows[1].tobytes(), shape) or at < 37

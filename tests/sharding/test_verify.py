@@ -1,0 +1,111 @@
+"""`verify` against data sets that are damaged in one place each."""
+
+import json
+
+import pytest
+
+from ddpm_core.sharding.verify import problems_of
+from ddpm_core.shards.index import load_index
+from ddpm_core.store.storage import open_store
+from tests.sharding.small import data_config, shard_dataset, splits
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def folder(store):
+    return shard_dataset(store, data_config(), splits()).folder
+
+
+def test_a_whole_data_set_has_no_problems(store, folder):
+    """Catches a check that cries wolf, and one that counts images twice."""
+    seen = []
+    index = load_index(store, folder)
+    assert problems_of(store, index, on_progress=lambda *at: seen.append(at), num_threads=3) == []
+    assert seen == [(done, 16) for done in (0, 4, 8, 10, 14, 16)]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_every_flipped_bit_names_its_shard(number, store, folder):
+    """Catches a check that reads the index only."""
+    names = [f"train-{n:06d}.tar" for n in range(3)] + [f"test-{n:06d}.tar" for n in range(2)]
+    path = store.local_path(f"{folder}/{names[number]}")
+    good = path.read_bytes()
+    path.write_bytes(good[:700] + bytes([good[700] ^ 4]) + good[701:])
+    (line,) = problems_of(store, load_index(store, folder))
+    assert names[number] in line
+
+
+def test_a_damaged_picture_of_the_first_images_is_found(store, folder):
+    """Catches files of the manifest that are no shard, and that nobody reads."""
+    path = store.local_path(f"{folder}/train-first.png")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (line,) = problems_of(store, load_index(store, folder))
+    assert "train-first.png is damaged" in line
+
+
+def test_all_that_is_wrong_is_said_at_once(store, folder):
+    """Catches a check that ends at the first missing shard."""
+    for name in ("train-000000.tar", "train-000002.tar", "test-000001.tar"):
+        store.delete(f"{folder}/{name}")
+    found = problems_of(store, load_index(store, folder))
+    assert [
+        line.partition(" is missing")[0].rpartition("/")[2].removesuffix(".tar") for line in found
+    ] == ["train-000000", "train-000002", "test-000001"]
+
+
+CHANGES = {
+    "one image less": (
+        lambda body: body["num_images"].update(train=9),
+        "train: shards of 10 images, the index says 9",
+    ),
+    "other classes": (
+        lambda body: body["class_counts"]["train"].reverse(),
+        "train: the classes of the images are not those that the index counts",
+    ),
+    "an offset": (
+        lambda body: body["shards"]["train"][1]["offsets"].__setitem__(1, 512),
+        "train-00000005.png is not where the index says",
+    ),
+    "a number twice": (
+        lambda body: body["shards"]["train"][1].update(first_number=3),
+        "train-000001.tar: begins with image 3, which was there",
+    ),
+    "a gap of numbers": (
+        lambda body: body["shards"]["train"][2].update(first_number=9),
+        "train-00000008.png stands where train-00000009 should",
+    ),
+    "fewer classes": (
+        lambda body: body.update(classes=["0"], class_counts={}),
+        'holds "1", which is no class',
+    ),
+    "another mean": (
+        lambda body: body["mean"].__setitem__(0, body["mean"][0] + 1e-9),
+        "train: mean and standard deviation are not those of the images",
+    ),
+    "another deviation": (
+        lambda body: body["std"].__setitem__(0, body["std"][0] + 1e-9),
+        "train: mean and standard deviation are not those of the images",
+    ),
+    "another shape": (
+        lambda body: body.update(shape=[1, 8, 9]),
+        "train-00000000.png",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
+def test_an_index_that_says_otherwise_than_its_shards_is_found(change, said, store, folder):
+    """Catches numbers of an index that nobody holds against the images."""
+    from ddpm_core.store import manifest
+
+    found = load_index(store, folder).manifest
+    body = json.loads(json.dumps(found.body))
+    change(body)
+    store.delete(f"{folder}/index.json")
+    manifest.commit(store, folder, found.files, body, name="index.json")
+    lines = problems_of(store, load_index(store, folder))
+    assert any(said in line for line in lines), lines
