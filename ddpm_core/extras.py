@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from ddpm_core.errors import ConfigError
 
@@ -31,8 +32,23 @@ def packages_named() -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        raise ConfigError(
-            f"the package {module} is not installed: it comes with the extra {EXTRAS[module]}, and "
-            "all that a pipeline needs with pip install 'ddpm-pipeline[all]' (in a checkout: pip "
-            "install -e '.[all]')"
-        ) from error
+        raise _missing(module) from error
+
+
+def require_packages(*modules: str) -> None:
+    """Make sure that modules of `EXTRAS` are installed, without importing them.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise _missing(module)
+
+
+def _missing(module: str) -> ConfigError:
+    return ConfigError(
+        f"the package {module} is not installed: it comes with the extra {EXTRAS[module]}, and "
+        "all that a pipeline needs with pip install 'ddpm-pipeline[all]' (in a checkout: pip "
+        "install -e '.[all]')"
+    )

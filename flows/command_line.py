@@ -11,7 +11,7 @@ from typing import Any
 from ddpm_core.cli import TARGET_HELP, add_run_arguments, describe_keys, parse_overrides
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, PipelineError
-from ddpm_core.extras import packages_named
+from ddpm_core.extras import packages_named, require_packages
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
 from ddpm_core.runs import begun, layout
@@ -96,6 +96,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, options: argparse.Namespace) -> int:
+    require_packages("prefect", "ray")  # whose servers would end in a traceback
     store, config = plan.resolve(
         options.target,
         root=options.root,

@@ -11,8 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ddpm_core import extras
 from ddpm_core.errors import ConfigError
 from ddpm_core.extras import EXTRAS, packages_named
+from flows import command_line
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT_TABLE = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
@@ -70,16 +72,11 @@ def test_the_commands_start_without_any_extra(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("program", "words", "absent"),
-    [
-        (DDPM, ["train", "digits"], {"ray"}),
-        (DDPM, ["shard", "digits"], {"PIL", "sklearn", "webdataset"}),
-        (FLOW, ["digits"], {"prefect", "fastapi"}),
-    ],
+    ("stage", "absent"), [("train", {"ray"}), ("shard", {"PIL", "sklearn", "webdataset"})]
 )
-def test_what_is_missing_is_one_sentence_with_the_extra(program, words, absent, tmp_path):
+def test_what_is_missing_is_one_sentence_with_the_extra(stage, absent, tmp_path):
     """Catches "No module named 'ray'" below a traceback, as the answer to a command."""
-    done = run_without(absent, program, *words, "--root", str(tmp_path))
+    done = run_without(absent, DDPM, stage, "digits", "--root", str(tmp_path))
     assert done.returncode == ConfigError.exit_code, done.stderr
     (line,) = done.stderr.splitlines()
     found = re.search(r"the package (\w+) is not installed: it comes with the extra (\w+),", line)
@@ -87,6 +84,17 @@ def test_what_is_missing_is_one_sentence_with_the_extra(program, words, absent, 
     assert found[1] in absent
     assert found[2] == EXTRAS[found[1]]
     assert line.endswith("pip install -e '.[all]')")
+
+
+@pytest.mark.parametrize("absent", ["prefect", "ray"])
+def test_a_flow_starts_no_server_without_its_packages(absent, tmp_path, monkeypatch, capsys):
+    """Catches the traceback of a Prefect server, after seconds, as the answer to a command."""
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == absent else name)
+    monkeypatch.setattr(command_line, "PrefectApi", lambda: pytest.fail("a server was started"))
+    words = ["digits", "--root", str(tmp_path)]
+    assert command_line.main(command_line.TRAIN_DDPM, words) == ConfigError.exit_code
+    assert f"the package {absent} is not installed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_module_that_no_extra_brings_stays_an_error_of_ours():
