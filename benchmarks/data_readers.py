@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ddpm_core.config import TrainConfig
 from ddpm_core.loading import loader
-from ddpm_core.loading.loader import Batches, load_split
+from ddpm_core.loading.batches import Batches
+from ddpm_core.loading.loader import load_split
 from ddpm_core.store.storage import open_store
 
 BATCH = 128
@@ -54,7 +55,7 @@ def _batches(images, index, num_epochs):
     train = TrainConfig(num_steps=num_steps, global_batch_size=BATCH)
     with Batches(images, train, start=0, rank=0, world_size=1, pinned=False) as batches:
         for _ in range(num_steps):
-            yield len(batches.take())
+            yield len(batches.take().images_u8)
 
 
 def web_dataset(uri, index, num_processes):

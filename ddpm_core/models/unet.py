@@ -14,6 +14,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm_core.conditioning import NOTHING, Conditioning, require_accepted
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import (
     NEAR_ZERO,
@@ -158,6 +159,8 @@ class UNet(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        self.accepts: frozenset[str] = frozenset()
+        """the parts of a conditioning that it takes"""
         heights = [image_height // 2**level for level in range(len(channel_mults))]
         _check(base_channels, channel_mults, num_groups, attention_resolutions, heights)
         common = _Common(embed_channels=4 * base_channels, dropout=dropout, num_groups=num_groups)
@@ -193,13 +196,19 @@ class UNet(nn.Module):
         initialise(self, generator)
 
     def forward(
-        self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        t: Real[Tensor, " b"],
+        conditioning: Conditioning = NOTHING,
     ) -> Float[Tensor, "b k h w"]:
         """Return the prediction for images `x_t` at code indices `t`, whole or in between.
 
         Raises:
             ConfigError: if height or width cannot be halved as often as there are levels.
+            DataError: if the conditioning has other parts than `accepts`.
         """
+        if conditioning is not NOTHING:
+            require_accepted(conditioning, self.accepts, model="this U-Net")
         divisor = 2 ** (len(self.down) - 1)
         if x_t.shape[2] % divisor or x_t.shape[3] % divisor:
             raise ConfigError(

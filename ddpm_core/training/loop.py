@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ddpm_core.config import TrainConfig
 from ddpm_core.errors import DivergenceError
-from ddpm_core.loading.loader import Batches
+from ddpm_core.loading.batches import Batches
 from ddpm_core.training.step import Learner, learning_rate
 
 
@@ -56,9 +56,9 @@ def run_steps(
     last_point, committed, begin, waited = start, start, time.perf_counter(), 0.0
     for step in range(start, train.num_steps):
         before = time.perf_counter()
-        images_u8 = batches.take()
+        batch = batches.take()
         waited += time.perf_counter() - before
-        learner.step(step, images_u8)
+        learner.step(step, batch.images_u8, batch.conditioning)
 
         done = step + 1
         if _is_due(done, train.log_every, train):

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
@@ -58,6 +59,7 @@ class Learner:
         # On a GPU, whose norms want channels first, it costs: a step in bfloat16 takes 1.2 times.
         self._layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
         self.unet.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
+        self.accepts = self.unet.accepts
         self._params = dict(self.unet.named_parameters())
         self.ema = EMA(self._params)
         self._adam = _adam(list(self._params.values()))
@@ -76,12 +78,13 @@ class Learner:
         if world_size > 1:
             self._network = self._distributed(config.data.shape)
 
-    def step(self, step: int, images_u8: Tensor) -> None:
+    def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
         """Move the weights by one step. Nothing here waits for the device.
 
         Args:
             step: number of steps completed before this one.
             images_u8: (b, c, h, w), this rank's slice of the global batch.
+            conditioning: of each image.
         """
         train = self._train
         x_0 = to_unit_range(images_u8, self._device)
@@ -93,7 +96,7 @@ class Learner:
         if self._has_dropout:
             seeding.seed_dropout(train.seed, step, self._rank, self._device)
 
-        losses = self._losses(x_0, t, eps)
+        losses = self._losses(x_0, t, eps, conditioning.to(self._device))
         torch.autograd.backward(losses.mean())
         # After the ranks' gradients were averaged: of the gradient of the global batch.
         self._grad_norm = nn.utils.clip_grad_norm_(
@@ -183,11 +186,11 @@ class Learner:
 
     # -- parts of a step ---------------------------------------------------------------------
 
-    def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""
         x_t = q_sample(self._schedule, x_0, t, eps).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            output = self._network(x_t, t)
+            output = self._network(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps)
 
     def _count(self, losses: Tensor, t: Tensor) -> None:
@@ -208,7 +211,7 @@ class Learner:
         self._network = network
         x_0 = torch.zeros(len(self._positions), *shape, device=self._device)
         t = torch.zeros_like(self._positions)
-        torch.autograd.backward(self._losses(x_0, t, x_0).mean())
+        torch.autograd.backward(self._losses(x_0, t, x_0, NOTHING).mean())
         self._adam.zero_grad()
         return network
 

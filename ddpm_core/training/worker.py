@@ -8,7 +8,8 @@ from ddpm_core import cluster
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
-from ddpm_core.loading.loader import Batches, Images, load_split
+from ddpm_core.loading.batches import Batches
+from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
 from ddpm_core.shards.index import load_index
@@ -59,6 +60,7 @@ def train_rank(store: Store, config: RunConfig, place: cluster.Place) -> None:
             rank=place.rank,
             world_size=place.world_size,
             pinned=place.device.type == "cuda",
+            accepts=learner.accepts,
         )
         with batches:
             if place.rank:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from ddpm_core.loading.loader import Batches
+from ddpm_core.loading.batches import Batches
 from ddpm_core.shards.index import Index, Shard
 from ddpm_core.store.manifest import FileRecord, Manifest
 from ddpm_core.store.storage import LocalStore, sha256_of

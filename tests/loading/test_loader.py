@@ -9,7 +9,8 @@ import torch
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import DataError
 from ddpm_core.loading import loader
-from ddpm_core.loading.loader import Batches, batch, flip, load_split, to_unit_range
+from ddpm_core.loading.batches import Batches
+from ddpm_core.loading.loader import batch, flip, load_split, to_unit_range
 from ddpm_core.recipes import digits
 from ddpm_core.runs import layout
 from ddpm_core.sampling.draw import to_u8
@@ -229,7 +230,7 @@ def test_pinned_batches_arrive_on_a_gpu_unchanged(streamed, store, folder, gpu, 
             Batches(images, train, start=0, rank=0, world_size=1, pinned=pinned) as made,
         ):
             for _ in range(train.num_steps):
-                yield made.take()
+                yield made.take().images_u8
 
     there = []
     for images_u8 in batches(pinned=True):

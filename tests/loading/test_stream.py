@@ -101,7 +101,7 @@ def test_batches_are_the_documented_order_for_any_ranks_from_any_step(world_size
                     world_size=world_size,
                     seed=5,
                 ) as batches:
-                    parts.append([batches.take() for _ in range(start, num_steps)])
+                    parts.append([batches.take().images_u8 for _ in range(start, num_steps)])
             for step in range(start, num_steps):
                 together = torch.cat([part[step - start] for part in parts]).numpy()
                 own = stream[step * batch_size : (step + 1) * batch_size]
@@ -344,7 +344,7 @@ def test_processes_start_while_the_first_shards_are_on_their_way(store):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         answers.set()
-        assert len(batches.take()) == 3
+        assert len(batches.take().images_u8) == 3
 
 
 def test_a_cache_that_cannot_hold_the_windows_is_refused(store, monkeypatch):
@@ -386,7 +386,7 @@ def test_the_memory_of_batches_is_used_again(store):
         closing(load_split(store, index, "train")) as images,
         batches_of(images, num_steps=100, batch_size=4) as batches,
     ):
-        seen = {batches.take().data_ptr() for _ in range(100)}
+        seen = {batches.take().images_u8.data_ptr() for _ in range(100)}
     assert len(seen) <= 8 + 3
 
 

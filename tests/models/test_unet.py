@@ -6,7 +6,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ddpm_core import seeding
-from ddpm_core.errors import ConfigError
+from ddpm_core.conditioning import Conditioning
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.models.blocks import Attention, Conv, ResBlock
 from tests.models.nets import PAPER_256, PAPER_CIFAR10, noise, outputs, perturbed, unet
 
@@ -190,3 +191,10 @@ def test_images_that_cannot_be_halved_are_refused():
     """Catches torch's own message about sizes of tensors in a concatenation."""
     with pytest.raises(ConfigError, match="pad them to multiples of 2"):
         unet()(noise(1, 3, 8, 7), torch.tensor([0]))
+
+
+def test_a_conditioning_that_the_network_does_not_take_is_refused():
+    """Catches a label that is given and ignored: samples of no class that say they are of one."""
+    x_t, t = noise(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(DataError, match="takes no conditioning and was called with label"):
+        unet()(x_t, t, Conditioning(label=torch.zeros(2, dtype=torch.int64)))

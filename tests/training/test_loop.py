@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddpm_core.errors import DivergenceError
-from ddpm_core.loading.loader import Batches
+from ddpm_core.loading.batches import Batches
 from ddpm_core.training.loop import Commit, Point, run_steps
 from tests.training.small import (
     copy_of,
@@ -118,7 +118,7 @@ def test_batches_are_the_slices_of_this_rank_from_any_step():
     config, images = small_config(train__num_steps=6), small_images()
     with batches_of(config, start=3, rank=1, world_size=3) as batches:
         for step in (3, 4, 5):
-            assert torch.equal(batches.take(), rank_slice(config, images, step, 1, 3))
+            assert torch.equal(batches.take().images_u8, rank_slice(config, images, step, 1, 3))
 
 
 def test_batches_are_made_ahead_and_not_beyond_the_last():

@@ -1,0 +1,145 @@
+"""What an image is made under: one frozen object through network, batch and sampling.
+
+A part that a network does not take is None for ever; a part that one row of a batch lacks is the
+null value there, the same object in training, sampling and export: two nulls are the commonest bug
+of conditional diffusion. A new part is a field, and nothing else here changes.
+
+Source of the null: Ho and Salimans 2022, arXiv:2207.12598, section 3.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What each row of a batch is made under; every tensor has the batch as its first axis.
+
+    A part is a tensor, a frozen dataclass of parts, or a tuple of parts.
+    """
+
+    label: Tensor | None = None
+    """(b,) int64: the class, 0 ... num_classes - 1; num_classes is the null"""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The names of the parts that are given."""
+        return frozenset(one.name for one in fields(self) if getattr(self, one.name) is not None)
+
+    def rows(self, index: Tensor) -> "Conditioning":
+        """Return the rows `index`, (k,) int64 or (b,) bool, of every part."""
+        return self._mapped(lambda tensor: tensor[index.to(tensor.device)])
+
+    def to(self, device: torch.device) -> "Conditioning":
+        """Return every part on `device`; a copy from pinned memory waits for nothing."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Conditioning":
+        """Return every part in memory from which a GPU reads by itself."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def where(self, keep: Mapping[str, Tensor], null: "Conditioning") -> "Conditioning":
+        """Return this with the rows of a part replaced by the null's where `keep` is False.
+
+        Args:
+            keep: part -> (b,) bool; parts that it does not name are kept.
+            null: one row, of the same parts.
+
+        Raises:
+            DataError: `keep` or this has a part that the null lacks.
+        """
+        if wrong := (keep.keys() - self.parts) | (keep.keys() - null.parts):
+            raise DataError(
+                f"the part {min(wrong)!r} cannot be dropped: this conditioning has "
+                f"{_words(self.parts)} and the null has {_words(null.parts)}"
+            )
+        changed = {
+            name: _together(_chosen(kept), [getattr(self, name), getattr(null, name)])
+            for name, kept in keep.items()
+        }
+        return replace(self, **changed)
+
+    def repeated(self, count: int) -> "Conditioning":
+        """Return `count` rows of a conditioning of one."""
+        return self._mapped(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
+        # The commonest case costs nothing.
+        if not self.parts:
+            return self
+        whole: Conditioning = _together(lambda tensors: function(tensors[0]), [self])
+        return whole
+
+
+NOTHING = Conditioning()
+"""of an unconditional network"""
+
+
+def cat(several: Sequence[Conditioning]) -> Conditioning:
+    """Return the rows of all, one after the other.
+
+    Raises:
+        DataError: they do not have the same parts.
+    """
+    if any(one.parts != several[0].parts for one in several):
+        found = sorted({_words(one.parts) for one in several})
+        raise DataError(f"rows of other parts cannot be put together: {'; '.join(found)}")
+    whole: Conditioning = _together(lambda tensors: torch.cat(list(tensors)), several)
+    return whole
+
+
+def require_accepted(given: Conditioning, accepts: frozenset[str], *, model: str) -> None:
+    """Refuse what a network does not take, and the lack of what it takes.
+
+    A forgotten part would otherwise be an unconditional result that nobody notices.
+
+    Args:
+        given: for each row.
+        accepts: names of the parts that the network takes.
+        model: of what network, for people.
+
+    Raises:
+        DataError: with both.
+    """
+    if given.parts != accepts:
+        raise DataError(
+            f"{model} takes {_words(accepts)} and was called with {_words(given.parts)}; give "
+            "exactly the parts that it takes"
+        )
+
+
+def _words(parts: frozenset[str]) -> str:
+    return ", ".join(sorted(parts)) if parts else "no conditioning"
+
+
+def _chosen(kept: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    def choose(tensors: Sequence[Tensor]) -> Tensor:
+        own, null = tensors
+        where = kept.to(own.device).reshape(-1, *[1] * (own.ndim - 1))
+        return torch.where(where, own, null.to(own.device))
+
+    return choose
+
+
+def _together(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:  # noqa: ANN401 - a tree
+    """Return a tree like the first value, each tensor made of those in its place in all of them."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(values)
+    if isinstance(first, tuple):
+        return tuple(_together(function, place) for place in zip(*values, strict=True))
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [one.name for one in fields(first)]
+        parts = {
+            name: _together(function, [getattr(value, name) for value in values]) for name in names
+        }
+        return replace(first, **parts)
+    raise TypeError(f"{type(first).__name__} is no part of a conditioning")
