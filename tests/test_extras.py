@@ -76,7 +76,9 @@ def test_the_commands_start_without_any_extra(tmp_path):
 )
 def test_what_is_missing_is_one_sentence_with_the_extra(stage, absent, tmp_path):
     """Catches "No module named 'ray'" below a traceback, as the answer to a command."""
-    done = run_without(absent, DDPM, stage, "digits", "--root", str(tmp_path))
+    done = run_without(
+        absent, DDPM, stage, "digits", "--root", str(tmp_path), "--set", "compute.num_workers=1"
+    )
     assert done.returncode == ConfigError.exit_code, done.stderr
     (line,) = done.stderr.splitlines()
     found = re.search(r"the package (\w+) is not installed: it comes with the extra (\w+),", line)
