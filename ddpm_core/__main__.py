@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage and return the process's exit code."""
     with command_output():
         options = _parser().parse_args(arguments)
-        return exit_code_of(options.stage, partial(_run, options))
+        return exit_code_of(options.stage, partial(_act, options))
 
 
-def _run(options: argparse.Namespace) -> None:
+def _act(options: argparse.Namespace) -> None:
     match options.stage:
         case "verify":
             _verify(options)

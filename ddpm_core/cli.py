@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ddpm_core.canonical import MAX_JSON_DEPTH, json_depth
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, ConfigError, PipelineError
+from ddpm_core.extras import packages_named
 from ddpm_core.output import printable, say
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
 from ddpm_core.runs.run import DEFAULT_ROOT
@@ -28,7 +29,8 @@ TARGET_HELP = (
 def exit_code_of(name: str, work: Callable[[], None]) -> int:
     """Do the work of a command; return the process's exit code, after a line for what ended it."""
     try:
-        work()
+        with packages_named():
+            work()
     except PipelineError as error:
         say(printable(f"{name}: {error}"), stream=sys.stderr)
         return error.exit_code

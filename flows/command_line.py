@@ -18,6 +18,7 @@ from ddpm_core.cli import (
     parse_overrides,
 )
 from ddpm_core.config import RunConfig
+from ddpm_core.extras import require_packages
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
 from ddpm_core.runs import begun
@@ -85,6 +86,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, options: argparse.Namespace) -> None:
+    require_packages("prefect", "ray")  # whose servers would end in a traceback
     changes = parse_overrides(options.overrides)
     store, config = plan.resolve(
         options.target, root=options.root, run=options.run, overrides=changes

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from ddpm_core import machine
+from ddpm_core.machine import cores  # as they are: tests/conftest.py says two for one
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ def test_a_container_s_quota_is_the_limit(limits):
     limits(
         "0::/a/b\n", **{"a__b__cpu_dot_max": "max 100000\n", "a__cpu_dot_max": "250000 100000\n"}
     )
-    assert machine.cores() == 2
+    assert cores() == 2
 
 
 def test_a_quota_at_the_container_s_root_is_found(limits):
     """Catches a look at the host's path only, which a container does not have."""
     limits("0::/kubepods/pod1/c\n", cpu_dot_max="400000 100000\n")
-    assert machine.cores() == 4
+    assert cores() == 4
 
 
 def test_the_first_version_of_control_groups(limits):
@@ -45,20 +46,27 @@ def test_the_first_version_of_control_groups(limits):
         "5:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n",
         **{"cpu__cpu_dot_cfs_quota_us": "300000\n", "cpu__cpu_dot_cfs_period_us": "100000\n"},
     )
-    assert machine.cores() == 3
+    assert cores() == 3
 
 
 @pytest.mark.parametrize("quota", ["max 100000", "50000 100000", "0 0", "nonsense", ""])
 def test_what_is_no_whole_core_is_one_and_what_is_no_limit_is_none(limits, quota):
     """Catches zero cores, a division by zero, and a crash at what a kernel writes differently."""
     limits("0::/\n", cpu_dot_max=quota)
-    assert machine.cores() == (1 if quota.startswith("50000") else 64)
+    assert cores() == (1 if quota.startswith("50000") else 64)
 
 
 def test_an_affinity_mask_is_the_limit(limits, monkeypatch):
     """Catches a batch system's share (taskset, Slurm) that is not seen."""
     limits("0::/\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
-    assert machine.cores() == 3
+    assert cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert machine.cores() == 64
+    assert cores() == 64
+
+
+def test_tests_see_the_two_cores_that_recipes_ask_for(limits, monkeypatch):
+    """Catches tests that hold on two cores only: on one, each met "this machine has 1"."""
+    limits("0::/\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert (cores(), machine.cores()) == (1, 2)

@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 
 _JOIN_GRACE_S = 15.0  # nodes of a cluster that was just started may still be on their way
 _LOOK_EVERY_S = 0.5
+# Ray read these when it was imported; in the processes that are started they are variables, see
+# `OwnRay.environment`. This node's address is loopback; and workers use this process's Python, also
+# below `uv run`, which would else be run for each of them, in a copy of the working folder.
+_READ_AT_IMPORT = ("ENABLE_RAY_CLUSTER", "RAY_ENABLE_UV_RUN_RUNTIME_ENV")
 _scratch: list[Path] = []
 
 
@@ -138,7 +142,7 @@ class _Own:
         self._before: dict[str, str | None] = {}
         self._is_watched = True
         self._constants = ray._private.ray_constants
-        self._enabled = self._constants.ENABLE_RAY_CLUSTER
+        self._read = {name: getattr(self._constants, name) for name in _READ_AT_IMPORT}
 
     def join(self) -> None:
         """Connect this process to it, once it answers."""
@@ -146,9 +150,8 @@ class _Own:
         ours = self._ray.environment | {"RAY_AUTH_TOKEN": None}
         self._before = {key: os.environ.get(key) for key in ours}
         _set_for_ray(ours)
-        # As the variable for the processes that are started: this node's address is loopback.
-        # Ray read the variable when it was imported.
-        self._constants.ENABLE_RAY_CLUSTER = False
+        for name in self._read:
+            setattr(self._constants, name, False)
         _init(address)
         _scratch.append(self._ray.scratch)
         threading.Thread(target=self._watch, name="own-ray", daemon=True).start()
@@ -162,7 +165,8 @@ class _Own:
         _scratch.clear()
         self._ray.close()
         _set_for_ray(self._before)
-        self._constants.ENABLE_RAY_CLUSTER = self._enabled
+        for name, value in self._read.items():
+            setattr(self._constants, name, value)
 
     def _watch(self) -> None:
         """End this process if its Ray ends first: Ray itself would wait for it, or abort."""

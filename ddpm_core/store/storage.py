@@ -7,6 +7,7 @@ The `isfile`, `isdir` and `exists` of s3fs are not used: they answer False durin
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -322,6 +323,7 @@ def _s3_filesystem(bucket: str) -> Any:  # noqa: ANN401 - s3fs is untyped
         raise ConfigError("s3:// needs s3fs: pip install 'ddpm-pipeline[s3]'") from None
 
     session = AioSession()
+    session.register_component("data_loader", _models_of_s3())
     if ":" in bucket:  # tenant:bucket, which Ceph knows and botocore takes for a mistake
         session.unregister("before-parameter-build.s3", validate_bucket_name)
     made = s3fs.S3FileSystem(
@@ -329,3 +331,21 @@ def _s3_filesystem(bucket: str) -> Any:  # noqa: ANN401 - s3fs is untyped
     )
     made.retries = 1  # `s3_operation` tries again
     return made
+
+
+@cache
+def _models_of_s3() -> Any:  # noqa: ANN401 - botocore is untyped
+    """Return botocore's loader of its own data files, which has read those of S3.
+
+    Every session would read them again inside its first request, 0.2 s of a core: on a busy machine
+    longer than a server may take, which then seems not to answer. So they are read once in a
+    process, by the thread of the caller, before the clock of an operation starts.
+    """
+    from botocore.session import Session
+
+    loader = Session().get_component("data_loader")
+    loader.load_service_model("s3", "service-2")
+    loader.load_service_model("s3", "endpoint-rule-set-1")
+    for name in ("endpoints", "partitions", "_retry", "sdk-default-configuration"):
+        loader.load_data(name)
+    return loader

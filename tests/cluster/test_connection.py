@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from ray._private.worker import _maybe_modify_runtime_env
 
 from ddpm_core import cluster, machine
 from ddpm_core.cluster import connection
@@ -138,6 +139,29 @@ def test_a_ray_that_does_not_join_is_one_error_and_ends(monkeypatch, own_ray):
     assert {k: v for k, v in os.environ.items() if k not in proxies} == {
         k: v for k, v in before.items() if k not in proxies
     }
+
+
+def test_workers_of_our_own_ray_are_not_started_by_uv(monkeypatch, own_ray):
+    """Catches the variable that Ray read when it was imported, and so too late: below `uv run`
+    each worker ran `uv run` in a copy of the folder, or nothing started.
+    """
+    monkeypatch.setattr(
+        "ray._private.runtime_env.uv_runtime_env_hook._get_uv_run_cmdline",
+        lambda: ["uv", "run", "ddpm", "train", "digits"],
+    )
+    asked = []
+
+    def init(**_words):
+        asked.append(_maybe_modify_runtime_env({}, _skip_env_hook=False))
+        raise OSError
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError):
+        cluster.connect(ComputeConfig())
+    assert asked == [{}]
+    assert _maybe_modify_runtime_env({}, _skip_env_hook=False) != {}, (
+        "a cluster of others is theirs"
+    )
 
 
 @pytest.mark.parametrize(("workers", "each", "cpus"), [(2, 1, 2), (1, 3, 3), (64, 2, 4)])

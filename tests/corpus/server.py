@@ -37,7 +37,7 @@ class Answer:
     """exit code; None if a signal ended it"""
     signal: int | None
     peak_bytes: int
-    """resident memory at its peak, imports included"""
+    """resident memory at its peak, beyond what the imports took"""
     seconds: float
     """of both processors' time"""
 
@@ -46,6 +46,7 @@ def main() -> None:
     _import_all()
     if len(list(Path("/proc/self/task").iterdir())) != 1:
         raise RuntimeError("an import started a thread: a fork would inherit its locks")
+    imports_bytes = _status("VmHWM")
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()
@@ -56,7 +57,7 @@ def main() -> None:
         answer = Answer(
             code=None if ended else os.WEXITSTATUS(status),
             signal=os.WTERMSIG(status) if ended else None,
-            peak_bytes=usage.ru_maxrss * 1024,
+            peak_bytes=usage.ru_maxrss * 1024 - imports_bytes,
             seconds=usage.ru_utime + usage.ru_stime,
         )
         print(json.dumps(asdict(answer)), flush=True)

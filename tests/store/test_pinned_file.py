@@ -1,5 +1,4 @@
 import os
-import re
 
 import pytest
 
@@ -36,7 +35,7 @@ def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "is no regular file" in refusal(tmp_path / "pipe")
     assert "is no regular file" in refusal("/dev/zero")
-    with pytest.raises(ConfigError, match=re.escape("cannot be read: embedded null byte")):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*embedded null"):
         read_pinned("net\0.pt", "0" * 64, key="k")
 
 

@@ -4,6 +4,7 @@ import hashlib
 import pickle  # noqa: TID251 - how Ray sends things to workers
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +15,14 @@ import torch
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.inference.tensor_file import TensorFile
-from ddpm_core.store import content, source
+from ddpm_core.store import content, source, storage
 from ddpm_core.store.commit import write_file
 from ddpm_core.store.foreign_bucket import bucket_and_key
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.s3_operation import PART_BYTES
 from ddpm_core.store.storage import KeyMissingError, LocalStore, S3Store, Store, open_store
 from tests import real_s3
-from tests.fake_s3 import SECRET
+from tests.fake_s3 import BUCKET, SECRET, FakeS3
 
 pytest_plugins = ["tests.s3_fixtures"]
 
@@ -227,6 +228,34 @@ def test_a_file_is_hashed_once_on_its_way_there_and_once_on_its_way_back(
     hashed.clear()
     stored.require_bytes(s3_store)
     assert hashed == [5]
+
+
+def test_the_clock_of_a_request_counts_no_preparation(
+    s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches the loading of a client's description, 0.2 s of a core and on a busy machine more
+    than an answer may take, inside the first request of each store: "no answer in time".
+    """
+    from botocore.loaders import JSONFileLoader
+
+    del s3_server
+    threads = []
+    load = JSONFileLoader.load_file
+
+    def noted(self, path):
+        content = load(self, path)
+        if content is not None:  # there is such a file
+            threads.append(threading.current_thread())
+        return content
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", noted)
+    storage._models_of_s3.cache_clear()
+    open_store(f"s3://{BUCKET}/some")
+    assert threads
+    assert set(threads) == {threading.current_thread()}, "not the one that all requests share"
+    threads.clear()
+    open_store(f"s3://{BUCKET}/other")
+    assert not threads
 
 
 @pytest.mark.s3

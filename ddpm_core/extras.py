@@ -1,0 +1,54 @@
+"""Packages that come with an extra: a command that lacks one says which."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from ddpm_core.errors import ConfigError
+
+EXTRAS: Mapping[str, str] = {
+    "PIL": "core",
+    "matplotlib": "core",
+    "safetensors": "core",
+    "sklearn": "core",
+    "webdataset": "core",
+    "ray": "ray",
+    "mlflow": "mlflow",
+    "pynvml": "mlflow",
+    "s3fs": "s3",
+    "lmdb": "lmdb",
+    "fastapi": "flows",
+    "prefect": "flows",
+}
+"""module -> the extra of pyproject.toml that installs it"""
+
+
+@contextmanager
+def packages_named() -> Iterator[None]:
+    """Raise ConfigError for a package of an extra that is not installed; others pass."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        raise _missing(module) from error
+
+
+def require_packages(*modules: str) -> None:
+    """Make sure that modules of `EXTRAS` are installed, without importing them.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise _missing(module)
+
+
+def _missing(module: str) -> ConfigError:
+    return ConfigError(
+        f"the package {module} is not installed: it comes with the extra {EXTRAS[module]}, and "
+        "all that a pipeline needs with pip install 'ddpm-pipeline[all]' (in a checkout: pip "
+        "install -e '.[all]')"
+    )
