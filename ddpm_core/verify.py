@@ -15,7 +15,7 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import configure
 from ddpm_core.sampling.units import Unit, check_archive
 from ddpm_core.sharding.verify import problems_of
@@ -114,7 +114,7 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
 def _is_imported(store: Store, config: RunConfig) -> bool:
     """Say whether the run is of weights from outside: it may have no data set."""
     folder = layout.checkpoint_folder(config.name, config.train.num_steps)
-    expected = results.checkpoint_expected(config.train.num_steps)
+    expected = places.checkpoint_expected(config.train.num_steps)
     try:
         found = manifest.load(store, folder, expected)
     except DamagedError:
@@ -170,15 +170,15 @@ def _verify_checkpoints(
 ) -> Weights:
     """Check all checkpoints; of those that are retired the files are gone, not the manifest."""
     run, weights = config.name, Weights()
-    experiment = fingerprint(config.experiment())
 
     def look(step: int, folder: str) -> None:
-        found = manifest.load(store, folder, results.checkpoint_expected(step))
+        found = manifest.load(store, folder, places.checkpoint_expected(step))
         # Retention keeps the manifest: results may rest on weights whose files are gone.
         known = found or _retired(store, folder, step)
         if known is None:
             report.unfinished.append(store.uri_of(folder))
             return
+        experiment = places.experiment(store, config, known)
         results.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
             results.require_origin(store, known, dataset=min(datasets))
@@ -197,7 +197,7 @@ def _verify_checkpoints(
 def _retired(store: Store, folder: str, step: int) -> Manifest | None:
     if not manifest.is_retired(store, folder):
         return None
-    return manifest.load_marked(store, folder, results.checkpoint_expected(step))
+    return manifest.load_marked(store, folder, places.checkpoint_expected(step))
 
 
 # -- results ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ddpm_core import preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import layout
@@ -92,11 +92,11 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     prefix = run_prefix(store, config.name, stage)
     if stage in ("shard", "train"):
         return prefix
-    what = {"sample": config.sample.model_dump(mode="json")}
+    what = {"sample": identity.counted("sample", config.sample)}
     if stage != "sample":
-        what["evaluate"] = config.evaluate.model_dump(mode="json")
+        what["evaluate"] = identity.counted("evaluate", config.evaluate)
     if stage in ("study", "ablations"):
-        what["study"] = config.study.model_dump(mode="json")
+        what["study"] = identity.counted("study", config.study)
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 

@@ -27,13 +27,14 @@ from ddpm_core.evaluation.worker import (
 )
 from ddpm_core.loading.loader import load_split
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
+from ddpm_core.runs.places import Place
 from ddpm_core.sampling.stage import deliver_samples
 from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.shards.one_class import why_no_distance
 from ddpm_core.store import manifest
-from ddpm_core.store.manifest import Expected, Manifest
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training.checkpoint import Curve, load_history
@@ -73,16 +74,9 @@ class Inputs:
         return cls(store, config, checkpoint, index, samples)
 
     @property
-    def expected(self) -> Expected:
-        """What the evaluation must say of itself."""
-        return results.evaluation_expected(self.config, self.checkpoint, self.index.fingerprint)
-
-    @property
-    def folder(self) -> str:
-        """Where the evaluation lies."""
-        ema = self.checkpoint.files["ema"].sha256
-        digest = layout.evaluation_fingerprint(self.config, ema, self.index.fingerprint)
-        return layout.evaluation_folder(self.config.name, digest)
+    def place(self) -> Place:
+        """Where the evaluation lies, or will."""
+        return places.evaluation(self.store, self.config, self.checkpoint, self.index.fingerprint)
 
     @property
     def why_no_distance(self) -> str | None:
@@ -114,7 +108,7 @@ class Inputs:
     @property
     def weights(self) -> dict[str, Any]:
         """Which weights these are, for the protocols."""
-        return results.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
+        return places.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
 
 
 def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
@@ -167,7 +161,8 @@ def summary(numbers: dict[str, Any]) -> str:
 
 def _intact(inputs: Inputs) -> Manifest | None:
     """Return what was measured before, if every file of it is whole; else it is set aside."""
-    return manifest.intact(inputs.store, inputs.folder, inputs.expected)
+    place = inputs.place
+    return manifest.intact(inputs.store, place.folder, place.expected)
 
 
 def _measure(inputs: Inputs) -> Manifest:
@@ -208,7 +203,8 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
         "loss-figure": (".png", figures.loss_figure(inputs.history)),
         "comparison-figure": (".png", _comparison(inputs)),
     }
-    folder, expected = inputs.folder, inputs.expected
+    place = inputs.place
+    folder, expected = place.folder, place.expected
     files = {
         role: manifest.write_file(store, folder, role, suffix, data)
         for role, (suffix, data) in contents.items()

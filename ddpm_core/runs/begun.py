@@ -1,4 +1,4 @@
-"""What a run.json said when it was written: one that was changed since is spoken of, once.
+"""What a run.json says, and said when it was written: what was changed since is spoken of, once.
 
 A changed file is a wish like any other; where it would be another experiment, it is refused like
 any other. But whoever changed it by mistake should hear of it.
@@ -18,6 +18,22 @@ from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 _SHOWN = 10
 _log = logging.getLogger(__name__)
+
+
+def recorded(store: Store, run: str) -> RunConfig | None:
+    """Return what a run's run.json says, or None before it has one.
+
+    Raises:
+        ConfigError: the file is no configuration.
+        StorageError: the storage does not answer.
+    """
+    key = layout.run_json_key(run)
+    try:
+        return RunConfig.from_json(
+            store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
+        )
+    except KeyMissingError:
+        return None
 
 
 def keep(store: Store, config: RunConfig, run_json: bytes) -> None:
@@ -56,10 +72,12 @@ def _changes(store: Store, run: str, run_json: bytes) -> str | None:
         return None
     if begun["said_of"] == sha256_of(run_json):
         return ""
-    then, now = begun["keys"], RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
+    # Of a key that is newer than the file of then, its default was in force.
+    then = {**RunConfig.defaults(), **begun["keys"]}
+    now = RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
     changed = [
         f"{name}: {json.dumps(then.get(name))} -> {json.dumps(now.get(name))}"
-        for name in dict.fromkeys((*then, *now))
+        for name in dict.fromkeys((*begun["keys"], *now))
         if then.get(name) != now.get(name)
     ]
     if not changed:

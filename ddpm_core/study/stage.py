@@ -11,7 +11,7 @@ from ddpm_core.evaluation.desk import payload_of
 from ddpm_core.evaluation.features import describe_network, keep_foreign_network
 from ddpm_core.evaluation.stage import Inputs, deliver_evaluation
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import places, results
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Expected, Manifest
 from ddpm_core.store.storage import Store
@@ -47,11 +47,9 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
-    ema = inputs.checkpoint.files["ema"].sha256
-    digest = layout.study_fingerprint(config, ema, inputs.index.fingerprint)
+    place = places.study(store, config, inputs.checkpoint, inputs.index.fingerprint)
+    folder, expected = place.folder, place.expected
     num_train, num_test = (inputs.index.num_images[split] for split in ("train", "test"))
-    folder = layout.study_folder(config.name, digest)
-    expected = results.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
     units = units_of(config, num_train, num_test, has_features=inputs.recipe is not None)
     study = _Study(inputs, folder, expected, units)
     with open_tracker(store, config, stage="study") as tracker:

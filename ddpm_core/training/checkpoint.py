@@ -24,7 +24,7 @@ from torch import Tensor
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DivergenceError
 from ddpm_core.inference.weights import EMA_ROLE, quarantined_if_damaged, read_tensors
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
@@ -41,7 +41,7 @@ class Origin:
     """What a checkpoint belongs to; one of other origin is never continued from."""
 
     experiment: str
-    """fingerprint of `RunConfig.experiment()`"""
+    """fingerprint of what determines the weights: see `places.experiment`"""
     dataset: str
     """fingerprint of the data set"""
 
@@ -168,7 +168,7 @@ def complete(store: Store, config: RunConfig) -> Manifest | None:
     ):
         _log.warning("removed the mark `retired` of the last checkpoint %s", store.uri_of(folder))
         manifest.unretire(store, folder)
-    if manifest.intact(store, folder, results.checkpoint_expected(step)) is None:
+    if manifest.intact(store, folder, places.checkpoint_expected(step)) is None:
         return None
     return results.final_checkpoint(store, config)
 
@@ -182,7 +182,7 @@ def refuse_damaged_import(store: Store, config: RunConfig) -> None:
     step = config.train.num_steps
     folder = layout.checkpoint_folder(config.name, step)
     try:
-        found = manifest.load_marked(store, folder, results.checkpoint_expected(step))
+        found = manifest.load_marked(store, folder, places.checkpoint_expected(step))
     except DamagedError:
         return
     if found is not None and results.is_imported(found):
@@ -210,7 +210,7 @@ def prune(store: Store, run: str, keep: int) -> None:
 
 def _is_usable(store: Store, folder: str, step: int) -> bool:
     try:
-        return manifest.load(store, folder, results.checkpoint_expected(step)) is not None
+        return manifest.load(store, folder, places.checkpoint_expected(step)) is not None
     except DamagedError:
         return False
 
@@ -242,7 +242,7 @@ def newest(store: Store, run: str, origin: Origin) -> Checkpoint | None:
     for step in steps:
         folder = layout.checkpoint_folder(run, step)
         try:
-            found = manifest.load(store, folder, results.checkpoint_expected(step))
+            found = manifest.load(store, folder, places.checkpoint_expected(step))
             if found is not None:
                 results.require_origin(
                     store, found, experiment=origin.experiment, dataset=origin.dataset
@@ -268,7 +268,7 @@ def of_step(store: Store, run: str, step: int) -> Checkpoint:
         CheckpointError: if it is not there or damaged.
     """
     folder = layout.checkpoint_folder(run, step)
-    found = manifest.load(store, folder, results.checkpoint_expected(step))
+    found = manifest.load(store, folder, places.checkpoint_expected(step))
     if found is None:
         raise CheckpointError(
             f"{store.uri_of(folder)} is there for rank 0 and not for this rank; all nodes must "
