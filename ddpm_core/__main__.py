@@ -211,7 +211,7 @@ def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
         workers = config.compute.num_workers
         lines = [f"plan: {stage}: would run on {workers} worker(s) ({where})", *found.lines(config)]
     if store.exists(layout.run_json_key(config.name)):
-        lines += [begun.changes_of(store, config.name)]
+        lines += [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
     return "\n".join(filter(None, lines))
 
 

@@ -130,7 +130,7 @@ def _dry(
     lines = [plan.describe(store, config, options.ray_address, command.stages)]
     lines += found.lines(config) if found.missing else []
     if store.exists(layout.run_json_key(config.name)):
-        lines += [begun.changes_of(store, config.name)]
+        lines += [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
     return "\n".join(filter(None, lines))
 
 

@@ -120,13 +120,16 @@ def open_stage(store: Store, config: RunConfig) -> RunConfig:
 
 
 def begin_stage(store: Store, config: RunConfig) -> None:
-    """Check that a stage of this run may begin; say, once, if its run.json was changed.
+    """Check that a stage of this run may begin.
+
+    Say, once, if its run.json was changed, and which housekeeping is another than before.
 
     Raises:
         RunConflictError: the run on record is another experiment.
     """
     if check_stage(store, config):
         begun.tell_changes(store, config.name)
+        begun.tell_housekeeping(store, config)
 
 
 def has_results(store: Store, run: str) -> bool:
