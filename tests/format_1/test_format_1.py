@@ -138,9 +138,9 @@ def test_its_training_goes_on_from_its_checkpoint(changes, store, images, here, 
     shutil.rmtree(store.local_path(f"{RUN}/checkpoints/step_00000006"))
     steps, true_step = [], Learner.step
 
-    def step(self, number, images_u8):
+    def step(self, number, *batch):
         steps.append(number)
-        true_step(self, number, images_u8)
+        true_step(self, number, *batch)
 
     monkeypatch.setattr(Learner, "step", step)
     worker.train_rank(store, config, cluster.Place(0, 1, torch.device("cpu")))
