@@ -79,7 +79,7 @@ def preflight(
         CheckpointError: the stage needs a trained run, and it is not.
         DataError: it needs samples, and there are none; or the images cannot be used, as far as
             their names tell.
-        StorageError: the storage does not answer.
+        StorageError: the storage does not answer, or cannot be written to.
     """
     tracking_uri(store)
     check_stage(store, config)
@@ -87,6 +87,8 @@ def preflight(
     missing = [stage for stage in stages if not _is_done(store, config, stage)]
     if not missing:
         return Findings([], None, [])
+    if here:
+        store.require_writable()
     if here and missing != ["shard"]:
         require_cores(config)
         if missing != ["sample"] and not results.has_foreign_network(store, config):

@@ -1,7 +1,6 @@
 """See to it that there is a job that makes a stage's result, and follow it. Knows no Prefect."""
 
 import contextlib
-import io
 import re
 import signal
 from collections import deque
@@ -20,6 +19,7 @@ from ddpm_core.errors import (
     PipelineError,
     StorageError,
 )
+from ddpm_core.progress import WARNING
 from ddpm_core.runs import layout
 from ddpm_core.runs.stages import RESULTS
 from ddpm_core.store.storage import Store
@@ -81,14 +81,14 @@ def make_result(
     is_first = job.prefix == prefix
     log_name = job.submission_id if is_first else f"{prefix}-a{job.attempt}"
     last: deque[str] = deque(maxlen=200)
-    with _log_file(store, config.name, log_name, attached=attached) as (log, path):
-        on_start(job, attached, path)
+    log = _Log(store, config.name, log_name, attached=attached, on_line=on_line)
+    with contextlib.closing(log):
+        on_start(job, attached, log.path)
 
         def keep(line: str) -> None:
             line = _COLOUR.sub("", line)
             last.append(line)
-            log.write(f"{line}\n")
-            log.flush()
+            log.keep(line)
             on_line(line)
 
         together.followed.add(stage)
@@ -180,19 +180,49 @@ def _said(stage: str, log: Sequence[str]) -> str:
     return "its log ends:\n" + "\n".join(log[-_SHOWN_LINES:])
 
 
-@contextlib.contextmanager
-def _log_file(
-    store: Store, run: str, name: str, *, attached: bool
-) -> Iterator[tuple[TextIO, Path | None]]:
-    """Open the file that keeps the job's log; for a root that is no folder, keep nothing."""
-    folder = store.local_path(f"{layout.run_folder(run)}/logs")
-    if folder is None:
-        yield io.StringIO(), None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _log_path(folder, name, attached=attached)
-    with path.open("w", encoding="utf-8", errors="replace") as log:
-        yield log, path
+class _Log:
+    """The file that keeps a job's log. Where it cannot be written that is said once.
+
+    It ends no stage: what the stage itself cannot write, it says in its own words.
+    """
+
+    def __init__(
+        self, store: Store, run: str, name: str, *, attached: bool, on_line: Callable[[str], None]
+    ) -> None:
+        self.path: Path | None = None
+        self._file: TextIO | None = None
+        self._on_line = on_line
+        folder = store.local_path(f"{layout.run_folder(run)}/logs")
+        if folder is None:
+            return  # a root that is no folder: nothing is kept
+        with self._said_once(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = _log_path(folder, name, attached=attached)
+            self._file = path.open("w", encoding="utf-8", errors="replace")
+            self.path = path
+
+    def keep(self, line: str) -> None:
+        if self._file is not None:
+            with self._said_once(self._file.name):
+                self._file.write(f"{line}\n")
+                self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            with self._said_once(self._file.name):
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _said_once(self, place: Path | str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # closing writes what was left over
+                    self._file.close()
+            self._file = None
+            words = f"the log {place} cannot be written: {error.strerror or error}"
+            self._on_line(f"{WARNING}{words}; the stage goes on without it")
 
 
 def _log_path(folder: Path, name: str, *, attached: bool) -> Path:

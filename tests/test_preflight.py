@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ddpm_core.errors import CheckpointError, ConfigError, DataError, RunConflictError
+from ddpm_core.errors import CheckpointError, ConfigError, DataError, RunConflictError, StorageError
 from ddpm_core.preflight import preflight
 from ddpm_core.recipes import ablation_runs, digits, mnist, recipe
 from ddpm_core.runs.run import open_run
@@ -90,6 +90,19 @@ def test_what_is_done_is_not_asked_about(store, monkeypatch):
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     found = look(store, digits())
     assert (found.missing, found.source, found.doubts) == ([], None, [])
+
+
+def test_a_root_that_cannot_be_written_is_refused_before_anything(store, monkeypatch):
+    """Catches: a Ray that is started, and a stage tried three times, on a read-only disk.
+
+    What is done can be looked up there, and a cluster may write where this machine may not.
+    """
+    monkeypatch.setattr("os.access", lambda _path, _mode: False)
+    with pytest.raises(StorageError, match="cannot write below"):
+        look(store, digits())
+    assert look(store, digits(), here=False).missing == list(PAPER)
+    recorded(store, digits(), *PAPER)
+    assert look(store, digits()).missing == []
 
 
 def test_a_cluster_s_cores_and_files_are_its_own(store):

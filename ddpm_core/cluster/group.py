@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -23,18 +24,24 @@ from ray.train.torch.config import (
     _TorchBackend,
 )
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
 from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
 from ddpm_core.cluster.network import choose_interface, meet, open_meeting_place
-from ddpm_core.cluster.start import StartLimit, read_reason
+from ddpm_core.cluster.silence import Silence
+from ddpm_core.cluster.start import StartLimit, read_reason, release_places
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
+from ddpm_core.output import say
+from ddpm_core.progress import WARNING
 
 _log = logging.getLogger(__name__)
 
 _MAX_CONTROLLER_FAILURES = 5
+_ABORT_TIMEOUT_S = 15.0
+"""seconds for workers to end in order; their job, which ends with this process, takes the others"""
 _ADDRESS = "RAY_ADDRESS"
 _SETTINGS = {
     # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
@@ -112,7 +119,7 @@ def _trainer(
 ) -> Any:  # noqa: ANN401 - Ray is untyped here
     gpu = uses_gpu(compute)
     resources = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
-    return ray.train.torch.TorchTrainer(
+    return _Trainer(
         _Threads(worker, compute.cpus_per_worker),
         train_loop_config=payload,
         torch_config=_GroupConfig(timeout_s=compute.collective_timeout_s),
@@ -126,10 +133,31 @@ def _trainer(
                 max_failures=compute.max_failures - losses,
                 controller_failure_limit=_MAX_CONTROLLER_FAILURES,
             ),
-            callbacks=[_Judge(folder / "losses"), StartLimit(compute, folder / "reason")],
+            callbacks=[
+                _Judge(folder / "losses"),
+                StartLimit(compute, folder / "reason"),
+                Silence(),
+            ],
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
     )
+
+
+class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped here
+    """Ray's, ended by the first Ctrl-C, and as an interruption.
+
+    Ray's own handler waits for a controller that, while a group starts, hears nothing; then it ends
+    the process with code 0, as if all were done.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:  # noqa: ANN401
+        def interrupt(_number: int, _frame: object) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
 
 
 @contextlib.contextmanager
@@ -202,6 +230,8 @@ class _Judge(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # 
         if error is None:
             with self._tally.open("ab") as file:
                 file.write(b"x")
+            lost = _by_rank(worker_group_status.errors)
+            say(f"{WARNING}the group has lost a worker: {lost}", stream=sys.stderr)
             return
         if isinstance(error, PipelineError):
             _hush()
@@ -248,6 +278,16 @@ def _is_of_a_lost_peer(error: Exception) -> bool:
     )
 
 
+def _by_rank(errors: Mapping[int, Exception]) -> str:
+    return "; ".join(f"rank {rank}: {_briefly(error)}" for rank, error in sorted(errors.items()))
+
+
+def _briefly(error: Exception) -> str:
+    if isinstance(error, WorkerHealthCheckTimeoutError):  # ends with advice about Ray's variables
+        return "it did not answer for so long that it counts as lost"
+    return one_line(error)
+
+
 class _StartLostError(Exception):
     """A worker was lost before all had begun; Ray Train does not try again by itself."""
 
@@ -267,9 +307,6 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
-    except SystemExit:
-        # Ray's handler of Ctrl-C ends the process with code 0, as if all were done.
-        raise KeyboardInterrupt from None
     except ray.train.ControllerError as error:
         cause = error.controller_failure
         if isinstance(cause, PipelineError):
@@ -281,10 +318,10 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
         raise cause from error
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
-        ranks = "; ".join(f"rank {rank}: {one_line(e)}" for rank, e in sorted(failures.items()))
-        raise _GroupLostError(ranks or one_line(error)) from error
+        raise _GroupLostError(_by_rank(failures) or one_line(error)) from error
     except ray.exceptions.RayError as error:
         if (why := read_reason(reason)) is not None:
+            release_places()
             text, lacks_room = why
             if not lacks_room:
                 raise _StartLostError(text) from None

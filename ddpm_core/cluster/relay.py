@@ -10,9 +10,11 @@ import ray._private.worker
 
 from ddpm_core.output import say
 
-# A line of Ray's C++: [2026-01-31 12:00:00,000 W 123 456] file.cc:78: ...
+# A line of Ray's C++: [2026-01-31 12:00:00,000 W 123 456] file.cc:78: ... And torch's for each rank
+# of a node whose address has no name, which nothing here asks for.
 _OF_RAY = re.compile(
     r"\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\] |.*__ray_tqdm_magic_token__|:\w+:"
+    r"|\[W\d{4} [\d:.]+ socket\.cpp:\d+\] \[c10d\] The hostname of the client socket cannot be retr"
 )
 _TALKATIVE = ("ray._private.worker", "ray.train", "ray.util.state")
 

@@ -15,7 +15,9 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.util
+from ray._raylet import PlacementGroupID
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.util.placement_group import PlacementGroup
 
 from ddpm_core.cluster.connection import asked_and_there, num_slots, num_workers
 from ddpm_core.config import ComputeConfig
@@ -23,7 +25,7 @@ from ddpm_core.output import say
 from ddpm_core.progress import WARNING
 
 _LOOK_EVERY_S = 1.0
-_SAY_AFTER_S = 40.0
+_SAY_AFTER_S = 30.0
 _SAY_EVERY_S = 30.0
 _BUSY_LIMIT_S = 360.0
 """seconds to wait for cores that are there, but taken by others"""
@@ -92,7 +94,7 @@ def _state(compute: ComputeConfig) -> tuple[str, float, bool]:
     """Return what is being waited for, for how many seconds at most, and whether it is room."""
     if num_slots(compute) < num_workers(compute):
         return f"nodes: {asked_and_there(compute)}", compute.collective_timeout_s, True
-    if any(group["state"] in _PENDING for group in _placement_groups().values()):
+    if any(state in _PENDING for state in _own_groups().values()):
         free = ray.available_resources()
         return (
             f"cores that others use: {asked_and_there(compute)}, of which "
@@ -107,9 +109,23 @@ def _state(compute: ComputeConfig) -> tuple[str, float, bool]:
 _PENDING = ("PENDING", "PREPARED", "RESCHEDULING")
 
 
-def _placement_groups() -> Mapping[str, Any]:
-    groups: Mapping[str, Any] = ray.util.placement_group_table()
-    return groups
+def _own_groups() -> dict[str, str]:
+    """Return the states of this job's placement groups; the cluster's table has everybody's."""
+    table: Mapping[str, Any] = ray.util.placement_group_table()
+    # An identity is 14 bytes of chance, then the job's: PlacementGroupID::Of in Ray's id.cc.
+    job = ray.get_runtime_context().get_job_id()
+    return {name: group["state"] for name, group in table.items() if name.endswith(job)}
+
+
+def release_places() -> None:
+    """Give back the places of a group whose controller `StartLimit` has ended.
+
+    Ray Train does so for a group that has started. Else they stay taken, by nobody, as long as this
+    job lives, and the next group waits for them as if others used them.
+    """
+    for name, state in _own_groups().items():
+        if state != "REMOVED":
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
 
 
 def read_reason(path: Path) -> tuple[str, bool] | None:

@@ -28,7 +28,8 @@ _MAX_PIXELS = 2**26
 _MAX_BATCH_BYTES = 2**36
 MAX_RUN_NAME = 63
 """characters"""
-RUN_NAME_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_RUN_NAME - 1}}}$"
+# Digits first: Prefect's command line takes "[a-z...]" in its refusal for a style, and drops it.
+RUN_NAME_PATTERN = rf"^[0-9a-z][0-9a-z._-]{{0,{MAX_RUN_NAME - 1}}}$"
 
 
 class RunConfig(Section):

@@ -1,16 +1,25 @@
 """Figures of an evaluation, as PNG files of 800 by 480 pixels."""
 
 from collections.abc import Mapping, Sequence
+from typing import assert_never
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.choices import Prediction
 from ddpm_core.drawing import pictures
 from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, plot, png
 from ddpm_core.evaluation.metrics import Bound
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
+_PREDICTED: dict[Prediction, str] = {
+    "eps": "noise",
+    "x_0": "image",
+    "x_prev": r"mean of $x_{t-1}$",
+    "v": "v",
+}
 
 
 def likelihood_figure(bound: Bound) -> bytes:
@@ -52,21 +61,37 @@ def rate_distortion_figure(bound: Bound) -> bytes:
     return png(figure)
 
 
-def loss_figure(history: Sequence[Mapping[str, float]]) -> bytes:
+def loss_label(config: RunConfig) -> str:
+    """Return what the training loss of the run is, and its unit; see `Objective.losses`."""
+    predicted = _PREDICTED[config.diffusion.prediction]
+    match config.train.loss:
+        case "simple":
+            kind = "mean" if config.train.weighting == "none" else "weighted mean"
+            return f"{kind} squared error of the predicted {predicted}"
+        case "vlb":
+            return "mean term of the bound [bits/dim]"
+        case "hybrid":
+            return f"hybrid loss: error of the {predicted}, and bound"
+        case _:
+            assert_never(config.train.loss)
+
+
+def loss_figure(history: Sequence[Mapping[str, float]], *, label: str) -> bytes:
     """Return the training loss over the steps, and by quarter of the chain.
 
     Args:
         history: points with step, loss and loss_q0 ... loss_q3; none of imported weights.
+        label: what the loss is, see `loss_label`.
     """
-    figure, axes = plot("Training loss", "step", "mean squared error of the predicted noise")
+    figure, axes = plot("Training loss", "step", label)
     if not history:
         axes.text(0.5, 0.5, "imported weights: no curve", ha="center", transform=axes.transAxes)
         return png(figure)
-    labels = ("t in the first quarter", "second", "third", "last quarter")
-    for quartile, (label, colour) in enumerate(zip(labels, _QUARTILE_COLOURS, strict=True)):
+    quarters = [f"t in the {name} quarter" for name in ("first", "second", "third", "last")]
+    for quartile, (quarter, colour) in enumerate(zip(quarters, _QUARTILE_COLOURS, strict=True)):
         points = [(p["step"], p[f"loss_q{quartile}"]) for p in history if f"loss_q{quartile}" in p]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=quarter)
     steps, losses = [p["step"] for p in history], [p["loss"] for p in history]
     axes.plot(steps, losses, color=ORANGE, linewidth=1.8, label="all timesteps")
     axes.set_yscale("log")

@@ -200,7 +200,10 @@ def _publish(inputs: Inputs, collector: Collector) -> Manifest:
         "likelihood": (".json", _json(metrics.likelihood_artifact(bound))),
         "likelihood-figure": (".png", figures.likelihood_figure(bound)),
         "rate-distortion-figure": (".png", figures.rate_distortion_figure(bound)),
-        "loss-figure": (".png", figures.loss_figure(inputs.history)),
+        "loss-figure": (
+            ".png",
+            figures.loss_figure(inputs.history, label=figures.loss_label(config)),
+        ),
         "comparison-figure": (".png", _comparison(inputs)),
     }
     place = inputs.place

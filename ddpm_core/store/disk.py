@@ -118,6 +118,13 @@ class Store(abc.ABC):
     def local_path(self, key: str) -> Path | None:
         """Return the file of `key` if the storage is local."""
 
+    def require_writable(self) -> None:  # noqa: B027 - a bucket says it at the first write only
+        """Refuse a root that the first write would refuse, as far as can be seen without one.
+
+        Raises:
+            StorageError: it is read-only, or this user may not write there.
+        """
+
 
 @final
 class LocalStore(Store):
@@ -229,6 +236,18 @@ class LocalStore(Store):
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
+
+    def require_writable(self) -> None:
+        with self._errors("write below", ""):
+            place = self._root
+            while not place.exists():
+                place = place.parent
+            if not place.is_dir():
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(place, os.W_OK | os.X_OK):
+                is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                code = errno.EROFS if is_read_only else errno.EACCES
+                raise OSError(code, os.strerror(code))
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key) if key else self._root

@@ -204,7 +204,10 @@ def _samples_sheet(outcomes: dict[str, _Outcome], rows: list[dict[str, Any]], da
             shown[: len(outcome.shown_u8)] = outcome.shown_u8
         strips.append(shown)
     return sheets.ablations_sheet(
-        np.stack(strips), labels=[label_of(row) for row in rows], data=data
+        np.stack(strips),
+        labels=[label_of(row) for row in rows],
+        data=data,
+        num_steps=rows[0]["num_steps"],
     )
 
 

@@ -73,7 +73,8 @@ def progressive_coding_figure(
         dress(axes, x_label, y_label)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
+        if len(axes.lines) > 1:
+            axes.legend(frameon=False)
     return png(figure)
 
 

@@ -241,17 +241,20 @@ def samplers_sheet(
     )
 
 
-def ablations_sheet(samples_u8: Images, *, labels: Sequence[str], data: str) -> bytes:
+def ablations_sheet(
+    samples_u8: Images, *, labels: Sequence[str], data: str, num_steps: int
+) -> bytes:
     """Return the first samples of each ablation, a row for each; black if its training diverged.
 
     Args:
         samples_u8: (ablations, n, h, w, c), of the same noise in each column.
         labels: of the ablations.
         data: which images the models were trained on.
+        num_steps: optimiser steps of each.
     """
     return sheet_figure(
         [Block("samples, none chosen", samples_u8.swapaxes(0, 1))],
-        title=f"The paper's six ways to train, models of {data}",
+        title=f"The paper's table 2 on {data}: {num_steps} steps each",
         row_names=labels,
     )
 

@@ -52,9 +52,11 @@ def page_of(store: Store, run: str) -> str | None:
         if home is None:
             return None
         found = json.loads(store.read(_place_key(run, home), at_most=1000))
-        return f"/#/experiments/{found['experiment_id']}/runs/{found['run_id']}"
+        page = f"/#/experiments/{found['experiment_id']}/runs/{found['run_id']}"
     except (KeyMissingError, StorageError, ConfigError, ValueError, KeyError, TypeError):
         return None
+    # Without it the page stands in MLflow's frame for agents, which has no models.
+    return f"{page}?workflowType=machine_learning"
 
 
 def _place_key(run: str, home: Home) -> str:

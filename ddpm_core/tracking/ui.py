@@ -11,6 +11,7 @@ import time
 import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 
 from ddpm_core.errors import ConfigError, PipelineError, StorageError
 from ddpm_core.store.storage import open_store
@@ -28,6 +29,7 @@ from ddpm_core.tracking.place import (
 HOST = "127.0.0.1"
 _START_S = 120.0
 _END_S = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,8 +108,8 @@ def _serve(home: Home, port: int, page: str) -> int:
     server = subprocess.Popen(  # noqa: S603 - no shell
         command, env=environment, stdin=subprocess.DEVNULL, process_group=0
     )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
     threading.Thread(target=_announce, args=(server, port, page), daemon=True).start()
     try:
         return server.wait()
@@ -115,6 +117,13 @@ def _serve(home: Home, port: int, page: str) -> int:
         return 0
     finally:
         _end_group(server)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End the wait at the first signal; a second one would leave the server behind."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:

@@ -3,14 +3,20 @@
 import contextlib
 import json
 import os
+import signal
+import threading
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
 import ray.exceptions
 import ray.train
+import ray.train.torch
 import torch
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from ddpm_core.cluster import group
 from ddpm_core.config import ComputeConfig
@@ -54,6 +60,18 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
     assert group.incurable(errors) is incurable
 
 
+def test_a_loss_is_said_when_it_is_seen(tmp_path, capsys):
+    """Catches a minute without a step and without a word of why."""
+    judge = group._Judge(tmp_path / "losses")
+    silent = WorkerHealthCheckTimeoutError("A worker health check has been hanging for 60 seconds.")
+    judge.after_worker_group_poll_status(SimpleNamespace(errors={2: silent, 1: GONE, 0: RESET}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the group has lost a worker: rank 0: RuntimeError: [/x/")
+    assert "; rank 1: ActorDiedError: " in line
+    assert line.endswith("; rank 2: it did not answer for so long that it counts as lost")
+    assert (tmp_path / "losses").read_text() == "x"
+
+
 class EndedByLimit:
     """A trainer whose controller `StartLimit` has ended."""
 
@@ -65,8 +83,9 @@ class EndedByLimit:
         raise GONE
 
 
-def test_missing_nodes_end_the_stage_with_what_is_missing(tmp_path):
+def test_missing_nodes_end_the_stage_with_what_is_missing(tmp_path, monkeypatch):
     """Catches "the actor died", of which nobody learns that a node is gone and what is kept."""
+    monkeypatch.setattr(group, "release_places", lambda: None)
     reason = tmp_path / "reason"
     ended = EndedByLimit(reason, lacks_room=True, text="waited 120 s for nodes: compute asks for 2")
     with pytest.raises(ClusterError, match=r"waited 120 s for nodes.*Add nodes.*is kept") as caught:
@@ -84,9 +103,10 @@ def test_a_worker_that_never_answers_counts_as_lost(monkeypatch):
 
     monkeypatch.setattr(group, "_trainer", trainer)
     monkeypatch.setattr(group, "_address_for_workers", contextlib.nullcontext)
+    monkeypatch.setattr(group, "release_places", lambda: tried.append("released"))
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1.*waited 120 s"):
         group.train_group(print, {}, TWO, name="stuck")
-    assert tried == [0, 1]
+    assert tried == [0, "released", 1, "released"]
 
 
 def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
@@ -101,6 +121,29 @@ def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
     with group._address_for_workers():
         pass
     assert "RAY_ADDRESS" not in os.environ
+
+
+def test_one_interruption_ends_a_group_that_does_not_start(monkeypatch):
+    """Catches a Ctrl-C that waits for a controller which hears nothing, and an end with code 0."""
+    waited = []
+
+    def get(_asked, timeout):
+        waited.append(timeout)
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    deaf = SimpleNamespace(abort=SimpleNamespace(remote=lambda: None))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert hasattr(ray.train.torch.TorchTrainer, "_register_sigint_handler")
+        object.__new__(group._Trainer)._register_sigint_handler(deaf)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert waited == [15.0], "a second one ends at once"
 
 
 class GroupOfOne:
@@ -202,3 +245,48 @@ def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1 times.*Run again"):
         group.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, TWO, name="die")
     assert (tmp_path / "attempts1").read_text() == "xx"
+
+
+def stop_a_worker(stopped):
+    """Stop the first worker of a group that is seen, which has not met the others then."""
+    deadline = time.monotonic() + 60
+    while not stopped and time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                    process.suspend()
+                    stopped.append(process)
+                    return
+        time.sleep(0.05)
+
+
+@quiet_ray_data
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_worker_that_stops_while_the_group_starts_is_replaced(
+    ray_here, tmp_path, monkeypatch, caplog
+):
+    """Catches a group that, begun again, waits for cores that its own predecessor has taken."""
+    true_trainer, stopped = group._trainer, []
+
+    def trainer(worker, payload, compute, name, folder, losses):
+        soon_over = compute.model_copy(update={"collective_timeout_s": 120 if losses else 30})
+        return true_trainer(worker, payload, soon_over, name, folder, losses)
+
+    monkeypatch.setattr(group, "_trainer", trainer)
+    stopper = threading.Thread(target=stop_a_worker, args=(stopped,))
+    stopper.start()
+    payload = {"folder": str(tmp_path), "driver": os.getpid()}
+    try:
+        group.train_group(workers.meet, payload, TWO, name="stop")
+    finally:
+        stopper.join()
+        for process in stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert len(stopped) == 1
+    assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
+    (said,) = [
+        r.getMessage() for r in caplog.records if "while the group started" in r.getMessage()
+    ]
+    assert "for the answer of a worker" in said

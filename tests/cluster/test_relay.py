@@ -35,6 +35,15 @@ def test_ray_s_own_lines_are_left_out(capsys):
     assert said(capsys, "[2026-01-01 of ours") == ("[2026-01-01 of ours\n", "")
 
 
+def test_torch_s_complaint_of_addresses_without_names_is_left_out(capsys):
+    """Catches two lines of C++ at the start of every training over two machines without DNS."""
+    nameless = "[W1130 01:59:08.368256001 socket.cpp:207] [c10d] The hostname of the client socket"
+    nameless += " cannot be retrieved. err=-3"
+    assert said(capsys, nameless, is_err=True) == ("", "")
+    other = "[W1130 01:59:08.368256001 socket.cpp:207] [c10d] The client socket has timed out"
+    assert said(capsys, other, is_err=True) == ("", other + "\n")
+
+
 def test_it_stands_where_ray_looks_for_it(monkeypatch):
     """Catches a release of Ray that prints by another function."""
     assert callable(ray._private.worker.print_to_stdstream)

@@ -1,10 +1,15 @@
 """A group that does not start: what is waited for is said, and it ends."""
 
+from types import SimpleNamespace
+
 import pytest
+import ray
+from ray._raylet import PlacementGroupID
 
 from ddpm_core.cluster import start
 from ddpm_core.config import ComputeConfig
 
+OWN, OTHER = "e98e8ac824b4aa059209eefd1e18", "cb6f8dd47b861e1dd6dbe6010300"
 TWO = ComputeConfig(num_workers=2, cpus_per_worker=3, use_gpu=False, collective_timeout_s=60)
 
 
@@ -13,7 +18,10 @@ def cluster(monkeypatch):
     """What Ray knows: nodes, placement groups; and a clock that `wait` moves."""
 
     class Known:
-        nodes, groups, time = [6.0], {}, 0.0
+        nodes, time = [6.0], 0.0
+
+        def __init__(self):
+            self.groups = {f"{OTHER}02000000": {"state": "PENDING"}}
 
         def wait(self, seconds):
             self.time += seconds
@@ -26,6 +34,8 @@ def cluster(monkeypatch):
     )
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
     monkeypatch.setattr("ray.util.placement_group_table", lambda: known.groups)
+    job = SimpleNamespace(get_job_id=lambda: "01000000")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: job)
     monkeypatch.setattr("time.monotonic", lambda: known.time)
     return known
 
@@ -55,15 +65,18 @@ def test_a_node_that_is_gone_is_said_and_waited_for_so_long(cluster, tmp_path, m
     assert have in text
     assert lacks_room
     assert 60 < ended < 65
-    assert len(said) == 1, "after 40 s, then every 30 s"
-    assert said[0].startswith("warning: for 41 s the training has been waiting for nodes: compute")
+    assert len(said) == 1, "after 30 s, then every 30 s"
+    assert said[0].startswith("warning: for 31 s the training has been waiting for nodes: compute")
     assert have in said[0]
     assert said[0].endswith("it ends after 60 s")
 
 
 def test_cores_that_others_use_are_waited_for_longer(cluster, tmp_path, monkeypatch, capsys):
     """Catches a second training on a busy cluster that gives up as if nodes were missing."""
-    cluster.groups = {"a": {"state": "CREATED"}, "b": {"state": "PENDING"}}
+    cluster.groups = {
+        f"{OTHER}02000000": {"state": "CREATED"},
+        f"{OWN}01000000": {"state": "PENDING"},
+    }
     text, lacks_room, ended, said = run(cluster, tmp_path, monkeypatch, capsys)
     assert "cores that others use" in text
     assert "1 CPU and 0 GPU are free" in text
@@ -73,8 +86,13 @@ def test_cores_that_others_use_are_waited_for_longer(cluster, tmp_path, monkeypa
 
 
 def test_a_worker_that_does_not_answer_is_a_lost_worker(cluster, tmp_path, monkeypatch, capsys):
-    """Catches one that was stopped while the group starts: Ray waits for it for ever."""
-    cluster.groups = {"a": {"state": "CREATED"}, "gone": {"state": "REMOVED"}}
+    """Catches one that was stopped while the group starts: Ray waits for it for ever. Also a group
+    of another job, which waits for cores, taken for this one's.
+    """
+    cluster.groups |= {
+        f"{OWN}01000000": {"state": "CREATED"},
+        f"{OTHER}01000000": {"state": "REMOVED"},
+    }
     text, lacks_room, ended, _ = run(cluster, tmp_path, monkeypatch, capsys)
     assert "the answer of a worker" in text
     assert not lacks_room
@@ -94,6 +112,24 @@ def test_a_group_that_has_started_is_not_watched(cluster, tmp_path):
     assert again.is_set()
     assert not (tmp_path / "reason").exists()
     assert start.read_reason(tmp_path / "reason") is None
+
+
+def test_the_places_of_a_group_that_was_given_up_are_given_back(cluster, monkeypatch):
+    """Catches a group that waits for its own cores, and the places of another job that are lost."""
+    removed = []
+    monkeypatch.setattr("ray.util.remove_placement_group", lambda group: removed.append(group.id))
+    cluster.groups |= {
+        f"{OWN}01000000": {"state": "CREATED"},
+        f"{OTHER}01000000": {"state": "REMOVED"},
+    }
+    start.release_places()
+    assert [one.hex() for one in removed] == [f"{OWN}01000000"]
+
+
+def test_a_placement_group_s_identity_ends_with_its_job_s():
+    """Catches a release of Ray that counts otherwise."""
+    job = ray.JobID.from_int(7)
+    assert PlacementGroupID.of(job).hex().endswith(job.hex())
 
 
 def test_it_travels_to_the_controller(tmp_path):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_core.drawing.plot import plot
 from ddpm_core.evaluation import figures
 from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.recipes import digits
 
 
 def bound(num: int) -> Bound:
@@ -24,8 +26,8 @@ DRAWINGS = {
     "likelihood": lambda: figures.likelihood_figure(bound(5)),
     "likelihood of one": lambda: figures.likelihood_figure(bound(1)),
     "rate and distortion": lambda: figures.rate_distortion_figure(bound(5)),
-    "loss": lambda: figures.loss_figure(HISTORY),
-    "loss of one point": lambda: figures.loss_figure(HISTORY[:1]),
+    "loss": lambda: figures.loss_figure(HISTORY, label="of x"),
+    "loss of one point": lambda: figures.loss_figure(HISTORY[:1], label="of x"),
     "grey": lambda: figures.comparison_figure(IMAGES, IMAGES[:9]),
     "colour": lambda: figures.comparison_figure(IMAGES.repeat(3, axis=3), IMAGES.repeat(3, axis=3)),
 }
@@ -41,3 +43,33 @@ def test_a_figure_is_a_png_of_800_pixels_that_is_the_same_each_time(name):
         pixels = np.asarray(image.convert("L"))
     assert (pixels < 128).mean() > 0.002, "nothing is drawn"
     assert DRAWINGS[name]() == png
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({}, "mean squared error of the predicted noise"),
+        ({"diffusion.prediction": "v"}, "mean squared error of the predicted v"),
+        (
+            {"diffusion.prediction": "x_0", "train.weighting": "min_snr"},
+            "weighted mean squared error of the predicted image",
+        ),
+        (
+            {"diffusion.prediction": "x_prev"},
+            r"mean squared error of the predicted mean of $x_{t-1}$",
+        ),
+        ({"train.loss": "vlb"}, "mean term of the bound [bits/dim]"),
+        (
+            {"train.loss": "hybrid", "diffusion.variance": "learned_range"},
+            "hybrid loss: error of the noise, and bound",
+        ),
+    ],
+)
+def test_the_axis_of_the_loss_says_what_was_trained(changes, label):
+    """Catches: the error of the noise for a run that predicts v; words cut by the figure's edge."""
+    assert figures.loss_label(digits().replaced(changes)) == label
+    figure, axes = plot("Training loss", "step", label)
+    figure.draw_without_rendering()
+    words = axes.yaxis.label.get_window_extent()
+    assert words.y0 >= 0
+    assert words.y1 <= figure.bbox.height

@@ -1,5 +1,7 @@
 """Attach, submit or fail: what a stage's task decides."""
 
+from pathlib import Path
+
 import pytest
 
 from ddpm_core import errors
@@ -54,6 +56,28 @@ def test_log_of_a_killed_attempt_stays(jobs, store, config):
         f"{name}.2.log": "killed again\n",
         f"{name}.3.log": "done\n",
     }
+
+
+def test_a_log_that_cannot_be_opened_ends_no_stage(jobs, store, config):
+    """Catches: a traceback of the log, in place of the stage's own words or of its result."""
+    jobs.lines, lines = ["one", "two"], []
+    folder = store.local_path(f"runs/{config.name}/logs")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    ((_, _, path),) = make(jobs, store, config, lines=lines)
+    assert path is None
+    said = f"warning: the log {folder} cannot be written: File exists; the stage goes on without it"
+    assert lines == [said, "one", "two"]
+
+
+def test_a_disk_that_fills_up_ends_the_log_once(jobs, store, config, monkeypatch):
+    """Catches: a warning for each line, a write to a file that was closed."""
+    jobs.lines, lines = ["one", "two", "three"], []
+    monkeypatch.setattr(Path, "open", lambda *_args, **_options: open("/dev/full", "w"))  # noqa: SIM115, PTH123
+    make(jobs, store, config, lines=lines)
+    assert len(lines) == 4
+    assert "No space left on device" in lines[0]
+    assert lines[1:] == ["one", "two", "three"]
 
 
 def test_log_of_a_job_attached_to_is_one_file(jobs, store, config):

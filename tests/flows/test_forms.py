@@ -120,7 +120,7 @@ def test_flow_refuses_sections():
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"run": "My Run"}, r"'My Run' does not match '\^\[a-z0-9\]"),
+        ({"run": "My Run"}, r"'My Run' does not match '\^\[0-9a-z\]"),
         ({"run": "a" * 64}, "does not match"),
         ({"run": 7}, "7 is not valid"),
         (
@@ -145,3 +145,10 @@ def test_form_refuses_a_wrong_name_and_a_wrong_key_with_the_reason(wrong, reason
             validate(wrong, schema, raise_on_error=True)
         assert schema["properties"]["overrides"]["description"]
         validate({"run": None, "overrides": None}, schema, raise_on_error=True)
+
+
+def test_the_rule_of_a_name_is_printed_whole():
+    """Catches: '^{0,62}$' as the reason of a refusal, which Prefect prints as Rich's markup."""
+    from rich.text import Text
+
+    assert Text.from_markup(RUN_NAME_PATTERN).plain == RUN_NAME_PATTERN

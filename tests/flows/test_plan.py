@@ -194,7 +194,8 @@ def test_mlflow_s_page_is_the_server_s_or_the_one_that_make_ui_opens(store, monk
         assert plan.mlflow_page(store, "r") == (page, when)
         home = find_home(store)
         receipts.write_place(store, "r", home, experiment_id="1", run_id="ab")
-        assert plan.mlflow_page(store, "r") == (f"{page}/#/experiments/1/runs/ab", when)
+        path = "/#/experiments/1/runs/ab?workflowType=machine_learning"
+        assert plan.mlflow_page(store, "r") == (f"{page}{path}", when)
         assert plan.mlflow_page(store, "other")[0] == page
 
 

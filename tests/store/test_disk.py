@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -195,6 +196,40 @@ def test_a_file_in_the_way_is_said(store: LocalStore):
             operate(store)
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (os.ST_RDONLY, "Read-only file system; mount it writable"),
+        (0, "Permission denied; give this user the right"),
+    ],
+)
+def test_a_root_that_cannot_be_written_is_refused_without_a_write(
+    tmp_path: Path, flag: int, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches the rights of the root itself looked at where only its parent is there."""
+    looked: list[Path] = []
+
+    def refuse(path: Path, mode: int) -> bool:
+        looked.append(path)
+        return mode & os.W_OK == 0
+
+    root = LocalStore(tmp_path / "a" / "b")
+    root.require_writable()
+    monkeypatch.setattr(os, "access", refuse)
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_flag=flag))
+    with pytest.raises(StorageError, match=f"cannot write below {root.uri}: {said}"):
+        root.require_writable()
+    assert looked == [tmp_path]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_above_the_root_is_said_without_a_write(tmp_path: Path):
+    """Catches 'permission denied' for a root below a file, which no right mends."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        LocalStore(tmp_path / "file" / "b").require_writable()
+
+
 # -- how files reach the disk ------------------------------------------------------------------
 
 
@@ -306,7 +341,7 @@ def test_temporary_files_are_hidden_and_go_with_their_dead_writer(store: LocalSt
     store.write("a/b", b"1")
     folder = Path(store.uri) / "a"
     code = (
-        "import os, pathlib, sys, time; from ddpm_core import durable\n"
+        "import os, pathlib, sys, time; from ddpm_core.store import durable\n"
         "temporary, _ = durable._open_locked(pathlib.Path(sys.argv[1]))\n"
         "print(temporary.name, flush=True); time.sleep(60)"
     )
@@ -358,7 +393,7 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from ddpm_core.errors import StorageError
-from ddpm_core.store import LocalStore
+from ddpm_core.store.disk import LocalStore
 root = Path(sys.argv[1]) / "a" / "root"
 store = LocalStore(root)
 store.write("small", b"1")

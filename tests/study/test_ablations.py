@@ -196,14 +196,16 @@ def test_one_that_diverges_is_a_row_and_the_others_go_on(
     none, the sheet's rows shifted by the one that is missing."""
     shown = {}
 
-    def sheet(samples_u8, *, labels, data):
-        shown.update(levels=samples_u8[:, :, 0, 0, 0].tolist(), labels=labels)
+    def sheet(samples_u8, *, labels, data, num_steps):
+        levels = samples_u8[:, :, 0, 0, 0].tolist()
+        shown.update(num_steps=num_steps, levels=levels, labels=labels)
         return PNG
 
     monkeypatch.setattr(ablations.sheets, "ablations_sheet", sheet)
     stages.errors["mu-l-simple", "train"] = DivergenceError("the loss is nan at step 2")
     rows = run_ablations(store, ablated())
     assert [name for name, stage in stages.asked if stage == "train"] == list(NAMES)
+    assert shown["num_steps"] == rows[0]["num_steps"]
     assert [row["diverged"] for row in rows] == [
         None, None, "the loss is nan at step 2", None, None, None,
     ]  # fmt: skip

@@ -176,11 +176,12 @@ def test_samplers_are_rows_and_steps_columns_of_a_block_for_each_noise(seen):
 
 
 def test_ablations_are_rows_of_the_same_noise(seen):
-    """Catches: a sheet that is turned by 90 degrees, labels of other rows."""
-    sheets.ablations_sheet(frames(2, 3), labels=["first", "second"], data="digits")
+    """Catches: a sheet turned by 90 degrees, labels of other rows, a title without the steps."""
+    sheets.ablations_sheet(frames(2, 3), labels=["first", "second"], data="digits", num_steps=9)
     (block,) = seen["blocks"]
     assert levels_of(block) == [[40, 50], [41, 51], [42, 52]]
     assert seen["row_names"] == ["first", "second"]
+    assert seen["title"] == "The paper's table 2 on digits: 9 steps each"
 
 
 def test_the_way_to_x_T_and_back_is_read_from_left_to_right(seen):  # noqa: N802

@@ -79,12 +79,12 @@ def test_the_database_in_the_root_is_asked_each_time(store, config):
 
 
 def test_the_page_of_the_run_is_known_without_mlflow(store, config):
-    """Catches a link to a page that MLflow does not have, or to another run's."""
+    """Catches a link to a page that MLflow does not have, to another run's, to that for agents."""
     assert receipts.page_of(store, config.name) is None
     log(store, config)
     _, run = the_run(store, config)
     place_ = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    assert receipts.page_of(store, config.name) == f"/#/{place_}"
+    assert receipts.page_of(store, config.name) == f"/#/{place_}?workflowType=machine_learning"
 
 
 def test_the_command_that_sends_what_was_kept_is_whole(store, config, monkeypatch, capsys):

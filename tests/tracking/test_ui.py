@@ -30,7 +30,7 @@ def with_a_run(root):
 @pytest.mark.slow
 def test_the_page_of_the_runs_is_served_until_ctrl_c(tmp_path):
     """Catches the page for agents, a root with a space that is not found, another port, a
-    traceback or a failure at Ctrl-C, and processes that outlive it."""
+    traceback or a failure at Ctrl-C, and processes that outlive it, also a second signal."""
     root, port = with_a_run(tmp_path / "my runs"), closed_port()
     command = [sys.executable, "-m", "ddpm_core.tracking.ui", str(root), "--port", str(port)]
     # Started by a shell's `&`, the tests ignore Ctrl-C, and so would what they start.
@@ -49,6 +49,8 @@ def test_the_page_of_the_runs_is_served_until_ctrl_c(tmp_path):
                 assert answer.status == 200
             # As a terminal does: to all that stand in the foreground.
             os.killpg(server.pid, signal.SIGINT)
+            # And as an impatient one does, while the server ends.
+            os.killpg(server.pid, signal.SIGTERM)
             rest = server.stdout.read()
             assert server.wait(60) == 0, rest
             assert "Traceback" not in rest
@@ -99,7 +101,7 @@ def test_a_server_that_fails_is_not_a_success(tmp_path, monkeypatch):
     """Catches exit code 0 of a page that nobody could see."""
     with_a_run(tmp_path)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in ui._SIGNALS}
     try:
         assert ui.main([str(tmp_path), "--port", str(closed_port())]) == 1
     finally:
