@@ -165,7 +165,8 @@ def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
         where = store.uri_of(layout.run_folder(config.name))
         workers = config.compute.num_workers
         lines = [f"plan: {stage}: would run on {workers} worker(s) ({where})", *found.lines(config)]
-    return "\n".join(filter(None, [*lines, begun.changes_of(store, config.name)]))
+    changes = [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
+    return "\n".join(filter(None, [*lines, *changes]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.sampling.units import Unit, check_archive
@@ -119,7 +119,7 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
 def _is_imported(store: Store, config: RunConfig) -> bool:
     """Say whether the run is of weights from outside: it may have no data set."""
     folder = layout.checkpoint_folder(config.name, config.train.num_steps)
-    expected = results.checkpoint_expected(config.train.num_steps)
+    expected = places.checkpoint_expected(config.train.num_steps)
     try:
         found = manifest.load(store, folder, expected)
     except DamagedError:
@@ -175,10 +175,9 @@ def _verify_checkpoints(
 ) -> Weights:
     """Check all checkpoints; of those that are retired the files are gone, not the manifest."""
     run, weights = config.name, Weights()
-    experiment = fingerprint(config.experiment())
 
     def look(step: int, folder: str) -> None:
-        expected = results.checkpoint_expected(step)
+        expected = places.checkpoint_expected(step)
         known = found = manifest.load(store, folder, expected)
         # Retention keeps the manifest: results may rest on weights whose files are gone.
         if found is None and manifest.is_retired(store, folder):
@@ -186,6 +185,7 @@ def _verify_checkpoints(
         if known is None:
             report.unfinished.append(store.uri_of(folder))
             return
+        experiment = places.experiment(store, config, known)
         results.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
             results.require_origin(store, known, dataset=min(datasets))

@@ -119,7 +119,8 @@ def _dry(
 ) -> str:
     lines = [plan.describe(store, config, options.ray_address, command.stages)]
     lines += found.lines(config) if found.missing else []
-    return "\n".join(filter(None, [*lines, begun.changes_of(store, config.name)]))
+    changes = [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
+    return "\n".join(filter(None, [*lines, *changes]))
 
 
 def _run_flow(command: Command, parameters: dict[str, Any], console: Console) -> None:

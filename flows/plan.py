@@ -12,7 +12,7 @@ from typing import Any
 
 from ddpm_core import preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import layout
@@ -83,7 +83,7 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     sections: set[str] = set(STAGES[stage].sections)
     if not sections:
         return prefix
-    what = config.model_dump(mode="json", include=sections)
+    what = {name: identity.counted(name, getattr(config, name)) for name in sorted(sections)}
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 

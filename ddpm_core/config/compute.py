@@ -1,20 +1,22 @@
 """The section `compute`: where and how wide it runs."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from ddpm_core.config.section import Count, Few, Section
+from ddpm_core.config.section import PLACE, Count, Few, Section
 
 
 class ComputeConfig(Section):
     """Where and how wide it runs. Changes the speed, not the experiment: in no fingerprint."""
 
-    num_workers: Few = 1
+    num_workers: Annotated[Few, PLACE] = 1
     """workers of every stage; at most one per GPU where use_gpu is null and the cluster has GPUs"""
-    cpus_per_worker: Few = 1
+    cpus_per_worker: Annotated[Few, PLACE] = 1
     """CPU cores, and threads, of one worker"""
-    use_gpu: bool | None = None
+    use_gpu: Annotated[bool | None, PLACE] = None
     """one GPU per worker; null: if the cluster has any"""
-    max_failures: int = Field(3, ge=0, le=10**9)
+    max_failures: Annotated[int, PLACE] = Field(3, ge=0, le=10**9)
     """how often lost workers are replaced before the stage gives up"""
-    collective_timeout_s: Count = 120
+    collective_timeout_s: Annotated[Count, PLACE] = 120
     """seconds after which workers that wait for a lost one give up"""

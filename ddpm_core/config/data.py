@@ -1,10 +1,10 @@
 """The section `data`: which images, and how they are cut into shards."""
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import PositiveInt, Section
+from ddpm_core.config.section import PLACE, PositiveInt, Section
 
 Bundle = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
 """data sets of a fixed size and shape, in published files"""
@@ -21,8 +21,6 @@ _NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
 _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
-_PLACES = ("source", "source_sha256", "on_bad", "max_bad_share", "max_megapixels")
-"""keys that say where the files lie and which of them are refused, not what the data set is"""
 _OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders")
 """keys that say what becomes of image files"""
 
@@ -35,11 +33,11 @@ class DataConfig(Section):
     name: Literal[Bundle, Collection] = "digits"
     """data set: scikit-learn's bundled digits, MNIST, Fashion-MNIST, CIFAR-10; or a collection of
     image files: images (any), celebahq, lsun_bedroom, lsun_church, lsun_cat"""
-    source: str = "default"
+    source: Annotated[str, PLACE] = "default"
     """where the raw data lie: a folder, an archive, an LMDB export, shards; a path, s3:// or
     https:// URI; or 'default' (bundled, else the canonical download; a collection has none);
     does not change what is made of them, so it is in no fingerprint"""
-    source_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    source_sha256: Annotated[str | None, PLACE] = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the archive at `source`, 64 digits 0-9 and a-f; required for https://"""
     height: PositiveInt = 8
     """rows of an image, in pixels; smaller originals of a bundle are padded with black around the
@@ -59,13 +57,13 @@ class DataConfig(Section):
     have the size and the channels"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
-    on_bad: Literal["few", "fail", "skip"] = "few"
+    on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
     """of a collection: what to do about files that cannot be used. few: leave out up to
     max_bad_share of all, and keep the list with the data set; skip: the same, and files that are no
     images by their names do not count; fail: end with a list of them"""
-    max_bad_share: float = Field(0.01, ge=0, lt=1)
+    max_bad_share: Annotated[float, PLACE] = Field(0.01, ge=0, lt=1)
     """share of the files that may be left out by on_bad=few and on_bad=skip"""
-    max_megapixels: int = Field(64, ge=16, le=1024)
+    max_megapixels: Annotated[int, PLACE] = Field(64, ge=16, le=1024)
     """of a collection: pixels, in units of 2^20, of the largest image that is decoded; a worker
     takes up to 21 bytes of memory for each"""
     num_test_images: PositiveInt | None = None
@@ -102,15 +100,10 @@ class DataConfig(Section):
             return self.num_test_images
         return _NUM_TEST_IMAGES
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the data set is, as JSON values, whatever the places it is read from."""
-        unused = () if self.is_collection else _OF_COLLECTIONS
-        return self.model_dump(mode="json", exclude={*_PLACES, *unused})
-
-    @classmethod
-    def is_place(cls, key: str) -> bool:
-        """Whether `data.<key>` may differ between two starts of one run."""
-        return key in _PLACES
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Keys that this data set has no use for: they do not say what it is."""
+        return () if self.is_collection else _OF_COLLECTIONS
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

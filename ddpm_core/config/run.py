@@ -19,7 +19,7 @@ from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig
 from ddpm_core.config.network_size import MAX_PARAMETERS, num_parameters
 from ddpm_core.config.sample import SampleConfig
-from ddpm_core.config.section import Section
+from ddpm_core.config.section import Section, Uncounted
 from ddpm_core.config.train import TrainConfig
 from ddpm_core.diffusion.choices import is_learned, require_possible, require_samplable
 from ddpm_core.errors import ConfigError
@@ -186,16 +186,7 @@ class RunConfig(Section):
             target[key] = value
         return type(self).from_dict(values, origin="the configuration with these changes")
 
-    # -- identity ----------------------------------------------------------------------------
-
-    def experiment(self) -> dict[str, Any]:
-        """Return what determines the weights: data, model, diffusion, train; no places."""
-        return {
-            "data": self.data.identity(),
-            "model": self.model.model_dump(mode="json"),
-            "diffusion": self.diffusion.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
-        }
+    # -- comparing ---------------------------------------------------------------------------
 
     def to_json(self) -> str:
         """Return the text of run.json: indented, keys in the order they are declared."""
@@ -208,19 +199,42 @@ class RunConfig(Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return a line `key: ours -> theirs` for each key that makes another run.
 
-        `compute` and the places of the data may differ: they change where and how fast, not what.
+        Keys that change no result may differ: see `Uncounted`.
         """
-        ours, theirs = self.flat(), other.flat()
+        free, ours, theirs = self.uncounted_keys(), self.flat(), other.flat()
         return [
             f"{key}: {json.dumps(ours[key])} -> {json.dumps(theirs[key])}"
             for key in ours
-            if not _is_place(key) and ours[key] != theirs[key]
+            if key not in free and ours[key] != theirs[key]
         ]
 
+    def housekeeping(self) -> dict[str, Any]:
+        """Return `{"section.key": value}` of the keys whose change is allowed, and said."""
+        flat = self.flat()
+        return {key: flat[key] for key, mark in self.uncounted_keys().items() if mark.is_said}
 
-def _is_place(key: str) -> bool:
-    section, _, name = key.partition(".")
-    return section == "compute" or (section == "data" and DataConfig.is_place(name))
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return `{"section.key": default}` of all sections, each with the defaults of its own."""
+        # Not validated: a section of defaults alone need not be one that can be.
+        sections = {name: section.model_construct() for name, section in cls._sections()}
+        values = {name: section.model_dump(mode="json") for name, section in sections.items()}
+        return dict(_flatten(values))
+
+    @classmethod
+    def uncounted_keys(cls) -> dict[str, Uncounted]:
+        """Return `{"section.key": mark}` of all keys that change no result."""
+        return {
+            f"{name}.{key}": mark
+            for name, section in cls._sections()
+            for key, mark in section.uncounted().items()
+        }
+
+    @classmethod
+    def _sections(cls) -> Iterator[tuple[str, type[Section]]]:
+        for name, field in cls.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield name, field.annotation
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

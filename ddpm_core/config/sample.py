@@ -1,10 +1,10 @@
 """The section `sample`: how images are drawn."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import Count, Few, Section
+from ddpm_core.config.section import HOUSEKEEPING, Count, Few, Section
 from ddpm_core.diffusion.choices import OdeMethod, Sampler, Spacing
 
 MAX_UNITS = 500_000
@@ -45,9 +45,9 @@ class SampleConfig(Section):
     """images through the network at once; rounding depends on it"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise; image i is a function of (seed, i)"""
-    num_grid_images: Few = 100
+    num_grid_images: Annotated[Few, HOUSEKEEPING] = 100
     """images shown in the grid; fewer if fewer are drawn"""
-    num_strip_images: Few = 8
+    num_strip_images: Annotated[Few, HOUSEKEEPING] = 8
     """images of the first unit whose denoising is shown step by step; fewer if fewer are drawn"""
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What all sections of a configuration have in common: frozen, and nothing unknown in them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,10 +13,34 @@ Few = Annotated[int, Field(ge=1, le=2**16)]
 """of what a machine, a network or a batch has: beyond, it is a slip of the keys"""
 
 
+@dataclass(frozen=True)
+class Uncounted:
+    """Marks a key that changes no result: in no fingerprint, and free to change under one name."""
+
+    is_said: bool
+    """whether a change is said in a line"""
+
+
+HOUSEKEEPING = Uncounted(is_said=True)
+"""how often something is noted, kept or shown: `Annotated[int, HOUSEKEEPING]`"""
+PLACE = Uncounted(is_said=False)
+"""where the raw data lie, and on what and how wide it runs: it differs from machine to machine"""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def uncounted(cls) -> dict[str, Uncounted]:
+        """Return the keys that change no result, each with its mark."""
+        return {
+            key: mark
+            for key, field in cls.model_fields.items()
+            for mark in field.metadata
+            if isinstance(mark, Uncounted)
+        }
 
     def refuse_unused(self, choice: str, knobs: Mapping[str, str]) -> None:
         """Refuse a knob that the value of `choice` has no use for: nobody would read it.

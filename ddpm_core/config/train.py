@@ -1,10 +1,10 @@
 """The section `train`: the optimisation."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import Count, Section
+from ddpm_core.config.section import HOUSEKEEPING, Count, Section
 from ddpm_core.diffusion.choices import Loss, Weighting
 
 
@@ -41,11 +41,11 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which
     torch rounds convolutions on GPUs to TF32"""
-    log_every: Count = 100
+    log_every: Annotated[Count, HOUSEKEEPING] = 100
     """steps between two points of the curves"""
-    checkpoint_every: Count = 5000
+    checkpoint_every: Annotated[Count, HOUSEKEEPING] = 5000
     """steps between two checkpoints; the last step is always saved"""
-    keep_checkpoints: int = Field(3, ge=2, le=10**9)
+    keep_checkpoints: Annotated[int, HOUSEKEEPING] = Field(3, ge=2, le=10**9)
     """newest checkpoints whose files are kept"""
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ddpm_core.config import EvaluateConfig, RunConfig
+from ddpm_core.config import EvaluateConfig, RunConfig, identity
 from ddpm_core.errors import StorageError
 from ddpm_core.evaluation import check, classifier, torchscript
 from ddpm_core.evaluation.network import FeatureNetwork
@@ -39,7 +39,7 @@ def feature_recipe(
     if evaluate.features == "trained":
         values = classifier.recipe(dataset_fingerprint, evaluate.feature_steps)
     else:
-        values = layout.foreign_features(evaluate.features_sha256)
+        values = identity.foreign_features(evaluate.features_sha256)
     return FeatureRecipe(layout.features_folder(dataset_folder, values), values)
 
 

@@ -6,10 +6,10 @@ from typing import Any, Self
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, feature_recipe
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
+from ddpm_core.runs.places import Place
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.shards.one_class import why_no_distance
-from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.training.checkpoint import Curve, load_history
@@ -45,16 +45,9 @@ class Inputs:
         return cls(store, config, checkpoint, index, samples)
 
     @property
-    def expected(self) -> Expected:
-        """What the evaluation must say of itself."""
-        return results.evaluation_expected(self.config, self.checkpoint, self.index.fingerprint)
-
-    @property
-    def folder(self) -> str:
-        """Where the evaluation lies."""
-        ema = self.checkpoint.files["ema"].sha256
-        digest = layout.evaluation_fingerprint(self.config, ema, self.index.fingerprint)
-        return layout.evaluation_folder(self.config.name, digest)
+    def place(self) -> Place:
+        """Where the evaluation lies, or will."""
+        return places.evaluation(self.store, self.config, self.checkpoint, self.index.fingerprint)
 
     @property
     def why_no_distance(self) -> str | None:
@@ -87,4 +80,4 @@ class Inputs:
     @property
     def weights(self) -> dict[str, Any]:
         """Which weights these are, for the protocols."""
-        return results.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
+        return places.measured_weights(self.config, self.checkpoint, self.index.fingerprint)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.diffusion.likelihood import LikelihoodTerms
 from ddpm_core.diffusion.rate_distortion import rate_distortion
 from ddpm_core.errors import DivergenceError
@@ -96,7 +96,7 @@ def bits_per_dim_metric(
             "images": "held out, uint8 levels, no dequantisation",
             "num_images": count,
             "num_test_images": num_test_images,
-            **config.diffusion.model_dump(mode="json"),  # every key of it changes the bound
+            **identity.counted("diffusion", config.diffusion),  # every key of it changes the bound
             "timesteps": "every one, x_t drawn once for each image",
             "clip_x_0": True,
             "seed": config.evaluate.seed,
@@ -143,7 +143,7 @@ def frechet_metric(
             "images": "uint8, as they are stored",
             "covariance": "unbiased, float64",
             **describe(sample, config.diffusion.num_timesteps),
-            **config.diffusion.model_dump(mode="json"),  # and the samples
+            **identity.counted("diffusion", config.diffusion),  # and the samples
             "warnings": [
                 f"{count} {source} images for {dim} features: the covariance is barely "
                 f"determined and the distance biased upwards; use at least {2 * dim}"
@@ -200,7 +200,7 @@ def inception_metric(
             "num_images": {"samples": samples.moments.count, "test": test.moments.count},
             "splits": 1,
             **describe(config.sample, config.diffusion.num_timesteps),
-            **config.diffusion.model_dump(mode="json"),
+            **identity.counted("diffusion", config.diffusion),
         },
     }
 

@@ -50,14 +50,15 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     has_features = inputs.recipe is not None
     units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
     with open_tracker(store, config, stage="evaluate") as tracker:
-        committed = manifest.intact(store, inputs.folder, inputs.expected)
+        place = inputs.place
+        committed = manifest.intact(store, place.folder, place.expected)
         note = f", done already: {store.uri_of(committed.folder)}" if committed else ""
         if committed is not None:
             set_aside_damaged(inputs, committed.folder, units)
         else:
             tracker.begin()
             findings = measure(
-                inputs, inputs.folder, units, uses_network, make_worker, stage="evaluate"
+                inputs, place.folder, units, uses_network, make_worker, stage="evaluate"
             )
             committed = _publish(inputs, findings)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
@@ -106,10 +107,10 @@ def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
         ),
         "comparison-figure": (".png", _comparison(inputs)),
     }
-    folder, expected = inputs.folder, inputs.expected
-    files = write_files(store, folder, contents)
-    body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
-    return commit(store, folder, files, body)
+    place = inputs.place
+    files = write_files(store, place.folder, contents)
+    said = {**place.expected.body, **place.expected.if_written}
+    return commit(store, place.folder, files, {**said, "summary": summary(numbers)})
 
 
 def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
@@ -26,7 +25,7 @@ from ddpm_core.inference.build import build_unet
 from ddpm_core.inference.weights import EMA, load_average
 from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
 from ddpm_core.recipes import recipe
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import configure, open_run
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store, open_store
@@ -95,7 +94,7 @@ def import_weights(store: Store, imported: Imported) -> str:
         checkpoint.commit(
             store,
             name,
-            checkpoint.Origin(fingerprint(config.experiment()), _NO_DATASET),
+            checkpoint.Origin(places.experiment(store, config), _NO_DATASET),
             step=step,
             images_seen=0,
             written=checkpoint.write_parts(store, name, step, {"state": {}, EMA: imported.weights}),

@@ -1,7 +1,8 @@
-"""What a run.json said when it was written: one that was changed since is spoken of, once.
+"""What a run.json says, and said when it was written: what was changed since is spoken of, once.
 
 A changed file is a wish like any other; where it would be another experiment, it is refused like
-any other. But whoever changed it by mistake should hear of it.
+any other. But whoever changed it by mistake should hear of it. Housekeeping may be changed without
+changing the file: what is given is in force, and the last that was spoken of is kept here.
 """
 
 import json
@@ -18,6 +19,22 @@ from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 _SHOWN = 10
 _log = logging.getLogger(__name__)
+
+
+def recorded(store: Store, run: str) -> RunConfig | None:
+    """Return what a run's run.json says, or None before it has one.
+
+    Raises:
+        ConfigError: the file is no configuration.
+        StorageError: the storage does not answer.
+    """
+    key = layout.run_json_key(run)
+    try:
+        return RunConfig.from_json(
+            store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
+        )
+    except KeyMissingError:
+        return None
 
 
 def keep(store: Store, config: RunConfig, run_json: bytes) -> None:
@@ -39,8 +56,37 @@ def tell_changes(store: Store, run: str) -> None:
         _write(store, run, now.flat(), said_of=digest)
     elif line:
         _log.warning("%s%s", WARNING, line)
-        begun = _read(store, run)
-        _write(store, run, begun["keys"] if begun else {}, said_of=digest)
+        begun = _read(store, run) or {"keys": {}}
+        _write(store, run, begun["keys"], said_of=digest, housekeeping=begun.get("housekeeping"))
+
+
+def tell_housekeeping(store: Store, config: RunConfig) -> None:
+    """Log which housekeeping is another than the last of this run; once for each change.
+
+    Raises:
+        ConfigError: run.json is no configuration any more.
+    """
+    if line := housekeeping_of(store, config):
+        _log.warning("%s", line)
+        if (begun := _read(store, config.name)) is not None:
+            ours = config.housekeeping()
+            _write(store, config.name, begun["keys"], said_of=begun["said_of"], housekeeping=ours)
+
+
+def housekeeping_of(store: Store, config: RunConfig) -> str:
+    """Return the line that `tell_housekeeping` would log, "" for none; writes nothing."""
+    first, begun = recorded(store, config.name), _read(store, config.name) or {}
+    if first is None:
+        return ""
+    then = {**first.housekeeping(), **(begun.get("housekeeping") or {})}
+    changed = [
+        f"{key}: {json.dumps(then[key])} -> {json.dumps(value)}"
+        for key, value in config.housekeeping().items()
+        if then.get(key, value) != value
+    ]
+    if not changed:
+        return ""
+    return f"run {config.name!r} goes on with other housekeeping: {'; '.join(changed)}"
 
 
 def changes_of(store: Store, run: str) -> str:
@@ -59,10 +105,12 @@ def _changes(store: Store, run: str, run_json: bytes) -> str | None:
         return None
     if begun["said_of"] == sha256_of(run_json):
         return ""
-    then, now = begun["keys"], RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
+    # Of a key that is newer than the file of then, its default was in force.
+    then = {**RunConfig.defaults(), **begun["keys"]}
+    now = RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
     changed = [
         f"{name}: {json.dumps(then.get(name))} -> {json.dumps(now.get(name))}"
-        for name in dict.fromkeys((*then, *now))
+        for name in dict.fromkeys((*begun["keys"], *now))
         if then.get(name) != now.get(name)
     ]
     if not changed:
@@ -85,9 +133,19 @@ def _read(store: Store, run: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _write(store: Store, run: str, keys: Mapping[str, Any], *, said_of: str) -> None:
+def _write(
+    store: Store,
+    run: str,
+    keys: Mapping[str, Any],
+    *,
+    said_of: str,
+    housekeeping: Mapping[str, Any] | None = None,
+) -> None:
+    values = {"keys": keys, "said_of": said_of}
+    if housekeeping is not None:
+        values["housekeeping"] = housekeeping
     try:
-        store.write(_key(run), canonical_json({"keys": keys, "said_of": said_of}))
+        store.write(_key(run), canonical_json(values))
     except StorageError as error:
         # Who may only read a run may still look at it; it is said again then.
         _log.warning("%s", error)

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddpm_core.canonical import fingerprint
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
+from ddpm_core.config.identity import PRESENT, Rule
 from ddpm_core.runs.protocol import protocol_identity
 from ddpm_core.store.storage import Store
 
@@ -75,45 +76,28 @@ def evaluation_folder(run: str, protocol_fingerprint: str) -> str:
     return f"{run_folder(run)}/evaluation/{protocol_fingerprint[:SHORT]}"
 
 
-def sample_fingerprint(config: RunConfig, ema_sha256: str) -> str:
+def experiment_fingerprint(config: RunConfig, rule: Rule = PRESENT) -> str:
+    """Return what determines the weights: `data`, `model`, `diffusion` and `train`."""
+    return fingerprint(identity.experiment(config, rule))
+
+
+def sample_fingerprint(config: RunConfig, ema_sha256: str, rule: Rule = PRESENT) -> str:
     """Return what determines the samples: weights, network, diffusion and `sample`."""
+    return fingerprint({"ema": ema_sha256, **identity.samples(config, rule)})
+
+
+def evaluation_fingerprint(
+    config: RunConfig, ema_sha256: str, dataset_fingerprint: str, rule: Rule = PRESENT
+) -> str:
+    """Return what determines the metrics: samples, data set and `evaluate`."""
     return fingerprint(
         {
-            "ema": ema_sha256,
-            "shape": list(config.data.shape),
-            "model": config.model.model_dump(mode="json"),
-            "diffusion": config.diffusion.model_dump(mode="json"),
-            "precision": config.train.precision,
-            "sample": config.sample.model_dump(mode="json"),
-        }
-    )
-
-
-def evaluation_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerprint: str) -> str:
-    """Return what determines the metrics: samples, data set and `evaluate`.
-
-    A feature network from outside counts by its digest, not by where it lies.
-    """
-    return fingerprint(
-        {
-            "samples": sample_fingerprint(config, ema_sha256),
+            "samples": sample_fingerprint(config, ema_sha256, rule),
             "dataset": dataset_fingerprint,
-            "evaluate": _protocol(config),
+            "evaluate": identity.evaluation(config, rule),
             **protocol_identity(),
         }
     )
-
-
-def _protocol(config: RunConfig) -> dict[str, Any]:
-    protocol = config.evaluate.model_dump(mode="json")
-    if config.evaluate.features != "trained":
-        del protocol["features"]
-    return protocol
-
-
-def foreign_features(sha256: str | None) -> dict[str, Any]:
-    """Return what determines a feature network from outside: its digest."""
-    return {"kind": "torchscript", "sha256": sha256}
 
 
 def features_folder(dataset: str, recipe: Mapping[str, Any]) -> str:
@@ -126,12 +110,14 @@ def study_folder(run: str, study_fingerprint: str) -> str:
     return f"{run_folder(run)}/study/{study_fingerprint[:SHORT]}"
 
 
-def study_fingerprint(config: RunConfig, ema_sha256: str, dataset_fingerprint: str) -> str:
+def study_fingerprint(
+    config: RunConfig, ema_sha256: str, dataset_fingerprint: str, rule: Rule = PRESENT
+) -> str:
     """Return what determines a study: what determines the metrics, and `study`."""
     return fingerprint(
         {
-            "evaluation": evaluation_fingerprint(config, ema_sha256, dataset_fingerprint),
-            "study": config.study.model_dump(mode="json", exclude={"ablation_steps"}),
+            "evaluation": evaluation_fingerprint(config, ema_sha256, dataset_fingerprint, rule),
+            "study": identity.study(config, rule),
         }
     )
 
@@ -141,13 +127,13 @@ def ablations_folder(run: str, ablations_fingerprint: str) -> str:
     return f"{run_folder(run)}/ablations/{ablations_fingerprint[:SHORT]}"
 
 
-def ablations_fingerprint(config: RunConfig) -> str:
+def ablations_fingerprint(config: RunConfig, rule: Rule = PRESENT) -> str:
     """Return what determines the six ablations and how they are measured."""
     return fingerprint(
         {
-            "experiment": config.experiment(),
-            "sample": config.sample.model_dump(mode="json"),
-            "evaluate": _protocol(config),
+            "experiment": identity.experiment(config, rule),
+            "sample": identity.counted("sample", config.sample, rule),
+            "evaluate": identity.evaluation(config, rule),
             "steps": config.study.ablation_steps,
             **protocol_identity(),
         }

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core.canonical import canonical_json, fingerprint
-from ddpm_core.config import RunConfig
+from ddpm_core.canonical import canonical_json
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.runs import layout
+from ddpm_core.runs import layout, places
+from ddpm_core.runs.places import Place
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
@@ -24,8 +25,6 @@ from ddpm_core.store.storage import KeyMissingError, Store
 _DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_POINTER_BYTES = 4096
-_KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "corrector_snr")
-"""of a sampler; samples say those that their own one has"""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
     Raises:
         DatasetDamagedError: with each key that differs.
     """
-    refusal = Expected({"data": config.data.identity()}).refusal(index.body)
+    refusal = Expected({"data": identity.data(config.data)}).refusal(index.body)
     if refusal is not None:
         raise DatasetDamagedError(
             f"{store.uri_of(layout.dataset_pointer_key(config.name))} names the data set "
@@ -124,11 +123,6 @@ def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
             "stage passes the pointer over and makes it anew: "
             f"{layout.stage_command(store, config.name, 'shard')}"
         )
-
-
-def checkpoint_expected(step: int) -> Expected:
-    """Return what the checkpoint in the folder of `step` must say of itself."""
-    return Expected({"step": step})
 
 
 def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
@@ -143,13 +137,12 @@ def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
     """
     step = config.train.num_steps
     with _mended_by(store, config, "train"):
-        found = manifest.load(
-            store, layout.checkpoint_folder(config.name, step), checkpoint_expected(step)
-        )
+        folder = layout.checkpoint_folder(config.name, step)
+        found = manifest.load(store, folder, places.checkpoint_expected(step))
         if found is None:
             return None
         found.require_sizes(store)
-    require_origin(store, found, experiment=fingerprint(config.experiment()))
+    require_origin(store, found, experiment=places.experiment(store, config, found))
     if not is_imported(found) and (pointer := dataset_pointer(store, config.name)) is not None:
         require_origin(store, found, dataset=pointer.fingerprint)
     return found
@@ -200,30 +193,6 @@ def _origin_remedy(store: Store, checkpoint: Manifest, field: str) -> str:
     return f"{away} Otherwise give this run another name (--run NAME)"
 
 
-def samples_expected(config: RunConfig, checkpoint: Manifest) -> Expected:
-    """Return what the manifest of the samples of these weights must say of itself."""
-    sample, ema = config.sample, checkpoint.files["ema"].sha256
-    return Expected(
-        {
-            "num_images": sample.num_images,
-            "unit_size": sample.unit_size,
-            "batch_size": sample.batch_size,
-            "shape": list(config.data.shape),
-            "sampler": sample.sampler,
-            "seed": sample.seed,
-            **config.diffusion.model_dump(mode="json"),
-            "precision": config.train.precision,
-            "step": checkpoint.body["step"],
-            "ema_sha256": ema,
-        },
-        {
-            "fingerprint": layout.sample_fingerprint(config, ema),
-            "num_steps": sample.num_steps or config.diffusion.num_timesteps,
-            **{knob: getattr(sample, knob) for knob in _KNOBS},
-        },
-    )
-
-
 def samples_of(store: Store, config: RunConfig) -> Manifest | None:
     """Return the manifest of the run's samples, or None while they are not complete.
 
@@ -234,30 +203,7 @@ def samples_of(store: Store, config: RunConfig) -> Manifest | None:
     checkpoint = final_checkpoint(store, config)
     if checkpoint is None:
         return None
-    digest = layout.sample_fingerprint(config, checkpoint.files["ema"].sha256)
-    folder = layout.samples_folder(config.name, digest)
-    return _result(store, config, "sample", folder, samples_expected(config, checkpoint))
-
-
-def evaluation_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:
-    """Return what the evaluation of these weights on this data set must say of itself."""
-    ema = checkpoint.files["ema"].sha256
-    return Expected(
-        measured_weights(config, checkpoint, dataset),
-        {"fingerprint": layout.evaluation_fingerprint(config, ema, dataset)},
-    )
-
-
-def measured_weights(config: RunConfig, checkpoint: Manifest, dataset: str) -> dict[str, Any]:
-    """Return which weights were measured on which data set, for protocols and manifests."""
-    return {
-        "ema_sha256": checkpoint.files["ema"].sha256,
-        "step": checkpoint.body["step"],
-        "loss": config.train.loss,
-        "weighting": config.train.weighting,
-        "precision": config.train.precision,
-        "dataset": dataset,
-    }
+    return _result(store, config, "sample", places.samples(store, config, checkpoint))
 
 
 def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
@@ -270,11 +216,8 @@ def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
     checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
     if checkpoint is None or pointer is None:
         return None
-    ema, dataset = checkpoint.files["ema"].sha256, pointer.fingerprint
-    digest = layout.evaluation_fingerprint(config, ema, dataset)
-    folder = layout.evaluation_folder(config.name, digest)
-    expected = evaluation_expected(config, checkpoint, dataset)
-    return _result(store, config, "evaluate", folder, expected)
+    place = places.evaluation(store, config, checkpoint, pointer.fingerprint)
+    return _result(store, config, "evaluate", place)
 
 
 def has_foreign_network(store: Store, config: RunConfig) -> bool:
@@ -287,17 +230,8 @@ def has_foreign_network(store: Store, config: RunConfig) -> bool:
         return False
     if pointer is None:
         return False
-    values = layout.foreign_features(config.evaluate.features_sha256)
+    values = identity.foreign_features(config.evaluate.features_sha256)
     return store.exists(f"{layout.features_folder(pointer.folder, values)}/manifest.json")
-
-
-def study_expected(config: RunConfig, checkpoint: Manifest, dataset: str) -> Expected:
-    """Return what the study of these weights on this data set must say of itself."""
-    ema = checkpoint.files["ema"].sha256
-    return Expected(
-        measured_weights(config, checkpoint, dataset),
-        {"fingerprint": layout.study_fingerprint(config, ema, dataset)},
-    )
 
 
 def study_of(store: Store, config: RunConfig) -> Manifest | None:
@@ -310,17 +244,8 @@ def study_of(store: Store, config: RunConfig) -> Manifest | None:
     checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
     if checkpoint is None or pointer is None:
         return None
-    ema, dataset = checkpoint.files["ema"].sha256, pointer.fingerprint
-    folder = layout.study_folder(config.name, layout.study_fingerprint(config, ema, dataset))
-    return _result(store, config, "study", folder, study_expected(config, checkpoint, dataset))
-
-
-def ablations_expected(config: RunConfig) -> Expected:
-    """Return what the table of the run's ablations must say of itself.
-
-    Earlier versions did not write it: their table is made again of the runs, which are kept.
-    """
-    return Expected({"fingerprint": layout.ablations_fingerprint(config)})
+    place = places.study(store, config, checkpoint, pointer.fingerprint)
+    return _result(store, config, "study", place)
 
 
 def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
@@ -329,15 +254,12 @@ def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
     Raises:
         DamagedError: it is damaged or another's; the ablations stage mends it.
     """
-    folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
-    return _result(store, config, "ablations", folder, ablations_expected(config))
+    return _result(store, config, "ablations", places.ablations(store, config))
 
 
-def _result(
-    store: Store, config: RunConfig, stage: str, folder: str, expected: Expected
-) -> Manifest | None:
+def _result(store: Store, config: RunConfig, stage: str, place: Place) -> Manifest | None:
     with _mended_by(store, config, stage):
-        found = manifest.load(store, folder, expected)
+        found = manifest.load(store, place.folder, place.expected)
         if found is not None:
             found.require_sizes(store)
     return found

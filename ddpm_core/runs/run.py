@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.runs import begun, layout, results
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
-from ddpm_core.store.storage import KeyMissingError, Store, open_store
+from ddpm_core.store.storage import Store, open_store
 
 __all__ = [
     "DEFAULT_ROOT",
@@ -61,13 +60,13 @@ def configure(
 def check_run(store: Store, config: RunConfig) -> bool:
     """Return whether the run is on record, as this configuration; writes nothing.
 
-    `compute`, and where the raw data lie, may differ from what is on record: they change how fast
-    a run goes, not what it is.
+    What changes no result may differ from what is on record: `compute`, where the raw data lie, how
+    often something is noted, kept or shown.
 
     Raises:
         RunConflictError: with a line for each key that differs.
     """
-    recorded = _recorded(store, config.name)
+    recorded = begun.recorded(store, config.name)
     if recorded is None:
         return False
     where = store.uri_of(layout.run_json_key(config.name))
@@ -84,7 +83,7 @@ def check_stage(store: Store, config: RunConfig) -> bool:
     Raises:
         RunConflictError: if the run on record is another experiment.
     """
-    recorded = _recorded(store, config.name)
+    recorded = begun.recorded(store, config.name)
     if recorded is None:
         return False
     where = store.uri_of(layout.run_json_key(config.name))
@@ -118,13 +117,16 @@ def open_stage(store: Store, config: RunConfig) -> RunConfig:
 
 
 def begin_stage(store: Store, config: RunConfig) -> None:
-    """Check that a stage of this run may begin; say, once, if its run.json was changed.
+    """Check that a stage of this run may begin.
+
+    Say, once, if its run.json was changed, and which housekeeping is another than before.
 
     Raises:
         RunConflictError: the run on record is another experiment.
     """
     if check_stage(store, config):
         begun.tell_changes(store, config.name)
+        begun.tell_housekeeping(store, config)
 
 
 def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
@@ -170,16 +172,6 @@ def require_feature_file(config: RunConfig) -> None:
     evaluate = config.evaluate
     if evaluate.features != "trained" and "://" not in evaluate.features:
         read_pinned(evaluate.features, str(evaluate.features_sha256), key="evaluate.features")
-
-
-def _recorded(store: Store, run: str) -> RunConfig | None:
-    key = layout.run_json_key(run)
-    try:
-        return RunConfig.from_json(
-            store.read(key, at_most=MAX_JSON_BYTES), origin=store.uri_of(key)
-        )
-    except KeyMissingError:
-        return None
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -7,7 +7,7 @@ from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.config.explain import near
 from ddpm_core.errors import ConfigError, PipelineError
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import KeyMissingError, Store
@@ -113,7 +113,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 def _steps(store: Store, config: RunConfig) -> str:
     for step in layout.committed_steps(store, config.name):
         folder = layout.checkpoint_folder(config.name, step)
-        if manifest.load(store, folder, results.checkpoint_expected(step)) is not None:
+        if manifest.load(store, folder, places.checkpoint_expected(step)) is not None:
             return f"{step}/{config.train.num_steps}"
     return f"0/{config.train.num_steps}"
 

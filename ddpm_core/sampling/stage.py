@@ -4,7 +4,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
+from ddpm_core.runs.places import Place
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.sampling.units import (
     IMAGES_ROLE,
@@ -59,12 +60,9 @@ def _complete_samples(
     Complete samples are known by the manifest of the whole, which names every file; units alone
     where that is not there.
     """
-    digest = layout.sample_fingerprint(config, checkpoint.files["ema"].sha256)
-    folder = layout.samples_folder(config.name, digest)
-    total = config.sample.num_images
-    committed = manifest.intact(
-        store, folder, results.samples_expected(config, checkpoint), check=_require_whole
-    )
+    place, total = places.samples(store, config, checkpoint), config.sample.num_images
+    folder = place.folder
+    committed = manifest.intact(store, folder, place.expected, check=_require_whole)
     if committed is not None:
         note = f"done already: {store.uri_of(folder)}"
         Progress("sample", total, total, "images", note).show()
@@ -81,7 +79,7 @@ def _complete_samples(
                 f"units of {store.uri_of(folder)} were damaged or set aside while others were "
                 "made; run the sample stage again"
             )
-    return _commit(store, config, checkpoint, folder, made)
+    return _commit(store, config, place, made)
 
 
 def _require_whole(samples: Manifest, store: Store) -> None:
@@ -107,11 +105,9 @@ def _make(
     )
 
 
-def _commit(
-    store: Store, config: RunConfig, checkpoint: Manifest, folder: str, made: dict[str, Manifest]
-) -> Manifest:
+def _commit(store: Store, config: RunConfig, place: Place, made: dict[str, Manifest]) -> Manifest:
     """Draw the grid and publish the whole: all units in order, and how they were made."""
-    sample = config.sample
+    sample, folder, expected = config.sample, place.folder, place.expected
     units = units_of(sample)
     files = {unit.role: made[unit.name].files[IMAGES_ROLE] for unit in units}
     whole = Manifest(folder, {}, files)
@@ -119,7 +115,6 @@ def _commit(
     grid_png = pictures.to_png(pictures.grid(shown))
     files[GRID_ROLE] = write_file(store, folder, GRID_ROLE, ".png", grid_png)
     files[STRIP_ROLE] = made[units[0].name].files[STRIP_ROLE]
-    expected = results.samples_expected(config, checkpoint)
     body = {
         **describe(sample, config.diffusion.num_timesteps),
         **expected.body,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core.config import ComputeConfig, DataConfig
+from ddpm_core.config import ComputeConfig, DataConfig, identity
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.images import png
 from ddpm_core.images.decode import decode_exact
@@ -110,7 +110,7 @@ def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) ->
         "format_version": FORMAT_VERSION,
         "fingerprint": dataset_fingerprint(data, images_sha256),
         "images_sha256": images_sha256,
-        "data": data.identity(),
+        "data": identity.data(data),
         "shape": list(data.shape),
         "classes": list(source.classes),
         "num_images": {

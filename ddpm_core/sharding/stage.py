@@ -5,12 +5,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ddpm_core import canonical
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.errors import RunConflictError
 from ddpm_core.images.names import HARMLESS, quoted
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.runs.run import open_stage
 from ddpm_core.sharding.bundle import Bundle
@@ -108,11 +107,11 @@ def _trained_on(store: Store, config: RunConfig) -> str | None:
 
     One that another experiment made was copied here, and is refused by whoever trains or samples.
     """
-    ours = canonical.fingerprint(config.experiment())
+    ours = places.experiment(store, config)
     for step in layout.committed_steps(store, config.name):
         folder = layout.checkpoint_folder(config.name, step)
         try:
-            found = manifest.load(store, folder, results.checkpoint_expected(step))
+            found = manifest.load(store, folder, places.checkpoint_expected(step))
         except DamagedError:
             continue  # the train stage sets it aside
         if found is not None and found.body.get("experiment") == ours:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ddpm_core import canonical
-from ddpm_core.config import DataConfig
+from ddpm_core.config import DataConfig, identity
 from ddpm_core.errors import DataError
 from ddpm_core.runs import layout
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
@@ -101,7 +101,7 @@ def dataset_fingerprint(data: DataConfig, images_sha256: str) -> str:
         data: which images, made into what, and cut how.
         images_sha256: digest of the images as they come from the source.
     """
-    return _fingerprint(data.identity(), images_sha256)
+    return _fingerprint(identity.data(data), images_sha256)
 
 
 def _fingerprint(data: object, images_sha256: object) -> str:

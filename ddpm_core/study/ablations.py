@@ -19,7 +19,8 @@ from ddpm_core.errors import DataError, DivergenceError
 from ddpm_core.evaluation.stage import METRICS_ROLE, run_evaluate
 from ddpm_core.progress import Progress
 from ddpm_core.recipes import PAPER_TABLE_2, Table2Row, ablation_runs
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import places, results
+from ddpm_core.runs.places import Place
 from ddpm_core.runs.run import check_stage, open_stage
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import first_images
@@ -54,12 +55,12 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
     """
     runs = ablation_runs(config)
     with open_tracker(store, config, stage="ablations") as tracker:
-        folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
-        committed = manifest.intact(store, folder, results.ablations_expected(config))
+        place = places.ablations(store, config)
+        committed = manifest.intact(store, place.folder, place.expected)
         note = f"done already: {store.uri_of(committed.folder)}" if committed else ""
         if committed is None:
             tracker.begin()
-            committed = _publish(store, config, _outcomes(store, config, runs))
+            committed = _publish(store, config, place, _outcomes(store, config, runs))
         rows: list[dict[str, Any]] = json.loads(committed.read(store, NUMBERS_ROLE))["rows"]
         tracker.deliver(committed, lambda: _log(tracker, store, committed, rows))
     Progress("ablations", len(runs), len(runs), "runs", note or summary(rows)).show()
@@ -166,7 +167,9 @@ def label_of(row: dict[str, Any]) -> str:
     return f"{_PREDICTIONS[row['prediction']]}, {_LOSSES[row['loss']]}, {learned} Σ"
 
 
-def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> Manifest:
+def _publish(
+    store: Store, config: RunConfig, place: Place, outcomes: dict[str, _Outcome]
+) -> Manifest:
     data = title_of(config)
     rows = [row_of(name, PAPER_TABLE_2[name], outcome) for name, outcome in outcomes.items()]
     contents = {
@@ -184,10 +187,9 @@ def _publish(store: Store, config: RunConfig, outcomes: dict[str, _Outcome]) -> 
         ),
         "samples-sheet": (".png", _samples_sheet(outcomes, rows, data)),
     }
-    folder = layout.ablations_folder(config.name, layout.ablations_fingerprint(config))
-    files = write_files(store, folder, contents)
-    body = {**results.ablations_expected(config).body, "summary": summary(rows)}
-    return commit(store, folder, files, body)
+    files = write_files(store, place.folder, contents)
+    body = {**place.expected.body, "summary": summary(rows)}
+    return commit(store, place.folder, files, body)
 
 
 def _samples_sheet(outcomes: dict[str, _Outcome], rows: list[dict[str, Any]], data: str) -> bytes:

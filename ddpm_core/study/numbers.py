@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.diffusion.rate_distortion import codelength, rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
@@ -43,8 +43,8 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
         "protocol": {
             "version": PROTOCOL_VERSION,
             **protocol,
-            **config.diffusion.model_dump(mode="json"),
-            "study": config.study.model_dump(mode="json", exclude={"ablation_steps"}),
+            **identity.counted("diffusion", config.diffusion),
+            "study": identity.study(config),
             "distances": "Frechet, to the training images; floor: held-out to training images",
         },
         "bits_per_dim": {split: _bound(findings, split) for split in SPLITS},

@@ -10,7 +10,7 @@ from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.stage import deliver_evaluation
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import places, results
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.expected import Expected
@@ -39,10 +39,8 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
-    ema = inputs.checkpoint.files["ema"].sha256
-    digest = layout.study_fingerprint(config, ema, inputs.index.fingerprint)
-    folder = layout.study_folder(config.name, digest)
-    expected = results.study_expected(config, inputs.checkpoint, inputs.index.fingerprint)
+    place = places.study(store, config, inputs.checkpoint, inputs.index.fingerprint)
+    folder, expected = place.folder, place.expected
     has_features = inputs.recipe is not None
     units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
     with open_tracker(store, config, stage="study") as tracker:

@@ -14,7 +14,7 @@ from typing import Any
 from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError, StorageError
-from ddpm_core.runs import layout
+from ddpm_core.runs import begun, layout, places
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import KeyMissingError, Store
 
@@ -75,7 +75,7 @@ def identify(store: Store, config: RunConfig, changes: Mapping[str, Any]) -> Ide
     """
     return Identity(
         store.uri_of(layout.run_folder(config.name)),
-        fingerprint(config.experiment()),
+        places.experiment(store, config),
         _birth(store, config.name),
         changes,
     )
@@ -90,15 +90,14 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
     """
     if not (sections := STAGES[stage].sections):
         return {}
-    key = layout.run_json_key(config.name)
-    try:
-        recorded = RunConfig.from_json(store.read(key), origin=store.uri_of(key)).flat()
-    except KeyMissingError:
+    recorded = begun.recorded(store, config.name)
+    if recorded is None:
         return {}
+    before, free = recorded.flat(), config.uncounted_keys()
     return {
         name: value
         for name, value in config.flat().items()
-        if name.partition(".")[0] in sections and value != recorded[name]
+        if name.partition(".")[0] in sections and name not in free and value != before[name]
     }
 
 

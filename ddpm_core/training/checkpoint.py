@@ -34,7 +34,7 @@ from ddpm_core.inference.weights import (
     quarantined_if_damaged,
     require_readable,
 )
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit as commit_files
 from ddpm_core.store.commit import unretire, write_file
@@ -53,7 +53,7 @@ class Origin:
     """What a checkpoint belongs to; one of other origin is never continued from."""
 
     experiment: str
-    """fingerprint of `RunConfig.experiment()`"""
+    """fingerprint of what determines the weights: see `places.experiment`"""
     dataset: str
     """fingerprint of the data set"""
 
@@ -175,7 +175,7 @@ def complete(store: Store, config: RunConfig) -> Manifest | None:
     ):
         _log.warning("removed the mark `retired` of the last checkpoint %s", store.uri_of(folder))
         unretire(store, folder)
-    if manifest.intact(store, folder, results.checkpoint_expected(step)) is None:
+    if manifest.intact(store, folder, places.checkpoint_expected(step)) is None:
         return None
     return results.final_checkpoint(store, config)
 
@@ -189,7 +189,7 @@ def refuse_damaged_import(store: Store, config: RunConfig) -> None:
     step = config.train.num_steps
     folder = layout.checkpoint_folder(config.name, step)
     try:
-        found = manifest.load_marked(store, folder, results.checkpoint_expected(step))
+        found = manifest.load_marked(store, folder, places.checkpoint_expected(step))
     except DamagedError:
         return
     if found is not None and results.is_imported(found):
@@ -224,7 +224,7 @@ def resume(store: Store, run: str, origin: Origin, into: Parts) -> Begun | None:
     for step in steps:
         folder = layout.checkpoint_folder(run, step)
         try:
-            found = manifest.load(store, folder, results.checkpoint_expected(step))
+            found = manifest.load(store, folder, places.checkpoint_expected(step))
             if found is not None:
                 results.require_origin(
                     store, found, experiment=origin.experiment, dataset=origin.dataset
@@ -250,7 +250,7 @@ def resume_at(store: Store, run: str, step: int, into: Parts) -> Begun:
         CheckpointError: if it is not there or damaged.
     """
     folder = layout.checkpoint_folder(run, step)
-    found = manifest.load(store, folder, results.checkpoint_expected(step))
+    found = manifest.load(store, folder, places.checkpoint_expected(step))
     if found is None:
         raise CheckpointError(
             f"{store.uri_of(folder)} is there for rank 0 and not for this rank; all nodes must "

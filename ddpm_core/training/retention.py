@@ -1,6 +1,6 @@
 """Which checkpoints keep their files."""
 
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import retire
 from ddpm_core.store.manifest import DamagedError
@@ -24,6 +24,6 @@ def prune(store: Store, run: str, keep: int) -> None:
 
 def _is_usable(store: Store, folder: str, step: int) -> bool:
     try:
-        return manifest.load(store, folder, results.checkpoint_expected(step)) is not None
+        return manifest.load(store, folder, places.checkpoint_expected(step)) is not None
     except DamagedError:
         return False

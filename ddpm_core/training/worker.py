@@ -6,13 +6,12 @@ from contextlib import closing
 from typing import Any
 
 from ddpm_core import cluster
-from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
@@ -101,7 +100,7 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     results.require_data(store, config, index.manifest)
     cores = config.compute.cpus_per_worker
     images = load_split(store, index, "train", num_decoders=cores)
-    return images, Origin(fingerprint(config.experiment()), pointer.fingerprint)
+    return images, Origin(places.experiment(store, config), pointer.fingerprint)
 
 
 def _resume(

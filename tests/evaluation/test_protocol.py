@@ -16,6 +16,7 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import EvaluateConfig, StudyConfig
+from ddpm_core.config.identity import PRESENT, Rule
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.schedule import make_schedule
@@ -169,12 +170,12 @@ def test_scores_in_closed_form():
 # -- where results of a version lie ----------------------------------------------------------------
 
 
-def places() -> dict[str, str]:
+def places(rule: Rule = PRESENT) -> dict[str, str]:
     config, ema, dataset = digits(), "e" * 64, "d" * 64
     return {
-        "evaluation": layout.evaluation_fingerprint(config, ema, dataset)[:16],
-        "study": layout.study_fingerprint(config, ema, dataset)[:16],
-        "ablations": layout.ablations_fingerprint(config)[:16],
+        "evaluation": layout.evaluation_fingerprint(config, ema, dataset, rule)[:16],
+        "study": layout.study_fingerprint(config, ema, dataset, rule)[:16],
+        "ablations": layout.ablations_fingerprint(config, rule)[:16],
         "network": feature_recipe(config.evaluate, "d", dataset).folder,
     }
 
@@ -182,7 +183,7 @@ def places() -> dict[str, str]:
 def test_version_1_is_found_where_it_was_before_there_were_versions(monkeypatch):
     """Catches: published evaluations and kept feature networks that are no longer found."""
     monkeypatch.setattr(protocol, "PROTOCOL_VERSION", 1)
-    assert places() == {
+    assert places(Rule(housekeeping=digits())) == {
         "evaluation": "ad69e16dbd59e7a3",
         "study": "029eebe422452b45",
         "ablations": "a50c15d03b807845",

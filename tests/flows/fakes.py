@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ddpm_core.canonical import fingerprint
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.progress import BEGINS, ENDS
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.commit import commit, write_file
@@ -26,36 +25,30 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
     run = config.name
     if stage == "shard":
         folder = layout.dataset_folder(config.data.name, "d" * 64)
-        body = {"fingerprint": "d" * 64, "data": config.data.identity()}
+        body = {"fingerprint": "d" * 64, "data": identity.data(config.data)}
         commit(store, folder, {}, body, name=layout.DATASET_INDEX)
         pointer = results.DatasetPointer(folder, "d" * 64)
         store.create(layout.dataset_pointer_key(run), pointer.to_json())
     elif stage == "train":
         folder = layout.checkpoint_folder(run, config.train.num_steps)
         files = {"ema": write_file(store, folder, "ema", ".bin", b"weights")}
-        experiment = fingerprint(config.experiment())
+        experiment = layout.experiment_fingerprint(config)
         body = {"experiment": experiment, "step": config.train.num_steps, "dataset": "d" * 64}
         commit(store, folder, files, body)
     elif stage == "ablations":
-        folder = layout.ablations_folder(run, layout.ablations_fingerprint(config))
-        commit(store, folder, {}, results.ablations_expected(config).body)
+        place = places.ablations(store, config)
+        commit(store, place.folder, {}, place.expected.body)
     else:
         checkpoint = results.final_checkpoint(store, config)
-        ema = checkpoint.files["ema"].sha256
         if stage == "sample":
-            folder = layout.samples_folder(run, layout.sample_fingerprint(config, ema))
-            files = {"grid": write_file(store, folder, "grid", ".png", PNG)}
-            expected = results.samples_expected(config, checkpoint)
+            place = places.samples(store, config, checkpoint)
+            files = {"grid": write_file(store, place.folder, "grid", ".png", PNG)}
         elif stage == "study":
-            digest = layout.study_fingerprint(config, ema, "d" * 64)
-            folder, files = layout.study_folder(run, digest), {}
-            expected = results.study_expected(config, checkpoint, "d" * 64)
+            place, files = places.study(store, config, checkpoint, "d" * 64), {}
         else:
-            digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
-            folder = layout.evaluation_folder(run, digest)
-            files = {"metrics": write_file(store, folder, "metrics", ".json", METRICS)}
-            expected = results.evaluation_expected(config, checkpoint, "d" * 64)
-        commit(store, folder, files, expected.body)
+            place = places.evaluation(store, config, checkpoint, "d" * 64)
+            files = {"metrics": write_file(store, place.folder, "metrics", ".json", METRICS)}
+        commit(store, place.folder, files, place.expected.body)
 
 
 def recorded(store: Store, config: RunConfig, *finished: str) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.recipes import digits, mnist, recipe
-from ddpm_core.runs import layout
+from ddpm_core.runs import begun, layout
 from ddpm_core.runs.run import (
+    begin_stage,
     check_run,
     check_stage,
     configure,
@@ -198,3 +199,71 @@ def test_a_run_json_that_never_ends_is_refused_as_a_target_and_as_a_record(
         configure(str(folder / "run.json"), root=None, run=None, changes={})
     with pytest.raises(kind, match=said):
         check_run(store, digits())
+
+
+# -- housekeeping ----------------------------------------------------------------------------------
+
+
+def test_housekeeping_may_change_under_one_name_and_is_said_once(store, caplog):
+    """Catches: a refusal of another number of checkpoints; one that changes in silence, or is
+    repeated by every stage; a run.json that is written anew."""
+    open_run(store, digits())
+    record = store.read(layout.run_json_key("digits"))
+    other = digits().replaced({"train.keep_checkpoints": 9, "sample.num_grid_images": 16})
+    assert check_run(store, other)
+    assert check_stage(store, other)
+    assert open_run(store, other).train.keep_checkpoints == 9
+    begin_stage(store, other)
+    assert caplog.messages == [
+        "run 'digits' goes on with other housekeeping: train.keep_checkpoints: 3 -> 9; "
+        "sample.num_grid_images: 100 -> 16"
+    ]
+    begin_stage(store, other)
+    assert len(caplog.messages) == 1
+    begin_stage(store, digits())  # back to what it was begun with
+    assert caplog.messages[1].endswith(
+        "train.keep_checkpoints: 9 -> 3; sample.num_grid_images: 16 -> 100"
+    )
+    begin_stage(store, digits().replaced({"compute.num_workers": 8}))
+    assert len(caplog.messages) == 2
+    assert store.read(layout.run_json_key("digits")) == record
+
+
+def test_housekeeping_is_said_by_a_dry_run_and_not_kept(store, caplog):
+    """Catches: a dry run after which the stage itself says nothing."""
+    other = digits().replaced({"train.log_every": 5})
+    assert begun.housekeeping_of(store, other) == ""  # there is no run
+    open_run(store, digits())
+    for _ in range(2):
+        assert "train.log_every: 20 -> 5" in begun.housekeeping_of(store, other)
+    assert begun.housekeeping_of(store, digits()) == ""
+    begin_stage(store, other)
+    assert "train.log_every: 20 -> 5" in caplog.text
+
+
+def test_a_changed_run_json_and_other_housekeeping_are_both_said(store, caplog):
+    """Catches: a note of the one that forgets the other."""
+    open_run(store, digits())
+    begin_stage(store, digits().replaced({"train.log_every": 5}))
+    key = layout.run_json_key("digits")
+    values = json.loads(store.read(key))
+    values["sample"]["seed"] = 3
+    store.write(key, json.dumps(values).encode())
+    caplog.clear()
+    begin_stage(store, digits().replaced({"train.log_every": 5}))
+    assert len(caplog.messages) == 1
+    assert "sample.seed: 0 -> 3" in caplog.text
+
+
+def test_what_is_given_is_in_force_and_a_result_is_still_refused(store):
+    """Catches: a way past the refusal for all of `train`, once some of its keys are free."""
+    open_run(store, digits())
+    path = str(store.local_path(layout.run_json_key("digits")))
+    _, config = configure(path, root=None, run=None, changes={"train.checkpoint_every": 50})
+    assert config.train.checkpoint_every == 50
+    with pytest.raises(RunConflictError) as caught:
+        configure(
+            path, root=None, run=None, changes={"train.checkpoint_every": 50, "train.seed": 1}
+        )
+    assert "train.seed: 0 -> 1" in str(caught.value)
+    assert "checkpoint_every" not in str(caught.value)

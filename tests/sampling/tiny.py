@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from ddpm_core import cluster
-from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.build import build_unet
 from ddpm_core.recipes import digits
-from ddpm_core.runs import results
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.manifest import Manifest
@@ -73,7 +72,7 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
     return checkpoint.commit(
         store,
         config.name,
-        checkpoint.Origin(fingerprint(config.experiment()), pointer.fingerprint),
+        checkpoint.Origin(layout.experiment_fingerprint(config), pointer.fingerprint),
         step=step,
         images_seen=10,
         written=checkpoint.write_parts(store, config.name, step, parts),

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.loading.loader import load_split
 from ddpm_core.progress import parse
@@ -155,7 +154,7 @@ def test_an_unfinished_data_set_is_completed_from_its_own_source_only(store, roo
 
 
 def train_on(store, config, dataset):
-    experiment = fingerprint(config.experiment())
+    experiment = layout.experiment_fingerprint(config)
     body = {"step": 7, "experiment": experiment, "dataset": dataset}
     commit(store, layout.checkpoint_folder(config.name, 7), {}, body)
 

@@ -9,7 +9,7 @@ import pytest
 from ddpm_core import cluster
 from ddpm_core.errors import ClusterError, ConfigError, DivergenceError, RunConflictError
 from ddpm_core.recipes import PAPER_TABLE_2
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import open_run
 from ddpm_core.store.commit import commit, write_file
 from ddpm_core.study import ablations
@@ -83,13 +83,10 @@ class Stages:
     @staticmethod
     def evaluate(store, config, place: int) -> None:
         checkpoint = results.final_checkpoint(store, config)
-        ema = checkpoint.files["ema"].sha256
-        digest = layout.evaluation_fingerprint(config, ema, "d" * 64)
-        folder = layout.evaluation_folder(config.name, digest)
+        there = places.evaluation(store, config, checkpoint, "d" * 64)
         data = json.dumps(metrics_of(place)).encode()
-        files = {"metrics": write_file(store, folder, "metrics", ".json", data)}
-        body = results.evaluation_expected(config, checkpoint, "d" * 64).body
-        commit(store, folder, files, body)
+        files = {"metrics": write_file(store, there.folder, "metrics", ".json", data)}
+        commit(store, there.folder, files, there.expected.body)
 
 
 def first_images(store, samples, sample, shape, count):

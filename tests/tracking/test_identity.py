@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core.canonical import fingerprint
 from ddpm_core.runs import layout
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import Identity
@@ -69,7 +68,7 @@ def test_a_run_from_before_folders_had_ids_goes_on(store, config, has_checkpoint
     store.delete(layout.birth_key(config.name))
     if has_checkpoint:
         weights = {"model.x": torch.zeros(1)}
-        origin = checkpoint.Origin(fingerprint(config.experiment()), "f")
+        origin = checkpoint.Origin(layout.experiment_fingerprint(config), "f")
         parts = checkpoint.write_parts(store, config.name, 50, {"state": weights, "ema": weights})
         checkpoint.commit(store, config.name, origin, step=50, images_seen=1, written=parts,
                           history=[])  # fmt: skip

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from ddpm_core.canonical import fingerprint
+from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs import layout
 from ddpm_core.store.commit import commit
@@ -34,7 +34,7 @@ def test_attempts_and_stages_of_a_run_are_one_run_without_second_points(store, c
     assert history(store, config, "grad_norm") == [(100, 1.0), (150, 0.5)]
     _, run = the_run(store, config)
     assert run.data.tags["ddpm.run_uri"] == store.uri_of(f"runs/{config.name}")
-    assert run.data.tags["ddpm.experiment"] == fingerprint(config.experiment())
+    assert run.data.tags["ddpm.experiment"] == layout.experiment_fingerprint(config)
     assert run.data.tags["ddpm.stage.train"] == "done"
 
 
@@ -43,7 +43,7 @@ def test_what_a_kill_cut_off_is_sent_by_the_finished_training_run_again(store, c
     last = config.train.num_steps
     history_of_run = [{"step": 100.0, "loss": 0.5}, {"step": float(last), "loss": 0.25}]
     weights = {"model.x": torch.zeros(1)}
-    origin = checkpoint.Origin(fingerprint(config.experiment()), "f")
+    origin = checkpoint.Origin(layout.experiment_fingerprint(config), "f")
     parts = checkpoint.write_parts(store, config.name, last, {"state": weights, "ema": weights})
     checkpoint.commit(store, config.name, origin, step=last, images_seen=1, written=parts,
                       history=history_of_run)  # fmt: skip
@@ -104,7 +104,7 @@ def test_the_data_set_is_an_input_once_it_is_there(store, config):
     log(store, config, stage="shard")
     assert the_run(store, config)[1].inputs.dataset_inputs == []
     folder = layout.dataset_folder("digits", "ab" * 32)
-    data = config.data.identity()
+    data = identity.data(config.data)
     body = {
         "data": data,
         "fingerprint": "ab" * 32,

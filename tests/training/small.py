@@ -14,7 +14,7 @@ from ddpm_core.inference.tensor_file import TensorFile, fill_tensors
 from ddpm_core.loading.loader import ImageSet, batch
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import digits
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
@@ -29,7 +29,7 @@ def newest_checkpoint(store: Store, run: str) -> Manifest | None:
     """Return the newest checkpoint that counts."""
     for step in layout.committed_steps(store, run):
         folder = layout.checkpoint_folder(run, step)
-        if found := manifest.load(store, folder, results.checkpoint_expected(step)):
+        if found := manifest.load(store, folder, places.checkpoint_expected(step)):
             return found
     return None
 

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from ddpm_core import cluster
-from ddpm_core.canonical import fingerprint
 from ddpm_core.cluster import group
+from ddpm_core.config import identity
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.progress import WARNING, parse
 from ddpm_core.runs import layout, lease, results
@@ -27,7 +27,7 @@ DATASET = "f" * 64
 def store(tmp_path):
     store = open_store(str(tmp_path / "root"))
     pointer = results.DatasetPointer(layout.dataset_folder("digits", DATASET), DATASET)
-    body = {"fingerprint": DATASET, "data": CONFIG.data.identity()}
+    body = {"fingerprint": DATASET, "data": identity.data(CONFIG.data)}
     commit(store, pointer.folder, {}, body, name=layout.DATASET_INDEX)
     store.write(layout.dataset_pointer_key("small"), pointer.to_json())
     return store
@@ -84,7 +84,7 @@ def commit_final(store, config=CONFIG):
     contents = {"state": b"state", "ema": b"ema", "history": lines.encode()}
     files = {role: write_file(store, folder, role, ".bin", data)
              for role, data in contents.items()}  # fmt: skip
-    body = {"step": 20, "experiment": fingerprint(config.experiment()), "dataset": DATASET}
+    body = {"step": 20, "experiment": layout.experiment_fingerprint(config), "dataset": DATASET}
     return commit(store, folder, files, body)
 
 

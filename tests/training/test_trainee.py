@@ -10,7 +10,7 @@ from torch import nn
 from ddpm_core import cluster
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.inference.weights import load_average
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_a_newer_format_is_refused_and_left(tmp_path):
         checkpoint.resume(store, "small", ORIGIN, tensors)
     with pytest.raises(CheckpointError, match=told):
         load_average(store, made)
-    assert manifest.load(store, folder, results.checkpoint_expected(5)) == made
+    assert manifest.load(store, folder, places.checkpoint_expected(5)) == made
 
 
 # -- several ranks -----------------------------------------------------------------------------

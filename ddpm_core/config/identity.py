@@ -1,0 +1,151 @@
+"""What of a configuration a fingerprint counts: what determines the bytes of a result. No torch.
+
+The keys of format 1 count always, whatever their defaults become. A key that was added since counts
+where it differs from the value with which all is as it was before it (`ADDED`): so a new key with a
+default leaves every fingerprint, and every run, as they are. What changes no result is declared at
+the field itself, `Annotated[int, HOUSEKEEPING]` or `PLACE`, and does not count.
+
+Doubtful keys, and why they are what they are:
+
+log_every, checkpoint_every, keep_checkpoints  the weights of a step are the same bytes for any of
+    them; of the curves other points are kept
+num_grid_images, num_strip_images  pictures for people, drawn of the samples that there are; what
+    was drawn stays as it is
+study.num_shown  counts: units hold that many images, and two studies would mix in one folder
+*.batch_size, sample.unit_size, data.images_per_shard  count: floating point rounds by the batch,
+    and images are cut into files by the others
+train.precision  counts, also as `auto`: other arithmetic, other weights
+data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
+    the images
+study.ablation_steps  of the ablations, not of the study
+evaluate.features  by its digest, not by where the file lies
+
+Versions before counted the housekeeping of format 1 (`COUNTED_BEFORE`). Their fingerprints can
+still be taken, by another `Rule`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ddpm_core.config.section import Section
+
+if TYPE_CHECKING:
+    from ddpm_core.config.data import DataConfig
+    from ddpm_core.config.run import RunConfig
+
+FORMAT_1: Mapping[str, frozenset[str]] = {
+    section: frozenset(keys.split())
+    for section, keys in {
+        "data": "name height width grey crop resize background encoding class_folders "
+        "num_test_images images_per_shard",
+        "model": "base_channels channel_mults num_res_blocks attention_resolutions dropout "
+        "num_groups",
+        "diffusion": "num_timesteps beta_schedule beta_start beta_end zero_terminal_snr "
+        "prediction variance",
+        "train": "num_steps loss weighting min_snr_gamma p2_gamma p2_k global_batch_size "
+        "learning_rate warmup_steps grad_clip ema_decay random_flip seed precision",
+        "sample": "sampler num_steps spacing eta ode_method churn corrector_snr clip_x_0 state "
+        "num_images unit_size batch_size seed",
+        "evaluate": "num_likelihood_images batch_size seed features features_sha256 feature_steps",
+        "study": "num_images swept_steps num_likelihood_images num_ode_images ode_steps "
+        "ode_tolerance mix_depth num_shown batch_size seed ablation_steps",
+    }.items()
+}
+"""section -> the keys of format 1 that determine a result. Never changed."""
+
+ADDED: Mapping[str, Mapping[str, Any]] = {}
+"""section -> key that was added since -> the value with which all is as it was before the key: its
+first default. It stays what it is when the default changes."""
+
+COUNTED_BEFORE: Mapping[str, tuple[str, ...]] = {
+    "train": ("log_every", "checkpoint_every", "keep_checkpoints"),
+    "sample": ("num_grid_images", "num_strip_images"),
+}
+"""section -> the keys that counted in versions before and do not any more"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """By which rule a fingerprint is taken: the present one, or that of the versions before."""
+
+    housekeeping: "RunConfig | None" = None
+    """None: the present rule. Else whose values of `COUNTED_BEFORE` count: those that were in force
+    when the result was made"""
+
+
+PRESENT = Rule()
+
+
+def counted(name: str, section: Section, rule: Rule = PRESENT) -> dict[str, Any]:
+    """Return the keys of a section that count, as JSON values.
+
+    Args:
+        name: of the section in the configuration, e.g. "train".
+        section: it.
+        rule: which keys count beside those of the present rule.
+    """
+    values = section.model_dump(mode="json", exclude=set(section.uncounted()))
+    found = {key: value for key, value in values.items() if _counts(name, section, key)}
+    if rule.housekeeping is not None and name in COUNTED_BEFORE:
+        then: Section = getattr(rule.housekeeping, name)
+        found |= then.model_dump(mode="json", include=set(COUNTED_BEFORE[name]))
+    return found
+
+
+def _counts(name: str, section: Section, key: str) -> bool:
+    if key in FORMAT_1[name]:
+        return True
+    field, added = type(section).model_fields[key], ADDED.get(name, {})
+    before = added[key] if key in added else field.get_default(call_default_factory=True)
+    return bool(getattr(section, key) != before)
+
+
+def data(section: "DataConfig") -> dict[str, Any]:
+    """Return what a data set is, whatever the places it is read from."""
+    unused = section.unused
+    return {key: value for key, value in counted("data", section).items() if key not in unused}
+
+
+def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
+    """Return what determines the weights, beside the images themselves."""
+    return {
+        "data": data(config.data),
+        "model": counted("model", config.model, rule),
+        "diffusion": counted("diffusion", config.diffusion, rule),
+        "train": counted("train", config.train, rule),
+    }
+
+
+def samples(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
+    """Return what determines the samples that are drawn from given weights."""
+    return {
+        "shape": list(config.data.shape),
+        "model": counted("model", config.model, rule),
+        "diffusion": counted("diffusion", config.diffusion, rule),
+        "precision": config.train.precision,
+        "sample": counted("sample", config.sample, rule),
+    }
+
+
+def evaluation(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
+    """Return what determines the metrics of given weights, samples and data.
+
+    A feature network from outside counts by its digest, not by where it lies.
+    """
+    values = counted("evaluate", config.evaluate, rule)
+    if config.evaluate.features != "trained":
+        del values["features"]
+    return values
+
+
+def study(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
+    """Return what determines a study, beside what determines the metrics."""
+    values = counted("study", config.study, rule)
+    del values["ablation_steps"]
+    return values
+
+
+def foreign_features(sha256: str | None) -> dict[str, Any]:
+    """Return what determines a feature network from outside: its digest."""
+    return {"kind": "torchscript", "sha256": sha256}

@@ -1,0 +1,174 @@
+"""Where a run's results lie, or will, and what each says of itself. Knows no torch.
+
+A result lies under its fingerprint. Versions before took it by another rule; what they made goes on
+where it is: if nothing lies at the present place and something at the earlier one, that is the
+place. Nobody else knows that there is more than one rule.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core.config import RunConfig, identity
+from ddpm_core.config.identity import PRESENT, Rule
+from ddpm_core.runs import begun, layout
+from ddpm_core.store import manifest
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.storage import Store
+
+_KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "corrector_snr")
+"""of a sampler; samples say those that their own one has"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a result lies, or will, and what its manifest must say of itself."""
+
+    folder: str
+    expected: Expected
+
+
+# -- the experiment --------------------------------------------------------------------------------
+
+
+def checkpoint_expected(step: int) -> Expected:
+    """Return what the checkpoint in the folder of `step` must say of itself."""
+    return Expected({"step": step})
+
+
+def experiment(store: Store, config: RunConfig, checkpoint: Manifest | None = None) -> str:
+    """Return the fingerprint by which the run's checkpoints know its experiment.
+
+    Args:
+        store: where the run lies.
+        config: the run's.
+        checkpoint: of which it is to be; None: of the newest that is of this experiment.
+
+    Returns:
+        The present one, unless what is there was made by an earlier version.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    checkpoints = _committed(store, config.name) if checkpoint is None else [checkpoint]
+    for found in checkpoints:
+        said = found.body.get("experiment")
+        for rule in _rules(store, config):
+            if layout.experiment_fingerprint(config, rule) == said:
+                return str(said)
+    return layout.experiment_fingerprint(config)
+
+
+def _committed(store: Store, run: str) -> Iterator[Manifest]:
+    """Yield the checkpoints of a run that are there, newest first."""
+    for step in layout.committed_steps(store, run):
+        try:
+            found = manifest.load(
+                store, layout.checkpoint_folder(run, step), checkpoint_expected(step)
+            )
+        except DamagedError:
+            continue  # whoever reads it sets it aside
+        if found is not None:
+            yield found
+
+
+def _rules(store: Store, config: RunConfig) -> Iterator[Rule]:
+    """Yield the present rule, then the one before: as given now, and as the run was begun."""
+    yield PRESENT
+    yield Rule(housekeeping=config)
+    if (recorded := begun.recorded(store, config.name)) is not None:
+        yield Rule(housekeeping=recorded)
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Place:
+    """Return the place of the samples of these weights."""
+    sample, ema = config.sample, checkpoint.files["ema"].sha256
+    body = {
+        "num_images": sample.num_images,
+        "unit_size": sample.unit_size,
+        "batch_size": sample.batch_size,
+        "shape": list(config.data.shape),
+        "sampler": sample.sampler,
+        "seed": sample.seed,
+        **identity.counted("diffusion", config.diffusion),
+        "precision": config.train.precision,
+        "step": checkpoint.body["step"],
+        "ema_sha256": ema,
+    }
+    # Earlier versions wrote neither the fingerprint nor the knobs.
+    knobs = {
+        "num_steps": sample.num_steps or config.diffusion.num_timesteps,
+        **{knob: getattr(sample, knob) for knob in _KNOBS},
+    }
+
+    def by(rule: Rule) -> Place:
+        digest = layout.sample_fingerprint(config, ema, rule)
+        expected = Expected(body, {"fingerprint": digest, **knobs})
+        return Place(layout.samples_folder(config.name, digest), expected)
+
+    return _first(store, config, by)
+
+
+def evaluation(store: Store, config: RunConfig, checkpoint: Manifest, dataset: str) -> Place:
+    """Return the place of the evaluation of these weights on this data set."""
+    ema, body = checkpoint.files["ema"].sha256, measured_weights(config, checkpoint, dataset)
+
+    def by(rule: Rule) -> Place:
+        digest = layout.evaluation_fingerprint(config, ema, dataset, rule)
+        folder = layout.evaluation_folder(config.name, digest)
+        return Place(folder, Expected(body, {"fingerprint": digest}))
+
+    return _first(store, config, by)
+
+
+def study(store: Store, config: RunConfig, checkpoint: Manifest, dataset: str) -> Place:
+    """Return the place of the study of these weights on this data set."""
+    ema, body = checkpoint.files["ema"].sha256, measured_weights(config, checkpoint, dataset)
+
+    def by(rule: Rule) -> Place:
+        digest = layout.study_fingerprint(config, ema, dataset, rule)
+        folder = layout.study_folder(config.name, digest)
+        return Place(folder, Expected(body, {"fingerprint": digest}))
+
+    return _first(store, config, by)
+
+
+def ablations(store: Store, config: RunConfig) -> Place:
+    """Return the place of the table of the run's ablations.
+
+    The first versions did not write its fingerprint: their table is made again of the runs, which
+    are kept.
+    """
+
+    def by(rule: Rule) -> Place:
+        digest = layout.ablations_fingerprint(config, rule)
+        folder = layout.ablations_folder(config.name, digest)
+        return Place(folder, Expected({"fingerprint": digest}))
+
+    return _first(store, config, by)
+
+
+def measured_weights(config: RunConfig, checkpoint: Manifest, dataset: str) -> dict[str, Any]:
+    """Return which weights were measured on which data set, for protocols and manifests."""
+    return {
+        "ema_sha256": checkpoint.files["ema"].sha256,
+        "step": checkpoint.body["step"],
+        "loss": config.train.loss,
+        "weighting": config.train.weighting,
+        "precision": config.train.precision,
+        "dataset": dataset,
+    }
+
+
+def _first(store: Store, config: RunConfig, by: Callable[[Rule], Place]) -> Place:
+    """Return the first place at which something lies; the present one if nothing does."""
+    for rule in _rules(store, config):
+        place = by(rule)
+        # A listing may be long; the manifest of the whole is not.
+        if store.exists(f"{place.folder}/manifest.json") or store.names(place.folder):
+            return place
+    return by(PRESENT)
