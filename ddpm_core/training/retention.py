@@ -1,6 +1,6 @@
 """Which checkpoints keep their files."""
 
-from ddpm_core.runs import layout
+from ddpm_core.runs import layout, places
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import retire
 from ddpm_core.store.manifest import DamagedError
