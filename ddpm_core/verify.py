@@ -36,8 +36,6 @@ _DATASET = re.compile(r".+-[0-9a-f]{16}")
 """how the folder of a data set is called"""
 Weights = dict[str, set[int]]
 """SHA-256 of the averages of a checkpoint -> its step; equal weights may be of two"""
-_PLACES = tuple(stage.place for stage in STAGES.values() if stage.sections)
-"""the folders of a run in which results of one kind lie, each in a folder of its fingerprint"""
 
 
 @dataclass
@@ -110,10 +108,15 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
     if not _is_imported(store, config):
         report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
-    for place in _PLACES:
+    for place in _places():
         folder = f"{layout.run_folder(config.name)}/{place}"
         for name in store.names(folder):
             _verify_result(store, f"{folder}/{name}", datasets, weights, report)
+
+
+def _places() -> list[str]:
+    """Return the folders of a run in which results lie, each in a folder of its fingerprint."""
+    return [stage.place for stage in STAGES.values() if stage.sections]
 
 
 def _is_imported(store: Store, config: RunConfig) -> bool:
@@ -258,7 +261,7 @@ def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
     body = unit.body
     own = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
     promised = f"{body['number']:06d}.json" if "number" in body else own
-    whole = {kind: body[kind] for kind in _PLACES if kind in body}
+    whole = {kind: body[kind] for kind in _places() if kind in body}
     if promised != name or whole not in ({}, whole_of(unit.folder)):
         raise DamagedError(
             f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of {whole}; "

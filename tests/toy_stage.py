@@ -8,7 +8,8 @@ from ddpm_core.runs.numbers import Number, Numbers
 from ddpm_core.runs.stages import Stage
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_file
-from ddpm_core.store.expected import Expected, Manifest
+from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
 

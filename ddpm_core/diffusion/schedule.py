@@ -12,6 +12,7 @@ appendix D.4 (the interpolation).
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, assert_never
 
 import torch
@@ -92,7 +93,7 @@ class NoiseSchedule:
         """0 and T - 1; as of `Path`."""
         return 0.0, self.num_timesteps - 1.0
 
-    @property
+    @cached_property  # its values are read from a tensor: a wait, were it on a GPU
     def log_snr_range(self) -> tuple[float, float]:
         """As of `Path`."""
         nodes = self.table("log_snr", torch.device("cpu"), torch.float64)

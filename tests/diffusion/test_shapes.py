@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.objective import loss_simple
-from ddpm_core.diffusion.process import q_sample
+from ddpm_core.diffusion.process import q_posterior
 from tests.diffusion.chains import PAPER
 
 
@@ -19,4 +19,4 @@ def test_a_timestep_that_is_no_integer_is_refused():
     """Catches t in [0, 1], as other formulations of diffusion have it."""
     x_0 = torch.zeros(2, 3)
     with pytest.raises(jaxtyping.TypeCheckError):
-        q_sample(PAPER, x_0, torch.tensor([0.0, 0.5]), x_0)
+        q_posterior(PAPER, x_0, x_0, torch.tensor([0.0, 0.5]))

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddpm_core.training.step import Learner
 
 from ddpm_core import cluster, verify
 from ddpm_core.errors import CheckpointError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.runs import begun, layout, places, results
 from ddpm_core.runs.run import begin_stage, check_run
-from ddpm_core.runs.stages import RESULTS
+from ddpm_core.runs.stages import STAGES
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.collection_worker import Look
 from ddpm_core.sharding.stage import run_shard
@@ -28,6 +27,7 @@ from ddpm_core.study.stage import run_study
 from ddpm_core.tracking.identity import changes_of, identify
 from ddpm_core.training import stage as training
 from ddpm_core.training import worker
+from ddpm_core.training.denoising import Denoising
 from tests.config.grown import as_grown, grown
 from tests.format_1.make import NAME, old_config
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
@@ -91,7 +91,7 @@ def test_what_is_done_is_done_already(changes, store, images, here):
     """
     config, before = old_config(images, **changes), files_of(store)
     assert check_run(store, config)
-    assert all(RESULTS[stage](store, config) is not None for stage in RESULTS)
+    assert all(STAGES[stage].result(store, config) is not None for stage in STAGES)
     run_all(store, config)
     assert here.units == []
     assert files_of(store) == before
@@ -110,7 +110,7 @@ def test_it_is_done_for_a_version_with_more_keys(store, images, here, monkeypatc
     config, before = as_grown(old_config(images)), files_of(store)
     monkeypatch.setattr(begun, "RunConfig", grown())
     assert check_run(store, config)
-    assert all(RESULTS[stage](store, config) is not None for stage in RESULTS)
+    assert all(STAGES[stage].result(store, config) is not None for stage in STAGES)
     run_all(store, config)
     assert here.units == []
     assert files_of(store) == before
@@ -136,13 +136,13 @@ def test_its_training_goes_on_from_its_checkpoint(changes, store, images, here, 
     config = old_config(images, **changes)
     last = json.loads(store.read(f"{RUN}/checkpoints/step_00000006/manifest.json"))["body"]
     shutil.rmtree(store.local_path(f"{RUN}/checkpoints/step_00000006"))
-    steps, true_step = [], Learner.step
+    steps, true_step = [], Denoising.step
 
     def step(self, number, *batch):
         steps.append(number)
         true_step(self, number, *batch)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Denoising, "step", step)
     worker.train_rank(store, config, cluster.Place(0, 1, torch.device("cpu")))
     assert steps == [4, 5]
     assert results.final_checkpoint(store, config).body == last
