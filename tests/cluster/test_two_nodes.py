@@ -83,6 +83,7 @@ def newest(root):
     return max((int(path.parent.name.removeprefix("step_")) for path in found), default=0)
 
 
+@pytest.mark.nodes
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(600)
