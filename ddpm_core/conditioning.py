@@ -37,8 +37,8 @@ class Conditioning:
         return self._mapped(lambda tensor: tensor[index.to(tensor.device)])
 
     def to(self, device: torch.device) -> "Conditioning":
-        """Return every part on `device`; a copy from pinned memory waits for nothing."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        """Return every part on `device`; a copy from pinned memory to a GPU waits for nothing."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def pinned(self) -> "Conditioning":
         """Return every part in memory from which a GPU reads by itself."""

@@ -86,7 +86,6 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, options: argparse.Namespace) -> None:
-    require_packages("prefect", "ray")  # whose servers would end in a traceback
     changes = parse_overrides(options.overrides)
     store, config = plan.resolve(
         options.target, root=options.root, run=options.run, overrides=changes
@@ -103,6 +102,7 @@ def _run(command: Command, options: argparse.Namespace) -> None:
         open_run(store, config)
         console.say(f"run {config.name!r} is done already; nothing was started")
     else:
+        require_packages("prefect", "ray")  # whose servers would end in a traceback
         begin_stage(store, config)
         parameters = plan.parameters_of(config, store, options.target)
         _run_flow(command, parameters | {"ray_address": options.ray_address}, console)

@@ -307,6 +307,9 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
+    except SystemExit:
+        # Ray's own handler of Ctrl-C ends the process with code 0, as if all were done.
+        raise KeyboardInterrupt from None
     except ray.train.ControllerError as error:
         cause = error.controller_failure
         if isinstance(cause, PipelineError):
@@ -321,7 +324,9 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
         raise _GroupLostError(_by_rank(failures) or one_line(error)) from error
     except ray.exceptions.RayError as error:
         if (why := read_reason(reason)) is not None:
-            release_places()
+            # A head that is gone by now must not replace the reason that is known.
+            with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
+                release_places()
             text, lacks_room = why
             if not lacks_room:
                 raise _StartLostError(text) from None

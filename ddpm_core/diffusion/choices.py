@@ -177,6 +177,12 @@ def require_samplable(
             f"prediction=x_prev speaks of single steps of the chain: sampler={sampler} with "
             f"{taken} of {num_timesteps} steps cannot ask it; use sampler=ancestral with all steps"
         )
+    if variance == "learned" and taken < num_timesteps and sampler in _STEPS_ARE_DRAWN:
+        raise ConfigError(
+            f"variance=learned is that of a single step of the chain, and sampler={sampler} draws "
+            f"{taken} long ones of {num_timesteps}: it would leave out most of their noise. Take "
+            "all steps, or a network with variance=learned_range, or sampler=ddim with eta=0"
+        )
     if ends_in_pure_noise and sampler in (*_IN_SIGMA, "sde", "langevin", "predictor_corrector"):
         raise ConfigError(
             f"sampler={sampler} divides by the signal, of which nothing is left where the chain "

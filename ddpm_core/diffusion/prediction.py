@@ -55,7 +55,7 @@ class Prediction:
     kind: OutputKind
     """what that is"""
     variance: Variance = "fixed_large"
-    """how the variance of the reverse step is had"""
+    """how the variance of the reverse step is obtained"""
     spread: Tensor | None = None
     """what says the variance, where it is learned"""
 
@@ -72,6 +72,7 @@ class Prediction:
             case "x_0":
                 return self._value
             case "v":
+                self._require_v()
                 return x_0_from_v(self.path, self.x_t, self.t, self._value)
             case "velocity":
                 return x_0_from_velocity(self.path, self.x_t, self.t, self._value)
@@ -95,6 +96,7 @@ class Prediction:
             case "eps":
                 return self._value
             case "v":
+                self._require_v()
                 return eps_from_v(self.path, self.x_t, self.t, self._value)
             case "velocity":
                 return eps_from_velocity(self.path, self.x_t, self.t, self._value)
@@ -105,10 +107,22 @@ class Prediction:
 
     @cached_property
     def v(self) -> Images:
-        """The predicted v = signal eps - noise x_0; on a path that preserves variance."""
+        """The predicted v = signal eps - noise x_0.
+
+        Raises:
+            ConfigError: on a path that does not preserve variance, where v does not say x_0.
+        """
+        self._require_v()
         if self.kind == "v":
             return self._value
         return predict_v(self.path, self.x_0, self.t, self.eps)
+
+    def _require_v(self) -> None:
+        if not self.path.preserves_variance:
+            raise ConfigError(
+                f"v is defined where signal**2 + noise**2 is 1, and {type(self.path).__name__} "
+                "does not preserve variance; use eps, x_0 or velocity there"
+            )
 
     @cached_property
     def velocity(self) -> Images:

@@ -100,6 +100,12 @@ class Desk:
         images_u8 = sampling_units.first_images(self.store, self._samples, sample, shape, count)
         return torch.from_numpy(np.ascontiguousarray(images_u8.transpose(0, 3, 1, 2)))
 
+    def bytes_of_samples(self, unit: Range[Any]) -> dict[str, str]:
+        """Return what a unit says of the samples that it depends on; {} if on none."""
+        if not uses_samples(unit):
+            return {}
+        return sampling_units.bytes_of(self._samples, self.config.sample, unit.start, unit.stop)
+
     @cached_property
     def _index(self) -> Index:
         return load_index(self.store, self.dataset.folder, self.dataset.fingerprint)
@@ -155,6 +161,11 @@ class Desk:
         )
 
 
+def uses_samples(unit: Range[Any]) -> bool:
+    """Say whether what a unit finds depends on the run's samples."""
+    return unit.part == "samples" or unit.kind == "neighbours"
+
+
 @dataclass(frozen=True)
 class Parts:
     """Rows that are not in memory at the same time. They may be gone through again and again."""
@@ -175,13 +186,14 @@ def measuring(
     desk = Desk.of(payload["desk"], get_device())
 
     def made_with(unit: Range[K]) -> Mapping[str, Any]:
-        return desk.network_identity if uses_network(unit) else {}
+        network = desk.network_identity if uses_network(unit) else {}
+        return {**network, **desk.bytes_of_samples(unit)}
 
     published = Units(desk.store, payload["folder"], made_with)
 
     def measure_and_publish(unit: Range[K]) -> None:
         # It may be there: of another start; or the network was lost, and is the same again.
-        if published.missing([unit]):
+        if not published.is_finished(unit):
             publish(published, unit, work(desk, unit))
 
     return measure_and_publish

@@ -1,18 +1,20 @@
 """A stage that measures: its units are measured by actors and kept, the missing ones alone.
 
-What depends on the feature network says which it was. One that was trained again on another device
-rounds otherwise, and distances between features of two networks mean nothing: units of another
-network are measured again.
+What depends on samples says of which bytes: a unit of them that was damaged is drawn again,
+perhaps by another kind of device. What depends on the feature network says which it was. One that
+was trained again on another device rounds otherwise, and distances between features of two networks
+mean nothing: units of another network are measured again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.evaluation.desk import payload_of
+from ddpm_core.evaluation.desk import payload_of, uses_samples
 from ddpm_core.evaluation.features import keep_foreign_network, kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.progress import Progress
+from ddpm_core.sampling.units import bytes_of
 from ddpm_core.units.ranges import Findings, K, Range
 from ddpm_core.units.units import Units
 from ddpm_core.units.work import work_on
@@ -45,7 +47,18 @@ def measure(
 
     def published() -> Units[Range[K]]:
         network = {} if recipe is None else kept_network(store, recipe)
-        return Units(store, folder, lambda unit: network if uses_network(unit) else {})
+
+        def made_with(unit: Range[K]) -> Mapping[str, Any] | None:
+            of_samples = (
+                bytes_of(inputs.samples, config.sample, unit.start, unit.stop)
+                if uses_samples(unit)
+                else {}
+            )
+            if not uses_network(unit):
+                return of_samples
+            return None if network is None else {**network, **of_samples}
+
+        return Units(store, folder, made_with)
 
     desk = payload_of(store.uri, config, inputs.index.pointer, recipe)
     work_on(

@@ -207,7 +207,7 @@ class UNet(nn.Module):
             ConfigError: if height or width cannot be halved as often as there are levels.
             DataError: if the conditioning has other parts than `accepts`.
         """
-        if conditioning is not NOTHING:
+        if self.accepts or conditioning is not NOTHING:
             require_accepted(conditioning, self.accepts, model="this U-Net")
         divisor = 2 ** (len(self.down) - 1)
         if x_t.shape[2] % divisor or x_t.shape[3] % divisor:

@@ -37,6 +37,20 @@ def recorded(store: Store, run: str) -> RunConfig | None:
         return None
 
 
+def as_begun(store: Store, run: str) -> RunConfig | None:
+    """Return what run.json says, with the housekeeping that it said when it was written.
+
+    Raises:
+        ConfigError: run.json is no configuration, or begun.json says what none can.
+        StorageError: the storage does not answer.
+    """
+    now, begun = recorded(store, run), _read(store, run)
+    if now is None or begun is None:
+        return now
+    keys = begun["keys"]
+    return now.replaced({key: keys[key] for key in now.housekeeping() if key in keys})
+
+
 def keep(store: Store, config: RunConfig, run_json: bytes) -> None:
     """Keep beside the `run_json` of a run what it says, after it was written."""
     _write(store, config.name, config.flat(), said_of=sha256_of(run_json))

@@ -74,11 +74,14 @@ def _committed(store: Store, run: str) -> Iterator[Manifest]:
 
 
 def _rules(store: Store, config: RunConfig) -> Iterator[Rule]:
-    """Yield the present rule, then the one before: as given now, and as the run was begun."""
+    """Yield the present rule, then the one before: with the housekeeping that is given now, that
+    run.json says, and that it said when the run was begun.
+    """
     yield PRESENT
     yield Rule(housekeeping=config)
-    if (recorded := begun.recorded(store, config.name)) is not None:
-        yield Rule(housekeeping=recorded)
+    for of in (begun.recorded, begun.as_begun):
+        if (then := of(store, config.name)) is not None:
+            yield Rule(housekeeping=then)
 
 
 # -- results ---------------------------------------------------------------------------------------
@@ -166,8 +169,12 @@ def measured_weights(config: RunConfig, checkpoint: Manifest, dataset: str) -> d
 
 def _first(store: Store, config: RunConfig, by: Callable[[Rule], Place]) -> Place:
     """Return the first place at which something lies; the present one if nothing does."""
+    tried = set()
     for rule in _rules(store, config):
         place = by(rule)
+        if place.folder in tried:
+            continue
+        tried.add(place.folder)
         # A listing may be long; the manifest of the whole is not.
         if store.exists(f"{place.folder}/manifest.json") or store.names(place.folder):
             return place

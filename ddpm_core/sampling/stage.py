@@ -17,7 +17,7 @@ from ddpm_core.sampling.units import (
 )
 from ddpm_core.sampling.worker import make_worker, payload_of
 from ddpm_core.store import manifest
-from ddpm_core.store.commit import commit, write_file
+from ddpm_core.store.commit import commit_first, write_file
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
@@ -121,7 +121,8 @@ def _commit(store: Store, config: RunConfig, place: Place, made: dict[str, Manif
         "fingerprint": expected.if_written["fingerprint"],
         "units": [files[unit.role].sha256 for unit in units],
     }
-    return commit(store, folder, files, body)
+    # Another start may have drawn a grid of another size beside the same images.
+    return commit_first(store, folder, files, body, expected)
 
 
 def deliver_samples(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from ddpm_core.canonical import canonical_json
+from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import SampleConfig
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
@@ -64,6 +64,19 @@ def units_of(sample: SampleConfig) -> list[Unit]:
         Unit(number, start, min(start + sample.unit_size, sample.num_images))
         for number, start in enumerate(starts)
     ]
+
+
+def bytes_of(samples: Manifest, sample: SampleConfig, start: int, stop: int) -> dict[str, str]:
+    """Return what a result made of the images `start` to `stop` - 1 says of them: which bytes.
+
+    Units that are drawn again on another kind of device are other bytes of the same samples.
+    """
+    units = [unit for unit in units_of(sample) if unit.start < stop and start < unit.stop]
+    return {
+        "samples_sha256": fingerprint(
+            {"units": [samples.files[unit.role].sha256 for unit in units]}
+        )
+    }
 
 
 def publish(

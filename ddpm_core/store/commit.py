@@ -29,6 +29,7 @@ from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 _log = logging.getLogger(__name__)
 _CONTENT_NAME = re.compile(r".+-[0-9a-f]{16}(\.[A-Za-z0-9.]+)?")
+# For ever as it was, though that file is another now: a mark of other bytes would be a conflict.
 _MARKERS_TEXT = b"see ddpm_core/manifest.py\n"
 
 

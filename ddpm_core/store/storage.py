@@ -322,12 +322,13 @@ def _s3_filesystem(bucket: str) -> Any:  # noqa: ANN401 - s3fs is untyped
     except ImportError:
         raise ConfigError("s3:// needs s3fs: pip install 'ddpm-pipeline[s3]'") from None
 
+    options = s3_options()  # first: it says what is wrong with the files of AWS
     session = AioSession()
     session.register_component("data_loader", _models_of_s3())
     if ":" in bucket:  # tenant:bucket, which Ceph knows and botocore takes for a mistake
         session.unregister("before-parameter-build.s3", validate_bucket_name)
     made = s3fs.S3FileSystem(
-        **s3_options(), session=session, use_listings_cache=False, skip_instance_cache=True
+        **options, session=session, use_listings_cache=False, skip_instance_cache=True
     )
     made.retries = 1  # `s3_operation` tries again
     return made

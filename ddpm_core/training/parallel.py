@@ -5,7 +5,7 @@ is no wrapper around a network, and so nothing that its layout or the first pass
 the ranks agree on goes over the CPU, beside the gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
@@ -50,6 +50,8 @@ class Parallel:
         """
         params = tuple(params)
         if self.world_size == 1:
+            for param in params:
+                param.grad = None  # of this loss alone, as with several ranks
             torch.autograd.backward(loss, inputs=params)
             for param in params:
                 if param.grad is None:
@@ -67,6 +69,15 @@ class Parallel:
         """Replace `sums` on every rank by their sum over the ranks."""
         if self.world_size > 1:
             distributed.all_reduce(sums)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite `tensors` on every rank by those of rank 0, in their order."""
+        if self.world_size == 1:
+            return
+        for tensor in tensors:
+            whole = tensor.contiguous()  # in channels_last, it would have to lie alike on all
+            distributed.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
     def _vector(self, params: tuple[nn.Parameter, ...]) -> tuple[Tensor, list[Tensor]]:
         """Return one vector for all gradients, and each as a view that lies like its weight."""

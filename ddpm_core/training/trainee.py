@@ -21,7 +21,7 @@ from ddpm_core.training.optimiser import Optimiser
 ADAM = "adam"
 _STATE = "state"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_TAKEN = ("state", "history", "window")
+_TAKEN = ("state", "history", "window", "module", "optimiser")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import DataError
+from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
@@ -114,8 +114,10 @@ def _resume(
     else:
         step = parallel.from_rank_0(0)
         begun = checkpoint.resume_at(store, run, step, parts) if step else None
-    if begun is not None:
-        trainee.settle()
+    if begun is None:
+        # Two kinds of processors may draw other initial weights.
+        parallel.share(tensor for _, part in sorted(parts.items()) for tensor in part.values())
+    trainee.settle()
     parallel.wait()
     return begun
 
@@ -142,8 +144,14 @@ def _write(store: Store, run: str, trainee: Trainee, parallel: Parallel, step: i
     digest = weights_digest(trainee.weights())
     require_equal(parallel.gather(digest), step=step)
     held = {role: tensors for role, tensors in parts.items() if parallel.writes(role)}
-    written = checkpoint.write_parts(store, run, step, held)
-    return checkpoint.from_texts(parallel.gather_text(checkpoint.to_text(written)))
+    own = checkpoint.write_parts(store, run, step, held)
+    written = checkpoint.from_texts(parallel.gather_text(checkpoint.to_text(own)))
+    if missing := parts.keys() - written.keys():
+        raise CheckpointError(
+            f"no rank has written {', '.join(sorted(missing))} of the checkpoint of step {step}: "
+            "it is not published; this is a mistake in `Parallel.writes`"
+        )
+    return written
 
 
 class _Host:

@@ -64,7 +64,9 @@ def read(units: Units[Range[K]], unit: Range[K]) -> Found:
         found: Found = safetensors.torch.load(units.read(unit, ARRAYS_ROLE))
     except SafetensorError as error:
         where = units.store.uri_of(f"{units.folder}/{manifest_name(unit)}")
-        raise DamagedError(f"the arrays of {where} cannot be read ({error})") from None
+        reason = f"the arrays of {where} cannot be read ({error}); the stage makes it again"
+        units.set_aside(unit, reason)
+        raise DamagedError(reason) from None
     return found
 
 

@@ -122,6 +122,15 @@ class Units(Generic[U]):
                     kept[unit.name] = found
         return kept
 
+    def is_finished(self, unit: U) -> bool:
+        """Say whether a unit is there and whole, without a listing; one that is damaged is set
+        aside.
+        """
+        name, expected = manifest_name(unit), self.expected(unit)
+        if expected is None:
+            return False
+        return manifest.intact(self.store, self.folder, expected, name=name) is not None
+
     def missing(self, units: Sequence[U]) -> list[U]:
         """Return the units that nobody has finished, in their order; every file is read."""
         return without(units, self.finished(units))

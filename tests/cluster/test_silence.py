@@ -42,7 +42,7 @@ def test_who_does_not_answer_is_said_once_with_place_and_limit(clock, capsys):
     assert said_after(watch, clock, group, 30, capsys) == [
         "warning: for 20 s the training has been waiting for an answer of rank 1 on 10.0.0.2: of "
         "3 worker(s) 2 answer(s); after 60 s it counts as lost, and the group starts again from "
-        "the newest checkpoint"
+        "the newest checkpoint, if compute.max_failures allows it"
     ]
 
 

@@ -309,6 +309,14 @@ def test_run_json_reads_like_it_was_declared():
             {"diffusion.variance": "fixed_large", "sample.num_steps": 100},
             "variance=fixed_large leave noise",
         ),
+        (
+            {
+                "diffusion.variance": "learned",
+                "train.loss": "vlb",
+                "sample.num_steps": 20,
+            },
+            "variance=learned is that of a single step",
+        ),
     ],
 )
 def test_what_cannot_draw_or_is_read_by_nobody_is_refused_before_anything_starts(changes, message):
@@ -326,6 +334,8 @@ def test_what_cannot_draw_or_is_read_by_nobody_is_refused_before_anything_starts
         {"sample.sampler": "langevin", "sample.clip_x_0": False},
         {"diffusion.prediction": "v", "diffusion.zero_terminal_snr": True},
         {"diffusion.variance": "fixed_large", "sample.sampler": "unipc", "sample.num_steps": 10},
+        {"diffusion.variance": "learned", "train.loss": "vlb"},
+        {"diffusion.variance": "learned_range", "train.loss": "hybrid", "sample.num_steps": 20},
     ],
 )
 def test_a_sampler_that_can_is_taken(changes):

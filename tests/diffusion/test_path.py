@@ -288,3 +288,17 @@ def test_a_constant_beta_is_a_line_too():
     path, t = VariancePreserving(beta_min=3.0, beta_max=3.0), row(0.1, 0.5, 1.0)
     torch.testing.assert_close(path.log_snr_at(t), -torch.expm1(3 * t).log())
     torch.testing.assert_close(path.time_at(path.log_snr_at(t)), t)
+
+
+@pytest.mark.parametrize("kind", ["v", "x_0"])
+@pytest.mark.parametrize(
+    "path", [SubVariancePreserving(), VarianceExploding(), Straight()], ids=repr
+)
+def test_v_is_refused_where_variance_is_not_preserved(path, kind):
+    """Catches: a v that leads to another image than it came from, 28 off on VE, without a word."""
+    x_t, t = normal(2, 3), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    with pytest.raises(ConfigError, match="does not preserve variance"):
+        _ = Prediction(path, x_t, t, x_t, kind).v
+    if kind == "v":
+        with pytest.raises(ConfigError, match="does not preserve variance"):
+            _ = Prediction(path, x_t, t, x_t, kind).x_0

@@ -131,6 +131,20 @@ def test_a_damaged_unit_is_set_aside_and_measured_again(evaluated, in_process, c
     assert found_in(files_of(store, folder)) == found_in(before)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_samples_that_were_drawn_again_are_measured_again(evaluated, in_process, monkeypatch):
+    """Catches: a distance of images that are not there any more, because a unit of them was damaged
+    and drawn again by another kind of device while the evaluation was not finished."""
+    store, config = evaluated
+    unfinish(store, config)
+    for module in ("sampling.units", "evaluation.measuring"):
+        monkeypatch.setattr(f"ddpm_core.{module}.bytes_of", lambda *_: {"samples_sha256": "other"})
+    stage.run_evaluate(store, config)
+    of_samples = [unit for unit in units_in(store, config) if unit.part == "samples"]
+    assert of_samples
+    assert in_process.units == of_samples
+
+
 def test_a_damaged_unit_of_a_finished_evaluation_is_set_aside(evaluated, in_process):
     """Catches: a dead end, where verify finds damage and the stage is done already; and a distance
     measured again for the sake of a file that nothing rests on any more."""

@@ -97,6 +97,14 @@ def test_what_is_done_is_done_already(changes, store, images, here):
     assert files_of(store) == before
 
 
+def test_it_is_found_though_its_run_json_was_edited(store, images):
+    """Catches: a training of days that is refused, with the advice to delete its checkpoints, since
+    somebody changed in the file how often it logs; and samples that are drawn again."""
+    config = old_config(images, **OTHER_HOUSEKEEPING)
+    store.write(f"{RUN}/run.json", config.to_json().encode())
+    assert all(STAGES[stage].result(store, config) is not None for stage in STAGES)
+
+
 def test_it_is_whole_for_verify(store):
     """Catches: a checkpoint or a result of before that counts as another's."""
     report = verify.verify(NAME, root=store.uri)

@@ -95,3 +95,6 @@ def test_files_that_cannot_be_used_are_said(
     with pytest.raises(ConfigError, match=said) as caught:
         s3_options()
     assert "hunter2" not in str(caught.value)
+    # And through all that opens a store, which asks botocore for more.
+    with pytest.raises(ConfigError, match=said):
+        open_store("s3://bucket/prefix").names("")

@@ -196,6 +196,30 @@ def test_a_checkpoint_of_a_newer_format_is_refused_and_left(tmp_path):
 # -- several ranks -----------------------------------------------------------------------------
 
 
+def _ranks_that_begin_apart(rank, world_size, folder):
+    training = Adversarial(small_config(), parallel_of(rank, world_size))
+    for part in training.trainee.parts().values():
+        for tensor in part.values():
+            tensor += rank
+    store = open_store(str(folder / "store"))
+    parallel = parallel_of(rank, world_size)
+    assert worker._resume(store, "small", ORIGIN, training.trainee, parallel) is None
+    torch.save(parts_of(training), folder / f"parts-{rank}")
+
+
+def test_ranks_begin_with_the_weights_of_rank_0(tmp_path):
+    """Catches ranks whose processors draw other initial weights: the first checkpoint refuses them,
+    after every start anew.
+    """
+    run_group(_ranks_that_begin_apart, 2, tmp_path)
+    first, second = (torch.load(tmp_path / f"parts-{rank}", weights_only=True) for rank in (0, 1))
+    own = parts_of(Adversarial(small_config(), parallel_of()))
+    torch.testing.assert_close(first, own, rtol=0, atol=0)
+    for parts in (first, second):
+        parts["state"].pop("window")  # which only rank 0 keeps
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
 def _two_ranks(rank, world_size, folder):
     config, images = small_config(), small_images()
     store = open_store(str(folder / "store"))
@@ -252,7 +276,8 @@ def test_two_ranks_train_two_networks_as_one_does_and_each_writes_its_parts(tmp_
 @pytest.mark.parametrize(
     ("module", "optimiser", "average"),
     [("state", "adam", "ema"), ("model", "model", "ema"), ("model", "adam", "history"),
-     ("a.b", "adam", "ema"), ("Model", "adam", "ema"), ("model", "adam", "model")],
+     ("model", "adam", "module"), ("model", "optimiser", "ema"), ("a.b", "adam", "ema"),
+     ("Model", "adam", "ema"), ("model", "adam", "model")],
 )  # fmt: skip
 def test_names_that_would_be_two_parts_of_one_role_are_refused(module, optimiser, average):
     """Catches a part that overwrites another in the manifest."""
