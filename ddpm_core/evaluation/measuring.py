@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.evaluation.desk import payload_of
+from ddpm_core.evaluation.context import payload_of
 from ddpm_core.evaluation.features import keep_foreign_network, kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.progress import Progress
@@ -47,10 +47,10 @@ def measure(
         network = {} if recipe is None else kept_network(store, recipe)
         return Units(store, folder, lambda unit: network if uses_network(unit) else {})
 
-    desk = payload_of(store.uri, config, inputs.index.pointer, recipe)
+    context = payload_of(store.uri, config, inputs.index.pointer, recipe)
     work_on(
         make_worker,
-        {"desk": desk, "folder": folder},
+        {"context": context, "folder": folder},
         published().missing(units),
         config.compute,
         whole=Progress(stage, len(units), len(units), "units"),

@@ -16,7 +16,7 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.evaluation.desk import Desk, measuring
+from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.units.ranges import Found, Range
 
@@ -99,25 +99,29 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     return measuring(payload, get_device, work, uses_network)
 
 
-def work(desk: Desk, unit: Unit) -> Found:
+def work(context: EvaluationContext, unit: Unit) -> Found:
     """Return what a unit finds."""
     match unit.kind:
         case "bound":
             return likelihood_part(
-                desk.denoiser,
-                desk.test.images(unit.start, unit.stop),
-                torch.arange(unit.start, unit.stop, device=desk.device),
-                seed=desk.config.evaluate.seed,
+                context.denoiser,
+                context.test.images(unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                seed=context.config.evaluate.seed,
             )
         case "features":
             # Nobody asks for the classes of training images.
-            seen = [desk.look(one, classify=unit.part != "train") for one in _batches(desk, unit)]
+            seen = [
+                context.look(one, classify=unit.part != "train") for one in _batches(context, unit)
+            ]
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case _:
             assert_never(unit.kind)
 
 
-def _batches(desk: Desk, unit: Unit) -> Iterator[Tensor]:
+def _batches(context: EvaluationContext, unit: Unit) -> Iterator[Tensor]:
     if unit.part == "samples":
-        return iter([desk.sampled(unit.start // desk.config.sample.unit_size)])
-    return desk.batches(desk.train if unit.part == "train" else desk.test, unit.start, unit.stop)
+        return iter([context.sampled(unit.start // context.config.sample.unit_size)])
+    return context.batches(
+        context.train if unit.part == "train" else context.test, unit.start, unit.stop
+    )

@@ -69,12 +69,12 @@ def test_what_was_measured_when_it_was_killed_is_kept(sampled, evaluated_bytes, 
     store, config = sampled
     measure, done = worker.work, []
 
-    def killed(desk, unit):
+    def killed(context, unit):
         if len(done) % 4 == 3:
             done.append(None)
             raise RuntimeError("killed")
         done.append(unit)
-        return measure(desk, unit)
+        return measure(context, unit)
 
     monkeypatch.setattr(worker, "work", killed)
     for kept in (0, 3):

@@ -1,6 +1,6 @@
-"""What an actor that measures has before it: images, weights and the feature network of a run.
+"""The inputs of an evaluation actor: images, weights and feature network of a run.
 
-Everything is read when it is first needed, once.
+Each is loaded on first use and then kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ from ddpm_core.units.units import Units
 def payload_of(
     root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe | None
 ) -> dict[str, Any]:
-    """Return what `Desk.of` needs, as JSON values."""
+    """Return what `EvaluationContext.of` needs, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
@@ -43,8 +43,8 @@ def payload_of(
 
 
 @dataclass
-class Desk:
-    """A run as a measuring actor sees it; images are uint8 (n, c, h, w) on the CPU."""
+class EvaluationContext:
+    """A run as an evaluation actor sees it; images are uint8 (n, c, h, w) on the CPU."""
 
     store: Store
     config: RunConfig
@@ -55,7 +55,7 @@ class Desk:
 
     @classmethod
     def of(cls, payload: dict[str, Any], device: torch.device) -> Self:
-        """Return the desk of what `payload_of` returned."""
+        """Return the context that `payload_of` describes."""
         return cls(
             open_store(payload["root"]),
             RunConfig.from_dict(payload["config"]),
@@ -65,7 +65,7 @@ class Desk:
         )
 
     def rows(self, embed: Embed, images_u8: Tensor) -> Tensor:
-        """Return what a view of the feature network says of images, float32 on the CPU."""
+        """Return one output of the feature network for images, float32 on the CPU."""
         size = self.config.evaluate.batch_size
         return extract(embed, images_u8, batch_size=size, device=self.device)
 
@@ -127,8 +127,8 @@ class Desk:
         checkpoint = results.final_checkpoint(self.store, self.config)
         if checkpoint is None:
             raise CheckpointError(f"the final checkpoint of run {self.config.name!r} is gone")
-        # Also for who asks first in inference mode: through weights of that kind nobody could
-        # differentiate later, as the probability flow does.
+        # Also if first used in inference mode: tensors made there cannot be differentiated
+        # through later, as the probability flow does.
         with torch.inference_mode(mode=False):
             return load_denoiser(self.store, self.config, checkpoint, self.device)
 
@@ -157,7 +157,7 @@ class Desk:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows that are not in memory at the same time. They may be gone through again and again."""
+    """Rows that are not in memory at the same time; can be iterated over any number of times."""
 
     begin: Callable[[], Iterator[Tensor]]
 
@@ -168,20 +168,20 @@ class Parts:
 def measuring(
     payload: Mapping[str, Any],
     get_device: GetDevice,
-    work: Callable[[Desk, Range[K]], Found],
+    work: Callable[[EvaluationContext, Range[K]], Found],
     uses_network: Callable[[Range[K]], bool],
 ) -> Callable[[Range[K]], None]:
-    """Return what measures a unit and publishes it; what it needs is read when it needs it."""
-    desk = Desk.of(payload["desk"], get_device())
+    """Return a function that measures a unit and publishes it; inputs are loaded on first use."""
+    context = EvaluationContext.of(payload["context"], get_device())
 
     def made_with(unit: Range[K]) -> Mapping[str, Any]:
-        return desk.network_identity if uses_network(unit) else {}
+        return context.network_identity if uses_network(unit) else {}
 
-    published = Units(desk.store, payload["folder"], made_with)
+    published = Units(context.store, payload["folder"], made_with)
 
     def measure_and_publish(unit: Range[K]) -> None:
-        # It may be there: of another start; or the network was lost, and is the same again.
+        # It may exist: of another start; or the lost network was trained again to the same bytes.
         if published.missing([unit]):
-            publish(published, unit, work(desk, unit))
+            publish(published, unit, work(context, unit))
 
     return measure_and_publish
