@@ -134,7 +134,7 @@ def _trainer(
                 controller_failure_limit=_MAX_CONTROLLER_FAILURES,
             ),
             callbacks=[
-                _Judge(folder / "losses"),
+                _RestartPolicy(folder / "losses"),
                 StartLimit(compute, folder / "reason"),
                 Silence(),
             ],
@@ -206,8 +206,8 @@ class _Threads:
             raise
 
 
-class _Judge(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
-    """Ends the run at an error that starting again would not cure; keeps count of the others.
+class _RestartPolicy(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
+    """Restarts the group after a lost worker, ends the run at any other error; counts the losses.
 
     Runs in Ray's controller, which is on the driver's node.
     """
@@ -358,7 +358,7 @@ class _GroupBackend(_TorchBackend):  # type: ignore[misc]  # Ray is untyped here
             ]
             ray.get(met, timeout=limit_s)
         except (ray.exceptions.RayError, RuntimeError):
-            worker_group.abort()  # as in _Judge: Ray would not
+            worker_group.abort()  # as in _RestartPolicy: Ray would not
             raise
 
 
