@@ -125,8 +125,8 @@ def begin_stage(store: Store, config: RunConfig) -> None:
         RunConflictError: the run on record is another experiment.
     """
     if check_stage(store, config):
-        begun.tell_changes(store, config.name)
-        begun.tell_housekeeping(store, config)
+        begun.report_changes(store, config.name)
+        begun.report_housekeeping(store, config)
 
 
 def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:

@@ -124,7 +124,7 @@ def test_a_run_json_that_was_changed_by_hand_says_no_key_that_is_newer(store, mo
     values = json.loads(store.read(key))
     values["sample"]["seed"] = 3
     store.write(key, json.dumps(values).encode())
-    begun.tell_changes(store, NAME)
+    begun.report_changes(store, NAME)
     assert "sample.seed: 0 -> 3" in caplog.text
     assert "new_key" not in caplog.text
 
