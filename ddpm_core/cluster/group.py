@@ -207,7 +207,7 @@ class _Threads:
 
 
 class _RestartPolicy(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
-    """Restarts the group after a lost worker, ends the run at any other error; counts the losses.
+    """Lets Ray restart after a lost worker, ends the run at any other error; counts the losses.
 
     Runs in Ray's controller, which is on the driver's node.
     """

@@ -286,15 +286,15 @@ ALONE = """
 import json, sys
 from ddpm_core.cluster.pool import _PoolActor
 from ddpm_core.config import DataConfig
-from ddpm_core.sharding.collection_worker import Look, Work, make_looker, make_sharder
+from ddpm_core.sharding.collection_worker import ScanTask, ShardTask, make_scanner, make_sharder
 from ddpm_core.sources.containers.opening import reopen
 from ddpm_core.sources.listing import list_images
 from ddpm_core.sharding.source import ShardUnit
 
 payload = json.loads(sys.argv[1])
 items = list_images(reopen(payload["container"]), num_test_images=1).train[0:4]
-looked = _PoolActor(make_looker, payload, 1).run(Look("train", 0, items))
-work = Work(ShardUnit("train", 0, 0, 4), items, looked.sha256s, looked.problems)
+looked = _PoolActor(make_scanner, payload, 1).run(ScanTask("train", 0, items))
+work = ShardTask(ShardUnit("train", 0, 0, 4), items, looked.sha256s, looked.problems)
 made = _PoolActor(make_sharder, payload, 1).run(work)
 print(made.shard.num_images, "torch" in sys.modules)
 """
