@@ -26,7 +26,7 @@ from ddpm_core.sampling import units as sampling_units
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
-from ddpm_core.units.ranges import Found, K, Range, publish
+from ddpm_core.units.ranges import Arrays, K, Range, publish
 from ddpm_core.units.units import Units
 
 
@@ -74,7 +74,7 @@ class EvaluationContext:
         size = self.config.evaluate.batch_size
         return (images.images(at, min(at + size, stop)) for at in range(start, stop, size))
 
-    def look(self, images_u8: Tensor, *, classify: bool = True) -> Found:
+    def look(self, images_u8: Tensor, *, classify: bool = True) -> Arrays:
         """Return features and, if the network has classes, their probabilities; {} without one."""
         if self.recipe is None:
             return {}
@@ -83,9 +83,9 @@ class EvaluationContext:
             found["probabilities"] = self.rows(self.network.classify, images_u8)
         return found
 
-    def parts(self, look: Embed, images: Images) -> "Parts":
+    def chunks(self, look: Embed, images: Images) -> "Chunks":
         """Return a view of all images, a batch at a time."""
-        return Parts(lambda: map(look, self.batches(images, 0, len(images))))
+        return Chunks(lambda: map(look, self.batches(images, 0, len(images))))
 
     def sampled(self, number: int) -> Tensor:
         """Return the images of a unit of the run's samples."""
@@ -156,7 +156,7 @@ class EvaluationContext:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Chunks:
     """Rows that are not in memory at the same time; can be iterated over any number of times."""
 
     begin: Callable[[], Iterator[Tensor]]
@@ -168,7 +168,7 @@ class Parts:
 def measuring(
     payload: Mapping[str, Any],
     get_device: GetDevice,
-    work: Callable[[EvaluationContext, Range[K]], Found],
+    work: Callable[[EvaluationContext, Range[K]], Arrays],
     uses_network: Callable[[Range[K]], bool],
 ) -> Callable[[Range[K]], None]:
     """Return a function that measures a unit and publishes it; inputs are loaded on first use."""

@@ -10,7 +10,7 @@ import torch
 
 from ddpm_core.evaluation.moments import Moments, merge, moments_of
 from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Seen:
     num_classes: int | None
 
 
-def seen_of(parts: Iterator[Found]) -> Seen:
+def seen_of(parts: Iterator[Arrays]) -> Seen:
     """Return the moments and the score of parts of one set of images, in their order."""
     moments: Moments | None = None
     probabilities = []

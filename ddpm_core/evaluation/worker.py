@@ -18,7 +18,7 @@ from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.loading.loader import to_unit_range
-from ddpm_core.units.ranges import Found, Range
+from ddpm_core.units.ranges import Arrays, Range
 
 Kind = Literal["bound", "features"]
 """bound: bits/dim by every term, of held-out images; features: of the images of a set"""
@@ -70,7 +70,7 @@ def likelihood_part(
     positions: Tensor,
     *,
     seed: int,
-) -> Found:
+) -> Arrays:
     """Return the bound of images (n, c, h, w) in bits/dim, each with noise of its own.
 
     As `LikelihoodTerms`, float64: `prior` (n,), `terms` and `mse` (n, T).
@@ -99,7 +99,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     return measuring(payload, get_device, work, uses_network)
 
 
-def work(context: EvaluationContext, unit: Unit) -> Found:
+def work(context: EvaluationContext, unit: Unit) -> Arrays:
     """Return what a unit finds."""
     match unit.kind:
         case "bound":

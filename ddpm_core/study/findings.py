@@ -8,7 +8,7 @@ from ddpm_core.evaluation.seen import Seen, seen_of
 from ddpm_core.study.neighbours import Memorisation
 from ddpm_core.study.units import Kind
 from ddpm_core.units import ranges
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 
 class Findings(ranges.Findings[Kind]):
@@ -46,12 +46,12 @@ class Findings(ranges.Findings[Kind]):
         return Memorisation(found["samples"], found["held_out"], float(found["threshold"]))
 
 
-def _seen_of(parts: Iterator[Found]) -> Seen | None:
+def _seen_of(parts: Iterator[Arrays]) -> Seen | None:
     for first in parts:
         return seen_of(chain([first], parts)) if "features" in first else None
     raise ValueError("no units")
 
 
-def _slot(found: Found, place: int) -> Found:
+def _slot(found: Arrays, place: int) -> Arrays:
     names = ("features", "probabilities")
     return {name: found[name][place] for name in names if name in found}

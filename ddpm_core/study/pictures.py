@@ -21,7 +21,7 @@ from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.study.sheets import frames_u8
 from ddpm_core.study.units import Unit
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 MIX_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _NUM_DECODED = 10
@@ -30,7 +30,7 @@ _DECODING, _CHAIN, _BRANCHES, _MIX, _MIX_STEPS = range(5)
 
 
 @torch.inference_mode()
-def of(context: EvaluationContext, unit: Unit) -> Found:
+def of(context: EvaluationContext, unit: Unit) -> Arrays:
     """Return what the sheet of this unit shows."""
     match unit.kind:
         case "decoding":
@@ -61,7 +61,7 @@ def _u8(frames: Tensor) -> Tensor:
     return torch.from_numpy(frames_u8(frames))
 
 
-def _decoding(context: EvaluationContext, unit: Unit) -> Found:
+def _decoding(context: EvaluationContext, unit: Unit) -> Arrays:
     """Algorithms 3 and 4 of the paper, without the coder."""
     x_0 = _held_out(context, unit.start, unit.stop)
     num_timesteps = context.denoiser.schedule.num_timesteps
@@ -81,7 +81,7 @@ def _falling(num_timesteps: int, count: int) -> list[int]:
     return choose_timesteps("quadratic", num_timesteps, min(count, num_timesteps))[::-1]
 
 
-def _latents(context: EvaluationContext, unit: Unit) -> Found:
+def _latents(context: EvaluationContext, unit: Unit) -> Arrays:
     """Fig. 7 of the paper."""
     times = sorted({t for t in quarters(context.denoiser.schedule.num_timesteps) if t >= 0})[::-1]
     chain = _noise(context, _CHAIN, 1)
@@ -100,7 +100,7 @@ def _latents(context: EvaluationContext, unit: Unit) -> Found:
     }
 
 
-def _mixes(context: EvaluationContext, unit: Unit) -> Found:
+def _mixes(context: EvaluationContext, unit: Unit) -> Arrays:
     """Fig. 8 of the paper: neighbouring held-out images, mixed at one depth."""
     count = max(1, (unit.stop - unit.start) // 2)
     x_0 = _held_out(context, 0, 2 * count)
@@ -115,7 +115,7 @@ def _mixes(context: EvaluationContext, unit: Unit) -> Found:
     }
 
 
-def _depths(context: EvaluationContext) -> Found:
+def _depths(context: EvaluationContext) -> Arrays:
     """Fig. 9 of the paper: one pair, mixed at several depths."""
     x_0, num_timesteps = _held_out(context, 0, 2), context.denoiser.schedule.num_timesteps
     depths = sorted({num_timesteps * eighth // 8 for eighth in (0, 1, 2, 3, 4, 6, 8)})
@@ -139,7 +139,7 @@ def _mixed(context: EvaluationContext, x_0: Tensor, other: Tensor, depth: int) -
     )
 
 
-def _round_trip(context: EvaluationContext, unit: Unit) -> Found:
+def _round_trip(context: EvaluationContext, unit: Unit) -> Arrays:
     """x_0 -> x_T -> x_0 by DDIM without noise, in ever more steps."""
     x_0 = _held_out(context, unit.start, unit.stop)
     num_timesteps = context.denoiser.schedule.num_timesteps

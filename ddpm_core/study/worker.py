@@ -24,7 +24,7 @@ from ddpm_core.study import pictures
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
 from ddpm_core.study.units import Unit, uses_network
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 NUM_MOMENTS = 20
 """moments of the reverse process at which x_0_hat is looked at, as the original's code has them"""
@@ -37,7 +37,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     return measuring(payload, get_device, work, uses_network)
 
 
-def work(context: EvaluationContext, unit: Unit) -> Found:
+def work(context: EvaluationContext, unit: Unit) -> Arrays:
     """Return what the unit finds."""
     match unit.kind:
         case "bound":
@@ -64,7 +64,7 @@ def _positions(context: EvaluationContext, unit: Unit) -> Tensor:
     return torch.arange(unit.start, unit.stop, device=context.device)
 
 
-def _bound(context: EvaluationContext, unit: Unit) -> Found:
+def _bound(context: EvaluationContext, unit: Unit) -> Arrays:
     images = context.train if unit.part == "train" else context.test
     return likelihood_part(
         context.denoiser,
@@ -74,7 +74,7 @@ def _bound(context: EvaluationContext, unit: Unit) -> Found:
     )
 
 
-def _ode(context: EvaluationContext, unit: Unit) -> Found:
+def _ode(context: EvaluationContext, unit: Unit) -> Arrays:
     study, positions = context.config.study, _positions(context, unit)
     schedule, shape = context.denoiser.schedule, context.config.data.shape
     solver: Solver
@@ -94,7 +94,7 @@ def _ode(context: EvaluationContext, unit: Unit) -> Found:
     return {"bits": found.bits.cpu().double(), "evaluations": found.num_evaluations.cpu()}
 
 
-def _sweep(context: EvaluationContext, unit: Unit) -> Found:
+def _sweep(context: EvaluationContext, unit: Unit) -> Arrays:
     (setting,) = (one for one in swept(context.config)[0] if one.name == unit.part)
     counter = _Counter(context.denoiser.network)
     x_0 = draw(
@@ -124,7 +124,7 @@ class _Counter:
         return self._network(x_t, t)
 
 
-def _progress(context: EvaluationContext, unit: Unit) -> Found:
+def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     positions, shape = _positions(context, unit), context.config.data.shape
     times = moments_of_chain(context.denoiser)
     x_T, noise = chain_noise(context, positions)  # noqa: N806
@@ -157,7 +157,7 @@ def chain_noise(
     return x_T, lambda t: seeding.normal(steps, t, positions, shape)
 
 
-def _neighbours(context: EvaluationContext, unit: Unit) -> Found:
+def _neighbours(context: EvaluationContext, unit: Unit) -> Arrays:
     samples = context.first_samples(unit.stop)
     shown = samples[: context.config.study.num_shown]
     look = partial(context.rows, context.network.embed) if unit.part == "features" else _as_they_are
@@ -167,9 +167,12 @@ def _neighbours(context: EvaluationContext, unit: Unit) -> Found:
     of_samples, of_shown, *of_held_out = nearest_of_each(
         chain(
             [(places, 1), (places[: len(shown)], k)],
-            ((part.to(context.device), 1) for part in in_chunks(context.parts(look, context.test))),
+            (
+                (part.to(context.device), 1)
+                for part in in_chunks(context.chunks(look, context.test))
+            ),
         ),
-        context.parts(look, context.train),
+        context.chunks(look, context.train),
     )
     compared = memorisation(
         of_samples.distance[:, 0], torch.cat([one.distance[:, 0] for one in of_held_out])

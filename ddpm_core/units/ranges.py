@@ -14,8 +14,8 @@ from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.units.units import Units, manifest_name
 
 ARRAYS_ROLE = "arrays"
-Found = dict[str, Tensor]
-"""What a unit finds: arrays by their names, on the CPU."""
+Arrays = dict[str, Tensor]
+"""The result of a unit: arrays by name, on the CPU."""
 
 K = TypeVar("K", bound=str)
 
@@ -47,21 +47,21 @@ class Range(Generic[K]):
             yield cls(kind, part, start, min(start + size, total))
 
 
-def publish(units: Units[Range[K]], unit: Range[K], found: Found) -> Manifest:
+def publish(units: Units[Range[K]], unit: Range[K], found: Arrays) -> Manifest:
     """Write what a unit found and commit it, as `Units.publish`."""
     data = safetensors.torch.save({name: array.contiguous() for name, array in found.items()})
     record = write_file(units.store, units.folder, unit.name, ".safetensors", data)
     return units.publish(unit, {ARRAYS_ROLE: record})
 
 
-def read(units: Units[Range[K]], unit: Range[K]) -> Found:
+def read(units: Units[Range[K]], unit: Range[K]) -> Arrays:
     """Return what a finished unit found, verified.
 
     Raises:
         DamagedError: as `Units.read`.
     """
     try:
-        found: Found = safetensors.torch.load(units.read(unit, ARRAYS_ROLE))
+        found: Arrays = safetensors.torch.load(units.read(unit, ARRAYS_ROLE))
     except SafetensorError as error:
         where = units.store.uri_of(f"{units.folder}/{manifest_name(unit)}")
         raise DamagedError(f"the arrays of {where} cannot be read ({error})") from None
@@ -79,13 +79,13 @@ class Findings(Generic[K]):
         """Return whether such units were asked for."""
         return any((unit.kind, unit.part) == (kind, part) for unit in self.units)
 
-    def each(self, kind: K, part: str) -> Iterator[Found]:
+    def each(self, kind: K, part: str) -> Iterator[Arrays]:
         """Yield what the units of a part found, one in memory at a time."""
         chosen = [unit for unit in self.units if (unit.kind, unit.part) == (kind, part)]
         for unit in sorted(chosen, key=lambda one: one.start):
             yield read(self.published, unit)
 
-    def one(self, kind: K, part: str) -> Found:
+    def one(self, kind: K, part: str) -> Arrays:
         """Return what the one unit of a part found."""
         (found,) = self.each(kind, part)
         return found
