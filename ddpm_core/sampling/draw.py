@@ -31,7 +31,7 @@ def draw(
         shape: (channels, height, width) of one image.
         sample: the sampler and its settings.
         seed: seed of x_T and of the noise of the steps.
-        on_step: told (steps to go, x_t, x_0_hat) after each step.
+        on_step: called with (steps to go, x_t, x_0_hat) after each step.
 
     Returns:
         x_0, (b, *shape) in the arithmetic that `sample` asks for; `to_u8` rounds it.
