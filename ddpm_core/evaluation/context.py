@@ -145,7 +145,7 @@ class EvaluationContext:
     @cached_property
     def _network(self) -> tuple[dict[str, str], FeatureNetwork]:
         if self.recipe is None:
-            raise ValueError("there is no feature network, and a unit asked for it")
+            raise ValueError("a unit needs the feature network, and there is none")
         return load_network(
             self.store,
             self.recipe,

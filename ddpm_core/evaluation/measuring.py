@@ -1,6 +1,6 @@
-"""A stage that measures: its units are measured by actors and kept, the missing ones alone.
+"""Measuring the units of a stage on actors: the missing ones alone, each kept when it is done.
 
-What depends on the feature network says which it was. One that was trained again on another device
+A unit that depends on the feature network names it. One that was trained again on another device
 rounds otherwise, and distances between features of two networks mean nothing: units of another
 network are measured again.
 """
@@ -28,7 +28,7 @@ def measure(
     stage: str,
     note: Callable[[Range[K]], str] = lambda _unit: "",
 ) -> Findings[K]:
-    """Have the units measured that are not there, and return what all found.
+    """Measure the missing units on actors, and return the results of all.
 
     Args:
         inputs: what is measured.

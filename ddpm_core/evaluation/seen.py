@@ -1,4 +1,4 @@
-"""A set of images as the feature network sees it: where they lie, how sure it is of what they show.
+"""Statistics of a set of images under the feature network: moments and inception score.
 
 Features are reduced to moments part by part: what is in memory does not grow with their number.
 """
@@ -15,11 +15,11 @@ from ddpm_core.units.ranges import Arrays
 
 @dataclass(frozen=True)
 class Seen:
-    """A set of images as the feature network sees it."""
+    """Statistics of a set of images under the feature network."""
 
     moments: Moments
     score: float | None
-    """inception score; None if nobody asked for the classes, or the network has none"""
+    """inception score; None if class probabilities were not computed, or do not exist"""
     num_classes: int | None
 
 

@@ -1,4 +1,4 @@
-"""What an actor does: the bound of a chunk of held-out images, the features of a chunk of images.
+"""The evaluation actor: computes the bound of held-out images, and features of images.
 
 Chunks are fixed: they do not depend on the number of workers. What they found is put together in
 the order of the chunks, not of their arrival, so that neither shows in the last bit.
@@ -29,7 +29,7 @@ Unit = Range[Kind]
 _NUM_LIKELIHOOD_UNITS = 8
 _MIN_LIKELIHOOD_IMAGES = 16
 FEATURE_IMAGES = 2500
-"""in a unit of real images: reading them is dearer than looking at them"""
+"""in a unit of real images: reading them costs more than computing their features"""
 
 
 def units_of(
@@ -110,7 +110,7 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
                 seed=context.config.evaluate.seed,
             )
         case "features":
-            # Nobody asks for the classes of training images.
+            # The classes of training images are not used.
             seen = [
                 context.look(one, classify=unit.part != "train") for one in _batches(context, unit)
             ]

@@ -1,4 +1,4 @@
-"""What all units found, put together in the order of their images."""
+"""Results of all units, joined in the order of their images."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -12,7 +12,7 @@ from ddpm_core.units.ranges import Arrays
 
 
 class Findings(ranges.Findings[Kind]):
-    """The finished units of a study; read from the storage when they are asked for."""
+    """The finished units of a study; read from the storage on access."""
 
     def bound(self, split: str) -> LikelihoodTerms:
         """Return the bound of the images of a split."""

@@ -1,4 +1,4 @@
-"""What an actor does: works on a unit of the study, and publishes what it found."""
+"""The actor of the study: computes a unit and publishes its result."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,12 +33,12 @@ _DEQUANTISATION, _PROBE = 0, 1
 
 
 def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
-    """Return the function that works on a unit and publishes what it found."""
+    """Return the function that computes a unit and publishes its result."""
     return measuring(payload, get_device, work, uses_network)
 
 
 def work(context: EvaluationContext, unit: Unit) -> Arrays:
-    """Return what the unit finds."""
+    """Return the result of a unit."""
     match unit.kind:
         case "bound":
             return _bound(context, unit)
@@ -114,7 +114,7 @@ def _sweep(context: EvaluationContext, unit: Unit) -> Arrays:
 
 
 class _Counter:
-    """A network that counts how often it is asked."""
+    """A network that counts its calls."""
 
     def __init__(self, network: Network) -> None:
         self._network, self.calls = network, 0

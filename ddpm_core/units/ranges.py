@@ -1,4 +1,4 @@
-"""Units that look at a range of images in one way, and keep named arrays of what they found."""
+"""Units that measure a range of images in one way; their results are named arrays."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ K = TypeVar("K", bound=str)
 
 @dataclass(frozen=True)
 class Range(Generic[K]):
-    """The images start ... stop - 1, looked at in one way."""
+    """The images start ... stop - 1, measured in one way."""
 
     kind: K
     part: str
@@ -48,14 +48,14 @@ class Range(Generic[K]):
 
 
 def publish(units: Units[Range[K]], unit: Range[K], found: Arrays) -> Manifest:
-    """Write what a unit found and commit it, as `Units.publish`."""
+    """Write the result of a unit and commit it, as `Units.publish`."""
     data = safetensors.torch.save({name: array.contiguous() for name, array in found.items()})
     record = write_file(units.store, units.folder, unit.name, ".safetensors", data)
     return units.publish(unit, {ARRAYS_ROLE: record})
 
 
 def read(units: Units[Range[K]], unit: Range[K]) -> Arrays:
-    """Return what a finished unit found, verified.
+    """Return the result of a finished unit, verified.
 
     Raises:
         DamagedError: as `Units.read`.
@@ -70,23 +70,23 @@ def read(units: Units[Range[K]], unit: Range[K]) -> Arrays:
 
 @dataclass(frozen=True)
 class Findings(Generic[K]):
-    """What finished units found, in the order of their images; read when it is asked for."""
+    """Results of finished units, in the order of their images; read on access."""
 
     published: Units[Range[K]]
     units: Sequence[Range[K]]
 
     def has(self, kind: K, part: str) -> bool:
-        """Return whether such units were asked for."""
+        """Return whether there are such units."""
         return any((unit.kind, unit.part) == (kind, part) for unit in self.units)
 
     def each(self, kind: K, part: str) -> Iterator[Arrays]:
-        """Yield what the units of a part found, one in memory at a time."""
+        """Yield the results of the units of a part, one in memory at a time."""
         chosen = [unit for unit in self.units if (unit.kind, unit.part) == (kind, part)]
         for unit in sorted(chosen, key=lambda one: one.start):
             yield read(self.published, unit)
 
     def one(self, kind: K, part: str) -> Arrays:
-        """Return what the one unit of a part found."""
+        """Return the result of the one unit of a part."""
         (found,) = self.each(kind, part)
         return found
 

@@ -101,7 +101,7 @@ class Units(Generic[U]):
         Args:
             units: which.
             by_length: whether to look at the lengths of files, by one listing, and to leave their
-                bytes to whoever builds on them.
+                bytes to their readers.
             read: roles whose bytes are verified all the same.
         """
         sizes = self.store.sizes(self.folder)
@@ -123,7 +123,7 @@ class Units(Generic[U]):
         return kept
 
     def missing(self, units: Sequence[U]) -> list[U]:
-        """Return the units that nobody has finished, in their order; every file is read."""
+        """Return the units that are not finished, in their order; every file is read."""
         return without(units, self.finished(units))
 
     def read(self, unit: U, role: str) -> bytes:
@@ -146,7 +146,7 @@ class Units(Generic[U]):
         raise DamagedError(f"{where} is gone; run the stage again")
 
     def set_aside(self, unit: U, reason: str) -> None:
-        """Have a unit count as not made, and say why: working on it again replaces it."""
+        """Quarantine a unit, with the reason: working on it again replaces it."""
         manifest.quarantine(self.store, self.folder, reason, name=manifest_name(unit))
 
 
