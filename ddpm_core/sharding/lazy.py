@@ -1,4 +1,4 @@
-"""A sequence whose members are made when they are asked for."""
+"""A sequence whose items are made on access."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, final, overload

@@ -61,7 +61,7 @@ class Source(abc.ABC):
             folder: of the data set.
             units: which.
             compute: how many workers, and with what.
-            on_done: told each, in the order in which they are finished.
+            on_done: called with each finished shard, in the order in which they are finished.
         """
 
 
