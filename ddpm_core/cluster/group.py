@@ -164,7 +164,7 @@ class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is un
 def _address_for_workers() -> Iterator[None]:
     """Tell the controller, and what it starts, which cluster it is in.
 
-    It starts an actor that removes what a lost controller leaves behind, and that asks, by Ray's
+    It starts an actor that removes what a lost controller leaves behind, and that looks, by Ray's
     own rules, for the cluster of this machine: where there are two it may find the other.
     """
     before = os.environ.get(_ADDRESS)
@@ -217,7 +217,7 @@ class _RestartPolicy(WorkerGroupCallback, ControllerCallback):  # type: ignore[m
         self._group: Any = None
 
     def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ANN401, ARG002
-        # Says with tracebacks that an actor took over five seconds to start, and goes on.
+        # This logger prints tracebacks when an actor takes over five seconds to start, and goes on.
         logging.getLogger(_PATIENCE_LOGGER).setLevel(logging.ERROR)
 
     def after_worker_group_start(self, worker_group: Any) -> None:  # noqa: ANN401

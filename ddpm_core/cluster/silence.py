@@ -32,18 +32,18 @@ class Silence(WorkerGroupCallback):  # type: ignore[misc]  # Ray is untyped here
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ANN401, ARG002
         """Say what has become known."""
         workers = self._group.get_workers()
-        # Ray has no public word for it: to a callback who is silent looks like who is at work.
-        asked = self._group._world_rank_to_ongoing_poll
-        self._said &= asked.keys()
-        for rank in sorted(asked.keys() - self._said):
-            waited = time.monotonic() - asked[rank].start_time
+        # Private, since Ray's public API does not distinguish a silent worker from one at work.
+        pending = self._group._world_rank_to_ongoing_poll
+        self._said &= pending.keys()
+        for rank in sorted(pending.keys() - self._said):
+            waited = time.monotonic() - pending[rank].start_time
             if waited < _SAY_AFTER_S:
                 continue
             self._said.add(rank)
             say(
                 f"{WARNING}for {waited:.0f} s the training has been waiting for an answer of rank "
                 f"{rank} on {workers[rank].metadata.node_ip}: of {len(workers)} worker(s) "
-                f"{len(workers) - len(asked)} answer(s); after "
+                f"{len(workers) - len(pending)} answer(s); after "
                 f"{self._group._worker_health_check_timeout_s:.0f} s it counts as lost, and the "
                 "group starts again from the newest checkpoint",
                 stream=sys.stderr,

@@ -35,8 +35,8 @@ class StartLimit(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
     """Ends the controller, in whose process it runs, if a group has not started in time.
 
     Args:
-        compute: what is asked for, and how long is waited: `collective_timeout_s` for nodes that
-            are missing and for workers that do not answer.
+        compute: the resources that are needed, and how long to wait: `collective_timeout_s` for
+            nodes that are missing and for workers that do not answer.
         reason: the file, on the driver's node, that then says why; see `read_reason`.
     """
 
