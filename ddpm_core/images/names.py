@@ -79,7 +79,7 @@ def text_of(raw: bytes) -> str:
 
 
 def bytes_of(name: str) -> bytes:
-    """Return the bytes of a name: by them names are told apart and put in order."""
+    """Return the bytes of a name: names are compared and sorted by them."""
     return name.encode("utf-8", "surrogateescape")
 
 

@@ -1,6 +1,6 @@
 """One shard: from images to the bytes of a tar, and to what the index says of it.
 
-The bytes follow from the images alone, so whoever makes a shard makes the same, and making it
+The bytes follow from the images alone, so every worker makes the same shard, and making it
 twice does no harm. A shard that is there is known by its own manifest, which is written after it.
 """
 

@@ -296,7 +296,7 @@ class S3Store(Store):
         raise AssertionError
 
     def _is_unlisted(self, s3_key: str, reason: Exception) -> bool:
-        """Say whether the server, asked for a list, leaves this object out."""
+        """Return whether the server lists its objects without this one."""
         try:
             page = self.raw_page(s3_key, None)
         except StorageError as error:

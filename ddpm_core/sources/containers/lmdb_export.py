@@ -132,7 +132,7 @@ def is_lmdb(folder: Path) -> bool:
 
 
 def _environment(path: Path) -> Any:  # noqa: ANN401 - the library's, untyped
-    """Return the database, opened once in a process, as LMDB wants it, and then kept open.
+    """Return the database, opened once in a process, as LMDB requires, and then kept open.
 
     A forked process goes on with its parent's: without locks it is a map of a file, no more.
     """
