@@ -68,7 +68,7 @@ def _committed(store: Store, run: str) -> Iterator[Manifest]:
                 store, layout.checkpoint_folder(run, step), checkpoint_expected(step)
             )
         except DamagedError:
-            continue  # whoever reads it sets it aside
+            continue  # set aside when it is read
         if found is not None:
             yield found
 

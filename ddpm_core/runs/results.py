@@ -2,7 +2,7 @@
 
 A stage is done when the manifest at its place is committed, says of itself what the place
 promises, and every file of it is there in its full length: what these functions return. Bytes are
-verified by whoever builds a result on them, and all of them by `python -m ddpm_core verify`.
+verified by the stages that use them, and all of them by `python -m ddpm_core verify`.
 """
 
 import json
@@ -128,7 +128,7 @@ def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
 def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
     """Return the checkpoint after the last step of the training, or None before it is there.
 
-    Its files are there in their full lengths; their bytes are verified by whoever reads them.
+    Its files are there in their full lengths; their bytes are verified when they are read.
 
     Raises:
         DamagedError: it is damaged, or that of another step; the train stage mends it.

@@ -105,7 +105,7 @@ def open_run(store: Store, config: RunConfig) -> RunConfig:
 def open_stage(store: Store, config: RunConfig) -> RunConfig:
     """Write run.json, unless the run is on record: called when its first result is about to stand.
 
-    Not earlier, so that an attempt that was refused or killed before it had a result has not taken
+    Not earlier, so that an attempt that was refused or killed before its first result has not taken
     the name; of several that come to this at the same time one wins.
 
     Raises:
@@ -189,7 +189,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
 def _absolute(key: str, path: str) -> str:
     try:
         absolute = Path(path).expanduser().resolve()
-        absolute.exists()  # whether or not: it can be asked
+        absolute.exists()  # raises where it cannot be looked at
     except (OSError, RuntimeError, ValueError) as error:
         # No such user; too long, or this user may not look there; a NUL.
         reason = error.strerror if isinstance(error, OSError) else error

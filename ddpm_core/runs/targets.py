@@ -93,6 +93,6 @@ def _suggestion(target: str, home: str) -> str:
 
 
 def _runs_in(home: str) -> Iterator[str]:
-    """Yield the names of the runs below a root on this machine; a bucket is not asked."""
+    """Yield the names of the runs below a root on this machine; buckets are not listed."""
     if "://" not in home:
         yield from open_store(home).names("runs")

@@ -46,7 +46,7 @@ def run_sampler(
         on_step: called after each step.
 
     Raises:
-        ConfigError: if this sampler cannot draw from this denoiser; a valid RunConfig never asks.
+        ConfigError: if this sampler cannot draw from this denoiser; never for a valid RunConfig.
     """
     clip = sample.clip_x_0
     schedule = chain_of(denoiser.path)

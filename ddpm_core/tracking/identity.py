@@ -63,7 +63,7 @@ class Identity:
             return False
         if unique_root or tags.get(BIRTH) == self.birth:
             return True
-        # Written before folders had an id.
+        # Of a version without ids of folders.
         return BIRTH not in tags and tags.get(EXPERIMENT) == self.experiment
 
 
