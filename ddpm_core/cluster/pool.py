@@ -46,7 +46,7 @@ def map_units(
     Args:
         make_worker: called once in each actor as `make_worker(payload, get_device)`; returns the
             function that is called with each unit. Both must be importable or picklable. Who
-            computes calls `get_device()`; who does not is spared the import of torch.
+            computes calls `get_device()`; one that does not is spared the import of torch.
         payload: JSON values.
         units: small values; what they stand for is read by the worker. Asked for one by one, so
             that they may be made then.

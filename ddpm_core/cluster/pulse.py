@@ -84,7 +84,7 @@ def _forget(name: str) -> None:
 
 
 class Watch:
-    """The pulses of workers, as seen by whom they work for.
+    """The pulses of workers, as seen by the driver.
 
     Args:
         limit: seconds without progress after which a worker is stuck.

@@ -120,7 +120,7 @@ def _own_groups() -> dict[str, str]:
 def release_places() -> None:
     """Give back the places of a group whose controller `StartLimit` has ended.
 
-    Ray Train does so for a group that has started. Else they stay taken, by nobody, as long as this
+    Ray Train does so for a group that has started. Else they stay reserved, unused, as long as this
     job lives, and the next group waits for them as if others used them.
     """
     for name, state in _own_groups().items():

@@ -134,7 +134,7 @@ class EvaluationContext:
 
     @property
     def network(self) -> FeatureNetwork:
-        """The feature network; the trained one is trained first, if nobody has yet."""
+        """The feature network; the trained one is trained first, if it does not exist yet."""
         return self._network[1]
 
     @property

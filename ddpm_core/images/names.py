@@ -49,7 +49,7 @@ _REASONS = {
 }
 """extension -> why it is no image, with what to do"""
 HARMLESS = frozenset({NAME_OF_A_SYSTEM, TEXT, BESIDE})
-"""The reasons for which nobody can have meant a file as an image."""
+"""The reasons for which a file cannot be meant as an image."""
 
 
 def reason_to_pass_over(name: str) -> str | None:

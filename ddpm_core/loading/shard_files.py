@@ -204,7 +204,7 @@ class ShardFiles:
         size = self._index.manifest.files[shard.role].size
         with suppress(KeyMissingError):
             _write(descriptor, self._store.read(key, at_most=size, checked=False))
-        # Nobody has looked at these bytes, and a deleted file's inode may be the new one's.
+        # These bytes were not verified, and a deleted file's inode may be the new one's.
         self._verified.pop(number, None)
         if not self._is_sound(number, descriptor):
             data = self._read(shard)  # looks again, and knows what to say

@@ -2,7 +2,7 @@
 
 A result lies under its fingerprint. Versions before took it by another rule; what they made goes on
 where it is: if nothing lies at the present place and something at the earlier one, that is the
-place. Nobody else knows that there is more than one rule.
+place. No other module knows that there is more than one rule.
 """
 
 from collections.abc import Callable, Iterator

@@ -134,7 +134,7 @@ def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig],
     try:
         store.create(key, data)
     except RunConflictError:
-        check(store, config)  # somebody else was first
+        check(store, config)  # another process was first
     else:
         begun.keep(store, config, data)
 
@@ -142,7 +142,7 @@ def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig],
 def refuse_training_imported(target: str, *, root: str | None, config: RunConfig) -> None:
     """Refuse to train what `target` names if that is a run of imported weights under another name.
 
-    It would be trained from random weights, which nobody means who gives this file.
+    It would be trained from random weights, which cannot be meant with this file.
 
     Raises:
         ConfigError: saying what to do.

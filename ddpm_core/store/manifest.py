@@ -206,7 +206,7 @@ def intact(
         CheckpointError: a newer version of this program wrote it.
         StorageError: the storage does not answer; never read as None.
     """
-    # A second look: somebody may have made it again while the first one was reading.
+    # Read again: another process may have made it again meanwhile.
     for _ in range(2):
         try:
             found = load(store, folder, expected, name=name)

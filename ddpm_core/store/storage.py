@@ -43,7 +43,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_OPEN_DEADLINE_S = 20.0  # so that a command says within half a minute that nobody answers
+_OPEN_DEADLINE_S = 20.0  # so that a command reports a dead server within half a minute
 _NUM_TRIES = 3  # to create what another writer was about to create, and did not
 
 

@@ -22,14 +22,14 @@ class Findings(ranges.Findings[Kind]):
     def seen(self, kind: Kind, part: str) -> Seen | None:
         """Return where the images of a part lie among features, and their inception score.
 
-        None if nobody looked at features.
+        None without features.
         """
         return _seen_of(self.each(kind, part))
 
     def progress(self) -> list[tuple[int, Seen]]:
         """Return (code index, what was seen of x_0_hat there), in the order of the indices.
 
-        Nothing if nobody looked at features.
+        Nothing without features.
         """
         if not self.has("progress", "ancestral"):
             return []

@@ -103,7 +103,7 @@ def _ode(findings: Findings, solver: str) -> dict[str, Any]:
 
 
 def _distance(images: Seen | None, reference: Seen | None) -> float | None:
-    """Return how far two sets of images are apart; None if nobody looked at features."""
+    """Return how far two sets of images are apart; None without features."""
     if images is None or reference is None:
         return None
     return frechet_distance(images.moments, reference.moments)

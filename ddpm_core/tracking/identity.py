@@ -57,7 +57,7 @@ class Identity:
 
         Args:
             tags: of an MLflow run or of a model's version.
-            unique_root: nobody else can have a root of this name there.
+            unique_root: no other user can have a root of this name there.
         """
         if tags.get(RUN_URI) != self.run_uri:
             return False

@@ -30,7 +30,7 @@ _SLOWEST_BYTES_PER_S = 2**20  # of an upload that is still waited for when closi
 
 
 class Unreachable(Exception):  # noqa: N818 - a state of the server, not an error of ours
-    """Nobody answered, or not in time; the same delivery may succeed later."""
+    """No answer, or not in time; the same delivery may succeed later."""
 
 
 class Refused(Exception):  # noqa: N818

@@ -183,7 +183,7 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After an error somebody may be waiting to stop the process for good.
+        # After an error the process may be about to be killed.
         self.close(None if kind is None else SILENCE_S, error=error)
 
     def _say_if_off(self) -> None:

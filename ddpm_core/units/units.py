@@ -58,10 +58,10 @@ class Units(Generic[U]):
     folder: str
     made_with: Callable[[U], Mapping[str, Any] | None] = _nothing
     """what a unit depends on and its whole does not say; units of earlier versions without it
-    count. None: nobody knows yet, so that no unit of this kind counts"""
+    count. None: not known yet, so that no unit of this kind counts"""
 
     def expected(self, unit: U) -> Expected | None:
-        """Return what the manifest of a unit says of itself; None while nobody knows."""
+        """Return the body of a unit's manifest; None while it is not known."""
         made_with = self.made_with(unit)
         if made_with is None:
             return None
@@ -81,7 +81,7 @@ class Units(Generic[U]):
             more: what else its manifest says.
 
         Raises:
-            ValueError: nobody knows yet what it was made with.
+            ValueError: it is not known yet what it was made with.
         """
         expected = self.expected(unit)
         if expected is None:
