@@ -54,7 +54,7 @@ NO_DECODER = ClusterError("a process that decodes images has ended with code -9"
     ],
 )
 def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
-    """Catches a defect or a user's error that costs max_failures restarts before it is told, and
+    """Catches a defect or a user's error that costs max_failures restarts before it is said, and
     a rank's complaint about a lost peer that is taken for a defect.
     """
     assert group.incurable(errors) is incurable

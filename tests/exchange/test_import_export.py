@@ -299,7 +299,7 @@ def test_an_output_that_does_not_fit_the_variance_is_refused(tmp_path, unet, sch
         imported(tmp_path / "folder", tmp_path / "root")
 
 
-def test_a_name_is_asked_for_and_no_other_run_is_written_over(folder, tmp_path):
+def test_a_name_is_required_and_no_other_run_is_written_over(folder, tmp_path):
     """Catches: imported weights that pass for the result of the training they stand beside."""
     path, _ = folder
     with pytest.raises(ConfigError, match="give --run NAME"):
