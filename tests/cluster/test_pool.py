@@ -9,7 +9,7 @@ from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, DivergenceError, StorageError
 from tests.cluster import workers
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 TWO = ComputeConfig(num_workers=2, max_failures=2)
 
 

@@ -24,7 +24,7 @@ from tests.faults.proxy import Fault, FaultProxy, Kind, proxying
 from tests.real_s3 import BUCKET, RealS3
 from tests.store.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.long]
 pytest_plugins = ["tests.s3_fixtures"]
 
 DATA = bytes(range(256)) * 12

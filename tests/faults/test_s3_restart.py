@@ -18,7 +18,7 @@ from ddpm_core.store.storage import Store
 from tests.real_s3 import RealS3, missing
 from tests.store.small_commit import EXPECTED, FOLDER, STATE, commit_small
 
-pytestmark = [pytest.mark.s3]
+pytestmark = [pytest.mark.s3, pytest.mark.long]
 pytest_plugins = ["tests.s3_fixtures"]
 
 DURING_AN_OUTAGE: tuple[Callable[[Store], object], ...] = (

@@ -25,6 +25,7 @@ from tests.flows.fakes import FakeJobs, finish, is_done, recorded
 
 pytestmark = [
     pytest.mark.prefect,
+    pytest.mark.long,
     # Prefect's own test harness and server, not ours.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

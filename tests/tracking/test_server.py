@@ -18,7 +18,7 @@ from ddpm_core.tracking import open_tracker
 from tests.quiet_mlflow import mlflow
 from tests.tracking.local import committed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 class Server:
