@@ -1,4 +1,4 @@
-"""Whether a cluster's Jobs API answers at an address, found out in half a minute."""
+"""Check within half a minute that a cluster's Jobs API answers at an address."""
 
 import http.client
 import threading

@@ -1,4 +1,4 @@
-"""Joining the cluster that is there, or starting one here; refusing what it cannot hold."""
+"""Join the cluster of RAY_ADDRESS, or start a local one; refuse workers that it cannot hold."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Whether a Ray answers at an address, found out in half a minute: Ray itself waits for minutes."""
+"""Check within half a minute that a Ray answers at an address: Ray itself waits for minutes."""
 
 import os
 import socket

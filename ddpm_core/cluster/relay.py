@@ -1,4 +1,4 @@
-"""Which lines of the workers reach our output: those that they printed, and none of Ray's own."""
+"""Relay to our output what the workers print, and no log lines of Ray's own."""
 
 import logging
 import re

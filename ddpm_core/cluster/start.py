@@ -1,4 +1,4 @@
-"""How long a group of workers may take to start: said while it waits, and ended when it is over.
+"""The time limit for the start of a group of workers: the wait is reported, then ended.
 
 Ray waits for ever for a node that is gone, and for a worker that has stopped.
 """

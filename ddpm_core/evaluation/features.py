@@ -123,7 +123,7 @@ def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
 
 
 def _expected(recipe: FeatureRecipe) -> Expected:
-    """Return what the network that is kept must say of itself."""
+    """Return the identity of the kept network."""
     return Expected({"recipe": recipe.values})
 
 

@@ -1,4 +1,4 @@
-"""What an image file says of itself before it is decoded; and the error for one that is no use."""
+"""The facts in an image file's header, before it is decoded; and the error for unusable ones."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Where a run's results lie, or will, and what each says of itself. Knows no torch.
+"""Where a run's results lie, or will, and the identity that each must have. Knows no torch.
 
 A result lies under its fingerprint. Versions before took it by another rule; what they made goes on
 where it is: if nothing lies at the present place and something at the earlier one, that is the
@@ -23,7 +23,7 @@ _KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "correct
 
 @dataclass(frozen=True)
 class Place:
-    """Where a result lies, or will, and what its manifest must say of itself."""
+    """Where a result lies, or will, and the identity that its manifest must have."""
 
     folder: str
     expected: Expected
@@ -33,7 +33,7 @@ class Place:
 
 
 def checkpoint_expected(step: int) -> Expected:
-    """Return what the checkpoint in the folder of `step` must say of itself."""
+    """Return the identity of the checkpoint in the folder of `step`."""
     return Expected({"step": step})
 
 

@@ -81,7 +81,7 @@ def dataset_pointer(store: Store, run: str) -> DatasetPointer | None:
 
 
 def index_expected(pointer: DatasetPointer) -> Expected:
-    """Return what the index in the folder of `pointer` must say of itself."""
+    """Return the identity of the index in the folder of `pointer`."""
     return Expected({"fingerprint": pointer.fingerprint})
 
 

@@ -25,7 +25,7 @@ import psutil
 
 LOG = "log"
 GRACE_S = 5.0
-"""seconds between asking descendants to end and killing them"""
+"""seconds between SIGTERM to descendants and SIGKILL"""
 _GIVE_UP_S = 30.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -109,7 +109,7 @@ class Descendants:
 
 
 def become_subreaper() -> bool:
-    """Have orphaned descendants handed to this process; False where the kernel cannot."""
+    """Become the subreaper of orphaned descendants; False where the kernel has none."""
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""A collection of image files as a source: looked at once, then made into shards by many workers.
+"""A collection of image files as a source: scanned once, then made into shards by many workers.
 
 First every file is read and its SHA-256 taken: that is what the data set is, whatever it is called
 and wherever it lies. A file that is none by its first bytes is found then. After that each worker

@@ -54,7 +54,7 @@ class Source(abc.ABC):
         *,
         on_done: Callable[[ShardUnit, MadeShard], None],
     ) -> None:
-        """Have every shard of `units` made, or found to be there already.
+        """Make every shard of `units` that is not there already.
 
         Args:
             store: where.

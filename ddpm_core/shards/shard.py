@@ -158,7 +158,7 @@ def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeSh
 
 
 def _expected(folder: str) -> Expected:
-    """Return what the manifest of a shard says of itself: which data set it belongs to."""
+    """Return the identity in a shard's manifest: which data set it belongs to."""
     return Expected({"dataset": folder.rpartition("/")[2]})
 
 

@@ -157,7 +157,7 @@ def save_model(
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """Have Python leave no .pyc files beside what MLflow imports to look at it."""
+    """Keep Python from writing .pyc files beside modules that MLflow imports to inspect them."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
