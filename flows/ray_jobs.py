@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class ClusterLostError(ClusterError):
-    """The cluster, or what it knew of the job, is gone; the work it had saved is not."""
+    """The cluster, or its record of the job, is gone; the results it saved are not."""
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ def _briefly(error: Exception) -> str:
 
 
 class _StartLostError(Exception):
-    """A worker was lost before all had begun; Ray Train does not try again by itself."""
+    """A worker was lost before all had started; Ray Train does not retry that by itself."""
 
 
 class _GroupLostError(Exception):

@@ -1,4 +1,4 @@
-"""What all figures have in common: colours, axes, and PNG files that are the same each time."""
+"""The style of all figures: colours, axes, and PNG files that are the same each time."""
 
 import io
 

@@ -33,7 +33,7 @@ from ddpm_core.units.units import Units
 def payload_of(
     root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe | None
 ) -> dict[str, Any]:
-    """Return what `EvaluationContext.of` needs, as JSON values."""
+    """Return the payload of `EvaluationContext.of`, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""What a feature network is, wherever it comes from."""
+"""The interface of feature networks, trained or from outside."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

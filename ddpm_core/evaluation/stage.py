@@ -87,7 +87,7 @@ def summary(numbers: dict[str, Any]) -> str:
 
 
 def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
-    """Make numbers, curves and figures of what the units found, and commit them."""
+    """Compute numbers, curves and figures from the results of the units, and commit them."""
     store, config, weights = inputs.store, inputs.config, inputs.weights
     bound = Bound.of(findings.each("bound", "test"))
     numbers = {

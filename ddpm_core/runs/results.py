@@ -1,4 +1,4 @@
-"""What there is of a run, and whether it is what its place promises. Knows no torch.
+"""Results of a run that exist, checked against the identity of their place. Knows no torch.
 
 A stage is done when the manifest at its place is committed, says of itself what the place
 promises, and every file of it is there in its full length: what these functions return. Bytes are

@@ -1,4 +1,4 @@
-"""What the first argument of a command line may name: a recipe, a run, or a file run.json."""
+"""The first argument of a command line: a recipe, a run, or a file run.json."""
 
 import os
 import re

@@ -22,7 +22,7 @@ _NUM_STRIP_MOMENTS = 9
 
 
 def payload_of(root: str, config: RunConfig, folder: str, ema_sha256: str) -> dict[str, Any]:
-    """Return what `make_worker` needs, as JSON values."""
+    """Return the payload of `make_worker`, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),

@@ -1,6 +1,6 @@
 """The loop over the steps: a generator of events: points of the curves, and checkpoints due.
 
-What is done with them (printing, tracking, storing) is the caller's. Between two events nothing
+The caller prints, tracks and stores them. Between two events nothing
 waits for the device.
 """
 
@@ -28,7 +28,7 @@ class Training(Protocol):
 
     @property
     def trainee(self) -> Trainee:
-        """What the steps change; the same object from beginning to end."""
+        """The state that the steps change; the same object from beginning to end."""
 
     @property
     def accepts(self) -> frozenset[str]:
