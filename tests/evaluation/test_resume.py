@@ -199,7 +199,7 @@ def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, in_proce
     folder, before = unfinish(store, config)
     before_network = kept_network(store, recipe)
     store.delete(f"{recipe.folder}/manifest.json")
-    monkeypatch.setattr(worker, "work", lambda _desk, unit: pytest.fail(f"{unit} was measured"))
+    monkeypatch.setattr(worker, "work", lambda _context, unit: pytest.fail(f"{unit} was measured"))
     stage.run_evaluate(store, config)
     assert {unit.kind for unit in in_process.units} == {"features"}, "looked at, not measured"
     assert kept_network(store, recipe) == before_network
