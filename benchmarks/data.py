@@ -137,8 +137,8 @@ def main():
     last = f"worst of all cases: {worst_peer:.2f} x the best peer, {worst_bound:.2f} of the bound"
     if options.out:
         title = f"# Reading: images/s, medians of {options.rounds} rounds\n"
-        told = about("benchmarks.data", num_cores=options.processes)
-        options.out.write_text("\n".join([title, *told, "", *lines, "", last, ""]))
+        header = about("benchmarks.data", num_cores=options.processes)
+        options.out.write_text("\n".join([title, *header, "", *lines, "", last, ""]))
     print(last)
 
 

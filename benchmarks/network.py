@@ -156,7 +156,7 @@ MAKERS = {"train": (our_training, their_training), "sample": (our_sampling, thei
 
 
 class Side:
-    """One of two that are compared: warmed up, and told how many steps fill its time."""
+    """One of two that are compared: warmed up, with the number of steps that fill its time."""
 
     def __init__(self, make, config, device, window_s, most_steps):
         self._device = device
@@ -256,7 +256,7 @@ def main():
         worst[kind] = min(worst.get(kind, ratio), ratio)
     num_weights = sum(weight.numel() for weight in build_unet(base).parameters())
     shape = "x".join(str(one) for one in base.data.shape)
-    told = [
+    header = [
         f"# Training and sampling beside diffusers: medians of {options.rounds} rounds",
         "",
         *about(
@@ -272,9 +272,9 @@ def main():
         "",
         f"worst: train {worst['train']:.2f} x the peer, sample {worst['sample']:.2f} x the peer",
     ]
-    print(*told, sep="\n")
+    print(*header, sep="\n")
     if options.out:
-        options.out.write_text("\n".join([*told, ""]))
+        options.out.write_text("\n".join([*header, ""]))
 
 
 if __name__ == "__main__":

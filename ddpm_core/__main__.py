@@ -131,7 +131,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _import_weights(options: argparse.Namespace) -> None:
-    from ddpm_core.exchange.acts import import_weights, read_weights
+    from ddpm_core.exchange.import_export import import_weights, read_weights
 
     found = read_weights(
         options.source,
@@ -152,7 +152,7 @@ def _import_weights(options: argparse.Namespace) -> None:
 
 
 def _export_weights(options: argparse.Namespace) -> None:
-    from ddpm_core.exchange.acts import export_weights
+    from ddpm_core.exchange.import_export import export_weights
 
     say(f"export-weights  {export_weights(options.target, options.folder, root=options.root)}")
 

@@ -1,4 +1,4 @@
-"""What an image is made under: one frozen object through network, batch and sampling.
+"""Conditioning of an image: one frozen object through network, batch and sampling.
 
 A part that a network does not take is None for ever; a part that one row of a batch lacks is the
 null value there, the same object in training, sampling and export: two nulls are the commonest bug
@@ -19,7 +19,7 @@ from ddpm_core.errors import DataError
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What each row of a batch is made under; every tensor has the batch as its first axis.
+    """The conditioning of each row of a batch; every tensor has the batch as its first axis.
 
     A part is a tensor, a frozen dataclass of parts, or a tuple of parts.
     """
@@ -97,7 +97,7 @@ def cat(several: Sequence[Conditioning]) -> Conditioning:
 def require_accepted(given: Conditioning, accepts: frozenset[str], *, model: str) -> None:
     """Refuse what a network does not take, and the lack of what it takes.
 
-    A forgotten part would otherwise be an unconditional result that nobody notices.
+    A forgotten part would otherwise silently give an unconditional result.
 
     Args:
         given: for each row.

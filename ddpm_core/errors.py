@@ -12,7 +12,7 @@ class PipelineError(Exception):
 
 
 class ConfigError(PipelineError, ValueError):
-    """The configuration is wrong, or asks for what is not there; change it and run again."""
+    """The configuration is wrong, or names what does not exist; change it and run again."""
 
     exit_code = 2
 

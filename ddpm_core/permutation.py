@@ -1,4 +1,4 @@
-"""Which image comes when: a keyed permutation per epoch that nobody has to store.
+"""The order of the images: a keyed permutation per epoch, computed and never stored.
 
 The training sees one endless stream of images: epoch 0, then epoch 1, and so on, each a
 permutation of 0..N-1 of its own. Step s takes the positions s*B .. s*B+B-1 of that stream. The

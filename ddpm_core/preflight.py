@@ -68,7 +68,7 @@ def preflight(
     Args:
         store: the root.
         config: of the run.
-        stages: which are to run, in their order; those that are done are not asked about.
+        stages: which are to run, in their order; those that are done are not checked.
         command: stage -> the command that runs it for this run, for people.
         here: whether they run on this machine, and not on a cluster that may hold other files.
         look: whether to look at the source of the images where they are still to be sharded.
@@ -124,7 +124,7 @@ def require_cores(config: RunConfig) -> None:
     """Refuse more workers than this machine can hold.
 
     Raises:
-        ConfigError: there are fewer cores than asked for.
+        ConfigError: there are fewer cores than `compute` needs.
     """
     compute, cores = config.compute, machine.cores()
     if compute.num_workers * compute.cpus_per_worker > cores:
@@ -161,7 +161,7 @@ def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
     is_remote = "://" in config.data.source and not config.data.source.startswith("file:")
     if not (here or is_remote):
         return None
-    with suppress(DamagedError):  # the stage sets it aside and asks the source again
+    with suppress(DamagedError):  # the stage sets it aside and reads the source again
         if results.dataset_pointer(store, config.name) is not None:
             return None
     return glance(config.data, cache=downloads_folder())

@@ -1,4 +1,4 @@
-"""The line by which a stage tells how far it is: read by people, and by the flow that follows it.
+"""The progress line of a stage: read by people, and by the flow that follows its log.
 
 train  480/2400 steps  loss 0.0312  1520 images/s
 """

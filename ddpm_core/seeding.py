@@ -61,7 +61,7 @@ def random_words(key: Key, step: int, positions: Tensor, num_words: int) -> Tens
         key: the stream, see `key`.
         step: optimiser step or timestep, 0 ... 2**32 - 1.
         positions: (b,) integers >= 0: index in the global batch, or of the image.
-        num_words: words per row; the first words do not depend on how many are asked for.
+        num_words: words per row; the first words do not depend on their number.
 
     Returns:
         (b, num_words) int64 in [0, 2**32), on the device of `positions`.

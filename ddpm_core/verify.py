@@ -48,7 +48,7 @@ class Report:
     """folders whose manifest is not there, or set aside: nothing is published of them"""
     problems: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
-    """files that nothing names: of attempts that were killed, or put there by somebody"""
+    """files that nothing names: of attempts that were killed, or of other programs"""
 
     def check(self, look: Callable[[], None]) -> bool:
         """Call `look`, and keep what it raises; return whether all was well."""

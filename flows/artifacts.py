@@ -141,7 +141,7 @@ def _images(store: Store, stage: str, result: Manifest, roles: Sequence[str]) ->
 
 
 def artifact_key(*words: str) -> str:
-    """Return a key as Prefect wants it: lower-case letters, digits and dashes."""
+    """Return a key that Prefect accepts: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 

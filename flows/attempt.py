@@ -1,4 +1,4 @@
-"""See to it that there is a job that makes a stage's result, and follow it. Knows no Prefect."""
+"""Attach to the job of a stage, or submit the next attempt, and follow it. Knows no Prefect."""
 
 import contextlib
 import re
@@ -68,8 +68,8 @@ def make_result(
         config: of the run, whose run.json is written.
         stage: one of `STAGES`.
         python: the interpreter on the cluster.
-        on_start: called with the job, whether it ran already, and where its log is kept, if at all.
-        on_line: gets each line of the job's log.
+        on_start: called once with (job, attached, path of the log or None).
+        on_line: called with each line of the job's log.
         together: the stages that share a job with this one; None: it has its own.
 
     Raises:

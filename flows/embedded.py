@@ -1,4 +1,4 @@
-"""Where a flow submits its jobs: a cluster it was given, or a Ray of this machine's own.
+"""Where a flow submits its jobs: the cluster at `ray_address`; a local Ray if none is given.
 
 So a laptop runs the pipeline exactly as a cluster does: as jobs, through an API.
 """
@@ -29,7 +29,7 @@ class Cluster:
 
 
 class EmbeddedRay:
-    """A Ray of this machine's own: started when first asked for, or again when it was lost."""
+    """A Ray of this machine's own: started on first use, or again when it was lost."""
 
     def __init__(self) -> None:
         self._ray: OwnRay | None = None

@@ -2,7 +2,7 @@
 
     python -m flows.embedded_prefect FOLDER
 
-Run by `flows.prefect_api` only. Writes FOLDER/told.json: the URL that is configured (then it just
+Run by `flows.prefect_api` only. Writes FOLDER/api.json: the URL that is configured (then it just
 waits), or URL and key of the server that it then becomes.
 """
 
@@ -14,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from flows.prefect_api import TOLD
+from flows.prefect_api import API_FILE
 
 
 def main(folder: str) -> None:
@@ -28,15 +28,15 @@ def main(folder: str) -> None:
 
     configured = get_current_settings().api.url
     if configured:
-        _tell(folder, {"url": str(configured)})
-        signal.pause()  # an end now would take the folder, and what was told, with it
-    # Bound here and handed on, so that nobody else can get the port in between.
+        _write_api(folder, {"url": str(configured)})
+        signal.pause()  # ending now would remove the folder, and the file in it
+    # Bound here and handed on, so that no other process can get the port in between.
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
     listener.set_inheritable(True)
     auth = f"ddpm:{secrets.token_urlsafe(32)}"
-    _tell(folder, {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/api", "auth": auth})
+    _write_api(folder, {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/api", "auth": auth})
     settings = {
         "PREFECT_HOME": folder,
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
@@ -55,10 +55,10 @@ def main(folder: str) -> None:
     os.execve(sys.executable, [sys.executable, *serve], kept | settings)  # noqa: S606 - no shell
 
 
-def _tell(folder: str, what: dict[str, str]) -> None:
-    part = Path(folder, f"{TOLD}.part")
+def _write_api(folder: str, what: dict[str, str]) -> None:
+    part = Path(folder, f"{API_FILE}.part")
     part.write_text(json.dumps(what))
-    part.rename(Path(folder, TOLD))
+    part.rename(Path(folder, API_FILE))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Follow a job's log in a thread, line by line, over as many connections as it takes."""
+"""Follow a job's log in a thread, line by line, reconnecting when a connection is lost."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ class JobLog:
 
     Args:
         connect: opens the stream of text, which ends when the job has ended.
-        errors: what a lost connection raises; then it connects again and skips what it has had.
+        errors: exceptions that mean a lost connection; reconnects and skips what was delivered.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class JobLog:
             self._loop.close()
 
     async def _follow(self) -> None:
-        had = 0
+        delivered = 0
         while True:
             position = 0
             try:
                 async with contextlib.aclosing(self._connect()) as chunks:
                     async for chunk in chunks:
-                        fresh = chunk[max(0, had - position) :]
+                        fresh = chunk[max(0, delivered - position) :]
                         position += len(chunk)
-                        had = max(had, position)
+                        delivered = max(delivered, position)
                         if fresh:
                             self._chunks.put(fresh)
             except self._errors:

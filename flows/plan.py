@@ -232,7 +232,7 @@ def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
 
 
 def _make_ui(store: Store) -> str:
-    """Return the command that shows MLflow, as a shell takes it."""
+    """Return the command that shows MLflow, quoted for a shell."""
     if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return "make ui"
     return f"make ui ROOT={shlex.quote(store.uri)}"

@@ -18,7 +18,7 @@ from ddpm_core.servers.server import Server
 from ddpm_core.tracking.place import without_user
 
 _ANSWER_TIMEOUT_S = 5.0
-TOLD = "told.json"
+API_FILE = "api.json"
 """name of the file by which `flows.embedded_prefect` says what it found or started"""
 
 
@@ -43,11 +43,11 @@ class PrefectApi:
             ClusterError: the configured one does not answer.
         """
         if self._server is not None and self._own is None:
-            told = self._server.wait_for(self._told)
-            if "auth" in told:
-                self._own = told
+            found = self._server.wait_for(self._read_api)
+            if "auth" in found:
+                self._own = found
             else:  # a profile or a file names one, which Prefect will find by itself
-                self._configured = told["url"]
+                self._configured = found["url"]
         if self._configured:
             _require_answer(self._configured)
 
@@ -69,7 +69,7 @@ class PrefectApi:
                 del os.environ[key]
         os.environ["PREFECT_API_URL"] = own["url"]
         os.environ["PREFECT_API_AUTH_STRING"] = own["auth"]
-        # Nobody can read it there, and the job's own log is kept.
+        # It ends with that server, and the job's own log is kept.
         os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
         os.environ["PREFECT_HOME"] = str(self._server.folder)  # not the user's ~/.prefect
         # It is on this machine: gone, it is gone for good, and the work goes on without it.
@@ -85,11 +85,11 @@ class PrefectApi:
                 del os.environ[key]
             os.environ.update(self._before)
 
-    def _told(self) -> dict[str, Any] | None:
-        if self._server is None or not (self._server.folder / TOLD).exists():
+    def _read_api(self) -> dict[str, Any] | None:
+        if self._server is None or not (self._server.folder / API_FILE).exists():
             return None
-        told: dict[str, Any] = json.loads((self._server.folder / TOLD).read_text())
-        return told
+        found: dict[str, Any] = json.loads((self._server.folder / API_FILE).read_text())
+        return found
 
 
 def _require_answer(url: str) -> None:
@@ -104,7 +104,7 @@ def _require_answer(url: str) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code < 500:
-            return  # whether it takes our key, and how it is to be asked, Prefect knows
+            return  # whether it takes our key, and in which way, Prefect checks
         trouble: object = error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""Whether a cluster's Jobs API answers at an address, found out in half a minute."""
+"""Check within half a minute that a cluster's Jobs API answers at an address."""
 
 import http.client
 import threading
@@ -23,11 +23,11 @@ def require_url(address: str) -> None:
 
 
 def require_answer(address: str) -> None:
-    """Return if a Ray answers at the URL, or wants a token, which is for the client of jobs.
+    """Return if a Ray answers at the URL, or requires a token, which the client of jobs sends.
 
     Raises:
         ConfigError: it is no URL of a dashboard.
-        ClusterError: nobody answers, or somebody accepts the connection and is silent.
+        ClusterError: no answer, or a connection that is accepted and silent.
     """
     require_url(address)
     outcome = [f"no answer within {_LIMIT_S:g} s"]
@@ -38,7 +38,7 @@ def require_answer(address: str) -> None:
             urllib.request.urlopen(url, timeout=_ANSWER_TIMEOUT_S).close()  # noqa: S310 - http(s)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code not in (401, 403):  # it is there, and wants a token
+            if error.code not in (401, 403):  # it is there, and requires a token
                 outcome[0] = f"what answers is no Ray ({error.code} {error.reason})"
                 return
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class ClusterLostError(ClusterError):
-    """The cluster, or what it knew of the job, is gone; the work it had saved is not."""
+    """The cluster, or its record of the job, is gone; the results it saved are not."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RayJobs:
 
         Raises:
             ConfigError: the address is no URL of a dashboard, or the token is refused.
-            ClusterLostError: nobody answers there.
+            ClusterLostError: there is no answer.
         """
         require_url(cluster.address)
         self._cluster = cluster
@@ -215,7 +215,7 @@ class RayJobs:
 
 
 class _RefusedError(ConfigError):
-    """The cluster answered, and will answer the same again: what it was asked has to change."""
+    """The cluster answered, and will answer the same again: the request has to change."""
 
     def __init__(self, answer: str) -> None:
         super().__init__(f"the Ray cluster refused: {_brief(answer, 600)}")
@@ -256,7 +256,7 @@ class _BoundedClient(JobSubmissionClient):  # type: ignore[misc]  # Ray's client
 def _client(cluster: Cluster) -> Any:  # noqa: ANN401 - Ray's client is untyped
     headers = {} if cluster.token is None else {"Authorization": f"Bearer {cluster.token}"}
     with _without(_OVERRIDING):
-        client = _BoundedClient(cluster.address, headers=headers)  # asks for the version
+        client = _BoundedClient(cluster.address, headers=headers)  # requests the version
     client._timeout_s = _REQUEST_TIMEOUT_S
     return client
 

@@ -64,7 +64,7 @@ class Record:
         """Return `call()`, a flow of Prefect's; if the API is lost, `without()`, the same work.
 
         Raises:
-            PipelineError: what ended the work, whether or not Prefect could be told of it.
+            PipelineError: what ended the work, whether or not Prefect recorded it.
         """
         result = self.results[name] = self._of(call, without)
         return result
@@ -156,7 +156,7 @@ def is_answering() -> bool:
 
 @contextlib.contextmanager
 def briefly() -> Iterator[None]:
-    """Within the block, Prefect's client asks once, and waits for seconds, where it would wait for
+    """Within the block, Prefect's client tries once, and waits for seconds, where it would wait for
     minutes: what is written there can be done without.
     """
     settings = {

@@ -119,7 +119,7 @@ def run_all(
                 without = partial(make_stage_unrecorded, name, *parameters)
                 results.append(record.of(name, call, without))
         except (KeyboardInterrupt, TerminationSignal) as ending:
-            # Between two stages nobody else does: the job is in the next one by then.
+            # Between two stages no task does: the job is in the next one by then.
             stop_shared_job(ending, ray_address)
             raise
     artifacts.publish_run(store, config)

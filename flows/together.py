@@ -30,7 +30,7 @@ class Together:
         self.job, self.covered, self.followed = job, tuple(stages), set()
 
     def is_awaited(self, stage: str) -> bool:
-        """Return whether the job has run the stage, or will, and nobody has read of it."""
+        """Return whether the job has run the stage, or will, and its lines were not read yet."""
         return stage in self.covered and stage not in self.followed
 
     def after(self, stage: str) -> Sequence[str]:

@@ -1,8 +1,7 @@
 """python -m tests.digests > FILE: the SHA-256 of every byte that two small runs end in.
 
 For a change that must change no number: the list before and after it must be the same. Floating
-point differs between kinds of processors, so a list says nothing of another machine; what holds on
-all of them is in `test_digests`.
+point differs between kinds of processors, so a list says nothing of another machine.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def test_a_name_of_an_ablation_that_stands_for_another_run_is_refused(store):
     look(store, digits(), PIPELINE)
 
 
-def test_what_is_done_is_not_asked_about(store, monkeypatch):
+def test_what_is_done_is_not_checked(store, monkeypatch):
     """Catches: results that cannot be looked up on a smaller machine than they were made on."""
     recorded(store, digits(), *PAPER)
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)

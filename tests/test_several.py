@@ -54,7 +54,9 @@ def test_first_that_fails_ends_all_with_its_exit_code(calls, run_json, capsys):
     assert "stage ends" not in capsys.readouterr().out
 
 
-def test_cluster_that_cannot_be_joined_is_told_as_by_a_stage(calls, run_json, monkeypatch, capsys):
+def test_cluster_that_cannot_be_joined_is_reported_as_by_a_stage(
+    calls, run_json, monkeypatch, capsys
+):
     """Catches: a traceback, where the flow looks for `<stage>: <why>`."""
 
     def refuse(_):

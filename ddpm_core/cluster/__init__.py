@@ -1,7 +1,7 @@
 """Ray: joining or starting a cluster, groups that train together, pools that share out units.
 
-The only room that knows Ray. What runs on a worker is handed a payload and told its place (rank,
-world size, device); it never asks Ray for anything. Groups are in `group`, which is not imported
+The only package of the library that imports Ray. Code on a worker gets a payload and its place
+(rank, world size, device), and never calls Ray itself. Groups are in `group`, which is not imported
 here: Ray Train takes a second and a half, also in each worker of a pool.
 """
 

@@ -1,4 +1,4 @@
-"""Joining the cluster that is there, or starting one here; refusing what it cannot hold."""
+"""Join the cluster of RAY_ADDRESS, or start a local one; refuse workers that it cannot hold."""
 
 import logging
 import os
@@ -71,7 +71,7 @@ def connect(compute: ComputeConfig) -> Connection:
 
     Raises:
         ClusterError: if it cannot be reached.
-        ConfigError: if it cannot hold the workers that `compute` asks for.
+        ConfigError: if it cannot hold the workers of `compute`.
     """
     use_directly()
     address = os.environ.get("RAY_ADDRESS") or "local"
@@ -106,9 +106,9 @@ def uses_gpu(compute: ComputeConfig) -> bool:
 def num_workers(compute: ComputeConfig) -> int:
     """Return how many workers a stage starts; call it when connected.
 
-    As many as `compute` asks for, but not more than there are GPUs if they are used because they
+    As many as `compute` says, but not more than there are GPUs if they are used because they
     are there: so that a recipe made for two CPU cores runs on a machine of one GPU. What is left
-    divides the number asked for, as batches must be divided.
+    divides the configured number, as batches must be divided.
     """
     if compute.use_gpu is not None or not uses_gpu(compute):
         return compute.num_workers
@@ -255,7 +255,7 @@ def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:
 
 
 def asked_and_there(compute: ComputeConfig) -> str:
-    """Return in words what `compute` asks for and what the nodes have; call it when connected."""
+    """Return in words what `compute` needs and what the nodes have; call it when connected."""
     gpu = uses_gpu(compute)
     each = f"{compute.cpus_per_worker} CPU" + (" and 1 GPU" if gpu else "")
     have = ", ".join(f"{n.get('CPU', 0):g} CPU {n.get('GPU', 0):g} GPU" for n in _nodes())

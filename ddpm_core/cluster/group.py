@@ -134,7 +134,7 @@ def _trainer(
                 controller_failure_limit=_MAX_CONTROLLER_FAILURES,
             ),
             callbacks=[
-                _Judge(folder / "losses"),
+                _RestartPolicy(folder / "losses"),
                 StartLimit(compute, folder / "reason"),
                 Silence(),
             ],
@@ -164,7 +164,7 @@ class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is un
 def _address_for_workers() -> Iterator[None]:
     """Tell the controller, and what it starts, which cluster it is in.
 
-    It starts an actor that removes what a lost controller leaves behind, and that asks, by Ray's
+    It starts an actor that removes what a lost controller leaves behind, and that looks, by Ray's
     own rules, for the cluster of this machine: where there are two it may find the other.
     """
     before = os.environ.get(_ADDRESS)
@@ -206,8 +206,8 @@ class _Threads:
             raise
 
 
-class _Judge(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
-    """Ends the run at an error that starting again would not cure; keeps count of the others.
+class _RestartPolicy(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
+    """Lets Ray restart after a lost worker, ends the run at any other error; counts the losses.
 
     Runs in Ray's controller, which is on the driver's node.
     """
@@ -217,7 +217,7 @@ class _Judge(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # 
         self._group: Any = None
 
     def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ANN401, ARG002
-        # Says with tracebacks that an actor took over five seconds to start, and goes on.
+        # This logger prints tracebacks when an actor takes over five seconds to start, and goes on.
         logging.getLogger(_PATIENCE_LOGGER).setLevel(logging.ERROR)
 
     def after_worker_group_start(self, worker_group: Any) -> None:  # noqa: ANN401
@@ -289,7 +289,7 @@ def _briefly(error: Exception) -> str:
 
 
 class _StartLostError(Exception):
-    """A worker was lost before all had begun; Ray Train does not try again by itself."""
+    """A worker was lost before all had started; Ray Train does not retry that by itself."""
 
 
 class _GroupLostError(Exception):
@@ -363,7 +363,7 @@ class _GroupBackend(_TorchBackend):  # type: ignore[misc]  # Ray is untyped here
             ]
             ray.get(met, timeout=limit_s)
         except (ray.exceptions.RayError, RuntimeError):
-            worker_group.abort()  # as in _Judge: Ray would not
+            worker_group.abort()  # as in _RestartPolicy: Ray would not
             raise
 
 

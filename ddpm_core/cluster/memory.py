@@ -1,4 +1,4 @@
-"""What a lack of memory amounts to: one sentence, with the keys that ask for less."""
+"""Errors of a lack of memory as one sentence, with the keys to lower."""
 
 from ddpm_core.errors import ConfigError
 
@@ -19,7 +19,7 @@ def lack_of_memory(error: BaseException, keys: str) -> ConfigError | None:
         error: whatever a worker raised.
         keys: what to lower, in words.
     """
-    # By its name: who computes without torch is spared its import.
+    # By its name, so that torch is not imported where it is not used.
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     text = str(error)
     if not (named or isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)):

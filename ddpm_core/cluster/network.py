@@ -1,4 +1,4 @@
-"""Where the ranks of a group meet: an address of this node, and nothing that others can reach."""
+"""The rendezvous of the ranks of a group: at an address of this node, closed to others."""
 
 import os
 import socket

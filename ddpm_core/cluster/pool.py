@@ -37,7 +37,7 @@ def map_units(
     *,
     on_done: Callable[[Unit, Result], None],
 ) -> None:
-    """Have every unit worked on once by one of `compute.num_workers` actors.
+    """Run every unit once, on one of `compute.num_workers` actors.
 
     An actor that dies, or computes nothing for too long (see `pulse`), is replaced and its unit is
     made again, so a unit's result must be a function of the unit, and publishing it twice must do
@@ -46,7 +46,7 @@ def map_units(
     Args:
         make_worker: called once in each actor as `make_worker(payload, get_device)`; returns the
             function that is called with each unit. Both must be importable or picklable. Who
-            computes calls `get_device()`; who does not is spared the import of torch.
+            computes calls `get_device()`; one that does not is spared the import of torch.
         payload: JSON values.
         units: small values; what they stand for is read by the worker. Asked for one by one, so
             that they may be made then.
@@ -140,7 +140,7 @@ class _PoolActor:
             return lack
 
     def _device(self) -> "torch.device":
-        """Return what this actor computes on, having told torch how many cores it has."""
+        """Return the device of this actor, after limiting torch to its cores."""
         import torch  # here, because it takes three seconds
 
         torch.set_num_threads(self._num_threads)

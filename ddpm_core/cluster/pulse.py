@@ -1,9 +1,9 @@
-"""Whether a worker gets on: those of a pool show how much they have computed, and are watched.
+"""Detect stuck workers: those of a pool report their CPU time, and are watched.
 
     DDPM_STUCK_AFTER_S   seconds without progress after which a worker is given up; default 900
 
-Who waits for a file system or a device that does not answer uses no CPU time, for ever. Long ways
-to wait are no fault: for a file that another process fetches, say. So the limit is generous.
+A worker that waits for a dead file system or device uses no CPU time, for ever. A long wait alone
+is no fault: it may be for a file that another process fetches. So the limit is generous.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def _forget(name: str) -> None:
 
 
 class Watch:
-    """The pulses of workers, as seen by whom they work for.
+    """The pulses of workers, as seen by the driver.
 
     Args:
         limit: seconds without progress after which a worker is stuck.

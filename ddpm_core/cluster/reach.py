@@ -1,4 +1,4 @@
-"""Whether a Ray answers at an address, found out in half a minute: Ray itself waits for minutes."""
+"""Check within half a minute that a Ray answers at an address: Ray itself waits for minutes."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ def require_answer(address: str) -> None:
 
     Raises:
         ClusterError: none does, or `address` is none of a Ray's; says what to set. After half a
-            minute at the latest, also where somebody listens and is silent.
+            minute at the latest, also where a port is open and silent.
     """
     where = _resolved(address)
     host, _, port = where.rpartition(":")

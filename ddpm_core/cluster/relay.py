@@ -1,4 +1,4 @@
-"""Which lines of the workers reach our output: those that they printed, and none of Ray's own."""
+"""Relay to our output what the workers print, and no log lines of Ray's own."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ import ray._private.worker
 from ddpm_core.output import say
 
 # A line of Ray's C++: [2026-01-31 12:00:00,000 W 123 456] file.cc:78: ... And torch's for each rank
-# of a node whose address has no name, which nothing here asks for.
+# of a node whose address has no name, which nothing here needs.
 _OF_RAY = re.compile(
     r"\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\] |.*__ray_tqdm_magic_token__|:\w+:"
     r"|\[W\d{4} [\d:.]+ socket\.cpp:\d+\] \[c10d\] The hostname of the client socket cannot be retr"

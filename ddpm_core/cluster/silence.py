@@ -1,4 +1,4 @@
-"""A worker that does not answer while the group trains: said, before Ray Train counts it as lost.
+"""Report a worker that does not answer in training, before Ray Train counts it as lost.
 
 A process that was stopped, a file system or a link that is dead: there is no error until then.
 """
@@ -16,7 +16,7 @@ _SAY_AFTER_S = 20.0
 
 
 class Silence(WorkerGroupCallback):  # type: ignore[misc]  # Ray is untyped here
-    """Says, once each time, which worker has not answered the controller, in whose process it runs.
+    """Reports once which worker has not answered the controller, in whose process this runs.
 
     It is Ray Train that gives the worker up, and starts the group again.
     """
@@ -30,9 +30,9 @@ class Silence(WorkerGroupCallback):  # type: ignore[misc]  # Ray is untyped here
         self._group, self._said = worker_group, set()
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ANN401, ARG002
-        """Say what has become known."""
+        """Report workers that are silent for too long."""
         workers = self._group.get_workers()
-        # Ray has no public word for it: to a callback who is silent looks like who is at work.
+        # Private, since Ray's public API does not distinguish a silent worker from one at work.
         pending = self._group._world_rank_to_ongoing_poll
         self._said &= pending.keys()
         for rank in sorted(pending.keys() - self._said):

@@ -1,4 +1,4 @@
-"""How long a group of workers may take to start: said while it waits, and ended when it is over.
+"""The time limit for the start of a group of workers: the wait is reported, then ended.
 
 Ray waits for ever for a node that is gone, and for a worker that has stopped.
 """
@@ -35,8 +35,8 @@ class StartLimit(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
     """Ends the controller, in whose process it runs, if a group has not started in time.
 
     Args:
-        compute: what is asked for, and how long is waited: `collective_timeout_s` for nodes that
-            are missing and for workers that do not answer.
+        compute: the resources that are needed, and how long to wait: `collective_timeout_s` for
+            nodes that are missing and for workers that do not answer.
         reason: the file, on the driver's node, that then says why; see `read_reason`.
     """
 
@@ -120,7 +120,7 @@ def _own_groups() -> dict[str, str]:
 def release_places() -> None:
     """Give back the places of a group whose controller `StartLimit` has ended.
 
-    Ray Train does so for a group that has started. Else they stay taken, by nobody, as long as this
+    Ray Train does so for a group that has started. Else they stay reserved, unused, as long as this
     job lives, and the next group waits for them as if others used them.
     """
     for name, state in _own_groups().items():

@@ -1,4 +1,4 @@
-"""The sections `evaluate` and `study`: what is measured of a trained model."""
+"""The sections `evaluate` and `study`: the measurements of a trained model."""
 
 from typing import Annotated, Self
 

@@ -43,7 +43,7 @@ class Section(BaseModel):
         }
 
     def refuse_unused(self, choice: str, knobs: Mapping[str, str]) -> None:
-        """Refuse a knob that the value of `choice` has no use for: nobody would read it.
+        """Refuse a knob that is not used with this value of `choice`.
 
         Args:
             choice: key of the section.

@@ -1,7 +1,7 @@
 """What every sampler and bound is given: a path, and what is predicted of an x_t on it.
 
 Two members make a denoiser, so that one can wrap another: the network itself, a part of its steps
-(`respacing`), guidance, thresholds, known pixels. Samplers do not know which they have.
+(`respacing`), guidance, thresholds, known pixels. Samplers do not depend on which it is.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Network(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Whoever predicts the image in x_t, on a path."""
+    """Predicts the image in x_t, on a path."""
 
     @property
     def path(self) -> Path:

@@ -267,7 +267,7 @@ def _combination(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 def _growth(excess: Float64[Tensor, " b"], is_good: Bool[Tensor, " b"]) -> Float64[Tensor, " b"]:
     """Return by how much the next step is longer; after a refused one, never longer.
 
-    An error that is not a number asks for the shortest.
+    An error that is not a number leads to the shortest.
     """
     factor = (_SAFETY * excess.clamp(min=1e-10).pow(-1 / 5)).clamp(_MIN_FACTOR, _MAX_FACTOR)
     factor = torch.where(excess.isfinite(), factor, _MIN_FACTOR)

@@ -5,7 +5,7 @@ log p(x) = log p_high(x_high) + integral from low to high of div(eps_hat) dsigma
 
 The prior is what `ode_sample` begins with: x_T standard normal, which is
 x_high = sqrt(1 + high**2) x_T ~ N(0, (1 + high**2) I) in sigma coordinates. An image is read as x
-at the smallest sigma, as `ode_encode` does: what is had is the density of images with that little
+at the smallest sigma, as `ode_encode` does: the result is the density of images with that little
 noise (0.01 for the paper's chain) in them.
 
 Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; Chen et al. 2018,

@@ -33,7 +33,7 @@ from ddpm_core.errors import ConfigError
 
 
 class Reverse(NamedTuple):
-    """The step p(x_{t-1} | x_t) as a network has it: a Gaussian."""
+    """The step p(x_{t-1} | x_t) as a network predicts it: a Gaussian."""
 
     mean: Images
     log_variance: PerImageScale
@@ -57,7 +57,7 @@ class Prediction:
     variance: Variance = "fixed_large"
     """how the variance of the reverse step is obtained"""
     spread: Tensor | None = None
-    """what says the variance, where it is learned"""
+    """output from which the variance follows, where it is learned"""
 
     @cached_property
     def x_0(self) -> Images:

@@ -161,7 +161,7 @@ class NoiseSchedule:
         dtype = torch.promote_types(dtype, torch.float32)
         slot = (name, device, dtype)
         if slot not in self._tables:
-            # A table first asked for in inference mode must serve training too.
+            # A table first used in inference mode must also work in training.
             with torch.inference_mode(mode=False), torch.no_grad():
                 self._tables[slot] = self._compute(name).to(device, dtype)
         return self._tables[slot]

@@ -1,4 +1,4 @@
-"""What all figures have in common: colours, axes, and PNG files that are the same each time."""
+"""The style of all figures: colours, axes, and PNG files that are the same each time."""
 
 import io
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 DPI = 100
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9730d", "#8a8a8a"
-# Told apart also by people who see no red or no green (Okabe and Ito 2008), without the yellow,
+# Distinguishable without seeing red or green (Okabe and Ito 2008), without the yellow,
 # which is too faint on white.
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")
 

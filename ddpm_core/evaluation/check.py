@@ -1,7 +1,7 @@
-"""A feature network from outside is tried before anything is trained that it is to measure.
+"""Try a feature network from outside before anything is trained that it is to measure.
 
 The file is fetched, its digest compared, and two images go through it: what it cannot do would
-otherwise be found out at the end, by an actor, and what it should not do by nobody.
+otherwise show at the end, in an actor, and what it should not do would not show at all.
 """
 
 from math import prod

@@ -35,7 +35,7 @@ class FeatureRecipe:
 def feature_recipe(
     evaluate: EvaluateConfig, dataset_folder: str, dataset_fingerprint: str
 ) -> FeatureRecipe:
-    """Return the recipe of the network that `evaluate` asks for."""
+    """Return the recipe of the network that `evaluate` names."""
     if evaluate.features == "trained":
         values = classifier.recipe(dataset_fingerprint, evaluate.feature_steps)
     else:
@@ -97,7 +97,7 @@ def load_network(
 
 
 def kept_network(store: Store, recipe: FeatureRecipe) -> dict[str, str] | None:
-    """Return which network is kept, as what depends on it says; None if there is none yet."""
+    """Return the identity of the kept network, as units name it; None if there is none yet."""
     kept = manifest.intact(store, recipe.folder, _expected(recipe))
     return None if kept is None else _identity(kept)
 
@@ -107,7 +107,7 @@ def _identity(kept: Manifest) -> dict[str, str]:
 
 
 def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
-    """Return what a number has to say of the network it was measured with.
+    """Return the protocol entry of the network that a number was measured with.
 
     Raises:
         StorageError: if it is not there.
@@ -123,7 +123,7 @@ def describe_network(store: Store, recipe: FeatureRecipe) -> dict[str, Any]:
 
 
 def _expected(recipe: FeatureRecipe) -> Expected:
-    """Return what the network that is kept must say of itself."""
+    """Return the identity of the kept network."""
     return Expected({"recipe": recipe.values})
 
 

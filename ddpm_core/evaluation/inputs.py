@@ -1,4 +1,4 @@
-"""What is measured of a run, all of it committed."""
+"""The inputs of an evaluation or a study, all of them committed."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,7 +17,7 @@ from ddpm_core.training.checkpoint import Curve, load_history
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is measured, all of it committed."""
+    """The inputs of an evaluation or a study, all of them committed."""
 
     store: Store
     config: RunConfig

@@ -1,8 +1,8 @@
-"""A stage that measures: its units are measured by actors and kept, the missing ones alone.
+"""Measuring the units of a stage on actors: the missing ones alone, each kept when it is done.
 
-What depends on samples says of which bytes: a unit of them that was damaged is drawn again,
-perhaps by another kind of device. What depends on the feature network says which it was. One that
-was trained again on another device rounds otherwise, and distances between features of two networks
+A unit that depends on samples names their bytes: a unit of samples that was damaged is drawn again,
+perhaps by another kind of device. A unit that depends on the feature network names it. One that was
+trained again on another device rounds otherwise, and distances between features of two networks
 mean nothing: units of another network are measured again.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.evaluation.desk import payload_of, uses_samples
+from ddpm_core.evaluation.context import payload_of, uses_samples
 from ddpm_core.evaluation.features import keep_foreign_network, kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.progress import Progress
@@ -30,7 +30,7 @@ def measure(
     stage: str,
     note: Callable[[Range[K]], str] = lambda _unit: "",
 ) -> Findings[K]:
-    """Have the units measured that are not there, and return what all found.
+    """Measure the missing units on actors, and return the results of all.
 
     Args:
         inputs: what is measured.
@@ -60,10 +60,10 @@ def measure(
 
         return Units(store, folder, made_with)
 
-    desk = payload_of(store.uri, config, inputs.index.pointer, recipe)
+    context = payload_of(store.uri, config, inputs.index.pointer, recipe)
     work_on(
         make_worker,
-        {"desk": desk, "folder": folder},
+        {"context": context, "folder": folder},
         published().missing(units),
         config.compute,
         whole=Progress(stage, len(units), len(units), "units"),

@@ -16,7 +16,7 @@ from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Bound:
     """(n, T), of the predicted x_0, where images span [-1, 1]"""
 
     @classmethod
-    def of(cls, parts: Iterator[Found]) -> Self:
+    def of(cls, parts: Iterator[Arrays]) -> Self:
         """Return the bound that `likelihood_part` found in parts, in the order of the images."""
         rows = list(parts)
         return cls(

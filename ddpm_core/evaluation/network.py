@@ -1,4 +1,4 @@
-"""What a feature network is, wherever it comes from."""
+"""The interface of feature networks, trained or from outside."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """Two views of images: where they lie, and what they show."""
+    """Two functions of images: their features, and the probabilities of their classes."""
 
     embed: Embed
     """features (n, d), for distances"""

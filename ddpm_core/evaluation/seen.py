@@ -1,4 +1,4 @@
-"""A set of images as the feature network sees it: where they lie, how sure it is of what they show.
+"""Statistics of a set of images under the feature network: moments and inception score.
 
 Features are reduced to moments part by part: what is in memory does not grow with their number.
 """
@@ -10,20 +10,20 @@ import torch
 
 from ddpm_core.evaluation.moments import Moments, merge, moments_of
 from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A set of images as the feature network sees it."""
+    """Statistics of a set of images under the feature network."""
 
     moments: Moments
     score: float | None
-    """inception score; None if nobody asked for the classes, or the network has none"""
+    """inception score; None if class probabilities were not computed, or do not exist"""
     num_classes: int | None
 
 
-def seen_of(parts: Iterator[Found]) -> Seen:
+def seen_of(parts: Iterator[Arrays]) -> Seen:
     """Return the moments and the score of parts of one set of images, in their order."""
     moments: Moments | None = None
     probabilities = []

@@ -63,7 +63,7 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
             committed = _publish(inputs, findings)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
         if not tracker.is_variant:
-            # A training that was killed after its last checkpoint has nobody else who does.
+            # Of a training that was killed after its last checkpoint, only a later stage can.
             deliver_curve(tracker, store, inputs.checkpoint)
         deliver_samples(tracker, store, config, inputs.samples)
         deliver_evaluation(tracker, inputs, committed)
@@ -87,7 +87,7 @@ def summary(numbers: dict[str, Any]) -> str:
 
 
 def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
-    """Make numbers, curves and figures of what the units found, and commit them."""
+    """Compute numbers, curves and figures from the results of the units, and commit them."""
     store, config, weights = inputs.store, inputs.config, inputs.weights
     bound = Bound.of(findings.each("bound", "test"))
     numbers = {

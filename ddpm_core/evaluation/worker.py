@@ -1,4 +1,4 @@
-"""What an actor does: the bound of a chunk of held-out images, the features of a chunk of images.
+"""The evaluation actor: computes the bound of held-out images, and features of images.
 
 Chunks are fixed: they do not depend on the number of workers. What they found is put together in
 the order of the chunks, not of their arrival, so that neither shows in the last bit.
@@ -16,9 +16,9 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.evaluation.desk import Desk, measuring
+from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.loading.loader import to_unit_range
-from ddpm_core.units.ranges import Found, Range
+from ddpm_core.units.ranges import Arrays, Range
 
 Kind = Literal["bound", "features"]
 """bound: bits/dim by every term, of held-out images; features: of the images of a set"""
@@ -29,7 +29,7 @@ Unit = Range[Kind]
 _NUM_LIKELIHOOD_UNITS = 8
 _MIN_LIKELIHOOD_IMAGES = 16
 FEATURE_IMAGES = 2500
-"""in a unit of real images: reading them is dearer than looking at them"""
+"""in a unit of real images: reading them costs more than computing their features"""
 
 
 def units_of(
@@ -70,7 +70,7 @@ def likelihood_part(
     positions: Tensor,
     *,
     seed: int,
-) -> Found:
+) -> Arrays:
     """Return the bound of images (n, c, h, w) in bits/dim, each with noise of its own.
 
     As `LikelihoodTerms`, float64: `prior` (n,), `terms` and `mse` (n, T).
@@ -99,25 +99,29 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     return measuring(payload, get_device, work, uses_network)
 
 
-def work(desk: Desk, unit: Unit) -> Found:
+def work(context: EvaluationContext, unit: Unit) -> Arrays:
     """Return what a unit finds."""
     match unit.kind:
         case "bound":
             return likelihood_part(
-                desk.denoiser,
-                desk.test.images(unit.start, unit.stop),
-                torch.arange(unit.start, unit.stop, device=desk.device),
-                seed=desk.config.evaluate.seed,
+                context.denoiser,
+                context.test.images(unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                seed=context.config.evaluate.seed,
             )
         case "features":
-            # Nobody asks for the classes of training images.
-            seen = [desk.look(one, classify=unit.part != "train") for one in _batches(desk, unit)]
+            # The classes of training images are not used.
+            seen = [
+                context.look(one, classify=unit.part != "train") for one in _batches(context, unit)
+            ]
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case _:
             assert_never(unit.kind)
 
 
-def _batches(desk: Desk, unit: Unit) -> Iterator[Tensor]:
+def _batches(context: EvaluationContext, unit: Unit) -> Iterator[Tensor]:
     if unit.part == "samples":
-        return iter([desk.sampled(unit.start // desk.config.sample.unit_size)])
-    return desk.batches(desk.train if unit.part == "train" else desk.test, unit.start, unit.stop)
+        return iter([context.sampled(unit.start // context.config.sample.unit_size)])
+    return context.batches(
+        context.train if unit.part == "train" else context.test, unit.start, unit.stop
+    )

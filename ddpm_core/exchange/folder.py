@@ -104,7 +104,7 @@ def write_folder(
         "unet": ["diffusers", unet["_class_name"]],
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    # Whoever loads it with an older diffusers is asked for this entry.
+    # Older versions of diffusers require this entry.
     store.create(f"unet/{_WEIGHTS}", save(tensors, metadata={"format": "pt"}))
     store.create(f"unet/{_UNET}", _json(unet))
     store.create(f"scheduler/{_SCHEDULER}", _json(scheduler))

@@ -1,4 +1,4 @@
-"""What a file of tensors from outside claims of itself, held against what any network has.
+"""Check the header of a file of tensors from outside against what any network can have.
 
 NumPy, torch and safetensors trust a shape further than they can follow: a size of 0 times 10**30
 passes their comparison with the bytes that are there, and ends in a traceback.

@@ -1,4 +1,4 @@
-"""Read a configuration of another program key by key; what cannot be had is said all at once."""
+"""Read a configuration of another program; unsupported values are reported in one error."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -93,7 +93,7 @@ def decode_image(
     """
     try:
         facts = walk(content, max_pixels=max_pixels)
-        # Sides that are divided may lose the shape that crop="none" asks for: then none is.
+        # Sides that are divided may lose the shape that crop="none" requires: then none is.
         wanted = max(shaping.height, shaping.width) if shaping.crop == "center" else MAX_PIXELS
         pixels = plain_pixels(facts, shaping.background, min_side=wanted)
         pixels = _cropped(pixels, shaping)

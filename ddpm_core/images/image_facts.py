@@ -1,4 +1,4 @@
-"""What an image file says of itself before it is decoded; and the error for one that is no use."""
+"""The facts in an image file's header, before it is decoded; and the error for unusable ones."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -108,9 +108,9 @@ def cut_short(kind: str) -> UnreadableError:
 
 
 def orientation_of(exif: bytes) -> int:
-    """Return the orientation, 1..8, that an EXIF block asks for; 1 if it asks for none.
+    """Return the orientation, 1..8, of an EXIF block; 1 if it has none.
 
-    A block that is damaged asks for none: it is metadata, and the picture is whole without it.
+    A damaged block counts as none: it is metadata, and the picture is whole without it.
     Only the first directory is looked at, and of it only this entry.
 
     Source: EXIF 2.32, tag 0x0112; TIFF 6.0, section 2.

@@ -49,7 +49,7 @@ _REASONS = {
 }
 """extension -> why it is no image, with what to do"""
 HARMLESS = frozenset({NAME_OF_A_SYSTEM, TEXT, BESIDE})
-"""The reasons for which nobody can have meant a file as an image."""
+"""The reasons for which a file cannot be meant as an image."""
 
 
 def reason_to_pass_over(name: str) -> str | None:
@@ -79,7 +79,7 @@ def text_of(raw: bytes) -> str:
 
 
 def bytes_of(name: str) -> bytes:
-    """Return the bytes of a name: by them names are told apart and put in order."""
+    """Return the bytes of a name: names are compared and sorted by them."""
     return name.encode("utf-8", "surrogateescape")
 
 

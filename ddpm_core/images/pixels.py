@@ -135,7 +135,7 @@ def _divisor(facts: Facts, min_side: int) -> int:
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Return the image as EXIF's orientation, 1..8, wants it shown.
+    """Return the image turned by EXIF's orientation, 1..8.
 
     Source: EXIF 2.32, table 4: which side of the picture the stored row 0 and column 0 are.
     """
@@ -193,7 +193,7 @@ def _png(facts: PngFacts, background: Color) -> NDArray[np.uint8]:
 
 
 def _wide(facts: PngFacts, mode: str) -> NDArray[np.uint16]:
-    """Return 16-bit colours; Pillow gives either of their bytes, so it is asked twice."""
+    """Return 16-bit colours; Pillow gives either of their bytes, so it is called twice."""
     high = stored(facts, mode, f"{mode};16B").astype(np.uint16)
     high <<= 8
     high |= stored(facts, mode, f"{mode};16L")  # low bytes: the file's are the other way round

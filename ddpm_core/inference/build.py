@@ -82,7 +82,7 @@ def build_objective(config: RunConfig) -> Objective:
 
 
 def build_denoiser(config: RunConfig, network: Network) -> NetworkDenoiser:
-    """Return what samplers and the bound are given of a trained network."""
+    """Return the denoiser of a trained network, for samplers and the bound."""
     diffusion = config.diffusion
     return NetworkDenoiser(
         network,

@@ -1,4 +1,4 @@
-"""From a checkpoint to the denoiser that samplers and the bound are given."""
+"""From a checkpoint to the denoiser that samplers and the bound take."""
 
 from contextlib import AbstractContextManager, nullcontext
 

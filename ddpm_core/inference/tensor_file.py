@@ -38,7 +38,7 @@ _MAX_HEADER_BYTES = 100_000_000
 
 @final
 class TensorFile:
-    """The bytes of a file of tensors, made as they are asked for; see `store.content.Content`.
+    """The bytes of a file of tensors, made on access; see `store.content.Content`.
 
     The tensors must not change meanwhile. Of one that is not row-major, or on another device, a
     copy is in memory while it is passed.

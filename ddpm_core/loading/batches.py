@@ -1,4 +1,4 @@
-"""Batches made ahead: this rank's images and what they are made under, for each step."""
+"""Prefetched batches: this rank's images and their conditioning, for each step."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +22,7 @@ _CHUNK_IMAGES = 2**14
 
 @dataclass(frozen=True)
 class Batch:
-    """A slice of a batch: images, what they are made under, and which they are."""
+    """A slice of a batch: images, their conditioning, and their numbers."""
 
     images_u8: Tensor
     """(b, channels, height, width) uint8"""
@@ -39,7 +39,7 @@ MEMBERS = frozenset({"label"})
 def conditioning_of(
     images: Images, numbers: NDArray[np.int64], accepts: frozenset[str]
 ) -> Conditioning:
-    """Return what the images of these numbers are made under.
+    """Return the conditioning of the images of these numbers.
 
     Args:
         images: the split.

@@ -2,7 +2,7 @@
 
 To read an image of any shard at any moment means to hold all of them. Here an epoch is cut into
 windows of some dozens of shards: the shards of the whole data set are permuted, consecutive ones
-form a window, and within a window the images are permuted. Whoever reads holds one window and
+form a window, and within a window the images are permuted. A reader holds one window and
 fetches the next; docs/data.md says how well that shuffles. The first batch of all needs the whole
 first window: that of epoch 0 begins with an eighth of it, for the run to begin soon.
 

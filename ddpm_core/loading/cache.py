@@ -1,10 +1,9 @@
-"""A folder of this machine for what is dear to fetch or to make: shared, bounded, never trusted.
+"""Local cache of expensive downloads and decodes: shared, bounded, verified on every open.
 
 All processes of a user on a machine share it. A file is made by one of them while the others wait,
-gets its name when it is whole, and is verified whenever a process opens it: one that is damaged is
-made again. When the files pass the limit, those that were opened longest ago are deleted. That is
-safe for whoever has them open or mapped: on Linux the bytes of a deleted file stay until it is
-closed.
+gets its name when it is whole, and is made again if it is found damaged. When the files pass the
+limit, the least recently opened are deleted. That is safe for processes that have them open or
+mapped: on Linux the bytes of a deleted file stay until it is closed.
 
     DDPM_CACHE       the folder; default $XDG_CACHE_HOME/ddpm-pipeline, or ~/.cache/ddpm-pipeline;
                      all is in its subfolder `kept`, and nothing else of it is ever deleted; users

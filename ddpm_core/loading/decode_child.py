@@ -98,7 +98,7 @@ class _Channel:
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:
-    """Return the file; nothing if it cannot be read: the parent then tries, and tells of it."""
+    """Return the file; nothing if it cannot be read: the parent then reads it, and reports."""
     try:
         return os.pread(descriptor, size, offset)
     except OSError:

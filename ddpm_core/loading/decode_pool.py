@@ -103,7 +103,7 @@ class DecodePool:
             child.close()
 
     def _free_channel(self, busy: "list[_Task]") -> "_Channel":
-        """Return a channel. Whoever has some under way empties those before waiting for others'."""
+        """Return a channel. A thread must empty its own channels before it waits for another."""
         while True:
             try:
                 return self._idle.get_nowait()
@@ -128,13 +128,13 @@ class DecodePool:
 
 @dataclass(frozen=True)
 class _Task:
-    """Images that a channel has been asked for."""
+    """Images requested on a channel."""
 
     channel: "_Channel"
     places: Places
     out: NDArray[np.uint8]
     start: int
-    """number of the first among those that were asked for"""
+    """number of the first among those requested"""
     origin: Callable[[int], str]
 
 
@@ -186,7 +186,7 @@ class _Child:
                 self.process.wait(timeout=5)
 
     def used_s(self) -> float:
-        """Return how much CPU time it has used; what it used last if it has ended."""
+        """Return how much CPU time it has used; the last known value if it has ended."""
         with contextlib.suppress(psutil.Error):
             times = psutil.Process(self.process.pid).cpu_times()
             self._used_s = float(times.user + times.system)
@@ -203,7 +203,7 @@ class _Child:
 
 def _is_ready(connection: socket.socket, timeout_s: float) -> bool:
     if connection.fileno() < 0:
-        return True  # closed: whoever reads from it gets the error
+        return True  # closed: reading from it raises the error
     poll = select.poll()  # not select(), which cannot take descriptors above 1023
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
@@ -280,7 +280,7 @@ class _Channel:
                 )
 
     def abandon(self) -> None:
-        """Wait for an answer that nobody needs."""
+        """Wait for an answer and discard it."""
         with contextlib.suppress(OSError, ClusterError):
             self._wait()
             self._connection.recv(MAX_PACKET_BYTES)

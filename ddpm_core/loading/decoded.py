@@ -39,7 +39,7 @@ _BLOCK_IMAGES = 256  # decoded at once
 
 @dataclass(frozen=True)
 class Decoded:
-    """A split in memory. It may be written to, which nobody else sees."""
+    """A split in memory: a private mapping, so writes are not seen by other processes."""
 
     images_u8: NDArray[np.uint8]
     """(N, channels, height, width)"""
@@ -143,7 +143,7 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
 
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        # The list asks for every result: that is where an error of a thread comes out.
+        # The list takes every result, which raises the error of a thread.
         list(pool.map(read, index.shards[split], firsts[:-1].tolist()))
 
 

@@ -49,7 +49,7 @@ class ImageSet:
         return BlockOrder(seed, self.counts)
 
     def num_ahead(self, batch_size: int) -> int:  # noqa: ARG002 - as of StreamedImages
-        """Return how many batches to make ahead: they are copies, and made in no time."""
+        """Return how many batches to prefetch: few, since they are copies of memory."""
         return 2
 
     def expect(self, position: int) -> None:

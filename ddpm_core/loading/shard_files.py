@@ -35,8 +35,8 @@ Stamp = tuple[int, ...]
 
 @final
 class ShardFile:
-    """An open shard. Deleted or replaced under its name, it stays what it was; closed by the last
-    who has it.
+    """An open shard. Deleted or replaced under its name, it stays what it was; closed when its last
+    user is done.
     """
 
     _names = itertools.count()
@@ -44,7 +44,7 @@ class ShardFile:
     def __init__(self, descriptor: int, where: str) -> None:
         self.descriptor, self.where = descriptor, where
         self.name = next(self._names)
-        """a number that no other open shard of this process had or will have"""
+        """unique among all shards that this process ever opens"""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset` on; any thread may.
@@ -128,7 +128,7 @@ class ShardFiles:
             files = index.manifest.files
             sizes = sorted(files[shard.role].size for shard in self._shards)[-max_open:]
             folder = store.uri_of(index.manifest.folder)
-            cache.require_room(sum(sizes), f"reading {max_open} shards of {folder} in turns")
+            cache.require_room(sum(sizes), f"keeping {max_open} shards of {folder} open")
 
     def expect(self, shards: Iterable[int]) -> None:
         """Begin to fetch these, in this order, unless they are there already."""
@@ -169,7 +169,7 @@ class ShardFiles:
                 found = self._pool.submit(self._open, shard)
             self._files[shard] = found
             if len(self._files) > self._max_open:
-                # Whoever reads from it, or waits for it, keeps it until then.
+                # Readers, and threads that wait for it, keep it open until they are done.
                 del self._files[next(iter(self._files))]
             return found, is_new
 
@@ -204,7 +204,7 @@ class ShardFiles:
         size = self._index.manifest.files[shard.role].size
         with suppress(KeyMissingError):
             _write(descriptor, self._store.read(key, at_most=size, checked=False))
-        # Nobody has looked at these bytes, and a deleted file's inode may be the new one's.
+        # These bytes were not verified, and a deleted file's inode may be the new one's.
         self._verified.pop(number, None)
         if not self._is_sound(number, descriptor):
             data = self._read(shard)  # looks again, and knows what to say

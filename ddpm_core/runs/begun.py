@@ -1,8 +1,8 @@
-"""What a run.json says, and said when it was written: what was changed since is spoken of, once.
+"""Changes of a run.json since it was written, and of housekeeping: each is logged once.
 
-A changed file is a wish like any other; where it would be another experiment, it is refused like
-any other. But whoever changed it by mistake should hear of it. Housekeeping may be changed without
-changing the file: what is given is in force, and the last that was spoken of is kept here.
+A changed file is treated as `--set` is: accepted, or refused where it would be another experiment.
+The log line is for those who changed it by mistake. Housekeeping may be changed without changing
+the file: the given values are in force, and those last logged are kept in begun.json.
 """
 
 import json
@@ -52,11 +52,11 @@ def as_begun(store: Store, run: str) -> RunConfig | None:
 
 
 def keep(store: Store, config: RunConfig, run_json: bytes) -> None:
-    """Keep beside the `run_json` of a run what it says, after it was written."""
+    """Write begun.json: the values of a `run_json` that was just written, and its digest."""
     _write(store, config.name, config.flat(), said_of=sha256_of(run_json))
 
 
-def tell_changes(store: Store, run: str) -> None:
+def report_changes(store: Store, run: str) -> None:
     """Log which keys of a run's run.json were changed since it was written; once for each change.
 
     Raises:
@@ -74,8 +74,8 @@ def tell_changes(store: Store, run: str) -> None:
         _write(store, run, begun["keys"], said_of=digest, housekeeping=begun.get("housekeeping"))
 
 
-def tell_housekeeping(store: Store, config: RunConfig) -> None:
-    """Log which housekeeping is another than the last of this run; once for each change.
+def report_housekeeping(store: Store, config: RunConfig) -> None:
+    """Log which housekeeping differs from the last of this run; once for each change.
 
     Raises:
         ConfigError: run.json is no configuration any more.
@@ -88,7 +88,7 @@ def tell_housekeeping(store: Store, config: RunConfig) -> None:
 
 
 def housekeeping_of(store: Store, config: RunConfig) -> str:
-    """Return the line that `tell_housekeeping` would log, "" for none; writes nothing."""
+    """Return the line that `report_housekeeping` would log, "" for none; writes nothing."""
     first, begun = recorded(store, config.name), _read(store, config.name) or {}
     if first is None:
         return ""
@@ -104,7 +104,7 @@ def housekeeping_of(store: Store, config: RunConfig) -> str:
 
 
 def changes_of(store: Store, run: str) -> str:
-    """Return the line that `tell_changes` would log, "" for none or no run; writes nothing."""
+    """Return the line that `report_changes` would log, "" for none or no run; writes nothing."""
     try:
         data = store.read(layout.run_json_key(run), at_most=MAX_JSON_BYTES)
     except KeyMissingError:
@@ -113,13 +113,13 @@ def changes_of(store: Store, run: str) -> str:
 
 
 def _changes(store: Store, run: str, run_json: bytes) -> str | None:
-    """Return what is to be said of the file; "" for nothing, None if nobody knows what it was."""
+    """Return the line about a changed file; "" for none, None if its first values are unknown."""
     begun, key = _read(store, run), layout.run_json_key(run)
     if begun is None:
         return None
     if begun["said_of"] == sha256_of(run_json):
         return ""
-    # Of a key that is newer than the file of then, its default was in force.
+    # A key that is newer than the file had its default.
     then = {**RunConfig.defaults(), **begun["keys"]}
     now = RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
     changed = [
@@ -161,7 +161,7 @@ def _write(
     try:
         store.write(_key(run), canonical_json(values))
     except StorageError as error:
-        # Who may only read a run may still look at it; it is said again then.
+        # Read-only access is enough to use a run; the line is then logged again next time.
         _log.warning("%s", error)
 
 

@@ -36,7 +36,7 @@ def delete_run(store: Store, name: str, *, confirmed: bool) -> str:
         raise ConfigError(
             f"this deletes {where} for good, checkpoints and samples too; say --yes if it is meant"
         )
-    with lease.held(store, name):  # nobody trains it
+    with lease.held(store, name):  # no process trains it
         folder = store.local_path(layout.run_folder(name))
         if folder is not None:
             _delete_folder(folder)

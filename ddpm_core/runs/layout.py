@@ -3,7 +3,7 @@
 datasets/<data set>-<fingerprint>/   train-000000.tar ... index.json
 runs/<run>/run.json                  the configuration, written once
 runs/<run>/dataset.json              which data set the run uses
-runs/<run>/birth.json                an id that tells this folder from a later one of its name
+runs/<run>/birth.json                an id that differs for a later folder of this name
 runs/<run>/mlflow/                   what a server of MLflow has of the run
 runs/<run>/checkpoints/step_00001000/
 runs/<run>/samples/<fingerprint>/

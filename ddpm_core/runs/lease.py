@@ -3,7 +3,7 @@
     runs/<run>/train.lease.json    {"beat": 7, "host": ..., "pid": ..., "since": ..., "token": ...}
 
 Two trainings of one run at once do no harm, since both write the same bytes; but they cost twice,
-and nobody sees it. So the second is refused while the first is alive. A holder on this machine is
+and it shows nowhere. So the second is refused while the first is alive. A holder on this machine is
 alive while its process is; one elsewhere while its lease beats: clocks of two machines are not
 compared. What a killed holder left is taken over, at once here, after `SILENCE_S` elsewhere.
 """
@@ -78,7 +78,7 @@ def held(
         sleep: waits; a test's own.
 
     Raises:
-        RunConflictError: somebody trains this run, who is alive.
+        RunConflictError: a live process trains this run.
         StorageError: the storage does not answer.
     """
     key = lease_key(run)
@@ -103,7 +103,7 @@ def lease_key(run: str) -> str:
 
 
 def holder_of(store: Store, run: str) -> Holder | None:
-    """Return who holds the lease of a run's training, alive or not; None if nobody does."""
+    """Return who holds the lease of a run's training, alive or not; None if it is free."""
     return _read(store, lease_key(run))
 
 

@@ -1,4 +1,4 @@
-"""The numbers by which a stage sums itself up, read from what it committed. Knows no torch."""
+"""The headline numbers of a stage, read from its committed result. Knows no torch."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
-"""Where a run's results lie, or will, and what each says of itself. Knows no torch.
+"""Where a run's results lie, or will, and the identity that each must have. Knows no torch.
 
 A result lies under its fingerprint. Versions before took it by another rule; what they made goes on
 where it is: if nothing lies at the present place and something at the earlier one, that is the
-place. Nobody else knows that there is more than one rule.
+place. No other module knows that there is more than one rule.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ _KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "correct
 
 @dataclass(frozen=True)
 class Place:
-    """Where a result lies, or will, and what its manifest must say of itself."""
+    """Where a result lies, or will, and the identity that its manifest must have."""
 
     folder: str
     expected: Expected
@@ -33,7 +33,7 @@ class Place:
 
 
 def checkpoint_expected(step: int) -> Expected:
-    """Return what the checkpoint in the folder of `step` must say of itself."""
+    """Return the identity of the checkpoint in the folder of `step`."""
     return Expected({"step": step})
 
 
@@ -68,7 +68,7 @@ def _committed(store: Store, run: str) -> Iterator[Manifest]:
                 store, layout.checkpoint_folder(run, step), checkpoint_expected(step)
             )
         except DamagedError:
-            continue  # whoever reads it sets it aside
+            continue  # set aside when it is read
         if found is not None:
             yield found
 

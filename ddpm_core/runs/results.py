@@ -1,8 +1,8 @@
-"""What there is of a run, and whether it is what its place promises. Knows no torch.
+"""Results of a run that exist, checked against the identity of their place. Knows no torch.
 
 A stage is done when the manifest at its place is committed, says of itself what the place
 promises, and every file of it is there in its full length: what these functions return. Bytes are
-verified by whoever builds a result on them, and all of them by `python -m ddpm_core verify`.
+verified by the stages that use them, and all of them by `python -m ddpm_core verify`.
 """
 
 import json
@@ -81,7 +81,7 @@ def dataset_pointer(store: Store, run: str) -> DatasetPointer | None:
 
 
 def index_expected(pointer: DatasetPointer) -> Expected:
-    """Return what the index in the folder of `pointer` must say of itself."""
+    """Return the identity of the index in the folder of `pointer`."""
     return Expected({"fingerprint": pointer.fingerprint})
 
 
@@ -128,7 +128,7 @@ def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
 def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
     """Return the checkpoint after the last step of the training, or None before it is there.
 
-    Its files are there in their full lengths; their bytes are verified by whoever reads them.
+    Its files are there in their full lengths; their bytes are verified when they are read.
 
     Raises:
         DamagedError: it is damaged, or that of another step; the train stage mends it.

@@ -105,7 +105,7 @@ def open_run(store: Store, config: RunConfig) -> RunConfig:
 def open_stage(store: Store, config: RunConfig) -> RunConfig:
     """Write run.json, unless the run is on record: called when its first result is about to stand.
 
-    Not earlier, so that an attempt that was refused or killed before it had a result has not taken
+    Not earlier, so that an attempt that was refused or killed before its first result has not taken
     the name; of several that come to this at the same time one wins.
 
     Raises:
@@ -125,8 +125,8 @@ def begin_stage(store: Store, config: RunConfig) -> None:
         RunConflictError: the run on record is another experiment.
     """
     if check_stage(store, config):
-        begun.tell_changes(store, config.name)
-        begun.tell_housekeeping(store, config)
+        begun.report_changes(store, config.name)
+        begun.report_housekeeping(store, config)
 
 
 def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
@@ -134,7 +134,7 @@ def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig],
     try:
         store.create(key, data)
     except RunConflictError:
-        check(store, config)  # somebody else was first
+        check(store, config)  # another process was first
     else:
         begun.keep(store, config, data)
 
@@ -142,7 +142,7 @@ def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig],
 def refuse_training_imported(target: str, *, root: str | None, config: RunConfig) -> None:
     """Refuse to train what `target` names if that is a run of imported weights under another name.
 
-    It would be trained from random weights, which nobody means who gives this file.
+    It would be trained from random weights, which cannot be meant with this file.
 
     Raises:
         ConfigError: saying what to do.
@@ -189,7 +189,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
 def _absolute(key: str, path: str) -> str:
     try:
         absolute = Path(path).expanduser().resolve()
-        absolute.exists()  # whether or not: it can be asked
+        absolute.exists()  # raises where it cannot be looked at
     except (OSError, RuntimeError, ValueError) as error:
         # No such user; too long, or this user may not look there; a NUL.
         reason = error.strerror if isinstance(error, OSError) else error

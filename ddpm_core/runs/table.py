@@ -1,4 +1,4 @@
-"""What runs there are below a root: how far each is, its numbers, and how runs differ."""
+"""The table of runs below a root: their progress, their numbers, and how they differ."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the first argument of a command line may name: a recipe, a run, or a file run.json."""
+"""The first argument of a command line: a recipe, a run, or a file run.json."""
 
 import os
 import re
@@ -93,6 +93,6 @@ def _suggestion(target: str, home: str) -> str:
 
 
 def _runs_in(home: str) -> Iterator[str]:
-    """Yield the names of the runs below a root on this machine; a bucket is not asked."""
+    """Yield the names of the runs below a root on this machine; buckets are not listed."""
     if "://" not in home:
         yield from open_store(home).names("runs")

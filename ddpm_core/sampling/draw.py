@@ -31,10 +31,10 @@ def draw(
         shape: (channels, height, width) of one image.
         sample: the sampler and its settings.
         seed: seed of x_T and of the noise of the steps.
-        on_step: told (steps to go, x_t, x_0_hat) after each step.
+        on_step: called with (steps to go, x_t, x_0_hat) after each step.
 
     Returns:
-        x_0, (b, *shape) in the arithmetic that `sample` asks for; `to_u8` rounds it.
+        x_0, (b, *shape) in the arithmetic of `sample`; `to_u8` rounds it.
     """
     dtype = torch.float64 if sample.state == "float64" else torch.float32
     init_key, noise_key = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")

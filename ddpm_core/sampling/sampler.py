@@ -43,10 +43,10 @@ def run_sampler(
         sample: which sampler, how many steps, and its settings.
         x_T: standard normal.
         noise: gives the standard normal of a number that the sampler chooses, shaped like x_T.
-        on_step: told of each step.
+        on_step: called after each step.
 
     Raises:
-        ConfigError: if this sampler cannot draw from this denoiser; a valid RunConfig never asks.
+        ConfigError: if this sampler cannot draw from this denoiser; never for a valid RunConfig.
     """
     clip = sample.clip_x_0
     schedule = chain_of(denoiser.path)

@@ -4,7 +4,7 @@
     mlflow models serve --env-manager local -m models:/ddpm-digits@champion -p 5001
     curl localhost:5001/invocations -H 'Content-Type: application/json' -d @request.json
 
-where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or asks for certain
+where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or names certain
 images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. In Python,
 `mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
 MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.

@@ -92,7 +92,7 @@ def _require_whole(samples: Manifest, store: Store) -> None:
 def _make(
     store: Store, config: RunConfig, checkpoint: Manifest, folder: str, missing: list[Unit]
 ) -> None:
-    """Have the missing units made and published."""
+    """Draw and publish the missing units."""
     total = config.sample.num_images
     work_on(
         make_worker,

@@ -105,9 +105,9 @@ def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[str, Mani
 
 
 def set_aside(store: Store, folder: str, unit: Unit, reason: str) -> None:
-    """Have a unit, and so the whole, count as not made: the sample stage draws it again.
+    """Quarantine a unit, and so the whole: the sample stage draws it again.
 
-    The stage looks at lengths; only who reads the images sees that their bytes are others.
+    The stage compares lengths; changed bytes are found when the images are read.
     """
     Units[Unit](store, folder).set_aside(unit, reason)
     manifest.quarantine(store, folder, reason)

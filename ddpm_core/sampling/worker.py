@@ -1,4 +1,4 @@
-"""What an actor does: holds the averaged weights, and makes unit after unit of samples."""
+"""The sampling actor: holds the averaged weights, and draws unit after unit of samples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ _NUM_STRIP_MOMENTS = 9
 
 
 def payload_of(root: str, config: RunConfig, folder: str, ema_sha256: str) -> dict[str, Any]:
-    """Return what `make_worker` needs, as JSON values."""
+    """Return the payload of `make_worker`, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
@@ -35,7 +35,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     """Load the weights and return the function that makes and publishes a unit.
 
     Raises:
-        CheckpointError: if the final checkpoint is gone, damaged, or not the one asked for.
+        CheckpointError: if the final checkpoint is gone, damaged, or not the one in the payload.
     """
     device = get_device()
     store = open_store(payload["root"])
@@ -87,7 +87,7 @@ class _Recorder:
         self._wanted = 0
 
     def begin(self, start: int) -> None:
-        """Be told that the batch from image `start` on comes next."""
+        """Announce the next batch, starting at image `start`."""
         self._wanted = max(0, self._shown - start)
 
     def record(self, to_go: int, x_prev: Tensor, x_0_hat: Tensor) -> None:

@@ -4,8 +4,8 @@
 
 Ray and Prefect leave processes behind when the program that started them is killed, and some of
 those detach themselves (setsid, double fork). So a process of its own watches: when its standard
-input reaches its end (the owner is gone, also by kill -9), when it is asked to stop, or when the
-command exits, it ends all descendants of the command, then removes DIR.
+input reaches its end (the owner is gone, also by kill -9), when it gets a signal to stop, or when
+the command exits, it ends all descendants of the command, then removes DIR.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import psutil
 
 LOG = "log"
 GRACE_S = 5.0
-"""seconds between asking descendants to end and killing them"""
+"""seconds between SIGTERM to descendants and SIGKILL"""
 _GIVE_UP_S = 30.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -83,7 +83,7 @@ def guarded(
 class Descendants:
     """All processes that come from this one, however they detached themselves.
 
-    On Linux orphans become our children (subreaper), so the process tree tells. Elsewhere they
+    On Linux orphans become our children (subreaper), so the process tree shows them. Elsewhere they
     are found by the sessions that our descendants were ever seen in.
     """
 
@@ -109,7 +109,7 @@ class Descendants:
 
 
 def become_subreaper() -> bool:
-    """Have orphaned descendants handed to this process; False where the kernel cannot."""
+    """Become the subreaper of orphaned descendants; False where the kernel has none."""
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -117,26 +117,26 @@ def become_subreaper() -> bool:
 
 
 def end_all(descendants: Descendants, *, grace_s: float = GRACE_S) -> bool:
-    """Ask all descendants to end, kill those that have not after `grace_s`; False if some resist.
+    """Signal all descendants to end, kill those left after `grace_s`; False if some resist.
 
-    Asks again and again: what is alive may start more while it is being ended.
+    Signals repeatedly: a process may start others while it is being ended.
     """
     kill_after = time.monotonic() + grace_s
-    asked: set[psutil.Process] = set()
+    signalled: set[psutil.Process] = set()
     while alive := descendants.alive():
         late = time.monotonic() - kill_after
         if late > _GIVE_UP_S:
             sys.stderr.write(f"could not end {sorted(p.pid for p in alive)}\n")
             return False
-        for process in alive if late > 0 else alive - asked:
+        for process in alive if late > 0 else alive - signalled:
             try:
                 if late > 0:
                     process.kill()
                 else:
                     process.terminate()
             except psutil.Error:
-                continue  # gone meanwhile, or not ours to end: the next look tells
-        asked |= alive
+                continue  # gone meanwhile, or not ours to end: the next look shows
+        signalled |= alive
         time.sleep(0.05)
         _reap()
     return True

@@ -51,7 +51,7 @@ class OwnRay:
         token_path.touch(mode=0o600)
         token_path.write_text(self.token)
         self.environment = _environment(token_path)
-        """what a process sets to speak with it, beside the address that it joins"""
+        """variables that a process needs to connect to it, beside the address"""
         env = _inherited() | self.environment | {"TMPDIR": str(self.scratch)}
         num_cpus = num_cpus or machine.cores()
         if num_cpus > _MAX_AHEAD:
@@ -93,7 +93,7 @@ class OwnRay:
         return (self._rays / "ray_current_cluster").read_text().strip() or None
 
     def _jobs_url(self) -> str | None:
-        # Nobody else can write to its log, so the token is shown to no stranger on that port.
+        # Only that Ray writes to its log, so no other process on that port gets the token.
         said = re.search(r"RAY_API_SERVER_ADDRESS='(http://\S+)'", self._server.log())
         if said is None:
             return None

@@ -13,7 +13,7 @@ from ddpm_core.servers.guardian import LOG, guarded
 START_TIMEOUT_S = 180.0
 """seconds that a server may take to start; an idle machine with two cores takes ten"""
 GRACE_S = 1.0
-"""seconds between asking a server to end and killing it: neither holds anything worth saving"""
+"""seconds between SIGTERM to a server and SIGKILL: neither holds anything worth saving"""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 T = TypeVar("T")
@@ -86,5 +86,5 @@ def reached_directly(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def use_directly() -> None:
-    """Have this process, and all that it starts, reach this machine without a proxy."""
+    """Make this process, and all that it starts, reach this machine without a proxy."""
     os.environ.update(reached_directly(os.environ))

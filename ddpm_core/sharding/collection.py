@@ -1,4 +1,4 @@
-"""A collection of image files as a source: looked at once, then made into shards by many workers.
+"""A collection of image files as a source: scanned once, then made into shards by many workers.
 
 First every file is read and its SHA-256 taken: that is what the data set is, whatever it is called
 and wherever it lies. A file that is none by its first bytes is found then. After that each worker
@@ -16,10 +16,10 @@ from ddpm_core.images.names import quoted
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.sharding.collection_worker import (
     DIGEST_BYTES,
-    Look,
-    Looked,
-    Work,
-    make_looker,
+    ScanResult,
+    ScanTask,
+    ShardTask,
+    make_scanner,
     make_sharder,
 )
 from ddpm_core.sharding.lazy import Lazy
@@ -112,7 +112,7 @@ class Collection(Source):
             "classes": list(self.classes),
         }
 
-    def _work(self, unit: ShardUnit) -> Work:
+    def _work(self, unit: ShardUnit) -> ShardTask:
         digests = self._sha256s[unit.split][DIGEST_BYTES * unit.start : DIGEST_BYTES * unit.stop]
         problems = {
             number - unit.start: problem
@@ -120,7 +120,7 @@ class Collection(Source):
             if unit.start <= number < unit.stop
         }
         items = self._items[unit.split][unit.start : unit.stop]
-        return Work(unit, items, bytes(digests), problems)
+        return ShardTask(unit, items, bytes(digests), problems)
 
     def _sha256_of(self, split: Split, number: int) -> bytes:
         return bytes(self._sha256s[split][DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)])
@@ -133,25 +133,27 @@ class Collection(Source):
             for start in range(0, self.num_images[split], _LOOK_FILES)
         ]
 
-        def look(part: tuple[Split, int]) -> Look:
+        def look(part: tuple[Split, int]) -> ScanTask:
             split, start = part
-            return Look(split, start, self._items[split][start : start + _LOOK_FILES])
+            return ScanTask(split, start, self._items[split][start : start + _LOOK_FILES])
 
-        def on_done(asked: Look, found: Looked) -> None:
+        def on_done(task: ScanTask, found: ScanResult) -> None:
             nonlocal done
-            start = DIGEST_BYTES * asked.start
-            self._sha256s[asked.split][start : start + len(found.sha256s)] = found.sha256s
+            start = DIGEST_BYTES * task.start
+            self._sha256s[task.split][start : start + len(found.sha256s)] = found.sha256s
             for number, problem in found.problems.items():
-                self._problems[asked.split][asked.start + number] = problem
+                self._problems[task.split][task.start + number] = problem
             for number, note in found.notes.items():
-                self._notes[asked.split][asked.start + number] = note
+                self._notes[task.split][task.start + number] = note
             self._num_deep += found.num_deep
-            done += len(asked.items)
+            done += len(task.items)
             Progress("shard", done, total, "files", "looked at").show()
 
         note = f"looking at them; {self.num_images['test']} are held out"
         Progress("shard", 0, total, "files", note).show()
-        cluster.map_units(make_looker, self._payload(), Lazy(parts, look), compute, on_done=on_done)
+        cluster.map_units(
+            make_scanner, self._payload(), Lazy(parts, look), compute, on_done=on_done
+        )
         require_few_rejected(self._data, self._rejected(), total, uri=self._container.uri)
         self._say_notes()
 

@@ -1,4 +1,4 @@
-"""What an actor does for a collection: looks at files, or makes a shard of images of them."""
+"""The actors of a collection: one scans files, one makes shards of them."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -30,16 +30,16 @@ DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Look:
-    """Files to be looked at."""
+class ScanTask:
+    """Files to be scanned: read, digested, and their headers checked."""
 
     split: Split
     start: int
     items: Items
 
 
-class Looked(NamedTuple):
-    """What was found of the files of a `Look`."""
+class ScanResult(NamedTuple):
+    """The result of a `ScanTask`."""
 
     sha256s: bytes
     """DIGEST_BYTES each"""
@@ -52,8 +52,8 @@ class Looked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
-    """Files to be made into a shard, with what they were when they were looked at."""
+class ShardTask:
+    """Files to be made into a shard, with the results of their scan."""
 
     unit: ShardUnit
     items: Items
@@ -63,34 +63,38 @@ class Work:
     """position in `items` -> why it cannot be used"""
 
 
-def make_looker(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Look], Looked]:
-    """Return what is called with each `Look`."""
+def make_scanner(
+    payload: dict[str, Any], _get_device: GetDevice
+) -> Callable[[ScanTask], ScanResult]:
+    """Return the function that is called with each `ScanTask`."""
     container = reopen(payload["container"])
     data = DataConfig.model_validate_json(payload["data"])
 
-    def look(asked: Look) -> Looked:
+    def scan(task: ScanTask) -> ScanResult:
         digests, problems, notes, num_deep = bytearray(), {}, {}, 0
-        for number, item in enumerate(asked.items):
-            digest, problem, note, deep = _looked_at(container, item, data.max_pixels)
+        for number, item in enumerate(task.items):
+            digest, problem, note, deep = _scan_file(container, item, data.max_pixels)
             digests += digest
             num_deep += deep
             if problem is not None:
                 problems[number] = problem
             elif note is not None:
                 notes[number] = note
-        return Looked(bytes(digests), problems, notes, num_deep)
+        return ScanResult(bytes(digests), problems, notes, num_deep)
 
-    return look
+    return scan
 
 
-def make_sharder(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Work], MadeShard]:
-    """Return what is called with each `Work`, and leaves a shard in the storage."""
+def make_sharder(
+    payload: dict[str, Any], _get_device: GetDevice
+) -> Callable[[ShardTask], MadeShard]:
+    """Return the function that is called with each `ShardTask` and stores a shard."""
     store, folder = open_store(payload["store"]), payload["folder"]
     data = DataConfig.model_validate_json(payload["data"])
     container, classes = reopen(payload["container"]), tuple(payload["classes"])
 
-    def work(asked: Work) -> MadeShard:
-        unit = asked.unit
+    def work(task: ShardTask) -> MadeShard:
+        unit = task.unit
         found = finished_shard(store, folder, unit.split, unit.number)
         if found is not None:
             return found
@@ -99,7 +103,7 @@ def make_sharder(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[W
             folder,
             unit.split,
             unit.number,
-            _records(container, asked, data),
+            _records(container, task, data),
             first_number=unit.start,
             channels=data.channels,
             classes=classes,
@@ -120,7 +124,7 @@ def shaping_of(data: DataConfig) -> Shaping:
     )
 
 
-def _looked_at(
+def _scan_file(
     container: Container, item: Item, max_pixels: int
 ) -> tuple[bytes, str | None, str | None, bool]:
     """Return (SHA-256, what is wrong, what is out of the ordinary, has over 8 bits a sample)."""
@@ -132,12 +136,14 @@ def _looked_at(
     return hashlib.sha256(content).digest(), problem, note, is_deep(content)
 
 
-def _records(container: Container, asked: Work, data: DataConfig) -> Iterator[Record | Rejected]:
+def _records(
+    container: Container, task: ShardTask, data: DataConfig
+) -> Iterator[Record | Rejected]:
     shaping = shaping_of(data)
-    for number, item in enumerate(asked.items):
-        problem = asked.problems.get(number)
+    for number, item in enumerate(task.items):
+        problem = task.problems.get(number)
         if problem is None:
-            expected = asked.sha256s[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)]
+            expected = task.sha256s[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)]
             try:
                 yield _record(_unchanged(container, item, expected), item, shaping, data)
                 continue

@@ -44,7 +44,8 @@ def make_dataset(
         source: the images.
         compute: how many workers.
         images_sha256: `source.digest()`, which takes a while.
-        on_progress: told (images done, images in all) at the start and after each shard.
+        on_progress: called with (images done, images in all) at the start and after each
+            shard.
 
     Returns:
         The committed index.

@@ -1,4 +1,4 @@
-"""A sequence whose members are made when they are asked for."""
+"""A sequence whose items are made on access."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, final, overload
@@ -9,7 +9,7 @@ Made = TypeVar("Made")
 
 @final
 class Lazy(Sequence[Made], Generic[Given, Made]):
-    """`make` of each of `given`: what a million files come to is in no list."""
+    """`make` of each of `given`: results for a million files are never in one list."""
 
     def __init__(self, given: Sequence[Given], make: Callable[[Given], Made]) -> None:
         self._given, self._make = given, make

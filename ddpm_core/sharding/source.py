@@ -54,14 +54,14 @@ class Source(abc.ABC):
         *,
         on_done: Callable[[ShardUnit, MadeShard], None],
     ) -> None:
-        """Have every shard of `units` made, or found to be there already.
+        """Make every shard of `units` that is not there already.
 
         Args:
             store: where.
             folder: of the data set.
             units: which.
             compute: how many workers, and with what.
-            on_done: told each, in the order in which they are finished.
+            on_done: called with each finished shard, in the order in which they are finished.
         """
 
 

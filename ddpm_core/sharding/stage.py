@@ -105,7 +105,7 @@ def _require_trained_on(store: Store, config: RunConfig, pointer: DatasetPointer
 def _trained_on(store: Store, config: RunConfig) -> str | None:
     """Return the data set of the run's newest checkpoint; None if there is none to say it.
 
-    One that another experiment made was copied here, and is refused by whoever trains or samples.
+    One that another experiment made was copied here, and is refused by the stages that read it.
     """
     ours = places.experiment(store, config)
     for step in layout.committed_steps(store, config.name):
@@ -136,7 +136,7 @@ def _source(config: RunConfig) -> Iterator[Source]:
 
 
 def _on_cpus(config: RunConfig) -> ComputeConfig:
-    """Images are decoded on CPUs: no GPU is held, and as many work as are asked for."""
+    """Images are decoded on CPUs: no GPU is reserved, and all configured workers take part."""
     return config.compute.model_copy(update={"use_gpu": False})
 
 
@@ -167,7 +167,7 @@ def _made(
     if index is None:
         _make(store, config, source, images_sha256)
     else:
-        # Whoever made it may have let more files be left out than this configuration does.
+        # It may have been made with a larger max_bad_share than this configuration allows.
         total = sum(index.num_images.values()) + len(index.rejected)
         require_few_rejected(config.data, index.rejected, total, uri=config.data.source)
         _show_done(store, index)
@@ -209,7 +209,7 @@ def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -
 def _complete(store: Store, pointer: DatasetPointer) -> Index | None:
     """Return the index if it is whole and every file it names is there, in its full length.
 
-    Their SHA-256 is checked by whoever reads them. An index that is damaged, or another data
+    Their SHA-256 is checked when they are read. An index that is damaged, or another data
     set's than its folder's name says, is set aside.
 
     Raises:

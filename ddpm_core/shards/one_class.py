@@ -40,7 +40,7 @@ def distance_warning(
 ) -> str | None:
     """Return what to say before the training if no Frechet distance will be measured.
 
-    An index that cannot be read counts as one that is not made yet: whoever needs it refuses it.
+    An index that cannot be read counts as one that is not made yet: stages that need it refuse it.
 
     Args:
         store: the root.

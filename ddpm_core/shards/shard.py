@@ -1,6 +1,6 @@
 """One shard: from images to the bytes of a tar, and to what the index says of it.
 
-The bytes follow from the images alone, so whoever makes a shard makes the same, and making it
+The bytes follow from the images alone, so every worker makes the same shard, and making it
 twice does no harm. A shard that is there is known by its own manifest, which is written after it.
 """
 
@@ -158,7 +158,7 @@ def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeSh
 
 
 def _expected(folder: str) -> Expected:
-    """Return what the manifest of a shard says of itself: which data set it belongs to."""
+    """Return the identity in a shard's manifest: which data set it belongs to."""
     return Expected({"dataset": folder.rpartition("/")[2]})
 
 

@@ -38,7 +38,7 @@ class RemoteFile:
     """None: not known, and at most `max_bytes`"""
     sha256: str
     urls: tuple[str, ...]
-    """where it lies; the next is asked if one fails"""
+    """where it lies; the next is tried if one fails"""
     schemes: tuple[str, ...] = ("https",)
     """what a URL, and whatever it redirects to, may begin with"""
     public_only: bool = False
@@ -109,7 +109,7 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
             return path
         part = path.with_name(f"{file.name}.part")
         if file.num_bytes is None and part.is_file() and _sha256(part) == file.sha256:
-            return part.replace(path)  # asked for what comes after it, hosts answer with an error
+            return part.replace(path)  # a request for what comes after it would be an error
         problems: list[str] = []
         all_final = True
         for url in file.urls:
@@ -151,7 +151,7 @@ def _continue(file: RemoteFile, url: str, part: Path) -> None:
     """Append to `part` what it lacks.
 
     Raises:
-        OSError: it could not be had whole; what came is kept.
+        OSError: the download is incomplete; what came is kept.
     """
     have = part.stat().st_size if part.exists() else 0
     if have > (file.max_bytes if file.num_bytes is None else file.num_bytes):
@@ -164,7 +164,7 @@ def _continue(file: RemoteFile, url: str, part: Path) -> None:
         resumed = response.status == http.client.PARTIAL_CONTENT
         if resumed and not _begins_at(response.headers.get("Content-Range"), have):
             part.unlink()
-            raise OSError("answered with another range than was asked for")
+            raise OSError("answered with another range than was requested")
         have = have if resumed else 0
         total = file.num_bytes or _announced(response.headers.get("Content-Length"), have, file)
         durable.require_room(part, total - have)

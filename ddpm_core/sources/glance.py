@@ -55,7 +55,7 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
 
     Raises:
         ConfigError, DataError, StorageError: as the shard stage would, but for what only the
-            content of image files tells.
+            content of image files shows.
     """
     if data.is_collection:
         if data.source.startswith("https://"):

@@ -80,7 +80,7 @@ def opened(
 
 
 def is_final(error: Exception) -> bool:
-    """Say whether the same request would fail again, so that nobody should retry it."""
+    """Return whether the same request would fail again, so that a retry is useless."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR and error.code not in _OUTAGES
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):

@@ -53,7 +53,7 @@ class Rows:
 
 @final
 class Items(Sequence[Item]):
-    """Images in the order of their keys' bytes; made from columns when one is asked for.
+    """Images in the order of their keys' bytes; made from columns on access.
 
     An image takes the length of its name and 28..60 bytes; objects would take over 300. A slice has
     columns of its own, so that what is pickled of it is of its length.

@@ -30,7 +30,7 @@ from ddpm_core.sources.split_folders import NO_CLASS, TEST_FOLDERS, SplitFolders
 ONLY_CLASS = "all"
 MAX_CLASSES = 2**16
 _HELD_OUT = b"ddpm-pipeline: held out:"
-_DEFAULT_SHARE = 10  # a tenth is held out where nobody says how many
+_DEFAULT_SHARE = 10  # a tenth is held out by default
 _MAX_DEFAULT = 1000
 _OUTSIDE = "outside the folders of the two splits"
 

@@ -52,7 +52,7 @@ class _Array:
 
 
 class _RefusedError(Exception):
-    """The pickle wants something else."""
+    """The pickle calls for something else than arrays."""
 
 
 def read_pickled_arrays(content: bytes, origin: str) -> dict[bytes, Any]:
@@ -147,7 +147,7 @@ class _Machine:
             raise _RefusedError("a protocol that is not known")
 
     def frame(self) -> None:
-        self.number("<Q")  # only tells how much may be read ahead
+        self.number("<Q")  # only a hint for reading ahead
 
     def extend(self, items: list[Any]) -> None:
         _expect(self.stack[-1], list).extend(items)

@@ -33,8 +33,8 @@ class RawImages:
 def read_bounded(path: Path, num_bytes: int) -> bytes:
     """Return the first `num_bytes` of a file and one more if there is one; unpack a .gz.
 
-    Memory is bounded by what is asked for, and by what is there: a read of n bytes would allocate
-    n at once.
+    Memory is bounded by the request and by the length of the file: a read of n bytes would
+    allocate n at once.
 
     Raises:
         DataError: it is no regular file, cannot be read, or its gzip is damaged.

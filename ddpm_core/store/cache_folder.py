@@ -1,4 +1,4 @@
-"""Which folder of this machine is this user's own: one that can be written, and nobody else fills.
+"""The cache folder of this user on this machine: writable, and not shared with other users.
 
 What another user has put there is not used: a file that is fetched or made is trusted by a digest
 that lies beside it, and a lock that one user has made keeps the others out.
@@ -26,13 +26,13 @@ def user_folder() -> Path:
     the one for temporary files, and a warning says so once.
 
     Raises:
-        ConfigError: that one belongs to somebody else.
+        ConfigError: that one belongs to another user.
     """
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     wanted = f"{home}/ddpm-pipeline"
     try:
         folder = Path(wanted).expanduser().absolute()
-    except RuntimeError:  # a user of whom the system knows no home
+    except RuntimeError:  # a user without a home folder
         return _temporary(wanted)
     return folder if can_be_written(folder) else _temporary(wanted)
 

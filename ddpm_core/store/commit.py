@@ -116,7 +116,7 @@ def commit_first(
     *,
     name: str = "manifest.json",
 ) -> Manifest:
-    """Publish as `commit`, or return what stands there already: whoever comes first counts.
+    """Publish as `commit`, or return what stands there already: the first one counts.
 
     Others come with other bytes where the same was made on another kind of device, which rounds
     otherwise. What stands there does not count if it is damaged, or not the expected one.

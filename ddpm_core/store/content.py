@@ -9,7 +9,7 @@ BLOCK_BYTES = 32 * 2**20
 
 
 class Content(Protocol):
-    """The bytes of a file: `bytes`, or what makes a part of them when it is asked for.
+    """The bytes of a file: `bytes`, or an object that makes a slice of them on access.
 
     Every slice gives the same bytes each time, and they are read in order, now and then anew.
     """

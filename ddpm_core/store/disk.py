@@ -60,11 +60,11 @@ class Store(abc.ABC):
 
         Args:
             key: which object.
-            at_most: stop after this many bytes and one more, so that `len` tells that there
+            at_most: stop after this many bytes and one more, so that `len` shows whether there
                 are more; None reads all.
             checked: whether they are compared with the digest that was written along, where the
                 storage keeps one. Not needed where the caller has a digest to compare with; if
-                it differs, a checked read tells what changed on the way from what is damaged.
+                it differs, a checked read distinguishes changes on the way from damage at rest.
 
         Raises:
             KeyMissingError: there is no such object.

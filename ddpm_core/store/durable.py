@@ -230,7 +230,7 @@ def _make_folder(folder: Path, root: Path) -> Path:
 def _sync_folders(folder: Path, top: Path) -> None:
     """Bring the names in `folder`, and the way to it from `top`, to the disk.
 
-    The whole way each time: whoever made a folder may have died before syncing its parent.
+    The whole way each time: the process that made a folder may have died before syncing its parent.
     """
     for one in (folder, *folder.parents):
         with suppress(PermissionError):  # a folder in which one may make files, and not list them

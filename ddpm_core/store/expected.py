@@ -1,4 +1,4 @@
-"""What a manifest must say of itself to be the one that is read, and how another differs."""
+"""The identity that a manifest must have to be accepted, and how another differs."""
 
 import json
 from collections.abc import Iterator, Mapping

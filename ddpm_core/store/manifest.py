@@ -68,7 +68,7 @@ class Manifest:
         """
         record = self._record(store, role)
         key = f"{self.folder}/{record.name}"
-        # A second look tells a flipped bit on the way from one that stays.
+        # A second read distinguishes a bit flipped on the way from one flipped in the store.
         for checked in (False, True):
             try:
                 data = store.read(key, at_most=record.size, checked=checked)
@@ -97,7 +97,7 @@ class Manifest:
         """
         record = self._record(store, role)
         key = f"{self.folder}/{record.name}"
-        # A second look tells a flipped bit on the way from one that stays.
+        # A second read distinguishes a bit flipped on the way from one flipped in the store.
         for _ in range(2):
             source, problem = Source(store, key, record.size), None
             file = io.BufferedReader(source, min(BLOCK_BYTES, record.size + 1))
@@ -206,7 +206,7 @@ def intact(
         CheckpointError: a newer version of this program wrote it.
         StorageError: the storage does not answer; never read as None.
     """
-    # A second look: somebody may have made it again while the first one was reading.
+    # Read again: another process may have made it again meanwhile.
     for _ in range(2):
         try:
             found = load(store, folder, expected, name=name)
@@ -241,7 +241,7 @@ def is_retired(store: Store, folder: str) -> bool:
 
 
 def quarantine(store: Store, folder: str, what: str, *, name: str = "manifest.json") -> None:
-    """Have `load` pass over this manifest from now on; `what` says why, for people.
+    """Quarantine a manifest: `load` ignores it from now on; `what` says why, for people.
 
     A later commit of the same folder and name lifts it.
     """
@@ -294,7 +294,7 @@ def _parsed(store: Store, folder: str, name: str, data: bytes) -> Manifest:
     try:
         return parse(folder, data, origin=store.uri_of(key))
     except DamagedError:
-        # A second look tells a flipped bit on the way from one that stays.
+        # A second read distinguishes a bit flipped on the way from one flipped in the store.
         data = store.read(key, at_most=MAX_MANIFEST_BYTES)
         return parse(folder, data, origin=store.uri_of(key))
 

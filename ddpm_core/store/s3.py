@@ -11,8 +11,8 @@ from ddpm_core.errors import ConfigError
 
 MISSING = frozenset({"NoSuchKey"})
 PERHAPS_MISSING = frozenset({"404", "NotFound", "AccessDenied", "403"})
-"""A proxy, or the bucket, may be what is not found; and S3 hides what is not there from whoever may
-not list the whole bucket."""
+"""A proxy, or the bucket, may be what is not found; and S3 answers 403 for a missing key where the
+user may not list the bucket."""
 REFUSED_CREATE = frozenset({"PreconditionFailed", "412"})
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 RENEWED = EXPIRED | {
@@ -43,7 +43,7 @@ _NETWORK = frozenset(
         "ConnectionError",
         "ResponseParserError",
         "IncompleteReadError",
-        # Whoever gives a machine or a pod its credentials is away.
+        # The credentials provider of a machine or a pod does not answer.
         "CredentialRetrievalError",
         "MetadataRetrievalError",
     }

@@ -1,7 +1,7 @@
-"""One operation on S3: its requests, each tried again until the deadline of the operation.
+"""One operation on S3: its requests, each retried until the deadline of the operation.
 
-Nothing below a stage but this tries again: botocore and s3fs try once. Bytes carry
-their SHA-256 as metadata of the object, so that they are told from bytes that changed on the way.
+Nothing else below a stage retries: botocore and s3fs try once. Objects carry their SHA-256 as
+metadata, so that bytes that changed on the way are detected.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def vendor_errors() -> tuple[type[Exception], ...]:
 
 
 class Operation:
-    """What one method of the store asks of a bucket; used once, by `run`."""
+    """The requests of one method of the store; used once, by `run`."""
 
     def __init__(self, filesystem: Any, bucket: str, *, deadline_s: float) -> None:  # noqa: ANN401
         """See `run`; `filesystem` is an s3fs, which is untyped."""
@@ -65,7 +65,7 @@ class Operation:
         return await self._persist(lambda: self._once(method, **words))
 
     async def get(self, *, checked: bool, **words: str) -> bytes:
-        """Return the bytes of an object, or of the `Range` of it that is asked for."""
+        """Return the bytes of an object, or of the `Range` of it that is given."""
         return await self._persist(lambda: self._body(words, checked=checked))
 
     async def put(self, key: str, data: bytes, sha256: str, **words: str) -> None:

@@ -1,4 +1,4 @@
-"""A long file of a store, read in blocks by whoever reads files, and digested on the way."""
+"""A long file of a store as a file object: read in blocks, and digested on the way."""
 
 import hashlib
 import io

@@ -43,7 +43,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_OPEN_DEADLINE_S = 20.0  # so that a command says within half a minute that nobody answers
+_OPEN_DEADLINE_S = 20.0  # so that a command reports a dead server within half a minute
 _NUM_TRIES = 3  # to create what another writer was about to create, and did not
 
 
@@ -296,7 +296,7 @@ class S3Store(Store):
         raise AssertionError
 
     def _is_unlisted(self, s3_key: str, reason: Exception) -> bool:
-        """Say whether the server, asked for a list, leaves this object out."""
+        """Return whether the server lists its objects without this one."""
         try:
             page = self.raw_page(s3_key, None)
         except StorageError as error:

@@ -1,4 +1,4 @@
-"""What all units found, put together in the order of their images."""
+"""Results of all units, joined in the order of their images."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -8,11 +8,11 @@ from ddpm_core.evaluation.seen import Seen, seen_of
 from ddpm_core.study.neighbours import Memorisation
 from ddpm_core.study.units import Kind
 from ddpm_core.units import ranges
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 
 class Findings(ranges.Findings[Kind]):
-    """The finished units of a study; read from the storage when they are asked for."""
+    """The finished units of a study; read from the storage on access."""
 
     def bound(self, split: str) -> LikelihoodTerms:
         """Return the bound of the images of a split."""
@@ -22,14 +22,14 @@ class Findings(ranges.Findings[Kind]):
     def seen(self, kind: Kind, part: str) -> Seen | None:
         """Return where the images of a part lie among features, and their inception score.
 
-        None if nobody looked at features.
+        None without features.
         """
         return _seen_of(self.each(kind, part))
 
     def progress(self) -> list[tuple[int, Seen]]:
         """Return (code index, what was seen of x_0_hat there), in the order of the indices.
 
-        Nothing if nobody looked at features.
+        Nothing without features.
         """
         if not self.has("progress", "ancestral"):
             return []
@@ -46,12 +46,12 @@ class Findings(ranges.Findings[Kind]):
         return Memorisation(found["samples"], found["held_out"], float(found["threshold"]))
 
 
-def _seen_of(parts: Iterator[Found]) -> Seen | None:
+def _seen_of(parts: Iterator[Arrays]) -> Seen | None:
     for first in parts:
         return seen_of(chain([first], parts)) if "features" in first else None
     raise ValueError("no units")
 
 
-def _slot(found: Found, place: int) -> Found:
+def _slot(found: Arrays, place: int) -> Arrays:
     names = ("features", "probabilities")
     return {name: found[name][place] for name in names if name in found}

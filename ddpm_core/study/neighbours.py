@@ -65,7 +65,7 @@ def nearest_of_each(
 ) -> list[Neighbours]:
     """Return what `nearest` does for each (queries, k), having gone through the references once.
 
-    More than once, if there are more than 1 GiB of queries; only so many are asked for at a time.
+    More than once, if there are more than 1 GiB of queries; a pass takes no more of them at a time.
     """
     found: list[Neighbours] = []
     group: list[_Search] = []

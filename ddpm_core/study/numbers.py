@@ -103,7 +103,7 @@ def _ode(findings: Findings, solver: str) -> dict[str, Any]:
 
 
 def _distance(images: Seen | None, reference: Seen | None) -> float | None:
-    """Return how far two sets of images are apart; None if nobody looked at features."""
+    """Return how far two sets of images are apart; None without features."""
     if images is None or reference is None:
         return None
     return frechet_distance(images.moments, reference.moments)
@@ -151,25 +151,25 @@ def metrics_of(numbers: dict[str, Any]) -> list[tuple[str, float, int]]:
     The step of a sampler's distance is its number of network evaluations: MLflow's chart of it is
     the plot of quality against cost. That of x_0_hat's is the reverse step.
     """
-    told: list[tuple[str, float | None, int]] = []
+    points: list[tuple[str, float | None, int]] = []
     for split, bits in numbers["bits_per_dim"].items():
-        told += [
+        points += [
             (f"study/bits_per_dim_{split}/{part}", bits[part], 0)
             for part in ("value", "standard_error", "prior", "rate", "decoder")
         ]
     for solver, bits in numbers["ode_bits_per_dim"].items():
-        told += [(f"study/ode_bits_per_dim/{solver}", bits["value"], 0)]
+        points += [(f"study/ode_bits_per_dim/{solver}", bits["value"], 0)]
     for one in numbers["quality"]["samplers"]:
         name = f"study/frechet_distance/{one['sampler']}"
-        told.append((name, one["frechet_distance"], one["evaluations"]))
+        points.append((name, one["frechet_distance"], one["evaluations"]))
     for one in numbers["quality"]["progress"]:
         step = one["reverse_step"]
-        told.append(("study/progress/frechet_distance", one["frechet_distance"], step))
-        told.append(("study/progress/inception_score", one["inception_score"], step))
+        points.append(("study/progress/frechet_distance", one["frechet_distance"], step))
+        points.append(("study/progress/inception_score", one["inception_score"], step))
     for space, found in numbers["memorisation"].items():
-        told += [
+        points += [
             (f"study/memorisation/{space}_{key}", found[key], 0) for key in ("share", "expected")
         ]
     share = numbers["coding"]["lossless"]["distortion_share"]
-    told.append(("study/coding/distortion_share", share, 0))
-    return [(name, value, step) for name, value, step in told if value is not None]
+    points.append(("study/coding/distortion_share", share, 0))
+    return [(name, value, step) for name, value, step in points if value is not None]

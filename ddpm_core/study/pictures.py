@@ -16,12 +16,12 @@ from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.spacing import choose_timesteps
 from ddpm_core.diffusion.trajectories import quarters, shared_latents
-from ddpm_core.evaluation.desk import Desk
+from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.study.sheets import frames_u8
 from ddpm_core.study.units import Unit
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 MIX_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _NUM_DECODED = 10
@@ -30,30 +30,30 @@ _DECODING, _CHAIN, _BRANCHES, _MIX, _MIX_STEPS = range(5)
 
 
 @torch.inference_mode()
-def of(desk: Desk, unit: Unit) -> Found:
+def of(context: EvaluationContext, unit: Unit) -> Arrays:
     """Return what the sheet of this unit shows."""
     match unit.kind:
         case "decoding":
-            return _decoding(desk, unit)
+            return _decoding(context, unit)
         case "latents":
-            return _latents(desk, unit)
+            return _latents(context, unit)
         case "mixes":
-            return _mixes(desk, unit)
+            return _mixes(context, unit)
         case "depths":
-            return _depths(desk)
+            return _depths(context)
         case _:
-            return _round_trip(desk, unit)
+            return _round_trip(context, unit)
 
 
-def _noise(desk: Desk, stream: int, count: int) -> Callable[[int], Tensor]:
+def _noise(context: EvaluationContext, stream: int, count: int) -> Callable[[int], Tensor]:
     """Return what gives the standard normal numbers of a step."""
-    key = seeding.key(desk.config.study.seed, "study", stream)
-    positions, shape = torch.arange(count, device=desk.device), desk.config.data.shape
+    key = seeding.key(context.config.study.seed, "study", stream)
+    positions, shape = torch.arange(count, device=context.device), context.config.data.shape
     return lambda number: seeding.normal(key, number, positions, shape)
 
 
-def _held_out(desk: Desk, start: int, stop: int) -> Tensor:
-    return to_unit_range(desk.test.images(start, stop), desk.device)
+def _held_out(context: EvaluationContext, start: int, stop: int) -> Tensor:
+    return to_unit_range(context.test.images(start, stop), context.device)
 
 
 def _u8(frames: Tensor) -> Tensor:
@@ -61,13 +61,13 @@ def _u8(frames: Tensor) -> Tensor:
     return torch.from_numpy(frames_u8(frames))
 
 
-def _decoding(desk: Desk, unit: Unit) -> Found:
+def _decoding(context: EvaluationContext, unit: Unit) -> Arrays:
     """Algorithms 3 and 4 of the paper, without the coder."""
-    x_0 = _held_out(desk, unit.start, unit.stop)
-    num_timesteps = desk.denoiser.schedule.num_timesteps
+    x_0 = _held_out(context, unit.start, unit.stop)
+    num_timesteps = context.denoiser.schedule.num_timesteps
     times = _falling(num_timesteps, _NUM_DECODED)
     received = progressive_decoding(
-        desk.denoiser, x_0, times=times, noise=_noise(desk, _DECODING, len(x_0))
+        context.denoiser, x_0, times=times, noise=_noise(context, _DECODING, len(x_0))
     )
     return {
         "times": torch.tensor(times),
@@ -81,17 +81,17 @@ def _falling(num_timesteps: int, count: int) -> list[int]:
     return choose_timesteps("quadratic", num_timesteps, min(count, num_timesteps))[::-1]
 
 
-def _latents(desk: Desk, unit: Unit) -> Found:
+def _latents(context: EvaluationContext, unit: Unit) -> Arrays:
     """Fig. 7 of the paper."""
-    times = sorted({t for t in quarters(desk.denoiser.schedule.num_timesteps) if t >= 0})[::-1]
-    chain = _noise(desk, _CHAIN, 1)
+    times = sorted({t for t in quarters(context.denoiser.schedule.num_timesteps) if t >= 0})[::-1]
+    chain = _noise(context, _CHAIN, 1)
     shared = shared_latents(
-        desk.denoiser,
-        chain(desk.denoiser.schedule.num_timesteps),
+        context.denoiser,
+        chain(context.denoiser.schedule.num_timesteps),
         times=times,
         num_images=unit.stop - unit.start,
         noise=chain,
-        branch_noise=_noise(desk, _BRANCHES, unit.stop - unit.start),
+        branch_noise=_noise(context, _BRANCHES, unit.stop - unit.start),
     )
     return {
         "times": torch.tensor(times),
@@ -100,12 +100,12 @@ def _latents(desk: Desk, unit: Unit) -> Found:
     }
 
 
-def _mixes(desk: Desk, unit: Unit) -> Found:
+def _mixes(context: EvaluationContext, unit: Unit) -> Arrays:
     """Fig. 8 of the paper: neighbouring held-out images, mixed at one depth."""
     count = max(1, (unit.stop - unit.start) // 2)
-    x_0 = _held_out(desk, 0, 2 * count)
-    depth = round(desk.config.study.mix_depth * desk.denoiser.schedule.num_timesteps)
-    mixed = _mixed(desk, x_0[0::2], x_0[1::2], depth)
+    x_0 = _held_out(context, 0, 2 * count)
+    depth = round(context.config.study.mix_depth * context.denoiser.schedule.num_timesteps)
+    mixed = _mixed(context, x_0[0::2], x_0[1::2], depth)
     ends = to_u8(x_0).cpu()
     return {
         "depth": torch.tensor(depth),
@@ -115,11 +115,11 @@ def _mixes(desk: Desk, unit: Unit) -> Found:
     }
 
 
-def _depths(desk: Desk) -> Found:
+def _depths(context: EvaluationContext) -> Arrays:
     """Fig. 9 of the paper: one pair, mixed at several depths."""
-    x_0, num_timesteps = _held_out(desk, 0, 2), desk.denoiser.schedule.num_timesteps
+    x_0, num_timesteps = _held_out(context, 0, 2), context.denoiser.schedule.num_timesteps
     depths = sorted({num_timesteps * eighth // 8 for eighth in (0, 1, 2, 3, 4, 6, 8)})
-    rows = [_mixed(desk, x_0[:1], x_0[1:], depth)[:, 0] for depth in depths]
+    rows = [_mixed(context, x_0[:1], x_0[1:], depth)[:, 0] for depth in depths]
     return {
         "depths": torch.tensor(depths),
         "mixed": _u8(torch.stack(rows)),
@@ -127,26 +127,26 @@ def _depths(desk: Desk) -> Found:
     }
 
 
-def _mixed(desk: Desk, x_0: Tensor, other: Tensor, depth: int) -> Tensor:
+def _mixed(context: EvaluationContext, x_0: Tensor, other: Tensor, depth: int) -> Tensor:
     return interpolate(
-        desk.denoiser,
+        context.denoiser,
         x_0,
         other,
         depth=depth,
         weights=MIX_WEIGHTS,
-        eps=_noise(desk, _MIX, len(x_0))(0),
-        noise=_noise(desk, _MIX_STEPS, len(x_0)),
+        eps=_noise(context, _MIX, len(x_0))(0),
+        noise=_noise(context, _MIX_STEPS, len(x_0)),
     )
 
 
-def _round_trip(desk: Desk, unit: Unit) -> Found:
+def _round_trip(context: EvaluationContext, unit: Unit) -> Arrays:
     """x_0 -> x_T -> x_0 by DDIM without noise, in ever more steps."""
-    x_0 = _held_out(desk, unit.start, unit.stop)
-    num_timesteps = desk.denoiser.schedule.num_timesteps
-    steps = round_trip_steps(desk.config.study.swept_steps, num_timesteps)
+    x_0 = _held_out(context, unit.start, unit.stop)
+    num_timesteps = context.denoiser.schedule.num_timesteps
+    steps = round_trip_steps(context.config.study.swept_steps, num_timesteps)
     latents, returned = [], []
     for num_steps in steps:
-        chain: Denoiser = desk.denoiser
+        chain: Denoiser = context.denoiser
         if num_steps < num_timesteps:
             chain = respaced(chain, choose_timesteps("linspace", num_timesteps, num_steps))
         latents.append(ddim_encode(chain, x_0.double()))

@@ -89,7 +89,7 @@ def _measure(inputs: Inputs, folder: str, units: list[Unit]) -> ranges.Findings[
 
 
 def _publish(inputs: Inputs, folder: str, expected: Expected, findings: Findings) -> Manifest:
-    """Make numbers, figures and sheets of what the units found, and commit them."""
+    """Compute numbers, figures and sheets from the results of the units, and commit them."""
     store, config = inputs.store, inputs.config
     features = (
         {"reason": inputs.why_no_distance}

@@ -1,4 +1,4 @@
-"""What is to be found out, in units: ranges of images, each looked at in one way.
+"""The units of a study: ranges of images, each measured in one way.
 
     study/<fingerprint>/
       sweep-ddim-20-000000-<digest>.safetensors    what the unit found: named arrays
@@ -79,6 +79,6 @@ def units_of(
 
 
 def uses_network(unit: Unit) -> bool:
-    """Say whether what a unit finds depends on the feature network, where there is one."""
+    """Return whether the result of a unit depends on the feature network, where there is one."""
     of_features = (unit.kind, unit.part) == ("neighbours", "features")
     return of_features or unit.kind in ("sweep", "progress", "features")

@@ -1,4 +1,4 @@
-"""What an actor does: works on a unit of the study, and publishes what it found."""
+"""The actor of the study: computes a unit and publishes its result."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
 from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_generation
-from ddpm_core.evaluation.desk import Desk, measuring
+from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import draw, to_u8
@@ -24,7 +24,7 @@ from ddpm_core.study import pictures
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
 from ddpm_core.study.units import Unit, uses_network
-from ddpm_core.units.ranges import Found
+from ddpm_core.units.ranges import Arrays
 
 NUM_MOMENTS = 20
 """moments of the reverse process at which x_0_hat is looked at, as the original's code has them"""
@@ -33,50 +33,50 @@ _DEQUANTISATION, _PROBE = 0, 1
 
 
 def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
-    """Return the function that works on a unit and publishes what it found."""
+    """Return the function that computes a unit and publishes its result."""
     return measuring(payload, get_device, work, uses_network)
 
 
-def work(desk: Desk, unit: Unit) -> Found:
-    """Return what the unit finds."""
+def work(context: EvaluationContext, unit: Unit) -> Arrays:
+    """Return the result of a unit."""
     match unit.kind:
         case "bound":
-            return _bound(desk, unit)
+            return _bound(context, unit)
         case "ode":
-            return _ode(desk, unit)
+            return _ode(context, unit)
         case "sweep":
-            return _sweep(desk, unit)
+            return _sweep(context, unit)
         case "progress":
-            return _progress(desk, unit)
+            return _progress(context, unit)
         case "features":
-            images = desk.train if unit.part == "train" else desk.test
-            seen = [desk.look(one) for one in desk.batches(images, unit.start, unit.stop)]
+            images = context.train if unit.part == "train" else context.test
+            seen = [context.look(one) for one in context.batches(images, unit.start, unit.stop)]
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case "neighbours":
-            return _neighbours(desk, unit)
+            return _neighbours(context, unit)
         case "decoding" | "latents" | "mixes" | "depths" | "round-trip":
-            return pictures.of(desk, unit)
+            return pictures.of(context, unit)
         case _:
             assert_never(unit.kind)
 
 
-def _positions(desk: Desk, unit: Unit) -> Tensor:
-    return torch.arange(unit.start, unit.stop, device=desk.device)
+def _positions(context: EvaluationContext, unit: Unit) -> Tensor:
+    return torch.arange(unit.start, unit.stop, device=context.device)
 
 
-def _bound(desk: Desk, unit: Unit) -> Found:
-    images = desk.train if unit.part == "train" else desk.test
+def _bound(context: EvaluationContext, unit: Unit) -> Arrays:
+    images = context.train if unit.part == "train" else context.test
     return likelihood_part(
-        desk.denoiser,
+        context.denoiser,
         images.images(unit.start, unit.stop),
-        _positions(desk, unit),
-        seed=desk.config.study.seed,
+        _positions(context, unit),
+        seed=context.config.study.seed,
     )
 
 
-def _ode(desk: Desk, unit: Unit) -> Found:
-    study, positions = desk.config.study, _positions(desk, unit)
-    schedule, shape = desk.denoiser.schedule, desk.config.data.shape
+def _ode(context: EvaluationContext, unit: Unit) -> Arrays:
+    study, positions = context.config.study, _positions(context, unit)
+    schedule, shape = context.denoiser.schedule, context.config.data.shape
     solver: Solver
     if unit.part == "heun":
         solver = FixedStep(sigma_grid(schedule, study.ode_steps))
@@ -85,8 +85,8 @@ def _ode(desk: Desk, unit: Unit) -> Found:
         solver = Adaptive(low, high, rtol=study.ode_tolerance, atol=study.ode_tolerance)
     key = seeding.key(study.seed, "likelihood", 1)
     found = ode_bits_per_dim(
-        desk.denoiser,
-        to_unit_range(desk.test.images(unit.start, unit.stop), desk.device).double(),
+        context.denoiser,
+        to_unit_range(context.test.images(unit.start, unit.stop), context.device).double(),
         solver=solver,
         uniform=seeding.uniform(key, _DEQUANTISATION, positions, shape),
         probe=seeding.signs(key, _PROBE, positions, shape),
@@ -94,27 +94,27 @@ def _ode(desk: Desk, unit: Unit) -> Found:
     return {"bits": found.bits.cpu().double(), "evaluations": found.num_evaluations.cpu()}
 
 
-def _sweep(desk: Desk, unit: Unit) -> Found:
-    (setting,) = (one for one in swept(desk.config)[0] if one.name == unit.part)
-    counter = _Counter(desk.denoiser.network)
+def _sweep(context: EvaluationContext, unit: Unit) -> Arrays:
+    (setting,) = (one for one in swept(context.config)[0] if one.name == unit.part)
+    counter = _Counter(context.denoiser.network)
     x_0 = draw(
-        replace(desk.denoiser, network=counter),
-        _positions(desk, unit),
-        desk.config.data.shape,
+        replace(context.denoiser, network=counter),
+        _positions(context, unit),
+        context.config.data.shape,
         sample=setting.sample,
-        seed=desk.config.study.seed,
+        seed=context.config.study.seed,
     )
     images_u8 = to_u8(x_0).cpu().permute(0, 3, 1, 2)
-    shown = images_u8[: max(0, desk.config.study.num_shown - unit.start)].contiguous()
+    shown = images_u8[: max(0, context.config.study.num_shown - unit.start)].contiguous()
     return {
         "evaluations": torch.tensor(counter.calls),
         "shown": shown,
-        **desk.look(images_u8),
+        **context.look(images_u8),
     }
 
 
 class _Counter:
-    """A network that counts how often it is asked."""
+    """A network that counts its calls."""
 
     def __init__(self, network: Network) -> None:
         self._network, self.calls = network, 0
@@ -124,19 +124,19 @@ class _Counter:
         return self._network(x_t, t)
 
 
-def _progress(desk: Desk, unit: Unit) -> Found:
-    positions, shape = _positions(desk, unit), desk.config.data.shape
-    times = moments_of_chain(desk.denoiser)
-    x_T, noise = chain_noise(desk, positions)  # noqa: N806
+def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
+    positions, shape = _positions(context, unit), context.config.data.shape
+    times = moments_of_chain(context.denoiser)
+    x_T, noise = chain_noise(context, positions)  # noqa: N806
     with torch.inference_mode():
-        x_0_hat = progressive_generation(desk.denoiser, x_T, times=times, noise=noise)
+        x_0_hat = progressive_generation(context.denoiser, x_T, times=times, noise=noise)
     count = unit.stop - unit.start
     images_u8 = to_u8(x_0_hat.flatten(0, 1)).cpu().permute(0, 3, 1, 2)
     shown = images_u8.view(len(times), count, *shape)
-    seen = desk.look(images_u8)
+    seen = context.look(images_u8)
     return {
         "times": torch.tensor(times),
-        "shown": shown[:, : max(0, desk.config.study.num_shown - unit.start)].contiguous(),
+        "shown": shown[:, : max(0, context.config.study.num_shown - unit.start)].contiguous(),
         **{name: rows.view(len(times), count, -1) for name, rows in seen.items()},
     }
 
@@ -147,27 +147,32 @@ def moments_of_chain(denoiser: NetworkDenoiser) -> list[int]:
     return sorted(set(evenly_spaced_times(num_timesteps, NUM_MOMENTS)))
 
 
-def chain_noise(desk: Desk, positions: Tensor) -> tuple[Tensor, Callable[[int], Tensor]]:
+def chain_noise(
+    context: EvaluationContext, positions: Tensor
+) -> tuple[Tensor, Callable[[int], Tensor]]:
     """Return x_T of these positions, and what gives the noise of a step: those of `sample`."""
-    seed, shape = desk.config.study.seed, desk.config.data.shape
+    seed, shape = context.config.study.seed, context.config.data.shape
     first, steps = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")
     x_T = seeding.normal(first, 0, positions, shape)  # noqa: N806
     return x_T, lambda t: seeding.normal(steps, t, positions, shape)
 
 
-def _neighbours(desk: Desk, unit: Unit) -> Found:
-    samples = desk.first_samples(unit.stop)
-    shown = samples[: desk.config.study.num_shown]
-    look = partial(desk.rows, desk.network.embed) if unit.part == "features" else _as_they_are
-    places = look(samples).to(desk.device)
-    k = min(NUM_NEIGHBOURS, len(desk.train))
+def _neighbours(context: EvaluationContext, unit: Unit) -> Arrays:
+    samples = context.first_samples(unit.stop)
+    shown = samples[: context.config.study.num_shown]
+    look = partial(context.rows, context.network.embed) if unit.part == "features" else _as_they_are
+    places = look(samples).to(context.device)
+    k = min(NUM_NEIGHBOURS, len(context.train))
     # In one go, since all training images have to be read for it.
     of_samples, of_shown, *of_held_out = nearest_of_each(
         chain(
             [(places, 1), (places[: len(shown)], k)],
-            ((part.to(desk.device), 1) for part in in_chunks(desk.parts(look, desk.test))),
+            (
+                (part.to(context.device), 1)
+                for part in in_chunks(context.chunks(look, context.test))
+            ),
         ),
-        desk.parts(look, desk.train),
+        context.chunks(look, context.train),
     )
     compared = memorisation(
         of_samples.distance[:, 0], torch.cat([one.distance[:, 0] for one in of_held_out])
@@ -178,7 +183,7 @@ def _neighbours(desk: Desk, unit: Unit) -> Found:
         "threshold": torch.tensor(compared.threshold, dtype=torch.float64),
         "shown": shown,
         "distance": of_shown.distance,
-        "nearest": desk.train.take(of_shown.index.flatten().numpy()).reshape(
+        "nearest": context.train.take(of_shown.index.flatten().numpy()).reshape(
             *of_shown.index.shape, *shown.shape[1:]
         ),
     }

@@ -95,7 +95,7 @@ class _Finder:
         )
 
     def _from_before_births(self, identity: Identity) -> Any:  # noqa: ANN401
-        """Return the run of this folder from when folders had no ids; None if there is none.
+        """Return the run of this folder that an earlier version logged without an id, or None.
 
         A folder without a checkpoint begins from step 0, so it is not the one that was logged.
         """

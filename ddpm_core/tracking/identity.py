@@ -57,13 +57,13 @@ class Identity:
 
         Args:
             tags: of an MLflow run or of a model's version.
-            unique_root: nobody else can have a root of this name there.
+            unique_root: no other user can have a root of this name there.
         """
         if tags.get(RUN_URI) != self.run_uri:
             return False
         if unique_root or tags.get(BIRTH) == self.birth:
             return True
-        # Written before folders had an id.
+        # Of a version without ids of folders.
         return BIRTH not in tags and tags.get(EXPERIMENT) == self.experiment
 
 

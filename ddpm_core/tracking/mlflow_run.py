@@ -1,4 +1,4 @@
-"""One MLflow run, spoken to from the outbox's thread: MLflow's errors become two kinds of no."""
+"""Requests to one MLflow run, from the outbox's thread; errors become Unreachable or Refused."""
 
 import json
 import os

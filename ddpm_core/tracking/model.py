@@ -29,7 +29,7 @@ from ddpm_core.tracking.outbox import Refused, say
 ALIAS = "champion"
 DIGEST_TAG = "ema_sha256"
 _NAME = "ddpm"
-# A database says the first of an alias that nobody has.
+# A database answers the first for an alias that is not set.
 _NOT_THERE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _REQUIREMENTS = (
     "jaxtyping",
@@ -84,13 +84,13 @@ def register_model(
 
 
 def _move_alias(run: MlflowRun, name: str, newest: Any) -> None:  # noqa: ANN401
-    """Point the alias at the version, unless a version of somebody else's has it."""
+    """Point the alias at the version, unless a version of another run has it."""
     try:
         champion = run.client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
         if error.error_code not in _NOT_THERE:
             raise
-        champion = None  # nobody has it
+        champion = None  # it is not set
     if champion is None or _owns(run, champion):
         if champion is None or champion.version != newest.version:
             run.client.set_registered_model_alias(name, ALIAS, newest.version)
@@ -151,13 +151,13 @@ def save_model(
                 mlflow_model=model,
             )
         except MlflowException as error:
-            # Raised on this machine: trying again would change nothing.
+            # Raised locally: retrying cannot help.
             raise Refused(str(error)) from error
 
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """Have Python leave no .pyc files beside what MLflow imports to look at it."""
+    """Keep Python from writing .pyc files beside modules that MLflow imports to inspect them."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -1,9 +1,10 @@
 """Deliveries to a server that may be slow, away or dead: one bounded queue and one thread.
 
 The caller never waits. No point is sent twice: before each batch the thread asks the server for the
-last step of every key and skips what is at or below it, whoever sent that. Points leave in the
-order of their steps, so what the server has of a key is always a beginning of its curve, and
-sending the whole curve again adds just what is missing. Files wait as what reads them.
+last step of every key and skips what is at or below it, also where another process sent it. Points
+leave in the order of their steps, so what the server has of a key is always a beginning of its
+curve, and sending the whole curve again adds just what is missing. Of a file the queue holds a
+function that reads it.
 """
 
 import math
@@ -29,7 +30,7 @@ _SLOWEST_BYTES_PER_S = 2**20  # of an upload that is still waited for when closi
 
 
 class Unreachable(Exception):  # noqa: N818 - a state of the server, not an error of ours
-    """Nobody answered, or not in time; the same delivery may succeed later."""
+    """No answer, or not in time; the same delivery may succeed later."""
 
 
 class Refused(Exception):  # noqa: N818

@@ -119,7 +119,7 @@ def job_environment() -> dict[str, str]:
     """Return the variables by which a job on another machine finds the same MLflow.
 
     Those whose value holds a password or a token are left out: what a job is submitted with is
-    shown to everybody who may list jobs.
+    shown to all who may list jobs.
     """
     given = {name: os.environ.get(name, "").strip() for name in _JOB_VARIABLES}
     return {
@@ -164,7 +164,7 @@ def git_commit() -> str | None:
         ).stdout.split("\n")
     except (OSError, subprocess.SubprocessError):
         return None
-    # Installed into somebody else's checkout, the commit there says nothing about this program.
+    # In the checkout of another project the commit says nothing about this program.
     return found[1] if Path(found[0]) == home else None
 
 

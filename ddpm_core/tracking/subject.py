@@ -1,4 +1,4 @@
-"""What a tracker is about: a stage of a run, and what of it differs from the run's run.json."""
+"""What a tracker logs: a stage of a run, and its differences from the run's run.json."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""What a stage holds while it runs: every method returns at once and none raises for MLflow."""
+"""The tracker of a stage: every method returns at once and none raises for MLflow."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ _PACKING_S = 60.0  # importing torch and building the folder of a model, on a bu
 
 
 class Tracker:
-    """One stage's line to the MLflow run; a context manager that closes it, failed or not.
+    """One stage's connection to the MLflow run; a context manager that closes it, failed or not.
 
     Nothing is connected before there is something to say.
     """
@@ -183,7 +183,7 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After an error somebody may be waiting to stop the process for good.
+        # After an error the process may be about to be killed.
         self.close(None if kind is None else SILENCE_S, error=error)
 
     def _say_if_off(self) -> None:

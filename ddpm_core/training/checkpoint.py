@@ -50,7 +50,7 @@ Curve = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint belongs to; one of other origin is never continued from."""
+    """Experiment and data set of a checkpoint; one of other origin is never continued from."""
 
     experiment: str
     """fingerprint of what determines the weights: see `places.experiment`"""
@@ -66,7 +66,7 @@ Written = Mapping[str, FileRecord]
 
 @dataclass(frozen=True)
 class Begun:
-    """What a training goes on from; its tensors are where they belong."""
+    """The state to resume from; its tensors are loaded already."""
 
     step: int
     """completed steps"""
@@ -147,12 +147,12 @@ def commit(
 
 
 def to_text(written: Written) -> str:
-    """Return JSON of what one rank has written, for the one that publishes it."""
+    """Return the files that one rank has written, as JSON for the rank that publishes them."""
     return json.dumps({role: asdict(record) for role, record in written.items()})
 
 
 def from_texts(texts: Sequence[str]) -> Written:
-    """Return what all ranks have written together, from `to_text` of each."""
+    """Return the files that all ranks have written, from `to_text` of each."""
     return {
         role: FileRecord(**record) for text in texts for role, record in json.loads(text).items()
     }

@@ -1,4 +1,4 @@
-"""What a training counts between two points of its curves: sums on the device, read at a point."""
+"""Counters between two points of the curves: sums on the device, read at a point."""
 
 from collections.abc import Sequence
 
@@ -75,6 +75,6 @@ class Counts:
         self.keep_on_rank_0()
 
     def keep_on_rank_0(self) -> None:
-        """Forget on the other ranks what rank 0 has: what all of them read of a checkpoint."""
+        """Zero the sums on all ranks but 0: all of them read the same sums from a checkpoint."""
         if self._parallel.rank:
             self.window.zero_()

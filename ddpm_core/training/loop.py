@@ -1,6 +1,6 @@
-"""The loop over the steps: a generator that tells of points of the curves and of checkpoints due.
+"""The loop over the steps: a generator of events: points of the curves, and checkpoints due.
 
-What is done with them (printing, tracking, storing) is the caller's. Between two events nothing
+The caller prints, tracks and stores them. Between two events nothing
 waits for the device.
 """
 
@@ -21,14 +21,14 @@ from ddpm_core.training.trainee import Trainee
 
 
 class Training(Protocol):
-    """A kind of training: what it changes, and how one step does it.
+    """A kind of training: the trained state, and one step.
 
     What it counts must have a `loss`, which is shown while it runs.
     """
 
     @property
     def trainee(self) -> Trainee:
-        """What the steps change; the same object from beginning to end."""
+        """The state that the steps change; the same object from beginning to end."""
 
     @property
     def accepts(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What no checkpoint is made of: numbers that are none, and ranks that have grown apart."""
+"""Checks before a checkpoint: no NaN or infinity, and equal weights on all ranks."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from ddpm_core.inference.tensor_file import bytes_of
 
 
 def require_finite(parts: Mapping[str, Mapping[str, Tensor]], *, step: int) -> None:
-    """Refuse a state that no training comes back from.
+    """Refuse a state with a number that is not finite.
 
     Raises:
         DivergenceError: naming the first tensor with a NaN or an infinity.

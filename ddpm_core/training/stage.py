@@ -28,7 +28,7 @@ def run_train(store: Store, config: RunConfig) -> None:
     If it is, what MLflow may have missed of the curves is sent.
 
     Raises:
-        RunConflictError: this run is being trained by somebody else.
+        RunConflictError: another process trains this run.
         ConfigError: the cluster cannot hold the workers, or the evaluation would lack its file.
         DataError: the data set cannot be made or used.
         CheckpointError: there are checkpoints and none to continue from, or of something else.

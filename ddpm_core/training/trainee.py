@@ -1,4 +1,4 @@
-"""What a training changes, by name: modules, optimisers, averages of weights, and the counts.
+"""The state of a training, by name: modules, optimisers, averages of weights, and counters.
 
 Each is a part of a checkpoint, in a file of its own; what is called `model` and `adam`, as the one
 network has always been, lies in one file with the counts. What a step does with them is in a file
@@ -35,7 +35,7 @@ class Average:
 
 
 class Trainee:
-    """All that the next step depends on and that no configuration says, by name.
+    """All state of the training that the next step depends on, by name.
 
     The modules are the same on all ranks at all times: the same at the beginning, and moved by the
     same averaged gradients.
@@ -110,7 +110,7 @@ class Trainee:
         return parts | averages
 
     def settle(self) -> None:
-        """Go on from what was written into the tensors of `parts`, on every rank the same."""
+        """Continue from the values written into the tensors of `parts`, equal on every rank."""
         for optimiser in self.optimisers.values():
             optimiser.settle()
         self.counts.keep_on_rank_0()

@@ -1,4 +1,4 @@
-"""What each rank of the training group runs: data, state, loop; rank 0 also logs and stores."""
+"""The program of each rank of a training: data, state, loop; rank 0 also logs and stores."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _SHOW_EVERY_S = 2.0
 
 
 def payload_of(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Return what `train_worker` needs to know, as JSON values."""
+    """Return the payload of `train_worker`, as JSON values."""
     return {"store": store.uri, "config": config.model_dump(mode="json")}
 
 

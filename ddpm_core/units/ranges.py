@@ -1,4 +1,4 @@
-"""Units that look at a range of images in one way, and keep named arrays of what they found."""
+"""Units that measure a range of images in one way; their results are named arrays."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.units.units import Units, manifest_name
 
 ARRAYS_ROLE = "arrays"
-Found = dict[str, Tensor]
-"""What a unit finds: arrays by their names, on the CPU."""
+Arrays = dict[str, Tensor]
+"""The result of a unit: arrays by name, on the CPU."""
 
 K = TypeVar("K", bound=str)
 
 
 @dataclass(frozen=True)
 class Range(Generic[K]):
-    """The images start ... stop - 1, looked at in one way."""
+    """The images start ... stop - 1, measured in one way."""
 
     kind: K
     part: str
@@ -47,21 +47,21 @@ class Range(Generic[K]):
             yield cls(kind, part, start, min(start + size, total))
 
 
-def publish(units: Units[Range[K]], unit: Range[K], found: Found) -> Manifest:
-    """Write what a unit found and commit it, as `Units.publish`."""
+def publish(units: Units[Range[K]], unit: Range[K], found: Arrays) -> Manifest:
+    """Write the result of a unit and commit it, as `Units.publish`."""
     data = safetensors.torch.save({name: array.contiguous() for name, array in found.items()})
     record = write_file(units.store, units.folder, unit.name, ".safetensors", data)
     return units.publish(unit, {ARRAYS_ROLE: record})
 
 
-def read(units: Units[Range[K]], unit: Range[K]) -> Found:
-    """Return what a finished unit found, verified.
+def read(units: Units[Range[K]], unit: Range[K]) -> Arrays:
+    """Return the result of a finished unit, verified.
 
     Raises:
         DamagedError: as `Units.read`.
     """
     try:
-        found: Found = safetensors.torch.load(units.read(unit, ARRAYS_ROLE))
+        found: Arrays = safetensors.torch.load(units.read(unit, ARRAYS_ROLE))
     except SafetensorError as error:
         where = units.store.uri_of(f"{units.folder}/{manifest_name(unit)}")
         reason = f"the arrays of {where} cannot be read ({error}); the stage makes it again"
@@ -72,23 +72,23 @@ def read(units: Units[Range[K]], unit: Range[K]) -> Found:
 
 @dataclass(frozen=True)
 class Findings(Generic[K]):
-    """What finished units found, in the order of their images; read when it is asked for."""
+    """Results of finished units, in the order of their images; read on access."""
 
     published: Units[Range[K]]
     units: Sequence[Range[K]]
 
     def has(self, kind: K, part: str) -> bool:
-        """Return whether such units were asked for."""
+        """Return whether there are such units."""
         return any((unit.kind, unit.part) == (kind, part) for unit in self.units)
 
-    def each(self, kind: K, part: str) -> Iterator[Found]:
-        """Yield what the units of a part found, one in memory at a time."""
+    def each(self, kind: K, part: str) -> Iterator[Arrays]:
+        """Yield the results of the units of a part, one in memory at a time."""
         chosen = [unit for unit in self.units if (unit.kind, unit.part) == (kind, part)]
         for unit in sorted(chosen, key=lambda one: one.start):
             yield read(self.published, unit)
 
-    def one(self, kind: K, part: str) -> Found:
-        """Return what the one unit of a part found."""
+    def one(self, kind: K, part: str) -> Arrays:
+        """Return the result of the one unit of a part."""
         (found,) = self.each(kind, part)
         return found
 

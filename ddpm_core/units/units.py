@@ -58,10 +58,10 @@ class Units(Generic[U]):
     folder: str
     made_with: Callable[[U], Mapping[str, Any] | None] = _nothing
     """what a unit depends on and its whole does not say; units of earlier versions without it
-    count. None: nobody knows yet, so that no unit of this kind counts"""
+    count. None: not known yet, so that no unit of this kind counts"""
 
     def expected(self, unit: U) -> Expected | None:
-        """Return what the manifest of a unit says of itself; None while nobody knows."""
+        """Return the body of a unit's manifest; None while it is not known."""
         made_with = self.made_with(unit)
         if made_with is None:
             return None
@@ -81,7 +81,7 @@ class Units(Generic[U]):
             more: what else its manifest says.
 
         Raises:
-            ValueError: nobody knows yet what it was made with.
+            ValueError: it is not known yet what it was made with.
         """
         expected = self.expected(unit)
         if expected is None:
@@ -101,7 +101,7 @@ class Units(Generic[U]):
         Args:
             units: which.
             by_length: whether to look at the lengths of files, by one listing, and to leave their
-                bytes to whoever builds on them.
+                bytes to their readers.
             read: roles whose bytes are verified all the same.
         """
         sizes = self.store.sizes(self.folder)
@@ -132,7 +132,7 @@ class Units(Generic[U]):
         return manifest.intact(self.store, self.folder, expected, name=name) is not None
 
     def missing(self, units: Sequence[U]) -> list[U]:
-        """Return the units that nobody has finished, in their order; every file is read."""
+        """Return the units that are not finished, in their order; every file is read."""
         return without(units, self.finished(units))
 
     def read(self, unit: U, role: str) -> bytes:
@@ -155,7 +155,7 @@ class Units(Generic[U]):
         raise DamagedError(f"{where} is gone; run the stage again")
 
     def set_aside(self, unit: U, reason: str) -> None:
-        """Have a unit count as not made, and say why: working on it again replaces it."""
+        """Quarantine a unit, with the reason: working on it again replaces it."""
         manifest.quarantine(self.store, self.folder, reason, name=manifest_name(unit))
 
 

@@ -1,4 +1,4 @@
-"""What is missing of a whole is worked on by a pool of actors, which publish unit after unit."""
+"""Work on the missing units of a whole with a pool of actors, which publish unit after unit."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ def work_on(
     size: Callable[[U], int] = _one,
     note: Callable[[U, float], str],
 ) -> None:
-    """Have the missing units worked on and published, and show how far it is.
+    """Work on the missing units on actors, which publish them, and show the progress.
 
     Args:
         make_worker: as `cluster.map_units`; its function publishes what a unit comes to.

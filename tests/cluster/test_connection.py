@@ -1,4 +1,4 @@
-"""Joining or starting a cluster; being told in time what it cannot hold."""
+"""Joining or starting a cluster; an early error for what it cannot hold."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def test_not_more_workers_than_gpus_that_are_used_unasked(
         connection._preflight(compute, patience_s=0)
 
 
-def test_workers_that_are_left_out_are_told_of(monkeypatch, caplog):
+def test_workers_that_are_left_out_are_reported(monkeypatch, caplog):
     """Catches a cluster whose GPUs are fewer than was thought, and nobody learns of it."""
     node = {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 1.0}}
     monkeypatch.setattr("ray.nodes", lambda: [node])
@@ -165,7 +165,7 @@ def test_workers_of_our_own_ray_are_not_started_by_uv(monkeypatch, own_ray):
 
 
 @pytest.mark.parametrize(("workers", "each", "cpus"), [(2, 1, 2), (1, 3, 3), (64, 2, 4)])
-def test_our_own_ray_has_as_many_cores_as_are_asked_for(monkeypatch, own_ray, workers, each, cpus):
+def test_our_own_ray_has_as_many_cores_as_configured(monkeypatch, own_ray, workers, each, cpus):
     """Catches 128 workers started ahead on 128 cores, and more cores than the machine gives."""
 
     def init(**_words):

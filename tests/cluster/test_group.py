@@ -54,7 +54,7 @@ NO_DECODER = ClusterError("a process that decodes images has ended with code -9"
     ],
 )
 def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
-    """Catches a defect or a user's error that costs max_failures restarts before it is told, and
+    """Catches a defect or a user's error that costs max_failures restarts before it is said, and
     a rank's complaint about a lost peer that is taken for a defect.
     """
     assert group.incurable(errors) is incurable
@@ -62,9 +62,9 @@ def test_only_a_lost_worker_is_worth_another_start(errors, incurable):
 
 def test_a_loss_is_said_when_it_is_seen(tmp_path, capsys):
     """Catches a minute without a step and without a word of why."""
-    judge = group._Judge(tmp_path / "losses")
+    policy = group._RestartPolicy(tmp_path / "losses")
     silent = WorkerHealthCheckTimeoutError("A worker health check has been hanging for 60 seconds.")
-    judge.after_worker_group_poll_status(SimpleNamespace(errors={2: silent, 1: GONE, 0: RESET}))
+    policy.after_worker_group_poll_status(SimpleNamespace(errors={2: silent, 1: GONE, 0: RESET}))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the group has lost a worker: rank 0: RuntimeError: [/x/")
     assert "; rank 1: ActorDiedError: " in line

@@ -93,7 +93,7 @@ def test_what_is_no_address_is_said_to_be_none(address):
         reach.require_answer(address)
 
 
-def test_auto_without_a_cluster_is_told_what_to_set(monkeypatch):
+def test_auto_without_a_cluster_is_refused_with_what_to_set(monkeypatch):
     """Catches Ray's search for two minutes, at an address that it has noted once."""
 
     def nowhere(_address):
@@ -107,7 +107,7 @@ def test_auto_without_a_cluster_is_told_what_to_set(monkeypatch):
     assert "ConnectionRefusedError" in refused("auto")
 
 
-def test_a_stage_asks_before_ray_does(monkeypatch):
+def test_a_stage_checks_the_address_before_ray_does(monkeypatch):
     """Catches a check that nobody calls."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was asked"))

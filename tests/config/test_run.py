@@ -319,7 +319,7 @@ def test_run_json_reads_like_it_was_declared():
         ),
     ],
 )
-def test_what_cannot_draw_or_is_read_by_nobody_is_refused_before_anything_starts(changes, message):
+def test_what_cannot_draw_or_is_not_used_is_refused_before_anything_starts(changes, message):
     """Catches: samples of noise after hours of training, and settings that nobody reads."""
     with pytest.raises(ConfigError) as told:
         digits().replaced(changes)

@@ -219,7 +219,7 @@ def affine_moments(
 
     Args:
         sample: (x_T, noise) -> images.
-        num_noises: noise is asked for with numbers below.
+        num_noises: noise is drawn for numbers below.
         num_dims: of an image.
     """
     rows = num_noises + 2

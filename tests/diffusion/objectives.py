@@ -70,5 +70,5 @@ def saying(
     prediction: PredictionKind = "eps",
     variance: Variance = "fixed_small",
 ) -> NetworkDenoiser:
-    """Return a denoiser whose network answers `output` whatever it is asked."""
+    """Return a denoiser whose network returns `output` for all inputs."""
     return NetworkDenoiser(lambda x_t, t: output, schedule, prediction, variance)

@@ -36,7 +36,7 @@ def noised():
 
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_whoever_knows_the_answer_gives_it_in_every_form(prediction, variance, noised):
+def test_a_perfect_network_gives_its_answer_in_every_form(prediction, variance, noised):
     """Catches an output read as something else, in each of the 4 x 4 ways to train a network, and
     the second half of the channels taken for the first.
     """
@@ -70,7 +70,7 @@ def test_answers_between_two_steps_belong_together(prediction):
 
 
 def test_a_mean_between_two_steps_is_refused():
-    """Catches an x_{t-1} of t = 3.5, which nobody can mean."""
+    """Catches an x_{t-1} of t = 3.5, which does not exist."""
     denoiser = saying(normal(2, 3), prediction="x_prev")
     with pytest.raises(ConfigError, match=r"whole steps only.*ancestral"):
         _ = denoiser.predict(normal(2, 3), torch.tensor([3.5, 4.0])).eps
@@ -183,7 +183,7 @@ def test_at_sigma_is_karras_denoiser(prediction):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
-def test_at_sigma_of_whoever_knows_the_image_is_the_image(prediction):
+def test_at_sigma_of_a_perfect_network_is_the_image(prediction):
     """Catches an input scaled by another factor than sqrt(abar_t)."""
     sigma = sigma_at(PAPER, torch.tensor([0, 1, 500, 999]))
     x_0, eps = normal(4, 6, seed=1), normal(4, 6, seed=2)
@@ -194,7 +194,7 @@ def test_at_sigma_of_whoever_knows_the_image_is_the_image(prediction):
     assert single.dtype == torch.float32
 
 
-def test_at_sigma_beyond_the_chain_asks_at_its_end():
+def test_at_sigma_beyond_the_chain_is_evaluated_at_its_end():
     """Catches a time outside 0...T-1, where the network was never trained, and a D that leaves x
     where there is no noise any more.
     """

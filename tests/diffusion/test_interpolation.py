@@ -22,7 +22,7 @@ def noise(t):
 
 
 def recorder(seen, eps_hat=lambda x_t: 0 * x_t):
-    """Return a denoiser that keeps what it is asked."""
+    """Return a denoiser that records its inputs."""
 
     def network(x_t, t):
         seen.append((x_t, int(t[0])))
@@ -68,7 +68,7 @@ def test_what_the_network_sees_first_is_the_mix_of_the_noised_ends():
 
 @pytest.mark.parametrize(("coupled", "share"), [(True, 1.0), (False, 0.3**2 + 0.7**2)])
 def test_noise_of_a_mix_is_whole_with_coupled_ends_and_less_with_independent_ones(coupled, share):
-    """Catches: coupling that is none, independent noise where coupled was asked.
+    """Catches: coupling that is none, independent noise in place of coupled.
 
     With a unit vector for each draw, the squared length is the variance.
     """
@@ -109,7 +109,7 @@ def test_each_image_is_that_of_its_mix_alone():
     torch.testing.assert_close(found[1], descend(free, mix, first=19, noise=noise))
 
 
-def test_clipping_is_asked_of_the_reverse_steps():
+def test_clipping_is_passed_to_the_reverse_steps():
     """Catches: an argument that goes nowhere."""
     wild = NetworkDenoiser(lambda x_t, t: -3 * x_t, SHORT)
     assert float(run(wild, 50).abs().max()) <= 1
@@ -126,7 +126,7 @@ def test_clipping_is_asked_of_the_reverse_steps():
         ({"weights": [math.nan]}, "nan"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(other, message):
+def test_invalid_arguments_are_refused(other, message):
     """Catches: extrapolation without a word, and a depth past the chain's end."""
     with pytest.raises(ConfigError, match=message):
         run(oracle(SHORT, A), **{"depth": 3, **other})

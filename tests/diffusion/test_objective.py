@@ -84,7 +84,7 @@ def test_targets_are_what_each_network_is_to_say(given):
 @pytest.mark.parametrize("variance", FIXED)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_l_simple_is_the_error_of_what_is_predicted(prediction, variance, given):
-    """Catches another target than the prediction's, a weight where none was asked for, and a loss
+    """Catches another target than the prediction's, a weight where none is configured, and a loss
     that depends on the variance.
     """
     x_0, x_t, t, eps = given

@@ -188,7 +188,7 @@ def test_the_straight_line_has_the_noise_of_diffusers():
 
 @every_path
 @pytest.mark.parametrize("kind", KINDS)
-def test_whoever_knows_the_answer_gives_it_in_every_form(name, kind):
+def test_a_perfect_network_gives_its_answer_in_every_form(name, kind):
     """Catches a form that is right on the chain alone, on every path and of every kind."""
     path, t = PATHS[name], inside(PATHS[name])
     if kind == "v" and not path.preserves_variance:

@@ -103,7 +103,7 @@ def receive(denoiser, x_0, times, **other):
 
 
 def test_what_is_shown_is_x_0_hat_of_what_is_held():
-    """Catches: a network asked at the index of the sub-chain, rows in reverse, a lost clip."""
+    """Catches: a network called at the index of the sub-chain, rows in reverse, a lost clip."""
     free = NetworkDenoiser(lambda x_t, t: x_t.sin() + 0.01 * t[:, None], SHORT)
     x_0, times = normal(3, 5).clamp(-1, 1), [49, 20, 3, 0]
     found = receive(free, x_0, times, clip_x_0=False)
@@ -117,7 +117,7 @@ def test_what_is_shown_is_x_0_hat_of_what_is_held():
 
 
 def test_the_exact_denoiser_shows_the_image_at_every_time():
-    """Catches: latents of another image or of another time than the network is told."""
+    """Catches: latents of another image or of another time than the network gets."""
     x_0 = normal(2, 3, 4, 4).clamp(-1, 1)
     found = receive(oracle(SHORT, x_0), x_0, [49, 30, 7, 0])
     torch.testing.assert_close(found.x_0_hat, x_0.expand(4, 2, 3, 4, 4))

@@ -54,7 +54,7 @@ def test_ancestral_sampling_in_few_steps_is_that_of_diffusers(variance, clip):
     few = respaced(small(toy(), variance), FEW)
     ours = ddpm_sample(few, normal(2, 5), noise=draws, clip_x_0=clip)
     torch.testing.assert_close(ours, x_t, rtol=1e-8, atol=1e-8)
-    assert few.denoiser.network.asked == list(reversed(FEW))
+    assert few.denoiser.network.called_at == list(reversed(FEW))
 
 
 def test_few_steps_with_the_large_variance_are_sigma_hat_of_ddim():
@@ -80,7 +80,7 @@ def test_few_steps_with_the_large_variance_are_sigma_hat_of_ddim():
 
 
 def test_an_oracle_finds_the_image_in_any_steps():
-    """Catches a network that is asked at the short chain's index: it would be told 9 for 900."""
+    """Catches a network that is called at the short chain's index: with 9 in place of 900."""
     x_0 = normal(2, 5).clamp(-1, 1)
     x_T = q_sample(PAPER, x_0, torch.tensor([900, 900]), normal(2, 5, seed=1))
     few = respaced(oracle(PAPER, x_0), FEW)

@@ -40,7 +40,7 @@ def test_spacings_of_ten_steps():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @given(st.data())
 @settings(deadline=None)  # a busy machine is no failure
-def test_steps_are_as_many_as_asked_and_each_once(spacing, data):
+def test_steps_are_as_many_as_given_and_each_once(spacing, data):
     """Catches a step taken twice (quadratic: 0, 0, 1), left out, or beyond the chain's ends."""
     num_timesteps = data.draw(st.integers(2, 1200))
     num_steps = data.draw(st.integers(2, num_timesteps))
@@ -55,13 +55,13 @@ def test_steps_are_as_many_as_asked_and_each_once(spacing, data):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_all_steps_are_the_chain(spacing):
-    """Catches a rule that leaves out a step although all are asked for."""
+    """Catches a rule that leaves out a step of a whole chain."""
     assert choose_timesteps(spacing, 50, 50) == list(range(50))
 
 
 @pytest.mark.parametrize("num_steps", [-1, 0, 1, 51])
 def test_steps_that_the_chain_does_not_have_are_refused(num_steps):
-    """Catches steps taken twice, quietly, where more are asked for than there are."""
+    """Catches steps taken twice, quietly, where the chain has fewer than num_steps."""
     with pytest.raises(ConfigError, match=f"num_steps={num_steps} must be from 2 to the 50"):
         choose_timesteps("trailing", 50, num_steps)
 

@@ -62,7 +62,7 @@ def test_slot_i_holds_what_the_chain_heads_for_at_its_time():
     torch.testing.assert_close(found[2], x_0)
 
 
-def test_progressive_generation_asks_for_clipping():
+def test_progressive_generation_clips():
     """Catches: an argument that goes nowhere."""
     options = {"times": [49], "noise": lambda t: normal(2, 6, seed=t)}
     x_T = 3 * normal(2, 6)

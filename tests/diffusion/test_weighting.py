@@ -53,7 +53,7 @@ def test_p2_weights_are_those_of_the_paper(prediction, gamma, k):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_no_weighting_is_1_for_all(prediction):
-    """Catches a conversion to the error of eps where nobody asked for one."""
+    """Catches a conversion to the error of eps where none is configured."""
     found = weights("none", prediction)
     assert torch.equal(found, torch.ones(1000, dtype=torch.float64))
 

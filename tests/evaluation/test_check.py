@@ -193,7 +193,7 @@ def test_the_network_is_tried_before_any_stage_and_in_a_dry_run(
 
 @pytest.mark.parametrize(("missing", "code"), [(["evaluate"], 2), ([], 0)])
 def test_a_result_that_is_done_needs_no_network(missing, code, tmp_path, monkeypatch):
-    """Catches: a network that is tried, or asked for, though nothing is to be measured with it."""
+    """Catches: a network that is tried, or fetched, though nothing is to be measured with it."""
     config = given(file_of(WantsFloats()), tmp_path / "net.pt").evaluate
     ran = []
     monkeypatch.setattr(Stage, "load", lambda one: lambda store, config: ran.append(one.name))

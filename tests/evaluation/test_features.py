@@ -202,7 +202,7 @@ deprecated = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 @deprecated
-def test_a_scripted_network_gets_colour_and_is_asked_for_features(store, tmp_path):
+def test_a_scripted_network_gets_colour_and_return_features(store, tmp_path):
     """Catches: grey images of one channel, logits for features, images in [-1, 1]."""
     evaluate = scripted(Outside(), tmp_path / "net.pt")
     recipe = recipe_of(evaluate)
@@ -227,7 +227,7 @@ def test_a_scripted_network_without_that_argument_is_called_without(store, tmp_p
 
 
 @deprecated
-def test_a_detector_with_classes_is_asked_for_their_probabilities(tmp_path):
+def test_a_detector_with_classes_returns_their_probabilities(tmp_path):
     """Catches: features, or logits with the bias, scored as probabilities."""
     scripted(Detector(), tmp_path / "net.pt")
     network = torchscript.load((tmp_path / "net.pt").read_bytes(), CPU)
@@ -285,8 +285,8 @@ def test_a_host_of_a_private_network_is_refused(host, tmp_path, monkeypatch):
         torchscript.fetch(f"https://{host}:9/net.pt", "0" * 64)
 
 
-def test_a_network_that_vanished_is_told(store):
-    """Catches: training a classifier where another network was asked for."""
+def test_a_network_that_vanished_is_reported(store):
+    """Catches: training a classifier where another network is configured."""
     recipe = recipe_of(EvaluateConfig(features="a.pt", features_sha256="0" * 64))
     with pytest.raises(StorageError, match="emptied meanwhile"):
         loaded(store, recipe)

@@ -222,7 +222,7 @@ MEASURED = {
 
 def test_defaults_are_those_that_the_published_numbers_were_measured_with():
     """Catches: another number of images or of steps by default, with which everybody's numbers
-    move though nobody asked for it."""
+    move without a new version."""
     assert EvaluateConfig().model_dump() == {
         "num_likelihood_images": 256,
         "batch_size": 256,

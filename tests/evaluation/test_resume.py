@@ -69,12 +69,12 @@ def test_what_was_measured_when_it_was_killed_is_kept(sampled, evaluated_bytes, 
     store, config = sampled
     measure, done = worker.work, []
 
-    def killed(desk, unit):
+    def killed(context, unit):
         if len(done) % 4 == 3:
             done.append(None)
             raise RuntimeError("killed")
         done.append(unit)
-        return measure(desk, unit)
+        return measure(context, unit)
 
     monkeypatch.setattr(worker, "work", killed)
     for kept in (0, 3):
@@ -213,7 +213,7 @@ def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, in_proce
     folder, before = unfinish(store, config)
     before_network = kept_network(store, recipe)
     store.delete(f"{recipe.folder}/manifest.json")
-    monkeypatch.setattr(worker, "work", lambda _desk, unit: pytest.fail(f"{unit} was measured"))
+    monkeypatch.setattr(worker, "work", lambda _context, unit: pytest.fail(f"{unit} was measured"))
     stage.run_evaluate(store, config)
     assert {unit.kind for unit in in_process.units} == {"features"}, "looked at, not measured"
     assert kept_network(store, recipe) == before_network

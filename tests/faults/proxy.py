@@ -15,7 +15,7 @@ from typing import Literal
 
 Kind = Literal[
     "answer",  # an error of S3's, without asking the server
-    "reset",  # the connection is reset instead of an answer; the server is not asked
+    "reset",  # the connection is reset instead of an answer; the server gets no request
     "stall",  # nothing comes back, until the client is tired of it
     "lose",  # the server does it; the reply is lost
     "cut",  # the reply ends after `at` bytes of its body, politely

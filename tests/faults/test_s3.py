@@ -104,7 +104,7 @@ def test_credentials_that_come_later_are_found(s3_server: FakeS3, monkeypatch: p
     assert s3_server.objects["x/a"] == b"1"
 
 
-def test_a_program_that_gives_credentials_is_asked_again(
+def test_a_program_that_gives_credentials_is_run_again(
     s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """Catches a run that ends because the source of a machine's credentials was away once."""
@@ -200,7 +200,7 @@ def test_a_create_whose_reply_is_lost_succeeds(s3_store: Store, s3_server: FakeS
     assert s3_server.objects["some/prefix/a/manifest"] == b"mine"
 
 
-def test_a_body_that_breaks_off_is_asked_for_again(
+def test_a_body_that_breaks_off_is_requested_again(
     s3_store: Store, s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ):
     """Catches half a body returned as the whole."""

@@ -90,7 +90,7 @@ def test_both_commands_refuse_expired_credentials(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_as_a_user_runs_it_the_refusal_comes_first(command: str, s3_server: FakeS3, tmp_path: Path):
-    """Catches an import or a server that is started before the storage is asked; a traceback."""
+    """Catches an import or a server before the first request to the storage; a traceback."""
     s3_server.fault = lambda _method, _key, _answer: Answer(403, code="SignatureDoesNotMatch")
     done = subprocess.run(
         [sys.executable, "-m", *MODULES[command], "digits", "--root", f"s3://{FAKE_BUCKET}/x"],

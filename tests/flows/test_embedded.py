@@ -248,7 +248,7 @@ def test_any_answer_of_a_server_is_a_sign_of_life(monkeypatch, configured_url, s
 @pytest.mark.parametrize(
     "where", ["environment", pytest.param("profile", marks=pytest.mark.prefect)]
 )
-def test_dead_configured_prefect_api_is_told_before_anything_is_started(
+def test_dead_configured_prefect_api_is_reported_before_anything_is_started(
     tmp_path, monkeypatch, capsys, where
 ):
     """Catches: a traceback, after Ray was started, at every run once the server is stopped."""

@@ -59,7 +59,7 @@ def test_ids_tell_runs_roots_stages_and_samplings_apart(store, config, tmp_path)
 
 
 def test_command_names_the_run_json_and_only_what_differs(store, config):
-    """Catches: a job that runs the recorded settings although others were asked for."""
+    """Catches: a job that runs the recorded settings although others are given."""
     recorded(store, config)
     given = config.replaced({"compute.num_workers": 1, "sample.num_images": 700})
     command = plan.job_command(store, given, "sample", python="py")
@@ -67,7 +67,7 @@ def test_command_names_the_run_json_and_only_what_differs(store, config):
     changes = parse_overrides(command[6::2])
     assert command[5::2] == ["--set"] * len(changes)
     assert changes == {"compute.num_workers": 1, "sample.num_images": 700}
-    # What the stage makes of it is the configuration that was asked for.
+    # What the stage makes of it is the configuration that was given.
     root, understood = configure(command[4], root=None, run=None, changes=changes)
     assert root == store.uri
     assert open_stage(store, understood) == given
@@ -75,7 +75,7 @@ def test_command_names_the_run_json_and_only_what_differs(store, config):
 
 def test_the_command_of_a_run_without_a_run_json_is_that_of_its_recipe(store, config):
     """Catches: a first job that cannot be started before the run's name is taken, or that runs the
-    recipe without what was asked for.
+    recipe without the given changes.
     """
     given = config.replaced({"compute.num_workers": 1, "sample.num_images": 700})
     words = plan.job_command(store, given, "shard", python="py")

@@ -40,7 +40,7 @@ def serve():
 
 
 @pytest.mark.parametrize("status", [200, 401, 403])
-def test_a_ray_answers_or_wants_a_token(serve, status):
+def test_a_ray_answers_or_requires_a_token(serve, status):
     """Catches a cluster behind a token that is taken for none."""
     ray_address.require_answer(serve(status))
     ray_address.require_answer(serve(status) + "/")
@@ -49,7 +49,9 @@ def test_a_ray_answers_or_wants_a_token(serve, status):
 @pytest.mark.parametrize(
     ("status", "said"), [(404, "no Ray .404"), (503, "no Ray .503"), (None, "timed out|no answer")]
 )
-def test_who_is_no_ray_or_silent_is_told_in_one_sentence(serve, monkeypatch, status, said):
+def test_a_server_that_is_no_ray_or_silent_is_reported_in_one_sentence(
+    serve, monkeypatch, status, said
+):
     """Catches five minutes of attempts, and a quarter of an hour where somebody is silent."""
     monkeypatch.setattr(ray_address, "_ANSWER_TIMEOUT_S", 0.3)
     address = serve(status)

@@ -139,7 +139,7 @@ def test_unknown_job_is_lost_at_once(jobs, monkeypatch):
         jobs.job("x-a1")
 
 
-def test_other_refusals_are_told_as_they_are(client, jobs):
+def test_other_refusals_are_reported_as_they_are(client, jobs):
     """Catches: a refusal repeated until the patience is over, or by the flow after that."""
     client.failures = [RuntimeError("Request failed with status code 400: no such runtime_env")]
     with pytest.raises(ConfigError, match="no such runtime_env") as caught:

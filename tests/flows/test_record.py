@@ -61,7 +61,7 @@ def test_record_goes_on_when_the_api_is_back(shown, monkeypatch):
     assert ours.of("a", lambda: "recorded", lambda: "not") == "recorded"
 
 
-def test_reason_is_not_hidden_by_the_api_that_cannot_be_told_of_it(shown):
+def test_reason_is_not_hidden_by_an_api_that_does_not_answer(shown):
     """Catches: a second training, or Prefect's words, where the first was refused with a reason."""
     from flows import record
 

@@ -19,7 +19,7 @@ from ddpm_core.runs import begun, layout, places, results
 from ddpm_core.runs.run import begin_stage, check_run
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.sampling.stage import run_sample
-from ddpm_core.sharding.collection_worker import Look
+from ddpm_core.sharding.collection_worker import ScanTask
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
 from ddpm_core.study.ablations import ablation_runs
@@ -132,7 +132,7 @@ def test_a_run_json_that_was_changed_by_hand_says_no_key_that_is_newer(store, mo
     values = json.loads(store.read(key))
     values["sample"]["seed"] = 3
     store.write(key, json.dumps(values).encode())
-    begun.tell_changes(store, NAME)
+    begun.report_changes(store, NAME)
     assert "sample.seed: 0 -> 3" in caplog.text
     assert "new_key" not in caplog.text
 
@@ -209,7 +209,7 @@ def test_a_new_run_uses_its_data_set(store, images, here):
     assert results.dataset_pointer(store, "new") == results.dataset_pointer(store, NAME)
     changed = {key for key, data in files_of(store).items() if before.get(key) != data}
     assert changed == {"runs/new/run.json", "runs/new/dataset.json"}
-    assert {type(unit) for unit in here.units} == {Look}  # the source is read, nothing is made
+    assert {type(unit) for unit in here.units} == {ScanTask}  # the source is read, nothing is made
 
 
 def test_another_experiment_is_refused_as_before(store, images):

@@ -14,7 +14,7 @@ def chunk(name, content):
 
 
 def png_file(samples, *, color_type, bit_depth=8, before=b"", after=b"", size=None):
-    """Return a PNG of rows of samples, as `before` (chunks) wants them understood.
+    """Return a PNG of rows of samples, as `before` (chunks) describes them.
 
     `samples` is (height, width) or (height, width, channels), each a number of `bit_depth` bits.
     """

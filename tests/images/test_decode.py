@@ -507,7 +507,7 @@ def test_other_large_images_are_decoded_whole(kind):
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "gif frame", "webp", "webp canvas"])
 def test_a_bomb_is_refused_by_its_header(kind, monkeypatch):
-    """Catches: gigabytes allocated for a file of some bytes: no decoder is even asked."""
+    """Catches: gigabytes allocated for a file of some bytes: no decoder is even called."""
     monkeypatch.setattr("ddpm_core.images.pixels._OPENERS", {})
     with pytest.raises(BadImageError, match="10000x10000 pixels; at most 16777216"):
         decode_image(with_sides(kind, 10000, 10000), shaping(8, 8), origin="a.img")

@@ -55,7 +55,7 @@ def test_names_tell_what_is_an_image(name, reason):
         "a/data.mdb": "give the folder in which it lies",
     }.items(),
 )
-def test_what_may_hold_images_is_told_apart_with_what_to_do(name, remedy):
+def test_what_may_hold_images_is_distinguished_with_what_to_do(name, remedy):
     """Catches "no image" said of a thousand TIFF files, and no word of how they could be read."""
     reason = reason_to_pass_over(name)
     assert reason.startswith(OTHER)

@@ -116,7 +116,7 @@ def test_decode_of_a_changed_image_is_an_image_or_refused():
         assert got.shape == (4, 4, 1)
 
 
-def test_pillow_is_never_told_to_load_cut_images():
+def test_pillow_never_loads_cut_images():
     """Catches a process-wide switch that turns cut images grey instead of refusing them."""
     from PIL import ImageFile
 

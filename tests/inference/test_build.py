@@ -54,7 +54,7 @@ def test_schedule_is_that_of_the_configuration():
 
 
 @pytest.mark.parametrize("rescaled", [False, True])
-def test_schedule_has_the_name_and_ends_that_were_asked_for(rescaled):
+def test_schedule_has_the_configured_name_and_ends(rescaled):
     """Catches a key of the configuration that nothing reads."""
     config = small_config(
         diffusion__beta_schedule="quad",

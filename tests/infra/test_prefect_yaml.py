@@ -77,7 +77,7 @@ def test_form_explains_every_parameter(deployments):
 
 
 def test_descriptions_say_what_a_cluster_needs(deployments):
-    """Catches: a cluster deployment whose address nobody is told to give."""
+    """Catches: a cluster deployment whose parameter for the address is missing."""
     described = {d["name"]: d["description"] for d in deployments}
     assert "ray_address" in described["cluster"]
     assert "root" in described["cluster"]

@@ -4,7 +4,7 @@ import torch
 from ddpm_core.loading.buffers import Buffers
 
 
-def test_memory_is_used_again_when_nobody_looks_into_it():
+def test_memory_is_used_again_when_nothing_refers_to_it():
     """Catches a batch that is overwritten while its consumer, or a view of it, still reads it."""
     buffers = Buffers()
     views = [

@@ -67,7 +67,7 @@ def test_a_damaged_file_is_made_again(found, cache):
     assert calls == ["a"]
 
 
-def test_a_disk_that_loses_bytes_is_told(cache):
+def test_a_disk_that_loses_bytes_is_reported(cache):
     """Catches an endless loop of making it again."""
     with pytest.raises(StorageError, match=r"is not what was written.*DDPM_CACHE"):
         cache.open("a", make=lambda _descriptor: None, is_sound=lambda _descriptor: False)
@@ -199,7 +199,7 @@ def set_age(cache, name, seconds):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_will_do(number, cache, monkeypatch):
-    """Catches a refusal of a home on Lustre, where locks are off unless somebody has asked."""
+    """Catches a refusal of a home on Lustre, where locks are off by default."""
 
     def no_locks(*_arguments):
         raise OSError(number, os.strerror(number))
@@ -210,7 +210,7 @@ def test_a_file_system_without_locks_will_do(number, cache, monkeypatch):
     assert names(cache) == ["a", "b"]
 
 
-def test_a_full_disk_is_told_with_what_is_free(cache, monkeypatch):
+def test_a_full_disk_is_reported_with_what_is_free(cache, monkeypatch):
     """Catches a sentence that leaves open how much is missing, and half a file that stays."""
 
     def make(descriptor):
@@ -237,7 +237,7 @@ def test_what_was_opened_longest_ago_goes_first(cache):
     assert names(cache) == ["over"]
 
 
-def test_what_somebody_else_deletes_meanwhile_is_gone(cache, monkeypatch):
+def test_what_another_process_deletes_meanwhile_is_gone(cache, monkeypatch):
     """Catches a training that ends since a person empties the folder while it makes room."""
     use(cache, "a", b"a" * 30)
 
@@ -251,7 +251,7 @@ def test_what_somebody_else_deletes_meanwhile_is_gone(cache, monkeypatch):
     assert names(cache) == ["b"]
 
 
-def test_an_evicted_file_stays_for_whoever_has_it_open(cache):
+def test_an_evicted_file_stays_for_processes_that_have_it_open(cache):
     """Catches a reader whose bytes change or end under it."""
     descriptor = open_with(cache, "a", b"a" * 60)
     set_age(cache, "a", 100)
@@ -300,7 +300,7 @@ def test_a_limit_that_is_none_is_refused(limit, monkeypatch):
         Cache.of_environment()
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path):
+def test_a_folder_that_cannot_be_used_is_reported(tmp_path):
     """Catches a traceback of the operating system."""
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"local cache .*file/cache cannot be used.*DDPM_CACHE"):

@@ -1,4 +1,4 @@
-"""Processes that decode, asked without a loader: what is lost, refused or gone, and their end."""
+"""Processes that decode, without a loader: what is lost, refused or gone, and their end."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def places(tmp_path):
 
 @pytest.fixture
 def child():
-    """A process with nobody who reads its answers."""
+    """A process whose answers are not read."""
     found = _Child(NUM_IMAGES * int(np.prod(SHAPE)))
     yield found
     found.close()
@@ -67,7 +67,7 @@ def test_a_process_ends_in_silence_when_its_answer_is_never_read(child, places, 
     assert capfd.readouterr().err == ""
 
 
-def test_a_process_ends_in_silence_when_nobody_is_there_to_answer(child, places, capfd):
+def test_a_process_ends_in_silence_when_its_parent_is_gone(child, places, capfd):
     """Catches the traceback of a process whose parent was killed while it decoded."""
     child.channels[1].ask(places, SHAPE)
     answers_wait(child.channels[1])  # from here on it waits for requests
@@ -151,13 +151,15 @@ def broken_disk():
     )
 
 
-def test_a_disk_that_gives_no_bytes_is_told_with_the_file(broken_disk):
+def test_a_disk_that_gives_no_bytes_is_reported_with_the_file(broken_disk):
     """Catches a bare OSError, which says of no file and no way out."""
     with pytest.raises(StorageError, match=r"^disk/train-000007\.tar .*Input/output error; mend"):
         broken_disk.read_all()
 
 
-def test_a_disk_that_gives_a_decoding_process_no_bytes_is_told_with_the_file(broken_disk, capfd):
+def test_a_disk_that_gives_a_decoding_process_no_bytes_is_reported_with_the_file(
+    broken_disk, capfd
+):
     """Catches a process that ends for it: the error would speak of a lack of memory."""
     with pytest.raises(StorageError, match=r"^disk/train-000007\.tar .*Input/output error; mend"):
         decoded(broken_disk)

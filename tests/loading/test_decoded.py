@@ -80,7 +80,7 @@ def test_the_file_of_another_split_or_data_set_is_not_taken(store, index, cache_
     assert store.num_reads == before + 3
 
 
-def test_writing_into_the_images_changes_nobody_else_s(store, index, cache_folder):
+def test_writing_into_the_images_changes_no_other_process_s(store, index, cache_folder):
     """Catches a mapping through which one stage spoils the data of the next."""
     one, other = (load_split(store, index, "train") for _ in range(2))
     before, data = other.images_u8.clone(), decoded_file(cache_folder).read_bytes()
@@ -132,7 +132,7 @@ def test_a_cache_that_is_too_small_is_refused(store, index, monkeypatch):
         load_split(store, index, "train")
 
 
-def test_a_full_disk_is_told_before_it_is_written_to(store, index, monkeypatch):
+def test_a_full_disk_is_reported_before_it_is_written_to(store, index, monkeypatch):
     """Catches a mapped write that the kernel answers with SIGBUS."""
     from ddpm_core.errors import StorageError
 

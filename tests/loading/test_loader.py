@@ -191,7 +191,7 @@ def test_a_data_set_that_does_not_fit_is_refused_before_memory_is_taken(store, f
     assert loader.MAX_DECODED_BYTES == 4 * 2**30
 
 
-def test_batch_takes_the_images_in_the_order_asked(store, folder):
+def test_batch_takes_the_images_in_the_given_order(store, folder):
     """Catches sorted, unique or shifted indices."""
     images = load_split(store, load_index(store, folder), "train")
     indices = np.array([3, 0, 3, 9], dtype=np.int64)

@@ -186,7 +186,7 @@ def test_an_image_that_cannot_be_decoded_is_named(name, store):
         assert np.array_equal(got[1].numpy(), pixels_of(files[5]))
 
 
-def test_a_lost_process_is_told_and_the_others_end_with_the_loader(store):
+def test_a_lost_process_is_reported_and_the_others_end_with_the_loader(store):
     """Catches a step that waits for ever for a killed process, and processes left behind."""
     index, _ = foreign_index(store, [3, 3])
     with closing(load_split(store, index, "train", num_decoders=2)) as images:
@@ -274,7 +274,7 @@ def test_a_shard_that_arrives_changed_is_fetched_again(changed, store, cache_fol
     remote = RemoteStore(Path(store.uri), arriving=changed_if_unchecked)
     with closing(load_split(remote, index, "train")) as images:
         assert np.array_equal(images.take(numbers(1))[0].numpy(), pixels_of(files[1]))
-    # Compared with the index each time; the third look tells the way from the disk.
+    # Compared with the index each time; the third read distinguishes the way from the disk.
     assert arrived == [False, False, True]
     (path,) = cache_folder.glob("shard-*.tar")
     assert path.read_bytes() == store.read(f"{FOLDER}/train-000000.tar")

@@ -37,7 +37,7 @@ def test_attention_follows_every_block_of_its_resolution_and_the_middle(config, 
     assert sum(isinstance(module, Attention) for module in net.modules()) == expected
 
 
-def test_attention_in_the_middle_is_there_without_being_asked_for():
+def test_attention_in_the_middle_is_always_there():
     """Catches a middle that attends only at the chosen resolutions."""
     net = unet(attention_resolutions=())
     assert [isinstance(m, Attention) for m in net.modules()].count(True) == 1

@@ -81,7 +81,7 @@ def test_seeds_and_positions_make_other_images():
             assert (images[i] - images[j]).abs().mean() > 0.01
 
 
-def test_on_step_is_told_every_state_on_the_way():
+def test_on_step_is_called_with_every_state_on_the_way():
     """Catches: a strip that shows the states of other steps, or the clipped for the real."""
     told = []
     x_0 = drawn(
@@ -92,7 +92,7 @@ def test_on_step_is_told_every_state_on_the_way():
     assert all(x_0_hat.abs().max() <= 1 for _, _, x_0_hat in told)
 
 
-def test_the_state_is_in_the_arithmetic_that_was_asked_for():
+def test_the_state_is_in_the_configured_arithmetic():
     """Catches: noise drawn in float32 and widened, or a state that falls back to it."""
     exact = SampleConfig(state="float64")
     double, single = drawn(pointwise, [0, 3], sample=exact), drawn(pointwise, [0, 3])

@@ -159,7 +159,7 @@ def test_without_a_final_checkpoint_nothing_is_drawn(store):
         stage.run_sample(store, config)
 
 
-def test_a_worker_refuses_weights_that_are_not_the_ones_asked_for(trained):
+def test_a_worker_refuses_weights_that_are_not_the_ones_in_its_payload(trained):
     """Catches: units of two trainings in one folder."""
     store, config = trained
     payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64)

@@ -219,7 +219,7 @@ def test_bad_files_are_left_out_up_to_a_share_and_written_down(store, folder, in
     assert sources == sorted(name for name in files() if name.startswith("train"))
 
 
-def test_a_run_that_found_bad_files_may_be_told_to_skip_them(store, folder, in_process):
+def test_a_run_that_found_bad_files_may_skip_them(store, folder, in_process):
     """Catches a second start that is refused since the first one left half a data set."""
     write_folder(folder, {"test/dog/cut.png": BAD["test/dog/cut.png"]})
     with pytest.raises(DataError):
@@ -228,7 +228,7 @@ def test_a_run_that_found_bad_files_may_be_told_to_skip_them(store, folder, in_p
     assert [one.key for one in index.rejected] == ["test/dog/cut.png"]
 
 
-def test_what_was_made_with_bad_files_left_out_is_refused_to_who_wants_none(
+def test_what_was_made_with_bad_files_left_out_is_refused_by_a_stricter_run(
     store, folder, in_process
 ):
     """Catches a training on a data set of which another run let files be left out."""
@@ -240,7 +240,7 @@ def test_what_was_made_with_bad_files_left_out_is_refused_to_who_wants_none(
     assert run_shard(store, lenient) == made
 
 
-def test_a_file_that_its_archive_damaged_is_told_of_without_the_place(tmp_path, in_process):
+def test_a_file_that_its_archive_damaged_is_reported_without_the_place(tmp_path, in_process):
     """Catches an index with the path of one machine in it: elsewhere it would be another."""
     made = []
     for name in ("a", "b"):
@@ -286,15 +286,15 @@ ALONE = """
 import json, sys
 from ddpm_core.cluster.pool import _PoolActor
 from ddpm_core.config import DataConfig
-from ddpm_core.sharding.collection_worker import Look, Work, make_looker, make_sharder
+from ddpm_core.sharding.collection_worker import ScanTask, ShardTask, make_scanner, make_sharder
 from ddpm_core.sources.containers.opening import reopen
 from ddpm_core.sources.listing import list_images
 from ddpm_core.sharding.source import ShardUnit
 
 payload = json.loads(sys.argv[1])
 items = list_images(reopen(payload["container"]), num_test_images=1).train[0:4]
-looked = _PoolActor(make_looker, payload, 1).run(Look("train", 0, items))
-work = Work(ShardUnit("train", 0, 0, 4), items, looked.sha256s, looked.problems)
+looked = _PoolActor(make_scanner, payload, 1).run(ScanTask("train", 0, items))
+work = ShardTask(ShardUnit("train", 0, 0, 4), items, looked.sha256s, looked.problems)
 made = _PoolActor(make_sharder, payload, 1).run(work)
 print(made.shard.num_images, "torch" in sys.modules)
 """

@@ -93,7 +93,7 @@ def test_members_refuses_a_member_over_the_limit_though_it_is_all_there():
         members(archive, origin="big.tar")
 
 
-def test_members_passes_over_folders_and_headers_if_asked():
+def test_members_skips_folders_and_headers_with_skip_others():
     """Catches a refusal of the folder that an archive from elsewhere begins with."""
     archive = with_header(good(), type=b"x")
     found = members(archive, origin="some.tar", skip_others=True)

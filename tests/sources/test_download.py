@@ -22,12 +22,12 @@ STATUS_OF = {"missing": 404, "private": 403, "gone": 410, "busy": 503, "slow-dow
 class Host(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT in the way that the first part of the path names."""
 
-    asked: list[tuple[str, str | None]]
+    requests: list[tuple[str, str | None]]
 
     def do_GET(self):
         way = self.path.partition("?")[0].strip("/")
         wanted = self.headers.get("Range")
-        self.asked.append((way, wanted))
+        self.requests.append((way, wanted))
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
         content = {"other": CONTENT[::-1], "longer": CONTENT + b"!"}.get(way, CONTENT)
         if way in STATUS_OF or (way == "refuses-ranges" and wanted):
@@ -39,7 +39,7 @@ class Host(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.0 200 OK\r\n")
             while not self.server.dripped.wait(0.05):
                 with suppress(OSError):
-                    self.wfile.write(b"X-Name: value\r\n"[: 1 + len(self.asked) % 2])
+                    self.wfile.write(b"X-Name: value\r\n"[: 1 + len(self.requests) % 2])
             return
         if way in {"to-ftp", "loop"}:
             self.send_response(302)
@@ -69,7 +69,7 @@ class Host(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host():
-    Host.asked = []
+    Host.requests = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
         server.dripped = threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -89,19 +89,19 @@ def test_fetch_downloads_once_and_shows_how_far_it_is(host, tmp_path, capfd):
     path = fetch(remote(host + "good"), tmp_path / "cache" / "deep")
     assert path.read_bytes() == CONTENT
     assert fetch(remote(host + "good"), tmp_path / "cache" / "deep") == path
-    assert Host.asked == [("good", None)]
+    assert Host.requests == [("good", None)]
     lines = capfd.readouterr().out.splitlines()
     assert lines[-1] == "shard  1000000/1000000 bytes  downloading some.bin"
     assert 2 <= len(lines) <= 10
 
 
-def test_a_disk_without_room_is_told_before_it_is_full(host, tmp_path, monkeypatch):
-    """Catches hours of download that end with a full disk, and a mirror asked for the same."""
+def test_a_disk_without_room_is_reported_before_it_is_full(host, tmp_path, monkeypatch):
+    """Catches hours of download that end with a full disk, and a second mirror for the same."""
     monkeypatch.setattr(durable, "free_bytes", lambda _path: 999_999)
     expected = r"1000000 bytes are needed \(999999 bytes are free\)\. Make room"
     with pytest.raises(StorageError, match=expected):
         fetch(remote(host + "good", host + "good"), tmp_path)
-    assert Host.asked == [("good", None)]
+    assert Host.requests == [("good", None)]
     (tmp_path / "some.bin.part").write_bytes(CONTENT[:1])
     assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
 
@@ -118,7 +118,7 @@ def test_fetch_continues_where_it_was_cut(host, tmp_path):
         fetch(remote(host + "cut"), tmp_path)
     assert not (tmp_path / "some.bin").exists()
     assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
-    assert Host.asked == [("cut", None), ("good", "bytes=500000-")]
+    assert Host.requests == [("cut", None), ("good", "bytes=500000-")]
 
 
 def test_fetch_starts_anew_where_ranges_are_not_known(host, tmp_path):
@@ -140,7 +140,7 @@ def test_fetch_takes_a_finished_part_without_asking(host, tmp_path):
     """Catches a range that begins at the end, which hosts refuse."""
     (tmp_path / "some.bin.part").write_bytes(CONTENT)
     assert fetch(remote(host + "good"), tmp_path).read_bytes() == CONTENT
-    assert Host.asked == []
+    assert Host.requests == []
 
 
 @pytest.mark.parametrize("part", [CONTENT[::-1], CONTENT + b"!", b"x" * 1000])
@@ -196,7 +196,7 @@ def test_fetch_stops_at_the_known_length(host, tmp_path):
     assert (tmp_path / "some.bin.part").stat().st_size <= len(CONTENT)
 
 
-def test_fetch_asks_the_next_mirror(host, tmp_path):
+def test_fetch_tries_the_next_mirror(host, tmp_path):
     """Catches giving up with the first."""
     urls = [host + way for way in ("missing", "other", "cut", "good")]
     assert fetch(remote(*urls), tmp_path).read_bytes() == CONTENT
@@ -210,7 +210,7 @@ def test_fetch_says_what_each_mirror_did(way, message, host, tmp_path):
     """Catches following a redirect to anywhere, or for ever."""
     with pytest.raises(DataError, match=rf"{way}: .*{message}"):
         fetch(remote(host + way), tmp_path)
-    assert len(Host.asked) <= 5
+    assert len(Host.requests) <= 5
 
 
 def test_fetch_does_not_show_what_signs_a_url(host, tmp_path):
@@ -221,7 +221,7 @@ def test_fetch_does_not_show_what_signs_a_url(host, tmp_path):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "file:///etc/passwd", "ftp://a/b"])
-def test_fetch_speaks_https_only_unless_told(url, tmp_path):
+def test_fetch_accepts_https_only_by_default(url, tmp_path):
     """Catches a published URL, or a typing mistake in one, that is read in the clear."""
     with pytest.raises(DataError, match="is not allowed, only https"):
         fetch(remote(url, schemes=RemoteFile("", 1, "", ()).schemes), tmp_path)
@@ -235,7 +235,7 @@ def test_fetch_says_when_nobody_answers(tmp_path):
 
 def test_fetch_gives_up_on_a_host_that_drips(host, tmp_path, monkeypatch):
     """Catches a deadline per read only, which ten bytes a second never trip, and a read that waits
-    for as many bytes as it was asked for before anyone looks at the clock.
+    for as many bytes as were requested before anyone looks at the clock.
     """
     monkeypatch.setattr(download, "_GRACE_S", 0.3 - len(CONTENT) / download._MIN_BYTES_PER_S)
     with pytest.raises(StorageError, match="slower than"):
@@ -265,11 +265,11 @@ def test_fetch_of_a_file_of_unknown_length_is_resumed_and_shown(host, tmp_path, 
     with pytest.raises(StorageError, match="ended after 500000 of 1000000 bytes"):
         fetch(unknown(host + "cut"), tmp_path)
     assert fetch(unknown(host + "good"), tmp_path).read_bytes() == CONTENT
-    assert Host.asked == [("cut", None), ("good", "bytes=500000-")]
+    assert Host.requests == [("cut", None), ("good", "bytes=500000-")]
     assert "1000000/1000000 bytes  downloading some.bin" in capfd.readouterr().out
     (tmp_path / "some.bin").rename(tmp_path / "some.bin.part")
     assert fetch(unknown(host + "good"), tmp_path).read_bytes() == CONTENT
-    assert len(Host.asked) == 2
+    assert len(Host.requests) == 2
 
 
 def test_fetch_of_a_file_of_unknown_length_is_bounded(host, tmp_path):
@@ -295,7 +295,7 @@ def test_a_pinned_file_comes_from_public_hosts_by_https_only(host, tmp_path):
     there = tmp_path / "fetched" / f"{SHA256}.pt"
     there.write_bytes(CONTENT)
     assert fetch_pinned("https://127.0.0.1:9/x", SHA256, tmp_path, **words) == there
-    assert Host.asked == []
+    assert Host.requests == []
 
 
 def test_two_downloads_at_once_do_not_disturb_each_other(host, tmp_path):
@@ -310,4 +310,4 @@ def test_two_downloads_at_once_do_not_disturb_each_other(host, tmp_path):
     for thread in threads:
         thread.join()
     assert [path.read_bytes() == CONTENT for path in results] == [True] * 4
-    assert len(Host.asked) == 1
+    assert len(Host.requests) == 1

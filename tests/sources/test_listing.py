@@ -156,7 +156,7 @@ def test_held_out_images_stay_when_images_are_added():
     assert after - before <= {"new.png", "new2.png"}
 
 
-def test_a_test_folder_is_cut_to_the_images_asked_for():
+def test_a_test_folder_is_cut_to_num_test_images():
     """Catches the first by name, often all of one class, and a training set that grows."""
     names = [f"{split}/{number:03d}.png" for split in ("train", "test") for number in range(100)]
     whole, part = listed(names, num_test_images=None), listed(names, num_test_images=10)

@@ -85,7 +85,7 @@ def test_a_host_that_does_not_answer_is_an_outage(monkeypatch):
             connect_publicly("127.0.0.1", taken.getsockname()[1], 1)
 
 
-def test_a_certificate_is_still_asked_for(tmp_path, monkeypatch):
+def test_a_certificate_is_still_required(tmp_path, monkeypatch):
     """Catches encryption to whoever answers: a server that speaks no TLS is not read."""
     monkeypatch.setattr(public_hosts, "is_public", lambda _address: True)
     with socket.create_server(("127.0.0.1", 0)) as server:

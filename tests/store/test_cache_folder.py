@@ -67,7 +67,7 @@ def use_as(user: int, **variables: str) -> str:
     return done.stdout.strip() + done.stderr.strip()
 
 
-def test_a_home_that_cannot_be_written_is_told_once_and_does_without(
+def test_a_home_that_cannot_be_written_is_reported_once_and_not_used(
     unwritable, monkeypatch, tmp_path, caplog
 ):
     """Catches a traceback in a container without a home, and a line for each shard."""

@@ -412,7 +412,7 @@ store.write("folder/fits", b"1")
 """
 
 
-def test_a_full_disk_is_told_with_what_is_needed_and_free(tmp_path: Path):
+def test_a_full_disk_is_reported_with_what_is_needed_and_free(tmp_path: Path):
     """Catches an error without numbers, and half a file that keeps the disk full."""
     mounted = f'mount -t tmpfs -o size=256k none "{tmp_path}" && exec "$0" "$@"'
     if shutil.which("unshare") is None:

@@ -36,7 +36,7 @@ def configured(s3_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     return tmp_path / "config"
 
 
-def _told(options: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
+def _chosen(options: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
     region = options["client_kwargs"].get("region_name")
     return (
         options["endpoint_url"],
@@ -55,7 +55,7 @@ def test_the_endpoint_of_the_aws_files_is_used(
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     configured.write_text(SERVICES.format(endpoint))
     monkeypatch.setenv("AWS_PROFILE", "mine")
-    assert _told(s3_options()) == (endpoint, "eu-south-9", "path")
+    assert _chosen(s3_options()) == (endpoint, "eu-south-9", "path")
     store = open_store(f"s3://{BUCKET}/x")
     store.write("a", b"1")
     assert s3_server.objects["x/a"] == b"1"
@@ -64,17 +64,17 @@ def test_the_endpoint_of_the_aws_files_is_used(
 
 def test_the_environment_comes_before_the_files(configured: Path, monkeypatch: pytest.MonkeyPatch):
     """Catches another order than that of AWS tools, and settings of the file that are lost."""
-    assert _told(s3_options()) == (None, None, None)
+    assert _chosen(s3_options()) == (None, None, None)
     configured.write_text(PROFILE.format("http://of-the-file"))
-    assert _told(s3_options()) == ("http://of-the-file", "us-east-1", "virtual")
+    assert _chosen(s3_options()) == ("http://of-the-file", "us-east-1", "virtual")
     for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, f"http://{name.replace('_', '-')}")
-        assert _told(s3_options())[0] == f"http://{name.replace('_', '-')}"
+        assert _chosen(s3_options())[0] == f"http://{name.replace('_', '-')}"
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.setenv(name, name)
-        assert _told(s3_options())[1] == name
+        assert _chosen(s3_options())[1] == name
     monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
-    assert _told(s3_options())[0] == "http://S3-ENDPOINT-URL"
+    assert _chosen(s3_options())[0] == "http://S3-ENDPOINT-URL"
 
 
 @pytest.mark.parametrize(

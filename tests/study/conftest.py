@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from ddpm_core.evaluation.desk import Desk
+from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.store.storage import open_store
 from tests.sampling.tiny import (
     _sampled_root,
@@ -14,7 +14,7 @@ from tests.sampling.tiny import (
     store,
     trained,
 )
-from tests.study.small import desk_of, study_config
+from tests.study.small import context_of, study_config
 
 __all__ = [
     "_sampled_root",
@@ -29,8 +29,8 @@ __all__ = [
 
 
 @pytest.fixture(scope="session")
-def desk(_sampled_root, tmp_path_factory) -> Desk:
+def context(_sampled_root, tmp_path_factory) -> EvaluationContext:
     """Give what an actor has before it, with everything that was read; not to be changed."""
-    root = tmp_path_factory.mktemp("desk") / "root"
+    root = tmp_path_factory.mktemp("context") / "root"
     shutil.copytree(_sampled_root, root)
-    return desk_of(open_store(str(root)), study_config())
+    return context_of(open_store(str(root)), study_config())

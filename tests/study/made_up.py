@@ -10,7 +10,7 @@ from ddpm_core.store.storage import Store
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.pictures import MIX_WEIGHTS
 from ddpm_core.study.units import Unit, units_of
-from ddpm_core.units.ranges import Found, publish
+from ddpm_core.units.ranges import Arrays, publish
 from ddpm_core.units.units import Units
 
 FOLDER = "runs/tiny/study/s"
@@ -19,7 +19,7 @@ NUM_CLASSES, NUM_FEATURES = 4, 3
 TIMES = [0, 5, 10]
 
 
-def make_up(unit: Unit, *, config: RunConfig, has_classes: bool = True) -> Found:
+def make_up(unit: Unit, *, config: RunConfig, has_classes: bool = True) -> Arrays:
     """Return what a unit might have found; rows follow from the positions of their images."""
     positions = torch.arange(unit.start, unit.stop)
     count, shape = len(positions), config.data.shape
@@ -39,7 +39,7 @@ def make_up(unit: Unit, *, config: RunConfig, has_classes: bool = True) -> Found
         generator = torch.Generator().manual_seed(salt)
         return torch.randint(0, 256, front, generator=generator).to(torch.uint8)
 
-    def views(*front: int) -> Found:
+    def views(*front: int) -> Arrays:
         shaped = (count, *front)
         found = {"features": rows(*front, NUM_FEATURES)}
         if has_classes:
@@ -49,7 +49,7 @@ def make_up(unit: Unit, *, config: RunConfig, has_classes: bool = True) -> Found
 
     num_timesteps = config.diffusion.num_timesteps
     num_shown = max(0, min(config.study.num_shown, unit.stop) - unit.start)
-    made: dict[str, Callable[[], Found]] = {
+    made: dict[str, Callable[[], Arrays]] = {
         "bound": lambda: {
             "prior": rows().double(),
             "terms": rows(num_timesteps).double(),

@@ -1,9 +1,9 @@
-"""A study of a few images, and the desk of an actor that works on it."""
+"""A study of a few images, and the context of an actor that works on it."""
 
 import torch
 
 from ddpm_core.config import RunConfig
-from ddpm_core.evaluation.desk import Desk
+from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.store.storage import Store
 from tests.sampling.tiny import tiny_config
@@ -28,7 +28,9 @@ def study_config(**changes) -> RunConfig:
     )
 
 
-def desk_of(store: Store, config: RunConfig) -> Desk:
-    """Return the desk of a run that has samples."""
+def context_of(store: Store, config: RunConfig) -> EvaluationContext:
+    """Return the context of a run that has samples."""
     inputs = Inputs.of(store, config)
-    return Desk(store, config, inputs.index.pointer, inputs.recipe, torch.device("cpu"))
+    return EvaluationContext(
+        store, config, inputs.index.pointer, inputs.recipe, torch.device("cpu")
+    )

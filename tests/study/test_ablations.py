@@ -49,10 +49,10 @@ def without_distance(place: int) -> dict:
 
 
 class Stages:
-    """The stages of a run, which do at once what is missing; `asked` lists them."""
+    """The stages of a run, which do at once what is missing; `called` lists them."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.called: list[tuple[str, str]] = []
         self.steps: list[int] = []
         self.errors: dict[tuple[str, str], Exception] = {}
         self.connections: list[bool] = []
@@ -66,7 +66,7 @@ class Stages:
     def stage(self, name: str):
         def run(store, config):
             ablation = config.name.removeprefix("tiny-")
-            self.asked.append((ablation, name))
+            self.called.append((ablation, name))
             if (error := self.errors.get((ablation, name))) is not None:
                 raise error
             assert self.connections[-1:] == [True], "outside the one connection"
@@ -115,7 +115,7 @@ def files_of(store, config) -> dict[str, bytes]:
 def test_all_six_are_run_in_the_paper_s_order(store, stages, recording_tracker, capsys):
     """Catches: an ablation left out, another number of steps, a cluster for each stage."""
     rows = run_ablations(store, ablated())
-    assert stages.asked == [(name, stage) for name in NAMES for stage in STAGES]
+    assert stages.called == [(name, stage) for name in NAMES for stage in STAGES]
     assert tuple(PAPER_TABLE_2) == NAMES
     assert stages.steps == [3] * 6
     assert stages.connections == [True, False]
@@ -204,7 +204,7 @@ def test_one_that_diverges_is_a_row_and_the_others_go_on(
     monkeypatch.setattr(ablations.sheets, "ablations_sheet", sheet)
     stages.errors["mu-l-simple", "train"] = DivergenceError("the loss is nan at step 2")
     rows = run_ablations(store, ablated())
-    assert [name for name, stage in stages.asked if stage == "train"] == list(NAMES)
+    assert [name for name, stage in stages.called if stage == "train"] == list(NAMES)
     assert shown["num_steps"] == rows[0]["num_steps"]
     assert [row["diverged"] for row in rows] == [
         None, None, "the loss is nan at step 2", None, None, None,
@@ -236,12 +236,12 @@ def test_what_is_no_result_ends_the_stage_and_is_gone_on_from(store, stages, sta
     stages.errors["mu-l-simple", stage] = error
     with pytest.raises(type(error), match=str(error)):
         run_ablations(store, ablated())
-    assert stages.asked[-1] == ("mu-l-simple", stage)
+    assert stages.called[-1] == ("mu-l-simple", stage)
     assert results.ablations_of(store, ablated()) is None
-    stages.asked.clear()
+    stages.called.clear()
     stages.errors.clear()
     rows = run_ablations(store, ablated())
-    assert stages.asked == [(name, stage) for name in NAMES[2:] for stage in STAGES]
+    assert stages.called == [(name, stage) for name in NAMES[2:] for stage in STAGES]
     assert [row["frechet_distance_train"] for row in rows] == [29.5 - place for place in range(6)]
 
 
@@ -251,10 +251,10 @@ def test_a_finished_table_is_recognised_and_logged_again(store, stages, recordin
     told, files = dict(recording_tracker.metrics), dict(recording_tracker.files)
     recording_tracker.metrics.clear()
     recording_tracker.files.clear()
-    stages.asked.clear()
+    stages.called.clear()
     stages.connections.clear()
     assert run_ablations(store, ablated()) == rows
-    assert stages.asked == []
+    assert stages.called == []
     assert stages.connections == [], "a finished table needs no cluster"
     assert (recording_tracker.metrics, recording_tracker.files) == (told, files)
     assert "done already" in capsys.readouterr().out
@@ -276,9 +276,9 @@ def test_a_damaged_table_is_made_again_of_the_runs_that_are_there(
     if otherwise:
         monkeypatch.setattr(ablations.figures, "ablations_figure", lambda *_, **__: PNG)
         before["distances-figure"] = PNG
-    stages.asked.clear()
+    stages.called.clear()
     run_ablations(store, ablated())
-    assert stages.asked == []
+    assert stages.called == []
     assert files_of(store, ablated()) == before
 
 
@@ -298,9 +298,9 @@ def test_what_is_broken_of_one_run_its_stages_make_again(store, stages, stage, h
     else:
         (record,) = result.files.values()
         store.write(f"{result.folder}/{record.name}", b"broken")
-    stages.asked.clear()
+    stages.called.clear()
     assert run_ablations(store, config) == rows
-    assert stages.asked == [("eps-l-fixed", stage) for stage in STAGES]
+    assert stages.called == [("eps-l-fixed", stage) for stage in STAGES]
 
 
 @pytest.mark.usefixtures("recording_tracker")
@@ -310,7 +310,7 @@ def test_a_run_of_that_name_that_is_another_is_left_alone(store, stages):
     open_run(store, other)
     with pytest.raises(RunConflictError, match=r"train\.seed: 5 -> 0"):
         run_ablations(store, ablated())
-    assert stages.asked == []
+    assert stages.called == []
 
 
 def test_what_cannot_be_ablated_is_refused_before_anything_runs(store, stages, recording_tracker):
@@ -318,5 +318,5 @@ def test_what_cannot_be_ablated_is_refused_before_anything_runs(store, stages, r
     config = ablated(**{"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"})
     with pytest.raises(ConfigError, match="predict v or x_0"):
         run_ablations(store, config)
-    assert stages.asked == []
+    assert stages.called == []
     assert recording_tracker.failed is None

@@ -102,7 +102,7 @@ def test_distances_are_to_the_training_images(numbers):
         assert one["frechet_distance"] == pytest.approx(expected)
 
 
-def test_the_rest_is_told_as_it_was_found(numbers):
+def test_the_rest_is_reported_as_it_was_found(numbers):
     """Catches: errors of another number of steps, shares of the other space, ablation_steps among
     what determined these numbers."""
     assert [one["steps"] for one in numbers["round_trip"]] == [5, 21]

@@ -17,8 +17,8 @@ from tests.study.small import study_config
 SEED = study_config().study.seed
 
 
-def held_out(desk, *places: int) -> torch.Tensor:
-    return to_unit_range(desk.test.images_u8[list(places)], torch.device("cpu"))
+def held_out(context, *places: int) -> torch.Tensor:
+    return to_unit_range(context.test.images_u8[list(places)], torch.device("cpu"))
 
 
 def spread(images_u8: torch.Tensor) -> float:
@@ -34,22 +34,22 @@ def rmse(one_u8: torch.Tensor, other_u8: torch.Tensor) -> float:
 # -- decoding and shared latents -------------------------------------------------------------------
 
 
-def test_decoding_goes_from_the_end_of_the_chain_to_the_image(desk):
+def test_decoding_goes_from_the_end_of_the_chain_to_the_image(context):
     """Catches: columns from the image to the noise, images of the other split, a last column that
     is not the last."""
-    found = pictures.of(desk, Unit("decoding", "test", 1, 4))
+    found = pictures.of(context, Unit("decoding", "test", 1, 4))
     times = found["times"].tolist()
     assert (times[0], times[-1]) == (20, 0)
     assert times == sorted(set(times), reverse=True)
     assert found["decoded"].shape == (len(times), 3, 8, 8, 1)
-    assert torch.equal(found["original"], desk.test.images_u8[1:4].permute(0, 2, 3, 1))
+    assert torch.equal(found["original"], context.test.images_u8[1:4].permute(0, 2, 3, 1))
     errors = [rmse(decoded, found["original"]) for decoded in found["decoded"]]
     assert errors[-1] < 20 < errors[0]
 
 
-def test_images_that_share_x_T_are_apart_and_those_that_share_more_are_nearer(desk):  # noqa: N802
+def test_images_that_share_x_T_are_apart_and_those_that_share_more_are_nearer(context):  # noqa: N802
     """Catches: one noise for all branches, latents of another chain than the images'."""
-    found = pictures.of(desk, Unit("latents", "quarters", 0, 6))
+    found = pictures.of(context, Unit("latents", "quarters", 0, 6))
     assert found["times"].tolist() == [20, 14, 9, 4]
     assert found["latents"].shape == (4, 8, 8, 1)
     assert found["images"].shape == (4, 6, 8, 8, 1)
@@ -57,41 +57,41 @@ def test_images_that_share_x_T_are_apart_and_those_that_share_more_are_nearer(de
     assert spreads[0] > 2 * spreads[-1] > 0
     assert len({image.numpy().tobytes() for image in found["images"][0]}) == 6
     assert len({latent.numpy().tobytes() for latent in found["latents"]}) == 4
-    fewer = pictures.of(desk, Unit("latents", "quarters", 0, 1))
+    fewer = pictures.of(context, Unit("latents", "quarters", 0, 1))
     assert torch.equal(fewer["latents"], found["latents"]), "the chain is not one of the branches"
 
 
 # -- mixes -----------------------------------------------------------------------------------------
 
 
-def test_mixes_at_weights_0_and_1_are_reconstructions_of_their_own_ends(desk):
+def test_mixes_at_weights_0_and_1_are_reconstructions_of_their_own_ends(context):
     """Catches: pairs of other images than those beside them, ends exchanged, noise of its own for
     each weight."""
-    found = pictures.of(desk, Unit("mixes", "pairs", 0, 4))
+    found = pictures.of(context, Unit("mixes", "pairs", 0, 4))
     assert int(found["depth"]) == 10
-    originals = desk.test.images_u8.permute(0, 2, 3, 1)
+    originals = context.test.images_u8.permute(0, 2, 3, 1)
     assert torch.equal(found["left"], originals[[0, 2]])
     assert torch.equal(found["right"], originals[[1, 3]])
     mixed = found["mixed"]
     assert mixed.shape == (len(MIX_WEIGHTS), 2, 8, 8, 1)
     for places, place in (((0, 2), 0), ((1, 3), -1)):
-        ends = held_out(desk, *places)
-        alone = pictures._u8(pictures._mixed(desk, ends, ends, 10))
+        ends = held_out(context, *places)
+        alone = pictures._u8(pictures._mixed(context, ends, ends, 10))
         # A level more or less: at another place of a batch the network may round otherwise.
         assert (alone[0].int() - mixed[place].int()).abs().max() <= 1
     assert rmse(mixed[0], mixed[-1]) > 1
 
 
-def test_the_noise_of_a_mix_is_the_study_s(desk):
+def test_the_noise_of_a_mix_is_the_study_s(context):
     """Catches: the seed of the samples, the same numbers for x_t and for the first step."""
-    x_0, other = held_out(desk, 0), held_out(desk, 1)
+    x_0, other = held_out(context, 0), held_out(context, 1)
 
     def noise(stream: int, number: int) -> torch.Tensor:
         key = seeding.key(SEED, "study", stream)
         return seeding.normal(key, number, torch.arange(1), (1, 8, 8))
 
     expected = interpolate(
-        desk.denoiser,
+        context.denoiser,
         x_0,
         other,
         depth=10,
@@ -99,20 +99,20 @@ def test_the_noise_of_a_mix_is_the_study_s(desk):
         eps=noise(3, 0),
         noise=lambda number: noise(4, number),
     )
-    found = pictures.of(desk, Unit("mixes", "pairs", 0, 1))
+    found = pictures.of(context, Unit("mixes", "pairs", 0, 1))
     assert torch.equal(found["mixed"], pictures._u8(expected))
 
 
-def test_depth_0_mixes_pixels_and_more_depth_forgets_more_of_them(desk):
+def test_depth_0_mixes_pixels_and_more_depth_forgets_more_of_them(context):
     """Catches: rows in another order than their depths, a first row that went through the model."""
-    found = pictures.of(desk, Unit("depths", "pair", 0, 2))
+    found = pictures.of(context, Unit("depths", "pair", 0, 2))
     depths = found["depths"].tolist()
     assert depths == [0, 2, 5, 7, 10, 15, 21]
     assert found["mixed"].shape == (7, len(MIX_WEIGHTS), 8, 8, 1)
-    x_0, other = held_out(desk, 0), held_out(desk, 1)
+    x_0, other = held_out(context, 0), held_out(context, 1)
     for weight, image in zip(MIX_WEIGHTS, found["mixed"][0], strict=True):
         assert torch.equal(image, to_u8((1 - weight) * x_0 + weight * other)[0])
-    assert torch.equal(found["ends"], desk.test.images_u8[:2].permute(0, 2, 3, 1))
+    assert torch.equal(found["ends"], context.test.images_u8[:2].permute(0, 2, 3, 1))
     errors = [rmse(row[0], found["ends"][0]) for row in found["mixed"]]
     assert errors[0] == 0
     assert errors[1] < min(errors[4:])
@@ -121,28 +121,28 @@ def test_depth_0_mixes_pixels_and_more_depth_forgets_more_of_them(desk):
 # -- to x_T and back -------------------------------------------------------------------------------
 
 
-def test_the_way_back_is_the_truer_the_more_steps_it_has(desk):
+def test_the_way_back_is_the_truer_the_more_steps_it_has(context):
     """Catches: noise or clipping on the way, errors of another number of steps or in another unit,
     the shortest way's latents shown for the longest's."""
-    found = pictures.of(desk, Unit("round-trip", "ddim", 0, 3))
+    found = pictures.of(context, Unit("round-trip", "ddim", 0, 3))
     assert found["steps"].tolist() == [5, 21]
-    assert torch.equal(found["original"], desk.test.images_u8[:3].permute(0, 2, 3, 1))
+    assert torch.equal(found["original"], context.test.images_u8[:3].permute(0, 2, 3, 1))
     few, all_steps = found["rmse"].mean(dim=1).tolist()
     assert all_steps < 0.8 * few
     assert found["returned"].shape == found["latents"].shape == (2, 3, 8, 8, 1)
     assert rmse(found["latents"][0], found["latents"][1]) > 1
 
 
-def test_errors_of_the_way_back_are_in_levels_and_of_each_image(desk):
+def test_errors_of_the_way_back_are_in_levels_and_of_each_image(context):
     """Catches: errors of [-1, 1], squares, another image's."""
     # The best guess of the noise where images are standard normal: the way back is smooth.
-    schedule = desk.denoiser.schedule
+    schedule = context.denoiser.schedule
 
     def guess(x_t, t):
         return (1 - schedule.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1).to(x_t) * x_t
 
-    smooth = replace(desk)
-    smooth.denoiser = replace(desk.denoiser, network=guess)
+    smooth = replace(context)
+    smooth.denoiser = replace(context.denoiser, network=guess)
     found = pictures.of(smooth, Unit("round-trip", "ddim", 1, 4))
     few, all_steps = found["rmse"]
     assert bool((all_steps < few).all())

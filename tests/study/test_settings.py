@@ -71,7 +71,7 @@ def test_the_run_s_own_way_to_sample_does_not_show(own):
     assert swept(config) == swept(study_config())
 
 
-def test_more_steps_than_the_chain_has_are_told():
+def test_more_steps_than_the_chain_has_are_reported():
     """Catches: points that vanish, or a study that ends for the sake of one point."""
     settings, refused = swept(study_config(**{"study.swept_steps": [21, 22]}))
     assert {one.num_steps for one in settings} == {21}
@@ -81,7 +81,7 @@ def test_more_steps_than_the_chain_has_are_told():
         assert "num_steps=22 is more than the 21 steps of the chain" in line
 
 
-def test_few_drawn_steps_with_the_large_variance_are_told():
+def test_few_drawn_steps_with_the_large_variance_are_reported():
     """Catches: a curve of mere noise, which says of the variance what it seems to say of DDPM."""
     settings, refused = swept(study_config(**{"diffusion.variance": "fixed_large"}))
     assert {one.key for one in settings} == set(LABELS) - {"ancestral", "corrector"}
@@ -114,7 +114,7 @@ def test_a_model_of_single_steps_is_drawn_from_by_the_whole_chain_alone():
         ),
     ],
 )
-def test_why_there_is_no_probability_flow_is_told(changes, reason):
+def test_why_there_is_no_probability_flow_is_reported(changes, reason):
     """Catches: a reason without words, or the run's number of steps taken for one."""
     assert reason in flow_refusal(study_config(**changes))
     assert flow_refusal(study_config(**{"diffusion.prediction": "v"})) is None

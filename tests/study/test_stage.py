@@ -219,11 +219,11 @@ def test_what_was_finished_when_it_was_killed_is_kept(studied, in_process, monke
     lose(store, config, lost)
     work, done = worker.work, []
 
-    def killed(desk, unit):
+    def killed(context, unit):
         if done:
             raise RuntimeError("killed")
         done.append(unit)
-        return work(desk, unit)
+        return work(context, unit)
 
     with monkeypatch.context() as patch:
         patch.setattr(worker, "work", killed)

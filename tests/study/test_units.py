@@ -90,7 +90,7 @@ def test_one_image_is_not_mixed_with_itself():
 
 
 @pytest.mark.parametrize("changes", [PURE_NOISE, {"diffusion.prediction": "x_prev"}])
-def test_without_a_probability_flow_nothing_is_asked_of_it(changes):
+def test_without_a_probability_flow_there_are_no_units_of_it(changes):
     """Catches: a study that fails, after hours, on a chain whose last abar is 0."""
     config = study_config(**changes)
     assert flow_refusal(config)

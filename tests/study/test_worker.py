@@ -20,7 +20,7 @@ from ddpm_core.study.units import Unit
 from ddpm_core.study.worker import make_worker, moments_of_chain, work
 from ddpm_core.units.units import Units
 from tests.sampling.tiny import cpu
-from tests.study.small import desk_of, study_config
+from tests.study.small import context_of, study_config
 
 SHAPE = (1, 8, 8)
 SEED = study_config().study.seed
@@ -32,15 +32,15 @@ CALLS = {
 }  # fmt: skip
 
 
-def drawn_u8(desk, positions, **changes) -> torch.Tensor:
+def drawn_u8(context, positions, **changes) -> torch.Tensor:
     sample = study_config(**{f"sample.{key}": value for key, value in changes.items()}).sample
-    x_0 = draw(desk.denoiser, torch.tensor(positions), SHAPE, sample=sample, seed=SEED)
+    x_0 = draw(context.denoiser, torch.tensor(positions), SHAPE, sample=sample, seed=SEED)
     return to_u8(x_0).permute(0, 3, 1, 2)
 
 
-def seen(desk, images_u8) -> tuple[torch.Tensor, torch.Tensor]:
+def seen(context, images_u8) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
-        return desk.network.embed(images_u8), desk.network.classify(images_u8)
+        return context.network.embed(images_u8), context.network.classify(images_u8)
 
 
 # -- samplers --------------------------------------------------------------------------------------
@@ -54,21 +54,21 @@ def seen(desk, images_u8) -> tuple[torch.Tensor, torch.Tensor]:
         ("heun-churn-5", {"sampler": "heun", "churn": 10.0, "num_steps": 5}),
     ],
 )
-def test_a_sweep_looks_at_what_its_sampler_draws(desk, part, changes):
+def test_a_sweep_looks_at_what_its_sampler_draws(context, part, changes):
     """Catches: another sampler or seed than the name says, positions that begin at 0 each time."""
-    found = work(desk, Unit("sweep", part, 4, 6))
-    images_u8 = drawn_u8(desk, [4, 5], **changes)
-    features, probabilities = seen(desk, images_u8)
+    found = work(context, Unit("sweep", part, 4, 6))
+    images_u8 = drawn_u8(context, [4, 5], **changes)
+    features, probabilities = seen(context, images_u8)
     torch.testing.assert_close(found["features"], features)
     torch.testing.assert_close(found["probabilities"], probabilities)
-    first = work(desk, Unit("sweep", part, 0, 2))
-    assert torch.equal(first["shown"], drawn_u8(desk, [0, 1], **changes))
+    first = work(context, Unit("sweep", part, 0, 2))
+    assert torch.equal(first["shown"], drawn_u8(context, [0, 1], **changes))
 
 
-def test_what_stands_beside_an_image_does_not_show_in_it(desk):
+def test_what_stands_beside_an_image_does_not_show_in_it(context):
     """Catches: noise by the place in the batch."""
-    whole = work(desk, Unit("sweep", "sde-5", 0, 6))
-    parts = [work(desk, Unit("sweep", "sde-5", *ends)) for ends in ((0, 4), (4, 6))]
+    whole = work(context, Unit("sweep", "sde-5", 0, 6))
+    parts = [work(context, Unit("sweep", "sde-5", *ends)) for ends in ((0, 4), (4, 6))]
     together = torch.cat([part["features"] for part in parts])
     # A level more or less where the network rounds otherwise in another batch.
     torch.testing.assert_close(together, whole["features"], rtol=0.01, atol=0.02)
@@ -78,28 +78,28 @@ def test_what_stands_beside_an_image_does_not_show_in_it(desk):
 
 
 @pytest.mark.parametrize("key", CALLS)
-def test_the_calls_of_the_network_are_counted(desk, key):
+def test_the_calls_of_the_network_are_counted(context, key):
     """Catches: steps for calls, which makes the samplers of order two twice as good; a count over
     all images."""
-    assert int(work(desk, Unit("sweep", f"{key}-5", 0, 2))["evaluations"]) == CALLS[key]
+    assert int(work(context, Unit("sweep", f"{key}-5", 0, 2))["evaluations"]) == CALLS[key]
 
 
 # -- the chain -------------------------------------------------------------------------------------
 
 
-def test_the_last_x_0_hat_of_a_chain_is_its_sample(desk):
+def test_the_last_x_0_hat_of_a_chain_is_its_sample(context):
     """Catches: slots in another order, other noise than the samples', rows of other images."""
-    found = work(desk, Unit("progress", "ancestral", 1, 4))
-    assert found["times"].tolist() == moments_of_chain(desk.denoiser)
+    found = work(context, Unit("progress", "ancestral", 1, 4))
+    assert found["times"].tolist() == moments_of_chain(context.denoiser)
     assert found["times"][0] == 0
-    images_u8 = drawn_u8(desk, [1, 2, 3])
+    images_u8 = drawn_u8(context, [1, 2, 3])
     assert torch.equal(found["shown"][0], images_u8[:2])
     assert found["shown"].shape == (20, 2, *SHAPE)
-    features, probabilities = seen(desk, images_u8)
+    features, probabilities = seen(context, images_u8)
     torch.testing.assert_close(found["features"][0], features)
     torch.testing.assert_close(found["probabilities"][0], probabilities)
     # In any slot rows are images: what is shown is what was looked at.
-    torch.testing.assert_close(found["features"][15, :2], seen(desk, found["shown"][15])[0])
+    torch.testing.assert_close(found["features"][15, :2], seen(context, found["shown"][15])[0])
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_moments_of_the_chain_are_each_looked_at_once(num_timesteps, expected):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_bound_is_of_the_split_and_the_positions_that_it_names(desk, split):
+def test_the_bound_is_of_the_split_and_the_positions_that_it_names(context, split):
     """Catches: held-out images called training images, noise by the place in the unit."""
-    found = work(desk, Unit("bound", split, 2, 5))
-    images_u8 = (desk.train if split == "train" else desk.test).images_u8[2:5]
-    expected = likelihood_part(desk.denoiser, images_u8, torch.tensor([2, 3, 4]), seed=SEED)
-    assert not torch.equal(desk.train.images_u8[2:5], desk.test.images_u8[2:5])
+    found = work(context, Unit("bound", split, 2, 5))
+    images_u8 = (context.train if split == "train" else context.test).images_u8[2:5]
+    expected = likelihood_part(context.denoiser, images_u8, torch.tensor([2, 3, 4]), seed=SEED)
+    assert not torch.equal(context.train.images_u8[2:5], context.test.images_u8[2:5])
     for name in ("prior", "terms", "mse"):
         torch.testing.assert_close(found[name], expected[name])
     assert found["terms"].shape == (3, 21)
@@ -131,10 +131,10 @@ def test_the_bound_is_of_the_split_and_the_positions_that_it_names(desk, split):
 
 
 @pytest.mark.parametrize("part", ["heun", "adaptive"])
-def test_the_probability_flow_is_solved_as_its_name_says(desk, part):
+def test_the_probability_flow_is_solved_as_its_name_says(context, part):
     """Catches: solvers exchanged, one noise for all images, the tolerance of another part."""
-    found = work(desk, Unit("ode", part, 1, 2))
-    key, schedule = seeding.key(SEED, "likelihood", 1), desk.denoiser.schedule
+    found = work(context, Unit("ode", part, 1, 2))
+    key, schedule = seeding.key(SEED, "likelihood", 1), context.denoiser.schedule
     low, high = sigma_range(schedule)
     solvers = {
         "heun": FixedStep(sigma_grid(schedule, 4)),
@@ -142,8 +142,8 @@ def test_the_probability_flow_is_solved_as_its_name_says(desk, part):
     }
     positions = torch.tensor([1])
     expected = ode_bits_per_dim(
-        desk.denoiser,
-        to_unit_range(desk.test.images_u8[1:2], torch.device("cpu")).double(),
+        context.denoiser,
+        to_unit_range(context.test.images_u8[1:2], torch.device("cpu")).double(),
         solver=solvers[part],
         uniform=seeding.uniform(key, 0, positions, SHAPE),
         probe=seeding.signs(key, 1, positions, SHAPE),
@@ -154,30 +154,30 @@ def test_the_probability_flow_is_solved_as_its_name_says(desk, part):
         assert found["evaluations"].tolist() == [2 * 4]
 
 
-def test_what_a_worker_looked_at_before_does_not_matter(desk):
+def test_what_a_worker_looked_at_before_does_not_matter(context):
     """Catches: weights that were read in inference mode, through which the flow cannot be
     differentiated: an actor that began with a picture could not solve it."""
-    fresh = replace(desk)
+    fresh = replace(context)
     work(fresh, Unit("decoding", "test", 0, 2))
     found = work(fresh, Unit("ode", "heun", 0, 1))
-    assert torch.equal(found["bits"], work(replace(desk), Unit("ode", "heun", 0, 1))["bits"])
+    assert torch.equal(found["bits"], work(replace(context), Unit("ode", "heun", 0, 1))["bits"])
 
 
 # -- real images and neighbours --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_features_are_of_the_images_that_the_unit_names(desk, split):
+def test_features_are_of_the_images_that_the_unit_names(context, split):
     """Catches: splits exchanged, a unit that begins at the first image."""
-    found = work(desk, Unit("features", split, 3, 40))
-    images_u8 = (desk.train if split == "train" else desk.test).images_u8[3:40]
-    features, probabilities = seen(desk, images_u8)
+    found = work(context, Unit("features", split, 3, 40))
+    images_u8 = (context.train if split == "train" else context.test).images_u8[3:40]
+    features, probabilities = seen(context, images_u8)
     torch.testing.assert_close(found["features"], features)
     torch.testing.assert_close(found["probabilities"], probabilities)
 
 
 @pytest.mark.parametrize("space", ["pixels", "features"])
-def test_a_copied_training_image_is_found_next_to_itself(desk, space, monkeypatch):
+def test_a_copied_training_image_is_found_next_to_itself(context, space, monkeypatch):
     """Catches: neighbours among the held-out images, distances in the other space, a threshold of
     the samples'.
 
@@ -185,25 +185,25 @@ def test_a_copied_training_image_is_found_next_to_itself(desk, space, monkeypatc
     an image in a batch, and another batch size rounds otherwise: with Intel's AMX the features of
     one image in batches of up to 9 and of 16 differ by 7e-7.
     """
-    copies = torch.cat([desk.train.images_u8[[7, 3]], desk.test.images_u8[:3]])
+    copies = torch.cat([context.train.images_u8[[7, 3]], context.test.images_u8[:3]])
     asked = []
-    monkeypatch.setattr(desk, "first_samples", lambda count: asked.append(count) or copies)
-    found = work(desk, Unit("neighbours", space, 0, 5))
+    monkeypatch.setattr(context, "first_samples", lambda count: asked.append(count) or copies)
+    found = work(context, Unit("neighbours", space, 0, 5))
     assert asked == [5]
     if space == "pixels":
         assert found["samples"][:2].tolist() == [0, 0]
     else:
         assert float(found["samples"][:2].max()) < 1e-4 * float(found["held_out"].median())
-    assert torch.equal(found["nearest"][:2, 0], desk.train.images_u8[[7, 3]])
+    assert torch.equal(found["nearest"][:2, 0], context.train.images_u8[[7, 3]])
     assert found["nearest"].shape == (3, 8, *SHAPE)
     assert torch.equal(found["shown"], copies[:3])
     # Those that are held-out images are as far away as these.
     torch.testing.assert_close(found["samples"][2:], found["held_out"][:3])
     assert float(found["threshold"]) == pytest.approx(float(found["held_out"].quantile(0.01)))
     torch.testing.assert_close(found["distance"][:, 0], found["samples"][:3])
-    held_out, train = desk.test.images_u8, desk.train.images_u8
+    held_out, train = context.test.images_u8, context.train.images_u8
     if space == "features":
-        held_out, train = seen(desk, held_out)[0], seen(desk, train)[0]
+        held_out, train = seen(context, held_out)[0], seen(context, train)[0]
     by_hand = torch.cdist(held_out[:20].flatten(1).double(), train.flatten(1).double())
     # Where features come in batches they round otherwise.
     torch.testing.assert_close(
@@ -212,9 +212,9 @@ def test_a_copied_training_image_is_found_next_to_itself(desk, space, monkeypatc
 
 
 @pytest.fixture
-def streamed(desk, monkeypatch):
-    """Give a desk whose images are read from their shards, a batch of 16 at most at a time."""
-    one = replace(desk)
+def streamed(context, monkeypatch):
+    """Give a context whose images are read from their shards, a batch of 16 at most at a time."""
+    one = replace(context)
     monkeypatch.setattr("ddpm_core.loading.loader.MAX_DECODED_BYTES", 0)
     monkeypatch.setattr("ddpm_core.loading.stream.MAX_RANGE_BYTES", 16 * 64)
     with closing(one.train) as train, closing(one.test) as test:
@@ -238,35 +238,35 @@ def streamed(desk, monkeypatch):
     ids=lambda unit: f"{unit.kind}-{unit.part}",
 )
 def test_a_data_set_that_is_streamed_is_studied_as_one_that_is_kept(
-    desk, streamed, unit, monkeypatch
+    context, streamed, unit, monkeypatch
 ):
     """Catches: a unit that asks for all images at a time; indices within what was read at a time,
     a batch that is dropped at the end; axes exchanged in what is shown."""
     monkeypatch.setattr(neighbours, "_REFERENCE_ROWS", 100)
-    found, kept = work(streamed, unit), work(desk, unit)
+    found, kept = work(streamed, unit), work(context, unit)
     assert found.keys() == kept.keys()
     for name, array in kept.items():
         assert torch.equal(found[name], array), name
 
 
-def test_samples_are_the_run_s_own(desk):
+def test_samples_are_the_run_s_own(context):
     """Catches: neighbours of samples that nobody keeps."""
-    found = work(desk, Unit("neighbours", "pixels", 0, 6))
+    found = work(context, Unit("neighbours", "pixels", 0, 6))
     assert len(found["samples"]) == 6
-    assert torch.equal(found["shown"], desk.sampled(0)[:3])
+    assert torch.equal(found["shown"], context.sampled(0)[:3])
     assert float(found["samples"].min()) > 0
 
 
-def test_a_worker_publishes_what_it_found(sampled, desk):
+def test_a_worker_publishes_what_it_found(sampled, context):
     """Catches: work that is lost, or kept under another study."""
     store, config = sampled
     unit = Unit("decoding", "test", 0, 2)
     payload = {
-        "desk": {
+        "context": {
             "root": store.uri,
             "config": study_config().model_dump(mode="json"),
-            "dataset": vars(desk.dataset),
-            "features": [desk.recipe.folder, desk.recipe.values],
+            "dataset": vars(context.dataset),
+            "features": [context.recipe.folder, context.recipe.values],
         },
         "folder": "runs/tiny/study/x",
     }
@@ -274,13 +274,13 @@ def test_a_worker_publishes_what_it_found(sampled, desk):
     published = Units[Unit](store, "runs/tiny/study/x")
     assert published.missing([unit]) == []
     kept = Findings(published, [unit]).one("decoding", "test")
-    for name, array in work(desk, unit).items():
+    for name, array in work(context, unit).items():
         assert torch.equal(kept[name], array)
     assert config.name == "tiny"
 
 
 def test_an_actor_that_drew_pictures_first_can_differentiate_its_network(sampled):
     """Catches: weights read in inference mode, which the likelihood cannot be computed with."""
-    fresh = desk_of(sampled[0], study_config())
+    fresh = context_of(sampled[0], study_config())
     work(fresh, Unit("decoding", "test", 0, 1))
     assert work(fresh, Unit("ode", "heun", 0, 1))["bits"].isfinite().all()

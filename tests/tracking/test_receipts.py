@@ -71,7 +71,7 @@ def test_what_was_kept_is_delivered_by_the_next_stage(shared, config, monkeypatc
     assert deliver(shared, config, result) == (False, True)
 
 
-def test_the_database_in_the_root_is_asked_each_time(store, config):
+def test_the_database_in_the_root_is_read_each_time(store, config):
     """Catches a receipt that outlives a deleted database."""
     result = committed(store, config, grid=b"a PNG")
     for _ in range(2):

@@ -305,7 +305,7 @@ def test_the_newest_are_kept_and_older_ones_keep_their_manifest(store):
 
 
 def test_a_damaged_checkpoint_does_not_count_as_kept(store):
-    """Catches retention that leaves fewer whole checkpoints than asked for."""
+    """Catches retention that leaves fewer whole checkpoints than `keep`."""
     for step in range(10, 60, 10):
         made = commit(store, step)
     manifest.quarantine(store, made.folder, "test")

@@ -46,7 +46,7 @@ def test_learning_rate_is_0_at_first_and_grows_linearly():
 
 
 def test_learning_rate_without_warmup_is_constant():
-    """Catches a division by 0, and a first step of rate 0 where none was asked for."""
+    """Catches a division by 0, and a first step of rate 0 where none is configured."""
     assert [learning_rate(step, 2e-4, 0) for step in (0, 1, 100)] == [2e-4] * 3
 
 

@@ -66,7 +66,7 @@ def test_the_loss_of_a_fixed_batch_falls(prediction, variance, loss):
     ],
 )
 def test_the_curve_is_the_configured_loss(prediction, variance, loss, weighting):
-    """Catches a step that trains by L_simple whatever is asked, or without its weights."""
+    """Catches a step that trains by L_simple whatever is configured, or without its weights."""
     config = config_of(
         prediction, variance, loss, train__weighting=weighting, train__random_flip=False
     )

@@ -103,7 +103,7 @@ def test_ranks_add_up_their_sums_at_every_checkpoint(monkeypatch):
     assert counts == [1, 2, 3, 4]
 
 
-def test_divergence_is_told_with_its_evidence():
+def test_divergence_is_reported_with_its_evidence():
     """Catches a NaN that trains on: the loss is looked at, and so is the last good checkpoint."""
     config = small_config(train__num_steps=20)
     learner = make_learner(config)
@@ -125,7 +125,7 @@ def test_batches_are_the_slices_of_this_rank_from_any_step():
 
 
 def test_batches_are_made_ahead_and_not_beyond_the_last():
-    """Catches a loader that waits to be asked, or asks for steps that do not exist."""
+    """Catches a loader that does not prefetch, or prefetches steps that do not exist."""
     config = small_config(train__num_steps=3)
     with batches_of(config) as batches:
         assert len(batches._ready) == 2

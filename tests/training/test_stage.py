@@ -155,7 +155,9 @@ def test_a_group_that_left_no_result_is_an_error(store, groups):
     assert len(groups) == 1
 
 
-def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, caplog, monkeypatch):
+def test_a_chain_that_does_not_end_in_noise_is_reported_once_and_trained(
+    store, caplog, monkeypatch
+):
     """Catches a training that begins without a word, an error, a line for each worker or one that
     the flow does not take for a warning, and a word where nothing is left to train.
     """
@@ -171,7 +173,7 @@ def test_a_chain_that_does_not_end_in_noise_is_told_once_and_trained(store, capl
 
 
 def test_a_chain_that_ends_in_noise_is_no_matter_for_warnings(store, groups, caplog):
-    """Catches a warning for everybody, which nobody reads."""
+    """Catches a warning that is always there."""
     with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError):
         run_train(store, CONFIG.replaced({"train.ema_decay": 0.8}))
     assert not caplog.records
@@ -187,7 +189,7 @@ def test_a_chain_that_ends_in_noise_is_no_matter_for_warnings(store, groups, cap
 
 
 def test_without_a_data_set_it_is_made_first(tmp_path, groups):
-    """Catches a training that has to be told what it needs by a second command."""
+    """Catches a training that needs a second command first."""
     empty = open_store(str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match="is not there"):  # the group here trains nothing
         run_train(empty, CONFIG)

@@ -162,7 +162,7 @@ def test_mlflow_gets_every_point_once_more_after_a_resume(store, trackers, monke
     assert not {"images_per_s", "step_s", "data_wait_s"} & set(stored[-1])
 
 
-def test_progress_is_told_for_people_and_for_the_flow(store, trackers, capsys, monkeypatch):
+def test_progress_is_reported_for_people_and_for_the_flow(store, trackers, capsys, monkeypatch):
     """Catches a last line that does not say that all is done, and a line per step."""
     monkeypatch.setattr(worker, "_SHOW_EVERY_S", 3600.0)
     train_rank(store, small_config(), ALONE)

@@ -16,7 +16,7 @@ from ddpm_core.diffusion.shapes import Images, Timesteps
 from ddpm_core.errors import ConfigError
 
 OnStep = Callable[[int, Tensor, Tensor], None]
-"""told (t, x_{t-1}, x_0_hat) after the step at code index t; must not change them"""
+"""called with (t, x_{t-1}, x_0_hat) after the step at code index t; must not change them"""
 
 
 def draw_previous(step: Reverse, t: Timesteps, noise: Images) -> Images:
@@ -49,7 +49,7 @@ def ddpm_sample(
         noise: gives the standard normal of step t, shaped like `x_T`; called once for each t from
             T-1 down to 1. The last step, t = 0, adds none.
         clip_x_0: whether the predicted x_0 is clipped to [-1, 1] before it enters the mean.
-        on_step: told of each step.
+        on_step: called after each step, see `OnStep`.
 
     Returns:
         x_0; with `clip_x_0` in [-1, 1], but for a network that predicts x_{t-1}.
@@ -87,7 +87,7 @@ def descend(
         noise: gives the standard normal of step t; called once for each t from `first` down to
             `last`, but not for 0.
         clip_x_0: as of `ddpm_sample`.
-        on_step: told of each step.
+        on_step: called after each step, see `OnStep`.
 
     Returns:
         What the step at `last` leads to: images at code index last - 1, or x_0 where last = 0.

@@ -41,7 +41,7 @@ def ddim_sample(
         noise: gives the standard normal of step t; called once for each t from T-1 down to 1, if
             eta is above 0.
         clip_x_0: whether the predicted x_0 is clipped to [-1, 1].
-        on_step: told of each step.
+        on_step: called after each step, see `OnStep`.
 
     Returns:
         x_0, the prediction at t = 0; with `clip_x_0` in [-1, 1].
@@ -81,14 +81,14 @@ def ddim_encode(denoiser: Denoiser, x_0: Images, *, on_step: OnStep | None = Non
     """Return the x_T that `ddim_sample` with eta = 0 and no clipping decodes to (nearly) x_0.
 
     The flow is walked the other way: each step keeps the noise that is predicted at its beginning.
-    The image has no noise and no timestep of its own: the first step asks at t = 0, of
-    sqrt(abar_0) x_0. Encoding and decoding differ by an error that falls as one over the number of
-    steps.
+    The image has no noise and no timestep of its own: the first step calls the network at
+    t = 0 with sqrt(abar_0) x_0. Encoding and decoding differ by an error that falls as one over
+    the number of steps.
 
     Args:
         denoiser: for fewer steps, `respaced`.
         x_0: images in [-1, 1]; their dtype is the state's.
-        on_step: told (t, x_t, x_0_hat) after each step, t from 0 to T-1.
+        on_step: called with (t, x_t, x_0_hat) after each step, t from 0 to T-1.
 
     Returns:
         x_T: nearly standard normal, if the images are like those of the training.

@@ -43,11 +43,11 @@ def dpm_solver_sample(
     Args:
         denoiser: on a whole chain, or any other path.
         x_T: standard normal, the chain's x_t at the first sigma; dtype of the state and result.
-        sigmas: where the network is asked, descending; see `spacing`.
+        sigmas: where the network is evaluated, descending; see `spacing`.
         noise: None for the probability flow. Otherwise the SDE: gives the standard normal of the
             step after which `remaining` steps follow; called for S-1 down to 1.
         clip_x_0: whether each predicted x_0 is clipped to [-1, 1].
-        on_step: told (remaining, x_t, x_0_hat) of each step, x_t scaled as the chain's.
+        on_step: called after each step with (remaining, x_t, x_0_hat), x_t scaled as the chain's.
 
     Returns:
         x_0, the prediction at the last sigma; with `clip_x_0` in [-1, 1].

@@ -77,8 +77,8 @@ def heun_sample(
         noise: gives the standard normal of the step after which `remaining` steps follow, S-1
             down to 0; called only where `churn` puts noise back.
         clip_x_0: whether each predicted x_0 is clipped to [-1, 1].
-        on_step: told (remaining, x_t, x_0_hat) of each step, x_t scaled as a chain's, x_0_hat
-            the last prediction.
+        on_step: called after each step with (remaining, x_t, x_0_hat), x_t scaled as a chain's,
+            x_0_hat the last prediction.
 
     Returns:
         x_0; with `clip_x_0` in [-1, 1].

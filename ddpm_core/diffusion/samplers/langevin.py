@@ -38,7 +38,7 @@ def langevin_sample(
         denoiser: as of `ddpm_sample`.
         x_T: standard normal; shape, device and dtype of the result.
         noise: gives the standard normal of step t; called once for each t from T-1 down to 1.
-        on_step: told of each step.
+        on_step: called after each step, see `OnStep`.
 
     Raises:
         ConfigError: if the chain ends in pure noise, where its first step divides by 0.

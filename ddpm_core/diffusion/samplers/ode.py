@@ -42,7 +42,7 @@ def ode_sample(
             `ode_encode` does not lead back.
         denoise: whether a last step leads from the smallest sigma to 0, along the predicted x_0;
             one call of the network. Without it `ode_encode` leads back to x_T.
-        on_step: told of each step, counted down to 0; for solvers on a grid only.
+        on_step: called after each step, counted down to 0; for solvers on a grid only.
 
     Returns:
         x_0; without `denoise`, x_0 + sigma eps at the smallest sigma.

@@ -49,7 +49,7 @@ def sde_sample(
         times: where the steps begin, falling, in [0, T-1], whole or in between; all steps of the
             chain if not given.
         clip_x_0: whether the predicted x_0 is clipped to [-1, 1] before the score is taken.
-        on_step: told of each step, counted down to 0.
+        on_step: called after each step with its number, counted down to 0; see `OnStep`.
 
     Raises:
         ConfigError: if the times do not fall or leave the chain, or the chain ends in pure noise.
@@ -97,7 +97,7 @@ def pc_sample(
         num_corrections: at each level but the image itself.
         snr: how far a correction moves, as a share of the noise that it adds.
         clip_x_0: whether the predicted x_0 is clipped to [-1, 1] before it is used.
-        on_step: told of each level, after its corrections.
+        on_step: called after the corrections of each level.
 
     Raises:
         ConfigError: if a number makes no sense, or the chain ends in pure noise.
@@ -193,6 +193,6 @@ def _spans(denoiser: Denoiser, times: Float64[Tensor, " n"] | None) -> list[floa
 
 
 def _filled(like: Images, number: int | float) -> Timesteps | Times:
-    """Return one time for each image: whole steps as integers, as chains of chosen steps ask."""
+    """Return one time for each image: integers for whole steps, which respaced chains require."""
     dtype = torch.int64 if isinstance(number, int) else torch.float64
     return torch.full((len(like),), number, dtype=dtype, device=like.device)

@@ -41,10 +41,10 @@ def unipc_sample(
     Args:
         denoiser: on a whole chain, or any other path.
         x_T: standard normal, the chain's x_t at the first sigma; dtype of the state and result.
-        sigmas: where the network is asked, descending; see `spacing`.
+        sigmas: where the network is evaluated, descending; see `spacing`.
         clip_x_0: whether each predicted x_0 is clipped to [-1, 1].
-        on_step: told (remaining, x_t, x_0_hat) of each step, x_t corrected and scaled as the
-            chain's, x_0_hat that of the step's beginning.
+        on_step: called after each step with (remaining, x_t, x_0_hat): x_t corrected and scaled as
+            the chain's, x_0_hat of the step's beginning.
 
     Returns:
         x_0, the prediction at the last sigma; with `clip_x_0` in [-1, 1].

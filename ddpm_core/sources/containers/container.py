@@ -49,7 +49,7 @@ class PassedOver:
     """the reasons for which what is left out may have been meant as an image"""
 
     def add(self, reason: str, name: str, *, harmless: bool) -> None:
-        """Note one file; `harmless` if nobody can have meant it as an image."""
+        """Note one file; `harmless` if it cannot be meant as an image."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         first = self.examples.setdefault(reason, [])
         if len(first) < _NUM_EXAMPLES or name < first[-1]:  # not by the order of the disk

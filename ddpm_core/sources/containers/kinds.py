@@ -40,7 +40,7 @@ def check_kind(suffix: str, size: int, read_at: Callable[[int, int], bytes], uri
         if length and _ZIP_END in read_at(size - length, length):
             return
     start = read_at(0, min(size, BLOCK_BYTES)) if size else b""
-    # What is damaged behind its beginning the reader tells better.
+    # Damage behind the beginning is reported better by the reader.
     marks = {
         ".zip": start.startswith(_ZIP_ENTRY),
         ".tar": start == END or start[257:262] == b"ustar",

@@ -132,7 +132,7 @@ def is_lmdb(folder: Path) -> bool:
 
 
 def _environment(path: Path) -> Any:  # noqa: ANN401 - the library's, untyped
-    """Return the database, opened once in a process, as LMDB wants it, and then kept open.
+    """Return the database, opened once in a process, as LMDB requires, and then kept open.
 
     A forked process goes on with its parent's: without locks it is a map of a file, no more.
     """
@@ -167,7 +167,7 @@ def _library() -> Any:  # noqa: ANN401 - optional, and untyped where it is not i
 def main() -> None:
     """Look at all of the database that is the argument; the exit code says whether that is safe.
 
-    What else is wrong with it whoever started this process finds itself.
+    Other errors are found by the process that started this one.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(PipelineError):

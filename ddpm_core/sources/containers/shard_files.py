@@ -28,7 +28,7 @@ from ddpm_core.images.names import (
 )
 from ddpm_core.sources.containers.container import Container, Entry, PassedOver
 from ddpm_core.sources.containers.local_file import LocalFile
-from ddpm_core.sources.containers.tar_walk import Found, walk
+from ddpm_core.sources.containers.tar_walk import Member, walk
 from ddpm_core.sources.containers.tarred import Tar
 
 MAX_LABEL = 2**16 - 1
@@ -42,7 +42,7 @@ _NUM_PEEKED = 8
 
 class _Sample(NamedTuple):
     key: str
-    files: dict[str, Found]
+    files: dict[str, Member]
     """extension -> member"""
 
 

@@ -32,7 +32,7 @@ _KINDS = {
 _RECORD = re.compile(rb"(\d{1,5}) ([^=\n]{1,255})=")
 
 
-class Found(NamedTuple):
+class Member(NamedTuple):
     """One member that is no folder."""
 
     raw_name: bytes
@@ -50,7 +50,7 @@ class _Said(NamedTuple):
     size: int | None = None
 
 
-def walk(file: BinaryIO, origin: str) -> Iterator[Found]:
+def walk(file: BinaryIO, origin: str) -> Iterator[Member]:
     """Yield the members of an archive, from the beginning of a file that can seek to its end.
 
     Raises:
@@ -95,7 +95,7 @@ def walk(file: BinaryIO, origin: str) -> Iterator[Found]:
         # Before POSIX a folder was a file of no bytes whose name ends in a slash.
         if kind != _FOLDER and not (kind in REGULAR and not size and name.endswith(b"/")):
             problem = None if kind in (*REGULAR, _CONTIGUOUS) else _problem(kind)
-            yield Found(name, content_at, size, problem)
+            yield Member(name, content_at, size, problem)
         said = _Said()
 
 

@@ -97,7 +97,7 @@ class Zip(Container):
             )
         refuse_large(self.uri, entry._replace(size=packed))
         name = bytes_of(entry.name)
-        # The header, the name and an extra field that only the header tells the length of: mostly
+        # The header, the name and an extra field that only the header gives the length of: mostly
         # one read is enough.
         found = self._file.read_at(start, _LOCAL.size + len(name) + _USUAL_EXTRA_BYTES + packed)
         if len(found) < _LOCAL.size or not found.startswith(b"PK\3\4"):

@@ -129,7 +129,7 @@ def test_quadratic_steps_serve_better_than_uniform_ones():
 def test_encoding_is_that_of_diffusers():
     """Catches a wrong coefficient of a step backwards, and a wrong beginning at abar = 1.
 
-    Their scheduler is told the network's answer: at which time it was asked is not its business.
+    Their scheduler gets the network's output, and not the time at which it was evaluated.
     Its users ask at the step's end, of an image with the noise of its beginning; we ask at its
     beginning, as the paper does.
     """
@@ -145,7 +145,7 @@ def test_encoding_is_that_of_diffusers():
     ours = ddim_encode(few, x_0, on_step=lambda t, x_t, x_0_hat: seen.append(t))
     torch.testing.assert_close(ours, x_t, rtol=1e-8, atol=1e-8)
     assert seen == list(range(10))
-    assert few.denoiser.network.asked == [0, *FEW[:-1]]
+    assert few.denoiser.network.called_at == [0, *FEW[:-1]]
 
 
 def encoded_and_back(denoiser, steps, x_0):

@@ -25,7 +25,7 @@ def levels_of(sigmas):
 
 
 def theirs_of(prediction, sigmas, clip):
-    """Return x_0 of diffusers' Heun, which knows no churn; asked at our times between steps."""
+    """Return x_0 of diffusers' Heun, which knows no churn; called at our times between steps."""
     scheduler = scheduler_of(
         "HeunDiscreteScheduler", PAPER, prediction_type=TYPES[prediction], clip_sample=clip
     )
@@ -48,7 +48,7 @@ def theirs_of(prediction, sigmas, clip):
 def test_without_churn_it_is_heun_of_diffusers(spacing, prediction, clip):
     """Catches a wrong slope, beginning, time between two steps, clip or last step.
 
-    Not x_0: there diffusers has another network in mind, which is not asked here.
+    Not x_0: there diffusers expects another kind of network, which is not called here.
     """
     sigmas = karras_sigmas(PAPER, 9)
     if spacing == "chain":

@@ -91,7 +91,7 @@ def test_encoding_and_sampling_lead_back(solver, prediction):
 
 
 @pytest.mark.usefixtures("shapes_unchecked")
-def test_the_adaptive_solver_is_as_exact_as_it_is_told():
+def test_the_adaptive_solver_is_as_exact_as_its_tolerance():
     """Catches an error estimate that is none, for images that need steps of their own."""
     x_T = normal(4, 3)
     exact = DATA.flow(x_T * math.sqrt(1 + HIGH**2), HIGH, LOW)
@@ -113,7 +113,7 @@ def test_an_image_does_not_depend_on_its_batch(solver):
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-12)
 
 
-def test_steps_are_told_in_order_and_in_the_terms_of_the_chain():
+def test_on_step_is_called_in_order_and_in_the_terms_of_the_chain():
     """Catches x in sigma coordinates, an x_0_hat of another step, and a count that goes up."""
     seen, sigmas = [], sigma_at(SHORT, row(0.0, 10.0, 30.0, 49.0))
     data = Gaussian(row(0.2, -0.5), row(0.3, 0.05), SHORT)

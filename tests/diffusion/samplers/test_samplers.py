@@ -102,15 +102,15 @@ def test_the_network_is_called_as_often_as_promised_and_when(sampler):
     """Catches a call that is wasted or left out, and times that ascend or lie beside the steps."""
     denoiser = toy()
     run(sampler, denoiser, normal(4, 5))
-    asked = denoiser.network.asked
-    assert len(asked) == (15 if sampler.startswith("heun") else 8)
+    called_at = denoiser.network.called_at
+    assert len(called_at) == (15 if sampler.startswith("heun") else 8)
     if sampler != "heun, churn":
-        assert sorted({round(t, 6) for t in asked}) == STEPS
-        assert asked == sorted(asked, reverse=True)
+        assert sorted({round(t, 6) for t in called_at}) == STEPS
+        assert called_at == sorted(called_at, reverse=True)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_images_are_clipped_to_their_range_where_asked(sampler):
+def test_images_are_clipped_to_their_range_where_configured(sampler):
     """Catches clipping left out: a network that is wrong must not leave [-1, 1]."""
     wrong = NetworkDenoiser(lambda x_t, _: x_t - 3, PAPER)
     assert float(run(sampler, wrong, normal(4, 5)).abs().max()) <= 1
@@ -119,8 +119,8 @@ def test_images_are_clipped_to_their_range_where_asked(sampler):
 
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_each_step_is_told(sampler, clip):
-    """Catches a step not told, states in sigma's scale (up to 157), and an x_0 that is not."""
+def test_on_step_is_called_after_each_step(sampler, clip):
+    """Catches a missing call, states in sigma's scale (up to 157), and an x_0 that is not."""
     seen = []
     x_0 = run(
         sampler,
@@ -149,7 +149,7 @@ def test_encoding_never_waits_for_its_device():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_our_network_can_be_asked_by_every_sampler(sampler):
+def test_our_network_works_with_every_sampler(sampler):
     """Catches a network that takes whole timesteps only."""
     x_T = normal(2, 3, 8, 8, dtype=torch.float32)
     sample = run(sampler, NetworkDenoiser(perturbed(), PAPER), x_T)

@@ -18,12 +18,12 @@ class Toy:
     """A network without meaning: not linear, looks at the neighbour too, and at the time."""
 
     schedule: NoiseSchedule
-    asked: list[float] = field(default_factory=list)
+    called_at: list[float] = field(default_factory=list)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         if t.device.type != "meta":
             assert t.unique().numel() == 1
-            self.asked.append(float(t[0]))
+            self.called_at.append(float(t[0]))
         phase = expand(4 * t.double() / self.schedule.num_timesteps, x_t).to(x_t.dtype)
         return (1.3 * x_t + phase).tanh() - 0.4 * (x_t.roll(1, dims=-1) * phase).cos()
 

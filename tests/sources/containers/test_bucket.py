@@ -67,7 +67,7 @@ def test_an_archive_is_fetched_once(name, s3_server, tmp_path, capfd, monkeypatc
     assert read_all(reopen(description)) == FILES
 
 
-def test_a_disk_without_room_for_an_archive_is_told_first(s3_server, tmp_path, monkeypatch):
+def test_a_disk_without_room_for_an_archive_is_reported_first(s3_server, tmp_path, monkeypatch):
     """Catches hours of download that end with a full disk."""
     s3_server.objects["x.zip"] = zip_of(FILES)
     size = len(s3_server.objects["x.zip"])

@@ -99,7 +99,7 @@ def test_a_link_to_a_folder_is_refused_with_what_to_do(target, tmp_path):
         listed(Folder(root))
 
 
-def test_links_to_nothing_are_told_apart(tmp_path):
+def test_links_to_nothing_are_distinguished(tmp_path):
     """Catches files that were never fetched, a loop of links, both taken for no image meant."""
     root = write(tmp_path / "root", {"a.png": b"1"})
     (root / "1.png").symlink_to(".git/annex/objects/x")

@@ -120,7 +120,7 @@ def test_shards_that_cannot_be_understood_are_refused(files, message, tmp_path):
         list(write(tmp_path, {"a.tar": {**files, "9.jpg": b""}}).entries(PassedOver()))
 
 
-def test_a_single_shard_is_told_from_an_archive_of_images(tmp_path):
+def test_a_single_shard_is_distinguished_from_an_archive_of_images(tmp_path):
     """Catches labels lost because a shard was given by its own path."""
     path = tmp_path / "some-train-0.tar"
     path.write_bytes(tar_of({**sample("a", 1), **sample("b", 0)}))

@@ -1,9 +1,9 @@
-"""Weights from outside become a run that samples and evaluates, and a run becomes a folder.
+"""Import weights of other programs as a run, and export the weights of a run for them.
 
 A run of imported weights has one checkpoint, the last: the averaged weights, no optimiser, no
 curves, and `imported` in its manifest with the digests of the files they came from. Its `train`
-section trained nothing; `train.num_steps` is what somebody says the weights have behind them, and
-1 where nobody does. It cannot be trained on.
+section trained nothing; `train.num_steps` is the number of steps that the user gives for the
+weights, else 1. Such a run can be sampled and evaluated; its training cannot be continued.
 """
 
 from collections.abc import Iterator, Mapping
@@ -158,7 +158,7 @@ def _from_folder(
     learned = is_learned(diffusion["variance"])
     sections = {f"model.{key}": value for key, value in network.model.items()}
     sections |= {f"diffusion.{key}": value for key, value in diffusion.items()}
-    # Of this section nothing is used, but it has to go with the others.
+    # Nothing of this section is used, but it must be valid together with the others.
     train = {
         "train.num_steps": 1,
         "train.loss": "hybrid" if learned else "simple",

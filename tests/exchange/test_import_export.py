@@ -13,7 +13,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.exchange.acts import export_weights, import_weights, read_weights
+from ddpm_core.exchange.import_export import export_weights, import_weights, read_weights
 from ddpm_core.inference.build import build_unet
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.weights import load_average
@@ -299,7 +299,7 @@ def test_an_output_that_does_not_fit_the_variance_is_refused(tmp_path, unet, sch
         imported(tmp_path / "folder", tmp_path / "root")
 
 
-def test_a_name_is_asked_for_and_no_other_run_is_written_over(folder, tmp_path):
+def test_a_name_is_required_and_no_other_run_is_written_over(folder, tmp_path):
     """Catches: imported weights that pass for the result of the training they stand beside."""
     path, _ = folder
     with pytest.raises(ConfigError, match="give --run NAME"):
@@ -351,7 +351,7 @@ def test_an_import_that_was_killed_leaves_no_run_to_train(folder, tmp_path, monk
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ddpm_core.exchange.acts.checkpoint.commit", killed)
+    monkeypatch.setattr("ddpm_core.exchange.import_export.checkpoint.commit", killed)
     with pytest.raises(KeyboardInterrupt):
         imported(path, tmp_path / "root")
     assert not (tmp_path / "root/runs/theirs/run.json").exists()

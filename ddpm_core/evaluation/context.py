@@ -1,6 +1,6 @@
-"""What an actor that measures has before it: images, weights and the feature network of a run.
+"""The inputs of an evaluation actor: images, weights and feature network of a run.
 
-Everything is read when it is first needed, once.
+Each is loaded on first use and then kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +26,14 @@ from ddpm_core.sampling import units as sampling_units
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
-from ddpm_core.units.ranges import Found, K, Range, publish
+from ddpm_core.units.ranges import Arrays, K, Range, publish
 from ddpm_core.units.units import Units
 
 
 def payload_of(
     root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe | None
 ) -> dict[str, Any]:
-    """Return what `Desk.of` needs, as JSON values."""
+    """Return the payload of `EvaluationContext.of`, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
@@ -43,8 +43,8 @@ def payload_of(
 
 
 @dataclass
-class Desk:
-    """A run as a measuring actor sees it; images are uint8 (n, c, h, w) on the CPU."""
+class EvaluationContext:
+    """A run as an evaluation actor sees it; images are uint8 (n, c, h, w) on the CPU."""
 
     store: Store
     config: RunConfig
@@ -55,7 +55,7 @@ class Desk:
 
     @classmethod
     def of(cls, payload: dict[str, Any], device: torch.device) -> Self:
-        """Return the desk of what `payload_of` returned."""
+        """Return the context that `payload_of` describes."""
         return cls(
             open_store(payload["root"]),
             RunConfig.from_dict(payload["config"]),
@@ -65,7 +65,7 @@ class Desk:
         )
 
     def rows(self, embed: Embed, images_u8: Tensor) -> Tensor:
-        """Return what a view of the feature network says of images, float32 on the CPU."""
+        """Return one output of the feature network for images, float32 on the CPU."""
         size = self.config.evaluate.batch_size
         return extract(embed, images_u8, batch_size=size, device=self.device)
 
@@ -74,7 +74,7 @@ class Desk:
         size = self.config.evaluate.batch_size
         return (images.images(at, min(at + size, stop)) for at in range(start, stop, size))
 
-    def look(self, images_u8: Tensor, *, classify: bool = True) -> Found:
+    def look(self, images_u8: Tensor, *, classify: bool = True) -> Arrays:
         """Return features and, if the network has classes, their probabilities; {} without one."""
         if self.recipe is None:
             return {}
@@ -83,9 +83,9 @@ class Desk:
             found["probabilities"] = self.rows(self.network.classify, images_u8)
         return found
 
-    def parts(self, look: Embed, images: Images) -> "Parts":
+    def chunks(self, look: Embed, images: Images) -> "Chunks":
         """Return a view of all images, a batch at a time."""
-        return Parts(lambda: map(look, self.batches(images, 0, len(images))))
+        return Chunks(lambda: map(look, self.batches(images, 0, len(images))))
 
     def sampled(self, number: int) -> Tensor:
         """Return the images of a unit of the run's samples."""
@@ -133,14 +133,14 @@ class Desk:
         checkpoint = results.final_checkpoint(self.store, self.config)
         if checkpoint is None:
             raise CheckpointError(f"the final checkpoint of run {self.config.name!r} is gone")
-        # Also for who asks first in inference mode: through weights of that kind nobody could
-        # differentiate later, as the probability flow does.
+        # Also if first used in inference mode: tensors made there cannot be differentiated
+        # through later, as the probability flow does.
         with torch.inference_mode(mode=False):
             return load_denoiser(self.store, self.config, checkpoint, self.device)
 
     @property
     def network(self) -> FeatureNetwork:
-        """The feature network; the trained one is trained first, if nobody has yet."""
+        """The feature network; the trained one is trained first, if it does not exist yet."""
         return self._network[1]
 
     @property
@@ -151,7 +151,7 @@ class Desk:
     @cached_property
     def _network(self) -> tuple[dict[str, str], FeatureNetwork]:
         if self.recipe is None:
-            raise ValueError("there is no feature network, and a unit asked for it")
+            raise ValueError("a unit needs the feature network, and there is none")
         return load_network(
             self.store,
             self.recipe,
@@ -167,8 +167,8 @@ def uses_samples(unit: Range[Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Rows that are not in memory at the same time. They may be gone through again and again."""
+class Chunks:
+    """Rows that are not in memory at the same time; can be iterated over any number of times."""
 
     begin: Callable[[], Iterator[Tensor]]
 
@@ -179,21 +179,21 @@ class Parts:
 def measuring(
     payload: Mapping[str, Any],
     get_device: GetDevice,
-    work: Callable[[Desk, Range[K]], Found],
+    work: Callable[[EvaluationContext, Range[K]], Arrays],
     uses_network: Callable[[Range[K]], bool],
 ) -> Callable[[Range[K]], None]:
-    """Return what measures a unit and publishes it; what it needs is read when it needs it."""
-    desk = Desk.of(payload["desk"], get_device())
+    """Return a function that measures a unit and publishes it; inputs are loaded on first use."""
+    context = EvaluationContext.of(payload["context"], get_device())
 
     def made_with(unit: Range[K]) -> Mapping[str, Any]:
-        network = desk.network_identity if uses_network(unit) else {}
-        return {**network, **desk.bytes_of_samples(unit)}
+        network = context.network_identity if uses_network(unit) else {}
+        return {**network, **context.bytes_of_samples(unit)}
 
-    published = Units(desk.store, payload["folder"], made_with)
+    published = Units(context.store, payload["folder"], made_with)
 
     def measure_and_publish(unit: Range[K]) -> None:
-        # It may be there: of another start; or the network was lost, and is the same again.
+        # It may exist: of another start; or the lost network was trained again to the same bytes.
         if not published.is_finished(unit):
-            publish(published, unit, work(desk, unit))
+            publish(published, unit, work(context, unit))
 
     return measure_and_publish
