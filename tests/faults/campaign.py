@@ -151,6 +151,9 @@ def in_child(work: Callable[[], None], folder: Path, kill_after_s: float | None 
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
+            # Torch makes its pool of threads anew after a fork, at the first use: two threads that
+            # come to it at once, as those of the batches may, find none ("Invalid thread pool!").
+            torch.set_num_threads(torch.get_num_threads())
             work()
             status = 0
         except PipelineError as error:
