@@ -3,10 +3,10 @@
     runs/<run>/train.lease.json    {"beat": 7, "host": ..., "pid": ..., "since": ..., "token": ...}
 
 Two trainings of one run at once write the same weights, but they cost twice, and it shows nowhere;
-with another `train.log_every` their curves differ, and one of them ends in a conflict. So the second
-is refused while the first is alive. A holder on this machine is
-alive while its process is; one elsewhere while its lease beats: clocks of two machines are not
-compared. What a killed holder left is taken over, at once here, after `SILENCE_S` elsewhere.
+with another `train.log_every` their curves differ, and one of them ends in a conflict. So the
+second is refused while the first is alive. A holder on this machine is alive while its process is;
+one elsewhere while its lease beats: clocks of two machines are not compared. What a killed holder
+left is taken over, at once here, after `SILENCE_S` elsewhere.
 """
 
 import json
