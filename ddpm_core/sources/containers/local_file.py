@@ -61,6 +61,10 @@ class LocalFile:
             os.close(self._descriptor[1])
         self._descriptor = None
 
+    def __del__(self) -> None:
+        # A descriptor is a number, which Python does not give back: a process may have 1,024.
+        self.close()
+
     def _open(self) -> int:
         if self._descriptor is None or self._descriptor[0] != os.getpid():
             self._descriptor = (os.getpid(), os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
