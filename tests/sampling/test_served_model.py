@@ -95,6 +95,23 @@ def test_image_i_of_a_seed_is_the_one_that_sampling_draws(model, config, ema):
     assert (model.predict([], params={"seed": 4}) != expected).any()
 
 
+def test_a_small_network_runs_on_one_thread(folder, monkeypatch):
+    """Catches threads that wait for each other on a busy machine (minutes instead of seconds), and
+    a caller's number of threads that is changed for good."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    model, seen = mlflow.pyfunc.load_model(str(folder)), set()
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda *_: seen.add(torch.get_num_threads())
+    )
+    torch.set_num_threads(2)
+    try:
+        model.predict([], params={"count": 1})
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        hook.remove()
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(
     ("params", "words"),
     [
