@@ -78,7 +78,8 @@ def assert_cancelling_stops_the_job(shell, run, folder, api):
     wait_for(lambda: state() in ENDED, 120, "end of the flow run")
     assert state() == "CANCELLED"
     wait_for(lambda: not set(shell.processes()) - others, 60, "end of the flow and of its Ray")
-    assert names_in(shell.temp) - files <= {RUNNERS}
+    # The worker removes its folders of a flow run a moment after the flow's processes are gone.
+    wait_for(lambda: names_in(shell.temp) - files <= {RUNNERS}, 60, "an empty temporary folder")
     committed = sorted(checkpoints.glob("*/manifest.json"))
     assert not (checkpoints / f"step_{LONGER['train.num_steps']:08d}").exists()
     for record in json.loads(committed[-1].read_text())["files"].values():
@@ -105,6 +106,9 @@ def submitted(shell, *command, **extra):
     raise AssertionError("no agent of the Ray head took the job within two minutes")
 
 
+@pytest.mark.skipif(
+    " " in sys.executable, reason="ray start (Ray 2.60) fails where the path of Python has a space"
+)
 def test_training_and_flow_on_a_ray_cluster(shell, sets, tmp_path):
     """Catches: a package that does not import from a working directory, or needs the flow; a flow
     that does only what its own Ray allows.
