@@ -19,6 +19,7 @@ from ddpm_core import seeding
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.loader import Images, ImageSet
 from ddpm_core.runs.protocol import protocol_identity
+from ddpm_core.shards.members import LABEL
 
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run
@@ -136,7 +137,7 @@ def _taking(
     """Return what gives the images of these numbers, and their labels, on the device."""
     if isinstance(train, ImageSet):
         # Once to the device, where they are small enough to be in memory.
-        images_u8, labels = train.images_u8.to(device), train.labels.to(device)
+        images_u8, labels = train.pixels.to(device), train.others[LABEL].to(device)
 
         def chosen(numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
             where = torch.from_numpy(numbers).to(device)
@@ -148,7 +149,7 @@ def _taking(
         # A copy: grey images count as contiguous also with the channel last, but are convolved
         # otherwise, with other rounding.
         images_u8 = train.take(numbers).clone(memory_format=torch.contiguous_format)
-        return images_u8.to(device), train.labels_of(numbers).to(device)
+        return images_u8.to(device), train.member(LABEL, numbers).to(device)
 
     return take
 
@@ -174,5 +175,5 @@ def accuracy(network: Classifier, test: Images, device: torch.device) -> float:
     for start in range(0, len(test), 512):
         stop = min(start + 512, len(test))
         found = network(test.images(start, stop).to(device)).argmax(1).cpu()
-        correct += int((found == test.labels_of(np.arange(start, stop))).sum())
+        correct += int((found == test.member(LABEL, np.arange(start, stop))).sum())
     return correct / len(test)

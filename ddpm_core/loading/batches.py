@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import TrainConfig
-from ddpm_core.errors import DataError
 from ddpm_core.loading.loader import Images
 from ddpm_core.permutation import Order, images_at, slice_positions
+from ddpm_core.shards.members import require_members
 
 _CHUNK_IMAGES = 2**14
 """whose order is computed at once: one by one it would take as long as reading them"""
@@ -24,16 +24,12 @@ _CHUNK_IMAGES = 2**14
 class Batch:
     """A slice of a batch: images, their conditioning, and their numbers."""
 
-    images_u8: Tensor
+    images: Tensor
     """(b, channels, height, width) uint8"""
     conditioning: Conditioning
     """of each image"""
     numbers: NDArray[np.int64]
     """(b,) of each image in its split"""
-
-
-MEMBERS = frozenset({"label"})
-"""the parts of a conditioning that a data set's shards hold"""
 
 
 def conditioning_of(
@@ -47,16 +43,12 @@ def conditioning_of(
         accepts: the parts that the network takes.
 
     Raises:
-        DataError: the shards do not hold such a part, or what they hold is damaged.
+        DataError: the images come without such a part, or what there is of it is damaged.
     """
-    if missing := accepts - MEMBERS:
-        raise DataError(
-            f"the network takes {', '.join(sorted(accepts))}, and shards have no "
-            f"{', '.join(sorted(missing))}; they have {', '.join(sorted(MEMBERS))}"
-        )
+    require_members(images.members, accepts, of="the data set")
     if not accepts:
         return NOTHING
-    return Conditioning(label=images.labels_of(numbers))
+    return Conditioning(**{name: images.member(name, numbers) for name in accepts})
 
 
 class Batches:
@@ -134,9 +126,9 @@ class Batches:
     def _make(self, step: int) -> Batch:
         self._images.expect(step * self._train.global_batch_size)
         numbers = self._numbers(step)
-        images_u8 = self._images.take(numbers, pinned=self._pinned)
+        images = self._images.take(numbers, pinned=self._pinned)
         conditioning = conditioning_of(self._images, numbers, self._accepts)
-        return Batch(images_u8, conditioning.pinned() if self._pinned else conditioning, numbers)
+        return Batch(images, conditioning.pinned() if self._pinned else conditioning, numbers)
 
     def _numbers(self, step: int) -> NDArray[np.int64]:
         """Return the images of this rank's slice; those of many steps are computed at once."""

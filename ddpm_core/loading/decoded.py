@@ -1,8 +1,8 @@
 """A small split, decoded once on each machine into a file that all its processes map.
 
-    labels      (N,) int64, little-endian
-    pixels      (N, channels, height, width) uint8
-    digest      SHA-256 of what the file is, of the labels and of the pixels
+    the other members, e.g. `label`: (N,) int64, little-endian
+    the images: (N, channels, height, width) uint8
+    digest: SHA-256 of what the file is, and of all before
 
 The pages of a mapped file are there once, however many ranks read them.
 """
@@ -11,22 +11,22 @@ import hashlib
 import math
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import DataError
-from ddpm_core.images.decoding import decode_files
-from ddpm_core.images.names import quoted, text_of
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.shard_files import damaged
 from ddpm_core.shards.index import Index, Shard, Split, key_of
-from ddpm_core.shards.shard import ABOUT, IMAGE_EXTENSIONS, LABEL
-from ddpm_core.shards.tar import Member, members
+from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, Member
+from ddpm_core.shards.tar import Member as File
+from ddpm_core.shards.tar import members
 from ddpm_core.store import durable
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
@@ -41,10 +41,10 @@ _BLOCK_IMAGES = 256  # decoded at once
 class Decoded:
     """A split in memory: a private mapping, so writes are not seen by other processes."""
 
-    images_u8: NDArray[np.uint8]
+    pixels: NDArray[Any]
     """(N, channels, height, width)"""
-    labels: NDArray[np.int64]
-    """(N,)"""
+    others: Mapping[str, NDArray[Any]]
+    """the other members by name, (N, ...) each"""
 
 
 def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Decoded:
@@ -56,7 +56,9 @@ def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Deco
         ConfigError: the cache is smaller than the split.
     """
     about = _about(index, split)
-    size = 8 * index.num_images[split] + decoded_bytes(index, split) + _DIGEST_BYTES
+    size = _DIGEST_BYTES + index.num_images[split] * sum(
+        _bytes_of(member) for member in index.members.values()
+    )
     cache.require_room(size, f"the {split} split of {store.uri_of(index.manifest.folder)}")
 
     def make(descriptor: int) -> None:
@@ -92,7 +94,11 @@ def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Deco
 
 def decoded_bytes(index: Index, split: str) -> int:
     """Return how many bytes of pixels a split has."""
-    return index.num_images[split] * math.prod(index.shape)
+    return index.num_images[split] * _bytes_of(index.image)
+
+
+def _bytes_of(member: Member) -> int:
+    return math.prod(member.shape) * np.dtype(member.dtype).itemsize
 
 
 def _about(index: Index, split: str) -> bytes:
@@ -114,10 +120,13 @@ def _about(index: Index, split: str) -> bytes:
 
 
 def _views(mapped: mmap.mmap, index: Index, split: str) -> Decoded:
-    count = index.num_images[split]
-    pixels = np.frombuffer(mapped, np.uint8, decoded_bytes(index, split), offset=8 * count)
-    labels = np.frombuffer(mapped, np.int64, count)
-    return Decoded(pixels.reshape(count, *index.shape), labels)
+    count, at, arrays = index.num_images[split], 0, {}
+    # The images last: their numbers are the shortest, and begin at a multiple of their length.
+    for name, member in sorted(index.members.items(), key=lambda item: item[0] == IMAGE):
+        size, dtype = count * math.prod(member.shape), np.dtype(member.dtype)
+        arrays[name] = np.frombuffer(mapped, dtype, size, at).reshape(count, *member.shape)
+        at += size * dtype.itemsize
+    return Decoded(arrays.pop(IMAGE), arrays)
 
 
 def _digest(about: bytes, mapped: mmap.mmap) -> bytes:
@@ -138,7 +147,8 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
 
     def read(shard: Shard, first: int) -> None:
         stop = first + shard.num_images
-        part = Decoded(decoded.images_u8[first:stop], decoded.labels[first:stop])
+        others = {name: rows[first:stop] for name, rows in decoded.others.items()}
+        part = Decoded(decoded.pixels[first:stop], others)
         _read_shard(store, index, shard, split, part)
 
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
@@ -148,41 +158,37 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
 
 
 def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: Decoded) -> None:
-    """Fill in the images and labels of one shard."""
+    """Fill in the members of the images of one shard."""
     where = store.uri_of(f"{index.manifest.folder}/{shard.name}")
     try:
         tar = index.manifest.read(store, shard.role)
     except DamagedError as error:
         raise damaged(store, index, error) from None
     found = members(tar, origin=where)
-    _check_members(found, shard, split, where)
-    images, labels = found[::3], found[1::3]
-    channels, height, width = index.shape
-    for begin in range(0, shard.num_images, _BLOCK_IMAGES):
-        block = images[begin : begin + _BLOCK_IMAGES]
-        pixels = np.empty((len(block), height, width, channels), np.uint8)
-        decode_files(
-            [tar[member.offset : member.offset + member.size] for member in block],
-            pixels,
-            origin=_names(where, [member.name for member in block]),
-            checksums=True,
-        )
-        decoded.images_u8[begin : begin + len(block)] = pixels.transpose(0, 3, 1, 2)
-    for position, member in enumerate(labels):
-        content = tar[member.offset : member.offset + member.size]
-        decoded.labels[position] = label_of(content, len(index.classes), f"{where}: {member.name}")
+    _check_files(found, index, shard, split, where)
+    num_files = 1 + len(index.endings)
+    for name, member in index.members.items():
+        rows = decoded.pixels if name == IMAGE else decoded.others[name]
+        files = found[index.place_of(name) :: num_files]
+        for begin in range(0, shard.num_images, _BLOCK_IMAGES):
+            block = files[begin : begin + _BLOCK_IMAGES]
+            rows[begin : begin + len(block)] = member.decode(
+                [tar[file.offset : file.offset + file.size] for file in block],
+                _names(where, [file.name for file in block]),
+            )
 
 
-def _check_members(found: list[Member], shard: Shard, split: str, where: str) -> None:
+def _check_files(found: list[File], index: Index, shard: Shard, split: str, where: str) -> None:
     """Raise DataError unless an archive is the images of the shard, each with its other files."""
     keys = [key_of(split, shard.first_number + number) for number in range(shard.num_images)]
     names = [member.name for member in found]
-    expected = [f"{key}.{extension}" for key in keys for extension in ("png", LABEL, ABOUT)]
-    for at in range(0, min(len(names), len(expected)), 3):
+    expected = [f"{key}.{extension}" for key in keys for extension in ("png", *index.endings)]
+    num_files = 1 + len(index.endings)
+    for at in range(0, min(len(names), len(expected)), num_files):
         extension = names[at].rpartition(".")[2]
-        if extension in IMAGE_EXTENSIONS:
-            expected[at] = f"{keys[at // 3]}.{extension}"
-    places = [(member.offset, member.size) for member in found[::3]]
+        if extension in IMAGE_ENDINGS:
+            expected[at] = f"{keys[at // num_files]}.{extension}"
+    places = [(member.offset, member.size) for member in found[::num_files]]
     if names != expected or places != list(zip(shard.offsets, shard.sizes, strict=True)):
         raise DataError(
             f"{where} does not hold {expected[0]} to {expected[-1]} where the index says, in that "
@@ -192,13 +198,3 @@ def _check_members(found: list[Member], shard: Shard, split: str, where: str) ->
 
 def _names(where: str, names: list[str]) -> Callable[[int], str]:
     return lambda number: f"{where}: {names[number]}"
-
-
-def label_of(content: bytes, num_classes: int, origin: str) -> int:
-    """Return the class that a .cls file names, or raise DataError with its `origin`."""
-    if not content.isdigit() or len(content) > 6 or int(content) >= num_classes:
-        raise DataError(
-            f"{origin} holds {quoted(text_of(content[:20]))}; it must be a class "
-            f"0..{num_classes - 1}. Shard under another root"
-        )
-    return int(content)

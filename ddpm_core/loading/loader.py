@@ -5,6 +5,7 @@ its shards while it is used: see `decoded` and `stream`. Which of the two follow
 alone, and so does the order of training, which differs.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,17 +29,17 @@ MAX_DECODED_BYTES = 4 * 2**30
 class ImageSet:
     """A split of a data set in memory."""
 
-    images_u8: Tensor
+    pixels: Tensor
     """(N, channels, height, width) uint8"""
-    labels: Tensor
-    """(N,) int64"""
+    others: Mapping[str, Tensor]
+    """the other members by name: `label` (N,) int64"""
     num_classes: int
     """classes of the data set, whether they occur or not"""
     counts: tuple[int, ...]
     """images of each shard"""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return sum(self.counts)
 
     def order(self, seed: int) -> FullOrder:
         """Return the order of training: all images permuted with each other."""
@@ -57,16 +58,21 @@ class ImageSet:
 
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
         """Return the images of these numbers, (b, channels, height, width) uint8."""
-        images_u8 = batch(self, numbers)
-        return images_u8.pin_memory() if pinned else images_u8
+        images = batch(self, numbers)
+        return images.pin_memory() if pinned else images
 
     def images(self, start: int, stop: int) -> Tensor:
         """Return images `start` to `stop` - 1."""
-        return self.images_u8[start:stop]
+        return self.pixels[start:stop]
 
-    def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Return the classes of the images of these numbers, (b,) int64."""
-        return self.labels[torch.from_numpy(numbers)]
+    @property
+    def members(self) -> Collection[str]:
+        """What the images come with."""
+        return self.others.keys()
+
+    def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
+        """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
+        return self.others[name][torch.from_numpy(numbers)]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -96,17 +102,17 @@ def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 
         return StreamedImages(store, index, split, cache, num_decoders=num_decoders)
     decoded = open_decoded(store, index, split, cache)
     return ImageSet(
-        torch.from_numpy(decoded.images_u8),
-        torch.from_numpy(decoded.labels),
-        num_classes=len(index.classes),
+        torch.from_numpy(decoded.pixels),
+        {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
+        num_classes=len(index.label.names),
         counts=tuple(shard.num_images for shard in index.shards[split]),
     )
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:
     """Return the images at `indices`, (b, channels, height, width) uint8."""
-    where = torch.from_numpy(indices).to(image_set.images_u8.device)
-    return image_set.images_u8.index_select(0, where)
+    where = torch.from_numpy(indices).to(image_set.pixels.device)
+    return image_set.pixels.index_select(0, where)
 
 
 def to_unit_range(images_u8: Tensor, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """A split that is read from its shards, image by image, while it is used."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from threading import Lock
 from typing import final
 
@@ -17,10 +17,9 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.buffers import Buffers
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.decode_pool import DecodePool
-from ddpm_core.loading.decoded import label_of
 from ddpm_core.loading.shard_files import Places, ShardFiles
 from ddpm_core.shards.index import Index, Split, key_of
-from ddpm_core.shards.tar import BLOCK_BYTES, members
+from ddpm_core.shards.tar import BLOCK_BYTES, member_at
 from ddpm_core.store.storage import Store
 
 MAX_RANGE_BYTES = 4 * 2**30
@@ -49,7 +48,8 @@ class StreamedImages:
     ) -> None:
         shards = index.shards[split]
         self._split, self._shards, self._num_decoders = split, shards, num_decoders
-        self.num_classes = len(index.classes)
+        self.num_classes = len(index.label.names)
+        self._others, self._num_after = index.others, len(index.endings)
         channels, height, width = index.shape
         self._shape = (height, width, channels)
         self._counts = [shard.num_images for shard in shards]
@@ -150,14 +150,20 @@ class StreamedImages:
             images_u8[at : at + size] = self.take(numbers[at : at + size])
         return images_u8
 
-    def labels_of(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Return the classes of the images of these numbers, (b,) int64.
+    @property
+    def members(self) -> Collection[str]:
+        """What the images come with."""
+        return self._others.keys()
+
+    def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
+        """Return a member of the images of these numbers, e.g. of `label` (b,) int64.
 
         Raises:
-            DataError, StorageError: as `take`; or there is no class where one belongs.
+            DataError, StorageError: as `take`; or there is no such file where one belongs.
         """
-        found = [self._label(number) for number in numbers.tolist()]
-        return torch.tensor(found, dtype=torch.int64)
+        member, origin = self._others[name], self._origin(numbers)
+        files = [self._file(number, member.ending) for number in numbers.tolist()]
+        return torch.from_numpy(member.decode(files, lambda at: f"the {name} of {origin(at)}"))
 
     def close(self) -> None:
         """End the processes and threads, and close the files."""
@@ -184,19 +190,19 @@ class StreamedImages:
 
         return origin
 
-    def _label(self, number: int) -> int:
-        places = self._places(np.array([number]))
+    def _file(self, number: int, ending: str) -> bytes:
+        """Return the file of this ending, one of those that follow the image's."""
+        places, name = self._places(np.array([number])), f"{self._key(number)}.{ending}"
         file, offset, size = places.files[0], int(places.offsets[0]), int(places.sizes[0])
-        # The file after the image's: its header, and the one block that a number needs.
-        at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
-        piece = file.read(at, 2 * BLOCK_BYTES)
-        key = self._key(number)
-        origin = f"{file.where}: the class of {key}"
-        (member,) = members(piece + bytes(2 * BLOCK_BYTES), origin=origin)
-        if member.name != f"{key}.cls":
-            raise DataError(f"{origin} is not there, but {member.name}; shard under another root")
-        content = piece[member.offset : member.offset + member.size]
-        return label_of(content, self.num_classes, origin)
+        for _ in range(self._num_after):
+            at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
+            found = member_at(file.read(at, BLOCK_BYTES), at, origin=file.where)
+            offset, size = found.offset, found.size
+            if found.name == name:
+                return file.read(offset, size)
+        raise DataError(
+            f"{file.where}: {name} is not there, but {found.name}; shard under another root"
+        )
 
     def _key(self, number: int) -> str:
         at = int(np.searchsorted(self._firsts, number, side="right")) - 1

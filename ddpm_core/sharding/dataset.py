@@ -14,6 +14,7 @@ from ddpm_core.runs import layout
 from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected, units_of
 from ddpm_core.shards.counts import mean_and_std
 from ddpm_core.shards.index import FORMAT_VERSION, SPLITS, Split, dataset_fingerprint, shard_entry
+from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
@@ -106,26 +107,26 @@ def _require_images(shards: Made, data: DataConfig) -> None:
 def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) -> dict[str, Any]:
     mean, std = mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
     sizes = {size for split in SPLITS for shard in shards[split] for size in shard.shard.sizes}
-    png_bytes = sizes.pop() if data.encoding == "png" else None
+    file_bytes = sizes.pop() if data.encoding == "png" else None
+    image = ImageMember("uint8", data.shape, tuple(mean), tuple(std), file_bytes)
+    counts: dict[str, tuple[int, ...]] = {
+        split: tuple(_sum([shard.class_counts for shard in shards[split]]).tolist())
+        for split in SPLITS
+    }
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": dataset_fingerprint(data, images_sha256),
         "images_sha256": images_sha256,
         "data": identity.data(data),
-        "shape": list(data.shape),
-        "classes": list(source.classes),
+        "members": {
+            IMAGE: image.entry(),
+            LABEL: ClassMember(tuple(source.classes), counts).entry(),
+        },
         "num_images": {
             split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS
         },
-        "class_counts": {
-            split: _sum([shard.class_counts for shard in shards[split]]).tolist()
-            for split in SPLITS
-        },
-        "mean": mean,
-        "std": std,
-        "png_bytes": png_bytes,
         "shards": {
-            split: [shard_entry(shard.shard, png_bytes) for shard in shards[split]]
+            split: [shard_entry(shard.shard, file_bytes) for shard in shards[split]]
             for split in SPLITS
         },
         "rejected": [

@@ -6,11 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ddpm_core.errors import DataError
-from ddpm_core.images.decode import decode_exact
-from ddpm_core.images.names import quoted, text_of
 from ddpm_core.shards.counts import Counts, mean_and_std
 from ddpm_core.shards.index import SPLITS, Index, Shard, Split, key_of
-from ddpm_core.shards.shard import ABOUT, IMAGE_EXTENSIONS, LABEL
+from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, LABEL
 from ddpm_core.shards.tar import members
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
@@ -34,7 +32,7 @@ def problems_of(
     total, done = sum(index.num_images.values()), 0
     found = list(_index_problems(index))
     shards = [(split, shard) for split in SPLITS for shard in index.shards[split]]
-    class_counts = {split: np.zeros(len(index.classes), np.int64) for split in SPLITS}
+    class_counts = {split: np.zeros(len(index.label.names), np.int64) for split in SPLITS}
 
     values = np.zeros((index.shape[0], 256), np.int64)
 
@@ -51,10 +49,10 @@ def problems_of(
             done += shard.num_images
             on_progress(done, total)
     found += _other_files(store, index, {shard.role for _, shard in shards})
-    if not found and mean_and_std(values) != (list(index.mean), list(index.std)):
+    if not found and mean_and_std(values) != (list(index.image.mean), list(index.image.std)):
         found.append("train: mean and standard deviation are not those of the images")
     for split in SPLITS:
-        if not found and tuple(class_counts[split]) != index.class_counts[split]:
+        if not found and tuple(class_counts[split]) != index.label.counts[split]:
             found.append(f"{split}: the classes of the images are not those that the index counts")
     return found
 
@@ -83,38 +81,41 @@ def _index_problems(index: Index) -> Iterator[str]:
 def _shard_problems(
     store: Store, index: Index, split: Split, shard: Shard
 ) -> tuple[list[str], Counts]:
-    counts = Counts(index.shape[0], len(index.classes))
+    counts = Counts(index.shape[0], len(index.label.names))
     try:
         tar = index.manifest.read(store, shard.role)
         found = members(tar, origin=shard.name)
     except (DamagedError, DataError) as error:
         return [str(error)], counts
     lines: list[str] = []
-    if len(found) != 3 * shard.num_images:
-        return [f"{shard.name}: {len(found)} files, not 3 for each of its images"], counts
-    channels, height, width = index.shape
+    num_files = 1 + len(index.endings)
+    if len(found) != num_files * shard.num_images:
+        return [f"{shard.name}: {len(found)} files, not {num_files} for each of its images"], counts
     for position in range(shard.num_images):
-        image, label, about = found[3 * position : 3 * position + 3]
+        files = found[num_files * position : num_files * (position + 1)]
+        image, *others = files
         key = key_of(split, shard.first_number + position)
-        stem, _, extension = image.name.rpartition(".")
-        names = (stem, label.name, about.name)
-        if names != (key, f"{key}.{LABEL}", f"{key}.{ABOUT}") or extension not in IMAGE_EXTENSIONS:
+        stem, _, ending = image.name.rpartition(".")
+        names = [stem, *(file.name for file in others)]
+        expected = [key, *(f"{key}.{other}" for other in index.endings)]
+        if names != expected or ending not in IMAGE_ENDINGS:
             lines.append(f"{shard.name}: {image.name} stands where {key} should")
             continue
         if (image.offset, image.size) != (shard.offsets[position], shard.sizes[position]):
             lines.append(f"{shard.name}: {image.name} is not where the index says")
             continue
-        content = tar[image.offset : image.offset + image.size]
-        origin = f"{shard.name}: {image.name}"
-        try:
-            pixels = decode_exact(content, (height, width, channels), origin=origin)
-        except DataError as error:
-            lines.append(str(error))
-            continue
-        digits = tar[label.offset : label.offset + label.size]
-        if not digits.isdigit() or len(digits) > 6 or int(digits) >= len(index.classes):
-            found_there = quoted(text_of(digits[:20]))
-            lines.append(f"{shard.name}: {label.name} holds {found_there}, which is no class")
-        else:
-            counts.add(int(digits), pixels)
+        values = {}
+        for name, member in index.members.items():
+            file = files[index.place_of(name)]
+            content = tar[file.offset : file.offset + file.size]
+            try:
+                (values[name],) = member.decode([content], _named(f"{shard.name}: {file.name}"))
+            except DataError as error:
+                lines.append(str(error))
+        if len(values) == len(index.members):
+            counts.add(int(values[LABEL]), values[IMAGE].transpose(1, 2, 0))
     return lines, counts
+
+
+def _named(name: str) -> Callable[[int], str]:
+    return lambda _number: name

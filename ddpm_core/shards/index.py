@@ -18,6 +18,17 @@ from ddpm_core.config import DataConfig, identity
 from ddpm_core.errors import DataError
 from ddpm_core.runs import layout
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
+from ddpm_core.shards.members import (
+    ABOUT,
+    IMAGE,
+    LABEL,
+    ClassMember,
+    ImageMember,
+    Member,
+    OtherMember,
+    entries_of_format_2,
+    member_of,
+)
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
@@ -26,7 +37,12 @@ from ddpm_core.store.storage import Store
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""of index.json; 2 said the same of images and classes without naming them members"""
+_READ_VERSIONS = (2, FORMAT_VERSION)
+_SHARDS_VERSION = 2
+"""of the bytes of shards, which index.json names: it counts in the fingerprint, and did not change
+with format 3, so that the data sets of format 2 are found"""
 
 
 @dataclass(frozen=True)
@@ -64,24 +80,40 @@ class Index:
 
     manifest: Manifest
     fingerprint: str
-    shape: tuple[int, int, int]
-    """(channels, height, width) of every image"""
-    classes: tuple[str, ...]
-    """what label 0, 1, ... means"""
+    image: ImageMember
+    """the member `image`"""
+    others: Mapping[str, OtherMember]
+    """the other members by name"""
     num_images: Mapping[str, int]
     """split -> images"""
-    class_counts: Mapping[str, tuple[int, ...]]
-    """split -> images of each class"""
-    mean: tuple[float, ...]
-    """of the training images, per channel, pixels in 0..255"""
-    std: tuple[float, ...]
-    """of the training images, per channel, pixels in 0..255"""
-    png_bytes: int | None
-    """length of every image's file, if all are PNGs of `png.encode`; else None"""
     shards: Mapping[str, tuple[Shard, ...]]
     """split -> its shards, in order"""
     rejected: tuple[Rejected, ...]
     """files of the source that were left out"""
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """All members by name."""
+        return {IMAGE: self.image, **self.others}
+
+    @property
+    def label(self) -> ClassMember:
+        """The member `label`."""
+        return self.others[LABEL]
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Those of the files that follow an image's in its sample, in order."""
+        return tuple(sorted({ABOUT, *(member.ending for member in self.others.values())}))
+
+    def place_of(self, member: str) -> int:
+        """Return which of the files of a sample is this member's; the image's is 0."""
+        return 0 if member == IMAGE else 1 + self.endings.index(self.others[member].ending)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        return self.image.shape
 
     @property
     def pointer(self) -> DatasetPointer:
@@ -106,7 +138,7 @@ def dataset_fingerprint(data: DataConfig, images_sha256: str) -> str:
 
 def _fingerprint(data: object, images_sha256: object) -> str:
     return canonical.fingerprint(
-        {"data": data, "format_version": FORMAT_VERSION, "images_sha256": images_sha256}
+        {"data": data, "format_version": _SHARDS_VERSION, "images_sha256": images_sha256}
     )
 
 
@@ -131,9 +163,9 @@ def load_index(store: Store, folder: str, fingerprint: str | None = None) -> Ind
     if found is None:
         raise DataError(f"there is no data set at {where}; run the shard stage first")
     version = found.body.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _READ_VERSIONS:
         raise DataError(
-            f"{where} has format {version!r}, this program reads {FORMAT_VERSION}; use the "
+            f"{where} has format {version!r}, this program reads up to {FORMAT_VERSION}; use the "
             "version that made it, or shard under another root"
         )
     require_identity(found, store)
@@ -155,7 +187,7 @@ def require_identity(found: Manifest, store: Store) -> None:
         DatasetDamagedError: with the fingerprint that it should have.
     """
     where, body = store.uri_of(f"{found.folder}/{layout.DATASET_INDEX}"), found.body
-    if body.get("format_version") != FORMAT_VERSION:
+    if body.get("format_version") not in _READ_VERSIONS:
         return
     of_content = _fingerprint(body.get("data"), body.get("images_sha256"))
     if body.get("fingerprint") != of_content:
@@ -171,7 +203,7 @@ def require_identity(found: Manifest, store: Store) -> None:
         )
 
 
-def shard_entry(shard: Shard, png_bytes: int | None) -> dict[str, Any]:
+def shard_entry(shard: Shard, file_bytes: int | None) -> dict[str, Any]:
     """Return what index.json says of a shard; sizes that are all the same stand there once."""
     entry = {
         "name": shard.name,
@@ -179,34 +211,38 @@ def shard_entry(shard: Shard, png_bytes: int | None) -> dict[str, Any]:
         "first_number": shard.first_number,
         "offsets": list(shard.offsets),
     }
-    return entry if png_bytes is not None else {**entry, "sizes": list(shard.sizes)}
+    return entry if file_bytes is not None else {**entry, "sizes": list(shard.sizes)}
 
 
 def _index(found: Manifest) -> Index:
     body = found.body
-    channels, height, width = body["shape"]
-    png_bytes = body["png_bytes"]
+    members = {name: member_of(entry) for name, entry in entries(body).items()}
+    image = members.pop(IMAGE)
+    if not isinstance(image, ImageMember) or not isinstance(members.get(LABEL), ClassMember):
+        raise TypeError("there is no member image, or no label")
+    others = {name: one for name, one in members.items() if not isinstance(one, ImageMember)}
     return Index(
         manifest=found,
         fingerprint=body["fingerprint"],
-        shape=(channels, height, width),
-        classes=tuple(body["classes"]),
+        image=image,
+        others=others,
         num_images=dict(body["num_images"]),
-        class_counts={split: tuple(counts) for split, counts in body["class_counts"].items()},
-        mean=tuple(body["mean"]),
-        std=tuple(body["std"]),
-        png_bytes=png_bytes,
         shards={
-            split: tuple(_shard(shard, png_bytes) for shard in shards)
+            split: tuple(_shard(shard, image.file_bytes) for shard in shards)
             for split, shards in body["shards"].items()
         },
         rejected=tuple(Rejected(**one) for one in body["rejected"]),
     )
 
 
-def _shard(entry: Mapping[str, Any], png_bytes: int | None) -> Shard:
+def entries(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an index.json of any format says of each member: kind, dtype, shape and more."""
+    return entries_of_format_2(body) if body["format_version"] == 2 else dict(body["members"])
+
+
+def _shard(entry: Mapping[str, Any], file_bytes: int | None) -> Shard:
     count = entry["num_images"]
-    sizes = entry["sizes"] if png_bytes is None else [png_bytes] * count
+    sizes = entry["sizes"] if file_bytes is None else [file_bytes] * count
     offsets = tuple(entry["offsets"])
     if not len(offsets) == len(sizes) == count:
         raise ValueError(f"{entry['name']}: {count} images, {len(offsets)} offsets")

@@ -31,7 +31,7 @@ def why_no_distance(config: RunConfig, index: Index | None) -> str | None:
     if index is None:
         known = config.data.is_collection and not config.data.class_folders
         return _REASON if known else None
-    num_classes = sum(count > 0 for count in index.class_counts["train"])
+    num_classes = sum(count > 0 for count in index.label.counts["train"])
     return _REASON if num_classes == 1 else None
 
 

@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 from ddpm_core.canonical import canonical_json
 from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Rejected, Shard, key_of
+from ddpm_core.shards.members import ABOUT, ClassMember
 from ddpm_core.shards.tar_writer import pack
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import FileRecord
 from ddpm_core.store.storage import Store, sha256_of
-
-LABEL, ABOUT = "cls", "json"
-"""The files that follow each image in a shard."""
-IMAGE_EXTENSIONS = ("png", "jpg", "webp")
-"""What the image's own file may be."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ def make_shard(
             about["source"] = record.name
         files += (
             (f"{key}.{record.extension}", record.content),
-            (f"{key}.{LABEL}", b"%d" % record.label),
+            (f"{key}.{ClassMember.ending}", b"%d" % record.label),
             (f"{key}.{ABOUT}", canonical_json(about)),
         )
         counts.add(record.label, record.pixels)

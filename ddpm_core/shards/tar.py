@@ -54,10 +54,7 @@ def members(archive: bytes, *, origin: str, skip_others: bool = False) -> list[M
         if header == END:
             _check_end(archive, at, origin)
             return found
-        check_header(header, at, origin)
-        if header[257:265] == USTAR and header[345:500].strip(b"\0"):
-            raise damaged(origin, at, "a name of over 100 bytes", "at most 100 bytes")
-        size = _size(header, at, origin)
+        size = _checked(header, at, origin)
         offset = at + BLOCK_BYTES
         at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
         if at > len(archive):
@@ -73,6 +70,20 @@ def members(archive: bytes, *, origin: str, skip_others: bool = False) -> list[M
                 f"a member of type {header[156:157]!r}",
                 "regular files only (no links, folders, devices, extended headers)",
             )
+
+
+def member_at(header: bytes, at: int, *, origin: str) -> Member:
+    """Return the file whose header is these 512 bytes, at byte `at`; raises as `members`."""
+    size = _checked(header, at, origin)
+    return Member(_name(header, at, origin), at + BLOCK_BYTES, size)
+
+
+def _checked(header: bytes, at: int, origin: str) -> int:
+    """Return the size in a header of a short name, or raise DataError."""
+    check_header(header, at, origin)
+    if header[257:265] == USTAR and header[345:500].strip(b"\0"):
+        raise damaged(origin, at, "a name of over 100 bytes", "at most 100 bytes")
+    return _size(header, at, origin)
 
 
 def check_header(header: bytes, at: int, origin: str) -> None:

@@ -17,6 +17,7 @@ from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ddpm_core.errors import PipelineError, StorageError
+from ddpm_core.shards.index import entries
 from ddpm_core.tracking.identity import Identity
 from ddpm_core.tracking.outbox import Measurement, Refused, Unreachable
 from ddpm_core.tracking.place import Home, redacted
@@ -167,14 +168,18 @@ class MlflowRun:
         Args:
             name: e.g. "digits".
             uri: the folder that it lies in.
-            index: what its index.json says; `fingerprint`, `shape` and `num_images` are shown.
+            index: what its index.json says; `fingerprint`, members and `num_images` are shown.
         """
+        members = {
+            member: {key: entry[key] for key in ("kind", "dtype", "shape")}
+            for member, entry in entries(index).items()
+        }
         dataset = Dataset(
             name=name,
             digest=index["fingerprint"][:_DIGEST_LENGTH],
             source_type="s3" if urlsplit(uri).scheme == "s3" else "local",
             source=json.dumps({"uri": uri}),
-            schema=json.dumps({"shape": index["shape"], "dtype": "uint8"}),
+            schema=json.dumps(members),
             profile=json.dumps(index["num_images"]),
         )
         tags = [InputTag("mlflow.data.context", "training")]

@@ -88,7 +88,7 @@ def run_steps(
         before = time.perf_counter()
         batch = batches.take()
         waited += time.perf_counter() - before
-        training.step(step, batch.images_u8, batch.conditioning)
+        training.step(step, batch.images, batch.conditioning)
 
         done = step + 1
         if _is_due(done, train.log_every, train):

@@ -148,6 +148,6 @@ def test_a_network_for_images_of_few_pixels_is_trained(size):
     generator = torch.Generator().manual_seed(0)
     images_u8 = torch.randint(0, 256, (64, 1, *size), generator=generator).to(torch.uint8)
     labels = (images_u8.float().mean(dim=(1, 2, 3)) > 127).long()
-    train = ImageSet(images_u8, labels, num_classes=2, counts=(64,))
+    train = ImageSet(images_u8, {"label": labels}, num_classes=2, counts=(64,))
     network = classifier.train_classifier(train, num_steps=60, device=CPU)
     assert classifier.accuracy(network, train, CPU) > 0.9

@@ -24,7 +24,9 @@ def stripes(num: int, seed: int, *, channels: int = 1, size: int = 8) -> ImageSe
     rows = torch.arange(size)[:, None].expand(size, size) % 2
     pattern = torch.where(labels[:, None, None] == 0, rows, rows.T)[:, None] * 160.0
     noise = 60 * torch.rand(num, channels, size, size, generator=generator)
-    return ImageSet((pattern + noise).to(torch.uint8), labels, num_classes=2, counts=(num,))
+    return ImageSet(
+        (pattern + noise).to(torch.uint8), {"label": labels}, num_classes=2, counts=(num,)
+    )
 
 
 def loaded(store, recipe, *, calls=None):
@@ -65,14 +67,14 @@ def test_classifier_learns_and_is_the_same_each_time(shape):
     second = classifier.train_classifier(train, num_steps=25, device=CPU)
     assert classifier.to_bytes(first) == classifier.to_bytes(second)
     assert classifier.accuracy(first, test, CPU) > 0.95
-    assert first.embed(test.images_u8).shape == (96, classifier.FEATURE_DIM)
+    assert first.embed(test.pixels).shape == (96, classifier.FEATURE_DIM)
 
 
 def test_classifier_survives_its_file():
     """Catches: a layer that is not written, features after the nonlinearity for those before."""
     network = classifier.train_classifier(stripes(64, 0), num_steps=2, device=CPU)
     copy = classifier.from_bytes(classifier.to_bytes(network))
-    images_u8 = stripes(8, 2).images_u8
+    images_u8 = stripes(8, 2).pixels
     assert torch.equal(copy.embed(images_u8), network.embed(images_u8))
     assert (network.embed(images_u8) < 0).any()
     logits = network(images_u8)
@@ -84,7 +86,7 @@ def test_the_network_is_trained_once_and_then_read(store):
     recipe, calls = recipe_of(EvaluateConfig(feature_steps=5)), []
     first, second = loaded(store, recipe, calls=calls), loaded(store, recipe, calls=calls)
     assert calls == ["train", "test"]
-    images_u8 = stripes(8, 2).images_u8
+    images_u8 = stripes(8, 2).pixels
     assert torch.equal(first.embed(images_u8), second.embed(images_u8))
     about = features.describe_network(store, recipe)
     assert 0 <= about["held_out_accuracy"] <= 1
@@ -127,7 +129,7 @@ def test_a_network_that_another_process_published_meanwhile_is_taken(store):
         load_test=lambda: stripes(64, seed=1),
         device=CPU,
     )[1].embed
-    images_u8 = stripes(8, 2).images_u8
+    images_u8 = stripes(8, 2).pixels
     other = classifier.train_classifier(stripes(64, 7), num_steps=3, device=CPU)
     assert torch.equal(embed(images_u8), other.embed(images_u8))
 
@@ -145,7 +147,7 @@ def test_a_damaged_network_is_trained_again(name, store):
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     second = loaded(store, recipe, calls=calls)
     assert calls == ["train", "test"] * 2
-    images_u8 = stripes(8, 2).images_u8
+    images_u8 = stripes(8, 2).pixels
     assert torch.equal(first.embed(images_u8), second.embed(images_u8))
 
 
@@ -210,7 +212,7 @@ def test_a_scripted_network_gets_colour_and_return_features(store, tmp_path):
     (tmp_path / "net.pt").unlink()  # from now on it lies beside the data set
     network = loaded(store, recipe)
     assert network.classify is None
-    images_u8 = stripes(4, 0).images_u8
+    images_u8 = stripes(4, 0).pixels
     found = extract(network.embed, images_u8, batch_size=3, device=CPU)
     grey = images_u8.float()
     expected = [grey.mean(dim=(1, 2, 3)), grey[:, 0, 0, 0], 3 * grey.sum(dim=(1, 2, 3))]
@@ -223,7 +225,7 @@ def test_a_scripted_network_without_that_argument_is_called_without(store, tmp_p
     """Catches: an argument that the network does not have, features with spatial axes."""
     evaluate = scripted(Plain(), tmp_path / "net.pt")
     features.keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
-    assert loaded(store, recipe_of(evaluate)).embed(stripes(4, 0).images_u8).shape == (4, 3)
+    assert loaded(store, recipe_of(evaluate)).embed(stripes(4, 0).pixels).shape == (4, 3)
 
 
 @deprecated
@@ -231,8 +233,8 @@ def test_a_detector_with_classes_returns_their_probabilities(tmp_path):
     """Catches: features, or logits with the bias, scored as probabilities."""
     scripted(Detector(), tmp_path / "net.pt")
     network = torchscript.load((tmp_path / "net.pt").read_bytes(), CPU)
-    assert network.embed(stripes(4, 0).images_u8).tolist() == [[7.0] * 5] * 4
-    assert network.classify(stripes(4, 0).images_u8).tolist() == [[0.25, 0.75]] * 4
+    assert network.embed(stripes(4, 0).pixels).tolist() == [[7.0] * 5] * 4
+    assert network.classify(stripes(4, 0).pixels).tolist() == [[0.25, 0.75]] * 4
 
 
 @deprecated
@@ -241,7 +243,7 @@ def test_a_network_that_gives_no_features_per_image_is_refused(tmp_path):
     scripted(Whole(), tmp_path / "net.pt")
     network = torchscript.load((tmp_path / "net.pt").read_bytes(), CPU)
     with pytest.raises(ConfigError, match="one row of features per image"):
-        network.embed(stripes(4, 0).images_u8)
+        network.embed(stripes(4, 0).pixels)
 
 
 def test_a_file_of_another_digest_is_never_loaded(store, tmp_path, monkeypatch):
@@ -299,7 +301,7 @@ def test_classifier_learns_on_a_gpu_and_is_read_on_a_cpu(gpu):
     network = classifier.train_classifier(train, num_steps=25, device=gpu)
     assert classifier.accuracy(network, test, gpu) > 0.95
     copy = classifier.from_bytes(classifier.to_bytes(network))
-    there = extract(network.embed, test.images_u8, batch_size=40, device=gpu)
-    here = extract(copy.embed, test.images_u8, batch_size=40, device=CPU)
+    there = extract(network.embed, test.pixels, batch_size=40, device=gpu)
+    here = extract(copy.embed, test.pixels, batch_size=40, device=CPU)
     assert there.device == here.device == CPU
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-3)

@@ -123,7 +123,7 @@ def test_features_of_a_trained_network(num_steps):
     """Catches: another initialisation or seed (0 steps), learning rate, optimiser, batch size,
     loss, or choice of the batches (1 and 4)."""
     labels = torch.arange(96) % 4
-    train = ImageSet(images_u8(96, 1, 8, 8), labels, num_classes=4, counts=(96,))
+    train = ImageSet(images_u8(96, 1, 8, 8), {"label": labels}, num_classes=4, counts=(96,))
     network = train_classifier(train, num_steps=num_steps, device=CPU)
     found = network.embed(images_u8(3, 1, 8, 8))[:, COLUMNS]
     close(found, GOLDEN[PROTOCOL_VERSION]["trained"][num_steps])

@@ -129,7 +129,7 @@ def test_the_comparison_shows_held_out_images_not_training_images(sampled, monke
     stage.run_evaluate(store, config)
     index = load_index(store, results.dataset_pointer(store, "tiny").folder)
     test = load_split(store, index, "test")
-    assert np.array_equal(shown["held_out"][..., 0], test.images_u8[:100, 0].numpy())
+    assert np.array_equal(shown["held_out"][..., 0], test.pixels[:100, 0].numpy())
     assert shown["samples"].shape == (16, 8, 8, 1)
 
 

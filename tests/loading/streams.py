@@ -7,6 +7,7 @@ from PIL import Image
 
 from ddpm_core.loading.batches import Batches
 from ddpm_core.shards.index import Index, Shard
+from ddpm_core.shards.members import ClassMember, ImageMember
 from ddpm_core.store.manifest import FileRecord, Manifest
 from ddpm_core.store.storage import LocalStore, sha256_of
 from tests.sharding.small import tar_of
@@ -84,13 +85,9 @@ def foreign_index(
     index = Index(
         manifest=Manifest(FOLDER, {}, records),
         fingerprint="f" * 64,
-        shape=(shape[2], *shape[:2]),
-        classes=("a", "b", "c"),
+        image=ImageMember("uint8", (shape[2], *shape[:2]), (0.0,), (1.0,), file_bytes=None),
+        others={"label": ClassMember(("a", "b", "c"), {})},
         num_images={"train": number},
-        class_counts={},
-        mean=(0.0,),
-        std=(1.0,),
-        png_bytes=None,
         shards={"train": tuple(shards)},
         rejected=(),
     )

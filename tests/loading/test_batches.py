@@ -48,14 +48,14 @@ def test_each_image_has_its_own_label(images):
     """Catches labels of another slice, of the sorted numbers, or of the images' positions."""
     for batch in taken(images, accepts=LABEL):
         assert batch.conditioning.label.dtype == torch.int64
-        assert torch.equal(batch.conditioning.label, images.labels_of(batch.numbers))
-        assert torch.equal(batch.images_u8, images.take(batch.numbers))
-    assert len(set(images.labels_of(np.arange(len(images))).tolist())) > 1
+        assert torch.equal(batch.conditioning.label, images.member("label", batch.numbers))
+        assert torch.equal(batch.images, images.take(batch.numbers))
+    assert len(set(images.member("label", np.arange(len(images))).tolist())) > 1
 
 
 def test_what_a_network_does_not_take_is_not_read(images, monkeypatch):
     """Catches an unconditional training that reads a class for each image."""
-    monkeypatch.setattr(type(images), "labels_of", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(type(images), "member", lambda *_: pytest.fail("read"))
     for batch in taken(images, accepts=frozenset()):
         assert batch.conditioning is NOTHING
 
@@ -66,7 +66,7 @@ def test_labels_change_neither_the_order_nor_the_images(images):
         taken(images, accepts=LABEL), taken(images, accepts=frozenset()), strict=True
     ):
         assert np.array_equal(with_labels.numbers, without.numbers)
-        assert torch.equal(with_labels.images_u8, without.images_u8)
+        assert torch.equal(with_labels.images, without.images)
 
 
 def test_ranks_and_a_later_start_see_the_same_labels(images):
@@ -79,7 +79,10 @@ def test_ranks_and_a_later_start_see_the_same_labels(images):
 
 def test_a_part_that_shards_lack_is_refused_before_the_first_batch(images):
     """Catches a refusal in a thread, after the training has begun."""
-    with pytest.raises(DataError, match="the network takes text, and shards have no text"):
+    with pytest.raises(
+        DataError,
+        match="the network takes text, and the data set has no text; with its images come: label",
+    ):
         Batches(
             images,
             TRAIN,

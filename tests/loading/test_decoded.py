@@ -40,7 +40,7 @@ def test_a_split_is_decoded_once_for_all_processes(store, index, cache_folder):
     assert store.num_reads == 3
     with multiprocessing.get_context("fork").Pool(3) as pool:
         pool.starmap(_reads_nothing, [(store.uri, index)] * 3)
-    assert torch.equal(load_split(store, index, "train").images_u8, first.images_u8)
+    assert torch.equal(load_split(store, index, "train").pixels, first.pixels)
     assert store.num_reads == 3
 
 
@@ -54,15 +54,15 @@ def _reads_nothing(uri, index):
 def test_a_flipped_bit_in_the_cache_is_found_and_mended(at, store, index, cache_folder):
     """Catches training on damaged pixels, or with damaged labels, that no checksum covers."""
     before = load_split(store, index, "train")
-    images_u8, labels = before.images_u8.clone(), before.labels.clone()
+    images_u8, labels = before.pixels.clone(), before.others["label"].clone()
     path = decoded_file(cache_folder)
     data = bytearray(path.read_bytes())
     data[at] ^= 16
     path.write_bytes(data)
     again = load_split(store, index, "train")
     assert store.num_reads == 6
-    assert torch.equal(again.images_u8, images_u8)
-    assert torch.equal(again.labels, labels)
+    assert torch.equal(again.pixels, images_u8)
+    assert torch.equal(again.others["label"], labels)
 
 
 def test_the_file_of_another_split_or_data_set_is_not_taken(store, index, cache_folder):
@@ -83,18 +83,18 @@ def test_the_file_of_another_split_or_data_set_is_not_taken(store, index, cache_
 def test_writing_into_the_images_changes_no_other_process_s(store, index, cache_folder):
     """Catches a mapping through which one stage spoils the data of the next."""
     one, other = (load_split(store, index, "train") for _ in range(2))
-    before, data = other.images_u8.clone(), decoded_file(cache_folder).read_bytes()
-    one.images_u8.zero_()
-    assert torch.equal(other.images_u8, before)
+    before, data = other.pixels.clone(), decoded_file(cache_folder).read_bytes()
+    one.pixels.zero_()
+    assert torch.equal(other.pixels, before)
     assert decoded_file(cache_folder).read_bytes() == data
 
 
 def test_an_evicted_file_stays_mapped(store, index, cache_folder):
     """Catches pixels that vanish under a training when another needs the room."""
     images = load_split(store, index, "train")
-    before = images.images_u8.clone()
+    before = images.pixels.clone()
     decoded_file(cache_folder).unlink()
-    assert torch.equal(images.images_u8, before)
+    assert torch.equal(images.pixels, before)
 
 
 def test_the_pages_are_the_file_s(store, cache_folder):
@@ -120,9 +120,9 @@ def test_files_of_other_programs_are_decoded(kind, store):
     """Catches a decoder that knows our own PNG only."""
     index, files = foreign_index(store, [3, 2], kind=kind)
     images = load_split(store, index, "train")
-    for image_u8, file in zip(images.images_u8.numpy(), files, strict=True):
+    for image_u8, file in zip(images.pixels.numpy(), files, strict=True):
         assert np.array_equal(image_u8, pixels_of(file))
-    assert images.labels.tolist() == [0, 1, 2, 0, 1]
+    assert images.others["label"].tolist() == [0, 1, 2, 0, 1]
 
 
 def test_a_cache_that_is_too_small_is_refused(store, index, monkeypatch):

@@ -42,11 +42,11 @@ def test_load_split_gives_back_the_images(channels, store):
     index = load_index(store, shard_dataset(store, config, images).folder)
     for split, raw in (("train", images.train), ("test", images.test)):
         got = load_split(store, index, split)
-        assert got.images_u8.dtype == torch.uint8
-        assert got.labels.dtype == torch.int64
+        assert got.pixels.dtype == torch.uint8
+        assert got.others["label"].dtype == torch.int64
         assert len(got) == len(raw)
-        np.testing.assert_array_equal(got.images_u8.permute(0, 2, 3, 1).numpy(), raw.images_u8)
-        np.testing.assert_array_equal(got.labels.numpy(), raw.labels)
+        np.testing.assert_array_equal(got.pixels.permute(0, 2, 3, 1).numpy(), raw.images_u8)
+        np.testing.assert_array_equal(got.others["label"].numpy(), raw.labels)
 
 
 DAMAGE = {
@@ -197,7 +197,7 @@ def test_batch_takes_the_images_in_the_given_order(store, folder):
     indices = np.array([3, 0, 3, 9], dtype=np.int64)
     got = batch(images, indices)
     assert got.dtype == torch.uint8
-    torch.testing.assert_close(got, torch.stack([images.images_u8[i] for i in indices]))
+    torch.testing.assert_close(got, torch.stack([images.pixels[i] for i in indices]))
 
 
 def test_to_unit_range_is_the_paper_s_scaling_of_every_value():
@@ -232,7 +232,7 @@ def test_pinned_batches_arrive_on_a_gpu_unchanged(streamed, store, folder, gpu, 
             Batches(images, train, start=0, rank=0, world_size=1, pinned=pinned) as made,
         ):
             for _ in range(train.num_steps):
-                yield made.take().images_u8
+                yield made.take().images
 
     there = []
     for images_u8 in batches(pinned=True):

@@ -63,7 +63,7 @@ def test_our_own_shards_are_read_as_from_memory(shape, store, monkeypatch):
         assert torch.equal(streamed.take(chosen), held.take(chosen))
         assert torch.equal(streamed.images(3, 99), held.images(3, 99))
         assert streamed.images(0, 10).is_contiguous()
-        assert torch.equal(streamed.labels_of(chosen), held.labels_of(chosen))
+        assert torch.equal(streamed.member("label", chosen), held.member("label", chosen))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -77,7 +77,7 @@ def test_files_of_other_programs_are_decoded(kind, store):
             assert got.shape == (161, 3, 16, 12)
             for image_u8, number in zip(got.numpy(), chosen, strict=True):
                 assert np.array_equal(image_u8, pixels_of(files[number]))
-        assert images.labels_of(numbers(0, 70, 71, 160)).tolist() == [0, 1, 2, 1]
+        assert images.member("label", numbers(0, 70, 71, 160)).tolist() == [0, 1, 2, 1]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -101,7 +101,7 @@ def test_batches_are_the_documented_order_for_any_ranks_from_any_step(world_size
                     world_size=world_size,
                     seed=5,
                 ) as batches:
-                    parts.append([batches.take().images_u8 for _ in range(start, num_steps)])
+                    parts.append([batches.take().images for _ in range(start, num_steps)])
             for step in range(start, num_steps):
                 together = torch.cat([part[step - start] for part in parts]).numpy()
                 own = stream[step * batch_size : (step + 1) * batch_size]
@@ -344,7 +344,7 @@ def test_processes_start_while_the_first_shards_are_on_their_way(store):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         answers.set()
-        assert len(batches.take().images_u8) == 3
+        assert len(batches.take().images) == 3
 
 
 def test_a_cache_that_cannot_hold_the_windows_is_refused(store, monkeypatch):
@@ -386,7 +386,7 @@ def test_the_memory_of_batches_is_used_again(store):
         closing(load_split(store, index, "train")) as images,
         batches_of(images, num_steps=100, batch_size=4) as batches,
     ):
-        seen = {batches.take().images_u8.data_ptr() for _ in range(100)}
+        seen = {batches.take().images.data_ptr() for _ in range(100)}
     assert len(seen) <= 8 + 3
 
 

@@ -74,9 +74,9 @@ def images_in(store, index, split):
 def test_a_folder_becomes_shards_with_its_pixels_classes_and_names(store, folder, in_process):
     """Catches images of other names, splits that are mixed, and labels by order of appearance."""
     index = load_index(store, run_shard(store, config_of(folder)))
-    assert index.classes == ("cat", "dog")
+    assert index.label.names == ("cat", "dog")
     assert index.num_images == {"train": 9, "test": 5}
-    assert index.class_counts == {"train": (4, 5), "test": (2, 3)}
+    assert index.label.counts == {"train": (4, 5), "test": (2, 3)}
     assert index.rejected == ()
     for split, seed in (("train", 0), ("test", 100)):
         found = images_in(store, index, split)
@@ -87,7 +87,7 @@ def test_a_folder_becomes_shards_with_its_pixels_classes_and_names(store, folder
             source = int(about["source"][-7:-4])
             np.testing.assert_array_equal(image, pixels(seed + source))
             assert name == f"{split}-{number:08d}.png"
-            assert about["class"] == index.classes[label] == about["source"].split("/")[1]
+            assert about["class"] == index.label.names[label] == about["source"].split("/")[1]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -336,7 +336,7 @@ def test_originals_are_kept_where_they_have_the_size_and_only_there(store, tmp_p
     content["train/cat/b.jpg"] = image_file(51, "JPEG", height=16, width=16)
     folder = write_folder(tmp_path / "photos", content)
     index = load_index(store, run_shard(store, config_of(folder, encoding="original")))
-    assert index.png_bytes is None
+    assert index.image.file_bytes is None
     tars = {one.role: index.manifest.read(store, one.role) for one in index.shards["train"]}
     kept = {}
     for role, tar in tars.items():

@@ -2,6 +2,7 @@ import gc
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_the_index_finds_every_image_without_the_tar(store):
         number = 0
         for shard in index.shards[split]:
             tar = index.manifest.read(store, shard.role)
-            assert set(shard.sizes) == {index.png_bytes}
+            assert set(shard.sizes) == {index.image.file_bytes}
             for offset, size in zip(shard.offsets, shard.sizes, strict=True):
                 content = io.BytesIO(tar[offset : offset + size])
                 with Image.open(content) as image:
@@ -79,13 +80,13 @@ def test_the_index_says_mean_spread_and_shape_of_the_training_images(store):
     config = data_config(name="cifar10", height=32, width=32, images_per_shard=300)
     index = load_index(store, shard_dataset(store, config, images).folder)
     pixels = images.train.images_u8.astype(np.float64)
-    np.testing.assert_allclose(index.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(index.std, pixels.std((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(index.image.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(index.image.std, pixels.std((0, 1, 2)), rtol=1e-12)
     assert index.shape == (3, 32, 32)
-    assert index.classes == images.classes
+    assert index.label.names == images.classes
     for split, raw in (("train", images.train), ("test", images.test)):
         counts = np.bincount(raw.labels, minlength=10)
-        np.testing.assert_array_equal(index.class_counts[split], counts)
+        np.testing.assert_array_equal(index.label.counts[split], counts)
     with Image.open(io.BytesIO(index.manifest.read(store, "train-first"))) as image:
         sheet = np.asarray(image)
     assert sheet.shape == (256, 256, 3)
@@ -187,26 +188,81 @@ def test_load_index_says_what_is_wrong(store, tmp_path):
 
 def test_an_index_of_another_format_is_refused(store, monkeypatch):
     """Catches reading the future as if it were today."""
-    monkeypatch.setattr("ddpm_core.sharding.dataset.FORMAT_VERSION", 3)
+    monkeypatch.setattr("ddpm_core.sharding.dataset.FORMAT_VERSION", 4)
     folder = shard_dataset(store, data_config(), splits()).folder
     monkeypatch.undo()
-    with pytest.raises(DataError, match="has format 3, this program reads 2"):
+    with pytest.raises(DataError, match="has format 4, this program reads up to 3"):
         load_index(store, folder)
 
 
+def without(body, *keys):
+    """Return a body that lacks what the keys lead to."""
+    first, *rest = keys
+    if rest:
+        return body | {first: without(body[first], *rest)}
+    return {key: value for key, value in body.items() if key != first}
+
+
 @pytest.mark.parametrize(
-    "key",
-    ["shape", "classes", "num_images", "mean", "shards", "png_bytes", "class_counts", "rejected"],
+    "keys",
+    [
+        ("num_images",),
+        ("shards",),
+        ("rejected",),
+        ("members",),
+        ("members", "image"),
+        ("members", "label"),
+        *(("members", "image", key) for key in ("kind", "dtype", "shape", "mean", "file_bytes")),
+        *(("members", "label", key) for key in ("kind", "names", "counts")),
+    ],
 )
-def test_an_index_of_another_hand_is_refused(key, store):
+def test_an_index_of_another_hand_is_refused(keys, store):
     """Catches a KeyError or TypeError that no command line knows."""
     body = shard_dataset(store, data_config(), splits()).body
-    for number, change in enumerate(({}, {key: None})):
-        foreign = {k: v for k, v in body.items() if k != key} | change
-        folder = f"datasets/foreign{number}-{body['fingerprint'][:16]}"
-        commit(store, folder, {}, foreign, name="index.json")
-        with pytest.raises(DataError, match=r"index\.json is committed, but no index.*shard stage"):
-            load_index(store, folder)
+    folder = f"datasets/foreign-{body['fingerprint'][:16]}"
+    commit(store, folder, {}, without(body, *keys), name="index.json")
+    with pytest.raises(DataError, match=r"index\.json is committed, but no index.*shard stage"):
+        load_index(store, folder)
+
+
+LATER = {
+    "a kind": {"caption": {"kind": "text", "dtype": "utf-8", "shape": []}},
+    "a data type": {"image": {"dtype": "float32"}},
+    "axes": {"image": {"shape": [["frames", 4], ["height", 8], ["width", 8]]}},
+}
+
+
+@pytest.mark.parametrize("change", LATER.values(), ids=LATER)
+def test_a_member_of_a_later_version_is_refused(change, store):
+    """Catches numbers read as pixels, frames as channels, files that are passed over."""
+    body = shard_dataset(store, data_config(), splits()).body
+    members = body["members"]
+    changed = {name: {**members.get(name, {}), **entry} for name, entry in change.items()}
+    folder = f"datasets/later-{body['fingerprint'][:16]}"
+    commit(store, folder, {}, body | {"members": members | changed}, name="index.json")
+    with pytest.raises(DataError, match=r"no index of this program: .*a later version"):
+        load_index(store, folder)
+
+
+def test_an_index_of_format_2_says_the_same(store):
+    """Catches: a data set of before that is refused, is another one, or is made again; counts of
+    the classes for those of the splits."""
+    found = shard_dataset(store, data_config(), splits())
+    now = load_index(store, found.folder)
+    image, label = found.body["members"]["image"], found.body["members"]["label"]
+    before = {
+        **without(found.body, "members"),
+        "format_version": 2,
+        "shape": [size for _, size in image["shape"]],
+        "classes": label["names"],
+        "class_counts": label["counts"],
+        **{key: image[key] for key in ("mean", "std")},
+        "png_bytes": image["file_bytes"],
+    }
+    store.delete(f"{found.folder}/index.json")
+    commit(store, found.folder, found.files, before, name="index.json")
+    then = load_index(store, found.folder, now.fingerprint)
+    assert replace(then, manifest=now.manifest) == now
 
 
 # -- other people's readers ------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_300_mixed_images_need_nothing_but_their_folder(
     config = recipe("images").replaced({"data.source": str(photos)})
     with caplog.at_level(logging.WARNING):
         index = load_index(store, run_shard(store, config))
-    assert index.classes == tuple(sorted(CLASSES, key=str.encode))
+    assert index.label.names == tuple(sorted(CLASSES, key=str.encode))
     assert sum(index.num_images.values()) == 300
     assert index.num_images["test"] in (29, 30)  # of 301, one of which cannot be used
     assert [(one.key, one.reason) for one in index.rejected] == [

@@ -58,13 +58,17 @@ def test_all_that_is_wrong_is_said_at_once(store, folder):
     ] == ["train-000000", "train-000002", "test-000001"]
 
 
+def nudge(values):
+    values[0] += 1e-9
+
+
 CHANGES = {
     "one image less": (
         lambda body: body["num_images"].update(train=9),
         "train: shards of 10 images, the index says 9",
     ),
     "other classes": (
-        lambda body: body["class_counts"]["train"].reverse(),
+        lambda body: body["members"]["label"]["counts"]["train"].reverse(),
         "train: the classes of the images are not those that the index counts",
     ),
     "an offset": (
@@ -80,19 +84,19 @@ CHANGES = {
         "train-00000008.png stands where train-00000009 should",
     ),
     "fewer classes": (
-        lambda body: body.update(classes=["0"], class_counts={}),
+        lambda body: body["members"]["label"].update(names=["0"], counts={}),
         'holds "1", which is no class',
     ),
     "another mean": (
-        lambda body: body["mean"].__setitem__(0, body["mean"][0] + 1e-9),
+        lambda body: nudge(body["members"]["image"]["mean"]),
         "train: mean and standard deviation are not those of the images",
     ),
     "another deviation": (
-        lambda body: body["std"].__setitem__(0, body["std"][0] + 1e-9),
+        lambda body: nudge(body["members"]["image"]["std"]),
         "train: mean and standard deviation are not those of the images",
     ),
     "another shape": (
-        lambda body: body.update(shape=[1, 8, 9]),
+        lambda body: body["members"]["image"]["shape"][2].__setitem__(1, 9),
         "train-00000000.png",
     ),
 }

@@ -7,6 +7,7 @@ import pytest
 from ddpm_core.recipes import digits
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
+from ddpm_core.shards.members import ClassMember
 from ddpm_core.shards.one_class import distance_warning, why_no_distance
 from ddpm_core.store.storage import open_store
 
@@ -32,7 +33,9 @@ def test_features_are_learned_from_several_classes(index, counts, has_distance):
     """Catches: random weights called a trained network, where one class has all images; a refusal
     for a class that has few."""
     classes = tuple(str(number) for number in range(len(counts)))
-    other = replace(index, classes=classes, class_counts={"train": counts, "test": (1, 1)})
+    other = replace(
+        index, others={"label": ClassMember(classes, {"train": counts, "test": (1, 1)})}
+    )
     reason = why_no_distance(digits(), other)
     assert (reason is None) == has_distance
     assert why_no_distance(digits().replaced(FOREIGN), other) is None

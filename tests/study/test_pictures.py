@@ -18,7 +18,7 @@ SEED = study_config().study.seed
 
 
 def held_out(context, *places: int) -> torch.Tensor:
-    return to_unit_range(context.test.images_u8[list(places)], torch.device("cpu"))
+    return to_unit_range(context.test.pixels[list(places)], torch.device("cpu"))
 
 
 def spread(images_u8: torch.Tensor) -> float:
@@ -42,7 +42,7 @@ def test_decoding_goes_from_the_end_of_the_chain_to_the_image(context):
     assert (times[0], times[-1]) == (20, 0)
     assert times == sorted(set(times), reverse=True)
     assert found["decoded"].shape == (len(times), 3, 8, 8, 1)
-    assert torch.equal(found["original"], context.test.images_u8[1:4].permute(0, 2, 3, 1))
+    assert torch.equal(found["original"], context.test.pixels[1:4].permute(0, 2, 3, 1))
     errors = [rmse(decoded, found["original"]) for decoded in found["decoded"]]
     assert errors[-1] < 20 < errors[0]
 
@@ -69,7 +69,7 @@ def test_mixes_at_weights_0_and_1_are_reconstructions_of_their_own_ends(context)
     each weight."""
     found = pictures.of(context, Unit("mixes", "pairs", 0, 4))
     assert int(found["depth"]) == 10
-    originals = context.test.images_u8.permute(0, 2, 3, 1)
+    originals = context.test.pixels.permute(0, 2, 3, 1)
     assert torch.equal(found["left"], originals[[0, 2]])
     assert torch.equal(found["right"], originals[[1, 3]])
     mixed = found["mixed"]
@@ -112,7 +112,7 @@ def test_depth_0_mixes_pixels_and_more_depth_forgets_more_of_them(context):
     x_0, other = held_out(context, 0), held_out(context, 1)
     for weight, image in zip(MIX_WEIGHTS, found["mixed"][0], strict=True):
         assert torch.equal(image, to_u8((1 - weight) * x_0 + weight * other)[0])
-    assert torch.equal(found["ends"], context.test.images_u8[:2].permute(0, 2, 3, 1))
+    assert torch.equal(found["ends"], context.test.pixels[:2].permute(0, 2, 3, 1))
     errors = [rmse(row[0], found["ends"][0]) for row in found["mixed"]]
     assert errors[0] == 0
     assert errors[1] < min(errors[4:])
@@ -126,7 +126,7 @@ def test_the_way_back_is_the_truer_the_more_steps_it_has(context):
     the shortest way's latents shown for the longest's."""
     found = pictures.of(context, Unit("round-trip", "ddim", 0, 3))
     assert found["steps"].tolist() == [5, 21]
-    assert torch.equal(found["original"], context.test.images_u8[:3].permute(0, 2, 3, 1))
+    assert torch.equal(found["original"], context.test.pixels[:3].permute(0, 2, 3, 1))
     few, all_steps = found["rmse"].mean(dim=1).tolist()
     assert all_steps < 0.8 * few
     assert found["returned"].shape == found["latents"].shape == (2, 3, 8, 8, 1)

@@ -121,9 +121,9 @@ def test_moments_of_the_chain_are_each_looked_at_once(num_timesteps, expected):
 def test_the_bound_is_of_the_split_and_the_positions_that_it_names(context, split):
     """Catches: held-out images called training images, noise by the place in the unit."""
     found = work(context, Unit("bound", split, 2, 5))
-    images_u8 = (context.train if split == "train" else context.test).images_u8[2:5]
+    images_u8 = (context.train if split == "train" else context.test).pixels[2:5]
     expected = likelihood_part(context.denoiser, images_u8, torch.tensor([2, 3, 4]), seed=SEED)
-    assert not torch.equal(context.train.images_u8[2:5], context.test.images_u8[2:5])
+    assert not torch.equal(context.train.pixels[2:5], context.test.pixels[2:5])
     for name in ("prior", "terms", "mse"):
         torch.testing.assert_close(found[name], expected[name])
     assert found["terms"].shape == (3, 21)
@@ -143,7 +143,7 @@ def test_the_probability_flow_is_solved_as_its_name_says(context, part):
     positions = torch.tensor([1])
     expected = ode_bits_per_dim(
         context.denoiser,
-        to_unit_range(context.test.images_u8[1:2], torch.device("cpu")).double(),
+        to_unit_range(context.test.pixels[1:2], torch.device("cpu")).double(),
         solver=solvers[part],
         uniform=seeding.uniform(key, 0, positions, SHAPE),
         probe=seeding.signs(key, 1, positions, SHAPE),
@@ -170,7 +170,7 @@ def test_what_a_worker_looked_at_before_does_not_matter(context):
 def test_features_are_of_the_images_that_the_unit_names(context, split):
     """Catches: splits exchanged, a unit that begins at the first image."""
     found = work(context, Unit("features", split, 3, 40))
-    images_u8 = (context.train if split == "train" else context.test).images_u8[3:40]
+    images_u8 = (context.train if split == "train" else context.test).pixels[3:40]
     features, probabilities = seen(context, images_u8)
     torch.testing.assert_close(found["features"], features)
     torch.testing.assert_close(found["probabilities"], probabilities)
@@ -185,7 +185,7 @@ def test_a_copied_training_image_is_found_next_to_itself(context, space, monkeyp
     an image in a batch, and another batch size rounds otherwise: with Intel's AMX the features of
     one image in batches of up to 9 and of 16 differ by 7e-7.
     """
-    copies = torch.cat([context.train.images_u8[[7, 3]], context.test.images_u8[:3]])
+    copies = torch.cat([context.train.pixels[[7, 3]], context.test.pixels[:3]])
     asked = []
     monkeypatch.setattr(context, "first_samples", lambda count: asked.append(count) or copies)
     found = work(context, Unit("neighbours", space, 0, 5))
@@ -194,14 +194,14 @@ def test_a_copied_training_image_is_found_next_to_itself(context, space, monkeyp
         assert found["samples"][:2].tolist() == [0, 0]
     else:
         assert float(found["samples"][:2].max()) < 1e-4 * float(found["held_out"].median())
-    assert torch.equal(found["nearest"][:2, 0], context.train.images_u8[[7, 3]])
+    assert torch.equal(found["nearest"][:2, 0], context.train.pixels[[7, 3]])
     assert found["nearest"].shape == (3, 8, *SHAPE)
     assert torch.equal(found["shown"], copies[:3])
     # Those that are held-out images are as far away as these.
     torch.testing.assert_close(found["samples"][2:], found["held_out"][:3])
     assert float(found["threshold"]) == pytest.approx(float(found["held_out"].quantile(0.01)))
     torch.testing.assert_close(found["distance"][:, 0], found["samples"][:3])
-    held_out, train = context.test.images_u8, context.train.images_u8
+    held_out, train = context.test.pixels, context.train.pixels
     if space == "features":
         held_out, train = seen(context, held_out)[0], seen(context, train)[0]
     by_hand = torch.cdist(held_out[:20].flatten(1).double(), train.flatten(1).double())

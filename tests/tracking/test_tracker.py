@@ -98,6 +98,9 @@ def test_a_number_that_was_measured_anew_is_shown(store, config):
     assert history(store, config, "fid") == [(3000, 12.5), (3000, 11.0)]
 
 
+IMAGE = {"kind": "png", "dtype": "uint8", "shape": [["channels", 1], ["height", 8], ["width", 8]]}
+
+
 def test_the_data_set_is_an_input_once_it_is_there(store, config):
     """Catches an input for each attempt, a digest that MLflow refuses for its length, and a stage
     that fails because its data set is not made yet."""
@@ -108,7 +111,8 @@ def test_the_data_set_is_an_input_once_it_is_there(store, config):
     body = {
         "data": data,
         "fingerprint": "ab" * 32,
-        "shape": [1, 8, 8],
+        "format_version": 3,
+        "members": {"image": {**IMAGE, "mean": [0.5]}},
         "num_images": {"train": 1500, "test": 7},
     }
     commit(store, folder, {}, body, name=layout.DATASET_INDEX)
@@ -119,7 +123,7 @@ def test_the_data_set_is_an_input_once_it_is_there(store, config):
     (found,) = the_run(store, config)[1].inputs.dataset_inputs
     assert (found.dataset.name, found.dataset.digest) == ("digits", "ab" * 18)
     assert json.loads(found.dataset.source) == {"uri": store.uri_of(folder)}
-    assert json.loads(found.dataset.schema) == {"shape": [1, 8, 8], "dtype": "uint8"}
+    assert json.loads(found.dataset.schema) == {"image": IMAGE}
     assert json.loads(found.dataset.profile) == {"train": 1500, "test": 7}
 
 

@@ -67,7 +67,10 @@ def small_images(num_images: int = 50) -> ImageSet:
     images_u8 = torch.randint(0, 256, (num_images, 1, 8, 8), generator=generator).to(torch.uint8)
     images_u8[..., :4] //= 4
     return ImageSet(
-        images_u8, torch.zeros(num_images, dtype=torch.int64), num_classes=1, counts=(num_images,)
+        images_u8,
+        {"label": torch.zeros(num_images, dtype=torch.int64)},
+        num_classes=1,
+        counts=(num_images,),
     )
 
 

@@ -121,7 +121,7 @@ def test_batches_are_the_slices_of_this_rank_from_any_step():
     config, images = small_config(train__num_steps=6), small_images()
     with batches_of(config, start=3, rank=1, world_size=3) as batches:
         for step in (3, 4, 5):
-            assert torch.equal(batches.take().images_u8, rank_slice(config, images, step, 1, 3))
+            assert torch.equal(batches.take().images, rank_slice(config, images, step, 1, 3))
 
 
 def test_batches_are_made_ahead_and_not_beyond_the_last():
@@ -138,7 +138,7 @@ def test_an_error_while_a_batch_is_made_comes_out():
     """Catches a thread that dies silently, and a step that then waits for ever."""
     config = small_config()
     broken = small_images()
-    object.__setattr__(broken, "images_u8", broken.images_u8[:1])
+    object.__setattr__(broken, "pixels", broken.pixels[:1])
     with batches_of(config, images=broken) as batches, pytest.raises(IndexError):
         batches.take()
 

@@ -1,0 +1,151 @@
+"""The members of a data set: what each image comes with, in which file, and how that is read.
+
+A sample of a shard is the files of one image: the image's own first, then those of the other
+members and `.json` in the order of their endings. A new member is a class here: how it stands in
+index.json, and what its files hold.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.errors import DataError
+from ddpm_core.images.decoding import decode_files
+from ddpm_core.images.names import quoted, text_of
+
+IMAGE, LABEL = "image", "label"
+MADE = (IMAGE, LABEL)
+"""the members that the shard stage makes of any source"""
+ABOUT = "json"
+"""ending of the file that says where an image comes from; no member"""
+IMAGE_ENDINGS = ("png", "jpg", "webp")
+_AXES = ("channels", "height", "width")
+
+DType = Literal["uint8"]
+
+
+@dataclass(frozen=True)
+class ImageMember:
+    """The image: a PNG, JPEG or WebP file."""
+
+    dtype: DType
+    shape: tuple[int, int, int]
+    """(channels, height, width) of every image"""
+    mean: tuple[float, ...]
+    """of the training images, per channel, in levels"""
+    std: tuple[float, ...]
+    """of the training images, per channel, in levels"""
+    file_bytes: int | None
+    """length of every file, if all are PNGs of `png.encode`; None where files are as they came"""
+
+    def entry(self) -> dict[str, Any]:
+        """Return what index.json says of it."""
+        return {
+            "kind": "png" if self.file_bytes is not None else "picture",
+            "dtype": self.dtype,
+            "shape": [list(axis) for axis in zip(_AXES, self.shape, strict=True)],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "file_bytes": self.file_bytes,
+        }
+
+    def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> NDArray[Any]:
+        """Return the pixels, (n, channels, height, width).
+
+        Raises:
+            DataError: one is damaged, or of another shape.
+        """
+        channels, height, width = self.shape
+        pixels = np.empty((len(files), height, width, channels), self.dtype)
+        decode_files(files, pixels, origin=origin, checksums=True)
+        return pixels.transpose(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class ClassMember:
+    """The class of the image: its number, in ASCII."""
+
+    ending: ClassVar[str] = "cls"
+    dtype: ClassVar[str] = "int64"
+    shape: ClassVar[tuple[int, ...]] = ()
+    names: tuple[str, ...]
+    """what 0, 1, ... means"""
+    counts: Mapping[str, tuple[int, ...]]
+    """split -> images of each class"""
+
+    def entry(self) -> dict[str, Any]:
+        """Return what index.json says of it."""
+        counts = {split: list(numbers) for split, numbers in self.counts.items()}
+        about = {"kind": "class", "dtype": self.dtype, "shape": []}
+        return {**about, "names": list(self.names), "counts": counts}
+
+    def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> NDArray[Any]:
+        """Return the classes, (n,).
+
+        Raises:
+            DataError: a file holds no number of a class.
+        """
+        for number, content in enumerate(files):
+            if not content.isdigit() or len(content) > 6 or int(content) >= len(self.names):
+                raise DataError(
+                    f"{origin(number)} holds {quoted(text_of(content[:20]))}, which is no class; "
+                    f"it must be 0..{len(self.names) - 1}. Shard under another root"
+                )
+        return np.array([int(content) for content in files], np.int64)
+
+
+OtherMember = ClassMember
+"""what an image comes with"""
+Member = ImageMember | OtherMember
+
+
+def member_of(entry: Mapping[str, Any]) -> Member:
+    """Return the member that an entry of index.json describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none that this version reads.
+    """
+    axes = [(str(axis), int(size)) for axis, size in entry["shape"]]
+    names, sizes = tuple(axis for axis, _ in axes), tuple(size for _, size in axes)
+    match entry["kind"], entry["dtype"]:
+        case "png" | "picture" as kind, "uint8" as dtype if names == _AXES:
+            channels, height, width = sizes
+            file_bytes = int(entry["file_bytes"]) if kind == "png" else None
+            mean, std = tuple(entry["mean"]), tuple(entry["std"])
+            return ImageMember(dtype, (channels, height, width), mean, std, file_bytes)
+        case "class", "int64" if not axes:
+            counts = {split: tuple(numbers) for split, numbers in entry["counts"].items()}
+            return ClassMember(tuple(entry["names"]), counts)
+        case kind, dtype:
+            raise ValueError(f"a member of kind {kind!r}, {dtype!r}, axes {names}: a later version")
+
+
+def entries_of_format_2(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of an index that says them in the words of format 2."""
+    counts = {split: tuple(numbers) for split, numbers in body["class_counts"].items()}
+    channels, height, width = body["shape"]
+    mean, std = tuple(body["mean"]), tuple(body["std"])
+    image = ImageMember("uint8", (channels, height, width), mean, std, body["png_bytes"])
+    return {IMAGE: image.entry(), LABEL: ClassMember(tuple(body["classes"]), counts).entry()}
+
+
+def require_members(have: Collection[str], accepts: Collection[str], *, of: str) -> None:
+    """Refuse a network that takes what the images do not come with.
+
+    Args:
+        have: the members of the data set, or `MADE` of one that is still to be made.
+        accepts: the parts of a conditioning that the network takes: each is the member of its name.
+        of: what the members are of, for people, e.g. "the data set at URI".
+
+    Raises:
+        DataError: with what is missing, and what there is.
+    """
+    others = set(have) - {IMAGE}
+    if missing := set(accepts) - others:
+        raise DataError(
+            f"the network takes {', '.join(sorted(accepts))}, and {of} has no "
+            f"{', '.join(sorted(missing))}; with its images come: {', '.join(sorted(others))}"
+        )
