@@ -141,7 +141,7 @@ def describe_keys() -> str:
             default = json.dumps(knob.get_default())
             text = " ".join((knob.description or "").split())
             if get_origin(knob.annotation) is Literal:
-                text += f" [{', '.join(get_args(knob.annotation))}]"
+                text += f" [{', '.join(map(str, get_args(knob.annotation)))}]"
             lines += textwrap.wrap(
                 f"{section}.{key} ({default}): {text}",
                 width=96,

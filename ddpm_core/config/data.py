@@ -21,7 +21,7 @@ _NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
 _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
-_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders")
+_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders", "depth")
 """keys that say what becomes of image files"""
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -55,6 +55,9 @@ class DataConfig(Section):
     encoding: Literal["png", "original"] = "png"
     """of a collection: shards hold uncompressed PNG, or the files as they are where they already
     have the size and the channels"""
+    depth: Literal[8, 16] = 8
+    """of a collection: bits of each sample; 16 keeps grey PNG files of 16 bits whole, and takes
+    8-bit files times 257; needs grey=True, encoding=png and resize=box"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
     on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
@@ -89,6 +92,16 @@ class DataConfig(Section):
         return _NATIVE_SHAPES[self.name][0]
 
     @property
+    def dtype(self) -> Literal["uint8", "uint16"]:
+        """The data type of an image's samples."""
+        return "uint8" if self.depth == 8 else "uint16"
+
+    @property
+    def num_levels(self) -> int:
+        """Values that a sample can have: 256 or 65536, from -1 to 1 where a network sees them."""
+        return int(2**self.depth)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         return (self.channels, self.height, self.width)
@@ -114,6 +127,17 @@ class DataConfig(Section):
             raise ValueError(
                 f"height={self.height}, width={self.width} is smaller than {self.name}'s own "
                 f"{height}x{width}; images are padded, never cropped: give at least that"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _depth_is_kept(self) -> Self:
+        kept = self.grey and self.encoding == "png" and self.resize == "box"
+        if self.depth == 16 and self.is_collection and not kept:
+            raise ValueError(
+                f"depth=16 with grey={self.grey}, encoding={self.encoding}, resize={self.resize}: "
+                "16 bits are kept of grey images alone, as PNG, and resized by box; give "
+                "grey=True, encoding=png and resize=box, or depth=8"
             )
         return self
 

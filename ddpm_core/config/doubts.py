@@ -26,7 +26,12 @@ def doubts(config: RunConfig, *, num_test: int | None = None) -> list[str]:
     """
     return [
         line
-        for line in (_warmup(config), _average(config), _likelihood(config, num_test))
+        for line in (
+            _warmup(config),
+            _average(config),
+            _likelihood(config, num_test),
+            _depth(config),
+        )
         if line is not None
     ]
 
@@ -79,4 +84,16 @@ def _likelihood(config: RunConfig, num_test: int | None) -> str | None:
     return (
         f"evaluate.num_likelihood_images={wanted}, but {held_out} images are held out "
         "(data.num_test_images): bits/dim are those of all of them"
+    )
+
+
+def _depth(config: RunConfig) -> str | None:
+    precision = config.train.precision
+    on_cpu = precision == "auto" and config.compute.use_gpu is False
+    if config.data.depth == 8 or precision == "float32" or on_cpu:
+        return None
+    return (
+        f"data.depth={config.data.depth} with train.precision={precision}: in bfloat16, which auto "
+        "takes on GPUs that have it, the network is shown 8 significant bits of each value; give "
+        "train.precision=float32, in which it is 11 on a GPU and 24 on a CPU"
     )

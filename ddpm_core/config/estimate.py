@@ -41,7 +41,7 @@ def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
         num_images: of its data set, both splits; None if not known.
     """
     channels, height, width = config.data.shape
-    per_image = channels * height * width + _PER_FILE
+    per_image = channels * height * width * config.data.depth // 8 + _PER_FILE
     kept = config.train.keep_checkpoints
     made = -(-config.train.num_steps // config.train.checkpoint_every)
     return DiskUse(

@@ -54,7 +54,7 @@ FORMAT_1: Mapping[str, frozenset[str]] = {
 }
 """section -> the keys of format 1 that determine a result. Never changed."""
 
-ADDED: Mapping[str, Mapping[str, Any]] = {}
+ADDED: Mapping[str, Mapping[str, Any]] = {"data": {"depth": 8}}
 """section -> key that was added since -> the value with which all is as it was before the key: its
 first default. It stays what it is when the default changes."""
 
@@ -121,6 +121,7 @@ def samples(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     """Return what determines the samples that are drawn from given weights."""
     return {
         "shape": list(config.data.shape),
+        **({} if config.data.depth == 8 else {"depth": config.data.depth}),
         "model": counted("model", config.model, rule),
         "diffusion": counted("diffusion", config.diffusion, rule),
         "precision": config.train.precision,

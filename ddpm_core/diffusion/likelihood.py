@@ -1,7 +1,7 @@
 """The variational bound in bits per dimension, and its parts.
 
 -log p(x_0) <= L_T + sum_{t>1} L_{t-1} + L_0 (eq. 5): the prior, a Kullback-Leibler divergence per
-step, and the decoder, which turns the last step into probabilities of the 256 levels of a pixel.
+step, and the decoder, which turns the last step into probabilities of the levels of a pixel.
 
 Source: Ho et al. 2020, arXiv:2006.11239, sections 3.1 to 3.3.
 """
@@ -22,9 +22,6 @@ from ddpm_core.diffusion.process import q_posterior, q_sample
 from ddpm_core.diffusion.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
 
-# Levels are 2/255 apart in [-1, 1]; the outermost lie beyond this edge.
-_HALF_BIN = 1 / 255
-_EDGE = 0.999
 _MIN_PROBABILITY = 1e-12
 
 
@@ -42,27 +39,38 @@ class LikelihoodTerms(NamedTuple):
 
 
 def discretized_gaussian_log_likelihood(
-    x_0: Images, mean: Images, log_scale: Images, *, cdf: DecoderCdf = "tanh"
+    x_0: Images,
+    mean: Images,
+    log_scale: Images,
+    *,
+    cdf: DecoderCdf = "tanh",
+    num_levels: int = 256,
 ) -> Images:
     """Return the natural log of the probability of each level under a Gaussian.
 
-    The probability is the Gaussian's mass within 1/255 of the level; the outermost levels get the
-    tails.
+    The probability is the Gaussian's mass within 1/(num_levels - 1) of the level; the outermost
+    levels get the tails.
 
     Args:
-        x_0: images whose values are k/127.5 - 1 for levels k = 0..255.
+        x_0: images whose values are 2 k / (num_levels - 1) - 1 for levels k = 0, 1, ...
         mean: of the Gaussian.
         log_scale: natural log of its standard deviation.
         cdf: the Gaussian's distribution function: the original's approximation by tanh, with which
             its published numbers were made, or the exact one, which gives 2.9e-4 bits/dim less at
             the paper's last step.
+        num_levels: of a sample, 256 or 65536.
 
     Source: Ho et al. 2020, eq. 13.
     """
+    dtype = x_0.dtype
+    if num_levels > 256:  # a difference of two numbers a three-hundredth of a deviation apart
+        x_0, mean, log_scale = x_0.double(), mean.double(), log_scale.double()
+    half_bin = 1 / (num_levels - 1)
+    edge = 1 - half_bin  # between the outermost level and its neighbour
     precision = (-log_scale).exp()
-    upper = (x_0 - mean + _HALF_BIN) * precision
-    lower = (x_0 - mean - _HALF_BIN) * precision
-    lowest, highest = x_0 < -_EDGE, x_0 > _EDGE
+    upper = (x_0 - mean + half_bin) * precision
+    lower = (x_0 - mean - half_bin) * precision
+    lowest, highest = x_0 < -edge, x_0 > edge
     match cdf:
         case "tanh":
             below_upper = torch.where(highest, 1.0, _normal_cdf(upper))
@@ -74,7 +82,7 @@ def discretized_gaussian_log_likelihood(
             mass = _normal_mass(lower, upper)
         case _:
             assert_never(cdf)
-    return mass.clamp(min=_MIN_PROBABILITY).log()
+    return mass.clamp(min=_MIN_PROBABILITY).log().to(dtype)
 
 
 def vlb_term(
@@ -85,6 +93,7 @@ def vlb_term(
     t: Timesteps,
     *,
     cdf: DecoderCdf = "tanh",
+    num_levels: int = 256,
 ) -> PerImage:
     """Return the term of the bound at t of each image, in bits/dim.
 
@@ -94,10 +103,11 @@ def vlb_term(
     Args:
         schedule: the chain.
         step: the reverse step of the network at x_t.
-        x_0: images on the 256 levels, in [-1, 1].
+        x_0: images on the levels, in [-1, 1].
         x_t: the same images at step t.
         t: code index of the step, 0..T-1.
         cdf: the decoder's distribution function.
+        num_levels: of a sample.
 
     Source: Ho et al. 2020, eqs. 5 and 8.
     """
@@ -108,7 +118,9 @@ def vlb_term(
         -1 + log_p - log_q + (log_q - log_p).exp() + (mean - step.mean).square() * (-log_p).exp()
     )
     log_scale = (0.5 * log_p).expand_as(x_0)
-    decoder = -discretized_gaussian_log_likelihood(x_0, step.mean, log_scale, cdf=cdf)
+    decoder = -discretized_gaussian_log_likelihood(
+        x_0, step.mean, log_scale, cdf=cdf, num_levels=num_levels
+    )
     return mean_per_image(torch.where(expand(t == 0, mean), decoder, divergence)) / math.log(2)
 
 
@@ -131,6 +143,7 @@ def bits_per_dim(
     noise: Callable[[int], Tensor],
     clip_x_0: bool = True,
     cdf: DecoderCdf = "tanh",
+    num_levels: int = 256,
 ) -> LikelihoodTerms:
     """Estimate the bound for each image with one draw of x_t for each t: T calls of the network.
 
@@ -139,11 +152,12 @@ def bits_per_dim(
 
     Args:
         denoiser: of a network, the averaged weights in evaluation mode.
-        x_0: images on the 256 levels, in [-1, 1], not dequantised.
+        x_0: images on the levels, in [-1, 1], not dequantised.
         noise: gives the standard normal of step t, shaped like `x_0`; called once for each t from
             T-1 down to 0.
         clip_x_0: whether the predicted x_0 is clipped, as the original does in evaluation.
         cdf: the decoder's distribution function.
+        num_levels: of a sample: bits/dim are those of 256 levels, or of 65536.
 
     Source: Ho et al. 2020, section 3.1 and appendix A.
     """
@@ -153,7 +167,8 @@ def bits_per_dim(
         x_t = q_sample(schedule, x_0, t, noise(number))
         step = denoiser.predict(x_t, t).reverse(clip_x_0=clip_x_0)
         error = mean_per_image((step.x_0_hat - x_0).square())
-        columns.append((vlb_term(schedule, step, x_0, x_t, t, cdf=cdf), error))
+        bits = vlb_term(schedule, step, x_0, x_t, t, cdf=cdf, num_levels=num_levels)
+        columns.append((bits, error))
     terms = torch.stack([bits for bits, _ in reversed(columns)], dim=1)
     mse = torch.stack([error for _, error in reversed(columns)], dim=1)
     prior = prior_bits(schedule, x_0)

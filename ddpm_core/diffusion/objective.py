@@ -43,6 +43,8 @@ class Objective:
     min_snr_gamma: float = 5.0
     p2_gamma: float = 1.0
     p2_k: float = 1.0
+    num_levels: int = 256
+    """of a sample of the images"""
 
     def __post_init__(self) -> None:
         require_possible(self.prediction, self.variance, self.loss, self.weighting)
@@ -59,7 +61,7 @@ class Objective:
 
         Args:
             output: the network's, of x_t at t; with a learned variance, twice the channels.
-            x_0: images on the 256 levels, in [-1, 1].
+            x_0: images on the levels, in [-1, 1].
             x_t: the same images at step t.
             t: code index of each image's step.
             eps: the noise in x_t.
@@ -101,7 +103,8 @@ class Objective:
         self, value: Tensor, spread: Tensor | None, x_0: Images, x_t: Images, t: Timesteps
     ) -> PerImage:
         predicted = Prediction(self.schedule, x_t, t, value, self.prediction, self.variance, spread)
-        return vlb_term(self.schedule, predicted.reverse(clip_x_0=False), x_0, x_t, t)
+        step = predicted.reverse(clip_x_0=False)
+        return vlb_term(self.schedule, step, x_0, x_t, t, num_levels=self.num_levels)
 
 
 def target_of(

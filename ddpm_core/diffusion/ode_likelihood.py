@@ -26,7 +26,7 @@ from ddpm_core.diffusion.shapes import Images, PerImage
 from ddpm_core.errors import ConfigError
 
 Bins = Literal["equal", "centred"]
-"""Which part of [-1, 1] belongs to level k of 256.
+"""Which part of [-1, 1] belongs to level k of 256, and of other numbers of levels likewise.
 
 equal: from k/128 - 1 to (k+1)/128 - 1, as published numbers have it. centred: within 1/255 of
 k/127.5 - 1, where networks are shown that level and where the bound's decoder looks for it; images
@@ -53,31 +53,34 @@ def ode_bits_per_dim(
     uniform: Images,
     probe: Images | None = None,
     bins: Bins = "equal",
+    num_levels: int = 256,
 ) -> OdeLikelihood:
-    """Return bits/dim of images on 256 levels, spread evenly over their bins.
+    """Return bits/dim of images on levels, spread evenly over their bins.
 
     In expectation over `uniform` an upper bound of the bits of the levels under the flow. The
-    offset of the density, log2(256/2) or log2(255/2), is that of the width of a bin.
+    offset of the density, log2(256/2) or log2(255/2) of 256 levels, is that of the width of a bin.
 
     Args:
         denoiser: as of `ode_density`.
-        x_0: images on the 256 levels, in [-1, 1], not dequantised.
+        x_0: images on the levels, in [-1, 1], not dequantised.
         solver: as of `ode_density`.
         uniform: uniform on [0, 1), shaped like `x_0`; its dtype is that of all arithmetic.
         probe: as of `ode_density`.
         bins: where a level's bin lies.
+        num_levels: of a sample.
 
     Raises:
         ConfigError, DivergenceError: as `ode_density`.
 
     Source: Song et al. 2021, appendix D.2; Theis et al. 2016, arXiv:1511.01844, section 3.1.
     """
-    place = ((x_0 + 1) * 127.5).round().to(uniform.dtype) + uniform
+    half = (num_levels - 1) / 2
+    place = ((x_0 + 1) * half).round().to(uniform.dtype) + uniform
     match bins:
         case "equal":
-            x, offset = place / 128 - 1, math.log2(128)
+            x, offset = place / (num_levels / 2) - 1, math.log2(num_levels / 2)
         case "centred":
-            x, offset = (place - 0.5) / 127.5 - 1, math.log2(127.5)
+            x, offset = (place - 0.5) / half - 1, math.log2(half)
         case _:
             assert_never(bins)
     density = ode_density(denoiser, x, solver=solver, probe=probe)

@@ -23,7 +23,7 @@ from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.runs import results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.sampling import units as sampling_units
-from ddpm_core.shards.index import Index, load_index
+from ddpm_core.shards.index import Index, Split, load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.units.ranges import Arrays, K, Range, publish
@@ -113,12 +113,25 @@ class EvaluationContext:
     @cached_property
     def train(self) -> Images:
         """The training images."""
-        return load_split(self.store, self._index, "train")
+        return load_split(self.store, self._index, "train", eight_bits=True)
 
     @cached_property
     def test(self) -> Images:
         """The held-out images."""
-        return load_split(self.store, self._index, "test")
+        return load_split(self.store, self._index, "test", eight_bits=True)
+
+    def exact(self, part: str) -> Images:
+        """Return the training or held-out images in all their bits: what a likelihood is of."""
+        split: Split = "train" if part == "train" else "test"
+        if self.config.data.depth == 8:
+            return self.train if split == "train" else self.test
+        if split not in self._exact:
+            self._exact[split] = load_split(self.store, self._index, split)
+        return self._exact[split]
+
+    @cached_property
+    def _exact(self) -> dict[Split, Images]:
+        return {}
 
     @cached_property
     def _samples(self) -> Manifest:

@@ -132,7 +132,7 @@ def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
 def _comparison(inputs: Inputs) -> bytes:
     store, config = inputs.store, inputs.config
     samples = first_images(store, inputs.samples, config.sample, config.data.shape, _NUM_COMPARED)
-    with closing(load_split(store, inputs.index, "test")) as held_out:
+    with closing(load_split(store, inputs.index, "test", eight_bits=True)) as held_out:
         held_out_u8 = held_out.images(0, _NUM_COMPARED).permute(0, 2, 3, 1).numpy()
     return figures.comparison_figure(samples, held_out_u8, num_images=_NUM_COMPARED)
 

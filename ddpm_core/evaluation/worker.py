@@ -17,7 +17,7 @@ from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.likelihood import bits_per_dim
 from ddpm_core.evaluation.context import EvaluationContext, measuring
-from ddpm_core.loading.loader import to_unit_range
+from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
 Kind = Literal["bound", "features"]
@@ -66,7 +66,7 @@ def uses_network(unit: Unit) -> bool:
 
 def likelihood_part(
     denoiser: Denoiser,
-    images_u8: Tensor,
+    images: Tensor,
     positions: Tensor,
     *,
     seed: int,
@@ -77,18 +77,19 @@ def likelihood_part(
 
     Args:
         denoiser: on the device of `positions`.
-        images_u8: uint8.
+        images: uint8, or uint16, of which the bits are those of 65536 levels.
         positions: (n,) place of each image in the held-out split: the noise is a function of
             (seed, t, position), whatever stands beside the image.
         seed: of the noise.
     """
     key = seeding.key(seed, "likelihood")
-    shape = tuple(images_u8.shape[1:])
+    shape = tuple(images.shape[1:])
     with torch.inference_mode():
         found = bits_per_dim(
             denoiser,
-            to_unit_range(images_u8, positions.device),
+            to_unit_range(images, positions.device),
             noise=lambda t: seeding.normal(key, t, positions, shape),
+            num_levels=num_levels_of(images),
         )
     parts = {"prior": found.prior, "terms": found.terms, "mse": found.mse}
     return {name: part.to("cpu", torch.float64) for name, part in parts.items()}
@@ -105,7 +106,7 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
         case "bound":
             return likelihood_part(
                 context.denoiser,
-                context.test.images(unit.start, unit.stop),
+                context.exact(unit.part).images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
                 seed=context.config.evaluate.seed,
             )

@@ -7,7 +7,7 @@ an eighth of its sides, the others whole. In order:
 | stored | becomes |
 | --- | --- |
 | grey of 1, 2 or 4 bits | 8 bits: v * 255, 85 or 17 |
-| 16 bits | 8 bits: v / 257, rounded; before anything else is done with it |
+| 16 bits | 8 bits: v / 257, rounded; before anything else is done with it (`depth` 16 keeps grey) |
 | palette | its colours; an entry that the palette has not is an error |
 | alpha, a transparent colour or palette entry | (a * colour + (255 - a) * background) / 255 |
 | the part of the screen that a GIF's first frame leaves out | background |
@@ -27,7 +27,7 @@ found that they are cut short, or cannot be decoded.
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +40,12 @@ from ddpm_core.images.image_facts import (
     NAMES,
     Facts,
     Kind,
+    PngFacts,
     UnreadableError,
 )
 from ddpm_core.images.image_facts import BadImageError as BadImageError
 from ddpm_core.images.image_walk import kind_of, num_pixels, walk
-from ddpm_core.images.pixels import as_grey, plain_pixels, stored
+from ddpm_core.images.pixels import as_grey, plain_pixels, stored, upright
 from ddpm_core.images.plain_files import plain_file_pixels
 from ddpm_core.images.resize import center_box, resized
 
@@ -74,12 +75,16 @@ class Shaping:
     """box: the mean over the area of each pixel; lanczos: Pillow's, sharper"""
     background: tuple[int, int, int]
     """red, green, blue, 0..255, behind what is transparent"""
+    depth: Literal[8, 16] = 8
+    """bits of each sample; 16: of one channel, not with lanczos"""
 
 
 def decode_image(
     content: bytes, shaping: Shaping, *, origin: str, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     """Return (height, width, channels) of an image file; the same bytes on every machine.
+
+    uint8, or with depth=16 uint16: then samples of 8 bits are taken times 257.
 
     Args:
         content: the whole file.
@@ -95,12 +100,17 @@ def decode_image(
         facts = walk(content, max_pixels=max_pixels)
         # Sides that are divided may lose the shape that crop="none" requires: then none is.
         wanted = max(shaping.height, shaping.width) if shaping.crop == "center" else MAX_PIXELS
-        pixels = plain_pixels(facts, shaping.background, min_side=wanted)
+        if shaping.depth == 16 and isinstance(facts, PngFacts) and facts.bit_depth == 16:
+            pixels: NDArray[Any] = _deep(facts)
+        else:
+            pixels = plain_pixels(facts, shaping.background, min_side=wanted)
         pixels = _cropped(pixels, shaping)
     except UnreadableError as error:
         raise BadImageError(origin, str(error)) from None
     if shaping.channels == 1 and pixels.shape[2] == 3:
         pixels = as_grey(pixels)
+    if shaping.depth == 16 and pixels.dtype == np.uint8:
+        pixels = pixels * np.uint16(257)
     pixels = resized(pixels, (shaping.height, shaping.width), shaping.resize)
     if shaping.channels == 3 and pixels.shape[2] == 1:
         pixels = pixels.repeat(3, axis=2)
@@ -185,6 +195,21 @@ def first_look(content: bytes, name: str, max_pixels: int) -> tuple[str | None, 
     return None, f"files of over {_ALWAYS_BYTES} bytes" if len(content) > _ALWAYS_BYTES else None
 
 
+def _deep(facts: PngFacts) -> NDArray[np.uint16]:
+    """Return (height, width, 1), upright, of a PNG of 16 bits.
+
+    Raises:
+        UnreadableError: as `stored`; or it has colour, or is transparent somewhere.
+    """
+    if facts.color_type != 0 or facts.transparency is not None:
+        raise UnreadableError(
+            "it is a 16-bit PNG with colour or transparency, and data.depth=16 keeps grey ones "
+            "without; data.depth=8 reads it with 8 bits"
+        )
+    pixels = stored(facts, "I;16").astype(np.uint16)[..., np.newaxis]
+    return upright(pixels, facts.orientation)
+
+
 def _require(facts: Facts, shape: tuple[int, int, int]) -> None:
     if (facts.height, facts.width, facts.plain_channels, facts.orientation) != (*shape, 1):
         holds = {1: "8-bit grey", 3: "8-bit colour", None: "not plain 8-bit grey or colour"}
@@ -195,7 +220,7 @@ def _require(facts: Facts, shape: tuple[int, int, int]) -> None:
         )
 
 
-def _cropped(pixels: NDArray[np.uint8], shaping: Shaping) -> NDArray[np.uint8]:
+def _cropped(pixels: NDArray[Any], shaping: Shaping) -> NDArray[Any]:
     height, width = pixels.shape[:2]
     if height * shaping.width == width * shaping.height:
         return pixels

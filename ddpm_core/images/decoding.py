@@ -1,6 +1,7 @@
 """Many image files of a shard to pixels at once."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from ddpm_core.images.decode import decode_exact
 
 def decode_files(
     files: Sequence[bytes],
-    out: NDArray[np.uint8],
+    out: NDArray[Any],
     *,
     origin: Callable[[int], str],
     checksums: bool = False,
@@ -23,7 +24,7 @@ def decode_files(
 
     Args:
         files: n of them.
-        out: (n, height, width, channels), to be filled.
+        out: (n, height, width, channels), uint8 or uint16, to be filled.
         origin: what to call a file in an error, by its number here.
         checksums: look at those in the files that this program wrote, too. Those of the others are
             looked at in any case.
@@ -33,7 +34,7 @@ def decode_files(
     """
     height, width, channels = out.shape[1:]
     shape = (height, width, channels)
-    size = png.stored_bytes(shape)
+    size = png.stored_bytes(shape, out.dtype)
     stored = [
         number
         for number, file in enumerate(files)
@@ -42,7 +43,7 @@ def decode_files(
     others = list(range(len(files)))
     if stored:
         joined = np.frombuffer(b"".join([files[number] for number in stored]), np.uint8)
-        pixels, fits = png.decode_stored(joined.reshape(len(stored), size), shape)
+        pixels, fits = png.decode_stored(joined.reshape(len(stored), size), shape, out.dtype)
         if len(stored) == len(files) and fits.all():
             out[:] = pixels
             return
@@ -50,4 +51,8 @@ def decode_files(
         out[done] = pixels[fits]
         others = sorted(set(others) - set(done.tolist()))
     for number in others:
-        out[number] = decode_exact(files[number], shape, origin=origin(number))
+        if out.dtype == np.uint8:
+            out[number] = decode_exact(files[number], shape, origin=origin(number))
+        else:
+            depths = (out.dtype,)
+            out[number] = png.decode(files[number], shape, origin=origin(number), depths=depths)

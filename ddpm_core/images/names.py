@@ -28,7 +28,7 @@ BESIDE = "files beside an image that are never read"
 OTHER = "no name of an image that can be read (png, jpg, jpeg, jpe, jfif, webp, gif)"
 _CONVERT = (
     f"{OTHER}: convert it to PNG, of which 16 bits, alpha and palettes are read, and become 8-bit "
-    "grey or colour"
+    "grey or colour, or with data.depth=16 16-bit grey"
 )
 _ARRAYS = (
     f"{OTHER}, but arrays or tables, which may hold some: write each image as a PNG file, 8 or 16 "

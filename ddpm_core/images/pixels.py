@@ -5,9 +5,10 @@ every version of it. `decode` has the table.
 """
 
 import io
+import math
 import struct
 import zlib
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from ddpm_core.images.image_facts import (
 )
 
 Color = tuple[int, int, int]
+Sample = TypeVar("Sample", bound=np.integer[Any])
 
 # The classes, not `Image.open`: it would try whatever plugins are loaded, and read a JPEG with two
 # pictures in it by the offsets in its metadata.
@@ -54,7 +56,7 @@ PILLOW_ERRORS = (
     Warning,
 )
 _MAX_DIVISOR = 8  # what the decoders of JPEG can leave out of each block of 8x8
-_STRIP_PIXELS = 2**20  # worked on at once: bounds what the wider numbers of a large image take
+_STRIP_VALUES = 2**20  # worked on at once: bounds what the wider numbers of a large image take
 
 
 def stored(facts: Facts, mode: str, samples: str = "", *, divisor: int = 1) -> NDArray[np.uint8]:
@@ -134,7 +136,7 @@ def _divisor(facts: Facts, min_side: int) -> int:
     return divisor
 
 
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def upright(pixels: NDArray[Sample], orientation: int) -> NDArray[Sample]:
     """Return the image turned by EXIF's orientation, 1..8.
 
     Source: EXIF 2.32, table 4: which side of the picture the stored row 0 and column 0 are.
@@ -183,13 +185,13 @@ def _png(facts: PngFacts, background: Color) -> NDArray[np.uint8]:
         case _:
             samples = stored(facts, "RGBA")
     if facts.color_type >= 4:
-        samples = _eight_bits(samples)
+        samples = eight_bits(samples)
         return _on_background(samples[..., :-1], samples[..., -1], background)
     if facts.transparency is None:
-        return _eight_bits(samples)
+        return eight_bits(samples)
     key = _transparent_color(facts, samples.shape[2])
     opaque = (samples != key).any(axis=2) * np.uint8(255)
-    return _on_background(_eight_bits(samples), opaque, background)
+    return _on_background(eight_bits(samples), opaque, background)
 
 
 def _wide(facts: PngFacts, mode: str) -> NDArray[np.uint16]:
@@ -210,8 +212,11 @@ def _four_bytes_a_pixel(facts: PngFacts) -> PngFacts:
     return PngFacts(**values)
 
 
-def _eight_bits(samples: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Return 0..65535 as 0..255: v / 257, rounded (257 is odd: there are no ties)."""
+def eight_bits(samples: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Return 0..65535 as 0..255: v / 257, rounded (257 is odd: there are no ties).
+
+    Samples of 8 bits are returned as they are.
+    """
     if samples.dtype == np.uint8:
         return samples.astype(np.uint8, copy=False)
     eight = np.empty(samples.shape, np.uint8)
@@ -300,5 +305,5 @@ def _on_background(
 
 
 def _strips(image: NDArray[np.integer[Any]]) -> list[slice]:
-    rows = max(1, _STRIP_PIXELS // image.shape[1])
+    rows = max(1, _STRIP_VALUES // math.prod(image.shape[1:]))
     return [slice(first, first + rows) for first in range(0, len(image), rows)]

@@ -8,10 +8,12 @@ same bytes wherever it is made; stored blocks have one spelling. A 32x32 grey im
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from ddpm_core.errors import DataError
@@ -22,15 +24,23 @@ _MAX_STORED_BYTES = 2**16 - 1
 _END_BYTES = 4 + 12  # the CRC-32 of the pixels' chunk, and the chunk that ends the file
 
 
-def encode(image_u8: NDArray[np.uint8]) -> bytes:
-    """Return an image (height, width, 1 or 3 channels) as PNG; the same bytes on every machine.
+DEPTHS = (np.dtype(np.uint8), np.dtype(np.uint16))
+"""data types of the samples that are written and read"""
 
-    Source: PNG specification, third edition; RFC 1950 and 1951 (stored blocks).
+
+def encode(image: NDArray[Any]) -> bytes:
+    """Return an image (height, width, 1 or 3 channels), uint8 or uint16, as PNG.
+
+    The same bytes on every machine.
+
+    Source: PNG specification, third edition (samples of 16 bits: section 7.1, the high byte
+    first); RFC 1950 and 1951 (stored blocks).
     """
-    height = image_u8.shape[0]
+    height = image.shape[0]
     # Each row begins with its filter type; 0 leaves the row as it is.
-    rows = np.zeros((height, 1 + image_u8[0].size), np.uint8)
-    rows[:, 1:] = image_u8.reshape(height, -1)
+    rows = np.zeros((height, 1 + image[0].nbytes), np.uint8)
+    samples = np.ascontiguousarray(image, image.dtype.newbyteorder(">"))
+    rows[:, 1:] = samples.view(np.uint8).reshape(height, -1)
     pixels = rows.tobytes()
     blocks = [b"\x78\x01"]
     for start in range(0, len(pixels), _MAX_STORED_BYTES):
@@ -38,32 +48,37 @@ def encode(image_u8: NDArray[np.uint8]) -> bytes:
         is_last = start + len(block) == len(pixels)
         blocks.append(struct.pack("<BHH", is_last, len(block), 0xFFFF ^ len(block)) + block)
     blocks.append(struct.pack(">I", zlib.adler32(pixels)))
-    return _start(image_u8.shape) + _chunk(b"IDAT", b"".join(blocks)) + _chunk(b"IEND", b"")
+    return (
+        _start(image.shape, image.dtype) + _chunk(b"IDAT", b"".join(blocks)) + _chunk(b"IEND", b"")
+    )
 
 
-def stored_bytes(shape: tuple[int, int, int]) -> int:
+def stored_bytes(shape: tuple[int, int, int], dtype: DTypeLike = np.uint8) -> int:
     """Return the length of the file that `encode` makes of an image (height, width, channels)."""
-    return len(_template(shape)[0])
+    return len(_template(shape, np.dtype(dtype))[0])
 
 
 def decode_stored(
-    files: NDArray[np.uint8], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    files: NDArray[np.uint8], shape: tuple[int, int, int], dtype: DTypeLike = np.uint8
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return the pixels of many files at once that are laid out as `encode` does it.
 
     No checksum is looked at: for files out of a shard whose SHA-256 was.
 
     Args:
-        files: (n, stored_bytes(shape)), a file in each row.
+        files: (n, stored_bytes(shape, dtype)), a file in each row.
         shape: (height, width, channels) of every image.
+        dtype: of its samples.
 
     Returns:
         The pixels, (n, height, width, channels), perhaps a view of `files`; and which rows are
         of that layout, (n,): the pixels of the others mean nothing.
     """
     height, width, channels = shape
-    template, is_pixel, first = _template(shape)
-    size = height * (1 + width * channels)
+    kind = np.dtype(dtype)
+    row_bytes = width * channels * kind.itemsize
+    template, is_pixel, first = _template(shape, kind)
+    size = height * (1 + row_bytes)
     if size <= _MAX_STORED_BYTES:  # one block, so that the pixels lie together
         rows = files[:, first : first + size]
         is_fixed = files[:, :first] == template[:first]
@@ -71,26 +86,31 @@ def decode_stored(
         rows = files[:, is_pixel]
         is_fixed = files[:, ~is_pixel] == template[~is_pixel]
         is_fixed[:, -4 - _END_BYTES :] = True  # Adler-32 comes before
-    rows = rows.reshape(len(files), height, 1 + width * channels)
+    rows = rows.reshape(len(files), height, 1 + row_bytes)
     fits: NDArray[np.bool_] = is_fixed.all(axis=1) & (rows[:, :, 0] == 0).all(axis=1)
-    return rows[:, :, 1:].reshape(len(files), *shape), fits
+    samples = rows[:, :, 1:]
+    if kind.itemsize > 1:
+        samples = np.ascontiguousarray(samples).view(kind.newbyteorder(">")).astype(kind)
+    return samples.reshape(len(files), *shape), fits
 
 
 def checksums_fit(file: bytes, shape: tuple[int, int, int]) -> bool:
-    """Say whether a file of `stored_bytes(shape)` has the CRC-32 of one that `encode` made."""
-    start = len(_start(shape)) + 4  # of the chunk's name, which its checksum covers
+    """Say whether a file of `stored_bytes` has the CRC-32 of one that `encode` made."""
+    start = len(_start(shape, DEPTHS[0])) + 4  # of the chunk's name, which its checksum covers
     end = len(file) - _END_BYTES
     return zlib.crc32(memoryview(file)[start:end]) == int.from_bytes(file[end : end + 4], "big")
 
 
 @cache
-def _template(shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], int]:
+def _template(
+    shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], int]:
     """Return the file of a black image, which of its bytes are rows, and where those begin."""
-    size = shape[0] * (1 + shape[1] * shape[2])
-    black = encode(np.zeros(shape, np.uint8))
+    size = shape[0] * (1 + shape[1] * shape[2] * dtype.itemsize)
+    black = encode(np.zeros(shape, dtype))
     is_pixel = np.zeros(len(black), np.bool_)
     # Before the first block: what the file begins with, the chunk's length and name, zlib's header.
-    at = first = len(_start(shape)) + 8 + 2 + 5
+    at = first = len(_start(shape, dtype)) + 8 + 2 + 5
     for start in range(0, size, _MAX_STORED_BYTES):
         stop = at + min(_MAX_STORED_BYTES, size - start)
         is_pixel[at:stop] = True
@@ -98,27 +118,35 @@ def _template(shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[n
     return np.frombuffer(black, np.uint8), is_pixel, first
 
 
-def decode(png: bytes, shape: tuple[int, int, int], *, origin: str) -> NDArray[np.uint8]:
+def decode(
+    png: bytes,
+    shape: tuple[int, int, int],
+    *,
+    origin: str,
+    depths: Sequence[np.dtype[Any]] = DEPTHS[:1],
+) -> NDArray[Any]:
     """Return the image in a PNG file, of which the shape is known beforehand.
 
     Args:
         png: the file.
-        shape: (height, width, channels) it must have, 8 bits per channel.
+        shape: (height, width, channels) it must have.
         origin: what to call it in an error.
+        depths: data types, of which it must have one.
 
     Raises:
         DataError: if it has another shape or is damaged; nothing is allocated for another shape.
     """
-    start = _start(shape)
-    if png[: len(start)] != start:
+    found = [depth for depth in depths if png.startswith(_start(shape, depth))]
+    if not found:
+        bits = " or ".join(str(8 * depth.itemsize) for depth in depths)
         raise DataError(
-            f"{origin} does not begin as an 8-bit PNG of {shape[1]}x{shape[0]} pixels and "
-            f"{shape[2]} channel(s); it begins with {png[: len(start)].hex()}. "
+            f"{origin} does not begin as a PNG of {bits} bits, {shape[1]}x{shape[0]} pixels and "
+            f"{shape[2]} channel(s); it begins with {png[: len(_start(shape, depths[0]))].hex()}. "
             "Make the data set again"
         )
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            pixels = np.asarray(image, dtype=np.uint8)
+            pixels = np.asarray(image, dtype=found[0])
     # Pillow reports a broken PNG as any of these, SyntaxError included.
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
         raise DataError(
@@ -127,11 +155,10 @@ def decode(png: bytes, shape: tuple[int, int, int], *, origin: str) -> NDArray[n
     return pixels.reshape(shape)
 
 
-def _start(shape: tuple[int, ...]) -> bytes:
+def _start(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     height, width, channels = shape
-    return _SIGNATURE + _chunk(
-        b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOR_TYPES[channels], 0, 0, 0)
-    )
+    about = (8 * dtype.itemsize, _COLOR_TYPES[channels], 0, 0, 0)
+    return _SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *about))
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -27,13 +27,13 @@ def center_box(height: int, width: int, wanted: tuple[int, int]) -> tuple[slice,
 
 
 def resized(
-    image: NDArray[np.uint8], size: tuple[int, int], how: Literal["box", "lanczos"]
-) -> NDArray[np.uint8]:
-    """Return the image (height, width, 1 or 3) with `size` = (height, width).
+    image: NDArray[Any], size: tuple[int, int], how: Literal["box", "lanczos"]
+) -> NDArray[Any]:
+    """Return the image (height, width, 1 or 3), uint8 or uint16, with `size` = (height, width).
 
     box: each new pixel is the mean of the area it covers, fractions of pixels included, rounded
-    half up. lanczos: Pillow's (three lobes), which may overshoot at edges and is clipped to 0..255.
-    What has the size already is returned as it is.
+    half up. lanczos: Pillow's of 8 bits (three lobes), which may overshoot at edges and is clipped
+    to 0..255. What has the size already is returned as it is.
     """
     if image.shape[:2] == size:
         return image
@@ -45,9 +45,9 @@ def resized(
     by_row = _area_sums(image, size[0])
     by_column = np.ascontiguousarray(by_row.transpose(1, 0, 2))
     sums = _area_sums(by_column, size[1]).transpose(1, 0, 2)
-    # Exact, at most 255 * 2**24 times the new size: nothing was rounded before this.
+    # Exact, at most 65535 * 2**30: nothing was rounded before this.
     means: NDArray[np.int64] = (2 * sums + height * width) // (2 * height * width)
-    return means.astype(np.uint8)
+    return means.astype(image.dtype)
 
 
 def _area_sums(image: NDArray[np.integer[Any]], num_rows: int) -> NDArray[np.int64]:

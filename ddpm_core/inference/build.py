@@ -78,6 +78,7 @@ def build_objective(config: RunConfig) -> Objective:
         min_snr_gamma=train.min_snr_gamma,
         p2_gamma=train.p2_gamma,
         p2_k=train.p2_k,
+        num_levels=config.data.num_levels,
     )
 
 

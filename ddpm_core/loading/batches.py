@@ -25,7 +25,7 @@ class Batch:
     """A slice of a batch: images, their conditioning, and their numbers."""
 
     images: Tensor
-    """(b, channels, height, width) uint8"""
+    """(b, channels, height, width), uint8 or uint16"""
     conditioning: Conditioning
     """of each image"""
     numbers: NDArray[np.int64]

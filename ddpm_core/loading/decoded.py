@@ -1,7 +1,6 @@
 """A small split, decoded once on each machine into a file that all its processes map.
 
-    the other members, e.g. `label`: (N,) int64, little-endian
-    the images: (N, channels, height, width) uint8
+    each member, e.g. `label`: (N,) int64, little-endian; the images: (N, channels, height, width)
     digest: SHA-256 of what the file is, and of all before
 
 The pages of a mapped file are there once, however many ranks read them.
@@ -121,8 +120,9 @@ def _about(index: Index, split: str) -> bytes:
 
 def _views(mapped: mmap.mmap, index: Index, split: str) -> Decoded:
     count, at, arrays = index.num_images[split], 0, {}
-    # The images last: their numbers are the shortest, and begin at a multiple of their length.
-    for name, member in sorted(index.members.items(), key=lambda item: item[0] == IMAGE):
+    # The longest numbers first: so all begin at a multiple of their length.
+    by_length = sorted(index.members.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
+    for name, member in by_length:
         size, dtype = count * math.prod(member.shape), np.dtype(member.dtype)
         arrays[name] = np.frombuffer(mapped, dtype, size, at).reshape(count, *member.shape)
         at += size * dtype.itemsize

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddpm_core.images import pixels
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.decoded import decoded_bytes, open_decoded
@@ -30,7 +31,7 @@ class ImageSet:
     """A split of a data set in memory."""
 
     pixels: Tensor
-    """(N, channels, height, width) uint8"""
+    """(N, channels, height, width), uint8 or uint16"""
     others: Mapping[str, Tensor]
     """the other members by name: `label` (N,) int64"""
     num_classes: int
@@ -57,7 +58,7 @@ class ImageSet:
         """Nothing has to be fetched."""
 
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
-        """Return the images of these numbers, (b, channels, height, width) uint8."""
+        """Return the images of these numbers, (b, channels, height, width)."""
         images = batch(self, numbers)
         return images.pin_memory() if pinned else images
 
@@ -82,7 +83,14 @@ Images = ImageSet | StreamedImages
 """the images of a split by their number, wherever they are"""
 
 
-def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 1) -> Images:
+def load_split(
+    store: Store,
+    index: Index,
+    split: Split,
+    *,
+    num_decoders: int = 1,
+    eight_bits: bool = False,
+) -> Images:
     """Return the images of a split; `close` them in the end.
 
     Args:
@@ -90,6 +98,7 @@ def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 
         index: what it is.
         split: which part of it.
         num_decoders: processes that decode, if it has to be read from its shards.
+        eight_bits: give images of 16 bits as uint8, for feature networks and people.
 
     Raises:
         DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
@@ -99,10 +108,12 @@ def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 
     """
     cache = Cache.of_environment()
     if decoded_bytes(index, split) > MAX_DECODED_BYTES:
-        return StreamedImages(store, index, split, cache, num_decoders=num_decoders)
+        return StreamedImages(
+            store, index, split, cache, num_decoders=num_decoders, eight_bits=eight_bits
+        )
     decoded = open_decoded(store, index, split, cache)
     return ImageSet(
-        torch.from_numpy(decoded.pixels),
+        torch.from_numpy(pixels.eight_bits(decoded.pixels) if eight_bits else decoded.pixels),
         {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
         num_classes=len(index.label.names),
         counts=tuple(shard.num_images for shard in index.shards[split]),
@@ -110,17 +121,23 @@ def load_split(store: Store, index: Index, split: Split, *, num_decoders: int = 
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:
-    """Return the images at `indices`, (b, channels, height, width) uint8."""
+    """Return the images at `indices`, (b, channels, height, width)."""
     where = torch.from_numpy(indices).to(image_set.pixels.device)
     return image_set.pixels.index_select(0, where)
 
 
-def to_unit_range(images_u8: Tensor, device: torch.device) -> Tensor:
-    """Return what the network sees: x = u8 / 127.5 - 1 in [-1, 1], float32, on `device`.
+def num_levels_of(images: Tensor) -> int:
+    """Return how many values the samples of uint8 or uint16 images can have."""
+    return int(256 ** images.element_size())
 
-    The bytes travel, not the floats: a quarter of the traffic.
+
+def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
+    """Return what the network sees: x = v / 127.5 - 1 in [-1, 1], float32, on `device`.
+
+    Of uint16 v / 32767.5 - 1. The bytes travel, not the floats: a quarter of the traffic.
     """
-    return images_u8.to(device, non_blocking=True).to(torch.float32) / 127.5 - 1
+    half = (num_levels_of(images) - 1) / 2
+    return images.to(device, non_blocking=True).to(torch.float32) / half - 1
 
 
 def flip(images: Tensor, coin: Tensor) -> Tensor:

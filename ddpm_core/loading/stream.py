@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.errors import DataError
-from ddpm_core.images import png
+from ddpm_core.images import pixels, png
 from ddpm_core.images.decoding import decode_files
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.buffers import Buffers
@@ -25,6 +25,7 @@ from ddpm_core.store.storage import Store
 MAX_RANGE_BYTES = 4 * 2**30
 _NUM_WINDOWS = 3  # that a reader has to do with: where stragglers are, the present one, the next
 _MAX_AHEAD, _AHEAD_BYTES = 8, 2**28
+_TORCH = {"uint8": torch.uint8, "uint16": torch.uint16}
 _PART_BYTES = 2**26  # of a range, which is read and turned in parts
 
 
@@ -41,10 +42,18 @@ class StreamedImages:
         split: which part of it.
         cache: where shards of a remote store are kept.
         num_decoders: processes that decode, at least 1.
+        eight_bits: give images of more bits as uint8.
     """
 
     def __init__(
-        self, store: Store, index: Index, split: Split, cache: Cache, *, num_decoders: int
+        self,
+        store: Store,
+        index: Index,
+        split: Split,
+        cache: Cache,
+        *,
+        num_decoders: int,
+        eight_bits: bool = False,
     ) -> None:
         shards = index.shards[split]
         self._split, self._shards, self._num_decoders = split, shards, num_decoders
@@ -52,6 +61,7 @@ class StreamedImages:
         self._others, self._num_after = index.others, len(index.endings)
         channels, height, width = index.shape
         self._shape = (height, width, channels)
+        self._dtype, self._reduced = np.dtype(index.image.dtype), eight_bits
         self._counts = [shard.num_images for shard in shards]
         self._firsts = np.cumsum([0, *self._counts])
         if self._firsts[-1] != index.num_images[split]:
@@ -62,7 +72,9 @@ class StreamedImages:
             )
         self._offsets = np.concatenate([np.array(shard.offsets, np.int64) for shard in shards])
         self._sizes = np.concatenate([np.array(shard.sizes, np.int64) for shard in shards])
-        self._needs_decoders = bool((self._sizes != png.stored_bytes(self._shape)).any())
+        is_foreign = self._sizes != png.stored_bytes(self._shape, self._dtype)
+        # Images of 16 bits are all files that this program wrote.
+        self._needs_decoders = self._dtype == np.uint8 and bool(is_foreign.any())
         self._decoders: DecodePool | None = None
         self._order = BlockOrder(0, self._counts)
         self._expected = (0, -1)
@@ -86,7 +98,7 @@ class StreamedImages:
 
     def num_ahead(self, batch_size: int) -> int:
         """Return how many batches to make at a time: several, within 256 MiB."""
-        batch_bytes = batch_size * math.prod(self._shape)
+        batch_bytes = batch_size * self._image_bytes
         return max(2, min(_MAX_AHEAD, _AHEAD_BYTES // batch_bytes))
 
     def expect(self, position: int) -> None:
@@ -106,9 +118,10 @@ class StreamedImages:
         self._files.expect(order.shards_of(*following).tolist())
 
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
-        """Return the images of these numbers, (b, channels, height, width) uint8.
+        """Return the images of these numbers, (b, channels, height, width).
 
-        In memory the channels are last, as they are in the files.
+        uint8, or uint16 of a data set of 16 bits. In memory the channels are last, as they are in
+        the files.
 
         Raises:
             DataError: a shard is missing or is not what the index says, or an image is damaged.
@@ -117,16 +130,18 @@ class StreamedImages:
         """
         size = (len(numbers), *self._shape)
         if pinned:  # torch itself uses such memory again, as soon as the device has read it
-            images_u8 = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            images = torch.empty(size, dtype=_TORCH[self._dtype.name], pin_memory=True)
         else:
-            images_u8 = torch.from_numpy(self._buffers.lease(size))
+            images = torch.from_numpy(self._buffers.lease(size, self._dtype))
         places = self._places(numbers)
-        out, origin = images_u8.numpy(), self._origin(numbers)
+        out, origin = images.numpy(), self._origin(numbers)
         if self._needs_decoders:
             self._pool().decode(places, out, origin=origin)
         else:
             decode_files(places.read_all(), out, origin=origin)
-        return images_u8.permute(0, 3, 1, 2)
+        if self._reduced:
+            images = torch.from_numpy(pixels.eight_bits(out))
+        return images.permute(0, 3, 1, 2)
 
     def images(self, start: int, stop: int) -> Tensor:
         """Return images `start` to `stop` - 1, channels first also in memory.
@@ -135,7 +150,7 @@ class StreamedImages:
             DataError: also if they have over 4 GiB of pixels.
         """
         stop = min(stop, len(self))
-        num_bytes = (stop - start) * math.prod(self._shape)
+        num_bytes = (stop - start) * self._image_bytes
         if num_bytes > MAX_RANGE_BYTES:
             raise DataError(
                 f"{stop - start} images have {num_bytes} bytes of pixels, at most "
@@ -143,12 +158,13 @@ class StreamedImages:
             )
         height, width, channels = self._shape
         numbers = np.arange(start, stop, dtype=np.int64)
-        images_u8 = torch.empty((len(numbers), channels, height, width), dtype=torch.uint8)
+        dtype = torch.uint8 if self._reduced else _TORCH[self._dtype.name]
+        images = torch.empty((len(numbers), channels, height, width), dtype=dtype)
         # In parts: turning it as a whole would take its memory twice.
-        size = max(1, _PART_BYTES // math.prod(self._shape))
+        size = max(1, _PART_BYTES // self._image_bytes)
         for at in range(0, len(numbers), size):
-            images_u8[at : at + size] = self.take(numbers[at : at + size])
-        return images_u8
+            images[at : at + size] = self.take(numbers[at : at + size])
+        return images
 
     @property
     def members(self) -> Collection[str]:
@@ -170,6 +186,10 @@ class StreamedImages:
         self._files.close()
         if self._decoders is not None:
             self._decoders.close()
+
+    @property
+    def _image_bytes(self) -> int:
+        return math.prod(self._shape) * self._dtype.itemsize
 
     def _pool(self) -> DecodePool:
         with self._lock:

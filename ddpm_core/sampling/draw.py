@@ -34,7 +34,7 @@ def draw(
         on_step: called with (steps to go, x_t, x_0_hat) after each step.
 
     Returns:
-        x_0, (b, *shape) in the arithmetic of `sample`; `to_u8` rounds it.
+        x_0, (b, *shape) in the arithmetic of `sample`; `to_levels` rounds it.
     """
     dtype = torch.float64 if sample.state == "float64" else torch.float32
     init_key, noise_key = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")
@@ -53,5 +53,12 @@ def to_u8(x_0: Tensor) -> Tensor:
 
     The inverse of x_0 = u8 / 127.5 - 1; what lies outside [-1, 1] becomes 0 or 255.
     """
-    levels = ((x_0.float() + 1) * 127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return to_levels(x_0, 256)
+
+
+def to_levels(x_0: Tensor, num_levels: int) -> Tensor:
+    """Round images as `to_u8` to the nearest of 256 levels, or of 65536: then as uint16."""
+    half = (num_levels - 1) / 2
+    levels = ((x_0.float() + 1) * half).round().clamp(0, num_levels - 1)
+    dtype = torch.uint8 if num_levels == 256 else torch.uint16
+    return levels.to(dtype).permute(0, 2, 3, 1).contiguous()

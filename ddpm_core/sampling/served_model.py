@@ -35,7 +35,7 @@ from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.errors import CheckpointError  # noqa: E402
 from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16  # noqa: E402
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
-from ddpm_core.sampling.draw import draw, to_u8  # noqa: E402
+from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
 
 sys.dont_write_bytecode = not _writes_bytecode
 
@@ -95,7 +95,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4).
 
         Returns:
-            (count, height, width, channels) uint8.
+            (count, height, width, channels) uint8, or uint16 of data.depth=16.
 
         Raises:
             MlflowException: a number out of its range; the server answers 400 with the reason.
@@ -123,7 +123,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             sample=self._config.sample,
             seed=seed,
         )
-        return to_u8(x_0)
+        return to_levels(x_0, self._config.data.num_levels)
 
 
 @contextmanager

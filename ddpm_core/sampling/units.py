@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import SampleConfig
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
+from ddpm_core.images.pixels import eight_bits
 from ddpm_core.shards.tar import members
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import write_file
@@ -83,13 +85,13 @@ def publish(
     store: Store,
     folder: str,
     unit: Unit,
-    images_u8: NDArray[np.uint8],
+    images: NDArray[Any],
     *,
     seed: int,
     strip_png: bytes | None = None,
 ) -> Manifest:
-    """Write the images (n, h, w, c) of a unit and commit its manifest, as `Units.publish`."""
-    data = _tar(unit, images_u8, seed)
+    """Write the images (n, h, w, c) of a unit, uint8 or uint16, and commit its manifest."""
+    data = _tar(unit, images, seed)
     files = {IMAGES_ROLE: write_file(store, folder, unit.name, ".tar", data)}
     if strip_png is not None:
         files[STRIP_ROLE] = write_file(store, folder, STRIP_ROLE, ".png", strip_png)
@@ -116,7 +118,7 @@ def set_aside(store: Store, folder: str, unit: Unit, reason: str) -> None:
 def read_unit(
     store: Store, samples: Manifest, unit: Unit, shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Return the images (n, h, w, c) of a unit of complete samples, verified.
+    """Return the images (n, h, w, c) of a unit of complete samples, verified; of 16 bits 8.
 
     A damaged unit is set aside: see `set_aside`.
 
@@ -146,11 +148,13 @@ def check_archive(
     """Return the images of a unit as `read_unit`, and change nothing where they are damaged."""
     channels, height, width = shape
     origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
-    images_u8 = [
-        png.decode(content, (height, width, channels), origin=f"{origin}: {name}")
+    images = [
+        png.decode(
+            content, (height, width, channels), origin=f"{origin}: {name}", depths=png.DEPTHS
+        )
         for name, content in _pictures(store, samples, unit)
     ]
-    return np.stack(images_u8)
+    return eight_bits(np.stack(images))
 
 
 @contextmanager
@@ -196,12 +200,12 @@ def first_images(
     return np.concatenate(read)[:count]
 
 
-def _tar(unit: Unit, images_u8: NDArray[np.uint8], seed: int) -> bytes:
+def _tar(unit: Unit, images: NDArray[Any], seed: int) -> bytes:
     buffer = io.BytesIO()
     with TarWriter(buffer, user="ddpm", group="ddpm", mtime=0, encoder=False) as writer:
-        for index, image_u8 in zip(range(unit.start, unit.stop), images_u8, strict=True):
+        for index, image in zip(range(unit.start, unit.stop), images, strict=True):
             about = canonical_json({"index": index, "seed": seed})
-            for extension, content in zip(_EXTENSIONS, (png.encode(image_u8), about), strict=True):
+            for extension, content in zip(_EXTENSIONS, (png.encode(image), about), strict=True):
                 # One by one: given both at once it sorts them.
                 writer.write({"__key__": f"{index:08d}", extension: content})
     return buffer.getvalue()

@@ -13,7 +13,7 @@ from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.runs import layout, results
-from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.draw import draw, to_levels, to_u8
 from ddpm_core.sampling.sampler import num_steps_of
 from ddpm_core.sampling.units import Unit, publish
 from ddpm_core.store.storage import open_store
@@ -62,7 +62,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
                 seed=config.sample.seed,
                 on_step=recorder.record,
             )
-            parts.append(to_u8(x_0).cpu().numpy())
+            parts.append(to_levels(x_0, config.data.num_levels).cpu().numpy())
         publish(
             store,
             payload["folder"],

@@ -167,11 +167,11 @@ class Collection(Source):
         for note, keys in sorted(examples.items()):
             first = ", ".join(quoted(key) for key in keys[:_NUM_SHOWN])
             _log.warning("%s%d %s are read; the first: %s", WARNING, len(keys), note, first)
-        if self._num_deep:
+        if self._num_deep and self._data.depth == 8:
             _log.warning(
                 "%s%d PNG files have 16 bits for each sample, of which the data set keeps 8 "
-                "(v / 257): its images are 8-bit. If they use a part of the range only, stretch it "
-                "before",
+                "(v / 257): its images are 8-bit. data.depth=16 keeps grey ones whole. If they use "
+                "a part of the range only, stretch it before",
                 WARNING,
                 self._num_deep,
             )

@@ -107,6 +107,7 @@ def make_sharder(
             first_number=unit.start,
             channels=data.channels,
             classes=classes,
+            num_levels=data.num_levels,
         )
 
     return work
@@ -121,6 +122,7 @@ def shaping_of(data: DataConfig) -> Shaping:
         crop=data.crop,
         resize=data.resize,
         background=data.background,
+        depth=data.depth,
     )
 
 

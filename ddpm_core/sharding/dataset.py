@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ddpm_core.config import ComputeConfig, DataConfig, identity
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.images import png
-from ddpm_core.images.decode import decode_exact
+from ddpm_core.images.decoding import decode_files
 from ddpm_core.runs import layout
 from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected, units_of
 from ddpm_core.shards.counts import mean_and_std
@@ -108,7 +108,7 @@ def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) ->
     mean, std = mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
     sizes = {size for split in SPLITS for shard in shards[split] for size in shard.shard.sizes}
     file_bytes = sizes.pop() if data.encoding == "png" else None
-    image = ImageMember("uint8", data.shape, tuple(mean), tuple(std), file_bytes)
+    image = ImageMember(data.dtype, data.shape, tuple(mean), tuple(std), file_bytes)
     counts: dict[str, tuple[int, ...]] = {
         split: tuple(_sum([shard.class_counts for shard in shards[split]]).tolist())
         for split in SPLITS
@@ -151,14 +151,10 @@ def _put_first_images(
     tar = store.read(f"{folder}/{shard.name}")
     channels, height, width = data.shape
     places = list(zip(shard.offsets, shard.sizes, strict=True))[:_NUM_SHOWN]
-    images = np.stack(
-        [
-            decode_exact(tar[at : at + size], (height, width, channels), origin=shard.name)
-            for at, size in places
-        ]
-    )
+    images = np.empty((len(places), height, width, channels), data.dtype)
+    decode_files([tar[at : at + size] for at, size in places], images, origin=lambda _: shard.name)
     rows = -(-len(images) // 8)
-    sheet = np.zeros((rows * 8, *images.shape[1:]), np.uint8)
+    sheet = np.zeros((rows * 8, *images.shape[1:]), data.dtype)
     sheet[: len(images)] = images
     sheet = sheet.reshape(rows, 8, height, width, channels).transpose(0, 2, 1, 3, 4)
     content = png.encode(sheet.reshape(rows * height, 8 * width, channels))

@@ -34,7 +34,7 @@ def problems_of(
     shards = [(split, shard) for split in SPLITS for shard in index.shards[split]]
     class_counts = {split: np.zeros(len(index.label.names), np.int64) for split in SPLITS}
 
-    values = np.zeros((index.shape[0], 256), np.int64)
+    values = np.zeros((index.shape[0], index.image.num_levels), np.int64)
 
     def look(at: tuple[Split, Shard]) -> tuple[list[str], Counts]:
         return _shard_problems(store, index, *at)
@@ -81,7 +81,7 @@ def _index_problems(index: Index) -> Iterator[str]:
 def _shard_problems(
     store: Store, index: Index, split: Split, shard: Shard
 ) -> tuple[list[str], Counts]:
-    counts = Counts(index.shape[0], len(index.label.names))
+    counts = Counts(index.shape[0], len(index.label.names), index.image.num_levels)
     try:
         tar = index.manifest.read(store, shard.role)
         found = members(tar, origin=shard.name)

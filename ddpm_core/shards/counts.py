@@ -1,6 +1,7 @@
 """How often each value and each class occurs in a data set, and what follows from that."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,13 @@ _BLOCK_IMAGES = 256  # counted at once: bounds the memory
 class Counts:
     """How often each value and each class occurs: whole numbers, the same on every machine."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, num_levels: int = 256) -> None:
         self.classes = np.zeros(num_classes, np.int64)
         """images of each class"""
-        self._values = np.zeros((channels, 256), np.int64)
-        self._block: list[NDArray[np.uint8]] = []
+        self._values = np.zeros((channels, num_levels), np.int64)
+        self._block: list[NDArray[Any]] = []
 
-    def add(self, label: int, pixels: NDArray[np.uint8]) -> None:
+    def add(self, label: int, pixels: NDArray[Any]) -> None:
         """Count an image, (height, width, channels)."""
         self.classes[label] += 1
         self._block.append(pixels)
@@ -25,7 +26,7 @@ class Counts:
             self._count()
 
     def histogram(self) -> NDArray[np.int64]:
-        """Return how often each value occurs, (channels, 256)."""
+        """Return how often each value occurs, (channels, num_levels)."""
         self._count()
         return self._values
 
@@ -33,13 +34,13 @@ class Counts:
         if self._block:
             block = np.stack(self._block)
             for channel, values in enumerate(self._values):
-                values += np.bincount(block[..., channel].ravel(), minlength=256)
+                values += np.bincount(block[..., channel].ravel(), minlength=len(values))
             self._block = []
 
 
 def mean_and_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
     """Return both per channel, from whole numbers: the same on every machine to the last digit."""
-    values = range(256)
+    values = range(histogram.shape[1])
     mean, std = [], []
     for counts in histogram.tolist():  # Python's whole numbers: squares of 10**12 pixels fit
         number = sum(counts)

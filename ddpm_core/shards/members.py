@@ -24,7 +24,7 @@ ABOUT = "json"
 IMAGE_ENDINGS = ("png", "jpg", "webp")
 _AXES = ("channels", "height", "width")
 
-DType = Literal["uint8"]
+DType = Literal["uint8", "uint16"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class ImageMember:
     """of the training images, per channel, in levels"""
     file_bytes: int | None
     """length of every file, if all are PNGs of `png.encode`; None where files are as they came"""
+
+    @property
+    def num_levels(self) -> int:
+        """Values that a sample can have."""
+        return int(np.iinfo(self.dtype).max) + 1
 
     def entry(self) -> dict[str, Any]:
         """Return what index.json says of it."""
@@ -111,7 +116,7 @@ def member_of(entry: Mapping[str, Any]) -> Member:
     axes = [(str(axis), int(size)) for axis, size in entry["shape"]]
     names, sizes = tuple(axis for axis, _ in axes), tuple(size for _, size in axes)
     match entry["kind"], entry["dtype"]:
-        case "png" | "picture" as kind, "uint8" as dtype if names == _AXES:
+        case "png" | "picture" as kind, "uint8" | "uint16" as dtype if names == _AXES:
             channels, height, width = sizes
             file_bytes = int(entry["file_bytes"]) if kind == "png" else None
             mean, std = tuple(entry["mean"]), tuple(entry["std"])

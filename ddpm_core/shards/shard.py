@@ -31,8 +31,8 @@ class Record:
     """its file"""
     extension: str
     """of that file: png, jpg, webp"""
-    pixels: NDArray[np.uint8]
-    """(height, width, channels) of what is in the file"""
+    pixels: NDArray[Any]
+    """(height, width, channels), uint8 or uint16, of what is in the file"""
     label: int
     name: str | None
     """what the source calls it, if it has a name"""
@@ -45,7 +45,7 @@ class MadeShard:
     shard: Shard
     record: FileRecord
     histogram: NDArray[np.int64]
-    """(channels, 256) how often each value occurs"""
+    """(channels, num_levels) how often each value occurs"""
     class_counts: NDArray[np.int64]
     """(classes,) images of each class"""
     rejected: tuple[Rejected, ...]
@@ -79,6 +79,7 @@ def make_shard(
     first_number: int,
     channels: int,
     classes: tuple[str, ...],
+    num_levels: int = 256,
 ) -> MadeShard:
     """Write one shard and its manifest.
 
@@ -91,10 +92,11 @@ def make_shard(
         first_number: number of its first image in the split.
         channels: of every image.
         classes: what the labels mean.
+        num_levels: values that a sample can have.
     """
     name = shard_name(split, number)
     rejected: list[Rejected] = []
-    counts = Counts(channels, len(classes))
+    counts = Counts(channels, len(classes), num_levels)
     files: list[tuple[str, bytes]] = []
     for record in _taken(records, rejected):
         at = first_number + len(files) // 3

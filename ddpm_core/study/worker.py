@@ -65,10 +65,9 @@ def _positions(context: EvaluationContext, unit: Unit) -> Tensor:
 
 
 def _bound(context: EvaluationContext, unit: Unit) -> Arrays:
-    images = context.train if unit.part == "train" else context.test
     return likelihood_part(
         context.denoiser,
-        images.images(unit.start, unit.stop),
+        context.exact(unit.part).images(unit.start, unit.stop),
         _positions(context, unit),
         seed=context.config.study.seed,
     )
@@ -86,10 +85,11 @@ def _ode(context: EvaluationContext, unit: Unit) -> Arrays:
     key = seeding.key(study.seed, "likelihood", 1)
     found = ode_bits_per_dim(
         context.denoiser,
-        to_unit_range(context.test.images(unit.start, unit.stop), context.device).double(),
+        to_unit_range(context.exact("test").images(unit.start, unit.stop), context.device).double(),
         solver=solver,
         uniform=seeding.uniform(key, _DEQUANTISATION, positions, shape),
         probe=seeding.signs(key, _PROBE, positions, shape),
+        num_levels=context.config.data.num_levels,
     )
     return {"bits": found.bits.cpu().double(), "evaluations": found.num_evaluations.cpu()}
 

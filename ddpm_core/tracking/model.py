@@ -170,7 +170,7 @@ def signature(config: RunConfig) -> ModelSignature:
     channels, height, width = config.data.shape
     return ModelSignature(
         inputs=Schema([ColSpec("long", "index", required=False)]),
-        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, channels))]),
+        outputs=Schema([TensorSpec(np.dtype(config.data.dtype), (-1, height, width, channels))]),
         params=ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("count", "long", 4)]),
     )
 

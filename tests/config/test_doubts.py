@@ -50,6 +50,18 @@ def test_what_can_hardly_be_meant_is_said_with_its_numbers(changes, said):
         assert part in line
 
 
+def test_an_arithmetic_that_cuts_16_bits_is_doubted():
+    """Catches: full depth that is kept up to the network, and rounded away at its door."""
+    deep = {"data.depth": 16, "data.grey": True, "data.source": "/images", "train.warmup_steps": 0}
+    config = recipe("images").replaced(deep)
+    for precision in ("auto", "bfloat16"):
+        lines = doubts(config.replaced({"train.precision": precision}))
+        assert any("8 significant bits" in line for line in lines)
+    without = {"train.precision": "float32"}, {"data.depth": 8}, {"compute.use_gpu": False}
+    for changes in without:
+        assert not any("significant" in line for line in doubts(config.replaced(changes)))
+
+
 def test_the_average_that_is_advised_is_doubted_no_more():
     """Catches: a remedy that is rounded to what was there before, or to 1."""
     for num_steps in (2, 5, 300, 10_000, 10**6):

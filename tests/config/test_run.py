@@ -48,6 +48,7 @@ from ddpm_core.recipes import digits, mnist, recipe
         ({"data.max_megapixels": 8}, ["data.max_megapixels=8", "greater than or equal to 16"]),
         ({"data.max_megapixels": 10**12}, ["data.max_megapixels", "less than or equal to 1024"]),
         ({"data.max_megapixels": 100}, ["max_megapixels=100", "collections of image files"]),
+        ({"data.depth": 16}, ["depth=16", "collections of image files", "leave depth out"]),
         ({"data.source_sha256": "ab"}, ["data.source_sha256", "64 digits 0-9 and a-f"]),
         ({"diffusion.num_timesteps": 20}, ["num_timesteps=20", "below 1", "at least 21"]),
         ({"diffusion.beta_start": 0.03}, ["beta_start=0.03", "above beta_end"]),

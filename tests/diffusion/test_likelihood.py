@@ -160,6 +160,60 @@ def test_decoder_agrees_with_the_normal_distribution(cdf, atol):
     torch.testing.assert_close(log_probability.exp(), below.diff(), rtol=0, atol=atol)
 
 
+def test_of_65536_levels_each_gets_the_density_over_its_own_bin():
+    """Catches bins of 256 levels for finer ones, and float32, which keeps four of their digits.
+
+    The bins' masses are the integral of the density, by Simpson's rule.
+    """
+    levels = 2 * torch.arange(2**16, dtype=torch.float64) / 65535 - 1
+    mean, std = 0.1, 0.0074
+    for dtype in (torch.float64, torch.float32):
+        x_0 = levels.to(dtype)
+        log_probability = discretized_gaussian_log_likelihood(
+            x_0,
+            torch.full_like(x_0, mean),
+            torch.full_like(x_0, math.log(std)),
+            cdf="exact",
+            num_levels=2**16,
+        )
+        assert log_probability.dtype == dtype
+        near = (levels - mean).abs() < 4 * std
+        places = levels[near, None] + torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64) / 65535
+        density = torch.distributions.Normal(torch.tensor(mean).to(dtype).double(), std)
+        weights = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6
+        mass = (density.log_prob(places).exp() @ weights) * 2 / 65535
+        rtol = 1e-6 if dtype == torch.float64 else 1e-3
+        torch.testing.assert_close(log_probability[near].double().exp(), mass, rtol=rtol, atol=0)
+        assert float(log_probability.double().exp().sum()) == pytest.approx(1, abs=2e-7 + rtol / 99)
+
+
+def test_the_decoder_of_65536_levels_needs_more_than_float32():
+    """Catches: a difference of numbers near 1, a three-hundredth of a deviation apart."""
+    std = 0.0074
+    x_0 = (std * torch.linspace(-5, 5, 41, dtype=torch.float64)).float()
+    exact, found = (
+        discretized_gaussian_log_likelihood(
+            one, torch.zeros_like(one), torch.full_like(one, math.log(std)), num_levels=2**16
+        )
+        for one in (x_0.double(), x_0)
+    )
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_finer_levels_cost_the_bits_of_their_bins():
+    """Catches a bound, or an objective, that does not pass the number of levels on."""
+    x_0 = torch.zeros(2, 6, dtype=torch.float64)
+    coarse, fine = (
+        bits_per_dim(
+            oracle(SHORT, x_0), x_0, noise=lambda t: normal(2, 6, seed=t), num_levels=num_levels
+        ).terms
+        for num_levels in (2**8, 2**16)
+    )
+    assert torch.equal(coarse[:, 1:], fine[:, 1:])
+    difference = fine[:, 0] - coarse[:, 0]
+    assert difference.tolist() == pytest.approx([math.log2(65535 / 255)] * 2, abs=0.1)
+
+
 def test_decoder_uses_the_tanh_of_the_original():
     """Catches an exact distribution function: the published floor is that of tanh, 1.305665."""
     x = torch.zeros(1, 1, dtype=torch.float64)

@@ -114,13 +114,18 @@ def test_an_image_does_not_depend_on_its_batch(solver):
 
 
 @pytest.mark.parametrize(
-    ("bins", "low", "width"),
-    [("equal", -1.0, 2 / 256), ("centred", -1 - 1 / 255, 2 / 255)],
+    ("bins", "low", "width", "num_levels"),
+    [
+        ("equal", -1.0, 2 / 256, 256),
+        ("centred", -1 - 1 / 255, 2 / 255, 256),
+        ("equal", -1.0, 2 / 65536, 65536),
+        ("centred", -1 - 1 / 65535, 2 / 65535, 65536),
+    ],
 )
-def test_the_levels_fill_their_bins(bins, low, width):
+def test_the_levels_fill_their_bins(bins, low, width, num_levels):
     """Catches a wrong offset (log2 of 128 or 127.5), 255 bins, and levels that are shifted."""
-    levels = torch.arange(256, dtype=torch.float64)
-    x_0, seen = (levels / 127.5 - 1)[:, None], []
+    levels = torch.arange(0, num_levels, num_levels // 256, dtype=torch.float64)
+    x_0, seen = (2 * levels / (num_levels - 1) - 1)[:, None], []
 
     def network(x_t, t):
         if not seen:
@@ -132,7 +137,12 @@ def test_the_levels_fill_their_bins(bins, low, width):
         seen.clear()
         uniform = torch.full_like(x_0, share)
         result = ode_bits_per_dim(
-            NetworkDenoiser(network, PAPER), x_0, solver=solver, uniform=uniform, bins=bins
+            NetworkDenoiser(network, PAPER),
+            x_0,
+            solver=solver,
+            uniform=uniform,
+            bins=bins,
+            num_levels=num_levels,
         )
         x = low + (levels + share) * width
         torch.testing.assert_close(seen[0][:, 0], x, rtol=0, atol=1e-12)

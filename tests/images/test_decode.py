@@ -45,12 +45,39 @@ def test_grey_of_few_bits_is_stretched_to_all_of_0_to_255(bits):
 SAMPLES = {"grey": (0, 1), "grey alpha": (4, 2), "colour": (2, 3), "colour alpha": (6, 4)}
 
 
+def deep(content, height, width):
+    want = shaping(height, width, 1, depth=16)
+    return decode_image(content, want, origin="a.img")[..., 0]
+
+
+def test_16_bits_of_grey_are_kept_where_they_are_wanted():
+    """Catches: 8 bits on the way; a mean that is rounded twice; samples of 8 bits below 1/256."""
+    values = noise(8, 6, top=2**16)
+    content = png_file(values[..., None], color_type=0, bit_depth=16)
+    got = deep(content, 8, 6)
+    assert got.dtype == np.uint16
+    np.testing.assert_array_equal(got, values)
+    means = values.reshape(4, 2, 3, 2).mean((1, 3))
+    np.testing.assert_array_equal(deep(content, 4, 3), rounded(means))
+    eight = smooth(8, 6)
+    np.testing.assert_array_equal(
+        deep(png.encode(eight), 8, 6), decoded(png.encode(eight), 8, 6, 1)[..., 0] * np.uint16(257)
+    )
+
+
+@pytest.mark.parametrize("mode", ["grey alpha", "colour", "colour alpha"])
+def test_16_bits_that_would_be_cut_are_refused(mode):
+    """Catches: colours that lose half of their bits in a data set of 16."""
+    color_type, channels = SAMPLES[mode]
+    content = png_file(noise(4, 4, channels, top=2**16), color_type=color_type, bit_depth=16)
+    with pytest.raises(BadImageError, match="16-bit PNG with colour or transparency"):
+        deep(content, 4, 4)
+
+
 @pytest.mark.parametrize("mode", SAMPLES)
 def test_16_bits_are_divided_by_257_and_rounded(mode):
     """Catches: the high byte alone (v >> 8), clipping to 255, and byte orders exchanged."""
-    color_type, channels = {"grey": (0, 1), "grey alpha": (4, 2), "colour": (2, 3)}.get(
-        mode, (6, 4)
-    )
+    color_type, channels = SAMPLES[mode]
     values = noise(8, 5, channels, top=2**16)
     values.flat[:8] = [0, 65535, 128, 129, 385, 386, 257, 65406]
     got = decoded(png_file(values, color_type=color_type, bit_depth=16), 8, 5)

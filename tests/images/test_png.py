@@ -145,10 +145,29 @@ def test_another_layout_of_the_same_length_is_not_taken_for_ours(shape):
     """Catches filtered rows, or another header, read as if they were plain pixels."""
     image = np.zeros(shape, np.uint8)
     good = np.frombuffer(png.encode(image), np.uint8)
-    first = png._template(shape)[2]
+    first = png._template(shape, np.dtype(np.uint8))[2]
     row = 1 + shape[1] * shape[2]
     for at in (0, 20, 26, 40, first - 1, first, first + row, first + (shape[0] - 1) * row):
         rows = np.stack([good, good])
         rows[1, at if at < first + 65535 else at + 5] ^= 1
         assert png.decode_stored(rows, shape)[1].tolist() == [True, False], at
         assert not png.checksums_fit(rows[1].tobytes(), shape) or at < 37
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (300, 200, 1), (5, 4, 3)], ids=str)
+def test_16_bits_are_kept(shape):
+    """Catches: the low byte first, rows of half their length, and blocks cut within a sample."""
+    images = np.random.default_rng(0).integers(0, 2**16, (2, *shape), dtype=np.uint16)
+    files = [png.encode(image) for image in images]
+    if shape[2] == 1:  # Pillow reads grey alone with 16 bits
+        with Image.open(io.BytesIO(files[0])) as opened:
+            np.testing.assert_array_equal(np.asarray(opened), images[0][..., 0])
+        got = png.decode(files[1], shape, origin="a.png", depths=png.DEPTHS)
+        np.testing.assert_array_equal(got, images[1])
+    assert {len(file) for file in files} == {png.stored_bytes(shape, np.uint16)}
+    assert all(png.checksums_fit(file, shape) for file in files)
+    rows = np.frombuffer(b"".join(files), np.uint8).reshape(2, -1)
+    pixels, fits = png.decode_stored(rows, shape, np.uint16)
+    assert fits.all()
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels, images)

@@ -408,9 +408,9 @@ def test_a_range_is_in_memory_once(store, monkeypatch):
     leased = []
     lease = Buffers.lease
 
-    def recorded(buffers, shape):
+    def recorded(buffers, shape, dtype):
         leased.append(shape[0])
-        return lease(buffers, shape)
+        return lease(buffers, shape, dtype)
 
     monkeypatch.setattr(Buffers, "lease", recorded)
     with closing(load_split(store, index, "train")) as images:

@@ -10,7 +10,8 @@ from ddpm_core.diffusion.samplers.ancestral import draw_previous
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.inference.build import build_unet
 from ddpm_core.inference.denoiser import AveragedNetwork
-from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.loading.loader import to_unit_range
+from ddpm_core.sampling.draw import draw, to_levels, to_u8
 from tests.sampling.tiny import tiny_config
 
 SCHEDULE = make_schedule(make_betas("linear", 21))
@@ -106,6 +107,17 @@ def test_to_u8_inverts_the_scaling_of_every_level():
     x_0 = (levels / 127.5 - 1).reshape(1, 1, 16, 16)
     assert np.array_equal(to_u8(x_0).numpy().ravel(), levels.numpy())
     assert np.array_equal(to_u8(x_0 + 0.3 / 127.5).numpy().ravel(), levels.numpy())
+
+
+def test_16_bits_come_back_from_what_the_network_sees():
+    """Catches: 65536 levels scaled by 127.5, by 32768, or rounded in arithmetic of 16 bits."""
+    levels = torch.from_numpy(np.arange(2**16, dtype=np.uint16)).reshape(1, 1, 256, 256)
+    x_0 = to_unit_range(levels, torch.device("cpu"))
+    assert (float(x_0.min()), float(x_0.max())) == (-1, 1)
+    for shift in (0, 0.3, -0.3):
+        back = to_levels(x_0 + shift / 32767.5, 2**16)
+        assert back.dtype == torch.uint16
+        assert np.array_equal(back.numpy().ravel(), levels.numpy().ravel())
 
 
 def test_to_u8_clips_and_puts_channels_last():

@@ -69,9 +69,9 @@ def written(store, changes: Mapping[str, bytes]) -> Index:
         fingerprint="f" * 64,
         image=ImageMember("uint8", (1, 3, 2), (levels.mean(),), (levels.std(),), size),
         others={
-            "label": ClassMember(("a", "b"), {"train": (3, 2), "test": (0, 0)}),
             "last": LastMember(),
             "between": BetweenMember(),
+            "label": ClassMember(("a", "b"), {"train": (3, 2), "test": (0, 0)}),
         },
         num_images={"train": NUM_IMAGES, "test": 0},
         shards={
@@ -90,7 +90,7 @@ def store(tmp_path):
 @pytest.mark.parametrize("held_bytes", [0, 2**20], ids=["streamed", "held"])
 def test_a_member_is_read_by_its_name_wherever_its_file_stands(held_bytes, store, monkeypatch):
     """Catches: readers that know of three files; a member's file looked for behind the image's;
-    pixels that begin within the numbers of another member."""
+    numbers of 8 bytes in memory that begin in between."""
     monkeypatch.setattr(loader, "MAX_DECODED_BYTES", held_bytes)
     chosen = np.array([4, 0, 2])
     with closing(load_split(store, written(store, {}), "train")) as images:
@@ -99,6 +99,8 @@ def test_a_member_is_read_by_its_name_wherever_its_file_stands(held_bytes, store
         assert images.member("last", chosen).tolist() == [[28, 1], [0, 1], [14, 1]]
         assert images.member("between", chosen).tolist() == [[4, -4], [0, 0], [2, -2]]
         assert images.take(chosen)[:, 0, 2, 1].tolist() == [160, 0, 80]
+        if held_bytes:
+            assert all(one.numpy().flags.aligned for one in images.others.values())
 
 
 DAMAGE = {
