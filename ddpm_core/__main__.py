@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from ddpm_core.cli import (
+    MODEL_KEY,
     TARGET_HELP,
     add_command,
+    add_model_argument,
     add_run_arguments,
     describe_keys,
     exit_code_of,
@@ -26,7 +28,7 @@ from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
 from ddpm_core.run_commands import add_parsers, run_command
-from ddpm_core.runs import begun, layout, results
+from ddpm_core.runs import begun, chosen, layout, results
 from ddpm_core.runs.run import begin_stage, configure, open_stage, refuse_training_imported
 from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.store.storage import Store, open_store
@@ -43,6 +45,7 @@ _EPILOG = """\
 examples:
   python -m ddpm_core train digits --set train.num_steps=500 --run short
   python -m ddpm_core sample runs/runs/short/run.json --set sample.num_images=100
+  python -m ddpm_core sample short --model @newest
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
   python -m ddpm_core verify short
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
@@ -98,6 +101,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         say(config.to_json(), end="")
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)
         return
+    if STAGES[stage].uses_weights:
+        config = chosen.pinned(store, config)
     begin_stage(store, config)
     STAGES[stage].load()(store, config)
     open_stage(store, config)  # unless `shard` has: of ablations alone, or where it was lost
@@ -154,7 +159,12 @@ def _import_weights(options: argparse.Namespace) -> None:
 def _export_weights(options: argparse.Namespace) -> None:
     from ddpm_core.exchange.import_export import export_weights
 
-    say(f"export-weights  {export_weights(options.target, options.folder, root=options.root)}")
+    changes = parse_overrides(options.overrides)
+    uri, weights = export_weights(
+        options.target, options.folder, root=options.root, model=changes.get(MODEL_KEY)
+    )
+    say(f"weights: {weights.said}")
+    say(f"export-weights  {uri}")
 
 
 def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
@@ -183,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         stage = add_command(stages, name, one.help, epilog=describe_keys(), formatter_class=raw)
         add_run_arguments(stage)
+        if one.uses_weights:
+            add_model_argument(stage)
         stage.add_argument("target", metavar="RECIPE[:ABLATION]|RUN", help=TARGET_HELP)
     verifying = add_command(stages, "verify", VERIFY)
     verifying.add_argument(
@@ -216,6 +228,8 @@ def _add_exchanges(stages: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     exporting.add_argument("--root", metavar="URI", help="where the run lies, if not there")
     exporting.add_argument("target", metavar="RUN_JSON", help="path or URI of the run's run.json")
+    exporting.set_defaults(overrides=[])
+    add_model_argument(exporting)
     exporting.add_argument("folder", metavar="FOLDER", help="path or s3:// URI to write to")
 
 

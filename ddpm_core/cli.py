@@ -18,6 +18,7 @@ from ddpm_core.output import printable, say
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
 from ddpm_core.runs.run import DEFAULT_ROOT
 
+MODEL_KEY = "sample.model"
 TARGET_HELP = (
     f"a recipe ({', '.join(RECIPES)}), perhaps after a colon an ablation of the paper's table 2 "
     f"({', '.join(PAPER_TABLE_2)}), e.g. digits:eps-l-fixed; or a run: path or URI of its folder "
@@ -83,6 +84,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run",
         action="store_true",
         help="print the resolved run.json, and on standard error the plan; start nothing",
+    )
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --model, which is short for --set sample.model=..."""
+    parser.add_argument(
+        "--model",
+        dest="overrides",
+        metavar="RUN@STEP:AVERAGE",
+        action="append",
+        # As JSON: what looks like a number is a reference too.
+        type=lambda text: f"{MODEL_KEY}={json.dumps(text)}",
+        help="short for --set sample.model=...: which weights, e.g. @400, @newest while the "
+        "training still runs, :raw (not averaged), digits@400:ema; default: the last average",
     )
 
 

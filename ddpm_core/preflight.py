@@ -14,7 +14,8 @@ from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, num_parameters, size_text
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import ablation_runs
-from ddpm_core.runs import results
+from ddpm_core.runs import chosen, results
+from ddpm_core.runs.reference import is_own
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.shards.one_class import distance_warning
@@ -85,9 +86,10 @@ def preflight(
     check_stage(store, config)
     require_earlier(store, config, stages, command)
     # What is damaged the stage sets aside and makes again.
-    missing = [stage for stage in stages if not _is_there(store, config, stage, if_damaged=False)]
+    missing = [stage for stage in stages if not _is_there(store, config, stage)]
     if not missing:
         return Findings([], None, [])
+    require_weights(store, config, missing)
     if here:
         store.require_writable()
     if here and any_checks(missing, "cores"):
@@ -115,7 +117,7 @@ def require_earlier(
     for stage in stages:
         for need in STAGES[stage].needs:
             # Of a damaged one the stage that reads it says what is damaged, and what to do.
-            if need not in stages and not _is_there(store, config, need, if_damaged=True):
+            if need not in stages and not _is_served(store, config, need):
                 kind, words = STAGES[need].absence(store, config)
                 raise kind(f"{stage} needs {words}: {command(need)}")
 
@@ -150,11 +152,34 @@ def require_ablations(store: Store, config: RunConfig) -> None:
         check_stage(store, run)
 
 
-def _is_there(store: Store, config: RunConfig, stage: str, *, if_damaged: bool) -> bool:
+def require_weights(store: Store, config: RunConfig, missing: Sequence[str]) -> None:
+    """Refuse weights that `sample.model` names and that will not be there when they are used.
+
+    Raises:
+        ConfigError, CheckpointError: saying which are there, or what to set.
+    """
+    if config.sample.model is None or not any(STAGES[stage].uses_weights for stage in missing):
+        return
+    if is_own(config) and any(STAGES[stage].is_training for stage in missing):
+        chosen.require_reachable(store, config)
+        return
+    with suppress(DamagedError):  # the stage that reads them says what is damaged
+        chosen.require_files(store, chosen.require(store, config))
+
+
+def _is_served(store: Store, config: RunConfig, stage: str) -> bool:
+    """Say whether what later stages need of a stage is there, damaged or not."""
+    try:
+        return (STAGES[stage].serves or STAGES[stage].result)(store, config) is not None
+    except DamagedError:
+        return True
+
+
+def _is_there(store: Store, config: RunConfig, stage: str) -> bool:
     try:
         return STAGES[stage].result(store, config) is not None
     except DamagedError:
-        return if_damaged
+        return False
 
 
 def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:

@@ -6,7 +6,7 @@ They start nothing, neither Ray nor MLflow.
 import argparse
 from pathlib import Path
 
-from ddpm_core.cli import TARGET_HELP, add_command, parse_overrides
+from ddpm_core.cli import TARGET_HELP, add_command, add_model_argument, parse_overrides
 from ddpm_core.output import printable, say
 from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
@@ -51,6 +51,7 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default=[],
         help="as it was given to `sample`, if those samples are meant",
     )
+    add_model_argument(exporting)
 
 
 def run_command(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from os import cpu_count
+from typing import Any
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
@@ -18,6 +19,7 @@ from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.stages import STAGES
+from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sampling.units import Unit, check_archive
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import Index, load_index
@@ -34,8 +36,8 @@ _MARKS = ("retired", "quarantined.json")
 _FEATURES = "features-"
 _DATASET = re.compile(r".+-[0-9a-f]{16}")
 """how the folder of a data set is called"""
-Weights = dict[str, set[int]]
-"""SHA-256 of the averages of a checkpoint -> its step; equal weights may be of two"""
+Steps = dict[str, set[int]]
+"""SHA-256 of weights in a checkpoint -> its step; equal weights may be of two"""
 
 
 @dataclass
@@ -175,16 +177,15 @@ def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None
 
 def _verify_checkpoints(
     store: Store, config: RunConfig, datasets: set[str], report: Report
-) -> Weights:
+) -> Steps:
     """Check all checkpoints; of those that are retired the files are gone, not the manifest."""
-    run, weights = config.name, Weights()
+    run, weights = config.name, Steps()
 
     def look(step: int, folder: str) -> None:
         expected = places.checkpoint_expected(step)
-        known = found = manifest.load(store, folder, expected)
+        found = manifest.load(store, folder, expected)
         # Retention keeps the manifest: results may rest on weights whose files are gone.
-        if found is None and manifest.is_retired(store, folder):
-            known = manifest.load_marked(store, folder, expected)
+        known = found or _retired(store, folder, expected)
         if known is None:
             report.unfinished.append(store.uri_of(folder))
             return
@@ -192,9 +193,8 @@ def _verify_checkpoints(
         results.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
             results.require_origin(store, known, dataset=min(datasets))
-        for role, record in known.files.items():
-            if results.is_average(role):
-                weights.setdefault(record.sha256, set()).add(step)
+        for role in averages_in(known):
+            weights.setdefault(Weights(known, config, role).sha256, set()).add(step)
         if found is not None:
             found.require_bytes(store)
             report.looked_at.append(f"{store.uri_of(folder)}: checkpoint of step {step}")
@@ -206,11 +206,24 @@ def _verify_checkpoints(
     return weights
 
 
+def _retired(store: Store, folder: str, expected: Expected) -> Manifest | None:
+    if not manifest.is_retired(store, folder):
+        return None
+    return manifest.load_marked(store, folder, expected)
+
+
+def _is_of(store: Store, run: str, step: Any, sha256: str) -> bool:  # noqa: ANN401
+    """Say whether another run has, or had, these weights after this step."""
+    folder, expected = layout.checkpoint_folder(run, step), places.checkpoint_expected(step)
+    found = manifest.load(store, folder, expected) or _retired(store, folder, expected)
+    return found is not None and sha256 in {record.sha256 for record in found.files.values()}
+
+
 # -- results ---------------------------------------------------------------------------------------
 
 
 def _verify_result(
-    store: Store, folder: str, datasets: set[str], weights: Weights, report: Report
+    store: Store, folder: str, datasets: set[str], weights: Steps, report: Report
 ) -> None:
     """Check a set of samples, an evaluation, a study or a table of ablations."""
     units = _verify_units(store, folder, report)
@@ -269,15 +282,19 @@ def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
         )
 
 
-def _require_chain(store: Store, whole: Manifest, datasets: set[str], weights: Weights) -> None:
+def _require_chain(store: Store, whole: Manifest, datasets: set[str], weights: Steps) -> None:
     """Refuse a result that is not its folder's, or rests on other weights or other images."""
     body, own = whole.body, whole.folder.rpartition("/")[2]
     expected = Expected({"dataset": min(datasets)} if "dataset" in body and datasets else {})
     refusal = expected.refusal(body)
-    if "ema_sha256" in body and body.get("step") not in weights.get(body["ema_sha256"], ()):
+    digest, step, run = (body.get(key) for key in ("ema_sha256", "step", "weights_run"))
+    digest = body.get("weights_sha256", digest)
+    whose = "this run" if run is None else f"run {run!r}"
+    if digest is not None and not (
+        step in weights.get(digest, ()) if run is None else _is_of(store, run, step, digest)
+    ):
         refusal = (
-            f"it is of the weights {body['ema_sha256']} of step {body.get('step')}, which are no "
-            "checkpoint of this run"
+            f"it is of the weights {digest} of step {step}, which are no checkpoint of {whose}"
         )
     if str(body.get("fingerprint", own))[: len(own)] != own:
         refusal = f"its fingerprint is {body['fingerprint']}, its folder is {own}"

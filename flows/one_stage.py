@@ -26,6 +26,7 @@ from prefect.runtime import flow_run as current_flow_run
 from ddpm_core import progress
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
+from ddpm_core.runs import chosen
 from ddpm_core.runs.run import begin_stage
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.manifest import Manifest
@@ -70,6 +71,8 @@ def make_stage(
         PipelineError: what ended the stage.
     """
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
+    if STAGES[stage].uses_weights:
+        config = chosen.pinned(store, config)  # once: a newer checkpoint may come meanwhile
     begin_stage(store, config)
     result, began = _looked_for(store, config, stage), time.monotonic()
     done, shared = "done already", _together(ray_address)

@@ -84,6 +84,8 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     if not sections:
         return prefix
     what = {name: identity.counted(name, getattr(config, name)) for name in sorted(sections)}
+    if STAGES[stage].uses_weights and config.sample.model is not None:
+        what["weights"] = {"model": config.sample.model}
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ddpm_core.config.section import HOUSEKEEPING, Count, Few, Section
+from ddpm_core.config.model_ref import ModelRef
+from ddpm_core.config.section import HOUSEKEEPING, PLACE, Count, Few, Section
 from ddpm_core.diffusion.choices import OdeMethod, Sampler, Spacing
 
 MAX_UNITS = 500_000
@@ -49,6 +50,16 @@ class SampleConfig(Section):
     """images shown in the grid; fewer if fewer are drawn"""
     num_strip_images: Annotated[Few, HOUSEKEEPING] = 8
     """images of the first unit whose denoising is shown step by step; fewer if fewer are drawn"""
+    model: Annotated[str | None, PLACE] = None
+    """which weights, as RUN@STEP:AVERAGE (@400, @newest, :raw, digits@400:ema), for evaluate and
+    study too; None: the average of the last step"""
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_a_reference(cls, model: str | None) -> str | None:
+        if model is not None:
+            ModelRef.parse(model)
+        return model
 
     @model_validator(mode="after")
     def _knobs_belong_to_the_sampler(self) -> Self:

@@ -15,12 +15,12 @@ from torch import Tensor
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.errors import DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.loading.loader import Images, load_split
-from ddpm_core.runs import results
+from ddpm_core.runs import chosen, results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.sampling import units as sampling_units
 from ddpm_core.shards.index import Index, Split, load_index
@@ -142,14 +142,18 @@ class EvaluationContext:
 
     @cached_property
     def denoiser(self) -> NetworkDenoiser:
-        """Of the averaged weights of the last step."""
-        checkpoint = results.final_checkpoint(self.store, self.config)
-        if checkpoint is None:
-            raise CheckpointError(f"the final checkpoint of run {self.config.name!r} is gone")
+        """Of the weights that are measured."""
+        weights = chosen.require(self.store, self.config)
         # Also if first used in inference mode: tensors made there cannot be differentiated
         # through later, as the probability flow does.
         with torch.inference_mode(mode=False):
-            return load_denoiser(self.store, self.config, checkpoint, self.device)
+            return load_denoiser(
+                self.store,
+                self.config,
+                weights.checkpoint,
+                self.device,
+                average=weights.average,
+            )
 
     @property
     def network(self) -> FeatureNetwork:

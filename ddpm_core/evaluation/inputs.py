@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.errors import DataError
 from ddpm_core.evaluation.features import FeatureRecipe, feature_recipe
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import chosen, layout, places, results
 from ddpm_core.runs.places import Place
+from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.shards.one_class import why_no_distance
 from ddpm_core.store.manifest import Manifest
@@ -21,18 +22,14 @@ class Inputs:
 
     store: Store
     config: RunConfig
-    checkpoint: Manifest
+    of_weights: Weights
     index: Index
     samples: Manifest
 
     @classmethod
     def of(cls, store: Store, config: RunConfig) -> Self:
-        checkpoint = results.final_checkpoint(store, config)
-        if checkpoint is None:
-            raise CheckpointError(
-                f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
-                f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
-            )
+        weights = chosen.require(store, config)
+        config = weights.pinned_in(config)
         found, samples = results.dataset_of(store, config), results.samples_of(store, config)
         if found is None or samples is None:
             what, stage = ("data set", "shard") if found is None else ("samples", "sample")
@@ -42,12 +39,16 @@ class Inputs:
                 f"{command}"
             )
         index = load_index(store, found.folder, found.body["fingerprint"])
-        return cls(store, config, checkpoint, index, samples)
+        return cls(store, config, weights, index, samples)
 
     @property
     def place(self) -> Place:
         """Where the evaluation lies, or will."""
-        return places.evaluation(self.store, self.config, self.checkpoint, self.index.fingerprint)
+        return places.evaluation(self.store, self.config, self.of_weights, self.index.fingerprint)
+
+    def require_files(self) -> None:
+        """Refuse weights whose files are deleted: what was measured of them can still be read."""
+        chosen.require_files(self.store, self.of_weights)
 
     @property
     def why_no_distance(self) -> str | None:
@@ -75,9 +76,9 @@ class Inputs:
     @property
     def history(self) -> Curve:
         """The curves of the training."""
-        return load_history(self.store, self.checkpoint)
+        return load_history(self.store, self.of_weights.checkpoint)
 
     @property
     def weights(self) -> dict[str, Any]:
         """Which weights these are, for the protocols."""
-        return places.measured_weights(self.config, self.checkpoint, self.index.fingerprint)
+        return places.measured_weights(self.config, self.of_weights, self.index.fingerprint)

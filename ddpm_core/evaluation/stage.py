@@ -14,6 +14,7 @@ from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.seen import seen_of
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
+from ddpm_core.output import say
 from ddpm_core.progress import Progress
 from ddpm_core.sampling.stage import deliver_samples
 from ddpm_core.sampling.units import first_images
@@ -47,6 +48,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
+    config = inputs.config
+    say(f"weights: {inputs.of_weights.said}")
     has_features = inputs.recipe is not None
     units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
     with open_tracker(store, config, stage="evaluate") as tracker:
@@ -56,6 +59,7 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         if committed is not None:
             set_aside_damaged(inputs, committed.folder, units)
         else:
+            inputs.require_files()
             tracker.begin()
             findings = measure(
                 inputs, place.folder, units, uses_network, make_worker, stage="evaluate"
@@ -64,8 +68,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
         if not tracker.is_variant:
             # Of a training that was killed after its last checkpoint, only a later stage can.
-            deliver_curve(tracker, store, inputs.checkpoint)
-        deliver_samples(tracker, store, config, inputs.samples)
+            deliver_curve(tracker, store, inputs.of_weights.checkpoint)
+        deliver_samples(tracker, store, config, inputs.of_weights, inputs.samples)
         deliver_evaluation(tracker, inputs, committed)
     total = len(units)
     Progress("evaluate", total, total, "units", summary(numbers) + note).show()
@@ -143,7 +147,7 @@ def deliver_evaluation(tracker: Tracker, inputs: Inputs, committed: Manifest) ->
 
 
 def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
-    store, step = inputs.store, inputs.config.train.num_steps
+    store, weights = inputs.store, inputs.of_weights
     numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score = numbers.get("inception_score") or {"value": None, "test": None}
@@ -159,16 +163,16 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
         "eval/inception_score": score["value"],
         "eval/inception_score_test": score["test"],
     }
-    tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=step)
+    tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=weights.step)
     for role, record in committed.files.items():
         if record.name.endswith(".png"):
             tracker.log_image(f"{role}.png", committed, role)
         else:
             tracker.log_artifact(f"evaluation/{role}.json", committed, role)
     tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
-    if not tracker.is_variant:
+    if tracker.registers:
         # Last, so that the model gets the numbers that describe it.
-        tracker.register_model(inputs.checkpoint, step=step)
+        tracker.register_model(weights)
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
@@ -22,11 +23,12 @@ from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.exchange.unet_config import Network, read_unet_config, write_unet_config
 from ddpm_core.inference.build import build_unet
-from ddpm_core.inference.weights import EMA, load_average
+from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
 from ddpm_core.recipes import recipe
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import chosen, layout, places, results
 from ddpm_core.runs.run import configure, open_run
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.training import checkpoint
@@ -111,34 +113,35 @@ def import_weights(store: Store, imported: Imported) -> str:
     return store.uri_of(key)
 
 
-def export_weights(target: str, folder: str, *, root: str | None = None) -> str:
-    """Write the averaged weights of a trained run as a folder that diffusers loads.
+def export_weights(
+    target: str, folder: str, *, root: str | None = None, model: str | None = None
+) -> tuple[str, Weights]:
+    """Write weights of a run as a folder that diffusers loads.
 
     Args:
         target: path or URI of the run's run.json.
         folder: path or URI to write to; what stands there is not overwritten.
         root: where the run lies; None is the root that its run.json lies in.
+        model: which weights, as RUN@STEP:AVERAGE; None: those of `sample.model` in its run.json,
+            by default the average of the last step.
 
     Returns:
-        The URI of the folder.
+        The URI of the folder, and which weights lie there.
 
     Raises:
         ConfigError: diffusers has no such network or no such chain.
-        CheckpointError: the training is not finished, or its weights are damaged.
+        CheckpointError: the weights are not there, or damaged.
         RunConflictError: other files stand there.
         StorageError: the storage refuses or does not answer.
     """
-    home, config = configure(target, root=root, run=None, changes={})
+    changes = {} if model is None else {"sample.model": model}
+    home, config = configure(target, root=root, run=None, changes=changes)
     unet, scheduler = write_unet_config(config), write_scheduler_config(config.diffusion)
     store = open_store(home)
-    found = results.final_checkpoint(store, config)
-    if found is None:
-        raise CheckpointError(
-            f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
-            f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
-        )
-    weights = to_diffusers(load_average(store, found))
-    return write_folder(folder, unet=unet, scheduler=scheduler, weights=weights).uri
+    found = chosen.require(store, config)
+    chosen.require_files(store, found)
+    weights = to_diffusers(load_average(store, found.checkpoint, average=found.average))
+    return write_folder(folder, unet=unet, scheduler=scheduler, weights=weights).uri, found
 
 
 def _from_folder(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16
@@ -35,7 +36,12 @@ class AveragedNetwork:
 
 
 def load_denoiser(
-    store: Store, config: RunConfig, checkpoint: Manifest, device: torch.device
+    store: Store,
+    config: RunConfig,
+    checkpoint: Manifest,
+    device: torch.device,
+    *,
+    average: str = EMA,
 ) -> NetworkDenoiser:
     """Read the averaged weights, verified, and put them where they compute.
 
@@ -44,7 +50,7 @@ def load_denoiser(
     """
     network = build_unet(config)
     try:
-        network.load_state_dict(load_average(store, checkpoint))
+        network.load_state_dict(load_average(store, checkpoint, average=average))
     except RuntimeError as error:
         raise CheckpointError(
             f"the weights in {store.uri_of(checkpoint.folder)} do not fit the network of this "

@@ -6,6 +6,7 @@ from io import BufferedIOBase
 
 from torch import Tensor
 
+from ddpm_core.config.model_ref import EMA, RAW
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.tensor_file import load_tensors
 from ddpm_core.runs import layout
@@ -13,21 +14,25 @@ from ddpm_core.store import manifest
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
-MODEL, EMA = "model", "ema"
-"""what the one network, and its one average, have always been called"""
+MODEL, STATE = "model", "state"
+"""what the one network, and the part with it and its optimiser, have always been called"""
 NEWEST_FORMAT = 2
 """of what lies in a checkpoint: 1 is `state` and `ema`, and not said; 2 names more parts, and is"""
 
 
 def average_role(module: str = MODEL, average: str = EMA) -> str:
-    """Return what a checkpoint's manifest calls an average of a module."""
+    """Return what a checkpoint's manifest calls an average of a module, or the module itself."""
+    if average == RAW:
+        return STATE if module == MODEL else f"module.{module}"
     return average if module == MODEL else f"{average}.{module}"
 
 
 def load_average(
     store: Store, found: Manifest, *, module: str = MODEL, average: str = EMA
 ) -> dict[str, Tensor]:
-    """Return the averaged weights of a module of a checkpoint, by the names of its parameters.
+    """Return averaged weights of a module of a checkpoint, by the names of its parameters.
+
+    The average `raw` is none: the weights as they were trained.
 
     A damaged checkpoint is quarantined: a second start, which looks at lengths alone, then finds
     that the training is not complete.
@@ -44,7 +49,11 @@ def load_average(
             f"has {', '.join(found.files)}"
         )
     with quarantined_if_damaged(store, found):
-        return read_tensors(store, found, role)
+        tensors = read_tensors(store, found, role)
+    if average != RAW:
+        return tensors
+    own = f"{module}."
+    return {key.removeprefix(own): one for key, one in tensors.items() if key.startswith(own)}
 
 
 def require_readable(store: Store, found: Manifest) -> None:
@@ -63,10 +72,20 @@ def require_readable(store: Store, found: Manifest) -> None:
 
 @contextmanager
 def quarantined_if_damaged(store: Store, found: Manifest) -> Iterator[None]:
-    """Quarantine a checkpoint that turns out to be damaged, and name the command that mends it."""
+    """Quarantine a checkpoint that turns out to be damaged, and name the command that mends it.
+
+    Raises:
+        CheckpointError: it is not damaged: retention has deleted its files meanwhile.
+    """
     try:
         yield
     except DamagedError as error:
+        if manifest.is_retired(store, found.folder):
+            raise CheckpointError(
+                f"the weights in {store.uri_of(found.folder)} were deleted while they were to be "
+                "read, by the train.keep_checkpoints of a training; what was made of them is kept. "
+                "Name a newer step, or have the training keep more"
+            ) from None
         manifest.quarantine(store, found.folder, str(error))
         run = found.folder.removeprefix("runs/").partition("/")[0]
         command = layout.stage_command(store, run, "train")

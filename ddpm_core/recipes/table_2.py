@@ -58,6 +58,7 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
         name: config.replaced(
             {
                 "name": f"{config.name}-{name}",
+                "sample.model": None,  # of their own
                 "diffusion.prediction": row.prediction,
                 "diffusion.variance": "learned" if row.is_variance_learned else fixed,
                 "train.loss": row.loss,

@@ -12,6 +12,7 @@ from typing import Any
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.identity import PRESENT, Rule
 from ddpm_core.runs import begun, layout
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
@@ -51,7 +52,7 @@ def experiment(store: Store, config: RunConfig, checkpoint: Manifest | None = No
     Raises:
         StorageError: the storage does not answer.
     """
-    checkpoints = _committed(store, config.name) if checkpoint is None else [checkpoint]
+    checkpoints = committed(store, config.name) if checkpoint is None else [checkpoint]
     for found in checkpoints:
         said = found.body.get("experiment")
         for rule in _rules(store, config):
@@ -60,7 +61,7 @@ def experiment(store: Store, config: RunConfig, checkpoint: Manifest | None = No
     return layout.experiment_fingerprint(config)
 
 
-def _committed(store: Store, run: str) -> Iterator[Manifest]:
+def committed(store: Store, run: str) -> Iterator[Manifest]:
     """Yield the checkpoints of a run that are there, newest first."""
     for step in layout.committed_steps(store, run):
         try:
@@ -87,9 +88,9 @@ def _rules(store: Store, config: RunConfig) -> Iterator[Rule]:
 # -- results ---------------------------------------------------------------------------------------
 
 
-def samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Place:
+def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
     """Return the place of the samples of these weights."""
-    sample, ema = config.sample, checkpoint.files["ema"].sha256
+    sample = config.sample
     body = {
         "num_images": sample.num_images,
         "unit_size": sample.unit_size,
@@ -99,8 +100,7 @@ def samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Place:
         "seed": sample.seed,
         **identity.counted("diffusion", config.diffusion),
         "precision": config.train.precision,
-        "step": checkpoint.body["step"],
-        "ema_sha256": ema,
+        **weights.identity(config.name),
     }
     # Earlier versions wrote neither the fingerprint nor the knobs.
     knobs = {
@@ -109,31 +109,31 @@ def samples(store: Store, config: RunConfig, checkpoint: Manifest) -> Place:
     }
 
     def by(rule: Rule) -> Place:
-        digest = layout.sample_fingerprint(config, ema, rule)
+        digest = layout.sample_fingerprint(config, weights.sha256, rule)
         expected = Expected(body, {"fingerprint": digest, **knobs})
         return Place(layout.samples_folder(config.name, digest), expected)
 
     return _first(store, config, by)
 
 
-def evaluation(store: Store, config: RunConfig, checkpoint: Manifest, dataset: str) -> Place:
+def evaluation(store: Store, config: RunConfig, weights: Weights, dataset: str) -> Place:
     """Return the place of the evaluation of these weights on this data set."""
-    ema, body = checkpoint.files["ema"].sha256, measured_weights(config, checkpoint, dataset)
+    body = measured_weights(config, weights, dataset)
 
     def by(rule: Rule) -> Place:
-        digest = layout.evaluation_fingerprint(config, ema, dataset, rule)
+        digest = layout.evaluation_fingerprint(config, weights.sha256, dataset, rule)
         folder = layout.evaluation_folder(config.name, digest)
         return Place(folder, Expected(body, {"fingerprint": digest}))
 
     return _first(store, config, by)
 
 
-def study(store: Store, config: RunConfig, checkpoint: Manifest, dataset: str) -> Place:
+def study(store: Store, config: RunConfig, weights: Weights, dataset: str) -> Place:
     """Return the place of the study of these weights on this data set."""
-    ema, body = checkpoint.files["ema"].sha256, measured_weights(config, checkpoint, dataset)
+    body = measured_weights(config, weights, dataset)
 
     def by(rule: Rule) -> Place:
-        digest = layout.study_fingerprint(config, ema, dataset, rule)
+        digest = layout.study_fingerprint(config, weights.sha256, dataset, rule)
         folder = layout.study_folder(config.name, digest)
         return Place(folder, Expected(body, {"fingerprint": digest}))
 
@@ -155,13 +155,13 @@ def ablations(store: Store, config: RunConfig) -> Place:
     return _first(store, config, by)
 
 
-def measured_weights(config: RunConfig, checkpoint: Manifest, dataset: str) -> dict[str, Any]:
+def measured_weights(config: RunConfig, weights: Weights, dataset: str) -> dict[str, Any]:
     """Return which weights were measured on which data set, for protocols and manifests."""
+    trained = weights.trained.train
     return {
-        "ema_sha256": checkpoint.files["ema"].sha256,
-        "step": checkpoint.body["step"],
-        "loss": config.train.loss,
-        "weighting": config.train.weighting,
+        **weights.identity(config.name),
+        "loss": trained.loss,
+        "weighting": trained.weighting,
         "precision": config.train.precision,
         "dataset": dataset,
     }

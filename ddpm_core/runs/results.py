@@ -14,9 +14,12 @@ from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig, identity
+from ddpm_core.config.model_ref import NEWEST
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.runs import layout, places
-from ddpm_core.runs.places import Place
+from ddpm_core.runs.places import Place, checkpoint_expected
+from ddpm_core.runs.reference import ref_of, require_average, require_pinned, trained_by
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
@@ -128,34 +131,74 @@ def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
 def final_checkpoint(store: Store, config: RunConfig) -> Manifest | None:
     """Return the checkpoint after the last step of the training, or None before it is there.
 
+    Raises:
+        DamagedError, CheckpointError: as `checkpoint_of`.
+    """
+    return checkpoint_of(store, config, config.train.num_steps)
+
+
+def checkpoint_of(
+    store: Store, config: RunConfig, step: int, *, or_retired: bool = False
+) -> Manifest | None:
+    """Return the checkpoint after this step of the training, or None if it is not there.
+
     Its files are there in their full lengths; their bytes are verified when they are read.
+
+    Args:
+        store: where the run lies.
+        config: the run's.
+        step: completed optimiser steps.
+        or_retired: whether the manifest of one whose files retention deleted will do.
 
     Raises:
         DamagedError: it is damaged, or that of another step; the train stage mends it.
         CheckpointError: it belongs to another experiment, or was trained on another data set than
             the run's.
     """
-    step = config.train.num_steps
     with _mended_by(store, config, "train"):
-        folder = layout.checkpoint_folder(config.name, step)
-        found = manifest.load(store, folder, places.checkpoint_expected(step))
-        if found is None:
-            return None
-        found.require_sizes(store)
+        folder, expected = layout.checkpoint_folder(config.name, step), checkpoint_expected(step)
+        found = manifest.load(store, folder, expected)
+        if found is not None:
+            found.require_sizes(store)
+        elif or_retired and manifest.is_retired(store, folder):
+            found = manifest.load_marked(store, folder, expected)
+    if found is None:
+        return None
     require_origin(store, found, experiment=places.experiment(store, config, found))
     if not is_imported(found) and (pointer := dataset_pointer(store, config.name)) is not None:
         require_origin(store, found, dataset=pointer.fingerprint)
     return found
 
 
+def weights_of(store: Store, config: RunConfig) -> Weights | None:
+    """Return the weights that `sample.model` names; None if there is no such checkpoint.
+
+    Raises:
+        ConfigError: it names another run that is not there, or of another network.
+        DamagedError, CheckpointError: as `checkpoint_of`; or it has no such average, or other bytes
+            than a pinned reference names.
+    """
+    ref, trained = ref_of(config), trained_by(store, config)
+    step = trained.train.num_steps if ref.step is None else ref.step
+    if step == NEWEST:
+        newest = next(places.committed(store, trained.name), None)
+        if newest is None:
+            return None
+        step = int(newest.body["step"])
+    is_named = config.sample.model is not None
+    found = checkpoint_of(store, trained, step, or_retired=is_named)
+    if found is None:
+        return None
+    is_retired = is_named and manifest.is_retired(store, found.folder)
+    weights = Weights(found, trained, ref.average, is_retired)
+    require_average(store, weights)
+    require_pinned(store, config, weights)
+    return weights
+
+
 def is_imported(checkpoint: Manifest) -> bool:
     """Say whether these are weights from outside, which no data set of ours belongs to."""
     return "imported" in checkpoint.body
-
-
-def is_average(role: str) -> bool:
-    """Say whether this file of a checkpoint is an average of weights, which results are made of."""
-    return role not in ("state", "history") and not role.startswith(("module.", "optimiser."))
 
 
 def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
@@ -198,12 +241,12 @@ def samples_of(store: Store, config: RunConfig) -> Manifest | None:
 
     Raises:
         DamagedError: they are damaged or others; the sample stage mends them.
-        CheckpointError: as `final_checkpoint`.
+        ConfigError, CheckpointError: as `weights_of`.
     """
-    checkpoint = final_checkpoint(store, config)
-    if checkpoint is None:
+    weights = weights_of(store, config)
+    if weights is None:
         return None
-    return _result(store, config, "sample", places.samples(store, config, checkpoint))
+    return _result(store, config, "sample", places.samples(store, config, weights))
 
 
 def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
@@ -211,12 +254,12 @@ def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
 
     Raises:
         DamagedError: it is damaged or another's; the evaluate stage mends it.
-        CheckpointError: as `final_checkpoint`.
+        ConfigError, CheckpointError: as `weights_of`.
     """
-    checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
-    if checkpoint is None or pointer is None:
+    weights, pointer = weights_of(store, config), dataset_pointer(store, config.name)
+    if weights is None or pointer is None:
         return None
-    place = places.evaluation(store, config, checkpoint, pointer.fingerprint)
+    place = places.evaluation(store, config, weights, pointer.fingerprint)
     return _result(store, config, "evaluate", place)
 
 
@@ -239,12 +282,12 @@ def study_of(store: Store, config: RunConfig) -> Manifest | None:
 
     Raises:
         DamagedError: it is damaged or another's; the study stage mends it.
-        CheckpointError: as `final_checkpoint`.
+        ConfigError, CheckpointError: as `weights_of`.
     """
-    checkpoint, pointer = final_checkpoint(store, config), dataset_pointer(store, config.name)
-    if checkpoint is None or pointer is None:
+    weights, pointer = weights_of(store, config), dataset_pointer(store, config.name)
+    if weights is None or pointer is None:
         return None
-    place = places.study(store, config, checkpoint, pointer.fingerprint)
+    place = places.study(store, config, weights, pointer.fingerprint)
     return _result(store, config, "study", place)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError, PipelineError
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import chosen, layout, results
 from ddpm_core.runs.numbers import EVALUATION, Numbers
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
@@ -36,6 +36,10 @@ def _not_there(store: Store, config: RunConfig) -> Absence:
 
 
 def _not_trained(store: Store, config: RunConfig) -> Absence:
+    if config.sample.model is not None:
+        return CheckpointError, (
+            f"its weights, and {chosen.absence(store, config)}; name one of them, or train further"
+        )
     found = f"no run {config.name!r} below {store.uri}"
     folder = layout.run_folder(config.name)
     places = {"run.json", *(stage.place for stage in STAGES.values())}
@@ -66,6 +70,8 @@ class Stage:
     """what it leaves in the run's folder: a file, or the folder of its results"""
     absence: Callable[[Store, RunConfig], Absence] = _not_there
     """returns why a stage is refused that needs this one's result and finds none"""
+    serves: Callable[[Store, RunConfig], object | None] | None = None
+    """returns what later stages need of it, None while that is not there; by default its result"""
     needs: tuple[str, ...] = ()
     """stages whose results must be there, or be made before it by the same command"""
     checks: tuple[Check, ...] = ()
@@ -85,6 +91,11 @@ class Stage:
     """what a summary calls its result; by default its own name"""
     is_training: bool = False
     """whether it draws curves in MLflow, and says itself how long it will take"""
+
+    @property
+    def uses_weights(self) -> bool:
+        """Whether it takes `sample.model`."""
+        return any(STAGES[need].is_training for need in self.needs)
 
     def load(self) -> Callable[[Store, RunConfig], object]:
         """Import the function of this stage, and no other's: each brings its own vendors."""
@@ -109,6 +120,7 @@ _ENTRIES = (
         help="train the U-Net with Ray Train; continues from the newest checkpoint",
         entry="ddpm_core.training.stage:run_train",
         result=results.final_checkpoint,
+        serves=results.weights_of,
         place="checkpoints",
         label="checkpoint",
         absence=_not_trained,

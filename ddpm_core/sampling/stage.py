@@ -2,10 +2,11 @@
 
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
-from ddpm_core.errors import CheckpointError
+from ddpm_core.output import say
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import chosen, places
 from ddpm_core.runs.places import Place
+from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.sampling.units import (
     IMAGES_ROLE,
@@ -35,32 +36,29 @@ def run_sample(store: Store, config: RunConfig) -> str:
     and what MLflow may have missed is sent.
 
     Raises:
-        CheckpointError: the training is not finished.
+        CheckpointError: the weights are not there.
         ClusterError: workers were lost too often; what they published is kept.
     """
-    checkpoint = results.final_checkpoint(store, config)
-    if checkpoint is None:
-        raise CheckpointError(
-            f"run {config.name!r} has no checkpoint of step {config.train.num_steps} below "
-            f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the train stage first"
-        )
+    weights = chosen.require(store, config)
+    config = weights.pinned_in(config)
+    say(f"weights: {weights.said}")
     with open_tracker(store, config, stage="sample") as tracker:
-        committed = _complete_samples(store, config, checkpoint, tracker)
+        committed = _complete_samples(store, config, weights, tracker)
         if not tracker.is_variant:
-            deliver_curve(tracker, store, checkpoint)
-        deliver_samples(tracker, store, config, committed)
+            deliver_curve(tracker, store, weights.checkpoint)
+        deliver_samples(tracker, store, config, weights, committed)
     return committed.folder
 
 
 def _complete_samples(
-    store: Store, config: RunConfig, checkpoint: Manifest, tracker: Tracker
+    store: Store, config: RunConfig, weights: Weights, tracker: Tracker
 ) -> Manifest:
     """Return the manifest of all samples, after drawing what is missing.
 
     Complete samples are known by the manifest of the whole, which names every file; units alone
     where that is not there.
     """
-    place, total = places.samples(store, config, checkpoint), config.sample.num_images
+    place, total = places.samples(store, config, weights), config.sample.num_images
     folder = place.folder
     committed = manifest.intact(store, folder, place.expected, check=_require_whole)
     if committed is not None:
@@ -71,8 +69,9 @@ def _complete_samples(
     made = finished(store, folder, units)
     missing = without(units, made)
     if missing:
+        chosen.require_files(store, weights)
         tracker.begin()
-        _make(store, config, checkpoint, folder, missing)
+        _make(store, config, weights, folder, missing)
         made = finished(store, folder, units)
         if len(made) < len(units):
             raise DamagedError(
@@ -90,13 +89,13 @@ def _require_whole(samples: Manifest, store: Store) -> None:
 
 
 def _make(
-    store: Store, config: RunConfig, checkpoint: Manifest, folder: str, missing: list[Unit]
+    store: Store, config: RunConfig, weights: Weights, folder: str, missing: list[Unit]
 ) -> None:
     """Draw and publish the missing units."""
     total = config.sample.num_images
     work_on(
         make_worker,
-        payload_of(store.uri, config, folder, checkpoint.files["ema"].sha256),
+        payload_of(store.uri, config, folder, weights.sha256),
         missing,
         config.compute,
         whole=Progress("sample", total, total, "images"),
@@ -125,14 +124,22 @@ def _commit(store: Store, config: RunConfig, place: Place, made: dict[str, Manif
     return commit_first(store, folder, files, body, expected)
 
 
-def deliver_samples(tracker: Tracker, store: Store, config: RunConfig, committed: Manifest) -> None:
+def deliver_samples(
+    tracker: Tracker, store: Store, config: RunConfig, weights: Weights, committed: Manifest
+) -> None:
     """Log complete samples, unless MLflow is known to have them."""
 
     def log() -> None:
         for role in (GRID_ROLE, STRIP_ROLE):
             tracker.log_image(f"{role}.png", committed, role)
         count = {"sample/num_images": config.sample.num_images}
-        tracker.log_metrics(count, step=config.train.num_steps)
-        tracker.set_tags({"ddpm.samples_uri": store.uri_of(committed.folder)})
+        tracker.log_metrics(count, step=weights.step)
+        tracker.set_tags(
+            {
+                "ddpm.samples_uri": store.uri_of(committed.folder),
+                "ddpm.weights": weights.name,
+                "ddpm.weights_sha256": weights.sha256,
+            }
+        )
 
     tracker.deliver(committed, log)

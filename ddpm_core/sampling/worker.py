@@ -21,13 +21,13 @@ from ddpm_core.store.storage import open_store
 _NUM_STRIP_MOMENTS = 9
 
 
-def payload_of(root: str, config: RunConfig, folder: str, ema_sha256: str) -> dict[str, Any]:
+def payload_of(root: str, config: RunConfig, folder: str, sha256: str) -> dict[str, Any]:
     """Return the payload of `make_worker`, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
         "folder": folder,
-        "ema": ema_sha256,
+        "weights": sha256,
     }
 
 
@@ -35,18 +35,18 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     """Load the weights and return the function that makes and publishes a unit.
 
     Raises:
-        CheckpointError: if the final checkpoint is gone, damaged, or not the one in the payload.
+        CheckpointError: if the weights are gone, damaged, or not the ones in the payload.
     """
     device = get_device()
     store = open_store(payload["root"])
     config = RunConfig.from_dict(payload["config"])
-    checkpoint = results.final_checkpoint(store, config)
-    if checkpoint is None or checkpoint.files["ema"].sha256 != payload["ema"]:
+    weights = results.weights_of(store, config)
+    if weights is None or weights.sha256 != payload["weights"]:
         raise CheckpointError(
-            f"the weights {payload['ema'][:16]} are no longer the final ones below "
+            f"the weights {payload['weights'][:16]} are no longer the final ones below "
             f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the sample stage again"
         )
-    denoiser = load_denoiser(store, config, checkpoint, device)
+    denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
 
     def make(unit: Unit) -> None:
         recorder = _Recorder(config)

@@ -9,6 +9,7 @@ from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.stage import deliver_evaluation
+from ddpm_core.output import say
 from ddpm_core.progress import Progress
 from ddpm_core.runs import places, results
 from ddpm_core.store import manifest
@@ -39,7 +40,9 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
-    place = places.study(store, config, inputs.checkpoint, inputs.index.fingerprint)
+    config = inputs.config
+    say(f"weights: {inputs.of_weights.said}")
+    place = places.study(store, config, inputs.of_weights, inputs.index.fingerprint)
     folder, expected = place.folder, place.expected
     has_features = inputs.recipe is not None
     units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
@@ -49,6 +52,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         if committed is not None:
             set_aside_damaged(inputs, folder, units)
         else:
+            inputs.require_files()
             tracker.begin()
             found = _measure(inputs, folder, units)
             committed = _publish(inputs, folder, expected, Findings(found.published, found.units))

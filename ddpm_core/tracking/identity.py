@@ -15,11 +15,13 @@ from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.runs import begun, layout, places
+from ddpm_core.runs.reference import canonical
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import KeyMissingError, Store
 
 RUN_URI, EXPERIMENT, BIRTH = "ddpm.run_uri", "ddpm.experiment", "ddpm.birth"
 VARIANT = "ddpm.variant"
+MODEL_KEY = "sample.model"
 RECORDED = "recorded"
 """the value of VARIANT for the configuration in run.json"""
 
@@ -94,7 +96,10 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
     if recorded is None:
         return {}
     before, free = recorded.flat(), config.uncounted_keys()
-    return {
+    # A place, since results hang on the digest of the weights; but other weights are another run.
+    ours, theirs = (str(canonical(store, one)) for one in (config, recorded))
+    weights = {MODEL_KEY: ours} if STAGES[stage].uses_weights and ours != theirs else {}
+    return weights | {
         name: value
         for name, value in config.flat().items()
         if name.partition(".")[0] in sections and name not in free and value != before[name]

@@ -20,14 +20,15 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import ddpm_core
 from ddpm_core.config import RunConfig
-from ddpm_core.store.manifest import Manifest
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import RUN_URI
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
 from ddpm_core.tracking.outbox import Refused, say
 
 ALIAS = "champion"
-DIGEST_TAG = "ema_sha256"
+DIGEST_TAG, WEIGHTS = "ema_sha256", "weights"
+"""what a version, and its files, say of the weights: SHA-256, and RUN@STEP:AVERAGE"""
 _NAME = "ddpm"
 # A database answers the first for an alias that is not set.
 _NOT_THERE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -50,7 +51,7 @@ def model_name(config: RunConfig) -> str:
 
 
 def register_model(
-    run: MlflowRun, store: Store, config: RunConfig, checkpoint: Manifest, *, step: int
+    run: MlflowRun, store: Store, config: RunConfig, weights: Weights, *, is_champion: bool = True
 ) -> None:
     """Upload the model, register it, and point the alias at it; what is done is not done again.
 
@@ -61,14 +62,14 @@ def register_model(
         run: the MLflow run that it belongs to.
         store: where the checkpoint lies.
         config: the run's.
-        checkpoint: what was committed; the role "ema" is the file of the averaged weights.
-        step: the optimiser step of the weights; the run's metrics at it go with the model.
+        weights: an average; the run's metrics at their step go with the model.
+        is_champion: whether these are the weights that the alias is for.
 
     Raises:
         Unreachable: the server did not answer.
         Refused: it answered no.
     """
-    name, digest = model_name(config), checkpoint.files["ema"].sha256
+    name, digest = model_name(config), weights.sha256
     with answers(run.heard):
         versions = run.client.search_model_versions(f"name = '{name}'")
         run.heard()
@@ -76,11 +77,12 @@ def register_model(
         if known:
             newest = max(known, key=lambda one: int(one.version))
         else:
-            model = _uploaded(run, store, config, checkpoint)
-            _log_metrics(run, model.model_id, step)
-            tags = {DIGEST_TAG: digest, "step": str(step), **run.identity.recorded.tags}
-            newest = _new_version(run, name, model, tags)
-        _move_alias(run, name, newest)
+            model = _uploaded(run, store, config, weights)
+            _log_metrics(run, model.model_id, weights.step)
+            about = {DIGEST_TAG: digest, "step": str(weights.step), WEIGHTS: weights.name}
+            newest = _new_version(run, name, model, {**about, **run.identity.recorded.tags})
+        if is_champion:
+            _move_alias(run, name, newest)
 
 
 def _move_alias(run: MlflowRun, name: str, newest: Any) -> None:  # noqa: ANN401
@@ -120,7 +122,7 @@ def _owns(run: MlflowRun, version: Any) -> bool:  # noqa: ANN401
 
 
 def save_model(
-    folder: Path, config: RunConfig, weights: Path, *, model: Model | None = None
+    folder: Path, config: RunConfig, weights: Path, *, name: str = "", model: Model | None = None
 ) -> None:
     """Write the MLflow model into `folder`, which must not exist or be empty.
 
@@ -128,6 +130,7 @@ def save_model(
         folder: where.
         config: the run's.
         weights: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
+        name: which weights they are, as RUN@STEP:AVERAGE.
         model: what MLflow should know besides; None for a model of no run.
 
     Raises:
@@ -141,7 +144,10 @@ def save_model(
                 folder,
                 python_model=str(_PACKAGE / "sampling" / "served_model.py"),
                 artifacts={"weights": str(weights), "run": str(run_json)},
-                model_config={DIGEST_TAG: hashlib.file_digest(file, "sha256").hexdigest()},
+                model_config={
+                    DIGEST_TAG: hashlib.file_digest(file, "sha256").hexdigest(),
+                    WEIGHTS: name,
+                },
                 code_paths=[str(_PACKAGE)],
                 signature=signature(config),
                 # The model folder then holds serving_input_example.json: a request to copy.
@@ -175,10 +181,9 @@ def signature(config: RunConfig) -> ModelSignature:
     )
 
 
-def _uploaded(run: MlflowRun, store: Store, config: RunConfig, checkpoint: Manifest) -> LoggedModel:
+def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights) -> LoggedModel:
     """Return the `LoggedModel` of these weights, made if an earlier try did not get that far."""
-    ema = checkpoint.files["ema"]
-    digest = ema.sha256
+    digest = weights.sha256
     found = run.client.search_logged_models(
         [run.experiment_id],
         filter_string=f"source_run_id = '{run.run_id}' AND tags.{DIGEST_TAG} = '{digest}'",
@@ -193,25 +198,26 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, checkpoint: Manif
     ]
     model_id = begun[0].model_id
     with tempfile.TemporaryDirectory() as scratch:
-        folder, weights = Path(scratch) / "model", Path(scratch) / "ema.safetensors"
-        _fetch(store, checkpoint, weights)
-        save_model(folder, config, weights, model=Model(run_id=run.run_id, model_id=model_id))
-        weights.unlink()  # the folder has a copy, and a disk may hold just two
+        folder, file = Path(scratch) / "model", Path(scratch) / "ema.safetensors"
+        _fetch(store, weights, file)
+        about = Model(run_id=run.run_id, model_id=model_id)
+        save_model(folder, config, file, name=weights.name, model=about)
+        file.unlink()  # the folder has a copy, and a disk may hold just two
         run.heard()
-        with patience(ema.size):
+        with patience(weights.checkpoint.files[weights.role].size):
             run.client.log_model_artifacts(model_id, str(folder))
         run.heard()
     return run.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
 
 
-def _fetch(store: Store, checkpoint: Manifest, file: Path) -> None:
-    """Copy the averaged weights into `file`, verified; from a disk without holding them in memory.
+def _fetch(store: Store, weights: Weights, file: Path) -> None:
+    """Copy the weights into `file`, verified; from a disk without holding them in memory.
 
     Raises:
         DamagedError: they are not what was committed.
         StorageError: the storage does not answer.
     """
-    record = checkpoint.files["ema"]
+    checkpoint, record = weights.checkpoint, weights.checkpoint.files[weights.role]
     source = store.local_path(f"{checkpoint.folder}/{record.name}")
     if source is not None and source.is_file():
         shutil.copyfile(source, file)
@@ -219,7 +225,7 @@ def _fetch(store: Store, checkpoint: Manifest, file: Path) -> None:
             if hashlib.file_digest(copy, "sha256").hexdigest() == record.sha256:
                 return
     # Not on a disk; or damaged, which this says in words.
-    file.write_bytes(checkpoint.read(store, "ema"))
+    file.write_bytes(checkpoint.read(store, weights.role))
 
 
 def _log_metrics(run: MlflowRun, model_id: str, step: int) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Self
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import RAW
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.runs import results
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
-from ddpm_core.tracking.identity import changes_of
+from ddpm_core.tracking.identity import MODEL_KEY, changes_of
 from ddpm_core.tracking.machine import MachineSampler, require_interval
 from ddpm_core.tracking.outbox import CLOSE_S, SILENCE_S, Outbox, say
 from ddpm_core.tracking.subject import Subject
@@ -54,6 +56,15 @@ class Tracker:
         model stay with the run.
         """
         return self._subject is not None and bool(self._subject.changes)
+
+    @property
+    def registers(self) -> bool:
+        """Whether the weights become a version of the registered model once they are measured.
+
+        Those of another step do too, without the alias; another sampling or measurement of weights
+        makes no other model.
+        """
+        return self._subject is None or self._subject.changes.keys() <= {MODEL_KEY}
 
     def begin(self) -> None:
         """Show that the stage is at work, and how busy this machine is."""
@@ -124,26 +135,26 @@ class Tracker:
         # later, and must not bring back an older value.
         self._put("the tags " + ", ".join(tags), lambda run: run.set_tags(dict(self._tags)))
 
-    def register_model(self, checkpoint: Manifest, *, step: int) -> None:
-        """Queue the averaged weights as a version of the registered model `ddpm-<run name>`.
+    def register_model(self, weights: Weights) -> None:
+        """Queue weights as a version of the registered model `ddpm-<run name>`.
 
-        The version gets the run's metrics at `step`, and the alias `champion` unless another run
-        has it. Weights that have a version already are neither read nor registered again.
-        Building it imports torch in the thread.
-
-        Args:
-            checkpoint: what was committed; the role "ema" is the safetensors file.
-            step: the optimiser step of it.
+        The version gets the run's metrics at their step, and the alias `champion` unless they are
+        other weights than run.json names, or another run has it. Weights that have a version
+        already are neither read nor registered again. Building it imports torch in the thread.
         """
         if (subject := self._subject) is None:
             return
+        if weights.average == RAW:
+            say(f"MLflow: {weights.name} is not registered: only averages are; see export-weights")
+            return
+        is_champion = not self.is_variant
 
         def register(run: "MlflowRun") -> None:
             from ddpm_core.tracking.model import register_model
 
-            register_model(run, subject.store, subject.config, checkpoint, step=step)
+            register_model(run, subject.store, subject.config, weights, is_champion=is_champion)
 
-        size = checkpoint.files["ema"].size
+        size = weights.checkpoint.files[weights.role].size
         label = f"the model ddpm-{subject.config.name}"
         self._put(label, register, num_bytes=size, work_s=_PACKING_S)
 

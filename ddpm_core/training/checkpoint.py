@@ -25,11 +25,12 @@ from typing import Any
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import EMA
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.tensor_file import TensorFile, fill_tensors
 from ddpm_core.inference.weights import (
-    EMA,
     NEWEST_FORMAT,
+    STATE,
     part_origin,
     quarantined_if_damaged,
     require_readable,
@@ -43,7 +44,7 @@ from ddpm_core.store.storage import Store
 
 _log = logging.getLogger(__name__)
 
-_STATE, _HISTORY = "state", "history"
+_HISTORY = "history"
 Curve = list[dict[str, float]]
 """The points of the curves since step 0, each with its `step`."""
 
@@ -141,7 +142,7 @@ def commit(
         body["imported"] = dict(imported)
     # Of the two parts of old it says nothing: an earlier version of this program, whose workers
     # may live on while this one begins, writes the same bytes, and so may be gone back to.
-    if not files.keys() <= {_STATE, EMA, _HISTORY}:
+    if not files.keys() <= {STATE, EMA, _HISTORY}:
         body["format"] = NEWEST_FORMAT
     return commit_files(store, folder, files, body)
 

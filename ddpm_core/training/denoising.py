@@ -10,9 +10,10 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.inference.build import build_objective, build_unet, uses_bfloat16
-from ddpm_core.inference.weights import EMA, MODEL
+from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser, learning_rate

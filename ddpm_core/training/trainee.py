@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ddpm_core.config.model_ref import EMA
 from ddpm_core.errors import ConfigError
-from ddpm_core.inference.weights import EMA, MODEL, average_role
+from ddpm_core.inference.weights import MODEL, STATE, average_role
 from ddpm_core.models import ema
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser
 
 ADAM = "adam"
-_STATE = "state"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_TAKEN = ("state", "history", "window", "module", "optimiser")
+_TAKEN = ("raw", "state", "history", "window", "module", "optimiser")
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Trainee:
         `window`, which is whole on rank 0 after `counts.gather`; `module.NAME` and
         `optimiser.NAME` have those of other names, and each average has its own.
         """
-        parts: dict[str, dict[str, Tensor]] = {_STATE: {"window": self.counts.window}}
+        parts: dict[str, dict[str, Tensor]] = {STATE: {"window": self.counts.window}}
         for name, module in self.modules.items():
-            part = parts.setdefault(_STATE if name == MODEL else f"module.{name}", {})
+            part = parts.setdefault(STATE if name == MODEL else f"module.{name}", {})
             tensors = module.state_dict()
             part.update({f"{name}.{key}": one.detach() for key, one in tensors.items()})
         for name, optimiser in self.optimisers.items():
-            part = parts.setdefault(_STATE if name == ADAM else f"optimiser.{name}", {})
+            part = parts.setdefault(STATE if name == ADAM else f"optimiser.{name}", {})
             part.update({f"{name}.{key}": one for key, one in optimiser.state().items()})
         averages = {role: moving.state_dict() for role, (_, moving) in self._averages.items()}
         return parts | averages

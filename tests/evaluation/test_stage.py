@@ -9,8 +9,10 @@ from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage
 from ddpm_core.loading.loader import load_split
 from ddpm_core.runs import layout, results
+from ddpm_core.sampling.stage import run_sample
 from ddpm_core.shards.index import load_index
-from tests.sampling.tiny import tiny_config
+from ddpm_core.verify import verify
+from tests.sampling.tiny import commit_earlier, tiny_config
 
 ROLES = {
     "metrics",
@@ -163,3 +165,26 @@ def test_a_gpu_finds_the_numbers_of_a_cpu(evaluated, in_process, recording_track
     bits = expected["bits_per_dim"]["value"]
     assert found["bits_per_dim"]["value"] == pytest.approx(bits, rel=0.02)
     assert np.isfinite(found["frechet_distance"]["value"])
+
+
+@pytest.mark.usefixtures("in_process", "recording_tracker")
+def test_other_weights_are_measured_with_their_own_samples(evaluated):
+    """Catches: the samples or the bound of the last weights under the name of earlier ones."""
+    store, config = evaluated
+    before = results.evaluation_of(store, config)
+    made = commit_earlier(store, config, 5)
+    named = config.replaced({"sample.model": "@5", "evaluate.num_likelihood_images": 8})
+    with pytest.raises(DataError, match="has no complete samples"):
+        stage.run_evaluate(store, named)
+    run_sample(store, named)
+    found = stage.run_evaluate(store, named)
+    for what in ("bits_per_dim", "frechet_distance"):
+        protocol = found[what]["protocol"]
+        assert (protocol["step"], protocol["ema_sha256"]) == (5, made.files["ema"].sha256)
+    last = config.replaced({"evaluate.num_likelihood_images": 8})
+    assert (
+        found["bits_per_dim"]["value"] != stage.run_evaluate(store, last)["bits_per_dim"]["value"]
+    )
+    assert results.evaluation_of(store, config) == before
+    looked_at = verify("tiny", root=store.uri).looked_at
+    assert sum("/samples/" in line or "/evaluation/" in line for line in looked_at) == 5

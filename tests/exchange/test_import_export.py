@@ -381,7 +381,13 @@ def test_the_commands_import_and_export(folder, tmp_path, capsys):
     run_json = f"{root}/runs/theirs/run.json"
     assert capsys.readouterr().out.endswith(f"python -m ddpm_core sample {run_json}\n")
     assert command.main(["export-weights", run_json, str(tmp_path / "back")]) == 0
-    assert capsys.readouterr().out == f"export-weights  {tmp_path / 'back'}\n"
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("weights: theirs@1:ema ")
+    assert last == f"export-weights  {tmp_path / 'back'}"
+    assert command.main(["export-weights", run_json, "x", "--model", "@2"]) == 4
+    assert "there are those of step 1" in capsys.readouterr().err
+    assert command.main(["export-weights", run_json, "x", "--model", ":raw"]) == 4
+    assert "no weights 'raw'; it has ema" in capsys.readouterr().err
     first = load_file(f"{path}/unet/diffusion_pytorch_model.safetensors")
     back = load_file(tmp_path / "back/unet/diffusion_pytorch_model.safetensors")
     assert first.keys() == back.keys()

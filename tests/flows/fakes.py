@@ -39,14 +39,14 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
         place = places.ablations(store, config)
         commit(store, place.folder, {}, place.expected.body)
     else:
-        checkpoint = results.final_checkpoint(store, config)
+        weights = results.weights_of(store, config)
         if stage == "sample":
-            place = places.samples(store, config, checkpoint)
+            place = places.samples(store, config, weights)
             files = {"grid": write_file(store, place.folder, "grid", ".png", PNG)}
         elif stage == "study":
-            place, files = places.study(store, config, checkpoint, "d" * 64), {}
+            place, files = places.study(store, config, weights, "d" * 64), {}
         else:
-            place = places.evaluation(store, config, checkpoint, "d" * 64)
+            place = places.evaluation(store, config, weights, "d" * 64)
             files = {"metrics": write_file(store, place.folder, "metrics", ".json", METRICS)}
         commit(store, place.folder, files, place.expected.body)
 

@@ -183,12 +183,12 @@ def test_a_study_that_lacks_a_unit_is_completed_where_it_is(store, images, here)
 def test_what_is_drawn_in_another_way_lies_at_the_present_place(store, images):
     """Catches: a rule of before that goes on counting housekeeping in what is new."""
     config = old_config(images, **{"sample.seed": 5})
-    checkpoint = results.final_checkpoint(store, config)
-    place = places.samples(store, config, checkpoint)
-    ema = checkpoint.files["ema"].sha256
+    weights = results.weights_of(store, config)
+    place = places.samples(store, config, weights)
+    ema = weights.sha256
     assert place.folder == layout.samples_folder(NAME, layout.sample_fingerprint(config, ema))
     more = config.replaced({"sample.num_grid_images": 2})
-    assert places.samples(store, more, checkpoint) == place
+    assert places.samples(store, more, weights) == place
 
 
 def test_what_lies_at_the_present_place_comes_first(store, images):

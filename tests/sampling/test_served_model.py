@@ -13,6 +13,8 @@ from fastapi.testclient import TestClient
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_unet
 from ddpm_core.runs import layout
+from ddpm_core.runs.run import open_run
+from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.manifest import Manifest
@@ -231,15 +233,15 @@ print(images.shape)
     assert files_of(folder) == before, "no .pyc of the code that travels with the model"
 
 
-def register(store, config, weights):
+def register(store, config, weights, *, step=10):
     """Do what the end of an evaluation does; return the committed weights."""
     folder = f"{layout.run_folder(config.name)}/weights/{sha256_of(weights)[:16]}"
     record = write_file(store, folder, "ema", ".safetensors", weights)
-    checkpoint = commit(store, folder, {"ema": record}, {})
+    checkpoint = commit(store, folder, {"ema": record}, {"step": step})
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
     tracker.log_points([{"step": 10, "loss": 0.1}])
-    tracker.log_metrics({"fid": 12.5}, step=10)
-    tracker.register_model(checkpoint, step=10)
+    tracker.log_metrics({"fid": 12.5}, step=step)
+    tracker.register_model(Weights(checkpoint, config))
     assert tracker.close(120)
     return checkpoint
 
@@ -290,7 +292,7 @@ def test_weights_are_read_when_they_are_sent(tmp_path, config, ema, monkeypatch)
     record = checkpoint.files["ema"]
     store.delete(f"{checkpoint.folder}/{record.name}")
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
-    tracker.register_model(checkpoint, step=10)
+    tracker.register_model(Weights(checkpoint, config))
     assert tracker.close(120)
     assert not read
 
@@ -300,10 +302,10 @@ def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = open_store(str(tmp_path / "root"))
     record = write_file(store, "runs/tiny/w", "ema", ".safetensors", ema)
-    checkpoint = commit(store, "runs/tiny/w", {"ema": record}, {})
+    checkpoint = commit(store, "runs/tiny/w", {"ema": record}, {"step": 10})
     store.write(f"runs/tiny/w/{record.name}", ema[:-1] + b"?")
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
-    tracker.register_model(checkpoint, step=10)
+    tracker.register_model(Weights(checkpoint, config))
     assert not tracker.close(120)
     printed = capsys.readouterr().err
     assert "refused the model ddpm-tiny" in printed
@@ -313,7 +315,7 @@ def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, 
 
 def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema, monkeypatch):
     """Catches a version for each repetition of the evaluation, a version that does not say which
-    weights it is, and an alias that stays behind."""
+    weights it is, and an alias that stays behind, or that goes to weights of an earlier step."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = open_store(str(tmp_path / "root"))
     newer = safetensors.torch.save(random_weights(config, seed=1))
@@ -331,6 +333,16 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
     models = client.search_logged_models([run.info.experiment_id])
     assert len(models) == 2
     assert all({one.key: one.value for one in model.metrics}["fid"] == 12.5 for model in models)
+    assert champion.tags["weights"] == "tiny@10:ema"
+
+    open_run(store, config)  # of its own weights; those of an earlier step are another evaluation
+    earlier = safetensors.torch.save(random_weights(config, seed=2))
+    register(store, config.replaced({"sample.model": "@5"}), earlier, step=5)
+    assert client.get_model_version_by_alias("ddpm-tiny", "champion").version == champion.version
+    third = client.get_model_version("ddpm-tiny", "3")
+    assert (third.tags["weights"], third.tags["step"]) == ("tiny@5:ema", "5")
+    assert third.tags["ema_sha256"] == sha256_of(earlier)
+    assert third.run_id != champion.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(store))
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking_uri(store))
     loaded = mlflow.pyfunc.load_model("models:/ddpm-tiny@champion")

@@ -15,7 +15,8 @@ from ddpm_core.runs import results
 from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.units import first_images
-from tests.sampling.tiny import commit_random_weights, cpu, tiny_config
+from ddpm_core.store.commit import retire
+from tests.sampling.tiny import commit_earlier, commit_random_weights, cpu, tiny_config
 
 
 def files_of(store, folder) -> dict[str, bytes]:
@@ -157,6 +158,66 @@ def test_without_a_final_checkpoint_nothing_is_drawn(store):
     commit_random_weights(store, config.replaced({"train.num_steps": 5}))
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 10 .* run the train stage"):
         stage.run_sample(store, config)
+
+
+def test_weights_that_are_named_are_the_ones_that_are_drawn_from(
+    sampled, in_process, recording_tracker, capsys
+):
+    """Catches: the last average whatever is named, two sets of samples in one folder, and a stage
+    that does not say whose they are."""
+    store, config = sampled
+    before = results.samples_of(store, config)
+    made = commit_earlier(store, config, 5)
+    raw = config.replaced({"sample.model": "@5:raw"})
+    folder = stage.run_sample(store, raw)
+    digest = made.files["state"].sha256
+    assert f"weights: tiny@5:raw {digest[:12]}" in capsys.readouterr().out.splitlines()
+    assert folder != before.folder
+    assert results.samples_of(store, config) == before
+    samples = results.samples_of(store, raw)
+    assert samples.body["weights_sha256"] == digest
+    assert (samples.body["step"], samples.body["average"]) == (5, "raw")
+    assert "ema_sha256" not in samples.body
+    tags, metrics = recording_tracker.tags, recording_tracker.metrics
+    assert (tags["ddpm.weights"], tags["ddpm.weights_sha256"]) == ("tiny@5:raw", digest)
+    assert metrics == {"sample/num_images@5": 16}
+    denoiser = load_denoiser(store, config, made, cpu(), average="raw")
+    x_0 = draw(denoiser, torch.arange(2), config.data.shape, sample=config.sample, seed=0)
+    found = first_images(store, samples, raw.sample, config.data.shape, 2)
+    assert np.array_equal(found, to_u8(x_0).numpy())
+    # The default, spelt out, is the default.
+    assert stage.run_sample(store, config.replaced({"sample.model": "@10"})) == before.folder
+
+
+@pytest.mark.usefixtures("in_process", "recording_tracker")
+def test_weights_that_go_while_they_are_used_are_refused_and_what_was_made_is_kept(
+    trained, monkeypatch
+):
+    """Catches: a checkpoint that retention deleted, quarantined as damaged; units that are lost."""
+    store, config = trained
+    made = commit_earlier(store, config, 5)
+    named = config.replaced({"sample.model": "@5"})
+    make = worker.make_worker
+
+    def first_unit_only(payload, get_device):
+        draw_unit = make(payload, get_device)
+
+        def work(unit):
+            if unit.number == 1:
+                retire(store, made.folder)
+                make(payload, get_device)  # as an actor does that takes the place of a lost one
+            return draw_unit(unit)
+
+        return work
+
+    monkeypatch.setattr(stage, "make_worker", first_unit_only)
+    with pytest.raises(CheckpointError, match=r"deleted while they were to be read.*is kept"):
+        stage.run_sample(store, named)
+    assert not store.exists(f"{made.folder}/quarantined.json")
+    (folder,) = store.names("runs/tiny/samples")
+    assert "000000.json" in store.names(f"runs/tiny/samples/{folder}")
+    with pytest.raises(CheckpointError, match=r"were deleted by train\.keep_checkpoints"):
+        stage.run_sample(store, named)
 
 
 def test_a_worker_refuses_weights_that_are_not_the_ones_in_its_payload(trained):

@@ -13,6 +13,7 @@ from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.weights import read_tensors
 from ddpm_core.recipes import digits
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
@@ -77,6 +78,24 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
         images_seen=10,
         written=checkpoint.write_parts(store, config.name, step, parts),
         history=history,
+    )
+
+
+def commit_earlier(store: Store, config: RunConfig, step: int) -> Manifest:
+    """Commit a checkpoint of an earlier step, with other weights, and others as trained."""
+    last = results.final_checkpoint(store, config)
+    assert last is not None
+    ema = read_tensors(store, last, "ema")
+    raw = {f"model.{name}": 0.5 * value for name, value in ema.items()}
+    parts = {"state": raw, "ema": {name: 0.8 * value for name, value in ema.items()}}
+    return checkpoint.commit(
+        store,
+        config.name,
+        checkpoint.Origin(last.body["experiment"], last.body["dataset"]),
+        step=step,
+        images_seen=5,
+        written=checkpoint.write_parts(store, config.name, step, parts),
+        history=[{"step": step, "loss": 1.0, **{f"loss_q{q}": 1.0 for q in range(4)}}],
     )
 
 
@@ -189,6 +208,7 @@ class RecordingTracker:
         self.failed: bool | None = None
         self.has_begun = False
         self.is_variant = False
+        self.registers = True
         self.store: Store | None = None
 
     def begin(self) -> None:
@@ -212,9 +232,9 @@ class RecordingTracker:
     def set_tags(self, tags) -> None:
         self.tags |= tags
 
-    def register_model(self, checkpoint, *, step) -> None:
+    def register_model(self, weights) -> None:
         # What counts is that the numbers come before the model.
-        self.models.append((step, len(self.metrics)))
+        self.models.append((weights.step, len(self.metrics)))
 
     def __enter__(self):
         return self

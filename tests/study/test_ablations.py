@@ -82,8 +82,8 @@ class Stages:
 
     @staticmethod
     def evaluate(store, config, place: int) -> None:
-        checkpoint = results.final_checkpoint(store, config)
-        there = places.evaluation(store, config, checkpoint, "d" * 64)
+        weights = results.weights_of(store, config)
+        there = places.evaluation(store, config, weights, "d" * 64)
         data = json.dumps(metrics_of(place)).encode()
         files = {"metrics": write_file(store, there.folder, "metrics", ".json", data)}
         commit(store, there.folder, files, there.expected.body)

@@ -1,0 +1,76 @@
+"""Which weights a result is made of: an average in a checkpoint, of this run or of another one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import EMA, PINNED, RAW, ModelRef
+from ddpm_core.store.manifest import Manifest
+
+_STATE = "state"
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that samples are drawn from and numbers are measured of."""
+
+    checkpoint: Manifest
+    trained: RunConfig
+    """of the run that trained them"""
+    average: str = EMA
+    is_retired: bool = False
+    """whether retention has deleted the files: what was made of them stays, and nothing new is"""
+
+    @property
+    def role(self) -> str:
+        """What the checkpoint calls the file that they lie in."""
+        return _STATE if self.average == RAW else self.average
+
+    @property
+    def sha256(self) -> str:
+        """Digest of that file, on which all results of these weights hang."""
+        return self.checkpoint.files[self.role].sha256
+
+    @property
+    def step(self) -> int:
+        """Steps of the training behind them."""
+        return int(self.checkpoint.body["step"])
+
+    @property
+    def name(self) -> str:
+        """What they are, as RUN@STEP:AVERAGE."""
+        return str(ModelRef(self.trained.name, self.step, self.average))
+
+    @property
+    def said(self) -> str:
+        """Their name and how their digest begins, for people."""
+        return f"{self.name} {self.sha256[:_SHOWN]}"
+
+    def identity(self, run: str) -> dict[str, Any]:
+        """Return what a result of the run `run` says of its weights."""
+        is_ema = self.average == EMA
+        what = {"ema_sha256": self.sha256} if is_ema else {"weights_sha256": self.sha256}
+        more = {} if is_ema else {"average": self.average}
+        whose = {} if self.trained.name == run else {"weights_run": self.trained.name}
+        return {**what, **more, **whose, "step": self.step}
+
+    def pinned_in(self, config: RunConfig) -> RunConfig:
+        """Return a configuration whose `sample.model`, if given, names these very bytes."""
+        if config.sample.model is None:
+            return config
+        ref = ModelRef(self.trained.name, self.step, self.average, self.sha256[:PINNED])
+        return config.replaced({"sample.model": str(ref)})
+
+
+def averages_in(checkpoint: Manifest) -> list[str]:
+    """Return the averages of the one network that a checkpoint has, and `raw` for itself."""
+    named = [role for role in checkpoint.files if is_average(role) and "." not in role]
+    # Weights from outside come without a training's state.
+    has_raw = _STATE in checkpoint.files and "imported" not in checkpoint.body
+    return [*named, RAW] if has_raw else named
+
+
+def is_average(role: str) -> bool:
+    """Say whether this file of a checkpoint is an average of weights, which results are made of."""
+    return role not in (_STATE, "history") and not role.startswith(("module.", "optimiser."))
