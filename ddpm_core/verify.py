@@ -230,8 +230,10 @@ def _verify_result(
     named = {record.name for unit in units for record in unit.files.values()}
     named |= {name for name in store.names(folder) if _is_manifest(name)}
 
-    def look() -> None:
-        whole = manifest.load(store, folder, Expected({}))
+    seen: set[str] = set()
+
+    def look(name: str) -> None:
+        whole = manifest.load(store, folder, Expected({}), name=name)
         if whole is None:
             report.unfinished.append(store.uri_of(folder))
             return
@@ -239,11 +241,15 @@ def _verify_result(
         _require_chain(store, whole, datasets, weights)
         whole.require_bytes(store)
         if "units" in whole.body:
-            _verify_images(store, whole)
+            _require_whole_name(store, whole, name)
+            _verify_images(store, whole, seen)
         what = f", {len(units)} units" if units else ""
-        report.looked_at.append(f"{store.uri_of(folder)}: {len(whole.files)} files{what}")
+        where = folder if name == "manifest.json" else f"{folder}/{name}"
+        report.looked_at.append(f"{store.uri_of(where)}: {len(whole.files)} files{what}")
 
-    report.check(look)
+    wholes = sorted(filter(layout.is_whole, store.names(folder))) or ["manifest.json"]
+    for name in wholes:
+        report.check(partial(look, name))
     report.unnamed += _unnamed(store, folder, named)
 
 
@@ -259,7 +265,7 @@ def _verify_units(store: Store, folder: str, report: Report) -> list[Manifest]:
             unit.require_bytes(store)
 
     for name in store.names(folder):
-        if _is_manifest(name) and name != "manifest.json":
+        if _is_manifest(name) and not layout.is_whole(name):
             report.check(partial(look, name))
     return found
 
@@ -273,11 +279,14 @@ def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
     """Refuse a unit of another's name, or of another's folder, where it says of which it is."""
     body = unit.body
     own = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
-    promised = f"{body['number']:06d}.json" if "number" in body else own
+    promised = [own]
+    if "number" in body:
+        number = f"{body['number']:06d}"
+        promised = [f"{number}.json", f"{number}-{body['stop'] - body['start']}.json"]
     whole = {kind: body[kind] for kind in _places() if kind in body}
-    if promised != name or whole not in ({}, whole_of(unit.folder)):
+    if name not in promised or whole not in ({}, whole_of(unit.folder)):
         raise DamagedError(
-            f"{store.uri_of(unit.folder)}/{name} is the unit {promised} of {whole}; "
+            f"{store.uri_of(unit.folder)}/{name} is the unit {promised[0]} of {whole}; "
             f"{manifest.REMEDY}"
         )
 
@@ -304,13 +313,27 @@ def _require_chain(store: Store, whole: Manifest, datasets: set[str], weights: S
         )
 
 
-def _verify_images(store: Store, samples: Manifest) -> None:
-    """Decode every image of a set of samples."""
+def _require_whole_name(store: Store, samples: Manifest, name: str) -> None:
+    """Refuse samples of another number than their manifest's name says."""
+    if name not in ("manifest.json", layout.whole_name(samples.body["num_images"])):
+        raise DamagedError(
+            f"{store.uri_of(samples.folder)}/{name} is of the first {samples.body['num_images']} "
+            f"images; {manifest.REMEDY}"
+        )
+
+
+def _verify_images(store: Store, samples: Manifest, seen: set[str]) -> None:
+    """Decode every image of a set of samples; units whose files were `seen` are done."""
     body = samples.body
     channels, height, width = body["shape"]
     size, total = body["unit_size"], body["num_images"]
     for number, start in enumerate(range(0, total, size)):
         unit = Unit(number, start, min(start + size, total))
+        digest = samples.files[unit.role].sha256
+        if digest in seen:
+            continue
+        if unit.stop - unit.start == size:  # of another whole there may be more in it
+            seen.add(digest)
         check_archive(store, samples, unit, (channels, height, width))
         Progress("verify", unit.stop, total, "samples").show()
 

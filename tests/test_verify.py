@@ -307,7 +307,7 @@ def test_damaged_samples_are_made_again(role, evaluated):
     store, config = evaluated
     samples = results.samples_of(store, config)
     before = files_below(store.local_path(samples.folder))
-    names = {"manifest": "manifest.json", "unit manifest": "000001.json"}
+    names = {"manifest": "first-16.json", "unit manifest": "000001.json"}
     name = names.get(role) or samples.files[role].name
     flip(store.local_path(f"{samples.folder}/{name}"))
     assert run_sample(store, config) == samples.folder
@@ -379,12 +379,22 @@ def test_results_of_the_version_before_go_on(evaluated, in_process):
     It wrote neither the fingerprints nor, in a unit, which samples it is of.
     """
     store, config = evaluated
-    for found in (results.samples_of(store, config), results.evaluation_of(store, config)):
+    drawn = results.samples_of(store, config)
+    folder = layout.samples_folder(
+        "tiny", layout.sample_fingerprint(config, drawn.body["ema_sha256"])
+    )
+    shutil.move(store.local_path(drawn.folder), store.local_path(folder))
+    store.delete(f"{folder}/first-16.json")
+    for where, found in (
+        (folder, drawn),
+        (results.evaluation_of(store, config).folder, results.evaluation_of(store, config)),
+    ):
         body = {key: value for key, value in found.body.items() if key != "fingerprint"}
         assert body != found.body
-        store.delete(f"{found.folder}/manifest.json")
-        commit(store, found.folder, found.files, body)
+        store.delete(f"{where}/manifest.json")
+        commit(store, where, found.files, body)
     samples = results.samples_of(store, config)
+    assert samples.folder == folder
     for name in store.names(samples.folder):
         if name.endswith(".json") and name != "manifest.json":
             unit = manifest.load(store, samples.folder, Expected({}), name=name)

@@ -14,6 +14,8 @@ num_grid_images, num_strip_images  pictures for people, drawn of the samples tha
 study.num_shown  counts: units hold that many images, and two studies would mix in one folder
 *.batch_size, sample.unit_size, data.images_per_shard  count: floating point rounds by the batch,
     and images are cut into files by the others
+sample.num_images  counts in what was measured of so many, not in the folder of the samples: the
+    first of many are the same images, so more are drawn beside those that there are
 train.precision  counts, also as `auto`: other arithmetic, other weights
 data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
     the images
@@ -117,8 +119,18 @@ def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     }
 
 
+def sample_set(config: "RunConfig") -> dict[str, Any]:
+    """Return what determines each of the samples of given weights, however many are drawn."""
+    values = samples(config)
+    del values["sample"]["num_images"]
+    return values
+
+
 def samples(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
-    """Return what determines the samples that are drawn from given weights."""
+    """Return what determines so many samples of given weights, as measurements count them.
+
+    Versions before had a folder for each number of images, called by this.
+    """
     return {
         "shape": list(config.data.shape),
         **({} if config.data.depth == 8 else {"depth": config.data.depth}),

@@ -39,11 +39,11 @@ class SampleConfig(Section):
     """arithmetic between the calls of the network"""
 
     num_images: Count = 50_000
-    """images"""
+    """images; more than there are: only the others are drawn"""
     unit_size: int = Field(500, ge=1, le=10**6)
     """images in one unit: what a worker makes, publishes, and makes again if it is lost"""
     batch_size: Count = 250
-    """images through the network at once; rounding depends on it"""
+    """images through the network at once; rounding depends on it, so a last batch is filled up"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise; image i is a function of (seed, i)"""
     num_grid_images: Annotated[Few, HOUSEKEEPING] = 100

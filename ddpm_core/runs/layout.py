@@ -6,12 +6,13 @@ runs/<run>/dataset.json              which data set the run uses
 runs/<run>/birth.json                an id that differs for a later folder of this name
 runs/<run>/mlflow/                   what a server of MLflow has of the run
 runs/<run>/checkpoints/step_00001000/
-runs/<run>/samples/<fingerprint>/
+runs/<run>/samples/<fingerprint>/    first-10000.json ...: however many are drawn
 runs/<run>/evaluation/<fingerprint>/
 runs/<run>/study/<fingerprint>/
 runs/<run>/ablations/<fingerprint>/
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from ddpm_core.runs.protocol import protocol_identity
 from ddpm_core.store.storage import Store
 
 DATASET_INDEX = "index.json"
+_FIRST = re.compile(r"first-[0-9]+\.json")
 SHORT = 16  # hex digits of a fingerprint in a folder's name
 
 
@@ -71,6 +73,16 @@ def samples_folder(run: str, sampling_fingerprint: str) -> str:
     return f"{run_folder(run)}/samples/{sampling_fingerprint[:SHORT]}"
 
 
+def whole_name(num_images: int) -> str:
+    """Return the file name of the manifest of the first `num_images` samples of a folder."""
+    return f"first-{num_images}.json"
+
+
+def is_whole(name: str) -> bool:
+    """Say whether a file name is that of the manifest of a result, and not of one of its units."""
+    return name == "manifest.json" or _FIRST.fullmatch(name) is not None
+
+
 def evaluation_folder(run: str, protocol_fingerprint: str) -> str:
     """Return the folder of one evaluation."""
     return f"{run_folder(run)}/evaluation/{protocol_fingerprint[:SHORT]}"
@@ -81,8 +93,13 @@ def experiment_fingerprint(config: RunConfig, rule: Rule = PRESENT) -> str:
     return fingerprint(identity.experiment(config, rule))
 
 
+def sample_set_fingerprint(config: RunConfig, sha256: str) -> str:
+    """Return what determines each sample: weights, network, diffusion and how it is drawn."""
+    return fingerprint({"ema": sha256, **identity.sample_set(config)})
+
+
 def sample_fingerprint(config: RunConfig, ema_sha256: str, rule: Rule = PRESENT) -> str:
-    """Return what determines the samples: weights, network, diffusion and `sample`."""
+    """Return what determines so many samples: `sample_set_fingerprint`, and their number."""
     return fingerprint({"ema": ema_sha256, **identity.samples(config, rule)})
 
 

@@ -28,6 +28,8 @@ class Place:
 
     folder: str
     expected: Expected
+    name: str = "manifest.json"
+    """file name of the manifest"""
 
 
 # -- the experiment --------------------------------------------------------------------------------
@@ -89,7 +91,11 @@ def _rules(store: Store, config: RunConfig) -> Iterator[Rule]:
 
 
 def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
-    """Return the place of the samples of these weights."""
+    """Return the place of the first `sample.num_images` samples of these weights.
+
+    One folder holds them however many there are, and has a manifest for each number that was asked
+    for. In versions before each number had a folder.
+    """
     sample = config.sample
     body = {
         "num_images": sample.num_images,
@@ -108,12 +114,19 @@ def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
         **{knob: getattr(sample, knob) for knob in _KNOBS},
     }
 
-    def by(rule: Rule) -> Place:
-        digest = layout.sample_fingerprint(config, weights.sha256, rule)
+    def called(digest: str, name: str) -> Place:
         expected = Expected(body, {"fingerprint": digest, **knobs})
-        return Place(layout.samples_folder(config.name, digest), expected)
+        return Place(layout.samples_folder(config.name, digest), expected, name)
 
-    return _first(store, config, by)
+    def by(rule: Rule) -> Place:
+        return called(layout.sample_fingerprint(config, weights.sha256, rule), "manifest.json")
+
+    present = called(
+        layout.sample_set_fingerprint(config, weights.sha256), layout.whole_name(sample.num_images)
+    )
+    if store.exists(f"{present.folder}/{present.name}"):
+        return present
+    return _first(store, config, by, otherwise=present)
 
 
 def evaluation(store: Store, config: RunConfig, weights: Weights, dataset: str) -> Place:
@@ -167,8 +180,12 @@ def measured_weights(config: RunConfig, weights: Weights, dataset: str) -> dict[
     }
 
 
-def _first(store: Store, config: RunConfig, by: Callable[[Rule], Place]) -> Place:
-    """Return the first place at which something lies; the present one if nothing does."""
+def _first(
+    store: Store, config: RunConfig, by: Callable[[Rule], Place], *, otherwise: Place | None = None
+) -> Place:
+    """Return the first place at which something lies; if nothing does, `otherwise` or the present
+    one.
+    """
     tried = set()
     for rule in _rules(store, config):
         place = by(rule)
@@ -178,4 +195,4 @@ def _first(store: Store, config: RunConfig, by: Callable[[Rule], Place]) -> Plac
         # A listing may be long; the manifest of the whole is not.
         if store.exists(f"{place.folder}/manifest.json") or store.names(place.folder):
             return place
-    return by(PRESENT)
+    return by(PRESENT) if otherwise is None else otherwise

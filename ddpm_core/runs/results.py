@@ -302,7 +302,7 @@ def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
 
 def _result(store: Store, config: RunConfig, stage: str, place: Place) -> Manifest | None:
     with _mended_by(store, config, stage):
-        found = manifest.load(store, place.folder, place.expected)
+        found = manifest.load(store, place.folder, place.expected, name=place.name)
         if found is not None:
             found.require_sizes(store)
     return found

@@ -32,8 +32,8 @@ GRID_ROLE = "grid"
 def run_sample(store: Store, config: RunConfig) -> str:
     """Draw `config.sample.num_images` images and return the folder that holds them.
 
-    Units that are there are kept, damaged ones are made again. If all are there nothing is drawn,
-    and what MLflow may have missed is sent.
+    Units that are there are kept, for whatever number of images they were drawn; damaged ones are
+    made again. If all are there nothing is drawn, and what MLflow may have missed is sent.
 
     Raises:
         CheckpointError: the weights are not there.
@@ -60,25 +60,32 @@ def _complete_samples(
     """
     place, total = places.samples(store, config, weights), config.sample.num_images
     folder = place.folder
-    committed = manifest.intact(store, folder, place.expected, check=_require_whole)
+    committed = manifest.intact(
+        store, folder, place.expected, check=_require_whole, name=place.name
+    )
     if committed is not None:
         note = f"done already: {store.uri_of(folder)}"
         Progress("sample", total, total, "images", note).show()
         return committed
-    units = units_of(config.sample)
-    made = finished(store, folder, units)
+    units, unit_size = _units_at(place, config), config.sample.unit_size
+    made = finished(store, folder, units, unit_size=unit_size)
     missing = without(units, made)
     if missing:
         chosen.require_files(store, weights)
         tracker.begin()
         _make(store, config, weights, folder, missing)
-        made = finished(store, folder, units)
+        made = finished(store, folder, units, unit_size=unit_size)
         if len(made) < len(units):
             raise DamagedError(
                 f"units of {store.uri_of(folder)} were damaged or set aside while others were "
                 "made; run the sample stage again"
             )
     return _commit(store, config, place, made)
+
+
+def _units_at(place: Place, config: RunConfig) -> list[Unit]:
+    """Return the units; the folders of versions before hold one number of images for ever."""
+    return units_of(config.sample, grows=place.name != "manifest.json")
 
 
 def _require_whole(samples: Manifest, store: Store) -> None:
@@ -107,7 +114,7 @@ def _make(
 def _commit(store: Store, config: RunConfig, place: Place, made: dict[str, Manifest]) -> Manifest:
     """Draw the grid and publish the whole: all units in order, and how they were made."""
     sample, folder, expected = config.sample, place.folder, place.expected
-    units = units_of(sample)
+    units = _units_at(place, config)
     files = {unit.role: made[unit.name].files[IMAGES_ROLE] for unit in units}
     whole = Manifest(folder, {}, files)
     shown = first_images(store, whole, sample, config.data.shape, sample.num_grid_images)
@@ -121,7 +128,7 @@ def _commit(store: Store, config: RunConfig, place: Place, made: dict[str, Manif
         "units": [files[unit.role].sha256 for unit in units],
     }
     # Another start may have drawn a grid of another size beside the same images.
-    return commit_first(store, folder, files, body, expected)
+    return commit_first(store, folder, files, body, expected, name=place.name)
 
 
 def deliver_samples(

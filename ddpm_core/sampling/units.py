@@ -3,9 +3,14 @@
     samples/<fingerprint>/
       000007-<digest>.tar    00000700.png, 00000700.json ({"index": 700, "seed": 0}), 00000701.png
       000007.json            manifest of the unit: it is finished
-      manifest.json          all units, in order, with how they were made; and pictures for people
+      000008-50.json         manifest of the first 50 images of a unit
+      first-850.json         the first 850 images: all their units, in order, with how they were
+                             made; and pictures for people
 
-What a unit holds follows from its number, so it does not matter who makes it, or how often.
+What a unit holds follows from its number, so it does not matter who makes it, or how often. More
+images are more units, beside those that there are. Of the last unit only as many images are drawn
+as are asked for, and in the same batches: they are the same images as in the whole unit, which is
+drawn when more are wanted.
 """
 
 import io
@@ -23,6 +28,7 @@ from ddpm_core.config import SampleConfig
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.images.pixels import eight_bits
+from ddpm_core.runs import layout
 from ddpm_core.shards.tar import members
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import write_file
@@ -42,11 +48,13 @@ class Unit:
     number: int
     start: int
     stop: int
+    is_part: bool = False
+    """whether there may be more of it, in a unit of its own"""
 
     @property
     def name(self) -> str:
         """What its files begin with."""
-        return f"{self.number:06d}"
+        return f"{self.number:06d}" + (f"-{self.stop - self.start}" if self.is_part else "")
 
     @property
     def body(self) -> dict[str, int]:
@@ -56,15 +64,20 @@ class Unit:
     @property
     def role(self) -> str:
         """What the folder's manifest calls its images."""
-        return f"unit-{self.name}"
+        return f"unit-{self.number:06d}"
 
 
-def units_of(sample: SampleConfig) -> list[Unit]:
-    """Return the units in order; only the last may be smaller than `unit_size`."""
-    starts = range(0, sample.num_images, sample.unit_size)
+def units_of(sample: SampleConfig, *, grows: bool = False) -> list[Unit]:
+    """Return the units in order; only the last may be smaller than `unit_size`.
+
+    Args:
+        sample: how many images, and how they are cut.
+        grows: whether such a last one is a part, as it is where the set may grow.
+    """
+    total, size = sample.num_images, sample.unit_size
     return [
-        Unit(number, start, min(start + sample.unit_size, sample.num_images))
-        for number, start in enumerate(starts)
+        Unit(number, start, min(start + size, total), is_part=grows and start + size > total)
+        for number, start in enumerate(range(0, total, size))
     ]
 
 
@@ -98,21 +111,41 @@ def publish(
     return Units[Unit](store, folder).publish(unit, files, {"seed": seed})
 
 
-def finished(store: Store, folder: str, units: Sequence[Unit]) -> dict[str, Manifest]:
+def finished(
+    store: Store, folder: str, units: Sequence[Unit], *, unit_size: int | None = None
+) -> dict[str, Manifest]:
     """Return name -> manifest of the units that are there, in the full lengths of their files.
 
     The bytes of the images are verified when they are read.
+
+    Args:
+        store: where.
+        folder: of the samples.
+        units: which; a part is there, too, if all of its unit is.
+        unit_size: images of a whole unit; None if there are no parts.
     """
-    return Units[Unit](store, folder).finished(units, by_length=True, read=(STRIP_ROLE,))
+    entire = {
+        unit.name: Unit(unit.number, unit.start, unit.start + unit_size)
+        for unit in units
+        if unit.is_part and unit_size is not None
+    }
+    published = Units[Unit](store, folder)
+    found = published.finished([*units, *entire.values()], by_length=True, read=(STRIP_ROLE,))
+    more = {name: found.pop(unit.name) for name, unit in entire.items() if unit.name in found}
+    return found | more
 
 
-def set_aside(store: Store, folder: str, unit: Unit, reason: str) -> None:
-    """Quarantine a unit, and so the whole: the sample stage draws it again.
+def set_aside(store: Store, samples: Manifest, unit: Unit, reason: str) -> None:
+    """Quarantine a unit, and all wholes of its folder: the sample stage draws it again.
 
-    The stage compares lengths; changed bytes are found when the images are read.
+    The stage compares lengths; changed bytes are found when the images are read. A whole without
+    this unit is published again by the stage without any work.
     """
-    Units[Unit](store, folder).set_aside(unit, reason)
-    manifest.quarantine(store, folder, reason)
+    folder = samples.folder
+    drawn_as = samples.files[unit.role].name.rpartition("-")[0]
+    wholes = filter(layout.is_whole, store.names(folder))
+    for name in (f"{drawn_as}.json", *wholes):
+        manifest.quarantine(store, folder, reason, name=name)
 
 
 def read_unit(
@@ -162,7 +195,7 @@ def _set_aside_if_damaged(store: Store, samples: Manifest, unit: Unit) -> Iterat
     try:
         yield
     except DamagedError as error:
-        set_aside(store, samples.folder, unit, str(error))
+        set_aside(store, samples, unit, str(error))
         raise
 
 
@@ -171,9 +204,11 @@ def _pictures(store: Store, samples: Manifest, unit: Unit) -> list[tuple[str, by
     archive = samples.read(store, unit.role)
     origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
     found = members(archive, origin=origin)
+    # Of a set that has grown the file may hold more of the unit than is asked for.
+    count = max(unit.stop - unit.start, len(found) // len(_EXTENSIONS))
     expected = [
         f"{index:08d}.{extension}"
-        for index in range(unit.start, unit.stop)
+        for index in range(unit.start, unit.start + count)
         for extension in _EXTENSIONS
     ]
     if [member.name for member in found] != expected:
@@ -183,7 +218,7 @@ def _pictures(store: Store, samples: Manifest, unit: Unit) -> list[tuple[str, by
         )
     return [
         (member.name, archive[member.offset : member.offset + member.size])
-        for member in found[:: len(_EXTENSIONS)]
+        for member in found[:: len(_EXTENSIONS)][: unit.stop - unit.start]
     ]
 
 

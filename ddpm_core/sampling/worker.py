@@ -52,8 +52,10 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
         recorder = _Recorder(config)
         parts = []
         for start in range(unit.start, unit.stop, config.sample.batch_size):
-            stop = min(start + config.sample.batch_size, unit.stop)
-            recorder.begin(start)
+            # Always a whole batch, since rounding depends on it: the images of a part of a unit are
+            # those of the unit, to the last bit.
+            stop = start + config.sample.batch_size
+            recorder.begin(start, unit.stop)
             x_0 = draw(
                 denoiser,
                 torch.arange(start, stop, device=device),
@@ -67,7 +69,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             store,
             payload["folder"],
             unit,
-            np.concatenate(parts),
+            np.concatenate(parts)[: unit.stop - unit.start],
             seed=config.sample.seed,
             strip_png=recorder.png() if unit.start == 0 else None,
         )
@@ -86,9 +88,9 @@ class _Recorder:
         self._frames: dict[int, list[tuple[Tensor, Tensor]]] = {t: [] for t in self._moments}
         self._wanted = 0
 
-    def begin(self, start: int) -> None:
-        """Announce the next batch, starting at image `start`."""
-        self._wanted = max(0, self._shown - start)
+    def begin(self, start: int, stop: int) -> None:
+        """Announce the next batch, from image `start` on; the images before `stop` count."""
+        self._wanted = max(0, min(self._shown, stop) - start)
 
     def record(self, to_go: int, x_prev: Tensor, x_0_hat: Tensor) -> None:
         if self._wanted and to_go in self._frames:

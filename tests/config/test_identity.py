@@ -27,6 +27,7 @@ def fingerprints(config: RunConfig, rule: Rule = PRESENT) -> dict[str, str]:
     return {
         "experiment": layout.experiment_fingerprint(config, rule),
         "dataset": dataset_fingerprint(config.data, "0" * 64),
+        "sample_set": layout.sample_set_fingerprint(config, weights),
         "samples": layout.sample_fingerprint(config, weights, rule),
         "evaluation": layout.evaluation_fingerprint(config, weights, data, rule),
         "study": layout.study_fingerprint(config, weights, data, rule),
@@ -99,6 +100,15 @@ def test_what_changes_no_result_is_in_no_fingerprint(change):
     assert digits().differences(digits().replaced(change)) == []
 
 
+def test_the_number_of_images_is_in_what_was_measured_of_them_and_not_in_the_images():
+    """Catches: 10,000 images that are drawn again for 50,000, and two distances in one folder."""
+    ours, more = fingerprints(digits()), fingerprints(digits().replaced({"sample.num_images": 257}))
+    same = {what for what in ours if ours[what] == more[what]}
+    assert same == {"experiment", "dataset", "sample_set"}
+    other = fingerprints(digits().replaced({"sample.batch_size": 32}))
+    assert other["sample_set"] != ours["sample_set"], "rounding depends on it"
+
+
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("rule", ["now", "before"])
 def test_a_new_key_with_a_default_leaves_every_fingerprint_as_it_was(name, rule):
@@ -115,10 +125,10 @@ def test_a_new_key_with_a_default_leaves_every_fingerprint_as_it_was(name, rule)
     ("section", "whose"),
     [
         ("data", {"experiment", "dataset", "ablations"}),
-        ("model", {"experiment", "samples", "evaluation", "study", "ablations"}),
-        ("diffusion", {"experiment", "samples", "evaluation", "study", "ablations"}),
+        ("model", {"experiment", "sample_set", "samples", "evaluation", "study", "ablations"}),
+        ("diffusion", {"experiment", "sample_set", "samples", "evaluation", "study", "ablations"}),
         ("train", {"experiment", "ablations"}),
-        ("sample", {"samples", "evaluation", "study", "ablations"}),
+        ("sample", {"sample_set", "samples", "evaluation", "study", "ablations"}),
         ("evaluate", {"evaluation", "study", "ablations"}),
         ("study", {"study"}),
     ],

@@ -60,7 +60,7 @@ PLACES = {
     "samples": "runs/a/samples/*/*.tar",
     "picture of samples": "runs/a/samples/*/*.png",
     "manifest of a unit": "runs/a/samples/*/0*.json",
-    "manifest of samples": "runs/a/samples/*/manifest.json",
+    "manifest of samples": "runs/a/samples/*/first-*.json",
     "figures and numbers": f"runs/a/evaluation/*/*-{'?' * 16}.[jp]*",
     "unit of an evaluation": "runs/a/evaluation/*/*.safetensors",
     "manifest of a unit of an evaluation": "runs/a/evaluation/*/*-000*.json",

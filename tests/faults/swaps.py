@@ -30,7 +30,7 @@ FILES = {
         "runs/a/evaluation/*/*-000*.json", "runs/[bc]/evaluation/*/*-000*.json",
     ),
     "manifests of two sets of samples": (
-        "runs/a/samples/*/manifest.json", "runs/*/samples/*/manifest.json",
+        "runs/a/samples/*/first-*.json", "runs/*/samples/*/first-*.json",
     ),
     "manifests of two checkpoints": (
         "runs/a/checkpoints/*/manifest.json", "runs/*/checkpoints/*/manifest.json",

@@ -186,7 +186,7 @@ def test_what_is_drawn_in_another_way_lies_at_the_present_place(store, images):
     weights = results.weights_of(store, config)
     place = places.samples(store, config, weights)
     ema = weights.sha256
-    assert place.folder == layout.samples_folder(NAME, layout.sample_fingerprint(config, ema))
+    assert place.folder == layout.samples_folder(NAME, layout.sample_set_fingerprint(config, ema))
     more = config.replaced({"sample.num_grid_images": 2})
     assert places.samples(store, more, weights) == place
 

@@ -294,7 +294,8 @@ def test_what_is_broken_of_one_run_its_stages_make_again(store, stages, stage, h
     result, table = of_stage(store, run), results.ablations_of(store, config)
     store.delete(f"{table.folder}/manifest.json")
     if harm == "gone":
-        store.delete(f"{result.folder}/manifest.json")
+        name = layout.whole_name(run.sample.num_images) if stage == "sample" else "manifest.json"
+        store.delete(f"{result.folder}/{name}")
     else:
         (record,) = result.files.values()
         store.write(f"{result.folder}/{record.name}", b"broken")
