@@ -20,6 +20,7 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.loader import Images, ImageSet
 from ddpm_core.runs.protocol import protocol_identity
 from ddpm_core.shards.members import LABEL
+from ddpm_core.training.optimiser import Optimiser
 
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run
@@ -99,15 +100,14 @@ def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> 
     take = _taking(train, device)
     channels = train.images(0, 1).shape[1]
     network = Classifier(channels, train.num_classes).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
+    optimiser = Optimiser(dict(network.named_parameters()), fused=False)
     order = train.windows(_SEED)
     for step in range(num_steps):
         train.expect(_position(order, step))
         images_u8, labels = take(batch_numbers(order, step))
         loss = functional.cross_entropy(network(images_u8), labels)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimiser.update(_LEARNING_RATE)
     return network.eval()
 
 

@@ -1,9 +1,11 @@
 """Adam over parameters by name, and the learning rate of a step."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 _EPS = 1e-8
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -24,25 +26,37 @@ class Optimiser:
 
     The moments lie in memory as their weights do: the fused kernel walks over all in step.
 
+    It is torch's function, not its class: making `torch.optim.Adam` imports torch's compiler, a
+    second of every process that trains.
+
     Args:
         params: what it moves, by the names that the moments have in a checkpoint.
         betas: decay of the first and of the second moment, each in [0, 1).
+        fused: whether one kernel does all; else as `torch.optim.Adam` chooses when it is not told.
+
+    Source: Kingma & Ba 2015, algorithm 1.
     """
 
     def __init__(
-        self, params: Mapping[str, nn.Parameter], *, betas: tuple[float, float] = (0.9, 0.999)
+        self,
+        params: Mapping[str, nn.Parameter],
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        fused: bool = True,
     ) -> None:
         self.params = dict(params)
-        every = list(self.params.values())
-        self._adam = torch.optim.Adam(every, lr=0.0, betas=betas, eps=_EPS, fused=True)
-        for param in every:
-            self._adam.state[param] = {
-                "step": torch.zeros((), dtype=torch.float32, device=param.device),
-                "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format),
+        self.betas = betas
+        self._fused = fused or None
+        self._state = {
+            name: {
+                "step": torch.zeros((), device=param.device if fused else None),
+                **{moment: torch.zeros_like(param, requires_grad=False) for moment in _MOMENTS},
             }
+            for name, param in self.params.items()
+        }
 
-    def update(self, rate: float, *, grad_clip: float) -> Tensor:
+    @torch.no_grad()
+    def update(self, rate: float, *, grad_clip: float = math.inf) -> Tensor:
         """Move the parameters along their gradients, and drop these.
 
         Args:
@@ -53,17 +67,34 @@ class Optimiser:
             The norm before clipping, a scalar on the device.
         """
         norm = nn.utils.clip_grad_norm_(self.params.values(), grad_clip, foreach=True)
-        for group in self._adam.param_groups:
-            group["lr"] = rate
-        self._adam.step()
-        self._adam.zero_grad()
+        moved = {name: param for name, param in self.params.items() if param.grad is not None}
+        steps, *moments = (
+            [self._state[name][key] for name in moved] for key in ("step", *_MOMENTS)
+        )
+        adam(
+            list(moved.values()),
+            [param.grad for param in moved.values() if param.grad is not None],
+            *moments,
+            max_exp_avg_sqs=[],
+            state_steps=steps,
+            fused=self._fused,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=rate,
+            weight_decay=0.0,
+            eps=_EPS,
+            maximize=False,
+        )
+        for param in moved.values():
+            param.grad = None
         return norm
 
     def state(self) -> dict[str, Tensor]:
         """Return `exp_avg.*`, `exp_avg_sq.*` and the one `step` of all parameters; not copies."""
         state = {
-            f"{moment}.{name}": self._adam.state[param][moment]
-            for name, param in self.params.items()
+            f"{moment}.{name}": own[moment]
+            for name, own in self._state.items()
             for moment in _MOMENTS
         }
         return state | {"step": self._steps()[0]}
@@ -75,4 +106,4 @@ class Optimiser:
             one.copy_(first)
 
     def _steps(self) -> list[Tensor]:
-        return [self._adam.state[param]["step"] for param in self.params.values()]
+        return [own["step"] for own in self._state.values()]
