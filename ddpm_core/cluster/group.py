@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from ray.train.torch.config import (
     _set_torch_distributed_env_vars,
     _TorchBackend,
 )
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
@@ -42,7 +43,6 @@ _log = logging.getLogger(__name__)
 _MAX_CONTROLLER_FAILURES = 5
 _ABORT_TIMEOUT_S = 15.0
 """seconds for workers to end in order; their job, which ends with this process, takes the others"""
-_ADDRESS = "RAY_ADDRESS"
 _SETTINGS = {
     # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
@@ -96,8 +96,7 @@ def train_group(
         ) as folder:
             tally, reason = Path(folder, "losses"), Path(folder, "reason")
             try:
-                with _address_for_workers():
-                    _fit(_trainer(worker, payload, compute, name, Path(folder), losses), reason)
+                _fit(_trainer(worker, payload, compute, name, Path(folder), losses), reason)
             except _GroupLostError as error:
                 raise _lost_too_often(compute, str(error)) from error
             except _StartLostError as error:
@@ -144,13 +143,11 @@ def _trainer(
 
 
 class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped here
-    """Ray's, ended by the first Ctrl-C, and as an interruption.
-
-    Ray's own handler waits for a controller that, while a group starts, hears nothing; then it ends
-    the process with code 0, as if all were done.
-    """
+    """Ray's, ended by the first Ctrl-C, as an interruption; without actors that have no work."""
 
     def _register_sigint_handler(self, controller: Any) -> None:  # noqa: ANN401
+        # Ray's own handler waits for a controller that, while a group starts, hears nothing; then
+        # it ends the process with code 0, as if all were done.
         def interrupt(_number: int, _frame: object) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             with contextlib.suppress(ray.exceptions.RayError):
@@ -159,24 +156,12 @@ class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is un
 
         signal.signal(signal.SIGINT, interrupt)
 
-
-@contextlib.contextmanager
-def _address_for_workers() -> Iterator[None]:
-    """Tell the controller, and what it starts, which cluster it is in.
-
-    It starts an actor that removes what a lost controller leaves behind, and that looks, by Ray's
-    own rules, for the cluster of this machine: where there are two it may find the other.
-    """
-    before = os.environ.get(_ADDRESS)
-    os.environ[_ADDRESS] = ray.get_runtime_context().gcs_address
-    ENV_VARS_TO_PROPAGATE.add(_ADDRESS)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_ADDRESS]
-        else:
-            os.environ[_ADDRESS] = before
+    def _create_default_callbacks(self) -> list[Any]:
+        # Two seconds of a core each. One hands out data sets of Ray's, of which there are none. The
+        # other gives back the places of a group whose controller was lost: so does the end of
+        # this job, which follows from that, and before it `release_places`.
+        idle = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
 
 
 def _lost_too_often(compute: ComputeConfig, what: str) -> ClusterError:

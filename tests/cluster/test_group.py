@@ -15,7 +15,6 @@ import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from ddpm_core.cluster import group
@@ -102,25 +101,26 @@ def test_a_worker_that_never_answers_counts_as_lost(monkeypatch):
         return EndedByLimit(folder / "reason", lacks_room=False, text="waited 120 s for a worker")
 
     monkeypatch.setattr(group, "_trainer", trainer)
-    monkeypatch.setattr(group, "_address_for_workers", contextlib.nullcontext)
     monkeypatch.setattr(group, "release_places", lambda: tried.append("released"))
     with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1.*waited 120 s"):
         group.train_group(print, {}, TWO, name="stuck")
     assert tried == [0, "released", 1, "released"]
 
 
-def test_the_group_s_processes_know_which_cluster_they_are_in(monkeypatch):
-    """Catches a cleaner of Ray Train's that asks another Ray of this machine, and removes there."""
-    here = SimpleNamespace(gcs_address="10.0.0.1:6379")
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with group._address_for_workers():
-        assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:6379"
-    assert os.environ["RAY_ADDRESS"] == "auto"
-    monkeypatch.delenv("RAY_ADDRESS")
-    with group._address_for_workers():
-        pass
-    assert "RAY_ADDRESS" not in os.environ
+@quiet_ray_data
+def test_no_actor_is_started_that_has_nothing_to_do(tmp_path, monkeypatch):
+    """Catches two seconds of a core for each, at each start of a group; and a name that is Ray's no
+    longer, with which they would come back unnoticed.
+    """
+    monkeypatch.setattr(group, "num_workers", lambda _compute: 2)
+    monkeypatch.setattr(group, "uses_gpu", lambda _compute: False)
+    trainer = group._trainer(print, {}, TWO, "idle", tmp_path, 0)
+    every = super(group._Trainer, trainer)._create_default_callbacks()
+    kept = trainer._create_default_callbacks()
+    assert {type(one).__name__ for one in every} - {type(one).__name__ for one in kept} == {
+        "DatasetsCallback",
+        "PlacementGroupCleanerCallback",
+    }
 
 
 def test_one_interruption_ends_a_group_that_does_not_start(monkeypatch):
