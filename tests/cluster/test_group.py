@@ -211,19 +211,6 @@ def test_a_group_whose_worker_does_not_answer_is_given_up(group_of_one, monkeypa
 
 
 @quiet_ray_data
-@pytest.mark.ray
-def test_ranks_know_their_place_and_meet(ray_here, tmp_path):
-    """Catches threads of the whole node in every worker, and ranks that are not one group; also a
-    port of Ray's, of torch's store or of gloo's that others than this machine reach.
-    """
-    payload = {"folder": str(tmp_path), "driver": os.getpid()}
-    group.train_group(workers.meet, payload, TWO, name="meet")
-    assert (tmp_path / "open").read_text() == ""
-    assert (tmp_path / "0").read_text() == "0 2 cpu 1.0 1"
-    assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
-
-
-@quiet_ray_data
 @pytest.mark.long
 @pytest.mark.ray
 def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
@@ -241,10 +228,14 @@ def test_an_error_for_the_user_comes_out_as_it_is_and_once(ray_here, tmp_path):
 @pytest.mark.ray
 @pytest.mark.long
 def test_lost_workers_are_replaced_so_often_and_no_more(ray_here, tmp_path):
-    """Catches endless restarts, and an error that does not say what to do."""
-    with pytest.raises(ClusterError, match=r"more than compute\.max_failures=1 times.*Run again"):
-        group.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, TWO, name="die")
-    assert (tmp_path / "attempts1").read_text() == "xx"
+    """Catches endless restarts, one too many, and an error that does not say what to do.
+
+    That they are replaced at all shows the next test, and tests/faults/test_kill_training.py.
+    """
+    none = ComputeConfig(num_workers=2, max_failures=0)
+    with pytest.raises(ClusterError, match=r"more than compute\.max_failures=0 times.*Run again"):
+        group.train_group(workers.die_on_rank_1, {"folder": str(tmp_path)}, none, name="die")
+    assert (tmp_path / "attempts1").read_text() == "x"
 
 
 def stop_a_worker(stopped):
@@ -266,7 +257,11 @@ def stop_a_worker(stopped):
 def test_a_worker_that_stops_while_the_group_starts_is_replaced(
     ray_here, tmp_path, monkeypatch, caplog
 ):
-    """Catches a group that, begun again, waits for cores that its own predecessor has taken."""
+    """Catches a group that, begun again, waits for cores that its own predecessor has taken.
+
+    And of any group: threads of the whole node in every worker, and ranks that are not one group;
+    also a port of Ray's, of torch's store or of gloo's that others than this machine reach.
+    """
     true_trainer, stopped = group._trainer, []
 
     def trainer(worker, payload, compute, name, folder, losses):
@@ -285,6 +280,8 @@ def test_a_worker_that_stops_while_the_group_starts_is_replaced(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
     assert len(stopped) == 1
+    assert (tmp_path / "open").read_text() == ""
+    assert (tmp_path / "0").read_text() == "0 2 cpu 1.0 1"
     assert (tmp_path / "1").read_text() == "1 2 cpu 1.0 1"
     (said,) = [
         r.getMessage() for r in caplog.records if "while the group started" in r.getMessage()

@@ -1,7 +1,4 @@
 import io
-import os
-import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +13,7 @@ from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.units import first_images
 from ddpm_core.store.commit import retire
-from tests.sampling.tiny import commit_earlier, commit_random_weights, cpu, tiny_config
-
-
-def files_of(store, folder) -> dict[str, bytes]:
-    return {name: store.read(f"{folder}/{name}") for name in store.names(folder)}
+from tests.sampling.tiny import commit_earlier, commit_random_weights, cpu, files_of, tiny_config
 
 
 def picture(manifest, store, role) -> np.ndarray:
@@ -226,68 +219,6 @@ def test_a_worker_refuses_weights_that_are_not_the_ones_in_its_payload(trained):
     payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64)
     with pytest.raises(CheckpointError, match="are no longer the final ones"):
         worker.make_worker(payload, cpu)
-
-
-# -- on a cluster ----------------------------------------------------------------------------------
-
-
-def make_dying_worker(payload, get_device):
-    """Make the real worker; its process dies twice: before unit 1, and after publishing unit 2."""
-    make = worker.make_worker(payload, get_device)
-
-    def work(unit):
-        scar = Path(payload["root"]) / f"died-{unit.number}"
-        dies = unit.number in (1, 2) and not scar.exists()
-        if dies and unit.number == 1:
-            scar.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        done = make(unit)
-        if dies:
-            scar.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
-
-    return work
-
-
-@pytest.fixture(scope="module")
-def ray_cluster():
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        configure_logging=False,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.long
-@pytest.mark.ray
-@pytest.mark.timeout(900)
-@pytest.mark.usefixtures("recording_tracker", "ray_cluster")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray uses its own old names
-def test_samples_are_the_same_bytes_from_one_worker_three_and_after_a_death(sampled, monkeypatch):
-    """Catches: noise that depends on the worker, units lost or doubled when a worker dies."""
-    store, config = sampled
-    folder = results.samples_of(store, config).folder
-    expected = files_of(store, folder)  # made here, in the order of the units
-    assert sum(name.endswith(".tar") for name in expected) == 4
-
-    def again(num_workers: int) -> dict[str, bytes]:
-        for name in store.names(folder):
-            store.delete(f"{folder}/{name}")
-        stage.run_sample(store, config.replaced({"compute.num_workers": num_workers}))
-        return files_of(store, folder)
-
-    assert again(1) == expected
-    assert again(3) == expected
-    monkeypatch.setattr(stage, "make_worker", make_dying_worker)
-    assert again(2) == expected
-    assert {"died-1", "died-2"} <= {path.name for path in Path(store.uri).iterdir()}
 
 
 @pytest.mark.gpu

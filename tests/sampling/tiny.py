@@ -163,6 +163,11 @@ def evaluated(_evaluated_root, store) -> tuple[Store, RunConfig]:
     return store, tiny_config()
 
 
+def files_of(store: Store, folder: str) -> dict[str, bytes]:
+    """Return the files of a folder, by name."""
+    return {name: store.read(f"{folder}/{name}") for name in store.names(folder)}
+
+
 def cpu() -> torch.device:
     return torch.device("cpu")
 

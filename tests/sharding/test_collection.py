@@ -360,29 +360,3 @@ def test_what_becomes_of_the_images_is_part_of_the_data_set(change, store, folde
     )
     with pytest.raises(DamagedError, match="is not the one of this run"):
         results.dataset_of(store, config_of(folder, **change))
-
-
-@pytest.mark.long
-@pytest.mark.ray
-def test_any_number_of_workers_makes_the_same_bytes(tmp_path, folder):
-    """Catches bytes that depend on who made them, on real workers; issue: 1, 2 and 3."""
-    import ray
-
-    from ddpm_core import cluster
-    from ddpm_core.config import ComputeConfig
-
-    made = []
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    try:
-        with cluster.connect(ComputeConfig(num_workers=3)):
-            for workers in (1, 2, 3):
-                root = tmp_path / str(workers)
-                config = config_of(folder).replaced(
-                    {"compute.num_workers": workers, "train.global_batch_size": 6}
-                )
-                run_shard(open_store(str(root)), config)
-                made.append(datasets_below(root))
-    finally:
-        ray.shutdown()
-    assert made[0] == made[1] == made[2]
-    assert len(made[0]) == 12

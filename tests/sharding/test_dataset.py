@@ -333,26 +333,3 @@ def test_the_index_of_as_many_images_as_are_listed_is_not_too_long():
     full = Shard("train-000000.tar", count, 0, tuple(offsets), tuple(sizes))
     num_bytes = len(canonical_json(shard_entry(full, None))) / count
     assert num_bytes * MAX_ENTRIES < manifest.MAX_MANIFEST_BYTES
-
-
-@pytest.mark.long
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray uses its own old names
-def test_ray_data_reads_the_same_samples(colour_shards):
-    """Catches keys that Ray groups in another way than WebDataset."""
-    import ray
-    import ray.data
-
-    paths, images = colour_shards
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        configure_logging=False,
-        log_to_driver=False,
-    )
-    try:
-        samples = ray.data.read_webdataset(paths).take_all()
-    finally:
-        ray.shutdown()
-    assert by_key(samples) == wanted(images)
