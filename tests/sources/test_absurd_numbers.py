@@ -15,7 +15,6 @@ from ddpm_core.sources.containers import tar_walk
 from ddpm_core.sources.containers.container import PassedOver
 from ddpm_core.sources.containers.tarred import Tar
 from ddpm_core.sources.containers.zipped import Zip
-from ddpm_core.sources.pickled_arrays import read_pickled_arrays
 from tests.images.odd_files import png_file
 from tests.images.pictures import noise, shaping
 from tests.images.test_decode import with_sides
@@ -70,10 +69,6 @@ def decode(content, _folder):
     decode_image(content, shaping(8, 8), origin="x", max_pixels=2**30)
 
 
-def unpickle(content, _folder):
-    read_pickled_arrays(content, "x")
-
-
 ABSURD = {
     "idx of 4 * 10^9 images": (read_idx, idx(0x803, 2**32 - 1, 28, 28), "N in 1..131072"),
     "idx of 131,072 images that are not there": (read_idx, idx(0x803, 2**17, 28, 28), "must have"),
@@ -115,12 +110,6 @@ ABSURD = {
     "jpeg of 65,500 squared": (decode, with_sides("jpeg", 65_500, 65_500), "pixels"),
     "gif of 65,535 squared": (decode, with_sides("gif", 65_535, 65_535), "pixels"),
     "webp of 2^48 pixels": (decode, with_sides("webp canvas", 2**24, 2**24), "pixels"),
-    "pickle with a text of 2 GB": (unpickle, b"\x80\x02}T\xff\xff\xff\x7fx.", "its end, too early"),
-    "pickle with bytes of 2^63": (
-        unpickle,
-        b"\x80\x04\x8e" + b"\xff" * 8 + b".",
-        "its end, too early",
-    ),
 }
 
 

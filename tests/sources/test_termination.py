@@ -30,10 +30,8 @@ from ddpm_core.sources.containers.tar_walk import walk as walk_tar
 from ddpm_core.sources.containers.tarred import Tar
 from ddpm_core.sources.containers.unpacking import unpacked
 from ddpm_core.sources.containers.zipped import Zip
-from ddpm_core.sources.pickled_arrays import read_pickled_arrays
 from tests.images.odd_files import exif, gif_file, pillow_file, png_file
 from tests.sources.containers.test_tarred import tar_of
-from tests.sources.test_pickled_arrays import python2_batch
 from tests.sources.work import Counted, EndlessError, bounded_work
 
 NUM_MUTANTS = 300
@@ -144,7 +142,6 @@ def as_idx(content, folder):
 
 
 IDX = struct.pack(">4I", 0x803, 2, 28, 28) + bytes(2 * 784)
-BATCH = python2_batch(np.zeros((2, 3072), np.uint8), [1, 2])
 
 
 def shards(path):
@@ -180,7 +177,6 @@ READERS = {
         as_file(lambda path: unpacked(path, path.parent), ".gz"),
         same,
     ),
-    "pickle": (BATCH, lambda content, _: read_pickled_arrays(content, "x"), same),
     "idx": (IDX, as_idx, same),
     "cifar: binary": (bytes(2 * 3073), as_file(read_cifar, ".tar.gz"), cifar_archive),
 }
@@ -229,28 +225,3 @@ def test_a_name_of_many_dots_is_refused_in_one_look():
         checked_name(b"./" * 2**15 + b"a", "x")
     with bounded_work(lines=100):
         assert checked_name(b"./" * 1000 + b"a", "x") == "a"
-
-
-def pickled(instructions):
-    return b"\x80\x02" + instructions + b"."
-
-
-TEXT = b"X" + struct.pack("<I", 2**17) + b"x" * 2**17 + b"q\x01"
-AGAIN = b"c_codecs\nencode\nh\x01U\x06latin1\x86R"
-LARGE = {
-    "one text as bytes again and again": b"}U\x01a](" + TEXT + AGAIN * 1000 + b"es",
-    "a list of one text": b"}U\x01a](" + TEXT + b"h\x01" * 1000 + b"es",
-    "a shape of many sides": (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R"
-        b"(K\x01(" + b"J\xff\xff\xff\x7f" * 1000 + b"tcnumpy\ndtype\nU\x02u1K\0K\x01\x87R\x89U\0tb"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", LARGE)
-def test_a_small_pickle_does_not_become_large(what):
-    """Catches instructions of two bytes that each copy all of a text, or multiply large numbers:
-    a file of 400 MB would take petabytes.
-    """
-    with pytest.raises(DataError, match=r"makes over|sides"):
-        read_pickled_arrays(pickled(LARGE[what]), "x")
