@@ -1,14 +1,13 @@
-"""A group of workers that train together: Ray Train, and what to do when a worker is lost."""
+"""A group of workers that train together: Ray Train, begun again when a worker is lost."""
 
 import contextlib
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,15 @@ from ray.train.torch.config import (
 )
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
+from ddpm_core.cluster.losses import RestartPolicy, by_rank, hush, is_of_a_lost_peer, is_of_ray
 from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
 from ddpm_core.cluster.network import choose_interface, meet, open_meeting_place
 from ddpm_core.cluster.silence import Silence
 from ddpm_core.cluster.start import StartLimit, read_reason, release_places
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
-from ddpm_core.output import say
-from ddpm_core.progress import WARNING
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +52,6 @@ _SETTINGS = {
     # Printed lines go to the log as they are, once.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
-_TRACEBACK_LOGGERS = (
-    "ray.train.v2._internal.util",
-    "ray.train.v2._internal.execution.failure_handling.default",
-)
-_PATIENCE_LOGGER = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
 
 
 def train_group(
@@ -133,7 +124,7 @@ def _trainer(
                 controller_failure_limit=_MAX_CONTROLLER_FAILURES,
             ),
             callbacks=[
-                _RestartPolicy(folder / "losses"),
+                RestartPolicy(folder / "losses"),
                 StartLimit(compute, folder / "reason"),
                 Silence(),
             ],
@@ -184,93 +175,11 @@ class _Threads:
             self._worker(payload)
         except (PipelineError, RuntimeError, MemoryError) as error:
             if (lack := lack_of_memory(error, TRAIN_KEYS)) is not None:
-                _hush()
+                hush()
                 raise lack from None
-            if isinstance(error, PipelineError) or _is_of_a_lost_peer(error):
-                _hush()  # the driver says it in one line
+            if isinstance(error, PipelineError) or is_of_a_lost_peer(error):
+                hush()  # the driver says it in one line
             raise
-
-
-class _RestartPolicy(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]  # Ray is untyped here
-    """Lets Ray restart after a lost worker, ends the run at any other error; counts the losses.
-
-    Runs in Ray's controller, which is on the driver's node.
-    """
-
-    def __init__(self, tally: Path) -> None:
-        self._tally = tally
-        self._group: Any = None
-
-    def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ANN401, ARG002
-        # This logger prints tracebacks when an actor takes over five seconds to start, and goes on.
-        logging.getLogger(_PATIENCE_LOGGER).setLevel(logging.ERROR)
-
-    def after_worker_group_start(self, worker_group: Any) -> None:  # noqa: ANN401
-        self._group = worker_group
-
-    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ANN401
-        if not worker_group_status.errors:
-            return
-        error = incurable(worker_group_status.errors)
-        if error is None:
-            with self._tally.open("ab") as file:
-                file.write(b"x")
-            lost = _by_rank(worker_group_status.errors)
-            say(f"{WARNING}the group has lost a worker: {lost}", stream=sys.stderr)
-            return
-        if isinstance(error, PipelineError):
-            _hush()
-        # As this class the controller neither retries it nor logs a traceback of its own.
-        raise ray.train.ControllerError(error)
-
-    async def before_controller_shutdown(self) -> None:
-        # Ray forgets a group that loses a worker while it is started: the others would go on,
-        # and their resources stay taken as long as the job lives.
-        if self._group is not None and self._group.has_started():
-            self._group.abort()
-
-
-def incurable(errors: Mapping[int, Exception]) -> Exception | None:
-    """Return the error that another start would meet again, or None if workers were just lost.
-
-    Args:
-        errors: by rank, of those that failed.
-    """
-    ordered = [error for _, error in sorted(errors.items())]
-    for error in ordered:
-        if isinstance(error, PipelineError) and not isinstance(error, ClusterError):
-            return error
-    # A rank raises ClusterError for a process of its own that was lost, as one that decodes images.
-    if any(_is_of_ray(error) or isinstance(error, ClusterError) for error in ordered):
-        return None  # a worker is gone; whatever the others say follows from that
-    return next((error for error in ordered if not _is_of_a_lost_peer(error)), None)
-
-
-def _hush() -> None:
-    """Keep Ray Train from printing tracebacks of an error that is meant for the user."""
-    for name in _TRACEBACK_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _is_of_ray(error: Exception) -> bool:
-    return isinstance(error, ray.exceptions.RayError) or type(error).__module__.startswith("ray.")
-
-
-def _is_of_a_lost_peer(error: Exception) -> bool:
-    # Gloo reports a peer that is gone as a plain RuntimeError with the place in its sources.
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
-
-
-def _by_rank(errors: Mapping[int, Exception]) -> str:
-    return "; ".join(f"rank {rank}: {_briefly(error)}" for rank, error in sorted(errors.items()))
-
-
-def _briefly(error: Exception) -> str:
-    if isinstance(error, WorkerHealthCheckTimeoutError):  # ends with advice about Ray's variables
-        return "it did not answer for so long that it counts as lost"
-    return one_line(error)
 
 
 class _StartLostError(Exception):
@@ -299,14 +208,14 @@ def _fit(trainer: Any, reason: Path) -> None:  # noqa: ANN401 - Ray is untyped h
         cause = error.controller_failure
         if isinstance(cause, PipelineError):
             raise cause from None
-        if isinstance(cause, ray.exceptions.RayError) or _is_of_a_lost_peer(cause):
+        if isinstance(cause, ray.exceptions.RayError) or is_of_a_lost_peer(cause):
             raise _StartLostError(one_line(cause)) from error
-        if _is_of_ray(cause):
+        if is_of_ray(cause):
             raise ClusterError(f"the group of workers did not start: {one_line(cause)}") from error
         raise cause from error
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
-        raise _GroupLostError(_by_rank(failures) or one_line(error)) from error
+        raise _GroupLostError(by_rank(failures) or one_line(error)) from error
     except ray.exceptions.RayError as error:
         if (why := read_reason(reason)) is not None:
             # A head that is gone by now must not replace the reason that is known.
@@ -348,7 +257,7 @@ class _GroupBackend(_TorchBackend):  # type: ignore[misc]  # Ray is untyped here
             ]
             ray.get(met, timeout=limit_s)
         except (ray.exceptions.RayError, RuntimeError):
-            worker_group.abort()  # as in _RestartPolicy: Ray would not
+            worker_group.abort()  # as in RestartPolicy: Ray would not
             raise
 
 
