@@ -9,6 +9,7 @@ the damage taken back, the same bytes. Wrong is: other bytes with exit code 0, a
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -324,24 +325,40 @@ class Campaign:
 KINDS: dict[str, Callable[[Path, random.Random], str]] = {**damage.KINDS, **swaps.KINDS}
 
 
-def run(folder: Path, *, seed: int, seconds: float, least: int, progress: bool = False) -> Campaign:
-    """Prepare a campaign and let events happen until the time is up.
+@contextlib.contextmanager
+def in_this_process() -> Iterator[None]:
+    """Let the stages work without Ray and MLflow."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        run_in_process(patch)
+        record_tracking(patch)
+        patch.setattr("ddpm_core.training.worker.open_tracker", lambda *_, **__: RecordingTracker())
+        yield
+
+
+def prepared(folder: Path) -> Campaign:
+    """Return a campaign before its first event; `folder` is for the runs and should be empty."""
+    campaign = Campaign(folder, random.Random(0))  # noqa: S311
+    with in_this_process():
+        campaign.prepare()
+    return campaign
+
+
+def run(
+    campaign: Campaign, *, seed: int, seconds: float, least: int, progress: bool = False
+) -> Campaign:
+    """Let events happen until the time is up; return the campaign with these alone.
 
     Args:
-        folder: for the runs; should be empty.
+        campaign: a prepared one.
         seed: of all that is drawn; the same seed gives the same events in the same order, kills
             happening at other moments.
         seconds: no event begins later, but for the `least`.
         least: events that happen whatever the time.
         progress: whether each event is printed.
     """
-    torch.set_num_threads(1)
-    campaign = Campaign(folder, random.Random(seed))  # noqa: S311
-    with pytest.MonkeyPatch.context() as patch:
-        run_in_process(patch)
-        record_tracking(patch)
-        patch.setattr("ddpm_core.training.worker.open_tracker", lambda *_, **__: RecordingTracker())
-        campaign.prepare()
+    campaign.rng, campaign.events = random.Random(seed), []  # noqa: S311
+    with in_this_process():
         began = time.monotonic()
         for number, kind in enumerate(_endless(campaign.rng)):
             if number >= least and time.monotonic() - began > seconds:
@@ -371,7 +388,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         campaign = run(
-            Path(folder),
+            prepared(Path(folder)),
             seed=options.seed,
             seconds=options.seconds,
             least=options.least,

@@ -8,19 +8,25 @@ from tests.faults.campaign import KINDS
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
-def test_nothing_is_lost_and_nothing_wrong_passes(tmp_path, capfd):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A campaign before its first event: its runs are made once for all tests."""
+    return campaign.prepared(tmp_path_factory.mktemp("campaign"))
+
+
+def test_nothing_is_lost_and_nothing_wrong_passes(prepared, capfd):
     """Catches: a swap or a damage that ends in other bytes with exit code 0, in a traceback, or
     nowhere; a stage that refuses for ever what another one mends. Every kind of event once.
     """
-    found = campaign.run(tmp_path, seed=7, seconds=0, least=len(KINDS) + 1)
+    found = campaign.run(prepared, seed=7, seconds=0, least=len(KINDS) + 1)
     assert {event.kind for event in found.events} == {"kill", *KINDS}
     assert found.bad == []
 
 
-def test_a_campaign_sees_what_is_wrong(tmp_path, monkeypatch):
+def test_a_campaign_sees_what_is_wrong(prepared, monkeypatch):
     """Catches a campaign that cannot fail: here nobody compares what a manifest says of itself."""
     monkeypatch.setattr("ddpm_core.store.expected.Expected.refusal", lambda _self, _body: None)
     monkeypatch.setattr(
         campaign, "_endless", lambda _rng: iter(["copied: samples of two samplers"] * 4)
     )
-    assert campaign.run(tmp_path, seed=0, seconds=0, least=4).bad
+    assert campaign.run(prepared, seed=0, seconds=0, least=4).bad

@@ -23,6 +23,7 @@ from ddpm_core.sources.containers.container import (
     changed,
     refuse_large,
 )
+from ddpm_core.sources.containers.local_file import Descriptor
 
 _MAX_DEPTH = 32
 _NOWHERE = "a symbolic link to nothing: fetch the files (dvc pull, git annex get, git lfs pull)"
@@ -42,7 +43,7 @@ class Folder(Container):
     def __init__(self, root: Path) -> None:
         self.uri = str(root)
         self._root = root
-        self._descriptor: tuple[int, int] | None = None
+        self._top = Descriptor(root, os.O_DIRECTORY)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         for name, found in self._walk(passed_over):
@@ -70,9 +71,7 @@ class Folder(Container):
         return {"kind": "folder", "path": self.uri}
 
     def close(self) -> None:
-        if self._descriptor is not None and self._descriptor[0] == os.getpid():
-            os.close(self._descriptor[1])
-        self._descriptor = None
+        self._top.close()
 
     def _walk(self, passed_over: PassedOver) -> Iterator[tuple[str, os.stat_result]]:
         """Yield the regular files; folders are entered by themselves, never through a link."""
@@ -135,11 +134,11 @@ class Folder(Container):
         *folders, last = name.split("/")
         if not all(part not in ("", ".", "..") for part in (*folders, last)):
             raise OSError(errno.EINVAL, "no name of a file below the folder")
-        at = self._top()
+        at = top = self._top.number()
         try:
             for folder in folders:
                 below = os.open(folder, flags | os.O_DIRECTORY, dir_fd=at)
-                if at != self._top():
+                if at != top:
                     os.close(at)
                 at = below
             if not stat.S_ISREG(os.stat(last, dir_fd=at).st_mode):
@@ -148,14 +147,8 @@ class Folder(Container):
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
             return os.open(last, flags, dir_fd=at)
         finally:
-            if at != self._top():
+            if at != top:
                 os.close(at)
-
-    def _top(self) -> int:
-        if self._descriptor is None or self._descriptor[0] != os.getpid():
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            self._descriptor = (os.getpid(), os.open(self._root, flags))
-        return self._descriptor[1]
 
     def _problem(self, entry: Entry, error: OSError) -> DataError | StorageError:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EINVAL):

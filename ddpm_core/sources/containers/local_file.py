@@ -13,12 +13,38 @@ from ddpm_core.images.names import shown
 
 
 @final
+class Descriptor:
+    """Of a path: opened when it is first used, and again after a fork; closed when forgotten."""
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self._path, self._flags = path, os.O_RDONLY | os.O_CLOEXEC | flags
+        self._opened: tuple[int, int] | None = None
+
+    def number(self) -> int:
+        """Return the descriptor, of this process.
+
+        Raises:
+            OSError: the path cannot be opened.
+        """
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), os.open(self._path, self._flags))
+        return self._opened[1]
+
+    def close(self) -> None:
+        if self._opened is not None and self._opened[0] == os.getpid():
+            os.close(self._opened[1])
+        self._opened = None
+
+    __del__ = close
+
+
+@final
 class LocalFile:
-    """Opened when it is first read, and again after a fork."""
+    """A file that is read at random, or from its beginning."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor: tuple[int, int] | None = None
+        self._descriptor = Descriptor(path)
 
     def read_at(self, offset: int, num_bytes: int) -> bytes:
         """Return up to `num_bytes` from `offset` on; fewer only where the file ends.
@@ -29,7 +55,7 @@ class LocalFile:
         """
         try:
             pieces = []
-            while num_bytes and (piece := os.pread(self._open(), num_bytes, offset)):
+            while num_bytes and (piece := os.pread(self._descriptor.number(), num_bytes, offset)):
                 pieces.append(piece)
                 offset += len(piece)
                 num_bytes -= len(piece)
@@ -57,18 +83,7 @@ class LocalFile:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def close(self) -> None:
-        if self._descriptor is not None and self._descriptor[0] == os.getpid():
-            os.close(self._descriptor[1])
-        self._descriptor = None
-
-    def __del__(self) -> None:
-        # A descriptor is a number, which Python does not give back: a process may have 1,024.
-        self.close()
-
-    def _open(self) -> int:
-        if self._descriptor is None or self._descriptor[0] != os.getpid():
-            self._descriptor = (os.getpid(), os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
-        return self._descriptor[1]
+        self._descriptor.close()
 
     def _problem(self, error: OSError) -> DataError | StorageError:
         place = shown(str(self._path))

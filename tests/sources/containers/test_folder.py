@@ -179,3 +179,16 @@ def test_folder_can_be_read_again_after_closing(tmp_path):
     for _ in range(2):
         with opened:
             assert opened.read(Entry("a.png", 1)) == b"1"
+
+
+def test_what_is_forgotten_is_closed(tmp_path):
+    """Catches a process that holds every folder it has read: a thousand are all that many may."""
+    (tmp_path / "a").write_bytes(b"a")
+    folder = Folder(tmp_path)
+    for entry in folder.entries(PassedOver()):
+        folder.read(entry)
+    number = folder._top.number()
+    os.fstat(number)
+    del folder
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
