@@ -103,11 +103,6 @@ def lease_key(run: str) -> str:
     return f"{layout.run_folder(run)}/train.lease.json"
 
 
-def holder_of(store: Store, run: str) -> Holder | None:
-    """Return who holds the lease of a run's training, alive or not; None if it is free."""
-    return _read(store, lease_key(run))
-
-
 def _acquire(store: Store, key: str, mine: Holder, sleep: Callable[[float], None]) -> None:
     for _ in range(2):
         try:

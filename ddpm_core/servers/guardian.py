@@ -80,50 +80,36 @@ def guarded(
 # -- the guardian's side ---------------------------------------------------------------------
 
 
-class Descendants:
-    """All processes that come from this one, however they detached themselves.
+def descendants() -> set[psutil.Process]:
+    """Return all processes that come from this one and run; zombies are over and do not count.
 
-    On Linux orphans become our children (subreaper), so the process tree shows them. Elsewhere they
-    are found by the sessions that our descendants were ever seen in.
+    They may have detached themselves: orphans become children of this subreaper.
     """
-
-    def __init__(self, *, by_session: bool) -> None:
-        self._sessions: set[int] | None = None
-        if by_session:
-            # In a session that others share it would end those others too.
-            if os.getsid(0) != os.getpid():
-                raise SystemExit("guardian: start me in a session of my own (setsid)")
-            self._sessions = {os.getsid(0)}
-
-    def alive(self) -> set[psutil.Process]:
-        """Return those that run now; zombies are over and do not count."""
-        found = set(psutil.Process().children(recursive=True))
-        if self._sessions is not None:
-            for process in found:
-                self._sessions.add(_session_of(process.pid))
-            self._sessions.discard(-1)
-            for pid in psutil.pids():
-                if _session_of(pid) in self._sessions and pid != os.getpid():
-                    found |= _process(pid)
-        return {process for process in found if _runs(process)}
+    return {one for one in psutil.Process().children(recursive=True) if _runs(one)}
 
 
-def become_subreaper() -> bool:
-    """Become the subreaper of orphaned descendants; False where the kernel has none."""
-    if not sys.platform.startswith("linux"):
-        return False
+def become_subreaper() -> None:
+    """Become the parent of orphaned descendants.
+
+    Raises:
+        SystemExit: the kernel is not Linux.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    return int(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+    if not sys.platform.startswith("linux") or libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise SystemExit(
+            "guardian: only Linux gives orphaned processes to who asks for them (subreaper); "
+            "without that a Ray started here could outlive its owner"
+        )
 
 
-def end_all(descendants: Descendants, *, grace_s: float = GRACE_S) -> bool:
+def end_all(*, grace_s: float = GRACE_S) -> bool:
     """Signal all descendants to end, kill those left after `grace_s`; False if some resist.
 
     Signals repeatedly: a process may start others while it is being ended.
     """
     kill_after = time.monotonic() + grace_s
     signalled: set[psutil.Process] = set()
-    while alive := descendants.alive():
+    while alive := descendants():
         late = time.monotonic() - kill_after
         if late > _GIVE_UP_S:
             sys.stderr.write(f"could not end {sorted(p.pid for p in alive)}\n")
@@ -146,25 +132,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of the command line; return its exit code, or 0 if the owner went first."""
     options = _parser().parse_args(arguments)
     # Both before the command starts: a signal or an orphan in between would be lost.
-    by_session = options.by_session or not become_subreaper()
+    become_subreaper()
     wake = _wake_on_signals()
-    descendants = Descendants(by_session=by_session)
     child = subprocess.Popen(options.command, stdin=subprocess.DEVNULL)  # noqa: S603 - not a shell
-    status = _watch(child.pid, wake, descendants if by_session else None)
-    ended = end_all(descendants, grace_s=options.grace)
+    status = _watch(child.pid, wake)
+    ended = end_all(grace_s=options.grace)
     for folder in options.cleanup:
         shutil.rmtree(folder, ignore_errors=True)
     return status if ended else 1
 
 
-def _watch(child: int, wake: int, descendants: Descendants | None) -> int:
+def _watch(child: int, wake: int) -> int:
     """Wait for the end of the command (its exit code), of the owner, or a signal (0)."""
-    # Sessions must be seen while their processes live, so then it looks once a second.
-    every_s = None if descendants is None else 1.0
     while True:
-        ready, _, _ = select.select([0, wake], [], [], every_s)
-        if descendants is not None:
-            descendants.alive()
+        ready, _, _ = select.select([0, wake], [], [])
         if wake in ready and _asked_to_stop(os.read(wake, 512)):
             return 0
         for pid, status in _reap():
@@ -201,25 +182,11 @@ def _reap() -> list[tuple[int, int]]:
         buried.append((pid, status))
 
 
-def _process(pid: int) -> set[psutil.Process]:
-    try:
-        return {psutil.Process(pid)}
-    except psutil.Error:
-        return set()
-
-
 def _runs(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _session_of(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return -1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,11 +203,6 @@ def _parser() -> argparse.ArgumentParser:
         "--grace", type=float, default=GRACE_S, metavar="SECONDS",
         help="between asking and killing (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--by-session",
-        action="store_true",
-        help="find descendants by session, as is done where the kernel has no subreaper (macOS)",
-    )
     parser.add_argument("command", nargs="+", help="after --: program and arguments")
     return parser
 

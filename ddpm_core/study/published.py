@@ -1,6 +1,6 @@
 """What the paper reports, to be shown beside what was measured on the same data.
 
-Source: Ho, Jain and Abbeel 2020, arXiv:2006.11239, tables 1 to 4 and sections 4.2 and 4.3.
+Source: Ho, Jain and Abbeel 2020, arXiv:2006.11239, table 4.
 """
 
 from typing import NamedTuple
@@ -30,50 +30,6 @@ PROGRESSIVE_CODING = (
     CodingRow(100, 0.00000, 67.60125),
 )
 """Table 4: progressive coding of the CIFAR-10 test set, T = 1000."""
-
-
-class CodelengthReported(NamedTuple):
-    """Section 4.3: the lossless code of CIFAR-10 and its parts."""
-
-    rate: float = 1.78
-    """L_1 + ... + L_T, bits/dim"""
-    distortion: float = 1.97
-    """L_0, bits/dim"""
-    rmse: float = 0.95
-    """of the image shown last, in levels of 0 ... 255"""
-
-
-CODELENGTH = CodelengthReported()
-
-
-class QualityRow(NamedTuple):
-    """A row of table 1 or 2; None where the training was unstable or nothing is reported."""
-
-    inception_score: float | None
-    inception_score_error: float | None
-    fid: float | None
-    """against the training set"""
-    bits_per_dim_test: float | None = None
-    """an upper bound"""
-    bits_per_dim_train: float | None = None
-
-
-UNCONDITIONAL_CIFAR10 = {
-    "L, fixed isotropic variance": QualityRow(7.67, 0.13, 13.51, 3.70, 3.69),
-    "L_simple": QualityRow(9.46, 0.11, 3.17, 3.75, 3.72),
-}
-"""Table 1, the paper's own models."""
-
-FID_AGAINST_TEST_SET = 5.24
-"""Section 4.1: of the model with L_simple, against CIFAR-10's test set"""
-
-LSUN_256_FID = {
-    "bedroom": 6.36,
-    "bedroom-large": 4.90,
-    "church": 7.89,
-    "cat": 19.75,
-}
-"""Table 3, the paper's own models."""
 
 
 def progressive_coding_of(dataset: str, num_timesteps: int) -> tuple[CodingRow, ...]:

@@ -14,7 +14,7 @@ import pytest
 
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.runs import lease
-from ddpm_core.runs.lease import held, holder_of, lease_key
+from ddpm_core.runs.lease import _read, held, lease_key
 from ddpm_core.store.storage import open_store
 
 HOLD = """
@@ -68,9 +68,9 @@ def test_what_a_killed_holder_left_is_taken_over_at_once(reaped, store, other):
         while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
     with held(store, "r", sleep=never) as mine:
-        assert holder_of(store, "r") == mine
+        assert _read(store, lease_key("r")) == mine
         assert mine.pid == os.getpid()
-    assert holder_of(store, "r") is None
+    assert _read(store, lease_key("r")) is None
 
 
 def test_a_process_number_that_was_given_again_is_no_holder(store):
@@ -78,7 +78,7 @@ def test_a_process_number_that_was_given_again_is_no_holder(store):
     old = dataclasses.replace(lease._new_holder(), started=1.0)
     store.write(lease_key("r"), lease._bytes_of(old))
     with held(store, "r", sleep=never) as mine:
-        assert holder_of(store, "r").token == mine.token
+        assert _read(store, lease_key("r")).token == mine.token
 
 
 @pytest.mark.parametrize("beats", [True, False])
@@ -101,7 +101,7 @@ def test_a_holder_on_another_machine_is_watched(beats, store):
             pytest.fail("held twice")
     else:
         with held(store, "r", sleep=sleep) as mine:
-            assert holder_of(store, "r") == mine
+            assert _read(store, lease_key("r")) == mine
     assert slept == [lease.SILENCE_S]
 
 
@@ -119,7 +119,7 @@ def test_it_beats_while_it_is_held(store, monkeypatch):
     monkeypatch.setattr(type(store), "write", spy)
     with held(store, "r"):
         assert seen.wait(60)
-    assert holder_of(store, "r") is None
+    assert _read(store, lease_key("r")) is None
     assert not [one for one in threading.enumerate() if one.name.startswith("lease-")]
 
 
@@ -127,7 +127,7 @@ def test_the_holder_lets_go_when_the_training_fails(store):
     """Catches a lease that stays after an error, and one that hides the error."""
     with pytest.raises(ZeroDivisionError), held(store, "r"):
         1 / 0  # noqa: B018
-    assert holder_of(store, "r") is None
+    assert _read(store, lease_key("r")) is None
 
 
 def test_a_storage_that_is_away_ends_no_training(store, monkeypatch, caplog):
@@ -150,4 +150,4 @@ def test_a_lease_that_is_none_is_taken_over(content, store):
     """Catches a traceback for a file that somebody cut or wrote."""
     store.write(lease_key("r"), content)
     with held(store, "r", sleep=never) as mine:
-        assert holder_of(store, "r") == mine
+        assert _read(store, lease_key("r")) == mine

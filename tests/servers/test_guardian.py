@@ -115,45 +115,12 @@ def test_signal_to_the_guardian_ends_all(daemon_pid_file, tmp_path, number):
     assert daemon_is_gone(daemon_pid_file)
 
 
-def test_without_a_subreaper_sessions_lead_to_the_detached(daemon_pid_file):
-    """Catches: a fallback (macOS) that only knows the process tree, which a double fork leaves."""
-    process = subprocess.Popen(
-        [sys.executable, guardian.__file__, "--by-session", "--grace", "0.2", "--",
-         sys.executable, "-c", SLOW_DAEMON, str(daemon_pid_file)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    process.stdout.readline()
-    process.stdin.close()
-    process.stdin = None
-    assert process.wait(timeout=10) == 0
-    process.communicate()
-    assert daemon_is_gone(daemon_pid_file)
-
-
-def test_by_session_refuses_a_session_that_is_not_its_own():
-    """Catches: a guardian that ends the terminal, or the test run, that it was started from."""
-    done = subprocess.run(
-        [sys.executable, guardian.__file__, "--by-session", "--", sys.executable, "-c", "1"],
-        stdin=endless(), capture_output=True, process_group=0, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "setsid" in done.stderr
-
-
-# The parent of the new session lives for two looks of the guardian, as Ray's do for long.
-SLOW_DAEMON = """
-import os, sys, time
-if os.fork():
-    time.sleep(2.5)
-    print("ready", flush=True)
-    time.sleep(600)
-os.setsid()
-if os.fork():
-    time.sleep(1.5)
-    os._exit(0)
-open(sys.argv[1], "w").write(str(os.getpid()))
-time.sleep(600)
-"""
+def test_where_there_is_no_subreaper_nothing_is_started(monkeypatch, tmp_path):
+    """Catches: a Ray that outlives its owner on a kernel that does not hand over orphans."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SystemExit, match="only Linux"):
+        guardian.main(["--", "touch", str(tmp_path / "started")])
+    assert not (tmp_path / "started").exists()
 
 
 def test_leaving_the_block_ends_the_command_and_removes_the_folder(daemon_pid_file):
