@@ -133,9 +133,6 @@ def _is_imported(store: Store, config: RunConfig) -> bool:
     return found is not None and results.is_imported(found) and not has_dataset
 
 
-# -- the data set ----------------------------------------------------------------------------------
-
-
 def _verify_dataset(store: Store, index: Index, report: Report) -> None:
     folder, problems = index.manifest.folder, len(report.problems)
     report.problems += problems_of(
@@ -170,9 +167,6 @@ def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None
             f"{manifest.REMEDY}"
         )
     found.require_bytes(store)
-
-
-# -- checkpoints -----------------------------------------------------------------------------------
 
 
 def _verify_checkpoints(
@@ -217,9 +211,6 @@ def _is_of(store: Store, run: str, step: Any, sha256: str) -> bool:  # noqa: ANN
     folder, expected = layout.checkpoint_folder(run, step), places.checkpoint_expected(step)
     found = manifest.load(store, folder, expected) or _retired(store, folder, expected)
     return found is not None and sha256 in {record.sha256 for record in found.files.values()}
-
-
-# -- results ---------------------------------------------------------------------------------------
 
 
 def _verify_result(

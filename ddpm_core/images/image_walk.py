@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Literal
 
+from ddpm_core.images.gif_walk import GIFS, walk_gif
 from ddpm_core.images.image_facts import (
     MAX_FILE_BYTES,
     MAX_PARTS,
     MAX_PIXELS,
     Facts,
-    GifFacts,
     JpegFacts,
     Kind,
     UnreadableError,
@@ -28,7 +28,6 @@ from ddpm_core.images.image_facts import (
 from ddpm_core.images.png_walk import SIGNATURE, walk_png
 
 _JPEG = b"\xff\xd8\xff"
-_GIFS = (b"GIF87a", b"GIF89a")
 _MAX_SCANS = 200  # a progressive JPEG has about ten
 _MIN_SCANS = 20
 _ANY = 2**64
@@ -37,7 +36,6 @@ _JPEG_SEGMENT = struct.Struct(">BBH")
 # Start of frame; C4, C8 and CC are other things.
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
-_GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
 
 
 def kind_of(start: bytes) -> Kind | None:
@@ -48,7 +46,7 @@ def kind_of(start: bytes) -> Kind | None:
         return "jpg"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "webp"
-    return "gif" if start.startswith(_GIFS) else None
+    return "gif" if start.startswith(GIFS) else None
 
 
 def walk(content: bytes, *, is_trusted: bool = False, max_pixels: int = MAX_PIXELS) -> Facts:
@@ -76,7 +74,7 @@ def walk(content: bytes, *, is_trusted: bool = False, max_pixels: int = MAX_PIXE
         case "webp":
             facts = _walk_webp(content, max_pixels)
         case "gif":
-            facts = _walk_gif(content, max_pixels)
+            facts = walk_gif(content, max_pixels)
         case None:
             raise UnreadableError("it is no PNG, JPEG, WebP or GIF file")
     return facts
@@ -242,85 +240,4 @@ def _walk_webp(content: bytes, max_pixels: int) -> WebpFacts:
         plain_channels=3 if is_still and not has_alpha else None,
         is_bare=is_still and len(content) - end <= 1,
         essence=content,  # the decoder looks into nothing else by itself
-    )
-
-
-def _end_of_blocks(content: bytes, at: int) -> int:
-    """Return where a GIF's chain of blocks ends, with the empty block that ends it."""
-    while at < len(content) and content[at]:
-        at += 1 + content[at]
-    if at >= len(content):
-        raise cut_short("GIF")
-    return at + 1
-
-
-def _gif_parts(content: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (kind, begin, begin of the blocks, end) of each extension and frame up to the end."""
-    for _ in range(MAX_PARTS):
-        part = content[at] if at < len(content) else 0
-        if part == _GIF_END:
-            return
-        head = content[at : at + 11]
-        if part == _GIF_EXTENSION and len(head) > 2:
-            blocks = at + 2
-        elif part == _GIF_FRAME and len(head) == 11:
-            # A palette of its own may follow the header; then one byte of code size.
-            blocks = at + 10 + _palette_bytes(head[9]) + 1
-        elif at >= len(content) or len(head) < 11:
-            raise cut_short("GIF")
-        else:
-            raise UnreadableError(f"at byte {at} there is no part of a GIF")
-        end = _end_of_blocks(content, blocks)
-        yield part, at, blocks, end
-        at = end
-    raise UnreadableError(f"it has over {MAX_PARTS} frames and extensions")
-
-
-def _palette_bytes(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def _walk_gif(content: bytes, max_pixels: int) -> GifFacts:
-    """Source: GIF89a specification, sections 18 to 27."""
-    if len(content) < 13:
-        raise cut_short("GIF")
-    width, height, flags = struct.unpack_from("<HHB", content, 6)
-    check_size(width, height, max_pixels)
-    start = 13 + _palette_bytes(flags)
-    palette, transparent, frame = content[13:start], None, b""
-    left = top = 0
-    for part, begin, blocks, end in _gif_parts(content, start):
-        if frame:
-            continue  # later frames are walked only to find the end
-        if part == _GIF_EXTENSION and content[begin + 1 : begin + 3] == b"\xf9\x04":
-            transparent = content[begin + 6] if content[begin + 3] & 1 else None
-        elif part == _GIF_FRAME:
-            left, top, columns, rows, frame_flags = struct.unpack_from("<4HB", content, begin + 1)
-            check_size(columns, rows, max_pixels)
-            palette = content[begin + 10 : blocks - 1] or palette
-            if left + columns > width or top + rows > height or not palette:
-                raise UnreadableError("its first frame has no palette, or leaves the picture")
-            size_bits = (len(palette) // 3).bit_length() - 2
-            frame = b"".join(
-                (
-                    struct.pack("<6sHHBBB", _GIFS[1], columns, rows, 0x80 | size_bits, 0, 0),
-                    palette,
-                    struct.pack("<BHHHHB", _GIF_FRAME, 0, 0, columns, rows, frame_flags & 0x40),
-                    content[blocks - 1 : end],
-                    bytes([_GIF_END]),
-                )
-            )
-    if not frame:
-        raise UnreadableError("it is a GIF without a frame")
-    return GifFacts(
-        kind="gif",
-        width=width,
-        height=height,
-        plain_channels=None,
-        is_bare=False,
-        essence=frame,
-        left=left,
-        top=top,
-        palette=palette,
-        transparent=transparent,
     )

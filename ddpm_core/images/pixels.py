@@ -5,7 +5,6 @@ every version of it. `decode` has the table.
 """
 
 import io
-import math
 import struct
 import zlib
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from ddpm_core.images.background import Color, from_palette, on_background, strips
 from ddpm_core.images.image_facts import (
     MAX_PIXELS,
     NAMES,
@@ -30,7 +30,6 @@ from ddpm_core.images.image_facts import (
     WebpFacts,
 )
 
-Color = tuple[int, int, int]
 Sample = TypeVar("Sample", bound=np.integer[Any])
 
 # The classes, not `Image.open`: it would try whatever plugins are loaded, and read a JPEG with two
@@ -56,7 +55,6 @@ PILLOW_ERRORS = (
     Warning,
 )
 _MAX_DIVISOR = 8  # what the decoders of JPEG can leave out of each block of 8x8
-_STRIP_VALUES = 2**20  # worked on at once: bounds what the wider numbers of a large image take
 
 
 def stored(facts: Facts, mode: str, samples: str = "", *, divisor: int = 1) -> NDArray[np.uint8]:
@@ -164,7 +162,7 @@ def _png(facts: PngFacts, background: Color) -> NDArray[np.uint8]:
     match facts.color_type, facts.bit_depth:
         case 3, _:
             alpha = np.frombuffer(facts.transparency or b"", np.uint8)
-            return _from_palette(stored(facts, "P"), facts.palette, alpha, background)
+            return from_palette(stored(facts, "P"), facts.palette, alpha, background)
         case 0, 16:
             samples = stored(facts, "I;16")[..., np.newaxis]
         case 0, 1:
@@ -186,12 +184,12 @@ def _png(facts: PngFacts, background: Color) -> NDArray[np.uint8]:
             samples = stored(facts, "RGBA")
     if facts.color_type >= 4:
         samples = eight_bits(samples)
-        return _on_background(samples[..., :-1], samples[..., -1], background)
+        return on_background(samples[..., :-1], samples[..., -1], background)
     if facts.transparency is None:
         return eight_bits(samples)
     key = _transparent_color(facts, samples.shape[2])
     opaque = (samples != key).any(axis=2) * np.uint8(255)
-    return _on_background(eight_bits(samples), opaque, background)
+    return on_background(eight_bits(samples), opaque, background)
 
 
 def _wide(facts: PngFacts, mode: str) -> NDArray[np.uint16]:
@@ -220,7 +218,7 @@ def eight_bits(samples: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     if samples.dtype == np.uint8:
         return samples.astype(np.uint8, copy=False)
     eight = np.empty(samples.shape, np.uint8)
-    for rows in _strips(samples):
+    for rows in strips(samples):
         eight[rows] = (samples[rows].astype(np.uint32) + 128) // 257
     return eight
 
@@ -244,7 +242,7 @@ def _jpeg(facts: JpegFacts, divisor: int) -> NDArray[np.uint8]:
     # Pillow takes all four channels for inverted ones, as Adobe stores them. Ink absorbs.
     light = 255 - inks if facts.is_adobe else inks
     rgb = np.empty((*light.shape[:2], 3), np.uint8)
-    for rows in _strips(light):
+    for rows in strips(light):
         color, black = light[rows][..., :3].astype(np.uint32), light[rows][..., 3:]
         rgb[rows] = (color * black + 127) // 255
     return rgb
@@ -258,7 +256,7 @@ def _gif(facts: GifFacts, background: Color) -> NDArray[np.uint8]:
     if facts.transparent is not None and facts.transparent < len(alpha):
         alpha[facts.transparent] = 0
     entries = stored(facts, "L" if is_grey else "P")
-    frame = _from_palette(entries, facts.palette, alpha, background)
+    frame = from_palette(entries, facts.palette, alpha, background)
     screen = np.empty((facts.height, facts.width, 3), np.uint8)
     screen[:] = background
     screen[facts.top :, facts.left :][: frame.shape[0], : frame.shape[1]] = frame
@@ -272,38 +270,4 @@ def _webp(facts: WebpFacts, background: Color) -> NDArray[np.uint8]:
         rgba = stored(facts, "RGBA")
     except UnreadableError:
         return stored(facts, "RGB")  # an animation may do without alpha
-    return _on_background(rgba[..., :3], rgba[..., 3], background)
-
-
-def _from_palette(
-    entries: NDArray[np.uint8], palette: bytes, alpha: NDArray[np.uint8], background: Color
-) -> NDArray[np.uint8]:
-    """Return the colours of palette entries; entries beyond `alpha` are opaque."""
-    colors = np.frombuffer(palette, np.uint8).reshape(1, -1, 3)
-    if len(alpha) > colors.shape[1]:
-        raise UnreadableError(f"it has {colors.shape[1]} colours, and alpha for {len(alpha)}")
-    if entries.max() >= colors.shape[1]:
-        raise UnreadableError(
-            f"a pixel has colour {entries.max()} of a palette of {colors.shape[1]}"
-        )
-    opaque = np.full(colors.shape[:2], 255, np.uint8)
-    opaque[0, : len(alpha)] = alpha
-    shown: NDArray[np.uint8] = _on_background(colors, opaque, background)[0][entries]
-    return shown
-
-
-def _on_background(
-    color: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Color
-) -> NDArray[np.uint8]:
-    """Return (height, width, 3): (alpha * color + (255 - alpha) * background) / 255, rounded."""
-    whole = np.empty((*color.shape[:2], 3), np.uint8)
-    below = np.array(background, np.uint32)
-    for rows in _strips(whole):
-        weight = alpha[rows][..., np.newaxis].astype(np.uint32)
-        whole[rows] = (weight * color[rows] + (255 - weight) * below + 127) // 255
-    return whole
-
-
-def _strips(image: NDArray[np.integer[Any]]) -> list[slice]:
-    rows = max(1, _STRIP_VALUES // math.prod(image.shape[1:]))
-    return [slice(first, first + rows) for first in range(0, len(image), rows)]
+    return on_background(rgba[..., :3], rgba[..., 3], background)

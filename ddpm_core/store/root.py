@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ddpm_core.errors import ConfigError
-from ddpm_core.store.disk import KEY_PART, REMEDIES
+from ddpm_core.store.disk import REMEDIES
+from ddpm_core.store.store import KEY_PART
 
 BUCKET = r"(?:[A-Za-z0-9_]+:)?[A-Za-z0-9][A-Za-z0-9._-]{2,254}"
 """a bucket that a server may have: old ones have more letters than S3 gives today, and those of

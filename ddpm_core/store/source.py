@@ -5,7 +5,7 @@ import io
 from typing import final
 
 from ddpm_core.store.content import BLOCK_BYTES
-from ddpm_core.store.disk import Store
+from ddpm_core.store.store import Store
 
 
 @final

@@ -1,4 +1,4 @@
-"""A store by its URI, on a disk or in S3: the only file that knows fsspec and s3fs.
+"""A store by its URI, on a disk or in S3.
 
 One set of options for all of S3, in `s3`; how an operation tries again is in `s3_operation`.
 The `isfile`, `isdir` and `exists` of s3fs are not used: they answer False during an outage.
@@ -7,19 +7,12 @@ The `isfile`, `isdir` and `exists` of s3fs are not used: they answer False durin
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.errors import StorageError
 from ddpm_core.store.content import Content, sha256_of
-from ddpm_core.store.disk import (
-    KeyMissingError,
-    LocalStore,
-    Store,
-    checked_key,
-    require_equal,
-)
+from ddpm_core.store.disk import LocalStore
 from ddpm_core.store.root import bucket_and_prefix, local_root
 from ddpm_core.store.s3 import (
     MISSING,
@@ -28,18 +21,12 @@ from ddpm_core.store.s3 import (
     RENEWED,
     code_of,
     explained,
-    s3_options,
 )
+from ddpm_core.store.s3_client import filesystem_of, on_its_thread
 from ddpm_core.store.s3_operation import DEADLINE_S, PART_BYTES, Operation, vendor_errors
+from ddpm_core.store.store import KeyMissingError, Store, checked_key, require_equal
 
-__all__ = [
-    "KeyMissingError",
-    "LocalStore",
-    "S3Store",
-    "Store",
-    "open_store",
-    "sha256_of",
-]
+__all__ = ["KeyMissingError", "LocalStore", "S3Store", "Store", "open_store", "sha256_of"]
 
 T = TypeVar("T")
 
@@ -270,13 +257,11 @@ class S3Store(Store):
             deadline_s: for all its tries.
             of: the object that is read, which may be missing; None if none is.
         """
-        from fsspec.asyn import sync
-
         for renewed in (False, True):
             fs, begun_s = self._filesystem(), time.monotonic()
             s3 = Operation(fs, self._bucket, deadline_s=deadline_s or DEADLINE_S)
             try:
-                answer: T = sync(fs.loop, s3.run, ask)
+                answer: T = on_its_thread(fs, s3.run, ask)
             except vendor_errors() as error:
                 code = code_of(error)
                 if of is not None and (
@@ -309,44 +294,5 @@ class S3Store(Store):
     def _filesystem(self) -> Any:  # noqa: ANN401 - s3fs is untyped
         # s3fs works on a thread, which does not come along into a forked process.
         if self._connection is None or self._connection[0] != os.getpid():
-            self._connection = (os.getpid(), _s3_filesystem(self._bucket))
+            self._connection = (os.getpid(), filesystem_of(self._bucket))
         return self._connection[1]
-
-
-def _s3_filesystem(bucket: str) -> Any:  # noqa: ANN401 - s3fs is untyped
-    """Return an s3fs with our options, and the endpoint and region of the environment."""
-    try:
-        import s3fs
-        from aiobotocore.session import AioSession
-        from botocore.handlers import validate_bucket_name
-    except ImportError:
-        raise ConfigError("s3:// needs s3fs: pip install 'ddpm-pipeline[s3]'") from None
-
-    options = s3_options()  # first: it says what is wrong with the files of AWS
-    session = AioSession()
-    session.register_component("data_loader", _models_of_s3())
-    if ":" in bucket:  # tenant:bucket, which Ceph knows and botocore takes for a mistake
-        session.unregister("before-parameter-build.s3", validate_bucket_name)
-    made = s3fs.S3FileSystem(
-        **options, session=session, use_listings_cache=False, skip_instance_cache=True
-    )
-    made.retries = 1  # `s3_operation` tries again
-    return made
-
-
-@cache
-def _models_of_s3() -> Any:  # noqa: ANN401 - botocore is untyped
-    """Return botocore's loader of its own data files, which has read those of S3.
-
-    Every session would read them again inside its first request, 0.2 s of a core: on a busy machine
-    longer than a server may take, which then seems not to answer. So they are read once in a
-    process, by the thread of the caller, before the clock of an operation starts.
-    """
-    from botocore.session import Session
-
-    loader = Session().get_component("data_loader")
-    loader.load_service_model("s3", "service-2")
-    loader.load_service_model("s3", "endpoint-rule-set-1")
-    for name in ("endpoints", "partitions", "_retry", "sdk-default-configuration"):
-        loader.load_data(name)
-    return loader

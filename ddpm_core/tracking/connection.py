@@ -15,9 +15,9 @@ from ddpm_core.runs import layout
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import BIRTH, EXPERIMENT, RUN_URI, Identity, identify
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers
-from ddpm_core.tracking.outbox import Refused, Unreachable
 from ddpm_core.tracking.place import DATABASE_KEY, Home
 from ddpm_core.tracking.receipts import write_place
+from ddpm_core.tracking.receiver import Refused, Unreachable
 
 _MAX_NAME_LENGTH = 250
 

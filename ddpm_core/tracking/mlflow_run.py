@@ -19,8 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ddpm_core.errors import PipelineError, StorageError
 from ddpm_core.shards.index import entries
 from ddpm_core.tracking.identity import Identity
-from ddpm_core.tracking.outbox import Measurement, Refused, Unreachable
 from ddpm_core.tracking.place import Home, redacted
+from ddpm_core.tracking.receiver import Measurement, Refused, Unreachable
 
 STAGE_TAG = "ddpm.stage."
 _UPLOAD_TIMEOUT_S = 120  # a server that passes a file on answers when its storage has it

@@ -24,7 +24,8 @@ from ddpm_core.runs.weights import Weights
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import RUN_URI
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
-from ddpm_core.tracking.outbox import Refused, say
+from ddpm_core.tracking.outbox import say
+from ddpm_core.tracking.receiver import Refused
 
 ALIAS = "champion"
 DIGEST_TAG, WEIGHTS = "ema_sha256", "weights"

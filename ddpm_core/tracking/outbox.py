@@ -14,9 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from ddpm_core import output
+from ddpm_core.tracking.receiver import Measurement, Receiver, Refused, Unreachable
 
 MAX_POINTS = 20_000
 """Deliveries that wait at most; the longest recipe has 8,000 points."""
@@ -27,37 +28,6 @@ SILENCE_S = 5.0
 _BATCH = 1000  # measurements in one request: the limit of MLflow
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _SLOWEST_BYTES_PER_S = 2**20  # of an upload that is still waited for when closing
-
-
-class Unreachable(Exception):  # noqa: N818 - a state of the server, not an error of ours
-    """No answer, or not in time; the same delivery may succeed later."""
-
-
-class Refused(Exception):  # noqa: N818
-    """The server answered no; the same delivery would be refused again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A value of a curve; step None is for what is measured by the clock."""
-
-    key: str
-    value: float
-    step: int | None
-    timestamp_ms: int
-
-
-class Receiver(Protocol):
-    """The server's side of one run; each method raises Unreachable or Refused, in bounded time."""
-
-    def last_steps(self) -> dict[str, int]:
-        """Return the highest step the server has of each key."""
-
-    def step_at(self, timestamp_ms: int) -> int:
-        """Return the step of what is measured by the clock; grows with the time."""
-
-    def send(self, measurements: Sequence[Measurement]) -> None:
-        """Deliver at most 1000 measurements, all of them with a step."""
 
 
 R = TypeVar("R", bound=Receiver)
@@ -126,7 +96,7 @@ class Outbox(Generic[R]):
 
         Values that are not finite are left out and counted.
         """
-        now = _now_ms()
+        now = time.time_ns() // 1_000_000
         with self._changed:
             for point in points:
                 step = int(point["step"])
@@ -143,7 +113,7 @@ class Outbox(Generic[R]):
         """Queue what is measured by the clock; left out when half of the queue is taken."""
         with self._changed:
             if len(self._queue) < self._max_points // 2:
-                self._queue.append(self._point(values, None, _now_ms()))
+                self._queue.append(self._point(values, None, time.time_ns() // 1_000_000))
                 self._changed.notify_all()
 
     def put_errand(
@@ -325,7 +295,3 @@ def _allowance_s(delivery: "_Point | _Errand[R]") -> float:
 def say(line: str) -> None:
     """Print a line for people, beside the stage's own output."""
     output.say(line, stream=sys.stderr)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

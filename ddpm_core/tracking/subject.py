@@ -2,14 +2,17 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
+from ddpm_core.errors import StorageError
 from ddpm_core.runs import layout
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
+from ddpm_core.tracking.outbox import say
 from ddpm_core.tracking.place import Home
 from ddpm_core.tracking.receipts import receipt_key
 
@@ -29,6 +32,15 @@ class Subject:
         if self.home.database is not None:
             return None
         return receipt_key(self.config.name, self.home, result, self.changes)
+
+    def keep_receipts(self, results: Sequence[Manifest]) -> None:
+        """Note that MLflow has these results."""
+        try:
+            for result in results:
+                if (key := self.receipt_key(result)) is not None:
+                    self.store.write(key, canonical_json({"delivered": result.folder}))
+        except StorageError as error:
+            say(f"MLflow has everything, which could not be noted: {error}")
 
     @property
     def remedy(self) -> str:

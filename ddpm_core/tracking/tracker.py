@@ -6,18 +6,17 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import RAW
-from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.runs import results
+from ddpm_core.errors import ConfigError
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
 from ddpm_core.tracking.identity import MODEL_KEY, changes_of
 from ddpm_core.tracking.machine import MachineSampler, require_interval
-from ddpm_core.tracking.outbox import CLOSE_S, SILENCE_S, Outbox, say
+from ddpm_core.tracking.opening import open_outbox
+from ddpm_core.tracking.outbox import SILENCE_S, Outbox, say
 from ddpm_core.tracking.subject import Subject
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ class Tracker:
         outbox.put_errand(f"the end of {subject.stage}", self._state_sender(subject))
         arrived = outbox.close(timeout_s)
         if arrived and error is None:
-            _keep_receipts(subject, self._results)
+            subject.keep_receipts(self._results)
         return arrived
 
     def __enter__(self) -> Self:
@@ -225,7 +224,7 @@ class Tracker:
     def _started(self, subject: Subject) -> "Outbox[MlflowRun]":
         """Return the outbox; the first that it gets is what the run is."""
         if self._outbox is None:
-            self._outbox = _open_outbox(subject)
+            self._outbox = open_outbox(subject)
         return self._outbox
 
     def _put(
@@ -279,44 +278,3 @@ def open_tracker(
         return Tracker(None, machine_every_s=None, why_off=why_off)
     subject = Subject(home, store, config, stage, changes_of(store, config, stage))
     return Tracker(subject, machine_every_s=machine_every_s)
-
-
-def _open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
-    """Start the thread that sends, and queue what the run is."""
-    place.prepare_environment()
-    # Imports mlflow here and not in the thread: two threads that import big packages with common
-    # parts at the same time can see each other's unfinished modules.
-    from ddpm_core.tracking.connection import connect
-    from ddpm_core.tracking.mlflow_run import answers
-
-    home, store, config = subject.home, subject.store, subject.config
-    outbox: Outbox[MlflowRun] = Outbox(
-        lambda heard: connect(home, store, config, subject.changes, heard=heard),
-        server=f"MLflow ({place.redacted(home.uri)})",
-        remedy=subject.remedy,
-        silence_s=CLOSE_S if home.is_a_file else SILENCE_S,
-    )
-
-    def log_dataset(run: "MlflowRun") -> None:
-        with answers():
-            index = results.dataset_of(store, config)
-        if index is not None:
-            run.log_dataset(config.data.name, store.uri_of(index.folder), index.body)
-
-    if commit := place.git_commit():
-        tags = {"mlflow.source.git.commit": commit}
-        outbox.put_errand("the commit", lambda run: run.set_tags(tags))
-    flat, run_json = config.flat(), config.to_json().encode()
-    outbox.put_errand("the parameters", lambda run: run.log_params(flat))
-    outbox.put_errand("the data set", log_dataset)
-    outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
-    return outbox
-
-
-def _keep_receipts(subject: Subject, results: Sequence[Manifest]) -> None:
-    try:
-        for result in results:
-            if (key := subject.receipt_key(result)) is not None:
-                subject.store.write(key, canonical_json({"delivered": result.folder}))
-    except StorageError as error:
-        say(f"MLflow has everything, which could not be noted: {error}")

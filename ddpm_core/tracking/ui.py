@@ -15,7 +15,7 @@ from types import FrameType
 
 from ddpm_core.errors import ConfigError, PipelineError, StorageError
 from ddpm_core.store.storage import open_store
-from ddpm_core.tracking.outbox import Refused, Unreachable, say
+from ddpm_core.tracking.outbox import say
 from ddpm_core.tracking.place import (
     DATABASE_KEY,
     URI_VARIABLE,
@@ -26,6 +26,7 @@ from ddpm_core.tracking.place import (
     redacted,
     without_user,
 )
+from ddpm_core.tracking.receiver import Refused, Unreachable
 
 HOST = "127.0.0.1"
 _START_S = 120.0

@@ -19,10 +19,10 @@ from typing import Any
 from ddpm_core.errors import StorageError
 from ddpm_core.store import content
 from ddpm_core.store.commit import commit, retire, write_file
-from ddpm_core.store.disk import Store
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import load
 from ddpm_core.store.storage import open_store
+from ddpm_core.store.store import Store
 
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir")
 MODES = ("kill before", "kill after", "torn write", "ENOSPC", "EIO", "EROFS")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ddpm_core.errors import StorageError
-from ddpm_core.store.disk import KeyMissingError, Store, require_equal
+from ddpm_core.store.store import KeyMissingError, Store, require_equal
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.store import commit as writing
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_file
-from ddpm_core.store.disk import KeyMissingError, Store
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest, load
+from ddpm_core.store.store import KeyMissingError, Store
 from tests.faults.simulation import SimulatedStore, Turns
 
 NUM_STEPS, NUM_KEPT = 5, 2

@@ -11,7 +11,8 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError, StorageError
 from ddpm_core.store import manifest, source
 from ddpm_core.store.commit import retire
-from ddpm_core.store.disk import LocalStore, sha256_of
+from ddpm_core.store.content import sha256_of
+from ddpm_core.store.disk import LocalStore
 from ddpm_core.store.manifest import DamagedError, load, quarantine
 from tests.store.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 

@@ -1,9 +1,9 @@
 """A small commit for tests."""
 
 from ddpm_core.store.commit import commit, write_file
-from ddpm_core.store.disk import Store
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.store import Store
 
 FOLDER = "runs/a/checkpoints/step_00001000"
 KEY = f"{FOLDER}/manifest.json"

@@ -17,7 +17,9 @@ import pytest
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.store import durable
-from ddpm_core.store.disk import KeyMissingError, LocalStore, Store, sha256_of
+from ddpm_core.store.content import sha256_of
+from ddpm_core.store.disk import LocalStore
+from ddpm_core.store.store import KeyMissingError, Store
 
 OPERATIONS: tuple[Callable[[Store], object], ...] = (
     lambda store: store.read("a/b"),

@@ -9,8 +9,10 @@ import pytest
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import RunConflictError
 from ddpm_core.store.commit import commit, content_name, retire, write_file
-from ddpm_core.store.disk import LocalStore, Store, sha256_of
+from ddpm_core.store.content import sha256_of
+from ddpm_core.store.disk import LocalStore
 from ddpm_core.store.manifest import DamagedError, FileRecord, is_retired, load, quarantine
+from ddpm_core.store.store import Store
 from tests.store.small_commit import EXPECTED, FOLDER, KEY, STATE, commit_small
 
 pytest_plugins = ["tests.s3_fixtures"]

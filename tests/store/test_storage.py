@@ -15,7 +15,7 @@ import torch
 
 from ddpm_core.errors import ConfigError, RunConflictError, StorageError
 from ddpm_core.inference.tensor_file import TensorFile
-from ddpm_core.store import content, source, storage
+from ddpm_core.store import content, s3_client, source
 from ddpm_core.store.commit import write_file
 from ddpm_core.store.foreign_bucket import bucket_and_key
 from ddpm_core.store.manifest import Manifest
@@ -249,7 +249,7 @@ def test_the_clock_of_a_request_counts_no_preparation(
         return content
 
     monkeypatch.setattr(JSONFileLoader, "load_file", noted)
-    storage._models_of_s3.cache_clear()
+    s3_client.models_of_s3.cache_clear()
     open_store(f"s3://{BUCKET}/some")
     assert threads
     assert set(threads) == {threading.current_thread()}, "not the one that all requests share"

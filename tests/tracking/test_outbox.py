@@ -5,7 +5,8 @@ import time
 import pytest
 
 from ddpm_core.tracking import outbox
-from ddpm_core.tracking.outbox import Measurement, Outbox, Refused, Unreachable
+from ddpm_core.tracking.outbox import Outbox
+from ddpm_core.tracking.receiver import Measurement, Refused, Unreachable
 
 
 class Server:
@@ -296,7 +297,7 @@ def test_what_is_measured_by_the_clock_gets_growing_steps(server, monkeypatch):
     server.points = [Measurement("system/cpu", 1.0, 7, 7000)]
     box = make_outbox(server)
     for now_ms in (7900, 8000, 8400, 8999, 9000):
-        monkeypatch.setattr(outbox, "_now_ms", lambda now_ms=now_ms: now_ms)
+        monkeypatch.setattr(outbox.time, "time_ns", lambda now_ms=now_ms: now_ms * 1_000_000)
         box.put_sample({"system/cpu": 50.0})
     assert box.close(10)
     assert server.steps("system/cpu") == [7, 8, 9]

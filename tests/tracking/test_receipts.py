@@ -38,7 +38,7 @@ def test_what_has_arrived_needs_no_server(shared, config, monkeypatch, capsys):
     result = committed(shared, config, grid=b"a PNG")
     assert deliver(shared, config, result) == (True, True)
     reached = []
-    monkeypatch.setattr(tracker_module, "_open_outbox", reached.append)
+    monkeypatch.setattr(tracker_module, "open_outbox", reached.append)
     assert deliver(shared, config, result) == (False, True)
     assert not reached
     monkeypatch.undo()

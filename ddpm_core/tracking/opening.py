@@ -1,0 +1,43 @@
+"""The outbox of a stage, and what it delivers first: what the run is."""
+
+from typing import TYPE_CHECKING
+
+from ddpm_core.runs import results
+from ddpm_core.tracking import place
+from ddpm_core.tracking.outbox import CLOSE_S, SILENCE_S, Outbox
+from ddpm_core.tracking.subject import Subject
+
+if TYPE_CHECKING:
+    from ddpm_core.tracking.mlflow_run import MlflowRun
+
+
+def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
+    """Start the thread that sends, and queue what the run is."""
+    place.prepare_environment()
+    # Imports mlflow here and not in the thread: two threads that import big packages with common
+    # parts at the same time can see each other's unfinished modules.
+    from ddpm_core.tracking.connection import connect
+    from ddpm_core.tracking.mlflow_run import answers
+
+    home, store, config = subject.home, subject.store, subject.config
+    outbox: Outbox[MlflowRun] = Outbox(
+        lambda heard: connect(home, store, config, subject.changes, heard=heard),
+        server=f"MLflow ({place.redacted(home.uri)})",
+        remedy=subject.remedy,
+        silence_s=CLOSE_S if home.is_a_file else SILENCE_S,
+    )
+
+    def log_dataset(run: "MlflowRun") -> None:
+        with answers():
+            index = results.dataset_of(store, config)
+        if index is not None:
+            run.log_dataset(config.data.name, store.uri_of(index.folder), index.body)
+
+    if commit := place.git_commit():
+        tags = {"mlflow.source.git.commit": commit}
+        outbox.put_errand("the commit", lambda run: run.set_tags(tags))
+    flat, run_json = config.flat(), config.to_json().encode()
+    outbox.put_errand("the parameters", lambda run: run.log_params(flat))
+    outbox.put_errand("the data set", log_dataset)
+    outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
+    return outbox
