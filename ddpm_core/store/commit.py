@@ -16,15 +16,13 @@ from ddpm_core.errors import RunConflictError
 from ddpm_core.store.content import Content
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import (
-    FORMAT_VERSION,
-    DamagedError,
-    FileRecord,
     Manifest,
     as_it_stands,
     intact,
     parse,
     quarantine_key,
 )
+from ddpm_core.store.manifest_bytes import FORMAT_VERSION, DamagedError, FileRecord
 from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 _log = logging.getLogger(__name__)

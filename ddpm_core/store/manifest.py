@@ -7,9 +7,7 @@ what the name promises.
 """
 
 import io
-import json
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,37 +16,17 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import CheckpointError
 from ddpm_core.store.content import BLOCK_BYTES
 from ddpm_core.store.expected import Expected
+from ddpm_core.store.manifest_bytes import REMEDY as REMEDY
+from ddpm_core.store.manifest_bytes import DamagedError as DamagedError
+from ddpm_core.store.manifest_bytes import FileRecord as FileRecord
+from ddpm_core.store.manifest_bytes import parsed
 from ddpm_core.store.source import Source
 from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
-FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 2**28
 """The index of a data set of ten million images has 170 MB, 17 bytes for each."""
 
 _log = logging.getLogger(__name__)
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-REMEDY = (
-    "restore this very file, or delete it and run the stage that made it again, which makes it anew"
-)
-"""what to do about a damaged file"""
-
-
-class DamagedError(CheckpointError):
-    """Committed bytes are not what was committed; the message names file, expected and found.
-
-    Or they are whole and something else's. Either way the stage that made them sets them aside
-    and makes them again.
-    """
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file of a manifest: its name in the folder, length in bytes, and SHA-256 in hex."""
-
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -301,45 +279,5 @@ def _parsed(store: Store, folder: str, name: str, data: bytes) -> Manifest:
 
 def parse(folder: str, data: bytes, *, origin: str) -> Manifest:
     """Return the manifest in `data`, which must be the very bytes that `commit` writes."""
-
-    def damaged(expected: str, found: str) -> DamagedError:
-        return DamagedError(f"{origin} is damaged: expected {expected}, found {found}; {REMEDY}")
-
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise damaged(f"at most {MAX_MANIFEST_BYTES} bytes", "more")
-    try:
-        values: dict[str, Any] = dict(json.loads(data))
-        digest = values.pop("digest", None)
-        found = sha256_of(canonical_json(values))
-        rewritten = canonical_json({**values, "digest": digest})
-    except (ValueError, TypeError, RecursionError) as error:
-        raise damaged("a JSON object", f"{len(data)} bytes: {str(error)[:200]}") from None
-    # Equal bytes, not equal values: no second key of the same name, no NaN, no other spelling.
-    if digest != found or rewritten != data:
-        raise damaged(f"digest {str(digest)[:64]}", found)
-    if values.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{origin} has format {values.get('format')!r}; this program reads "
-            f"{FORMAT_VERSION}: use the version of the program that wrote it"
-        )
-    if set(values) != {"body", "files", "format"} or not isinstance(values["body"], dict):
-        raise damaged("body, files and format", ", ".join(sorted(values)))
-    files = values["files"]
-    if not isinstance(files, dict) or not all(_is_record(record) for record in files.values()):
-        raise damaged("files with name, size and sha256", repr(files)[:200])
-    return Manifest(
-        folder, values["body"], {role: FileRecord(**record) for role, record in files.items()}
-    )
-
-
-def _is_record(record: object) -> bool:
-    return (
-        isinstance(record, dict)
-        and set(record) == {"name", "size", "sha256"}
-        and isinstance(record["name"], str)
-        and _FILE_NAME.fullmatch(record["name"]) is not None
-        and type(record["size"]) is int
-        and record["size"] >= 0
-        and isinstance(record["sha256"], str)
-        and _SHA256.fullmatch(record["sha256"]) is not None
-    )
+    body, files = parsed(data, at_most=MAX_MANIFEST_BYTES, origin=origin)
+    return Manifest(folder, body, files)

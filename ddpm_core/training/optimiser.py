@@ -68,15 +68,16 @@ class Optimiser:
         """
         norm = nn.utils.clip_grad_norm_(self.params.values(), grad_clip, foreach=True)
         moved = {name: param for name, param in self.params.items() if param.grad is not None}
-        steps, *moments = (
-            [self._state[name][key] for name in moved] for key in ("step", *_MOMENTS)
+        averages, squares, steps = (
+            [self._state[name][key] for name in moved] for key in (*_MOMENTS, "step")
         )
         adam(
             list(moved.values()),
             [param.grad for param in moved.values() if param.grad is not None],
-            *moments,
-            max_exp_avg_sqs=[],
-            state_steps=steps,
+            averages,
+            squares,
+            [],
+            steps,
             fused=self._fused,
             amsgrad=False,
             beta1=self.betas[0],
