@@ -17,7 +17,7 @@ from ddpm_core.sources.containers.tarred import Tar
 from ddpm_core.sources.containers.zipped import Zip
 from tests.images.odd_files import png_file
 from tests.images.pictures import noise, shaping
-from tests.images.test_decode import with_sides
+from tests.images.test_decode_refused import with_sides
 from tests.shards.test_tar import with_header
 from tests.sources.containers.test_tarred import tar_of
 
