@@ -71,7 +71,7 @@ WEIGHTS = torch.arange(1, 25, dtype=torch.float64).reshape(3, 2, 4)
 
 @pytest.mark.parametrize(("way", "prediction"), NUMBERS)
 def test_the_numbers_are_those_of_before(way, prediction):
-    """Catches another step, another clipping, another order of pixels, and arithmetic in float32."""
+    """Catches another step, another clipping, another order of pixels, arithmetic in float32."""
     images = WAYS[way](denoiser(prediction))
     found = images.sum().item(), (images * WEIGHTS).sum().item()
     assert found == pytest.approx(NUMBERS[way, prediction], rel=1e-11)
