@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
@@ -325,6 +326,11 @@ class Campaign:
 KINDS: dict[str, Callable[[Path, random.Random], str]] = {**damage.KINDS, **swaps.KINDS}
 
 
+def small_figure(**words) -> Figure:
+    """Return a figure of few pixels that shows the same."""
+    return Figure(**{**words, "layout": None, "dpi": 20})
+
+
 @contextlib.contextmanager
 def in_this_process() -> Iterator[None]:
     """Let the stages work without Ray and MLflow."""
@@ -333,6 +339,9 @@ def in_this_process() -> Iterator[None]:
         run_in_process(patch)
         record_tracking(patch)
         patch.setattr("ddpm_core.training.worker.open_tracker", lambda *_, **__: RecordingTracker())
+        # Half of an evaluation so small goes into laying its figures out: here they are small too.
+        for module in ("drawing.plot", "evaluation.figures"):
+            patch.setattr(f"ddpm_core.{module}.Figure", small_figure)
         yield
 
 
