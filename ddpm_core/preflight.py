@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
-from ddpm_core.config.estimate import disk_use, num_parameters, size_text
+from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.runs import chosen, results
@@ -39,7 +39,7 @@ class Findings:
 
     def lines(self, config: RunConfig) -> list[str]:
         """Return them for people."""
-        seen, lines = self.source, [f"network: {num_parameters(config):,} parameters"]
+        seen, lines = self.source, [f"network: {config.num_parameters:,} parameters"]
         if seen is not None:
             lines.append(f"images: {seen.text}")
         known = seen is not None and seen.num_train is not None and seen.num_test is not None

@@ -1,11 +1,11 @@
-"""How large a run will be, from its configuration alone: parameters, memory and disk, before torch.
+"""How much a run will write, from its configuration alone: known before torch is imported.
 
 Estimates of bytes leave out what is small: manifests, curves, pictures.
 """
 
 from dataclasses import dataclass
 
-from ddpm_core.config import RunConfig, network_size
+from ddpm_core.config import RunConfig
 
 _PER_PARAMETER = 16
 """bytes of a checkpoint: weights, moving average, Adam's two moments, float32 each"""
@@ -23,16 +23,6 @@ class DiskUse:
     samples: int
 
 
-def num_parameters(config: RunConfig) -> int:
-    """Return the parameters of the network, as `models.unet.UNet` builds it."""
-    return network_size.num_parameters(
-        config.model,
-        in_channels=config.data.channels,
-        out_channels=config.out_channels,
-        height=config.data.height,
-    )
-
-
 def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
     """Return what a run writes under its root, about.
 
@@ -46,7 +36,7 @@ def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
     made = -(-config.train.num_steps // config.train.checkpoint_every)
     return DiskUse(
         dataset=None if num_images is None else num_images * per_image,
-        checkpoints=min(kept, made) * _PER_PARAMETER * num_parameters(config),
+        checkpoints=min(kept, made) * _PER_PARAMETER * config.num_parameters,
         samples=config.sample.num_images * per_image,
     )
 

@@ -17,13 +17,15 @@ from ddpm_core.config.diffusion import DiffusionConfig
 from ddpm_core.config.explain import did_you_mean, explain, which_key
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig
-from ddpm_core.config.network_size import MAX_PARAMETERS, num_parameters
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.section import Section, Uncounted
 from ddpm_core.config.train import TrainConfig
 from ddpm_core.diffusion.choices import is_learned, require_possible, require_samplable
 from ddpm_core.errors import ConfigError
 
+_MAX_PARAMETERS = 2 * 10**10
+"""Each worker holds the whole network, and 20 bytes for each parameter: 400 GB at the bound. The
+largest of the paper has 2.6 * 10**8."""
 _MAX_PIXELS = 2**26
 _MAX_BATCH_BYTES = 2**36
 MAX_RUN_NAME = 63
@@ -61,6 +63,15 @@ class RunConfig(Section):
         """Channels of the network's output: twice the images', if it predicts the variance too."""
         return self.data.channels * (2 if is_learned(self.diffusion.variance) else 1)
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the network, as torch builds it."""
+        return self.model.num_parameters(
+            in_channels=self.data.channels,
+            out_channels=self.out_channels,
+            height=self.data.height,
+        )
+
     @model_validator(mode="after")
     def _objective_is_possible(self) -> Self:
         diffusion, train = self.diffusion, self.train
@@ -88,22 +99,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        data, model, workers = self.data, self.model, self.compute.num_workers
-        halvings = len(model.channel_mults) - 1
-        for key, pixels in (("height", data.height), ("width", data.width)):
-            if pixels % 2**halvings:
-                raise ValueError(
-                    f"data.{key}={pixels} cannot be halved {halvings} times, as "
-                    f"model.channel_mults={list(model.channel_mults)} asks; "
-                    f"give a multiple of {2**halvings} or fewer channel_mults"
-                )
-        heights = [data.height // 2**level for level in range(halvings + 1)]
-        for resolution in model.attention_resolutions:
-            if resolution not in heights:
-                raise ValueError(
-                    f"model.attention_resolutions has {resolution}, which never occurs: feature "
-                    f"maps are {heights} pixels high; choose among these"
-                )
+        workers = self.compute.num_workers
+        self.model.require_images(height=self.data.height, width=self.data.width)
         if self.train.global_batch_size % workers:
             raise ValueError(
                 f"train.global_batch_size={self.train.global_batch_size} is not a multiple of "
@@ -119,17 +116,12 @@ class RunConfig(Section):
                 f"data.height={data.height} x data.width={data.width} is over {_MAX_PIXELS} "
                 "pixels, more than a network of this kind can be trained on; lower them"
             )
-        found = num_parameters(
-            self.model,
-            in_channels=data.channels,
-            out_channels=self.out_channels,
-            height=data.height,
-        )
-        if found > MAX_PARAMETERS:
+        if self.num_parameters > _MAX_PARAMETERS:
+            *first, last = (f"model.{key}" for key in self.model.size_keys)
             raise ValueError(
-                f"the network of this model section has {found:.2g} parameters, over "
-                f"{MAX_PARAMETERS:.0e}, and every worker holds all of it; lower "
-                "model.base_channels, model.channel_mults or model.num_res_blocks"
+                f"the network of this model section has {self.num_parameters:.2g} parameters, over "
+                f"{_MAX_PARAMETERS:.0e}, and every worker holds all of it; lower "
+                f"{', '.join(first)} or {last}"
             )
         batch_bytes = train.global_batch_size * data.channels * data.height * data.width
         if batch_bytes // self.compute.num_workers > _MAX_BATCH_BYTES:

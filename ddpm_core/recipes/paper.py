@@ -6,11 +6,11 @@ from ddpm_core.config import (
     DataConfig,
     DiffusionConfig,
     EvaluateConfig,
-    ModelConfig,
     RunConfig,
     SampleConfig,
     StudyConfig,
     TrainConfig,
+    UNetConfig,
 )
 
 
@@ -19,7 +19,7 @@ def cifar10() -> RunConfig:
     return RunConfig(
         name="cifar10",
         data=DataConfig(name="cifar10", height=32, width=32, images_per_shard=5000),
-        model=ModelConfig(),
+        model=UNetConfig(),
         diffusion=DiffusionConfig(),
         train=TrainConfig(),
         sample=SampleConfig(),
@@ -74,7 +74,7 @@ def _at_256(name: str, data: Collection, *, num_steps: int, random_flip: bool) -
             num_test_images=5000,
             images_per_shard=2000,
         ),
-        model=ModelConfig(channel_mults=(1, 1, 2, 2, 4, 4), dropout=0.0),
+        model=UNetConfig(channel_mults=(1, 1, 2, 2, 4, 4), dropout=0.0),
         diffusion=DiffusionConfig(variance="fixed_small"),
         train=TrainConfig(
             num_steps=num_steps,

@@ -5,11 +5,11 @@ from ddpm_core.config import (
     DataConfig,
     DiffusionConfig,
     EvaluateConfig,
-    ModelConfig,
     RunConfig,
     SampleConfig,
     StudyConfig,
     TrainConfig,
+    UNetConfig,
 )
 
 
@@ -23,7 +23,7 @@ def digits() -> RunConfig:
         data=DataConfig(
             name="digits", height=8, width=8, num_test_images=297, images_per_shard=500
         ),
-        model=ModelConfig(
+        model=UNetConfig(
             base_channels=24,
             channel_mults=(1, 2),
             num_res_blocks=1,
@@ -66,7 +66,7 @@ def mnist() -> RunConfig:
     return RunConfig(
         name="mnist",
         data=DataConfig(name="mnist", height=32, width=32, images_per_shard=5000),
-        model=ModelConfig(
+        model=UNetConfig(
             base_channels=24,
             channel_mults=(1, 2, 2),
             num_res_blocks=1,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm_core.config.estimate import disk_use, num_parameters, size_text
+from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.inference.build import build_unet
 from ddpm_core.recipes import RECIPES, digits, recipe
 
@@ -23,14 +23,14 @@ def test_the_parameters_are_those_of_the_network(name, changes):
     config = recipe(name).replaced(changes)
     with torch.device("meta"):
         built = sum(one.numel() for one in build_unet(config).parameters())
-    assert num_parameters(config) == built
+    assert config.num_parameters == built
 
 
 def test_the_disk_counts_what_is_kept():
     """Catches: all checkpoints counted that were ever made, and images of one channel."""
     config = digits().replaced({"train.num_steps": 10**6, "train.keep_checkpoints": 3})
     use = disk_use(config, 1797)
-    assert use.checkpoints == 3 * 16 * num_parameters(config)
+    assert use.checkpoints == 3 * 16 * config.num_parameters
     assert (
         disk_use(config.replaced({"train.num_steps": 5}), None).checkpoints == use.checkpoints // 3
     )

@@ -1,0 +1,128 @@
+"""The section `model` of the U-Net, and what follows from it: sizes of images, parameters."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.model.count import linear
+from ddpm_core.config.section import Few, Section
+
+_MAX_LEVELS = 16
+"""An image would have 2**15 pixels on a side."""
+
+
+class UNetConfig(Section):
+    """The U-Net of the paper (appendix B)."""
+
+    size_keys: ClassVar[tuple[str, ...]] = ("base_channels", "channel_mults", "num_res_blocks")
+    """the keys that make it large or small"""
+
+    base_channels: Few = 128
+    """channels at full resolution"""
+    channel_mults: Annotated[tuple[Few, ...], Field(min_length=1, max_length=_MAX_LEVELS)] = (
+        1,
+        2,
+        2,
+        2,
+    )
+    """channels at each resolution, in multiples of base_channels; each halves height and width"""
+    num_res_blocks: int = Field(2, ge=1, le=1000)
+    """residual blocks at each resolution on the way down; one more on the way up"""
+    attention_resolutions: Annotated[tuple[Few, ...], Field(max_length=_MAX_LEVELS)] = (16,)
+    """heights, in pixels, of the feature maps that get self-attention after each block"""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """probability of dropping a feature inside a residual block"""
+    num_groups: Few = 32
+    """groups of every group normalisation"""
+
+    @model_validator(mode="after")
+    def _timestep_has_sines_and_cosines(self) -> Self:
+        if self.base_channels < 4 or self.base_channels % 2:
+            raise ValueError(
+                f"base_channels={self.base_channels} must be even and at least 4: half are for the "
+                "sines and half for the cosines of the timestep"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        for mult in self.channel_mults:
+            if (self.base_channels * mult) % self.num_groups:
+                raise ValueError(
+                    f"num_groups={self.num_groups} does not divide base_channels*{mult}="
+                    f"{self.base_channels * mult}; change base_channels or num_groups"
+                )
+        return self
+
+    def require_images(self, *, height: int, width: int) -> None:
+        """Refuse images that it does not take, with their keys in the section `data`.
+
+        Raises:
+            ValueError: a size cannot be halved as often as there are levels, or no feature map has
+                a height of `attention_resolutions`.
+        """
+        halvings = len(self.channel_mults) - 1
+        for key, pixels in (("height", height), ("width", width)):
+            if pixels % 2**halvings:
+                raise ValueError(
+                    f"data.{key}={pixels} cannot be halved {halvings} times, as "
+                    f"model.channel_mults={list(self.channel_mults)} asks; "
+                    f"give a multiple of {2**halvings} or fewer channel_mults"
+                )
+        heights = [height // 2**level for level in range(halvings + 1)]
+        for resolution in self.attention_resolutions:
+            if resolution not in heights:
+                raise ValueError(
+                    f"model.attention_resolutions has {resolution}, which never occurs: feature "
+                    f"maps are {heights} pixels high; choose among these"
+                )
+
+    def num_parameters(self, *, in_channels: int, out_channels: int, height: int) -> int:
+        """Return the parameters of `models.unet.UNet` for images of this height, in pixels."""
+        base, embedding = self.base_channels, 4 * self.base_channels
+        widths = [base * mult for mult in self.channel_mults]
+        attends = [height // 2**level in self.attention_resolutions for level in range(len(widths))]
+        total = linear(base, embedding) + linear(embedding, embedding)
+        total += _conv(in_channels, base) + 2 * widths[0] + _conv(widths[0], out_channels)
+        total += 2 * _block(widths[-1], widths[-1], embedding) + _attention(widths[-1])
+        for level, num_in, width in _blocks(base, widths, self.num_res_blocks):
+            total += _block(num_in, width, embedding)
+            total += _attention(width) if attends[level] else 0
+        # Each level but the lowest is halved at its end, and each but the highest doubled.
+        return total + sum(_conv(w, w) for w in widths[:-1]) + sum(_conv(w, w) for w in widths[1:])
+
+
+def _blocks(base: int, widths: list[int], num_res_blocks: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (level, input channels, output channels) of each block, down and up."""
+    kept = [base]
+    for level, width in enumerate(widths):
+        for num_in in (kept[-1], *[width] * (num_res_blocks - 1)):
+            yield level, num_in, width
+        kept += [width] * (num_res_blocks + 1)
+    kept.pop()  # the lowest level is not halved
+    below = widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        for num_in in (below, *[width] * num_res_blocks):
+            yield level, num_in + kept.pop(), width
+        below = width
+
+
+def _block(num_in: int, num_out: int, embedding: int) -> int:
+    shortcut = 0 if num_in == num_out else num_in * num_out + num_out
+    norms = 2 * num_in + 2 * num_out
+    return (
+        norms
+        + _conv(num_in, num_out)
+        + linear(embedding, num_out)
+        + _conv(num_out, num_out)
+        + shortcut
+    )
+
+
+def _attention(channels: int) -> int:
+    return 2 * channels + 4 * linear(channels, channels)
+
+
+def _conv(num_in: int, num_out: int) -> int:
+    return 9 * num_in * num_out + num_out
