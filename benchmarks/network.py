@@ -36,7 +36,7 @@ from ddpm_core.cluster import Place
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.exchange.unet_config import write_unet_config
-from ddpm_core.inference.build import build_denoiser, build_unet
+from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.interop import to_diffusers
@@ -51,7 +51,7 @@ NUM_BATCHES = 4
 def their_network(config, device):
     """The same function with the same weights."""
     network = diffusers.UNet2DModel(**write_unet_config(config))
-    network.load_state_dict(to_diffusers(build_unet(config).state_dict()))
+    network.load_state_dict(to_diffusers(build_network(config).state_dict()))
     return network.to(device)
 
 
@@ -115,7 +115,7 @@ def their_training(config, device):
 
 def our_sampling(config, device):
     bfloat16 = config.train.precision == "bfloat16"
-    network = AveragedNetwork(build_unet(config), device, bfloat16=bfloat16)
+    network = AveragedNetwork(build_network(config), device, bfloat16=bfloat16)
     denoiser, shape = build_denoiser(config, network), config.data.shape
     positions = torch.arange(config.train.global_batch_size, device=device)
     first, steps = seeding.key(0, "sample_init"), seeding.key(0, "sample_noise")
@@ -254,7 +254,7 @@ def main():
         line, ratio = row(kind, precision, config, sides)
         lines.append(line)
         worst[kind] = min(worst.get(kind, ratio), ratio)
-    num_weights = sum(weight.numel() for weight in build_unet(base).parameters())
+    num_weights = sum(weight.numel() for weight in build_network(base).parameters())
     shape = "x".join(str(one) for one in base.data.shape)
     header = [
         f"# Training and sampling beside diffusers: medians of {options.rounds} rounds",

@@ -7,7 +7,7 @@ from torch import nn
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import ConfigError
-from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.build import build_network
 from ddpm_core.recipes import (
     PAPER_TABLE_2,
     RECIPES,
@@ -110,7 +110,7 @@ def test_the_large_recipes_have_the_constants_of_the_paper(name):
 def test_the_large_networks_have_as_many_parameters_as_the_paper_s(name, num_parameters):
     """Catches: another width, depth or attention; appendix B says 114 and 256 million."""
     with torch.device("meta"):
-        network = build_unet(recipe(name))
+        network = build_network(recipe(name))
     assert sum(weight.numel() for weight in network.parameters()) == num_parameters
 
 

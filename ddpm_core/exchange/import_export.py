@@ -22,7 +22,7 @@ from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
 from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.exchange.unet_config import Network, read_unet_config, write_unet_config
-from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
 from ddpm_core.recipes import recipe
@@ -200,7 +200,7 @@ def _naming(source: str) -> Iterator[None]:
 def _like(config: RunConfig) -> dict[str, Tensor]:
     """Return the parameters of the network by name: shapes, no numbers."""
     with torch.device("meta"):
-        return build_unet(config).state_dict()
+        return build_network(config).state_dict()
 
 
 def _require_same_images(

@@ -13,7 +13,7 @@ from ddpm_core.models.unet import UNet
 _LARGEST_END = 1e-3
 
 
-def build_unet(config: RunConfig) -> UNet:
+def build_network(config: RunConfig) -> UNet:
     """Return the network of `config` on the CPU, initialised from `train.seed`.
 
     The weights depend on the model section and the seed alone: every rank builds the same.

@@ -9,7 +9,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16
+from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.unet import UNet
 from ddpm_core.store.manifest import Manifest
@@ -48,7 +48,7 @@ def load_denoiser(
     Raises:
         CheckpointError: if they are damaged or do not fit `config`.
     """
-    network = build_unet(config)
+    network = build_network(config)
     try:
         network.load_state_dict(load_average(store, checkpoint, average=average))
     except RuntimeError as error:

@@ -33,7 +33,7 @@ _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.errors import CheckpointError  # noqa: E402
-from ddpm_core.inference.build import build_denoiser, build_unet, uses_bfloat16  # noqa: E402
+from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16  # noqa: E402
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
 
@@ -66,7 +66,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
                 "download the model again"
             )
         self._config = RunConfig.from_json(Path(context.artifacts["run"]).read_bytes())
-        network = build_unet(self._config)
+        network = build_network(self._config)
         try:
             network.load_state_dict(safetensors.torch.load(weights))
         except (SafetensorError, RuntimeError) as error:

@@ -5,14 +5,14 @@ of the batch; how many ranks there are changes rounding, the dropout masks, and 
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.inference.build import build_objective, build_unet, uses_bfloat16
+from ddpm_core.inference.build import build_network, build_objective, uses_bfloat16
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
@@ -33,22 +33,23 @@ class Denoising:
 
     def __init__(self, config: RunConfig, parallel: Parallel) -> None:
         self._train, self._parallel, self._device = config.train, parallel, parallel.device
-        self._has_dropout = config.model.dropout > 0
         self._objective = build_objective(config)
         self._schedule = self._objective.schedule
         self._bfloat16 = uses_bfloat16(config.train.precision, self._device)
-        self.unet = build_unet(config).train().to(self._device)
+        self.network = build_network(config).train().to(self._device)
         # On a GPU, whose norms want channels first, it costs: a step in bfloat16 takes 1.2 times.
         on_cpu = self._device.type == "cpu"
         self._layout = torch.channels_last if on_cpu else torch.contiguous_format
-        self.unet.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
-        self.accepts = self.unet.accepts
-        self._optimiser = Optimiser(dict(self.unet.named_parameters()))
+        self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
+        self.accepts = self.network.accepts
+        dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
+        self._has_dropout = any(one.p > 0 for one in dropouts)
+        self._optimiser = Optimiser(dict(self.network.named_parameters()))
         self._params = list(self._optimiser.params.values())
         quartiles = [f"loss_q{quartile}" for quartile in range(NUM_QUARTILES)]
         self._counts = Counts(quartiles, whole="loss", latest=["grad_norm"], parallel=parallel)
         self.trainee = Trainee(
-            {MODEL: self.unet},
+            {MODEL: self.network},
             {ADAM: self._optimiser},
             [Average(MODEL, EMA, config.train.ema_decay)],
             self._counts,
@@ -94,5 +95,5 @@ class Denoising:
         """Return the loss of each image, (b,) float32."""
         x_t = q_sample(self._schedule, x_0, t, eps).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            output = self.unet(x_t, t, conditioning)
+            output = self.network(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps)

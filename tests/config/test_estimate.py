@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.config.estimate import disk_use, size_text
-from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.build import build_network
 from ddpm_core.recipes import RECIPES, digits, recipe
 
 
@@ -22,7 +22,7 @@ def test_the_parameters_are_those_of_the_network(name, changes):
     """Catches: a block, an attention or a bias that is counted twice or not at all."""
     config = recipe(name).replaced(changes)
     with torch.device("meta"):
-        built = sum(one.numel() for one in build_unet(config).parameters())
+        built = sum(one.numel() for one in build_network(config).parameters())
     assert config.num_parameters == built
 
 

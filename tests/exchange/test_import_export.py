@@ -14,7 +14,7 @@ from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.exchange.import_export import export_weights, import_weights, read_weights
-from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import original_name
@@ -115,7 +115,7 @@ def test_diffusers_loads_our_folder_and_computes_the_same(tmp_path, variance, pr
     assert scheduler.config.variance_type == variance
     assert scheduler.config.num_train_timesteps == config.diffusion.num_timesteps
 
-    ours = build_unet(config).double().eval()
+    ours = build_network(config).double().eval()
     ours.load_state_dict(ema)
     theirs = pipeline.unet.double().eval()
     x_t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -237,7 +237,7 @@ def test_old_names_and_half_precision_become_the_same_run(folder, tmp_path):
 def test_a_checkpoint_of_the_original_becomes_the_run_of_its_recipe(tmp_path):
     """Catches: raw weights for averages, or an .npz that brings half a network."""
     changes = FEW | {"train.num_steps": 790_000}
-    state = build_unet(tiny_config(**changes)).state_dict()
+    state = build_network(tiny_config(**changes)).state_dict()
     weights = {
         name: tensor + torch.arange(tensor.numel()).reshape(tensor.shape) / 7
         for name, tensor in state.items()

@@ -8,7 +8,7 @@ from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import draw_previous
 from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
@@ -29,7 +29,7 @@ def denoiser_of(network, variance="fixed_small"):
 
 
 def network():
-    unet = build_unet(tiny_config(**{"model.dropout": 0.5}))
+    unet = build_network(tiny_config(**{"model.dropout": 0.5}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for param in unet.parameters():

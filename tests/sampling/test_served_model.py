@@ -11,7 +11,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import build_denoiser, build_unet
+from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.runs import layout
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.weights import Weights
@@ -43,7 +43,7 @@ def random_weights(config, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
         name: value.detach() + 0.05 * torch.randn(value.shape, generator=generator)
-        for name, value in build_unet(config).named_parameters()
+        for name, value in build_network(config).named_parameters()
     }
 
 
@@ -75,7 +75,7 @@ def model(folder):
 def test_image_i_of_a_seed_is_the_one_that_sampling_draws(model, config, ema):
     """Catches other noise, other weights or another chain than the sampling stage's, and batches
     whose images depend on what stands beside them."""
-    network = build_unet(config).eval()
+    network = build_network(config).eval()
     network.load_state_dict(safetensors.torch.load(ema))
     with torch.inference_mode():
         expected = to_u8(

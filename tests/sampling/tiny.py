@@ -12,7 +12,7 @@ import torch
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.inference.build import build_unet
+from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import read_tensors
 from ddpm_core.recipes import digits
 from ddpm_core.runs import layout, results
@@ -62,7 +62,7 @@ def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> 
     generator = torch.Generator().manual_seed(seed)
     ema = {
         name: value.detach() + 0.05 * torch.randn(value.shape, generator=generator)
-        for name, value in build_unet(config).named_parameters()
+        for name, value in build_network(config).named_parameters()
     }
     history = [
         {"step": step, "loss": 1 / step, **{f"loss_q{q}": (q + 1) / step for q in range(4)}}

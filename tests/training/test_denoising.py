@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import build_schedule, build_unet, uses_bfloat16
+from ddpm_core.inference.build import build_network, build_schedule, uses_bfloat16
 from ddpm_core.training.optimiser import learning_rate
 from tests.gpu import no_waiting, quiet
 from tests.training.small import (
@@ -29,7 +29,7 @@ from tests.training.small import (
 
 
 def weights(learner):
-    return copy_of(dict(learner.unet.named_parameters()))
+    return copy_of(dict(learner.network.named_parameters()))
 
 
 def run(learner, config, start, stop, rank=0, world_size=1):
@@ -96,7 +96,7 @@ def test_steps_equal_the_algorithm_written_out_plainly():
     """
     config = small_config(model__dropout=0.0)
     images, learner = small_images(), make_learner(config)
-    network, schedule = build_unet(config), build_schedule(config)
+    network, schedule = build_network(config), build_schedule(config)
     params = dict(network.named_parameters())
     adam = torch.optim.Adam(params.values(), betas=(0.9, 0.999), eps=1e-8, fused=False)
     average, positions, records = {}, torch.arange(12), []

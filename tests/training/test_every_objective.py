@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.inference.build import build_objective, build_schedule, build_unet
+from ddpm_core.inference.build import build_network, build_objective, build_schedule
 from tests.diffusion.objectives import PAIRS
 from tests.training.small import (
     average_of,
@@ -77,7 +77,7 @@ def test_the_curve_is_the_configured_loss(prediction, variance, loss, weighting)
     t = seeding.uniform_int(seeding.key(0, "timesteps"), 9, positions, 24)
     eps = seeding.normal(seeding.key(0, "noise"), 9, positions, (1, 8, 8))
     x_t = q_sample(build_schedule(config), x_0, t, eps)
-    output = build_unet(config)(x_t, t).detach()
+    output = build_network(config)(x_t, t).detach()
     expected = build_objective(config).losses(output, x_0, x_t, t, eps).mean()
     assert learner.trainee.counts.point()["loss"] == pytest.approx(float(expected), rel=1e-4)
     plain = build_objective(config.replaced({"train.weighting": "none"}))
@@ -90,7 +90,7 @@ def test_a_learned_variance_is_trained_and_continues_bit_for_bit(choice):
     """Catches a network without the second half of its last layer, and a state without it."""
     config = config_of(*choice)
     whole, first, second = (make_learner(config) for _ in range(3))
-    before = whole.unet.conv_out.weight.detach().clone()
+    before = whole.network.conv_out.weight.detach().clone()
     assert before.shape[0] == 2
     run(whole, config, 0, 8)
     run(first, config, 0, 5)
@@ -99,7 +99,7 @@ def test_a_learned_variance_is_trained_and_continues_bit_for_bit(choice):
     torch.testing.assert_close(state_of(second), state_of(whole), rtol=0, atol=0)
     torch.testing.assert_close(average_of(second), average_of(whole), rtol=0, atol=0)
     assert second.trainee.counts.point() == whole.trainee.counts.point()
-    moved = (whole.unet.conv_out.weight.detach() - before).abs().amax((1, 2, 3))
+    moved = (whole.network.conv_out.weight.detach() - before).abs().amax((1, 2, 3))
     assert bool((moved > 1e-4).all())
 
 

@@ -110,7 +110,7 @@ def test_divergence_is_reported_with_its_evidence():
     with batches_of(config) as batches:
         events = run_steps(learner, batches, config.train, start=0)
         assert [next(events).step for _ in range(2)] == [4, 5]
-        learner.unet.conv_in.weight.data[0, 0, 0, 0] = math.nan
+        learner.network.conv_in.weight.data[0, 0, 0, 0] = math.nan
         told = r"by step 8: grad_norm nan, loss nan, .*learning rate 0\.001; .*of step 5\."
         with pytest.raises(DivergenceError, match=told):
             next(events)

@@ -200,7 +200,7 @@ def test_a_nan_is_never_committed(store, trackers, monkeypatch, where):
         true_step(self, number, images_u8, conditioning)
         if number == 9:  # after the point at 8, before the checkpoint at 10
             average = average_of(self)["conv_out.bias"]
-            (average if where == "ema" else self.unet.conv_out.bias.data)[0] = math.inf
+            (average if where == "ema" else self.network.conv_out.bias.data)[0] = math.inf
 
     monkeypatch.setattr(Denoising, "step", poisoned_step)
     with pytest.raises(DivergenceError, match=rf"{where}\.conv_out\.bias .* after step 10"):
