@@ -1,4 +1,4 @@
-"""Which weight of ours is which of the same network elsewhere: in `diffusers`, in the original.
+"""Which weight of our U-Net is which of the same network elsewhere: in `diffusers`, in the original.
 
 Every name and shape must match, both ways. Values are moved and never computed with, so that the
 way there and back changes no bit.
@@ -179,7 +179,7 @@ def from_diffusers(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
             return tensor[:, :, 0, 0]
         return tensor
 
-    return _matched(renamed, expected, like, reshaped, what="diffusers")
+    return matched(renamed, expected, like, reshaped=reshaped, what="diffusers")
 
 
 def from_original(
@@ -223,7 +223,7 @@ def from_original(
             return tensor.t()[:, :, None, None]
         return tensor.t() if tensor.ndim == 2 else tensor
 
-    return _matched(weights, expected, like, reshaped, what="the original")
+    return matched(weights, expected, like, reshaped=reshaped, what="the original")
 
 
 def _present_name(key: str) -> str:
@@ -234,15 +234,26 @@ def _present_name(key: str) -> str:
             return key
 
 
-def _matched(
+def matched(
     given: Mapping[str, Tensor],
     expected: Mapping[str, str],
     like: Mapping[str, Tensor],
-    reshaped: Callable[[str, Tensor], Tensor],
     *,
     what: str,
+    reshaped: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
 ) -> dict[str, Tensor]:
-    """Return {our name: tensor in our layout}, or say everything that does not match."""
+    """Return {our name: tensor in our layout}, or say everything that does not match.
+
+    Args:
+        given: the tensors, by their names there.
+        expected: name there -> our name.
+        like: tensors of the shapes that are ours, by our names.
+        what: the program whose names they are, for people.
+        reshaped: (our name, tensor there) -> tensor in our layout.
+
+    Raises:
+        CheckpointError: naming the weights that are missing, unknown or of another shape.
+    """
     missing, unknown = expected.keys() - given.keys(), given.keys() - expected.keys()
     found, misshapen = {}, []
     for theirs, ours in expected.items():
