@@ -50,7 +50,7 @@ NUM_BATCHES = 4
 
 def their_network(config, device):
     """The same function with the same weights."""
-    network = diffusers.UNet2DModel(**write_unet_config(config))
+    network = diffusers.UNet2DModel(**write_unet_config(config, config.model))
     network.load_state_dict(to_diffusers(build_network(config).state_dict()))
     return network.to(device)
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from ddpm_core.canonical import MAX_JSON_DEPTH, json_depth
 from ddpm_core.config import RunConfig
+from ddpm_core.config.kinds import kinds_of
 from ddpm_core.errors import INTERRUPTED_EXIT_CODE, ConfigError, PipelineError
 from ddpm_core.extras import packages_named
 from ddpm_core.output import printable, say
@@ -149,18 +150,32 @@ def _unique(key: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def describe_keys() -> str:
     """Return a line for each key: name, default outside the recipes, meaning, unit or choices."""
     lines = ["keys for --set (default, where a recipe does not say otherwise):"]
-    for section, field in RunConfig.model_fields.items():
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            continue
-        for key, knob in field.annotation.model_fields.items():
-            default = json.dumps(knob.get_default())
-            text = " ".join((knob.description or "").split())
-            if get_origin(knob.annotation) is Literal:
-                text += f" [{', '.join(map(str, get_args(knob.annotation)))}]"
-            lines += textwrap.wrap(
-                f"{section}.{key} ({default}): {text}",
-                width=96,
-                initial_indent="  ",
-                subsequent_indent="      ",
-            )
+    for name, field in RunConfig.model_fields.items():
+        kinds = kinds_of(field.annotation)
+        named = [kind for kind in kinds if kind is not None]
+        if named:
+            first = kinds[named[0]].model_fields["kind"]
+            lines += _described(f"{name}.kind", first, choices=named, indent=2)
+        for kind, section in kinds.items():
+            if kind is not None:
+                lines.append(f"  of {name}.kind={kind}:")
+            for key, knob in section.model_fields.items():
+                if kind is not None and key == "kind":
+                    continue
+                is_choice = get_origin(knob.annotation) is Literal
+                choices = get_args(knob.annotation) if is_choice else ()
+                indent = 2 if kind is None else 4
+                lines += _described(f"{name}.{key}", knob, choices=choices, indent=indent)
     return "\n".join(lines)
+
+
+def _described(key: str, knob: FieldInfo, *, choices: Sequence[object], indent: int) -> list[str]:
+    text = " ".join((knob.description or "").split())
+    if choices:
+        text += f" [{', '.join(map(str, choices))}]"
+    return textwrap.wrap(
+        f"{key} ({json.dumps(knob.get_default())}): {text}",
+        width=96,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 4),
+    )

@@ -59,8 +59,14 @@ def parameters_of(config: RunConfig, store: Store, target: str) -> dict[str, Any
 
 def _changes(config: RunConfig, base: str) -> dict[str, Any]:
     """Return the keys, without the name, in which `config` differs from the recipe `base`."""
-    recipes, ours = recipe(base).flat(), config.flat()
-    return {k: v for k, v in ours.items() if k != "name" and v != recipes[k]}
+    changed = _changed(recipe(base), config)
+    return {key: value for key, value in changed.items() if key != "name"}
+
+
+def _changed(base: RunConfig, config: RunConfig) -> dict[str, Any]:
+    """Return the keys of `config` that `base`, which may be of another kind, lacks or has else."""
+    before = base.flat()
+    return {k: v for k, v in config.flat().items() if k not in before or v != before[k]}
 
 
 # -- jobs ------------------------------------------------------------------------------------
@@ -103,9 +109,8 @@ def job_command(store: Store, config: RunConfig, stage: str, *more: str, python:
         target = [given["recipe"], "--root", store.uri, "--run", config.name]
         changes = given["overrides"]
     else:
-        recorded = RunConfig.from_json(data, origin=store.uri_of(key)).flat()
         target = [store.uri_of(key)]
-        changes = {k: v for k, v in config.flat().items() if v != recorded[k]}
+        changes = _changed(RunConfig.from_json(data, origin=store.uri_of(key)), config)
     options = [word for k, v in changes.items() for word in ("--set", f"{k}={json.dumps(v)}")]
     module = ["ddpm_core.several", ",".join([stage, *more])] if more else ["ddpm_core", stage]
     return [python, "-m", *module, *target, *options]

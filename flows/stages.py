@@ -12,8 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from pydantic import TypeAdapter, WithJsonSchema
 
-from ddpm_core.config.run import RUN_NAME_PATTERN
-from ddpm_core.recipes import recipe
+from ddpm_core.config.run import RUN_NAME_PATTERN, RunConfig
 from ddpm_core.runs.run import DEFAULT_ROOT, check_run
 from ddpm_core.runs.stages import STAGES, Pipeline, Stage, stages_of
 from ddpm_core.servers.server import use_directly
@@ -55,7 +54,7 @@ Overrides = Annotated[
     dict[str, Value] | None,
     _shown_as(
         "object",
-        propertyNames={"enum": list(recipe("digits").flat())},
+        propertyNames={"enum": RunConfig.keys()},
         additionalProperties=TypeAdapter(Value).json_schema(),
         examples=[{"train.num_steps": 500, "compute.num_workers": 4}],
     ),

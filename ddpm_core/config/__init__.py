@@ -4,7 +4,7 @@ from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import Bundle, Collection, DataConfig
 from ddpm_core.config.diffusion import DiffusionConfig
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
-from ddpm_core.config.model import ModelConfig, UNetConfig
+from ddpm_core.config.model import DiTConfig, ModelConfig, UNetConfig
 from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.train import TrainConfig
@@ -16,6 +16,7 @@ __all__ = [
     "Collection",
     "ComputeConfig",
     "DataConfig",
+    "DiTConfig",
     "DiffusionConfig",
     "EvaluateConfig",
     "ModelConfig",

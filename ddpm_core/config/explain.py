@@ -3,10 +3,11 @@
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ddpm_core.config.kinds import Kinds, kinds_of, misplaced
 from ddpm_core.output import printable
 
 Location = tuple[int | str, ...]
@@ -44,6 +45,10 @@ _OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "model.num_res_blocks": ("layers_per_block", "depth", "num_layers", "num_blocks"),
     "model.attention_resolutions": ("attn_resolutions", "attention", "attn"),
     "model.num_groups": ("groups", "norm_num_groups"),
+    "model.patch_size": ("patch",),
+    "model.hidden_size": ("width", "dim", "embed_dim", "channels"),
+    "model.num_layers": ("depth", "layers", "num_blocks"),
+    "model.num_heads": ("heads", "num_attention_heads"),
     "diffusion.num_timesteps": ("timesteps", "t", "num_train_timesteps", "diffusion_steps"),
     "diffusion.beta_schedule": ("noise_schedule", "schedule", "schedule_name"),
     "diffusion.prediction": ("prediction_type", "predict", "parameterization", "predict_xstart"),
@@ -64,20 +69,33 @@ _OTHER_WORDS: dict[str, tuple[str, ...]] = {
 def explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     """Yield a line for each thing that is wrong with the values that `model` was given."""
     for problem in error.errors(include_url=False):
-        location = problem["loc"]
+        location, section, kinds = _resolved(model, problem["loc"])
         where = printable(".".join(str(part) for part in location))
         if len(where) > _SHOWN:
             where = f"{where[:_SHOWN]}..."
         if problem["type"] == "extra_forbidden":
-            siblings = list(_section_of(model, location).model_fields)
-            yield f"{where}: no such key{did_you_mean(str(location[-1]), siblings)}"
+            key, siblings = str(location[-1]), list(section.model_fields)
+            here = next((kind for kind, one in kinds.items() if one is section), None)
+            elsewhere = misplaced(str(location[0]), key, here, kinds)
+            yield elsewhere or f"{where}: no such key{did_you_mean(key, siblings)}"
+        elif problem["type"] == "union_tag_invalid":
+            yield no_such_kind(where, problem["input"]["kind"], kinds)
         elif problem["type"] == "value_error":
             yield (f"{where}: " if where else "") + str(problem["ctx"]["error"])
         else:
-            value = json.dumps(problem["input"])
-            if len(value) > _SHOWN:
-                value = f"{value[:_SHOWN]}... ({len(value)} characters)"
-            yield f"{where}={value}: {problem['msg']}{_remedy(model, location, problem['input'])}"
+            value = _shown(problem["input"])
+            yield f"{where}={value}: {problem['msg']}{_remedy(section, location, problem['input'])}"
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def no_such_kind(section: str, kind: Any, kinds: Kinds) -> str:  # noqa: ANN401
+    """Return the sentence that says there is no such kind of a section."""
+    known = [one for one in kinds if one is not None]
+    return f"{section}.kind={_shown(kind)}: no such kind{did_you_mean(str(kind), known)}"
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -101,7 +119,8 @@ def which_key(dotted: str, sections: Mapping[str, Sequence[str]]) -> str:
     """
     section, _, word = dotted.rpartition(".")
     siblings = sections.get(section, [])
-    meant = [key for key, words in _OTHER_WORDS.items() if word.lower() in words]
+    known = {f"{name}.{key}" for name, keys in sections.items() for key in keys}
+    meant = [key for key, words in _OTHER_WORDS.items() if word.lower() in words and key in known]
     meant += [f"{name}.{word}" for name, keys in sections.items() if word in keys]
     own = [key for key in meant if key.startswith(f"{section}.")]
     if not own and (close := near(word, siblings, cutoff=_EXACT)) is not None:
@@ -122,14 +141,13 @@ def which_key(dotted: str, sections: Mapping[str, Sequence[str]]) -> str:
     return did_you_mean(word, siblings or list(sections))
 
 
-def _remedy(model: type[BaseModel], location: Location, value: Any) -> str:  # noqa: ANN401
+def _remedy(section: type[BaseModel], location: Location, value: Any) -> str:  # noqa: ANN401
     """Say what the key is, and what may be written there; "" for what is no key."""
-    field, keys = None, [part for part in location if isinstance(part, str)]
-    if keys:
-        field = _section_of(model, location).model_fields.get(keys[-1])
+    keys = [part for part in location if isinstance(part, str)]
+    field = section.model_fields.get(keys[-1]) if keys else None
     if field is None:
         return ""
-    if _is_section(field.annotation):
+    if kinds_of(field.annotation):
         return f" (a section; give one of its keys, as {keys[-1]}.KEY=VALUE)"
     words = [" ".join((field.description or "").split())]
     default = field.get_default()
@@ -140,14 +158,20 @@ def _remedy(model: type[BaseModel], location: Location, value: Any) -> str:  # n
     return f" ({'; '.join(words)})"
 
 
-def _section_of(model: type[BaseModel], location: Location) -> type[BaseModel]:
-    """Return the model that has the last key of `location`."""
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is not None and _is_section(field.annotation):
-            model = field.annotation
-    return model
+def _resolved(
+    model: type[BaseModel], location: Location
+) -> tuple[Location, type[BaseModel], Kinds]:
+    """Return the location as keys, the model that has the last of them, and which it could be.
 
-
-def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    pydantic says the kind of a section after the section's name, as if it were a key.
+    """
+    if not location or (field := model.model_fields.get(str(location[0]))) is None:
+        return location, model, {}
+    first, *rest = location
+    kinds = kinds_of(field.annotation)
+    if not rest or not kinds:
+        return location, model, kinds
+    section = next(iter(kinds.values()))
+    if None not in kinds:
+        section = kinds[str(rest.pop(0))]
+    return (first, *rest), section if rest else model, kinds

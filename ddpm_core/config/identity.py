@@ -56,7 +56,13 @@ FORMAT_1: Mapping[str, frozenset[str]] = {
 }
 """section -> the keys of format 1 that determine a result. Never changed."""
 
-ADDED: Mapping[str, Mapping[str, Any]] = {"data": {"depth": 8}}
+OF_KIND: Mapping[str, frozenset[str]] = {
+    "dit": frozenset(["kind", "patch_size", "hidden_size", "num_layers", "num_heads"]),
+}
+"""kind of a section that was added since -> the keys that it had when it was added, which count
+always, as those of format 1. Never changed."""
+
+ADDED: Mapping[str, Mapping[str, Any]] = {"data": {"depth": 8}, "model": {"kind": "unet"}}
 """section -> key that was added since -> the value with which all is as it was before the key: its
 first default. It stays what it is when the default changes."""
 
@@ -96,7 +102,7 @@ def counted(name: str, section: Section, rule: Rule = PRESENT) -> dict[str, Any]
 
 
 def _counts(name: str, section: Section, key: str) -> bool:
-    if key in FORMAT_1[name]:
+    if key in OF_KIND.get(getattr(section, "kind", ""), FORMAT_1[name]):
         return True
     field, added = type(section).model_fields[key], ADDED.get(name, {})
     before = added[key] if key in added else field.get_default(call_default_factory=True)

@@ -14,9 +14,10 @@ from ddpm_core.canonical import parse_json
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
 from ddpm_core.config.diffusion import DiffusionConfig
-from ddpm_core.config.explain import did_you_mean, explain, which_key
+from ddpm_core.config.explain import did_you_mean, explain, no_such_kind, which_key
+from ddpm_core.config.kinds import Kinds, kinds_of, misplaced
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
-from ddpm_core.config.model import ModelConfig
+from ddpm_core.config.model import ModelConfig, UNetConfig
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.section import Section, Uncounted
 from ddpm_core.config.train import TrainConfig
@@ -43,7 +44,7 @@ class RunConfig(Section):
     """name of the run: at most 63 of a-z, 0-9, dot, dash and underscore, the first a letter or a
     digit"""
     data: DataConfig = DataConfig(num_test_images=297)
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = UNetConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
@@ -153,7 +154,7 @@ class RunConfig(Section):
         """
         try:
             # By way of JSON, so that strict mode reads lists as the tuples they are written from.
-            return cls.model_validate_json(json.dumps(values))
+            return cls.model_validate_json(json.dumps(cls._with_kinds(values)))
         except ValidationError as error:
             lines = "\n".join(f"  {line}" for line in explain(cls, error))
             raise ConfigError(f"{origin} is not valid:\n{lines}") from None
@@ -161,22 +162,55 @@ class RunConfig(Section):
     def replaced(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with `{"section.key": value}` changed, validated as a whole.
 
+        A section whose kind is changed begins with the defaults of that kind.
+
         Raises:
             ConfigError: naming key, value, rule and remedy.
         """
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json") | self._of_other_kinds(changes)
         for dotted, value in changes.items():
             section, _, key = dotted.rpartition(".")
             target = values if not section else values.get(section)
             if not isinstance(target, dict):
                 raise ConfigError(f"no section {section!r}{did_you_mean(section, list(values))}")
             if key not in target:
+                kinds = type(self)._sections().get(section, {})
+                if (words := misplaced(section, key, target.get("kind"), kinds)) is not None:
+                    raise ConfigError(words)
                 sections = {
                     name: list(one) for name, one in values.items() if isinstance(one, dict)
                 }
                 raise ConfigError(f"no key {dotted!r}{which_key(dotted, sections)}")
             target[key] = value
         return type(self).from_dict(values, origin="the configuration with these changes")
+
+    def _of_other_kinds(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of each section whose kind is changed to another.
+
+        Raises:
+            ConfigError: there is no such kind.
+        """
+        found = {}
+        for name, kinds in self._sections().items():
+            kind = changes.get(f"{name}.kind")
+            if kind is None or None in kinds or kind == getattr(self, name).kind:
+                continue
+            if not isinstance(kind, str) or kind not in kinds:
+                raise ConfigError(no_such_kind(name, kind, kinds))
+            # Not validated: the defaults alone need not be what can be.
+            found[name] = kinds[kind].model_construct().model_dump(mode="json")
+        return found
+
+    @classmethod
+    def _with_kinds(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values with the kind of each section, the first where none is given."""
+        kinds = {name: next(iter(several)) for name, several in cls._sections().items()}
+        return {
+            name: {"kind": kinds[name], **value}
+            if kinds.get(name) is not None and isinstance(value, dict)
+            else value
+            for name, value in values.items()
+        }
 
     # -- comparing ---------------------------------------------------------------------------
 
@@ -194,10 +228,11 @@ class RunConfig(Section):
         Keys that change no result may differ: see `Uncounted`.
         """
         free, ours, theirs = self.uncounted_keys(), self.flat(), other.flat()
+        # What only one of two kinds has says no more than that they are two.
         return [
             f"{key}: {json.dumps(ours[key])} -> {json.dumps(theirs[key])}"
             for key in ours
-            if key not in free and ours[key] != theirs[key]
+            if key not in free and key in theirs and ours[key] != theirs[key]
         ]
 
     def housekeeping(self) -> dict[str, Any]:
@@ -205,28 +240,42 @@ class RunConfig(Section):
         flat = self.flat()
         return {key: flat[key] for key, mark in self.uncounted_keys().items() if mark.is_said}
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Return `{"section.key": default}` of all sections, each with the defaults of its own."""
+    def defaults(self) -> dict[str, Any]:
+        """Return `{"section.key": default}` of all sections, each of the kind that it has here."""
         # Not validated: a section of defaults alone need not be one that can be.
-        sections = {name: section.model_construct() for name, section in cls._sections()}
+        sections = {name: type(getattr(self, name)).model_construct() for name in self._sections()}
         values = {name: section.model_dump(mode="json") for name, section in sections.items()}
         return dict(_flatten(values))
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return every key that can be set, of all kinds of a section, as `flat` calls them."""
+        sections = cls._sections()
+        found = {
+            key: None
+            for name in cls.model_fields
+            for key in (
+                [f"{name}.{key}" for one in sections[name].values() for key in one.model_fields]
+                if name in sections
+                else [name]
+            )
+        }
+        return list(found)
 
     @classmethod
     def uncounted_keys(cls) -> dict[str, Uncounted]:
         """Return `{"section.key": mark}` of all keys that change no result."""
         return {
             f"{name}.{key}": mark
-            for name, section in cls._sections()
+            for name, kinds in cls._sections().items()
+            for section in kinds.values()
             for key, mark in section.uncounted().items()
         }
 
     @classmethod
-    def _sections(cls) -> Iterator[tuple[str, type[Section]]]:
-        for name, field in cls.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-                yield name, field.annotation
+    def _sections(cls) -> dict[str, Kinds]:
+        found = {name: kinds_of(field.annotation) for name, field in cls.model_fields.items()}
+        return {name: kinds for name, kinds in found.items() if kinds}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

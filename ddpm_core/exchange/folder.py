@@ -1,7 +1,7 @@
 """Folders of `diffusers`: JSON and safetensors, on a disk or in S3. Nothing is ever unpickled.
 
     model_index.json
-    unet/config.json
+    unet/config.json                           or transformer/
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
 
@@ -9,7 +9,7 @@ Older ones, google/ddpm-cifar10-32 among them, have all of it at the top.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,16 @@ from torch import Tensor
 from ddpm_core.canonical import MAX_JSON_BYTES, parse_json
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.exchange.headers import check_safetensors_header
+from ddpm_core.exchange.networks import Written
 from ddpm_core.store.storage import KeyMissingError, Store, open_store, sha256_of
 
 MAX_WEIGHT_BYTES = 2**32
 """Of one file of weights; the largest network of the paper has 1.0e9."""
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_UNET, _SCHEDULER = "config.json", "scheduler_config.json"
+_NETWORK, _SCHEDULER = "config.json", "scheduler_config.json"
+_PARTS = ("unet", "transformer")
+"""what the folder of a network may be called"""
 _INDEX = "model_index.json"
 _EXECUTABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5")
 
@@ -36,7 +39,7 @@ _EXECUTABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5")
 class Folder:
     """What lies in a folder of `diffusers`, as it lies there."""
 
-    unet: dict[str, Any]
+    network: dict[str, Any]
     """the network's configuration"""
     scheduler: dict[str, Any]
     """the chain's"""
@@ -59,11 +62,13 @@ def read_folder(uri: str) -> Folder:
     """
     store = open_store(uri)
     _check_index(store)
-    unet_key, unet = _first(store, (f"unet/{_UNET}", _UNET), "the network")
+    places = [f"{part}/{_NETWORK}" for part in _PARTS]
+    network_key, network = _first(store, [*places, _NETWORK], "the network")
     scheduler_key, scheduler = _first(
-        store, (f"scheduler/{_SCHEDULER}", _SCHEDULER), "the chain that it was trained on"
+        store, [f"scheduler/{_SCHEDULER}", _SCHEDULER], "the chain that it was trained on"
     )
-    weights_key = unet_key.removesuffix(_UNET) + _WEIGHTS
+    part, slash, _ = network_key.rpartition("/")
+    weights_key = f"{part}{slash}{_WEIGHTS}"
     data = _weight_bytes(store, weights_key)
     check_safetensors_header(data, origin=store.uri_of(weights_key))
     try:
@@ -73,12 +78,12 @@ def read_folder(uri: str) -> Folder:
             f"{store.uri_of(weights_key)} is no safetensors file ({error}); fetch it again"
         ) from None
     return Folder(
-        parse_json(unet, origin=store.uri_of(unet_key)),
+        parse_json(network, origin=store.uri_of(network_key)),
         parse_json(scheduler, origin=store.uri_of(scheduler_key)),
         weights,
         {
             "weights_sha256": sha256_of(data),
-            "unet_sha256": sha256_of(unet),
+            f"{part or _PARTS[0]}_sha256": sha256_of(network),
             "scheduler_sha256": sha256_of(scheduler),
         },
     )
@@ -87,7 +92,7 @@ def read_folder(uri: str) -> Folder:
 def write_folder(
     uri: str,
     *,
-    unet: Mapping[str, Any],
+    network: Written,
     scheduler: Mapping[str, Any],
     weights: Mapping[str, Tensor],
 ) -> Store:
@@ -98,17 +103,18 @@ def write_folder(
         StorageError: the storage refuses or does not answer.
     """
     store = open_store(uri)
-    index = {
-        "_class_name": "DDPMPipeline",
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "unet": ["diffusers", unet["_class_name"]],
-    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # Older versions of diffusers require this entry.
-    store.create(f"unet/{_WEIGHTS}", save(tensors, metadata={"format": "pt"}))
-    store.create(f"unet/{_UNET}", _json(unet))
+    store.create(f"{network.part}/{_WEIGHTS}", save(tensors, metadata={"format": "pt"}))
+    store.create(f"{network.part}/{_NETWORK}", _json(network.config))
     store.create(f"scheduler/{_SCHEDULER}", _json(scheduler))
-    store.create(_INDEX, _json(index))
+    if network.pipeline is not None:
+        index = {
+            "_class_name": network.pipeline,
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            network.part: ["diffusers", network.config["_class_name"]],
+        }
+        store.create(_INDEX, _json(index))
     return store
 
 
@@ -142,14 +148,14 @@ def _check_index(store: Store) -> None:
         return
     origin = store.uri_of(_INDEX)
     parts = {k: v for k, v in parse_json(data, origin=origin).items() if not k.startswith("_")}
-    if set(parts) != {"unet", "scheduler"}:
+    if set(parts) not in [{part, "scheduler"} for part in _PARTS]:
         raise ConfigError(
             f"{origin} names a pipeline of {', '.join(sorted(parts)) or 'nothing'}; only one of "
-            "unet and scheduler is a DDPM of images: give such a folder"
+            "unet (or transformer) and scheduler is a DDPM of images: give such a folder"
         )
 
 
-def _first(store: Store, candidates: tuple[str, str], what: str) -> tuple[str, bytes]:
+def _first(store: Store, candidates: Sequence[str], what: str) -> tuple[str, bytes]:
     """Return the key and the bytes of the first of these files that is there."""
     for key in candidates:
         try:

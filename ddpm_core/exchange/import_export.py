@@ -14,17 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
+from ddpm_core.exchange.keys import Described
+from ddpm_core.exchange.networks import (
+    from_diffusers,
+    read_network,
+    to_diffusers,
+    write_network,
+)
 from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
-from ddpm_core.exchange.unet_config import Network, read_unet_config, write_unet_config
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import load_average
-from ddpm_core.models.interop import from_diffusers, from_original, to_diffusers
+from ddpm_core.models.interop import from_original
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import chosen, layout, places, results
 from ddpm_core.runs.run import configure, open_run
@@ -136,12 +142,13 @@ def export_weights(
     """
     changes = {} if model is None else {"sample.model": model}
     home, config = configure(target, root=root, run=None, changes=changes)
-    unet, scheduler = write_unet_config(config), write_scheduler_config(config.diffusion)
+    network, scheduler = write_network(config), write_scheduler_config(config.diffusion)
     store = open_store(home)
     found = chosen.require(store, config)
     chosen.require_files(store, found)
-    weights = to_diffusers(load_average(store, found.checkpoint, average=found.average))
-    return write_folder(folder, unet=unet, scheduler=scheduler, weights=weights).uri, found
+    weights = to_diffusers(config, load_average(store, found.checkpoint, average=found.average))
+    written = write_folder(folder, network=network, scheduler=scheduler, weights=weights)
+    return written.uri, found
 
 
 def _from_folder(
@@ -154,7 +161,7 @@ def _from_folder(
             "leave it out"
         )
     found = read_folder(source)
-    network = read_unet_config(found.unet, origin=f"the unet of {source}")
+    network = read_network(found.network, origin=f"the network of {source}")
     diffusion = read_scheduler_config(found.scheduler, origin=f"the scheduler of {source}")
     _require_same_images(source, network, recipe_name, changes)
     _require_room_for_variance(source, network, diffusion)
@@ -172,7 +179,7 @@ def _from_folder(
     )
     weights = exact_float32(found.weights, origin=source)
     with _naming(source):
-        weights = from_diffusers(weights, _like(config))
+        weights = from_diffusers(config, weights, _like(config))
     return Imported(home, config, weights, {"format": "diffusers", **found.digests})
 
 
@@ -181,6 +188,11 @@ def _from_npz(
 ) -> Imported:
     recipe(recipe_name)  # no run.json: that is a run already
     home, config = configure(recipe_name, root=root, run=run, changes=changes)
+    if not isinstance(config.model, UNetConfig):
+        raise ConfigError(
+            f"model.kind={config.model.kind}: the original's variables ({source}) are those of a "
+            "U-Net; leave model.kind out"
+        )
     variables, digest = read_npz(source)
     num_levels = len(config.model.channel_mults)
     with _naming(source):
@@ -204,11 +216,15 @@ def _like(config: RunConfig) -> dict[str, Tensor]:
 
 
 def _require_same_images(
-    source: str, network: Network, recipe_name: str, changes: Mapping[str, Any]
+    source: str, network: Described, recipe_name: str, changes: Mapping[str, Any]
 ) -> None:
     """Refuse a data set whose images the network does not draw."""
     # With a network that any size fits, so that the data section alone is checked.
-    anything = {"model.channel_mults": [1], "model.attention_resolutions": []}
+    anything = {
+        "model.kind": "unet",
+        "model.channel_mults": [1],
+        "model.attention_resolutions": [],
+    }
     of_data = {key: value for key, value in changes.items() if key.startswith("data.")}
     data = recipe(recipe_name).replaced({**anything, **of_data}).data
     if data.shape != network.shape:
@@ -220,7 +236,9 @@ def _require_same_images(
         )
 
 
-def _require_room_for_variance(source: str, network: Network, diffusion: Mapping[str, Any]) -> None:
+def _require_room_for_variance(
+    source: str, network: Described, diffusion: Mapping[str, Any]
+) -> None:
     """Refuse a network whose output has no second half for a learned variance, or one too many."""
     channels, variance = network.shape[0], diffusion["variance"]
     needed = channels * (2 if is_learned(variance) else 1)

@@ -2,9 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ddpm_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Described:
+    """A network of another program that is one of ours."""
+
+    model: dict[str, Any]
+    """the model section"""
+    shape: tuple[int, int, int]
+    """(channels, height, width) of its images"""
+    out_channels: int
+    """channels of its output: twice the images', if it predicts the variance too"""
 
 
 class Keys:

@@ -4,12 +4,11 @@ Source: diffusers' `UNet2DModel`; google/ddpm-cifar10-32 is the original's netwo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.errors import ConfigError
-from ddpm_core.exchange.keys import Keys
+from ddpm_core.exchange.keys import Described, Keys
 
 _PLAIN, _ATTENDS = "DownBlock2D", "AttnDownBlock2D"
 # Key: diffusers' default, and the values with which its network is ours.
@@ -35,19 +34,7 @@ _SAYS_NOTHING = ("num_train_timesteps",)  # but where the embedding of the time 
 _DEFAULT_HEAD_DIM = 8
 
 
-@dataclass(frozen=True)
-class Network:
-    """A `UNet2DModel` that is a network of ours."""
-
-    model: dict[str, Any]
-    """the model section"""
-    shape: tuple[int, int, int]
-    """(channels, height, width) of its images"""
-    out_channels: int
-    """channels of its output: twice the images', if it predicts the variance too"""
-
-
-def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Network:
+def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
     """Return the network that a `UNet2DModel`'s config.json describes.
 
     Raises:
@@ -77,6 +64,7 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Network:
     _require_one_head(keys, [widths[level] for level in attending] + [widths[-1]])
     keys.finish()
     model = {
+        "kind": "unet",
         "base_channels": widths[0],
         "channel_mults": [one // widths[0] for one in widths],
         "num_res_blocks": num_res_blocks,
@@ -84,16 +72,16 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Network:
         "dropout": dropout,
         "num_groups": num_groups,
     }
-    return Network(model, (channels, height, width), out_channels)
+    return Described(model, (channels, height, width), out_channels)
 
 
-def write_unet_config(config: RunConfig) -> dict[str, Any]:
+def write_unet_config(config: RunConfig, model: UNetConfig) -> dict[str, Any]:
     """Return the config.json of the `UNet2DModel` that is the network of `config`.
 
     Raises:
         ConfigError: if there is none.
     """
-    model, data = config.model, config.data
+    data = config.data
     if model.channel_mults[0] != 1:
         raise ConfigError(
             f"model.channel_mults={list(model.channel_mults)} does not begin with 1: the first "

@@ -3,34 +3,52 @@
 import torch
 
 from ddpm_core import seeding
-from ddpm_core.config import RunConfig
+from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
 from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
+from ddpm_core.models.dit import DiT
 from ddpm_core.models.unet import UNet
 
 _LARGEST_END = 1e-3
 
 
-def build_network(config: RunConfig) -> UNet:
+AnyNetwork = UNet | DiT
+"""(x_t, t, conditioning) -> prediction, of any kind"""
+
+
+def build_network(config: RunConfig) -> AnyNetwork:
     """Return the network of `config` on the CPU, initialised from `train.seed`.
 
     The weights depend on the model section and the seed alone: every rank builds the same.
     """
-    model, data = config.model, config.data
-    return UNet(
-        in_channels=data.channels,
-        out_channels=config.out_channels,
-        base_channels=model.base_channels,
-        channel_mults=model.channel_mults,
-        num_res_blocks=model.num_res_blocks,
-        attention_resolutions=model.attention_resolutions,
-        image_height=data.height,
-        dropout=model.dropout,
-        num_groups=model.num_groups,
-        generator=seeding.generator(config.train.seed, "init"),
-    )
+    data, generator = config.data, seeding.generator(config.train.seed, "init")
+    match config.model:
+        case UNetConfig() as model:
+            return UNet(
+                in_channels=data.channels,
+                out_channels=config.out_channels,
+                base_channels=model.base_channels,
+                channel_mults=model.channel_mults,
+                num_res_blocks=model.num_res_blocks,
+                attention_resolutions=model.attention_resolutions,
+                image_height=data.height,
+                dropout=model.dropout,
+                num_groups=model.num_groups,
+                generator=generator,
+            )
+        case DiTConfig() as model:
+            return DiT(
+                in_channels=data.channels,
+                out_channels=config.out_channels,
+                image_size=(data.height, data.width),
+                patch_size=model.patch_size,
+                hidden_size=model.hidden_size,
+                num_layers=model.num_layers,
+                num_heads=model.num_heads,
+                generator=generator,
+            )
 
 
 def build_schedule(config: RunConfig) -> NoiseSchedule:

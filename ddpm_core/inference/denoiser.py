@@ -9,9 +9,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16
+from ddpm_core.inference.build import AnyNetwork, build_denoiser, build_network, uses_bfloat16
 from ddpm_core.inference.weights import load_average
-from ddpm_core.models.unet import UNet
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
@@ -19,7 +18,7 @@ from ddpm_core.store.storage import Store
 class AveragedNetwork:
     """The averaged weights in evaluation mode: (x_t, t) -> prediction, float32 inside and out."""
 
-    def __init__(self, network: UNet, device: torch.device, *, bfloat16: bool) -> None:
+    def __init__(self, network: AnyNetwork, device: torch.device, *, bfloat16: bool) -> None:
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
         self._device_type, self._bfloat16 = device.type, bfloat16
 

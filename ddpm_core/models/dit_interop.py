@@ -101,8 +101,8 @@ def from_diffusers(
             case ["blocks", index, "attention", "query_key_value", kind]:
                 path = f"transformer_blocks.{index}.attn1"
                 found[name] = torch.cat([given[f"{path}.{part}.{kind}"] for part in _ATTENTION])
-            case ["blocks", index, *path, kind]:
-                theirs = f"transformer_blocks.{index}.{_OF_BLOCK['.'.join(path)]}.{kind}"
+            case ["blocks", index, *layer_path, kind]:
+                theirs = f"transformer_blocks.{index}.{_OF_BLOCK['.'.join(layer_path)]}.{kind}"
                 found[name] = given[theirs]
             case [layer, kind]:
                 found[name] = given[f"{_OUTSIDE[layer]}.{kind}"].reshape(ours.shape)

@@ -1,4 +1,4 @@
-"""Which weight of our U-Net is which of the same network elsewhere: in `diffusers`, in the original.
+"""Which weight of our U-Net is which of the same elsewhere: in `diffusers`, in the original.
 
 Every name and shape must match, both ways. Values are moved and never computed with, so that the
 way there and back changes no bit.

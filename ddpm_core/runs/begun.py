@@ -119,9 +119,9 @@ def _changes(store: Store, run: str, run_json: bytes) -> str | None:
         return None
     if begun["said_of"] == sha256_of(run_json):
         return ""
+    config = RunConfig.from_json(run_json, origin=store.uri_of(key))
     # A key that is newer than the file had its default.
-    then = {**RunConfig.defaults(), **begun["keys"]}
-    now = RunConfig.from_json(run_json, origin=store.uri_of(key)).flat()
+    then, now = {**config.defaults(), **begun["keys"]}, config.flat()
     changed = [
         f"{name}: {json.dumps(then.get(name))} -> {json.dumps(now.get(name))}"
         for name in dict.fromkeys((*begun["keys"], *now))

@@ -102,7 +102,7 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
     return weights | {
         name: value
         for name, value in config.flat().items()
-        if name.partition(".")[0] in sections and name not in free and value != before[name]
+        if name.partition(".")[0] in sections and name not in free and value != before.get(name)
     }
 
 

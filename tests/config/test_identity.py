@@ -8,7 +8,8 @@ from pydantic import create_model
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig, identity
-from ddpm_core.config.identity import ADDED, COUNTED_BEFORE, FORMAT_1, PRESENT, Rule
+from ddpm_core.config.identity import ADDED, COUNTED_BEFORE, FORMAT_1, OF_KIND, PRESENT, Rule
+from ddpm_core.config.kinds import kinds_of
 from ddpm_core.config.section import HOUSEKEEPING, PLACE
 from ddpm_core.config.train import TrainConfig
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES, digits, recipe
@@ -57,13 +58,15 @@ def test_every_recipe_has_the_fingerprints_that_it_had(name):
 def test_every_key_says_whether_it_counts_and_from_which_value_on():
     """Catches: a key without an entry, whose first default is lost when the default changes."""
     for name in SECTIONS:
-        section = RunConfig.model_fields[name].annotation
-        counting = set(section.model_fields) - set(section.uncounted())
-        if name == "compute":
-            assert not counting
-            continue
-        assert counting == FORMAT_1[name] | set(ADDED.get(name, {})), name
-        assert not FORMAT_1[name] & set(ADDED.get(name, {}))
+        for kind, section in kinds_of(RunConfig.model_fields[name].annotation).items():
+            counting = set(section.model_fields) - set(section.uncounted())
+            if name == "compute":
+                assert not counting
+                continue
+            first = OF_KIND.get(kind, FORMAT_1[name])
+            added = set(ADDED.get(name, {})) & set(section.model_fields) - OF_KIND.get(kind, set())
+            assert counting == first | added, (name, kind)
+            assert not FORMAT_1[name] & set(ADDED.get(name, {}))
 
 
 def test_what_is_housekeeping_and_what_is_a_place():

@@ -8,9 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
+from ddpm_core.exchange.networks import Written
 from tests.exchange.theirs import GOOGLE_SCHEDULER, GOOGLE_UNET
 
 WEIGHTS = {"conv_in.weight": torch.arange(6.0).reshape(2, 3), "conv_in.bias": torch.ones(2)}
+WRITTEN = Written("unet", GOOGLE_UNET, "DDPMPipeline")
 FILES = {
     "model_index.json",
     "unet/config.json",
@@ -22,7 +24,7 @@ FILES = {
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "pipeline"
-    write_folder(str(path), unet=GOOGLE_UNET, scheduler=GOOGLE_SCHEDULER, weights=WEIGHTS)
+    write_folder(str(path), network=WRITTEN, scheduler=GOOGLE_SCHEDULER, weights=WEIGHTS)
     return path
 
 
@@ -45,7 +47,7 @@ def test_what_is_written_is_read_in_either_layout(folder, flat):
     if flat:
         at_the_top(folder)
     found = read_folder(str(folder))
-    assert found.unet == GOOGLE_UNET
+    assert found.network == GOOGLE_UNET
     assert found.scheduler == GOOGLE_SCHEDULER
     assert all(torch.equal(found.weights[name], WEIGHTS[name]) for name in WEIGHTS)
     assert {len(digest) for digest in found.digests.values()} == {64}
@@ -56,12 +58,12 @@ def test_a_network_with_its_scheduler_beside_it_needs_no_index(folder):
     """Catches: a bare UNet2DModel that is refused for what it does not need."""
     at_the_top(folder)
     (folder / "model_index.json").unlink()
-    assert read_folder(str(folder)).unet == GOOGLE_UNET
+    assert read_folder(str(folder)).network == GOOGLE_UNET
 
 
 def test_writing_the_same_again_is_fine_and_other_weights_are_not_written_over_it(folder):
     """Catches: somebody's folder that is lost, or one that is half of this and half of that."""
-    written = {"unet": GOOGLE_UNET, "scheduler": GOOGLE_SCHEDULER}
+    written = {"network": WRITTEN, "scheduler": GOOGLE_SCHEDULER}
     write_folder(str(folder), **written, weights=WEIGHTS)
     with pytest.raises(RunConflictError, match="holds other bytes"):
         write_folder(str(folder), **written, weights={"conv_in.bias": torch.zeros(2)})
@@ -82,7 +84,7 @@ def test_pickled_weights_are_never_read(folder):
 @pytest.mark.parametrize(
     ("gone", "part"),
     [
-        ("unet/config.json", "neither unet/config.json nor config.json, which describes the net"),
+        ("unet/config.json", "nor transformer/config.json nor config.json, which describes the n"),
         ("scheduler/scheduler_config.json", "nor scheduler_config.json, which describes the chain"),
         ("unet/diffusion_pytorch_model.safetensors", "is not there (beside it: config.json)"),
     ],
@@ -161,4 +163,4 @@ def test_extra_files_beside_the_pipeline_do_not_matter(folder):
     """Catches: a README or a second copy of the weights that stops an import."""
     (folder / "README.md").write_text("a model")
     save_file(WEIGHTS, folder / "unet/diffusion_pytorch_model.fp16.safetensors")
-    assert read_folder(str(folder)).unet == GOOGLE_UNET
+    assert read_folder(str(folder)).network == GOOGLE_UNET

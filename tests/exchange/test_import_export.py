@@ -14,10 +14,12 @@ from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.exchange.import_export import export_weights, import_weights, read_weights
+from ddpm_core.exchange.networks import read_network, write_network
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import original_name
+from ddpm_core.recipes import digits
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
@@ -126,6 +128,78 @@ def test_diffusers_loads_our_folder_and_computes_the_same(tmp_path, variance, pr
         assert float(expected.std()) > 0.1
         assert float((theirs(x_t, t).sample - expected).abs().max()) < 1e-10
         assert float((alone.eval()(x_t, t).sample - expected).abs().max()) < 1e-10
+
+
+TRANSFORMER = {
+    "model.kind": "dit",
+    "model.patch_size": 4,
+    "model.hidden_size": 16,
+    "model.num_layers": 2,
+    "model.num_heads": 2,
+    "diffusion.variance": "learned_range",
+    "train.loss": "hybrid",
+}
+
+
+def of_transformer(**changes) -> RunConfig:
+    return digits().replaced(TRANSFORMER | changes)
+
+
+def test_a_transformer_is_loaded_by_diffusers_and_imported_again(tmp_path):
+    """Catches: a U-Net's folder for a network that is none; an epsilon or a size that diffusers has
+    otherwise; a weight that is lost on the way back."""
+    store, config = open_store(str(tmp_path / "ours")), of_transformer()
+    store.create(layout.run_json_key(config.name), config.to_json().encode())
+    ema = load_average(store, commit_random_weights(store, config))
+    export_weights(store.uri_of(layout.run_json_key(config.name)), str(tmp_path / "folder"))
+    assert not (tmp_path / "folder/model_index.json").exists()
+    theirs = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "folder/transformer")
+    assert diffusers.DDPMScheduler.from_pretrained(tmp_path / "folder/scheduler")
+    ours = build_network(config).double().eval()
+    ours.load_state_dict(ema)
+    x_t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    t = torch.tensor([0, 20])
+    with torch.no_grad():
+        expected, labels = ours(x_t, t), torch.tensor([7, 1000])
+        assert expected.shape[1] == 2
+        assert float(expected.std()) > 0.1
+        found = theirs.double().eval()(x_t, t, class_labels=labels).sample
+    assert float((found - expected).abs().max()) < 1e-10
+
+    back = imported(tmp_path / "folder", tmp_path / "again")
+    assert back.model == config.model
+    assert back.diffusion == config.diffusion
+    store = open_store(str(tmp_path / "again"))
+    again = load_average(store, results.final_checkpoint(store, back))
+    assert again.keys() == ema.keys()
+    assert all(torch.equal(again[name], ema[name]) for name in ema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"norm_eps": 1e-5}, "norm_eps=1e-05: must be 1e-06"),
+        ({"activation_fn": "gelu"}, 'activation_fn="gelu": must be "gelu-approximate"'),
+        ({"out_channels": 3}, "must be in_channels=1, or twice that"),
+        ({"caption_channels": 7}, "does not know what that changes"),
+    ],
+)
+def test_a_transformer_that_is_another_function_is_refused(changes, part):
+    """Catches: weights that are taken for those of another network."""
+    values = write_network(of_transformer()).config
+    assert read_network(values, origin="ours").model == of_transformer().model.model_dump()
+    with pytest.raises(ConfigError) as caught:
+        read_network(values | changes, origin="ours")
+    assert part in str(caught.value)
+
+
+def test_what_diffusers_or_the_original_has_not_is_refused(tmp_path):
+    """Catches: an image that diffusers takes for a square; a traceback of a transformer's keys."""
+    with pytest.raises(ConfigError, match="8x16: a DiTTransformer2DModel is for square ones"):
+        write_network(of_transformer(**{"data.width": 16}))
+    source, changes = str(tmp_path / "weights.npz"), {"model.kind": "dit"}
+    with pytest.raises(ConfigError, match=r"model\.kind=dit: the original's variables"):
+        read_weights(source, "digits", root=str(tmp_path), run="x", changes=changes)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_what_changes_nothing_is_taken():
 )
 def test_our_networks_are_written_so_that_diffusers_and_we_read_the_same(config: RunConfig):
     """Catches: a key of ours that is not written, or that diffusers spells otherwise."""
-    written = write_unet_config(config)
+    written = write_unet_config(config, config.model)
     network = read_unet_config(written, origin="ours")
     ours = config.model.model_dump(mode="json")
     assert {**network.model, "attention_resolutions": None} == {
@@ -146,4 +146,4 @@ def test_a_network_that_does_not_begin_with_its_base_is_not_written():
     """Catches: a first convolution of 64 channels where ours has 32."""
     config = digits().replaced({"model.channel_mults": [2, 4]})
     with pytest.raises(ConfigError, match=r"channel_mults=\[2, 4\] does not begin with 1"):
-        write_unet_config(config)
+        write_unet_config(config, config.model)

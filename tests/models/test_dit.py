@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused_with_the_remedy(changes, message):
 
 def test_images_of_another_size_and_labels_are_refused():
     """Catches: positions that are broadcast, and a label that is given and ignored."""
-    with pytest.raises(ConfigError, match="12x14 pixels were given .* of 12x12"):
+    with pytest.raises(ConfigError, match=r"12x14 pixels were given .* of 12x12"):
         dit()(noise(1, 3, 12, 14), torch.tensor([0]))
     label = Conditioning(label=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(DataError, match="this transformer takes no conditioning"):

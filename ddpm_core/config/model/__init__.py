@@ -1,7 +1,15 @@
-"""The section `model`: the network, a file for each kind."""
+"""The section `model`: the network, a file for each kind; `kind` says which.
 
+A new kind is a file here, an entry of `ModelConfig`, and its first keys in `identity.OF_KIND`.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ddpm_core.config.model.dit import DiTConfig
 from ddpm_core.config.model.unet import UNetConfig
 
-ModelConfig = UNetConfig
+ModelConfig = Annotated[UNetConfig | DiTConfig, Field(discriminator="kind")]
 
-__all__ = ["ModelConfig", "UNetConfig"]
+__all__ = ["DiTConfig", "ModelConfig", "UNetConfig"]

@@ -1,7 +1,7 @@
 """The section `model` of the U-Net, and what follows from it: sizes of images, parameters."""
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ class UNetConfig(Section):
     size_keys: ClassVar[tuple[str, ...]] = ("base_channels", "channel_mults", "num_res_blocks")
     """the keys that make it large or small"""
 
+    kind: Literal["unet"] = "unet"
+    """which network: the paper's U-Net (unet), or a transformer (dit)"""
     base_channels: Few = 128
     """channels at full resolution"""
     channel_mults: Annotated[tuple[Few, ...], Field(min_length=1, max_length=_MAX_LEVELS)] = (

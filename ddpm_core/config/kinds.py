@@ -1,0 +1,44 @@
+"""Sections of which there are several kinds: `model` is one class for each kind of network.
+
+The key `kind` says which; where it is left out, it is the first. A key of another kind is refused
+with the kind that it belongs to.
+"""
+
+from collections.abc import Mapping
+from typing import get_args
+
+from ddpm_core.config.section import Section
+
+Kinds = Mapping[str | None, type[Section]]
+"""kind -> the section, the default first; of a section of one kind alone: None -> it"""
+
+
+def kinds_of(annotation: object) -> Kinds:
+    """Return what the field of a configuration may hold; {} for a field that is no section."""
+    several = get_args(annotation) or (annotation,)
+    sections = [one for one in several if isinstance(one, type) and issubclass(one, Section)]
+    return {_kind_of(one): one for one in sections}
+
+
+def misplaced(section: str, key: str, here: str | None, kinds: Kinds) -> str | None:
+    """Return why `key` is no key of the kind `here`; None if it is none of any other kind either.
+
+    Args:
+        section: the name of the section.
+        key: in it.
+        here: the kind that it has.
+        kinds: that it may have.
+    """
+    owners = [f"{section}.kind={kind}" for kind, one in kinds.items() if key in one.model_fields]
+    if not owners:
+        return None
+    words = " and ".join(owners)
+    return (
+        f"{section}.{key} is a key of {words}, and this is {section}.kind={here}; leave it out, or "
+        f"set {owners[0]}"
+    )
+
+
+def _kind_of(section: type[Section]) -> str | None:
+    field = section.model_fields.get("kind")
+    return None if field is None else field.default

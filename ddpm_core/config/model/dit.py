@@ -1,0 +1,66 @@
+"""The section `model` of the diffusion transformer, and what follows from it."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.model.count import linear
+from ddpm_core.config.section import Few, Section
+
+_MAX_TOKENS = 2**16
+"""Each attends to each: 512x512 pixels in patches of 2."""
+
+
+class DiTConfig(Section):
+    """The diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748, table 1); DiT-S/2."""
+
+    size_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers")
+    """the keys that make it large or small"""
+
+    kind: Literal["dit"] = "dit"
+    """which network: the paper's U-Net (unet), or a transformer (dit)"""
+    patch_size: Few = 2
+    """pixels on a side of a patch, p; each patch is a token"""
+    hidden_size: Few = 384
+    """features of a token, d"""
+    num_layers: int = Field(12, ge=1, le=1000)
+    """blocks, N"""
+    num_heads: Few = 6
+    """heads of every attention"""
+
+    @model_validator(mode="after")
+    def _features_divide(self) -> Self:
+        if self.hidden_size % 4 or self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of 4, for the sines and "
+                f"cosines of rows and columns, and of num_heads={self.num_heads}"
+            )
+        return self
+
+    def require_images(self, *, height: int, width: int) -> None:
+        """Refuse images that it does not take, with their keys in the section `data`.
+
+        Raises:
+            ValueError: they cannot be cut into patches, or into too many.
+        """
+        for key, pixels in (("height", height), ("width", width)):
+            if pixels % self.patch_size:
+                raise ValueError(
+                    f"data.{key}={pixels} is not a multiple of model.patch_size="
+                    f"{self.patch_size}; change one of them"
+                )
+        tokens = height * width // self.patch_size**2
+        if tokens > _MAX_TOKENS:
+            raise ValueError(
+                f"images of {height}x{width} are {tokens} patches of model.patch_size="
+                f"{self.patch_size}, and each attends to each: at most {_MAX_TOKENS} are taken; "
+                "raise model.patch_size"
+            )
+
+    def num_parameters(self, *, in_channels: int, out_channels: int, height: int) -> int:  # noqa: ARG002 - of any height
+        """Return the parameters of `models.dit.DiT`."""
+        d, area = self.hidden_size, self.patch_size**2
+        outside = linear(area * in_channels, d) + linear(256, d) + linear(d, d)
+        outside += linear(d, 2 * d) + linear(d, area * out_channels)
+        attention, layers = linear(d, 3 * d) + linear(d, d), linear(d, 4 * d) + linear(4 * d, d)
+        return outside + self.num_layers * (linear(d, 6 * d) + attention + layers)

@@ -1,0 +1,77 @@
+"""What diffusers calls a network of each kind, and how its weights are moved.
+
+A U-Net is a part of a `DDPMPipeline`. Of a transformer on pixels diffusers has no pipeline (its
+`DiTPipeline` needs latents and labels): its folder has the network and the chain, and no index.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
+from ddpm_core.exchange import dit_config, unet_config
+from ddpm_core.exchange.keys import Described
+from ddpm_core.models import dit_interop, interop
+
+
+@dataclass(frozen=True)
+class Written:
+    """A network as a part of a folder of diffusers."""
+
+    part: str
+    """the folder's name"""
+    config: dict[str, Any]
+    """its config.json"""
+    pipeline: str | None
+    """the class of which it is a part, with its scheduler; None: of none"""
+
+
+def read_network(values: Mapping[str, Any], *, origin: str) -> Described:
+    """Return the network that a config.json describes; what names no class is a U-Net.
+
+    Raises:
+        ConfigError: naming each key with which it would be another function than ours.
+    """
+    if values.get("_class_name") == dit_config.CLASS_NAME:
+        return dit_config.read_dit_config(values, origin=origin)
+    return unet_config.read_unet_config(values, origin=origin)
+
+
+def write_network(config: RunConfig) -> Written:
+    """Return the network of `config` in diffusers' terms.
+
+    Raises:
+        ConfigError: diffusers has no such network.
+    """
+    match config.model:
+        case UNetConfig() as model:
+            values = unet_config.write_unet_config(config, model)
+            return Written("unet", values, "DDPMPipeline")
+        case DiTConfig() as model:
+            return Written("transformer", dit_config.write_dit_config(config, model), None)
+
+
+def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our weights by diffusers' names."""
+    match config.model:
+        case UNetConfig():
+            return interop.to_diffusers(weights)
+        case DiTConfig() as model:
+            return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
+
+
+def from_diffusers(
+    config: RunConfig, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return diffusers' weights by our names, in the order of `like`, of which shapes count.
+
+    Raises:
+        CheckpointError: they are not those of this network.
+    """
+    match config.model:
+        case UNetConfig():
+            return interop.from_diffusers(tensors, like)
+        case DiTConfig() as model:
+            return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
