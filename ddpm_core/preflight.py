@@ -39,7 +39,10 @@ class Findings:
 
     def lines(self, config: RunConfig) -> list[str]:
         """Return them for people."""
-        seen, lines = self.source, [f"network: {config.num_parameters:,} parameters"]
+        seen, lines = (
+            self.source,
+            [f"network: {config.model.kind}, {config.num_parameters:,} parameters"],
+        )
         if seen is not None:
             lines.append(f"images: {seen.text}")
         known = seen is not None and seen.num_train is not None and seen.num_test is not None

@@ -100,7 +100,7 @@ def test_dry_run_prints_a_run_json_and_the_plan_and_writes_nothing(tmp_path, cap
     shown = capsys.readouterr()
     assert RunConfig.from_dict(json.loads(shown.out)).name == "digits"
     assert shown.err.startswith("plan: train: would run on 2 worker(s)")
-    assert "network: 395,641 parameters" in shown.err
+    assert "network: unet, 395,641 parameters" in shown.err
     assert "images: 1500 images to train on, 297 held out" in shown.err
     assert "disk: about 3.8 MB of shards, 19 MB of checkpoints" in shown.err
     assert not list(root.glob("*"))

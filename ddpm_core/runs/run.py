@@ -4,7 +4,9 @@ runs/<run>/run.json     written once, when the run's first result is about to st
 runs/<run>/begun.json   what it said then: a run.json that was changed since is spoken of
 """
 
-from collections.abc import Callable, Mapping
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +30,8 @@ __all__ = [
     "refuse_training_imported",
     "require_feature_file",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def configure(
@@ -54,6 +58,8 @@ def configure(
         _refuse_other_experiment(base, config, where=target)
     where = (home or DEFAULT_ROOT) if root is None else root
     require_lasting_root(where)
+    for line in _new_kinds(base, config, changes):
+        _log.warning("%s", line)
     return where, config
 
 
@@ -172,6 +178,21 @@ def require_feature_file(config: RunConfig) -> None:
     evaluate = config.evaluate
     if evaluate.features != "trained" and "://" not in evaluate.features:
         read_pinned(evaluate.features, str(evaluate.features_sha256), key="evaluate.features")
+
+
+def _new_kinds(base: RunConfig, config: RunConfig, changes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each section of another kind than in `base`, with what was not given."""
+    before, now = base.flat(), config.flat()
+    for kind in (key for key in now if key.endswith(".kind") and now[key] != before[key]):
+        section = kind.removesuffix("kind")
+        own = {k: v for k, v in now.items() if k.startswith(section) and k not in changes}
+        if own:
+            gone = [key for key in before if key.startswith(section) and key not in now]
+            yield (
+                f"{kind}={now[kind]}: not given, and so as by default, are "
+                f"{', '.join(f'{key}={json.dumps(value)}' for key, value in own.items())}; "
+                f"{', '.join(gone)} are keys of {kind}={before[kind]} and fall away"
+            )
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

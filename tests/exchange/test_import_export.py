@@ -145,7 +145,7 @@ def of_transformer(**changes) -> RunConfig:
     return digits().replaced(TRANSFORMER | changes)
 
 
-def test_a_transformer_is_loaded_by_diffusers_and_imported_again(tmp_path):
+def test_a_transformer_is_loaded_by_diffusers_and_imported_again(tmp_path, in_process):
     """Catches: a U-Net's folder for a network that is none; an epsilon or a size that diffusers has
     otherwise; a weight that is lost on the way back."""
     store, config = open_store(str(tmp_path / "ours")), of_transformer()
@@ -173,6 +173,8 @@ def test_a_transformer_is_loaded_by_diffusers_and_imported_again(tmp_path):
     again = load_average(store, results.final_checkpoint(store, back))
     assert again.keys() == ema.keys()
     assert all(torch.equal(again[name], ema[name]) for name in ema)
+    run_sample(store, back.replaced({"sample.sampler": "ddim", "sample.num_steps": 2}))
+    assert len(in_process.units) == 2
 
 
 @pytest.mark.parametrize(

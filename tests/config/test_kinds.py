@@ -1,0 +1,192 @@
+"""Several kinds of one section: told apart by `kind`, and never taken for each other."""
+
+import json
+
+import pytest
+
+from ddpm_core.canonical import fingerprint
+from ddpm_core.cli import describe_keys, parse_overrides
+from ddpm_core.config import DiTConfig, RunConfig, UNetConfig, identity
+from ddpm_core.errors import ConfigError
+from ddpm_core.recipes import digits
+from ddpm_core.runs import begun
+from ddpm_core.runs.run import configure, open_run
+from ddpm_core.store.storage import open_store
+from flows import plan
+
+SMALL = {
+    "model.kind": "dit",
+    "model.hidden_size": 64,
+    "model.num_layers": 2,
+    "model.num_heads": 4,
+}
+
+
+def small() -> RunConfig:
+    return digits().replaced(SMALL)
+
+
+def test_a_file_without_a_kind_is_of_the_first_kind():
+    """Catches: a run.json of before that is no configuration any more, or another experiment."""
+    before = json.loads(digits().to_json())
+    assert before["model"].pop("kind") == "unet"
+    found = RunConfig.from_json(json.dumps(before))
+    assert found == digits()
+    assert "kind" not in identity.experiment(found)["model"]
+
+
+def test_another_kind_begins_with_its_own_defaults():
+    """Catches: keys of the recipe's kind that are carried over, or refused though nobody gave them;
+    a value of the user's that is lost; a kind that is read again as another."""
+    found = small()
+    assert found.model == DiTConfig(hidden_size=64, num_layers=2, num_heads=4)
+    assert found.train == digits().train
+    assert RunConfig.from_json(found.to_json()) == found
+    assert found.replaced({"model.kind": "dit"}) == found
+    assert found.replaced({"model.patch_size": 4}).model.hidden_size == 64
+    back = found.replaced({"model.kind": "unet", "model.attention_resolutions": [8]})
+    assert back.model == UNetConfig(attention_resolutions=(8,))
+    # The order in which they are given says nothing.
+    assert digits().replaced(dict(reversed(SMALL.items()))) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"model.kind": "dti"}, ['model.kind="dti": no such kind', "did you mean 'dit'?"]),
+        ({"model.kind": "vit"}, ["no such kind", "'dit'"]),
+        ({"model.kind": "mlp-mixer"}, ["no such kind; known: unet, dit"]),
+        ({"model.kind": ["dit"]}, ['model.kind=["dit"]: no such kind']),
+        (
+            {"model.kind": "dit", "model.base_channels": 64},
+            ["model.base_channels is a key of model.kind=unet, and this is model.kind=dit; leave"],
+        ),
+        (
+            {"model.patch_size": 2},
+            ["model.patch_size is a key of model.kind=dit, and this is", "or set model.kind=dit"],
+        ),
+        ({"model.kind": "dit", "model.patch_sise": 2}, ["did you mean 'patch_size'?"]),
+        ({"model.kind": "dit", "model.depth": 2}, ["did you mean 'model.num_layers'?"]),
+        ({"model.depth": 2}, ["did you mean 'model.num_res_blocks'?"]),
+        (
+            {"model.kind": "dit", "model.num_layers": 0},
+            ["model.num_layers=0", "(blocks, N; e.g. 12"],
+        ),
+        ({"model.kind": "dit", "model.num_heads": 5}, ["model: hidden_size=384", "num_heads=5"]),
+        (
+            {"model.kind": "dit", "model.patch_size": 3},
+            ["data.height=8 is not a multiple of model"],
+        ),
+        (
+            {"model.kind": "dit", "data.height": 1024, "data.width": 1024},
+            ["262144 patches", "at most 65536", "raise model.patch_size"],
+        ),
+        (
+            {"model.kind": "dit", "model.hidden_size": 65532, "model.num_layers": 1000},
+            ["over 2e+10", "lower model.hidden_size or model.num_layers"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_kind_or_its_keys_is_said_in_its_words(changes, parts):
+    """Catches: pydantic's own message about a tag, a kind's name as if it were a key, a suggestion
+    of a key that the kind does not have."""
+    with pytest.raises(ConfigError) as caught:
+        digits().replaced(changes)
+    for part in parts:
+        assert part in str(caught.value)
+    assert "model.dit." not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ({"kind": "dti"}, """model.kind="dti": no such kind; did you mean 'dit'?"""),
+        ({"kind": "dit", "dropout": 0.1}, "model.dropout is a key of model.kind=unet, and this is"),
+        (
+            {"patch_size": 2},
+            "model.patch_size is a key of model.kind=dit, and this is model.kind=un",
+        ),
+        (
+            {"kind": "dit", "num_layers": "2"},
+            'model.num_layers="2": Input should be a valid integer',
+        ),
+        ({"base_chanels": 2}, "model.base_chanels: no such key; did you mean 'base_channels'?"),
+        (5, "model=5: Input should be an object (a section; give one of its keys, as model.KEY="),
+    ],
+)
+def test_a_file_is_refused_in_the_same_words(model, part):
+    """Catches: `model.unet.base_chanels`, which is no key of the file."""
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict({"model": model})
+    assert part in str(caught.value)
+
+
+def test_every_key_of_a_kind_counts_and_that_fingerprint_stays():
+    """Catches: two transformers in one folder, and one that a later version does not find again."""
+    experiment = identity.experiment(small())
+    assert set(experiment["model"]) == set(DiTConfig.model_fields)
+    assert fingerprint(experiment)[:16] == "6dc876207148bb74"
+    assert fingerprint(identity.samples(small(), identity.PRESENT)) != fingerprint(
+        identity.samples(digits(), identity.PRESENT)
+    )
+
+
+def test_differences_of_two_kinds_are_said_as_one():
+    """Catches: a KeyError, and a line for each key that only one of two kinds has."""
+    assert digits().differences(small()) == ['model.kind: "unet" -> "dit"']
+    assert small().differences(digits()) == ['model.kind: "dit" -> "unet"']
+
+
+def test_every_key_is_known_to_help_and_form():
+    """Catches: a kind whose keys only the source shows."""
+    for config in (digits(), small()):
+        assert set(config.flat()) <= set(RunConfig.keys())
+    text = describe_keys()
+    assert 'model.kind ("unet"): which network' in text
+    assert "[unet, dit]" in " ".join(text.split())
+    of_dit = text[text.index("of model.kind=dit:") : text.index("diffusion.num_timesteps")]
+    assert "    model.patch_size (2): pixels on a side" in of_dit
+    assert "base_channels" not in of_dit
+
+
+def test_a_flow_and_a_job_are_given_the_same_network(tmp_path, caplog):
+    """Catches: parameters that resolve to the recipe's kind, and keys at their default that are
+    left out because the recipe does not have them."""
+    store, config = plan.resolve("digits", root=str(tmp_path), run="r", overrides=SMALL)
+    assert [record.getMessage() for record in caplog.records] == [
+        "model.kind=dit: not given, and so as by default, are model.patch_size=2; "
+        "model.base_channels, model.channel_mults, model.num_res_blocks, "
+        "model.attention_resolutions, model.dropout, model.num_groups are keys of "
+        "model.kind=unet and fall away"
+    ]
+    caplog.clear()
+    given = plan.parameters_of(config, store, "digits")
+    assert given["recipe"] == "digits"
+    assert given["overrides"].keys() == {f"model.{key}" for key in DiTConfig.model_fields}
+    words = plan.job_command(store, config, "train", python="python")
+    target, *options = words[4:]
+    assert configure_again(target, options, tmp_path) == config.to_json()
+    open_run(store, config)
+    words = plan.job_command(store, config, "train", python="python")
+    assert configure_again(words[4], words[5:], tmp_path) == config.to_json()
+    assert not caplog.records
+
+
+def configure_again(target, options, root) -> str:
+    changes = [
+        word for flag, word in zip(options[::2], options[1::2], strict=True) if flag == "--set"
+    ]
+    run = None if target.endswith("run.json") else "r"
+    _, config = configure(target, root=str(root), run=run, changes=parse_overrides(changes))
+    return config.to_json()
+
+
+def test_a_kind_that_was_changed_in_the_file_is_noticed(tmp_path):
+    """Catches: a run.json of another network that is said to have new defaults only."""
+    store = open_store(str(tmp_path))
+    open_run(store, digits())
+    file = tmp_path / "runs/digits/run.json"
+    file.write_text(small().replaced({"name": "digits"}).to_json())
+    line = begun.changes_of(store, "digits")
+    assert 'model.kind: "unet" -> "dit"' in line
+    assert "model.base_channels: 24 -> null" in line
