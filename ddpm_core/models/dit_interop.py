@@ -15,8 +15,8 @@ from torch import Tensor
 from ddpm_core.errors import CheckpointError
 from ddpm_core.models.interop import matched
 
-NUM_LABELS = 1000
-"""of the table that is written: diffusers' `DiTPipeline` takes row 1000 for no label"""
+NUM_LABELS = 1
+"""of the table that is written: fewer diffusers has not; its row, and that of no label, are 0"""
 _EMBEDDING = "norm1.emb"
 _TABLE = f"{_EMBEDDING}.class_embedder.embedding_table.weight"
 _ATTENTION = ("to_q", "to_k", "to_v")

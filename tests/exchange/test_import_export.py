@@ -160,7 +160,7 @@ def test_a_transformer_is_loaded_by_diffusers_and_imported_again(tmp_path, in_pr
     x_t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t = torch.tensor([0, 20])
     with torch.no_grad():
-        expected, labels = ours(x_t, t), torch.tensor([7, 1000])
+        expected, labels = ours(x_t, t), torch.tensor([0, 1])
         assert expected.shape[1] == 2
         assert float(expected.std()) > 0.1
         found = theirs.double().eval()(x_t, t, class_labels=labels).sample
