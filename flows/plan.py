@@ -64,9 +64,15 @@ def _changes(config: RunConfig, base: str) -> dict[str, Any]:
 
 
 def _changed(base: RunConfig, config: RunConfig) -> dict[str, Any]:
-    """Return the keys of `config` that `base`, which may be of another kind, lacks or has else."""
-    before = base.flat()
-    return {k: v for k, v in config.flat().items() if k not in before or v != before[k]}
+    """Return the changes that make `config` of `base`: a section of another kind is given whole."""
+    before, now = base.flat(), config.flat()
+    kinds = [key for key in now if key.endswith(".kind") and now[key] != before[key]]
+    whole = tuple(kind.removesuffix("kind") for kind in kinds)
+    return {
+        key: value
+        for key, value in now.items()
+        if key.startswith(whole) or key not in before or value != before[key]
+    }
 
 
 # -- jobs ------------------------------------------------------------------------------------

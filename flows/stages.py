@@ -25,6 +25,7 @@ from flows.together import one_job
 
 Recipe = Literal[
     "digits",
+    "digits-dit",
     "mnist",
     "fashion-mnist",
     "images",

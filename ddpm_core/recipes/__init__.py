@@ -17,7 +17,7 @@ from ddpm_core.recipes.paper import (
     lsun_cat,
     lsun_church,
 )
-from ddpm_core.recipes.small import digits, fashion_mnist, images, mnist
+from ddpm_core.recipes.small import digits, digits_dit, fashion_mnist, images, mnist
 from ddpm_core.recipes.table_2 import PAPER_TABLE_2, Table2Row, ablation_runs, ablations
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits": digits,
+    "digits-dit": digits_dit,
     "mnist": mnist,
     "fashion-mnist": fashion_mnist,
     "images": images,

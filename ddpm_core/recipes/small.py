@@ -59,6 +59,20 @@ def digits() -> RunConfig:
     )
 
 
+def digits_dit() -> RunConfig:
+    """The settings of `digits` with a diffusion transformer of 0.33 M parameters, a pixel a token."""
+    return digits().replaced(
+        {
+            "name": "digits-dit",
+            "model.kind": "dit",
+            "model.patch_size": 1,
+            "model.hidden_size": 64,
+            "model.num_layers": 4,
+            "model.num_heads": 4,
+        }
+    )
+
+
 def mnist() -> RunConfig:
     """MNIST, 28x28 padded to 32x32, with the timesteps of `digits`: forty minutes on two CPU cores,
     and the whole paper in two hours.

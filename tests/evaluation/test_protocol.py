@@ -207,6 +207,7 @@ def test_what_another_version_measured_is_not_taken(monkeypatch):
 
 MEASURED = {
     "digits": "c4c8dec0d8851105",
+    "digits-dit": "c4c8dec0d8851105",
     "mnist": "00b2c96d680f331b",
     "fashion-mnist": "00b2c96d680f331b",
     "images": "00b2c96d680f331b",
