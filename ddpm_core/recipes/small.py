@@ -60,7 +60,11 @@ def digits() -> RunConfig:
 
 
 def digits_dit() -> RunConfig:
-    """The settings of `digits` with a diffusion transformer of 0.33 M parameters, a pixel a token."""
+    """`digits` with a diffusion transformer of 0.33 M parameters; each pixel is a token.
+
+    Measured by `python -m ddpm_core evaluate digits-dit`: 5.19 ± 0.06 bits/dim (the U-Net: 5.07 ±
+    0.06), and samples that are rougher: distance 45 (12.8) after as many steps, floor 4.7.
+    """
     return digits().replaced(
         {
             "name": "digits-dit",

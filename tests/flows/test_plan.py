@@ -12,7 +12,7 @@ import pytest
 from ddpm_core.__main__ import _parser as stage_parser
 from ddpm_core.cli import describe_keys, parse_overrides
 from ddpm_core.errors import ConfigError
-from ddpm_core.recipes import RECIPES
+from ddpm_core.recipes import RECIPES, recipe
 from ddpm_core.runs.run import configure, open_stage
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import open_store
@@ -149,7 +149,7 @@ def test_an_ablation_is_its_recipe_and_overrides(store):
 def test_parameters_resolve_to_the_configuration_they_were_made_of(name, store):
     """Catches: a flow that trains something else than the dry run showed."""
     changes = {"train.num_steps": 7}
-    if name != "digits":
+    if recipe(name).data.name != "digits":
         changes["data.source"] = "/some where/else"
     _, config = plan.resolve(name, root=store.uri, run="x", overrides=changes)
     given = plan.parameters_of(config, store, "/a/run.json")
