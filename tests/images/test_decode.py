@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpm_core.images import png
-from ddpm_core.images.decode import kept_as_is
+from ddpm_core.images.decode import BadImageError, decode_image, kept_as_is
 from tests.images.odd_files import chunk, exif, gif_file, pillow_file, png_file, segment
 from tests.images.pictures import PINK, cmyk_file, decoded, noise, shaping, smooth
 
