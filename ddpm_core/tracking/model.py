@@ -81,7 +81,8 @@ def register_model(
             model = _uploaded(run, store, config, weights)
             _log_metrics(run, model.model_id, weights.step)
             about = {DIGEST_TAG: digest, "step": str(weights.step), WEIGHTS: weights.name}
-            newest = _new_version(run, name, model, {**about, **run.identity.recorded.tags})
+            about |= run.identity.recorded.tags
+            newest = _new_version(run, name, model, about, _description(name, weights))
         if is_champion:
             _move_alias(run, name, newest)
 
@@ -243,7 +244,25 @@ def _log_metrics(run: MlflowRun, model_id: str, step: int) -> None:
         run.client.log_batch(run.run_id, metrics=of_step)
 
 
-def _new_version(run: MlflowRun, name: str, model: Any, tags: dict[str, str]) -> Any:  # noqa: ANN401
+def _description(name: str, weights: Weights) -> str:
+    """Return what the version's page says of it, in Markdown."""
+    request = '{"inputs": [], "params": {"seed": 0, "count": 4}}'
+    return (
+        f"Weights `{weights.name}`, SHA-256 `{weights.sha256}`.\n\nWith the number of this "
+        f"version, `mlflow models serve --env-manager local -m models:/{name}/VERSION -p 5001` "
+        "serves them, and\n\n    curl localhost:5001/invocations "
+        f"-H 'Content-Type: application/json' -d '{request}'\n\n"
+        "returns four images: count x height x width x channels, 0 to 255."
+    )
+
+
+def _new_version(
+    run: MlflowRun,
+    name: str,
+    model: Any,  # noqa: ANN401
+    tags: dict[str, str],
+    description: str,
+) -> Any:  # noqa: ANN401
     try:
         run.client.create_registered_model(name)
     except MlflowException as error:
@@ -255,6 +274,7 @@ def _new_version(run: MlflowRun, name: str, model: Any, tags: dict[str, str]) ->
         model.artifact_location,
         run_id=run.run_id,
         tags=tags,
+        description=description,
         await_creation_for=0,
         model_id=model.model_id,
     )

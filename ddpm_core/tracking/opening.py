@@ -33,9 +33,10 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
         if index is not None:
             run.log_dataset(config.data.name, store.uri_of(index.folder), index.body)
 
+    tags = {"mlflow.source.name": "python -m ddpm_core", "mlflow.source.type": "LOCAL"}
     if commit := place.git_commit():
-        tags = {"mlflow.source.git.commit": commit}
-        outbox.put_errand("the commit", lambda run: run.set_tags(tags))
+        tags["mlflow.source.git.commit"] = commit
+    outbox.put_errand("the source", lambda run: run.set_tags(tags))
     flat, run_json = config.flat(), config.to_json().encode()
     outbox.put_errand("the parameters", lambda run: run.log_params(flat))
     outbox.put_errand("the data set", log_dataset)

@@ -334,6 +334,9 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
     assert len(models) == 2
     assert all({one.key: one.value for one in model.metrics}["fid"] == 12.5 for model in models)
     assert champion.tags["weights"] == "tiny@10:ema"
+    assert "`tiny@10:ema`" in champion.description
+    assert "models:/ddpm-tiny/" in champion.description
+    assert run.data.tags["mlflow.source.name"] == "python -m ddpm_core"
 
     open_run(store, config)  # of its own weights; those of an earlier step are another evaluation
     earlier = safetensors.torch.save(random_weights(config, seed=2))
