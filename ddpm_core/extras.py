@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 from ddpm_core.errors import ConfigError
 
@@ -44,6 +45,18 @@ def require_packages(*modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise _missing(module)
+
+
+def folder_of(module: str) -> Path:
+    """Return the folder of a package of `EXTRAS`, without importing it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise _missing(module)
+    return Path(spec.origin).parent
 
 
 def _missing(module: str) -> ConfigError:
