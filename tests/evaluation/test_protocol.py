@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.canonical import fingerprint
-from ddpm_core.config import EvaluateConfig, RunConfig, StudyConfig
+from ddpm_core.config import EvaluateConfig, StudyConfig
 from ddpm_core.config.identity import COUNTED_BEFORE, FORMAT_1, PRESENT, Rule
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
@@ -251,7 +251,8 @@ def test_defaults_are_those_that_the_published_numbers_were_measured_with():
 def test_a_recipe_measures_what_it_measured(name):
     """Catches: a value of a recipe, or a default that it rests on, that changed by the way. What
     is changed on purpose is written here, and the README's results are measured again."""
-    values, defaults = recipe(name).model_dump(mode="json"), RunConfig.defaults()
+    config = recipe(name)
+    values, defaults = config.model_dump(mode="json"), config.defaults()
     found = {
         section: {
             key: value
