@@ -69,9 +69,7 @@ def _changed(base: RunConfig, config: RunConfig) -> dict[str, Any]:
     kinds = [key for key in now if key.endswith(".kind") and now[key] != before[key]]
     whole = tuple(kind.removesuffix("kind") for kind in kinds)
     return {
-        key: value
-        for key, value in now.items()
-        if key.startswith(whole) or key not in before or value != before[key]
+        key: value for key, value in now.items() if key.startswith(whole) or value != before[key]
     }
 
 
