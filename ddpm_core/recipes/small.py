@@ -62,8 +62,8 @@ def digits() -> RunConfig:
 def digits_dit() -> RunConfig:
     """`digits` with a diffusion transformer of 0.33 M parameters; each pixel is a token.
 
-    Measured by `python -m ddpm_core evaluate digits-dit`: 5.19 ± 0.06 bits/dim (the U-Net: 5.07 ±
-    0.06), and samples that are rougher: distance 45 (12.8) after as many steps, floor 4.7.
+    Measured by `python -m ddpm_core evaluate digits-dit`: 4.77 ± 0.06 bits/dim, distance 16.9
+    (floor 4.7). After the 800 steps of the U-Net it is behind it: 5.19 (5.07), distance 45 (12.8).
     """
     return digits().replaced(
         {
@@ -73,6 +73,7 @@ def digits_dit() -> RunConfig:
             "model.hidden_size": 64,
             "model.num_layers": 4,
             "model.num_heads": 4,
+            "train.num_steps": 2000,
         }
     )
 
