@@ -101,10 +101,11 @@ def _run_stage(options: argparse.Namespace) -> None:
         say(config.to_json(), end="")
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)
         return
+    run = STAGES[stage].load()  # first: it takes seconds, and the newest weights may go meanwhile
     if STAGES[stage].uses_weights:
         config = chosen.pinned(store, config)
     begin_stage(store, config)
-    STAGES[stage].load()(store, config)
+    run(store, config)
     open_stage(store, config)  # unless `shard` has: of ablations alone, or where it was lost
 
 
