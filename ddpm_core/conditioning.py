@@ -66,8 +66,21 @@ class Conditioning:
         return replace(self, **changed)
 
     def repeated(self, count: int) -> "Conditioning":
-        """Return `count` rows of a conditioning of one."""
-        return self._mapped(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        """Return `count` rows of a conditioning of one; of that many, these.
+
+        Raises:
+            DataError: there are others.
+        """
+
+        def repeat(tensor: Tensor) -> Tensor:
+            if len(tensor) not in (1, count):
+                raise DataError(
+                    f"a conditioning of {len(tensor)} images was given for {count}; give one for "
+                    "each image, or one for all"
+                )
+            return tensor.expand(count, *tensor.shape[1:])
+
+        return self._mapped(repeat)
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
         # The commonest case costs nothing.

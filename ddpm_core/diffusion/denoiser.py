@@ -2,14 +2,20 @@
 
 Two members make a denoiser, so that one can wrap another: the network itself, a part of its steps
 (`respacing`), guidance, thresholds, known pixels. Samplers do not depend on which it is.
+
+What the images are of is bound to a denoiser before it is given to a sampler (`given`): a sampler
+knows no conditioning either.
 """
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeGuard, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm_core.conditioning import NOTHING, Conditioning, cat
 from ddpm_core.diffusion.choices import OutputKind, Variance, require_end_known
 from ddpm_core.diffusion.path import Path, chain_of, ends_in_pure_noise
 from ddpm_core.diffusion.prediction import Prediction, split_output
@@ -21,9 +27,13 @@ from ddpm_core.errors import ConfigError
 
 @runtime_checkable
 class Network(Protocol):
-    """(x_t, t) -> what `prediction` says; with a learned variance, twice the channels (axis 1)."""
+    """(x_t, t, conditioning) -> what `prediction` says, and twice the channels (axis 1) if it says
+    the variance too.
 
-    def __call__(self, x_t: Images, t: Times) -> Tensor: ...
+    Of a denoiser without conditioning it is called with x_t and t alone.
+    """
+
+    def __call__(self, x_t: Images, t: Times, conditioning: Conditioning = NOTHING) -> Tensor: ...
 
 
 @runtime_checkable
@@ -42,7 +52,7 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """A network, the path it was trained on, and what its output means.
+    """A network, the path it was trained on, what its output means, and what x_t are of.
 
     Raises:
         ConfigError: if the network predicts eps and the path ends in pure noise, or v on a path
@@ -53,6 +63,10 @@ class NetworkDenoiser:
     path: Path
     prediction: OutputKind = "eps"
     variance: Variance = "fixed_large"
+    conditioning: Conditioning = NOTHING
+    """of each x_t, or one row for all of them"""
+    null: Conditioning = NOTHING
+    """one row: the conditioning that says nothing, as the network was trained with it"""
 
     def __post_init__(self) -> None:
         require_end_known(self.prediction, ends_in_pure_noise=ends_in_pure_noise(self.path))
@@ -71,10 +85,66 @@ class NetworkDenoiser:
         """
         return chain_of(self.path)
 
+    def given(self, conditioning: Conditioning) -> "NetworkDenoiser":
+        """Return the denoiser of images with this conditioning.
+
+        Args:
+            conditioning: of each image of the batches it will be called with, or one row for all.
+        """
+        return replace(self, conditioning=conditioning)
+
+    def given_nothing(self) -> "NetworkDenoiser":
+        """Return the denoiser of images of which nothing is said."""
+        return self.given(self.null)
+
     def predict(self, x_t: Images, t: Times) -> Prediction:
-        """Return what the network predicts: one call."""
-        value, spread = split_output(self.network(x_t, t), self.variance)
+        """Return what the network predicts: one call.
+
+        Raises:
+            DataError: the conditioning is of another number of images, or not what the network
+                takes.
+        """
+        if not self.conditioning.parts:
+            return self.reading(self.network(x_t, t), x_t, t)
+        rows = self.conditioning.repeated(len(x_t))
+        return self.reading(self.network(x_t, t, rows), x_t, t)
+
+    def reading(self, output: Tensor, x_t: Images, t: Times) -> Prediction:
+        """Return what this output of the network says of x_t."""
+        value, spread = split_output(output, self.variance)
         return Prediction(self.path, x_t, t, value, self.prediction, self.variance, spread)
+
+
+def predict_each(denoisers: Sequence[Denoiser], x_t: Images, t: Times) -> list[Prediction]:
+    """Return what each denoiser predicts of the same x_t.
+
+    Where they are of one network and differ in their conditioning alone it is called once, with a
+    batch for each of them; the results differ from those of several calls by rounding.
+
+    Args:
+        denoisers: at least one.
+        x_t: as of `Denoiser.predict`.
+        t: as of `Denoiser.predict`.
+    """
+    if len(denoisers) == 1 or not _are_of_one_network(denoisers):
+        return [one.predict(x_t, t) for one in denoisers]
+    count = len(denoisers)
+    rows = cat([one.conditioning.repeated(len(x_t)) for one in denoisers])
+    output = denoisers[0].network(torch.cat([x_t] * count), torch.cat([t] * count), rows)
+    parts = zip(denoisers, output.chunk(count), strict=True)
+    return [one.reading(part, x_t, t) for one, part in parts]
+
+
+def _are_of_one_network(denoisers: Sequence[Denoiser]) -> TypeGuard[Sequence[NetworkDenoiser]]:
+    first = denoisers[0]
+    return isinstance(first, NetworkDenoiser) and all(
+        isinstance(one, NetworkDenoiser)
+        and one.network is first.network
+        and one.path is first.path
+        and (one.prediction, one.variance) == (first.prediction, first.variance)
+        and one.conditioning.parts == first.conditioning.parts != frozenset()
+        for one in denoisers
+    )
 
 
 def eps_at_sigma(denoiser: Denoiser, x: Images, sigma: Float[Tensor, " b"]) -> Images:

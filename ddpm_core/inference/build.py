@@ -3,6 +3,7 @@
 import torch
 
 from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
 from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
@@ -100,14 +101,23 @@ def build_objective(config: RunConfig) -> Objective:
     )
 
 
-def build_denoiser(config: RunConfig, network: Network) -> NetworkDenoiser:
-    """Return the denoiser of a trained network, for samplers and the bound."""
+def build_denoiser(
+    config: RunConfig, network: Network, null: Conditioning = NOTHING
+) -> NetworkDenoiser:
+    """Return the denoiser of a trained network, for samplers and the bound.
+
+    Args:
+        config: the run's.
+        network: trained.
+        null: its conditioning that says nothing, where it takes any.
+    """
     diffusion = config.diffusion
     return NetworkDenoiser(
         network,
         build_schedule(config),
         prediction=diffusion.prediction,
         variance=diffusion.variance,
+        null=null,
     )
 
 

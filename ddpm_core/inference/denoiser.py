@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
@@ -16,16 +17,18 @@ from ddpm_core.store.storage import Store
 
 
 class AveragedNetwork:
-    """The averaged weights in evaluation mode: (x_t, t) -> prediction, float32 inside and out."""
+    """The averaged weights in evaluation mode: a `Network`, float32 inside and out."""
 
     def __init__(self, network: AnyNetwork, device: torch.device, *, bfloat16: bool) -> None:
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
         self._device_type, self._bfloat16 = device.type, bfloat16
+        self.null = network.null.to(device)
+        """of one image: the conditioning that says nothing, see `UNet.null`"""
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
         """Return the network's output; its arithmetic may be bfloat16, x_t's never is."""
         with self._arithmetic():
-            output: Tensor = self._network(x_t.float(), t)
+            output: Tensor = self._network(x_t.float(), t, conditioning)
         return output.float()
 
     def _arithmetic(self) -> AbstractContextManager[object]:
@@ -56,4 +59,5 @@ def load_denoiser(
             f"configuration: {error}. Use the version of this program that trained them"
         ) from None
     bfloat16 = uses_bfloat16(config.train.precision, device)
-    return build_denoiser(config, AveragedNetwork(network, device, bfloat16=bfloat16))
+    averaged = AveragedNetwork(network, device, bfloat16=bfloat16)
+    return build_denoiser(config, averaged, averaged.null)

@@ -165,6 +165,8 @@ class DiT(nn.Module):
         super().__init__()
         self.accepts: frozenset[str] = frozenset()
         """the parts of a conditioning that it takes"""
+        self.null = NOTHING
+        """of one image: of each of these parts the value that says nothing"""
         self.image_size, self.patch_size = image_size, patch_size
         _check(image_size, patch_size, hidden_size, num_heads)
         area = patch_size * patch_size

@@ -161,6 +161,8 @@ class UNet(nn.Module):
         super().__init__()
         self.accepts: frozenset[str] = frozenset()
         """the parts of a conditioning that it takes"""
+        self.null = NOTHING
+        """of one image: of each of these parts the value that says nothing"""
         heights = [image_height // 2**level for level in range(len(channel_mults))]
         _check(base_channels, channel_mults, num_groups, attention_resolutions, heights)
         common = _Common(embed_channels=4 * base_channels, dropout=dropout, num_groups=num_groups)

@@ -78,7 +78,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         averaged = AveragedNetwork(network, self._device, bfloat16=bfloat16)
         size = sum(parameter.numel() for parameter in network.parameters())
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
-        self._denoiser = build_denoiser(self._config, averaged)
+        self._denoiser = build_denoiser(self._config, averaged, averaged.null)
 
     def predict(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
@@ -119,9 +120,9 @@ class _Counter:
     def __init__(self, network: Network) -> None:
         self._network, self.calls = network, 0
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
         self.calls += 1
-        return self._network(x_t, t)
+        return self._network(x_t, t, conditioning)
 
 
 def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
