@@ -18,6 +18,7 @@ from ddpm_core.runs import chosen, results
 from ddpm_core.runs.reference import is_own
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
+from ddpm_core.shards.classes import classes_text, known_classes, require_classes
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import Glance, glance
@@ -45,6 +46,7 @@ class Findings:
         )
         if seen is not None:
             lines.append(f"images: {seen.text}")
+            lines += _class_lines(config, seen)
         known = seen is not None and seen.num_train is not None and seen.num_test is not None
         num_images = seen.num_train + seen.num_test if known else None  # type: ignore[union-attr,operator]
         use = disk_use(config, num_images)
@@ -107,7 +109,10 @@ def preflight(
         source = _source(store, config, here=here)
     num_test = source.num_test if source is not None else None
     found = doubts(config, num_test=num_test)
-    num_classes = source.num_classes if source is not None else None
+    classes = source.classes if source is not None else known_classes(store, config)
+    if classes is not None and any(STAGES[stage].is_training for stage in missing):
+        require_classes(config, classes)
+    num_classes = len(classes) if classes is not None else None
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
     return Findings(missing, source, found)
@@ -153,6 +158,19 @@ def require_ablations(store: Store, config: RunConfig) -> None:
         raise ConfigError(f"the ablations of run {config.name!r} cannot be run: {error}") from None
     for run in runs.values():
         check_stage(store, run)
+
+
+def _class_lines(config: RunConfig, seen: Glance) -> list[str]:
+    """Return the classes of the images, where there are several, and how to train on them."""
+    if seen.classes is None or len(seen.classes) == 1:
+        return []
+    lines = [f"classes: {classes_text(seen.classes, seen.class_counts)}"]
+    if config.num_classes is None and config.data.is_collection:
+        lines.append(
+            "labels: not used; to train on them give --set model.conditioning=label "
+            f"--set model.num_classes={len(seen.classes)}"
+        )
+    return lines
 
 
 def require_weights(store: Store, config: RunConfig, missing: Sequence[str]) -> None:

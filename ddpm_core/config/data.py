@@ -18,6 +18,8 @@ _NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
     "fashion_mnist": (1, 28, 28),
     "cifar10": (3, 32, 32),
 }
+_NUM_CLASSES = 10
+"""of every bundle"""
 _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
@@ -105,6 +107,11 @@ class DataConfig(Section):
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         return (self.channels, self.height, self.width)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that there are; None: only the files of a collection tell."""
+        return None if self.is_collection else _NUM_CLASSES
 
     @property
     def max_test_images(self) -> int | None:

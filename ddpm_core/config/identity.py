@@ -62,7 +62,11 @@ OF_KIND: Mapping[str, frozenset[str]] = {
 """kind of a section that was added since -> the keys that it had when it was added, which count
 always, as those of format 1. Never changed."""
 
-ADDED: Mapping[str, Mapping[str, Any]] = {"data": {"depth": 8}, "model": {"kind": "unet"}}
+ADDED: Mapping[str, Mapping[str, Any]] = {
+    "data": {"depth": 8},
+    "model": {"kind": "unet", "conditioning": "none", "num_classes": None},
+    "train": {"label_dropout": 0.1},
+}
 """section -> key that was added since -> the value with which all is as it was before the key: its
 first default. It stays what it is when the default changes."""
 

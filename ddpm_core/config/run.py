@@ -67,11 +67,50 @@ class RunConfig(Section):
     @property
     def num_parameters(self) -> int:
         """Parameters of the network, as torch builds it."""
-        return self.model.num_parameters(
+        rows = 0 if self.num_classes is None else self.num_classes + 1
+        of_classes = rows * self.model.row_size if isinstance(self.model, UNetConfig) else 0
+        return of_classes + self.model.num_parameters(
             in_channels=self.data.channels,
             out_channels=self.out_channels,
             height=self.data.height,
         )
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes whose label the network is given; None: it is given none."""
+        if not isinstance(self.model, UNetConfig) or self.model.conditioning == "none":
+            return None
+        return self.model.num_classes or self.data.num_classes
+
+    @model_validator(mode="after")
+    def _labels_are_there(self) -> Self:
+        data, model = self.data, self.model
+        if not isinstance(model, UNetConfig) or model.conditioning == "none":
+            default = TrainConfig.model_fields["label_dropout"].default
+            if self.train.label_dropout != default:
+                raise ValueError(
+                    f"train.label_dropout={self.train.label_dropout} is a setting of "
+                    "model.conditioning=label, and the network is given no label; leave it out, or "
+                    "set model.conditioning=label"
+                )
+            return self
+        if not data.class_folders:
+            raise ValueError(
+                "model.conditioning=label goes by the classes of the images, and with "
+                "data.class_folders=false there is one for all; leave out one of the two"
+            )
+        if self.num_classes is None:
+            raise ValueError(
+                f"model.conditioning=label with data.name={data.name} needs model.num_classes, the "
+                "number of folders that are classes; --dry-run without model.conditioning says "
+                "which there are"
+            )
+        if data.num_classes not in (None, self.num_classes):
+            raise ValueError(
+                f"model.num_classes={model.num_classes}, but {data.name} has {data.num_classes} "
+                "classes; leave model.num_classes out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _objective_is_possible(self) -> Self:

@@ -36,8 +36,11 @@ class TrainConfig(Section):
     """decay per step of the moving average of the weights, which samples are drawn from"""
     random_flip: bool = True
     """mirror each image with probability 1/2"""
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    """of model.conditioning=label: probability that an image is shown without its label, from which
+    guidance learns what images without one are"""
     seed: int = Field(0, ge=0, lt=2**63)
-    """seed of weights, data order, timesteps, noise and flips"""
+    """seed of weights, data order, timesteps, noise, flips and the labels that are left out"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which
     torch rounds convolutions on GPUs to TF32"""

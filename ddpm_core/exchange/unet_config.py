@@ -25,7 +25,6 @@ _FIXED: dict[str, tuple[object, tuple[object, ...]]] = {
     "mid_block_scale_factor": (1, (1,)),
     "mid_block_type": ("UNetMidBlock2D", ("UNetMidBlock2D",)),
     "norm_eps": (1e-5, (1e-6,)),
-    "num_class_embeds": (None, (None,)),
     "resnet_time_scale_shift": ("default", ("default",)),
     "time_embedding_type": ("positional", ("positional",)),
     "upsample_type": ("conv", ("conv",)),
@@ -60,6 +59,12 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         keys.problem("block_out_channels", "must be multiples of the first")
     if out_channels not in (channels, 2 * channels):
         keys.problem("out_channels", f"must be in_channels={channels}, or twice that")
+    num_rows = keys.value("num_class_embeds")
+    if num_rows is not None and (type(num_rows) is not int or num_rows < 3):
+        keys.problem(
+            "num_class_embeds",
+            "must be null, or the number of classes and one more: the last row is that of no class",
+        )
     attending = _attending(keys, len(widths))
     _require_one_head(keys, [widths[level] for level in attending] + [widths[-1]])
     keys.finish()
@@ -71,6 +76,8 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "attention_resolutions": [height // 2**level for level in attending],
         "dropout": dropout,
         "num_groups": num_groups,
+        "conditioning": "none" if num_rows is None else "label",
+        "num_classes": None if num_rows is None else num_rows - 1,
     }
     return Described(model, (channels, height, width), out_channels)
 
@@ -102,6 +109,7 @@ def write_unet_config(config: RunConfig, model: UNetConfig) -> dict[str, Any]:
         "layers_per_block": model.num_res_blocks,
         "dropout": model.dropout,
         "norm_num_groups": model.num_groups,
+        "num_class_embeds": None if config.num_classes is None else config.num_classes + 1,
         "attention_head_dim": None,
         "attn_norm_num_groups": None,
         "time_embedding_dim": None,

@@ -37,6 +37,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 image_height=data.height,
                 dropout=model.dropout,
                 num_groups=model.num_groups,
+                num_classes=config.num_classes,
                 generator=generator,
             )
         case DiTConfig() as model:

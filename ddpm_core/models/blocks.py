@@ -51,14 +51,25 @@ class Linear(nn.Linear):
         """Left to `initialise`: here there is no generator."""
 
 
+class Table(nn.Embedding):
+    """A row for each number, standard normal when `initialise` has drawn them."""
+
+    def reset_parameters(self) -> None:
+        """Left to `initialise`: here there is no generator."""
+
+
 @torch.no_grad()
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights uniformly with variance gain**2 / fan_avg, and set biases to 0.
+    """Draw weights uniformly with variance gain**2 / fan_avg, tables normally; set biases to 0.
 
     They are drawn on the CPU in the order of definition: the same on every device.
     """
     for layer in module.modules():
-        if not isinstance(layer, Conv | Linear) or layer.weight.is_meta:
+        if not isinstance(layer, Conv | Linear | Table) or layer.weight.is_meta:
+            continue
+        if isinstance(layer, Table):
+            weight = torch.empty(layer.weight.shape, dtype=torch.float32, device="cpu")
+            layer.weight.copy_(weight.normal_(generator=generator))
             continue
         num_out, num_in, *kernel = layer.weight.shape
         bound = layer.gain * math.sqrt(6 / ((num_in + num_out) * math.prod(kernel)))
@@ -87,7 +98,10 @@ def timestep_embedding(t: Real[Tensor, " b"], num_channels: int) -> Float[Tensor
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal embedding and two layers; the result has passed the swish of the blocks."""
+    """Sinusoidal embedding and two layers; the result has passed the swish of the blocks.
+
+    What else is embedded in a vector is added before that swish.
+    """
 
     def __init__(self, base_channels: int) -> None:
         super().__init__()
@@ -95,11 +109,14 @@ class TimeEmbedding(nn.Module):
         self.linear_1 = Linear(base_channels, 4 * base_channels)
         self.linear_2 = Linear(4 * base_channels, 4 * base_channels)
 
-    def forward(self, t: Real[Tensor, " b"]) -> Float[Tensor, "b e"]:
+    def forward(
+        self, t: Real[Tensor, " b"], other: Float[Tensor, "b e"] | None = None
+    ) -> Float[Tensor, "b e"]:
         embedding = timestep_embedding(t, self.base_channels).to(self.linear_1.weight.dtype)
         # Every residual block begins with a swish of this; once is enough.
         hidden = F.silu(self.linear_1(embedding))
-        return F.silu(self.linear_2(hidden))
+        embedded: Tensor = self.linear_2(hidden)
+        return F.silu(embedded if other is None else embedded + other)
 
 
 class ResBlock(nn.Module):

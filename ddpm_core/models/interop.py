@@ -79,6 +79,8 @@ def _diffusers_path(name: str) -> str:
     match name.split("."):
         case ["time_embed", layer, kind]:
             return f"time_embedding.{layer}.{kind}"
+        case ["class_embed", kind]:
+            return f"class_embedding.{kind}"
         case ["conv_in" | "conv_out" as layer, kind]:
             return f"{layer}.{kind}"
         case ["norm_out", kind]:

@@ -2,8 +2,11 @@
 
 Residual blocks with group normalisation and swish, self-attention at chosen resolutions and
 always in the middle, the timestep added to every residual block through a sinusoidal embedding.
+With classes, a learned row of each is added to that of the timestep; the last row is that of no
+class.
 
-Source: Ho et al. 2020, arXiv:2006.11239, section 4 and appendix B.
+Source: Ho et al. 2020, arXiv:2006.11239, section 4 and appendix B; the rows: Dhariwal and Nichol
+2021, arXiv:2105.05233, section 3.1, added as in their code and in diffusers.
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from ddpm_core.models.blocks import (
     Conv,
     Downsample,
     ResBlock,
+    Table,
     TimeEmbedding,
     Upsample,
     initialise,
@@ -138,6 +142,8 @@ class UNet(nn.Module):
             another size pass too, with attention in the same places of the network.
         dropout: probability of dropping a feature in a residual block, in [0, 1).
         num_groups: groups of each normalisation; divides every number of channels.
+        num_classes: labels that it takes, 0 ... num_classes - 1, beside the null, which is
+            num_classes; None: it takes no label.
         generator: CPU generator from which the initial weights are drawn.
 
     Raises:
@@ -156,13 +162,14 @@ class UNet(nn.Module):
         image_height: int,
         dropout: float,
         num_groups: int,
+        num_classes: int | None = None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.accepts: frozenset[str] = frozenset()
+        self.null = null_of(num_classes)
+        """of one image: the value of each part that says nothing"""
+        self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
-        self.null = NOTHING
-        """of one image: of each of these parts the value that says nothing"""
         heights = [image_height // 2**level for level in range(len(channel_mults))]
         _check(base_channels, channel_mults, num_groups, attention_resolutions, heights)
         common = _Common(embed_channels=4 * base_channels, dropout=dropout, num_groups=num_groups)
@@ -171,6 +178,8 @@ class UNet(nn.Module):
         levels = range(len(widths))
 
         self.time_embed = TimeEmbedding(base_channels)
+        rows = None if num_classes is None else num_classes + 1
+        self.class_embed = None if rows is None else Table(rows, 4 * base_channels)
         self.conv_in = Conv(in_channels, base_channels, 3)
         self.down = nn.ModuleList(
             _DownStage(
@@ -217,7 +226,8 @@ class UNet(nn.Module):
                 f"images of {x_t.shape[2]}x{x_t.shape[3]} pixels cannot be halved "
                 f"{len(self.down) - 1} times; pad them to multiples of {divisor}"
             )
-        embedding = self.time_embed(t)
+        rows = None if self.class_embed is None else self.class_embed(conditioning.label)
+        embedding = self.time_embed(t, rows)
         h = self.conv_in(x_t)
         skips = [h]
         for stage in self.down:
@@ -229,6 +239,11 @@ class UNet(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             prediction: Tensor = self.conv_out(h.to(self.conv_out.weight.dtype))
         return prediction
+
+
+def null_of(num_classes: int | None) -> Conditioning:
+    """Return the conditioning of one image that says nothing, of a network of so many classes."""
+    return NOTHING if num_classes is None else Conditioning(label=torch.tensor([num_classes]))
 
 
 def _block_inputs(

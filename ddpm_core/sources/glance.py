@@ -6,6 +6,8 @@ Needs no cluster, so that a source that cannot be used is refused in a second, n
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.sources.containers.container import Container
@@ -27,8 +29,10 @@ class Glance:
     """held-out images"""
     text: str
     """the same for people, in one line"""
-    num_classes: int | None = None
-    """of a collection whose names are known"""
+    classes: tuple[str, ...] | None = None
+    """what label 0, 1, ... means; None: not known yet"""
+    class_counts: tuple[int, ...] | None = None
+    """training images of each class; None: not known yet"""
 
 
 def listed(data: DataConfig, *, cache: Path) -> tuple[Container, Listing]:
@@ -71,7 +75,8 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
             len(listing.test),
             f"{len(listing.classes)} class(es), in {container.uri}"
             + (f"; {passed_over} files passed over" if passed_over else ""),
-            num_classes=len(listing.classes),
+            listing.classes,
+            listing.train.class_counts(len(listing.classes)),
         )
     if data.name == "digits":  # no need of the two seconds that scikit-learn takes to import
         num_test = data.num_test_images or 0
@@ -82,7 +87,9 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
             None, data.max_test_images, f"{data.name}, {num_bytes / 1e6:.0f} MB to be downloaded"
         )
     splits = load_splits(data, cache=cache)
-    return _told(len(splits.train), len(splits.test), f"{data.name} from {data.source}")
+    counts = np.bincount(splits.train.labels, minlength=len(splits.classes))
+    text = f"{data.name} from {data.source}"
+    return _told(len(splits.train), len(splits.test), text, splits.classes, tuple(counts.tolist()))
 
 
 def _in_bucket(source: str) -> Glance:
@@ -95,6 +102,12 @@ def _in_bucket(source: str) -> Glance:
     return Glance(None, None, f"{source}, to be listed")
 
 
-def _told(num_train: int, num_test: int, rest: str, *, num_classes: int | None = None) -> Glance:
+def _told(
+    num_train: int,
+    num_test: int,
+    rest: str,
+    classes: tuple[str, ...] | None = None,
+    class_counts: tuple[int, ...] | None = None,
+) -> Glance:
     text = f"{num_train} images to train on, {num_test} held out, {rest}"
-    return Glance(num_train, num_test, text, num_classes)
+    return Glance(num_train, num_test, text, classes, class_counts)

@@ -75,6 +75,10 @@ class Items(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._chosen)
 
+    def class_counts(self, num_classes: int) -> tuple[int, ...]:
+        """Return the images of each class."""
+        return tuple(np.bincount(self._labels, minlength=num_classes).tolist())
+
     @overload
     def __getitem__(self, index: int) -> Item: ...
     @overload

@@ -42,6 +42,7 @@ class Denoising:
         self._layout = torch.channels_last if on_cpu else torch.contiguous_format
         self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
         self.accepts = self.network.accepts
+        self._null = self.network.null.to(self._device)
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
         self._optimiser = Optimiser(dict(self.network.named_parameters()))
@@ -59,6 +60,7 @@ class Denoising:
         self._flip_key = seeding.key(seed, "flip")
         self._timesteps_key = seeding.key(seed, "timesteps")
         self._noise_key = seeding.key(seed, "noise")
+        self._drop_key = seeding.key(seed, "drop.label")
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
 
     def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
@@ -82,7 +84,7 @@ class Denoising:
         if self._has_dropout:
             seeding.seed_dropout(train.seed, step, self._parallel.rank, self._device)
 
-        losses = self._losses(x_0, t, eps, conditioning.to(self._device))
+        losses = self._losses(x_0, t, eps, self._dropped(step, conditioning.to(self._device)))
         self._parallel.backward(losses.mean(), self._params)
         rate = learning_rate(step, train.learning_rate, train.warmup_steps)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
@@ -90,6 +92,17 @@ class Denoising:
         quartile = t * NUM_QUARTILES // num_timesteps
         self._counts.add(losses.detach(), quartile[:, None] == self._quartiles)
         self._counts.note("grad_norm", norm)
+
+    def _dropped(self, step: int, conditioning: Conditioning) -> Conditioning:
+        """Return the conditioning with the null in place of some labels, by key: the same after a
+        restart, and for any number of ranks.
+
+        Source: Ho and Salimans 2022, arXiv:2207.12598, algorithm 1.
+        """
+        if conditioning.label is None:
+            return conditioning
+        drawn = seeding.uniform(self._drop_key, step, self._positions, ())
+        return conditioning.where({"label": drawn >= self._train.label_dropout}, self._null)
 
     def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""

@@ -12,6 +12,8 @@ from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import layout, lease, results
 from ddpm_core.runs.run import require_feature_file
 from ddpm_core.sharding.stage import run_shard
+from ddpm_core.shards.classes import classes_text, require_classes
+from ddpm_core.shards.index import load_index
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
@@ -53,6 +55,8 @@ def run_train(store: Store, config: RunConfig) -> None:
     with lease.held(store, config.name):
         if not _has_dataset(store, config):
             run_shard(store, config)  # so that one command trains, on a cluster too
+        if config.num_classes is not None:
+            _show_classes(store, config)
         if (warning := distance_warning(store, config)) is not None:
             _log.warning("%s%s", WARNING, warning)
         payload = payload_of(store, config)
@@ -65,6 +69,16 @@ def run_train(store: Store, config: RunConfig) -> None:
             f"all workers ended, but {store.uri_of(folder)} is not there; all nodes must see the "
             "same storage: use s3:// or a shared folder as root"
         )
+
+
+def _show_classes(store: Store, config: RunConfig) -> None:
+    """Print the classes that are trained on; refuse others than the network has."""
+    if (pointer := results.dataset_pointer(store, config.name)) is None:
+        return  # damaged a moment ago: the workers refuse it
+    index = load_index(store, pointer.folder, pointer.fingerprint)
+    require_classes(config, index.label.names)
+    text = classes_text(index.label.names, index.label.counts["train"])
+    Progress("train", 0, config.train.num_steps, "steps", f"classes: {text}").show()
 
 
 def _has_dataset(store: Store, config: RunConfig) -> bool:

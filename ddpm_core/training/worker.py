@@ -12,6 +12,7 @@ from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, places, results
+from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
@@ -58,6 +59,7 @@ def train_rank(
 
     Raises:
         DataError: the run has no data set, or it cannot be used.
+        ConfigError: it has another number of classes than the network.
         CheckpointError: there are checkpoints, and none to continue from.
         DivergenceError: see `run_steps` and `soundness`.
         StorageError: the storage refuses or does not answer.
@@ -98,6 +100,7 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
         )
     index = load_index(store, pointer.folder, pointer.fingerprint)
     results.require_data(store, config, index.manifest)
+    require_classes(config, index.label.names)
     cores = config.compute.cpus_per_worker
     images = load_split(store, index, "train", num_decoders=cores)
     return images, Origin(places.experiment(store, config), pointer.fingerprint)

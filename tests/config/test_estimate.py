@@ -18,6 +18,8 @@ from ddpm_core.recipes import RECIPES, digits, recipe
         ("digits", {"model.channel_mults": [2], "model.attention_resolutions": []}),
         ("digits", {"model.kind": "dit"}),
         ("images", {"model.kind": "dit", "model.patch_size": 4, "model.num_layers": 3}),
+        ("digits", {"model.conditioning": "label"}),
+        ("images", {"model.conditioning": "label", "model.num_classes": 3}),
     ],
 )
 def test_the_parameters_are_those_of_the_network(name, changes):

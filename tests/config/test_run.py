@@ -27,6 +27,12 @@ from ddpm_core.recipes import digits, mnist, recipe
         ({"train.num_steps": True}, ["train.num_steps=true", "integer"]),
         ({"train.num_steps": 0}, ["train.num_steps=0", "greater than or equal to 1"]),
         ({"train.learning_rate": -1.0}, ["train.learning_rate=-1.0", "greater than 0"]),
+        ({"model.num_classes": 10}, ["num_classes=10", "of conditioning=label", "none"]),
+        ({"train.label_dropout": 0.2}, ["label_dropout=0.2", "model.conditioning=label"]),
+        (
+            {"model.conditioning": "label", "model.num_classes": 9},
+            ["model.num_classes=9", "digits has 10 classes"],
+        ),
         ({"compute.num_workers": 3}, ["global_batch_size=64", "num_workers=3", "change one"]),
         (
             {"model.attention_resolutions": 16},

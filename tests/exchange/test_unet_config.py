@@ -46,7 +46,7 @@ def test_heights_with_attention_are_those_of_their_images():
         ("time_embedding_type", "fourier", 'must be "positional"'),
         ("time_embedding_dim", 256, "must be null or 512"),
         ("class_embed_type", "timestep", "must be null"),
-        ("num_class_embeds", 10, "must be null"),
+        ("num_class_embeds", 1, "must be null, or the number of classes and one more"),
         ("resnet_time_scale_shift", "scale_shift", 'must be "default"'),
         ("downsample_type", "resnet", 'must be "conv"'),
         ("upsample_type", "resnet", 'must be "conv"'),
@@ -88,8 +88,8 @@ def test_a_key_that_is_not_there_has_their_default_and_not_ours(key):
 def test_all_that_is_wrong_is_said_at_once():
     """Catches: one error per attempt."""
     with pytest.raises(ConfigError) as caught:
-        read(freq_shift=0, norm_eps=1e-5, num_class_embeds=10)
-    for line in ("freq_shift=0: must be 1", "norm_eps=1e-05:", "num_class_embeds=10:"):
+        read(freq_shift=0, norm_eps=1e-5, num_class_embeds="ten")
+    for line in ("freq_shift=0: must be 1", "norm_eps=1e-05:", 'num_class_embeds="ten":'):
         assert line in str(caught.value)
 
 
@@ -147,3 +147,13 @@ def test_a_network_that_does_not_begin_with_its_base_is_not_written():
     config = digits().replaced({"model.channel_mults": [2, 4]})
     with pytest.raises(ConfigError, match=r"channel_mults=\[2, 4\] does not begin with 1"):
         write_unet_config(config, config.model)
+
+
+
+def test_classes_are_one_less_than_rows_and_go_there_and_back():
+    """Catches a row of no class that counts as a class."""
+    network = read(num_class_embeds=11)
+    assert (network.model["conditioning"], network.model["num_classes"]) == ("label", 10)
+    config = cifar10().replaced({"model.conditioning": "label"})
+    assert write_unet_config(config, config.model)["num_class_embeds"] == 11
+    assert write_unet_config(cifar10(), cifar10().model)["num_class_embeds"] is None

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_core import seeding
+from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_network, build_schedule, uses_bfloat16
@@ -139,6 +140,62 @@ def test_steps_equal_the_algorithm_written_out_plainly():
     for quartile in range(4):
         mine = [value for t, value in records if 6 * quartile <= t < 6 * (quartile + 1)]
         assert point[f"loss_q{quartile}"] == pytest.approx(sum(mine) / len(mine), rel=1e-4)
+
+
+LABELLED = {"model__conditioning": "label", "model__dropout": 0.0}
+
+
+def labels_of(step, count=12):
+    return Conditioning(label=(torch.arange(count) * 7 + step) % 10)
+
+
+def test_labels_are_left_out_by_key_and_the_network_sees_the_null_instead(monkeypatch):
+    """Catches a dropout from a generator, one draw for the batch, keep and drop exchanged, a null
+    that is a class, and labels that are left out of the rows of another image.
+    """
+    config = small_config(**LABELLED, train__label_dropout=0.3)
+    learner, images, seen = make_learner(config), small_images(), []
+    forward = learner.network.forward
+
+    def spied(x_t, t, conditioning):
+        seen.append(conditioning.label.clone())
+        return forward(x_t, t, conditioning)
+
+    monkeypatch.setattr(learner.network, "forward", spied)
+    num_steps = 20
+    for step in range(num_steps):
+        learner.step(step, rank_slice(config, images, step, 0, 1), labels_of(step))
+    positions, key = torch.arange(12), seeding.key(0, "drop.label")
+    for step, found in enumerate(seen):
+        kept = seeding.uniform(key, step, positions, ()) >= 0.3
+        expected = torch.where(kept, labels_of(step).label, torch.tensor(10))
+        assert torch.equal(found, expected)
+    share = float((torch.stack(seen) == 10).double().mean())
+    assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / (12 * num_steps))
+
+
+def test_ranks_leave_out_what_one_would():
+    """Catches a dropout keyed by the row in a rank's own slice."""
+    learner = make_learner(small_config(**LABELLED, train__label_dropout=0.5))
+    whole, halves = learner._dropped(3, labels_of(3)).label, []
+    for rows in torch.arange(12).chunk(2):  # the positions that two ranks have
+        learner._positions = rows
+        halves.append(learner._dropped(3, labels_of(3).rows(rows)).label)
+    assert torch.equal(torch.cat(halves), whole)
+    assert 0 < int((whole == 10).sum()) < 12
+
+
+def test_a_network_of_labels_learns_its_rows_and_that_of_no_label():
+    """Catches a table that the optimiser or the average does not know, and a null never trained."""
+    config = small_config(**LABELLED, train__label_dropout=0.5)
+    learner = make_learner(config)
+    before = weights(learner)["class_embed.weight"]
+    for step in range(6):
+        learner.step(step, rank_slice(config, small_images(), step, 0, 1), labels_of(step))
+    changed = (weights(learner)["class_embed.weight"] != before).any(dim=1)
+    assert bool(changed.all())
+    assert "class_embed.weight" in average_of(learner)
+    assert "adam.exp_avg.class_embed.weight" in state_of(learner)
 
 
 def test_a_point_begins_a_new_window():

@@ -37,6 +37,16 @@ class UNetConfig(Section):
     """probability of dropping a feature inside a residual block"""
     num_groups: Few = 32
     """groups of every group normalisation"""
+    conditioning: Literal["none", "label"] = "none"
+    """what the network is given beside x_t and t: nothing, or the class of each image (label)"""
+    num_classes: int | None = Field(None, ge=2, le=2**16)
+    """of conditioning=label: classes of the data set; null for data sets whose number is known,
+    needed for collections of image files"""
+
+    @model_validator(mode="after")
+    def _classes_belong_to_labels(self) -> Self:
+        self.refuse_unused("conditioning", {"num_classes": "label"})
+        return self
 
     @model_validator(mode="after")
     def _timestep_has_sines_and_cosines(self) -> Self:
@@ -80,8 +90,15 @@ class UNetConfig(Section):
                     f"maps are {heights} pixels high; choose among these"
                 )
 
+    @property
+    def row_size(self) -> int:
+        """Parameters of the row that each class has, and that of no class."""
+        return 4 * self.base_channels
+
     def num_parameters(self, *, in_channels: int, out_channels: int, height: int) -> int:
-        """Return the parameters of `models.unet.UNet` for images of this height, in pixels."""
+        """Return the parameters of `models.unet.UNet` without classes, for images of this height,
+        in pixels.
+        """
         base, embedding = self.base_channels, 4 * self.base_channels
         widths = [base * mult for mult in self.channel_mults]
         attends = [height // 2**level in self.attention_resolutions for level in range(len(widths))]
