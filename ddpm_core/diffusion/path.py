@@ -142,3 +142,27 @@ def chain_of(path: Path) -> NoiseSchedule:
         "(`respacing.discretised`), or use a solver that works in sigma: heun, dpm_solver, unipc, "
         "ode"
     )
+
+
+def require_same_path(path: Path, other: Path) -> None:
+    """Refuse two denoisers that mean different x_t by one time.
+
+    Raises:
+        ConfigError: if they do.
+    """
+    if isinstance(path, NoiseSchedule) and isinstance(other, NoiseSchedule):
+        same = torch.equal(path.betas, other.betas)
+    else:
+        same = path == other
+    if not same:
+        raise ConfigError(
+            f"a denoiser on {_words(path)} cannot be combined with one on {_words(other)}: at one "
+            "time they expect different noise; give two with the same forward process"
+        )
+
+
+def _words(path: Path) -> str:
+    if isinstance(path, NoiseSchedule):
+        first, last = float(path.betas[0]), float(path.betas[-1])
+        return f"a chain of {path.num_timesteps} steps with betas from {first:.3g} to {last:.3g}"
+    return str(path)

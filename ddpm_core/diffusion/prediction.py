@@ -58,6 +58,8 @@ class Prediction:
     """how the variance of the reverse step is obtained"""
     spread: Tensor | None = None
     """output from which the variance follows, where it is learned"""
+    certain: Tensor | None = None
+    """True where x_0 is known, and the reverse step is q(x_{t-1} | x_t, x_0); None: nowhere"""
 
     @cached_property
     def x_0(self) -> Images:
@@ -134,6 +136,28 @@ class Prediction:
         """The predicted gradient of log q(x_t)."""
         return score_from_eps(self.path, self.eps, self.t)
 
+    def of_kind(self, kind: OutputKind) -> Images:
+        """Return what a network of that kind would have returned.
+
+        Raises:
+            ConfigError: as the form of that name; for x_prev, if the path has no steps.
+        """
+        if kind == self.kind:
+            return self._value
+        match kind:
+            case "eps":
+                return self.eps
+            case "x_0":
+                return self.x_0
+            case "v":
+                return self.v
+            case "velocity":
+                return self.velocity
+            case "x_prev":
+                return q_posterior(chain_of(self.path), self.x_0, self.x_t, self.t)[0]
+            case _:
+                assert_never(kind)
+
     @cached_property
     def log_variance(self) -> PerImageScale:
         """The logarithm of the variance of p(x_{t-1} | x_t).
@@ -141,6 +165,13 @@ class Prediction:
         Raises:
             ConfigError: if the path has no steps, or a learned variance is missing.
         """
+        if self.certain is None:
+            return self._log_variance
+        small = chain_of(self.path).gather("posterior_log_variance_clipped", self.t, self.x_t)
+        return torch.where(self.certain, small, self._log_variance)
+
+    @property
+    def _log_variance(self) -> PerImageScale:
         schedule, like = chain_of(self.path), self.x_t
         match self.variance:
             case "fixed_small":
@@ -186,13 +217,17 @@ class Prediction:
             mean, _ = q_posterior(schedule, x_0_hat, self.x_t, self.t)
         return Reverse(mean, self.log_variance, x_0_hat)
 
-    def with_x_0(self, x_0: Images) -> "Prediction":
+    def with_x_0(self, x_0: Images, *, certain: Tensor | None = None) -> "Prediction":
         """Return the prediction of another image for the same x_t, its variance as it was.
 
-        What changes a prediction (guidance, thresholds, known pixels) changes the image; all other
-        forms follow from it.
+        What changes a prediction changes the image; all other forms follow from it.
+
+        Args:
+            x_0: the image.
+            certain: (b, ...) bool, where it is known; None: where it was before.
         """
-        return replace(self, value=x_0, kind="x_0")
+        certain = self.certain if certain is None else certain
+        return replace(self, value=x_0, kind="x_0", certain=certain)
 
     @cached_property
     def _value(self) -> Tensor:

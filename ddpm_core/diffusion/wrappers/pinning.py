@@ -1,0 +1,76 @@
+"""Known parts of an image: inpainting, outpainting, and whatever else a mask says is known.
+
+The predicted image is replaced where it is known, and the sampler does the rest: its state there
+is then what the forward process makes of the known image, for every step of every sampler leads
+from x_t and x_0 as q does. Outpainting is a mask that is True in the middle.
+
+Source: Song et al. 2021, arXiv:2011.13456, appendix I.2 (known parts follow the forward process);
+Nichol et al. 2021, arXiv:2112.10741, section 3.2 (the known part of the predicted image).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.path import Path
+from ddpm_core.diffusion.prediction import Prediction
+from ddpm_core.diffusion.shapes import Images, Times
+from ddpm_core.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of the images of a batch.
+
+    Raises:
+        ConfigError: if mask and values do not fit, or values that are known are not numbers.
+    """
+
+    values: Images
+    """images in [-1, 1]; where they are not known, anything"""
+    mask: Bool[Tensor, "..."]
+    """True where they are known; broadcast to `values`"""
+
+    def __post_init__(self) -> None:
+        try:
+            where = self.mask.broadcast_to(self.values.shape)
+        except RuntimeError:
+            raise ConfigError(
+                f"the mask is shaped {tuple(self.mask.shape)} and the images "
+                f"{tuple(self.values.shape)}; give one truth value for each of their values, or "
+                "for each of one image or channel"
+            ) from None
+        object.__setattr__(self, "mask", where)
+
+    def into(self, images: Images, values: Images | None = None) -> Images:
+        """Return the images with the known values in their places, or others given for them."""
+        values = self.values if values is None else values
+        return torch.where(self.mask, values.to(images.dtype), images)
+
+
+@dataclass(frozen=True, eq=False)
+class Pinned:
+    """Predicts what is known, where it is known, and what the denoiser predicts elsewhere.
+
+    Ancestral steps have the variance of q(x_{t-1} | x_t, x_0) there. A sampler's last step leads to
+    the predicted image, up to rounding; `Known.into` its result is exact.
+
+    The denoiser sees how the known part goes on, but has not seen how it began: where few steps
+    are left it can no longer change what it made up before. `samplers.repaint` goes back for that.
+    """
+
+    denoiser: Denoiser
+    known: Known
+
+    @property
+    def path(self) -> Path:
+        """As of `Denoiser`."""
+        return self.denoiser.path
+
+    def predict(self, x_t: Images, t: Times) -> Prediction:
+        """Return the prediction with the known image in its place."""
+        said = self.denoiser.predict(x_t, t)
+        return said.with_x_0(self.known.into(said.x_0), certain=self.known.mask)
