@@ -18,7 +18,7 @@ from ddpm_core.runs import chosen, results
 from ddpm_core.runs.reference import is_own
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
-from ddpm_core.shards.classes import classes_text, known_classes, require_classes
+from ddpm_core.shards.classes import classes_text, known_classes, label_numbers, require_classes
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import Glance, glance
@@ -109,9 +109,13 @@ def preflight(
         source = _source(store, config, here=here)
     num_test = source.num_test if source is not None else None
     found = doubts(config, num_test=num_test)
-    classes = source.classes if source is not None else known_classes(store, config)
+    classes = source.classes if source is not None else None
+    if source is None and (known := known_classes(store, config)) is not None:
+        classes = known.names
     if classes is not None and any(STAGES[stage].is_training for stage in missing):
         require_classes(config, classes)
+    if classes is not None and config.num_classes is not None:
+        label_numbers(config, classes)
     num_classes = len(classes) if classes is not None else None
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)

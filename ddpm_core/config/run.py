@@ -86,13 +86,7 @@ class RunConfig(Section):
     def _labels_are_there(self) -> Self:
         data, model = self.data, self.model
         if not isinstance(model, UNetConfig) or model.conditioning == "none":
-            default = TrainConfig.model_fields["label_dropout"].default
-            if self.train.label_dropout != default:
-                raise ValueError(
-                    f"train.label_dropout={self.train.label_dropout} is a setting of "
-                    "model.conditioning=label, and the network is given no label; leave it out, or "
-                    "set model.conditioning=label"
-                )
+            self._refuse_knobs_of_labels()
             return self
         if not data.class_folders:
             raise ValueError(
@@ -110,7 +104,25 @@ class RunConfig(Section):
                 f"model.num_classes={model.num_classes}, but {data.name} has {data.num_classes} "
                 "classes; leave model.num_classes out"
             )
+        for label in self.sample.labels if isinstance(self.sample.labels, tuple) else ():
+            if isinstance(label, int) and not 0 <= label < self.num_classes:
+                raise ValueError(
+                    f"sample.labels has {label}, and the {self.num_classes} classes have the "
+                    f"numbers 0 to {self.num_classes - 1}"
+                )
         return self
+
+    def _refuse_knobs_of_labels(self) -> None:
+        knobs = (("train", "label_dropout"), ("sample", "labels"), ("sample", "guidance_scale"))
+        for name, key in knobs:
+            section = getattr(self, name)
+            value = getattr(section, key)
+            if value != type(section).model_fields[key].default:
+                raise ValueError(
+                    f"{name}.{key}={value} is a setting of model.conditioning=label, and the "
+                    f"network is given no label; leave {name}.{key} out, or set "
+                    "model.conditioning=label"
+                )
 
     @model_validator(mode="after")
     def _objective_is_possible(self) -> Self:

@@ -1,6 +1,7 @@
 """The section `sample`: how images are drawn."""
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +9,7 @@ from ddpm_core.config.model_ref import ModelRef
 from ddpm_core.config.section import HOUSEKEEPING, PLACE, Count, Few, Section
 from ddpm_core.diffusion.choices import OdeMethod, Sampler, Spacing
 
+_MAX_LABELS = 2**16
 MAX_UNITS = 500_000
 """The manifest of a set of samples takes some 300 bytes for each: 150 MB at the bound."""
 
@@ -38,6 +40,14 @@ class SampleConfig(Section):
     state: Literal["float32", "float64"] = "float32"
     """arithmetic between the calls of the network"""
 
+    labels: Literal["balanced", "training"] | tuple[int | str, ...] = "balanced"
+    """of model.conditioning=label, what the images are of: each class in turn (balanced); classes
+    as often as among the training images (training); or these in turn, by number or name, as in
+    [3] or ["cat", "dog"]"""
+    guidance_scale: float = Field(1.0, ge=0, le=1000)
+    """of model.conditioning=label: how far the prediction with the label is followed beyond that
+    without one; 1: no guidance, at half the calls of the network; 0: as without labels"""
+
     num_images: Count = 50_000
     """images; more than there are: only the others are drawn"""
     unit_size: int = Field(500, ge=1, le=10**6)
@@ -60,6 +70,21 @@ class SampleConfig(Section):
         if model is not None:
             ModelRef.parse(model)
         return model
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_numbers_and_names(cls, value: Any) -> Any:  # noqa: ANN401 - not checked yet
+        if isinstance(value, str):
+            given = value in ("balanced", "training")
+        else:
+            given = isinstance(value, list | tuple) and 0 < len(value) <= _MAX_LABELS
+            given = given and all(type(one) in (int, str) for one in value)
+        if not given:
+            raise ValueError(
+                f"labels={json.dumps(value, default=str)[:100]} must be balanced, training, or a "
+                f'list of 1 to {_MAX_LABELS} numbers and names of classes, e.g. [3] or ["cat"]'
+            )
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _knobs_belong_to_the_sampler(self) -> Self:

@@ -12,6 +12,9 @@ _GRID_PIXELS = 750
 _STRIP_PIXELS = 900
 _SEPARATOR_LEVEL = 64  # dark grey: seen between black images, quiet between bright ones
 _MARGIN = 12
+_ROW_IMAGES = 10
+_NAME_LENGTH = 24
+"""characters of a name that are shown"""
 _PREVIEW_QUALITY = 85
 _PAPER, _INK = 255, 40
 
@@ -63,6 +66,42 @@ def grid(images_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return sheet(
         images_u8, num_columns=num_columns, scale=scale, smooth=True, separator=max(2, scale)
     )
+
+
+def named_rows(rows: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Lay out groups of images in rows of at most ten, each with its name at the left.
+
+    Args:
+        rows: name and images (n, h, w, c) of each group, at least one image.
+
+    Returns:
+        One image (H, W, c), about 750 pixels wide and the names, with dark writing on white.
+    """
+    _, _, width, channels = rows[0][1].shape
+    scale = max(1, _GRID_PIXELS // (_ROW_IMAGES * (width + 1)))
+    panels = [
+        sheet(images_u8, num_columns=_ROW_IMAGES, scale=scale, smooth=True, separator=max(2, scale))
+        for _, images_u8 in rows
+    ]
+    font = ImageFont.load_default(size=14)
+    names = [
+        name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 3]}..." for name, _ in rows
+    ]
+    left = 2 * _MARGIN + ceil(max(font.getlength(name) for name in names))
+    shape = (
+        sum(len(panel) + _MARGIN // 2 for panel in panels) + _MARGIN,
+        left + panels[0].shape[1] + _MARGIN,
+        channels,
+    )
+    canvas = as_pillow(np.full(shape, _PAPER, np.uint8))
+    pen = ImageDraw.Draw(canvas)
+    ink = _INK if channels == 1 else (_INK,) * channels
+    top = _MARGIN
+    for name, panel in zip(names, panels, strict=True):
+        canvas.paste(as_pillow(panel), (left, top))
+        pen.text((left - _MARGIN, top + len(panel) // 2), name, fill=ink, font=font, anchor="rm")
+        top += len(panel) + _MARGIN // 2
+    return np.asarray(canvas).reshape(shape)
 
 
 def strip(

@@ -19,10 +19,12 @@ from ddpm_core.errors import DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
 from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.runs import chosen, results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.sampling import units as sampling_units
+from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.shards.index import Index, Split, load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
@@ -154,6 +156,17 @@ class EvaluationContext:
                 self.device,
                 average=weights.average,
             )
+
+    def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
+        """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""
+        numbers = np.arange(start, stop)
+        given = conditioning_of(images, numbers, self.denoiser.null.parts)
+        return self.denoiser.given(given.to(self.device))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the run's samples are of."""
+        return load_plan(self.store, self.config)
 
     @property
     def network(self) -> FeatureNetwork:

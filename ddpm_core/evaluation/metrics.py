@@ -94,6 +94,7 @@ def bits_per_dim_metric(
             **weights,
             "bound": "variational, Ho et al. 2020 eq. 5, discretised Gaussian decoder (eq. 13)",
             "images": "held out, uint8 levels, no dequantisation",
+            **({} if config.num_classes is None else {"conditioning": "the label of each image"}),
             "num_images": count,
             "num_test_images": num_test_images,
             **identity.counted("diffusion", config.diffusion),  # every key of it changes the bound
@@ -142,7 +143,7 @@ def frechet_metric(
             "num_images": num_images,
             "images": "uint8, as they are stored",
             "covariance": "unbiased, float64",
-            **describe(sample, config.diffusion.num_timesteps),
+            **describe(sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
             **identity.counted("diffusion", config.diffusion),  # and the samples
             "warnings": [
                 f"{count} {source} images for {dim} features: the covariance is barely "
@@ -199,7 +200,9 @@ def inception_metric(
             "num_classes": samples.num_classes,
             "num_images": {"samples": samples.moments.count, "test": test.moments.count},
             "splits": 1,
-            **describe(config.sample, config.diffusion.num_timesteps),
+            **describe(
+                config.sample, config.diffusion.num_timesteps, num_classes=config.num_classes
+            ),
             **identity.counted("diffusion", config.diffusion),
         },
     }

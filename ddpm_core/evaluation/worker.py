@@ -105,7 +105,7 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
     match unit.kind:
         case "bound":
             return likelihood_part(
-                context.denoiser,
+                context.denoiser_of(context.exact(unit.part), unit.start, unit.stop),
                 context.exact(unit.part).images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
                 seed=context.config.evaluate.seed,

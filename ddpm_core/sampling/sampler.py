@@ -99,8 +99,16 @@ def run_sampler(
             assert_never(sample.sampler)
 
 
-def describe(sample: SampleConfig, num_timesteps: int) -> dict[str, object]:
-    """Return what a number measured on such samples must say of them, as JSON values."""
+def describe(
+    sample: SampleConfig, num_timesteps: int, *, num_classes: int | None = None
+) -> dict[str, object]:
+    """Return what a number measured on such samples must say of them, as JSON values.
+
+    Args:
+        sample: how they were drawn.
+        num_timesteps: steps of the whole chain.
+        num_classes: whose labels the network takes; None: it takes none.
+    """
     about: dict[str, object] = {
         "sampler": sample.sampler,
         "num_steps": num_steps_of(sample, num_timesteps),
@@ -110,6 +118,10 @@ def describe(sample: SampleConfig, num_timesteps: int) -> dict[str, object]:
     }
     if sample.num_steps is not None:
         about["spacing"] = sample.spacing
+    if num_classes is not None:
+        listed = sample.labels
+        about["labels"] = listed if isinstance(listed, str) else list(listed)
+        about["guidance_scale"] = sample.guidance_scale
     match sample.sampler:
         case "ddim":
             about["eta"] = sample.eta

@@ -1,5 +1,9 @@
 """The sample stage: images drawn from the averaged weights, by as many actors as there are."""
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.output import say
@@ -7,6 +11,7 @@ from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen, places
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.weights import Weights
+from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.sampling.units import (
     IMAGES_ROLE,
@@ -59,6 +64,7 @@ def _complete_samples(
     where that is not there.
     """
     place, total = places.samples(store, config, weights), config.sample.num_images
+    plan = load_plan(store, config)
     folder = place.folder
     committed = manifest.intact(
         store, folder, place.expected, check=_require_whole, name=place.name
@@ -73,14 +79,14 @@ def _complete_samples(
     if missing:
         chosen.require_files(store, weights)
         tracker.begin()
-        _make(store, config, weights, folder, missing)
+        _make(store, config, weights, plan, folder, missing)
         made = finished(store, folder, units, unit_size=unit_size)
         if len(made) < len(units):
             raise DamagedError(
                 f"units of {store.uri_of(folder)} were damaged or set aside while others were "
                 "made; run the sample stage again"
             )
-    return _commit(store, config, place, made)
+    return _commit(store, config, place, plan, made)
 
 
 def _units_at(place: Place, config: RunConfig) -> list[Unit]:
@@ -96,13 +102,18 @@ def _require_whole(samples: Manifest, store: Store) -> None:
 
 
 def _make(
-    store: Store, config: RunConfig, weights: Weights, folder: str, missing: list[Unit]
+    store: Store,
+    config: RunConfig,
+    weights: Weights,
+    plan: Plan,
+    folder: str,
+    missing: list[Unit],
 ) -> None:
     """Draw and publish the missing units."""
     total = config.sample.num_images
     work_on(
         make_worker,
-        payload_of(store.uri, config, folder, weights.sha256),
+        payload_of(store.uri, config, folder, weights.sha256, plan),
         missing,
         config.compute,
         whole=Progress("sample", total, total, "images"),
@@ -111,24 +122,36 @@ def _make(
     )
 
 
-def _commit(store: Store, config: RunConfig, place: Place, made: dict[str, Manifest]) -> Manifest:
+def _commit(
+    store: Store, config: RunConfig, place: Place, plan: Plan, made: dict[str, Manifest]
+) -> Manifest:
     """Draw the grid and publish the whole: all units in order, and how they were made."""
     sample, folder, expected = config.sample, place.folder, place.expected
     units = _units_at(place, config)
     files = {unit.role: made[unit.name].files[IMAGES_ROLE] for unit in units}
     whole = Manifest(folder, {}, files)
     shown = first_images(store, whole, sample, config.data.shape, sample.num_grid_images)
-    grid_png = pictures.to_png(pictures.grid(shown))
+    grid_png = pictures.to_png(_grid(shown, plan))
     files[GRID_ROLE] = write_file(store, folder, GRID_ROLE, ".png", grid_png)
     files[STRIP_ROLE] = made[units[0].name].files[STRIP_ROLE]
     body = {
-        **describe(sample, config.diffusion.num_timesteps),
+        **describe(sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
         **expected.body,
         "fingerprint": expected.if_written["fingerprint"],
         "units": [files[unit.role].sha256 for unit in units],
     }
     # Another start may have drawn a grid of another size beside the same images.
     return commit_first(store, folder, files, body, expected, name=place.name)
+
+
+def _grid(images_u8: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
+    """Return the first images on one sheet; where they are of classes, these in rows by name."""
+    labels = plan.labels(torch.arange(len(images_u8)))
+    if labels is None:
+        return pictures.grid(images_u8)
+    of_class = labels.numpy()
+    rows = [(plan.name(label), images_u8[of_class == label]) for label in np.unique(of_class)]
+    return pictures.named_rows(rows)
 
 
 def deliver_samples(

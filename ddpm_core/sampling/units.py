@@ -7,6 +7,8 @@
       first-850.json         the first 850 images: all their units, in order, with how they were
                              made; and pictures for people
 
+Of a network that takes labels the JSON of an image has its `label` and its `class` besides.
+
 What a unit holds follows from its number, so it does not matter who makes it, or how often. More
 images are more units, beside those that there are. Of the last unit only as many images are drawn
 as are asked for, and in the same batches: they are the same images as in the whole unit, which is
@@ -14,7 +16,7 @@ drawn when more are wanted.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,10 +103,14 @@ def publish(
     images: NDArray[Any],
     *,
     seed: int,
+    about: Callable[[int], Mapping[str, Any]] = lambda _index: {},
     strip_png: bytes | None = None,
 ) -> Manifest:
-    """Write the images (n, h, w, c) of a unit, uint8 or uint16, and commit its manifest."""
-    data = _tar(unit, images, seed)
+    """Write the images (n, h, w, c) of a unit, uint8 or uint16, and commit its manifest.
+
+    `about` returns what is written beside the image of an index, besides index and seed.
+    """
+    data = _tar(unit, images, lambda index: {**about(index), "index": index, "seed": seed})
     files = {IMAGES_ROLE: write_file(store, folder, unit.name, ".tar", data)}
     if strip_png is not None:
         files[STRIP_ROLE] = write_file(store, folder, STRIP_ROLE, ".png", strip_png)
@@ -235,12 +241,12 @@ def first_images(
     return np.concatenate(read)[:count]
 
 
-def _tar(unit: Unit, images: NDArray[Any], seed: int) -> bytes:
+def _tar(unit: Unit, images: NDArray[Any], about: Callable[[int], Mapping[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     with TarWriter(buffer, user="ddpm", group="ddpm", mtime=0, encoder=False) as writer:
         for index, image in zip(range(unit.start, unit.stop), images, strict=True):
-            about = canonical_json({"index": index, "seed": seed})
-            for extension, content in zip(_EXTENSIONS, (png.encode(image), about), strict=True):
+            contents = png.encode(image), canonical_json(about(index))
+            for extension, content in zip(_EXTENSIONS, contents, strict=True):
                 # One by one: given both at once it sorts them.
                 writer.write({"__key__": f"{index:08d}", extension: content})
     return buffer.getvalue()

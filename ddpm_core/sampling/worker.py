@@ -1,6 +1,7 @@
 """The sampling actor: holds the averaged weights, and draws unit after unit of samples."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
+from ddpm_core.sampling.plan import Plan, conditioned
 from ddpm_core.sampling.sampler import num_steps_of
 from ddpm_core.sampling.units import Unit, publish
 from ddpm_core.store.storage import open_store
@@ -21,10 +23,13 @@ from ddpm_core.store.storage import open_store
 _NUM_STRIP_MOMENTS = 9
 
 
-def payload_of(root: str, config: RunConfig, folder: str, sha256: str) -> dict[str, Any]:
+def payload_of(
+    root: str, config: RunConfig, folder: str, sha256: str, plan: Plan
+) -> dict[str, Any]:
     """Return the payload of `make_worker`, as JSON values."""
     return {
         "root": root,
+        "plan": asdict(plan),
         "config": config.model_dump(mode="json"),
         "folder": folder,
         "weights": sha256,
@@ -47,6 +52,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the sample stage again"
         )
     denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
+    plan, scale = Plan.of_payload(payload["plan"]), config.sample.guidance_scale
 
     def make(unit: Unit) -> None:
         recorder = _Recorder(config)
@@ -56,9 +62,10 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             # those of the unit, to the last bit.
             stop = start + config.sample.batch_size
             recorder.begin(start, unit.stop)
+            positions = torch.arange(start, stop, device=device)
             x_0 = draw(
-                denoiser,
-                torch.arange(start, stop, device=device),
+                conditioned(denoiser, plan.conditioning(positions), scale),
+                positions,
                 config.data.shape,
                 sample=config.sample,
                 seed=config.sample.seed,
@@ -71,6 +78,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             unit,
             np.concatenate(parts)[: unit.stop - unit.start],
             seed=config.sample.seed,
+            about=plan.about,
             strip_png=recorder.png() if unit.start == 0 else None,
         )
 

@@ -19,6 +19,7 @@ from ddpm_core.diffusion.trajectories import quarters, shared_latents
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
+from ddpm_core.sampling.plan import conditioned
 from ddpm_core.study.sheets import frames_u8
 from ddpm_core.study.units import Unit
 from ddpm_core.units.ranges import Arrays
@@ -67,7 +68,10 @@ def _decoding(context: EvaluationContext, unit: Unit) -> Arrays:
     num_timesteps = context.denoiser.schedule.num_timesteps
     times = _falling(num_timesteps, _NUM_DECODED)
     received = progressive_decoding(
-        context.denoiser, x_0, times=times, noise=_noise(context, _DECODING, len(x_0))
+        context.denoiser_of(context.test, unit.start, unit.stop),
+        x_0,
+        times=times,
+        noise=_noise(context, _DECODING, len(x_0)),
     )
     return {
         "times": torch.tensor(times),
@@ -85,8 +89,10 @@ def _latents(context: EvaluationContext, unit: Unit) -> Arrays:
     """Fig. 7 of the paper."""
     times = sorted({t for t in quarters(context.denoiser.schedule.num_timesteps) if t >= 0})[::-1]
     chain = _noise(context, _CHAIN, 1)
+    first = torch.zeros(1, dtype=torch.int64, device=context.device)
+    given, scale = context.plan.conditioning(first), context.config.sample.guidance_scale
     shared = shared_latents(
-        context.denoiser,
+        conditioned(context.denoiser, given, scale),  # all of what the first sample is of
         chain(context.denoiser.schedule.num_timesteps),
         times=times,
         num_images=unit.stop - unit.start,
@@ -129,7 +135,7 @@ def _depths(context: EvaluationContext) -> Arrays:
 
 def _mixed(context: EvaluationContext, x_0: Tensor, other: Tensor, depth: int) -> Tensor:
     return interpolate(
-        context.denoiser,
+        context.denoiser.given_nothing(),  # the two may be of two classes
         x_0,
         other,
         depth=depth,
@@ -146,7 +152,7 @@ def _round_trip(context: EvaluationContext, unit: Unit) -> Arrays:
     steps = round_trip_steps(context.config.study.swept_steps, num_timesteps)
     latents, returned = [], []
     for num_steps in steps:
-        chain: Denoiser = context.denoiser
+        chain: Denoiser = context.denoiser_of(context.test, unit.start, unit.stop)
         if num_steps < num_timesteps:
             chain = respaced(chain, choose_timesteps("linspace", num_timesteps, num_steps))
         latents.append(ddim_encode(chain, x_0.double()))

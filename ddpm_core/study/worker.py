@@ -21,6 +21,7 @@ from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.plan import conditioned
 from ddpm_core.study import pictures
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
@@ -67,7 +68,7 @@ def _positions(context: EvaluationContext, unit: Unit) -> Tensor:
 
 def _bound(context: EvaluationContext, unit: Unit) -> Arrays:
     return likelihood_part(
-        context.denoiser,
+        context.denoiser_of(context.exact(unit.part), unit.start, unit.stop),
         context.exact(unit.part).images(unit.start, unit.stop),
         _positions(context, unit),
         seed=context.config.study.seed,
@@ -85,7 +86,7 @@ def _ode(context: EvaluationContext, unit: Unit) -> Arrays:
         solver = Adaptive(low, high, rtol=study.ode_tolerance, atol=study.ode_tolerance)
     key = seeding.key(study.seed, "likelihood", 1)
     found = ode_bits_per_dim(
-        context.denoiser,
+        context.denoiser_of(context.exact("test"), unit.start, unit.stop),
         to_unit_range(context.exact("test").images(unit.start, unit.stop), context.device).double(),
         solver=solver,
         uniform=seeding.uniform(key, _DEQUANTISATION, positions, shape),
@@ -97,10 +98,11 @@ def _ode(context: EvaluationContext, unit: Unit) -> Arrays:
 
 def _sweep(context: EvaluationContext, unit: Unit) -> Arrays:
     (setting,) = (one for one in swept(context.config)[0] if one.name == unit.part)
-    counter = _Counter(context.denoiser.network)
+    counter, positions = _Counter(context.denoiser.network), _positions(context, unit)
+    given, scale = context.plan.conditioning(positions), setting.sample.guidance_scale
     x_0 = draw(
-        replace(context.denoiser, network=counter),
-        _positions(context, unit),
+        conditioned(replace(context.denoiser, network=counter), given, scale),
+        positions,
         context.config.data.shape,
         sample=setting.sample,
         seed=context.config.study.seed,
@@ -108,20 +110,20 @@ def _sweep(context: EvaluationContext, unit: Unit) -> Arrays:
     images_u8 = to_u8(x_0).cpu().permute(0, 3, 1, 2)
     shown = images_u8[: max(0, context.config.study.num_shown - unit.start)].contiguous()
     return {
-        "evaluations": torch.tensor(counter.calls),
+        "evaluations": torch.tensor(counter.num_images // len(positions)),
         "shown": shown,
         **context.look(images_u8),
     }
 
 
 class _Counter:
-    """A network that counts its calls."""
+    """A network that counts the images that pass through it."""
 
     def __init__(self, network: Network) -> None:
-        self._network, self.calls = network, 0
+        self._network, self.num_images = network, 0
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
-        self.calls += 1
+        self.num_images += len(x_t)
         return self._network(x_t, t, conditioning)
 
 
@@ -129,8 +131,10 @@ def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     positions, shape = _positions(context, unit), context.config.data.shape
     times = moments_of_chain(context.denoiser)
     x_T, noise = chain_noise(context, positions)  # noqa: N806
+    given = context.plan.conditioning(positions)
+    denoiser = conditioned(context.denoiser, given, context.config.sample.guidance_scale)
     with torch.inference_mode():
-        x_0_hat = progressive_generation(context.denoiser, x_T, times=times, noise=noise)
+        x_0_hat = progressive_generation(denoiser, x_T, times=times, noise=noise)
     count = unit.stop - unit.start
     images_u8 = to_u8(x_0_hat.flatten(0, 1)).cpu().permute(0, 3, 1, 2)
     shown = images_u8.view(len(times), count, *shape)

@@ -11,6 +11,7 @@ from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.runs import results
 from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.plan import Plan
 from ddpm_core.sampling.units import first_images
 from ddpm_core.store.commit import retire
 from tests.sampling.tiny import commit_earlier, commit_random_weights, cpu, files_of, tiny_config
@@ -216,7 +217,7 @@ def test_weights_that_go_while_they_are_used_are_refused_and_what_was_made_is_ke
 def test_a_worker_refuses_weights_that_are_not_the_ones_in_its_payload(trained):
     """Catches: units of two trainings in one folder."""
     store, config = trained
-    payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64)
+    payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64, Plan())
     with pytest.raises(CheckpointError, match="are no longer the final ones"):
         worker.make_worker(payload, cpu)
 

@@ -1,0 +1,129 @@
+"""What image i is of: a function of the configuration, the data set's classes, and i alone.
+
+No worker, unit or batch shows in it, nor how many images there are: the first of more are the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.wrappers.guidance import Guided
+from ddpm_core.errors import ConfigError
+from ddpm_core.shards.classes import Classes, known_classes, label_numbers
+from ddpm_core.store.storage import Store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the images of a set of samples are of; of JSON values."""
+
+    in_turn: tuple[int, ...] = ()
+    """the labels of images 0, 1, ... and again from the first; empty: see `counts`"""
+    counts: tuple[int, ...] = ()
+    """images of each class among which one is drawn for each image; empty and no labels in turn:
+    the images are of nothing"""
+    names: tuple[str, ...] = ()
+    """of the classes, by label; empty: they have none"""
+    seed: int = 0
+    """of what is drawn"""
+
+    @classmethod
+    def of_payload(cls, values: Mapping[str, Any]) -> Self:
+        """Return the plan whose fields went through JSON."""
+        return cls(
+            tuple(values["in_turn"]),
+            tuple(values["counts"]),
+            tuple(values["names"]),
+            values["seed"],
+        )
+
+    def labels(self, positions: Tensor) -> Tensor | None:
+        """Return the label of the images at these positions, (b,) int64 on their device.
+
+        None where images are of nothing.
+        """
+        if self.in_turn:
+            in_turn = torch.tensor(self.in_turn, device=positions.device)
+            return in_turn[positions % len(self.in_turn)]
+        if not self.counts:
+            return None
+        ends = torch.tensor(self.counts, device=positions.device).cumsum(0)
+        key = seeding.key(self.seed, "sample_label")
+        drawn = seeding.uniform_int(key, 0, positions, sum(self.counts))
+        return torch.searchsorted(ends, drawn, right=True)
+
+    def conditioning(self, positions: Tensor) -> Conditioning:
+        """Return what the network is given of the images at these positions, (b,) int64."""
+        labels = self.labels(positions)
+        return NOTHING if labels is None else Conditioning(label=labels)
+
+    def name(self, label: int) -> str:
+        """Return the name of a class; its number if it has none."""
+        return self.names[label] if self.names else str(label)
+
+    def about(self, index: int) -> dict[str, Any]:
+        """Return what is written beside image `index`, as JSON values."""
+        labels = self.labels(torch.tensor([index]))
+        if labels is None:
+            return {}
+        label = int(labels)
+        return {"label": label, "class": self.name(label)}
+
+
+def plan_of(config: RunConfig, classes: Classes | None) -> Plan:
+    """Return what the samples of a run are of.
+
+    Args:
+        config: the run's.
+        classes: of its data set; None: there is none, as of imported weights.
+
+    Raises:
+        ConfigError: `sample.labels` needs a data set, or names no class of it.
+    """
+    if config.num_classes is None:
+        return Plan()
+    names = () if classes is None else classes.names
+    match config.sample.labels:
+        case "balanced":
+            return Plan(in_turn=tuple(range(config.num_classes)), names=names)
+        case "training":
+            if classes is None:
+                raise ConfigError(
+                    "sample.labels=training goes by the training images, and this run has no data "
+                    "set; run the shard stage first, or leave sample.labels out"
+                )
+            return Plan(counts=classes.counts, names=names, seed=config.sample.seed)
+        case _:
+            return Plan(in_turn=label_numbers(config, names or None), names=names)
+
+
+def load_plan(store: Store, config: RunConfig) -> Plan:
+    """Return what the samples of a run are of, with the names of its data set if it has one.
+
+    Raises:
+        ConfigError: as `plan_of`.
+    """
+    return plan_of(config, known_classes(store, config))
+
+
+def conditioned(denoiser: NetworkDenoiser, given: Conditioning, guidance_scale: float) -> Denoiser:
+    """Return the denoiser of images of this conditioning, guided beyond it.
+
+    Args:
+        denoiser: of a network with its null.
+        given: of each image, or of one for all; without parts the denoiser is returned as it is.
+        guidance_scale: 1: no guidance, one call of the network on each image.
+    """
+    if not given.parts:
+        return denoiser
+    own = denoiser.given(given)
+    if guidance_scale == 1:
+        return own
+    return Guided(own, denoiser.given_nothing(), guidance_scale)
