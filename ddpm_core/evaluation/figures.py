@@ -1,7 +1,7 @@
 """Figures of an evaluation, as PNG files of 800 by 480 pixels."""
 
 from collections.abc import Mapping, Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import PredictionKind
 from ddpm_core.drawing import pictures
-from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, plot, png
+from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, dress, plot, png
 from ddpm_core.evaluation.metrics import Bound
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
+_NAMED = 30
+"""classes whose names have room beside their bars"""
+_NAME_LENGTH = 16
 _PREDICTED: dict[PredictionKind, str] = {
     "eps": "noise",
     "x_0": "image",
@@ -97,6 +100,34 @@ def loss_figure(history: Sequence[Mapping[str, float]], *, label: str) -> bytes:
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, ncols=2)
+    return png(figure)
+
+
+def classes_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return bits/dim of each class and, where there is a judge, the share judged right.
+
+    Args:
+        rows: of `by_class.class_rows`.
+    """
+    places, names = np.arange(len(rows)), [str(row["class"])[:_NAME_LENGTH] for row in rows]
+    has_judge = "judged_right" in rows[0]
+    figure = Figure(figsize=(8.0, 4.8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2 if has_judge else 1, squeeze=False)[0]
+    quantities = [("bits/dim of held-out images", "bits_per_dim", ORANGE)]
+    if has_judge:
+        quantities.insert(0, ("share judged right (samples; | held out)", "judged_right", BLUE))
+    for axes, (label, key, colour) in zip(panels, quantities, strict=True):
+        values = [np.nan if row[key] is None else row[key] for row in rows]
+        axes.barh(places, values, color=colour, height=0.7)
+        if key == "judged_right":
+            ceiling = [row["held_out_judged_right"] for row in rows]
+            marks = [np.nan if one is None else one for one in ceiling]
+            axes.plot(marks, places, "|", color="#333333", markersize=12, markeredgewidth=2)
+            axes.set_xlim(0, 1.02)
+        if len(rows) <= _NAMED:
+            axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        dress(axes, label, "class")
     return png(figure)
 
 

@@ -4,9 +4,14 @@ import json
 from contextlib import closing
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation import figures, metrics
+from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
@@ -16,8 +21,11 @@ from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, us
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
+from ddpm_core.sampling.plan import plan_of
 from ddpm_core.sampling.stage import deliver_samples
 from ddpm_core.sampling.units import first_images
+from ddpm_core.shards.classes import Classes
+from ddpm_core.shards.members import LABEL
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import Manifest
@@ -39,8 +47,9 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     Returns:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
         "inception_score": {...}}`, as in the file of the role `metrics`; the last is None where
-        the feature network has no classes. Where there is no feature network the distance has the
-        value None and a `reason`.
+        the feature network has no classes. Of a network that takes labels there are `classes`, a
+        row of each, and `judge_accuracy` if the features are trained. Where there is no feature
+        network the distance has the value None and a `reason`.
 
     Raises:
         CheckpointError: the training is not finished.
@@ -79,7 +88,7 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
 def summary(numbers: dict[str, Any]) -> str:
     """Return the numbers in one line."""
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
-    score = numbers.get("inception_score")
+    score, judged = numbers.get("inception_score"), numbers.get("judge_accuracy")
     error = f" ± {bits['standard_error']:.3f}" if bits["standard_error"] is not None else ""
     if distance["value"] is None:
         return f"{bits['value']:.3f}{error} bits/dim, no Frechet distance: {distance['reason']}"
@@ -87,6 +96,7 @@ def summary(numbers: dict[str, Any]) -> str:
         f"{bits['value']:.3f}{error} bits/dim, Frechet distance {distance['value']:.2f} "
         f"(floor {distance['test_train']:.2f})"
         + (f", inception score {score['value']:.2f}" if score else "")
+        + (f", {100 * judged['value']:.1f} % of the samples judged right" if judged else "")
     )
 
 
@@ -99,6 +109,7 @@ def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
             bound, config, weights, num_test_images=inputs.num_test
         ),
         **_of_features(inputs, findings),
+        **_of_classes(inputs, findings, bound),
     }
     contents = {
         METRICS_ROLE: (".json", _json(numbers)),
@@ -111,6 +122,8 @@ def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
         ),
         "comparison-figure": (".png", _comparison(inputs)),
     }
+    if "classes" in numbers:
+        contents["classes-figure"] = (".png", figures.classes_figure(numbers["classes"]))
     place = inputs.place
     files = write_files(store, place.folder, contents)
     said = {**place.expected.body, **place.expected.if_written}
@@ -133,6 +146,36 @@ def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
     }
 
 
+def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:
+    """Return what is measured of a network that takes labels; {} of others."""
+    store, config = inputs.store, inputs.config
+    if config.num_classes is None:
+        return {}
+    with closing(load_split(store, inputs.index, "test")) as held_out:
+        labels = held_out.member(LABEL, np.arange(inputs.num_test)).numpy()
+    drawn = plan_of(config, Classes.of(inputs.index)).labels(torch.arange(config.sample.num_images))
+    judged = None
+    if inputs.recipe is not None and config.evaluate.features == "trained" and drawn is not None:
+        samples, test = (_most_probable(findings, part) for part in ("samples", "test"))
+        judged = Judged(drawn.numpy(), samples), Judged(labels, test)
+    rows = class_rows(inputs.index.label.names, bound.total, labels[: len(bound.total)], judged)
+    if judged is None or inputs.recipe is None:
+        return {"classes": rows}
+    metric = judge_metric(
+        *judged,
+        config,
+        inputs.weights,
+        network=describe_network(store, inputs.recipe),
+        num_classes=config.num_classes,
+    )
+    return {"judge_accuracy": metric, "classes": rows}
+
+
+def _most_probable(findings: Findings[Kind], part: str) -> NDArray[np.int64]:
+    found = [one["probabilities"].argmax(dim=1) for one in findings.each("features", part)]
+    return torch.cat(found).numpy()
+
+
 def _comparison(inputs: Inputs) -> bytes:
     store, config = inputs.store, inputs.config
     samples = first_images(store, inputs.samples, config.sample, config.data.shape, _NUM_COMPARED)
@@ -151,6 +194,7 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
     numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score = numbers.get("inception_score") or {"value": None, "test": None}
+    judged = numbers.get("judge_accuracy") or {"value": None, "held_out": None}
     values = {
         "eval/bits_per_dim": bits["value"],
         "eval/bits_per_dim_standard_error": bits["standard_error"],
@@ -162,6 +206,8 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
         "eval/frechet_distance_floor": distance["test_train"],
         "eval/inception_score": score["value"],
         "eval/inception_score_test": score["test"],
+        "eval/judge_accuracy": judged["value"],
+        "eval/judge_accuracy_held_out": judged["held_out"],
     }
     tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=weights.step)
     for role, record in committed.files.items():

@@ -46,6 +46,13 @@ def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
         value, classes = f"{score['value']:.2f}", score["protocol"]["num_classes"]
         text = f"{value}  (at most {classes}; held-out images {score['test']:.2f})"
         found.append(Number("inception", value, "inception score", text))
+    if (judged := metrics.get("judge_accuracy")) is not None:
+        value, count = f"{judged['value']:.3f}", judged["protocol"]["num_images"]["samples"]
+        text = (
+            f"{value}  (of {count} samples; held-out images {judged['held_out']:.3f}, chance "
+            f"{judged['chance']:.3f})"
+        )
+        found.append(Number("judged", value, "judged right", text))
     return found
 
 
@@ -62,6 +69,6 @@ def _distance(distance: Mapping[str, Any]) -> Number:
 
 EVALUATION = Numbers(
     title="metrics",
-    columns=("bits/dim", "Frechet", "inception"),
+    columns=("bits/dim", "Frechet", "inception", "judged"),
     read=lambda store, result: of_metrics(json.loads(result.read(store, "metrics"))),
 )

@@ -9,15 +9,20 @@ from tests.flows.fakes import METRICS
 def test_numbers_of_an_evaluation_say_what_they_were_measured_on():
     """Catches: a bound that passes for a likelihood, a distance without its floor."""
     score = {"value": 7.5, "test": 9.0, "protocol": {"num_classes": 10}}
-    found = of_metrics({**json.loads(METRICS), "inception_score": score})
+    images = {"num_images": {"samples": 80, "test": 297}}
+    judged = {"value": 0.96, "held_out": 0.98, "chance": 0.1, "protocol": images}
+    metrics = {**json.loads(METRICS), "inception_score": score, "judge_accuracy": judged}
+    found = of_metrics(metrics)
     assert [(one.column, one.value) for one in found] == [
         ("bits/dim", "3.250"), ("Frechet", "12.50"), ("inception", "7.50"),
+        ("judged", "0.960"),
     ]  # fmt: skip
     assert tuple(one.column for one in found) == EVALUATION.columns
     assert [one.text for one in found] == [
         "3.250 ± 0.500  (bound, 8 held-out images)",
         "12.50  (floor 1.50; 80 samples, 297 held-out images)",
         "7.50  (at most 10; held-out images 9.00)",
+        "0.960  (of 80 samples; held-out images 0.980, chance 0.100)",
     ]
 
 

@@ -23,10 +23,19 @@ def test_a_line_for_each_run_says_how_far_it_is(store, tmp_path):
     (tmp_path / "root/runs/broken/run.json").write_text("{")
     (tmp_path / "root/runs/no-run").mkdir()
     head, broken, whole, short = list_runs(store).splitlines()
-    assert head.split() == ["run", "data", "steps", "done", "bits/dim", "Frechet", "inception"]
+    assert head.split() == [
+        "run",
+        "data",
+        "steps",
+        "done",
+        "bits/dim",
+        "Frechet",
+        "inception",
+        "judged",
+    ]
     assert broken.startswith("broken  cannot be read: ")
-    assert whole.split() == ["digits", "digits", "800/800", "evaluate", "3.250", "12.50", "-"]
-    assert short.split() == ["short", "digits", "0/300", "shard", "-", "-", "-"]
+    assert whole.split() == ["digits", "digits", "800/800", "evaluate", "3.250", "12.50", "-", "-"]
+    assert short.split() == ["short", "digits", "0/300", "shard", "-", "-", "-", "-"]
     assert list_runs(open_store(str(tmp_path / "no"))) == f"no runs below {tmp_path / 'no'}"
 
 

@@ -1,0 +1,103 @@
+"""What is measured of each class, against numbers counted by hand and one small run of labels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_core.conditioning import Conditioning
+from ddpm_core.evaluation import stage
+from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
+from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.loading.loader import load_split
+from ddpm_core.runs import results
+from ddpm_core.sampling.stage import run_sample
+from ddpm_core.shards.index import load_index
+from tests.sampling.tiny import commit_random_weights, tiny_config
+
+
+def judged(labels, found):
+    return Judged(np.array(labels), np.array(found))
+
+
+def test_shares_are_those_counted_by_hand():
+    """Catches recall taken for precision, and 0 for a class without images."""
+    one = judged([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 1, 0])
+    assert one.share() == 0.5
+    assert [one.share(label) for label in range(4)] == [pytest.approx(2 / 3), 1.0, 0.0, None]
+
+
+def test_each_class_has_the_bits_of_its_own_images():
+    """Catches labels of other images, and the judge's numbers where there is none."""
+    bits, labels = np.array([1.0, 2.0, 4.0]), np.array([1, 0, 1])
+    samples, held_out = judged([0, 1], [0, 0]), judged([0, 1, 1], [0, 1, 0])
+    rows = class_rows(["cat", "dog", "fox"], bits, labels, (samples, held_out))
+    assert rows[1] == {
+        "label": 1,
+        "class": "dog",
+        "bits_per_dim": 2.5,
+        "num_likelihood_images": 2,
+        "judged_right": 0.0,
+        "num_samples": 1,
+        "held_out_judged_right": 0.5,
+    }
+    assert rows[2]["bits_per_dim"] is None
+    assert "judged_right" not in class_rows(["cat"], bits, labels, None)[0]
+
+
+def test_a_judgement_says_of_what_it_is():
+    config = tiny_config(**{"model.conditioning": "label", "sample.guidance_scale": 2.0})
+    found = judge_metric(
+        judged([0, 1], [0, 0]),
+        judged([1], [1]),
+        config,
+        {"step": 10},
+        network={"kind": "trained"},
+        num_classes=10,
+    )
+    assert (found["value"], found["held_out"], found["chance"]) == (0.5, 1.0, 0.1)
+    protocol = found["protocol"]
+    assert (protocol["labels"], protocol["guidance_scale"]) == ("balanced", 2.0)
+    assert protocol["num_images"] == {"samples": 2, "test": 1}
+
+
+def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):
+    """Catches a bound without the labels, or with those of other images, a judge that is shown
+    other labels than were drawn, and numbers that are not kept.
+    """
+    config = tiny_config(**{"model.conditioning": "label", "sample.batch_size": 4})
+    commit_random_weights(store, config)
+    run_sample(store, config)
+    numbers = stage.run_evaluate(store, config)
+    committed = results.evaluation_of(store, config)
+    assert json.loads(committed.read(store, "metrics")) == numbers
+    assert committed.read(store, "classes-figure").startswith(b"\x89PNG")
+
+    pointer = results.dataset_pointer(store, config.name)
+    index = load_index(store, pointer.folder, pointer.fingerprint)
+    test = load_split(store, index, "test")
+    checkpoint = results.final_checkpoint(store, config)
+    denoiser = load_denoiser(store, config, checkpoint, torch.device("cpu"))
+    labels = test.member("label", np.arange(40))
+    part = likelihood_part(
+        denoiser.given(Conditioning(label=labels)),
+        test.images(0, 40),
+        torch.arange(40),
+        seed=config.evaluate.seed,
+    )
+    bits = (part["prior"] + part["terms"].sum(dim=1)).numpy()
+    assert numbers["bits_per_dim"]["value"] == pytest.approx(bits.mean(), rel=1e-4)
+    assert numbers["bits_per_dim"]["protocol"]["conditioning"] == "the label of each image"
+    rows = numbers["classes"]
+    of_3 = bits[labels.numpy() == 3]
+    assert rows[3]["class"] == index.label.names[3]
+    assert rows[3]["bits_per_dim"] == pytest.approx(of_3.mean(), rel=1e-4)
+    assert [row["num_samples"] for row in rows] == [2] * 6 + [1] * 4
+    right = sum(row["judged_right"] * row["num_samples"] for row in rows) / 16
+    assert numbers["judge_accuracy"]["value"] == pytest.approx(right)
+    accuracy = numbers["judge_accuracy"]["protocol"]["judge"]["held_out_accuracy"]
+    assert numbers["judge_accuracy"]["held_out"] == pytest.approx(accuracy)
+    metrics = recording_tracker.metrics
+    assert metrics["eval/judge_accuracy@10"] == numbers["judge_accuracy"]["value"]
