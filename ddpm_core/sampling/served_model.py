@@ -5,7 +5,8 @@
     curl localhost:5001/invocations -H 'Content-Type: application/json' -d @request.json
 
 where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or names certain
-images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. In Python,
+images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. A model of classes takes
+`"labels": ["cat", "3"]`, names or numbers in turn, and `"guidance_scale": 2` besides. In Python,
 `mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
 MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.
 """
@@ -14,10 +15,11 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow.pyfunc
 import numpy as np
@@ -36,9 +38,12 @@ from ddpm_core.errors import CheckpointError  # noqa: E402
 from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16  # noqa: E402
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
+from ddpm_core.sampling.plan import Plan, conditioned, plan_of  # noqa: E402
+from ddpm_core.shards.classes import Classes, classes_text  # noqa: E402
 
 sys.dont_write_bytecode = not _writes_bytecode
 
+N = TypeVar("N", int, float)
 MAX_COUNT = 1024
 """Images of one request."""
 _ONE_THREAD_BELOW = 4_000_000
@@ -79,6 +84,9 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         size = sum(parameter.numel() for parameter in network.parameters())
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         self._denoiser = build_denoiser(self._config, averaged, averaged.null)
+        names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
+        classes = Classes(tuple(names), tuple(counts)) if names else None
+        self._plan = plan_of(self._config, classes)
 
     def predict(
         self,
@@ -92,7 +100,9 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             context: MLflow's.
             model_input: the column `index` says which images of the seed, 0 or more each;
                 without rows: the first `count`.
-            params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4).
+            params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4). Of a
+                model of classes: `labels`, names or numbers that images 0, 1, ... have in turn
+                (default: as in the run's samples); `guidance_scale`, 0 to 1000 (default: theirs).
 
         Returns:
             (count, height, width, channels) uint8, or uint16 of data.depth=16.
@@ -107,17 +117,41 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         if "index" in model_input and len(model_input):
             _within("number of rows", len(model_input), 1, MAX_COUNT)
             indices = [_within("index", int(one), 0, 2**63 - 1) for one in model_input["index"]]
+        plan = self._plan_of(values.get("labels", []))
+        own = self._config.sample.guidance_scale
+        scale = _within("guidance_scale", float(values.get("guidance_scale", own)), 0, 1000)
         positions = torch.tensor(indices, dtype=torch.int64, device=self._device)
         size = self._config.sample.batch_size
         starts = range(0, len(indices), size)
         with _threads(1 if self._one_thread else torch.get_num_threads()):
-            batches = [self._draw(positions[start : start + size], seed) for start in starts]
+            batches = [
+                self._draw(positions[start : start + size], seed, plan, scale) for start in starts
+            ]
         images_u8: np.ndarray = torch.cat(batches).cpu().numpy()
         return images_u8
 
-    def _draw(self, positions: torch.Tensor, seed: int) -> torch.Tensor:
+    def _plan_of(self, labels: Sequence[str]) -> Plan:
+        """Return what the images of a request are of."""
+        num_classes = self._config.num_classes
+        if num_classes is None or not len(labels):
+            return self._plan
+        names = list(self._plan.names)
+        numbers = []
+        for label in map(str, labels):
+            number = names.index(label) if label in names else None
+            if number is None and label.isascii() and label.isdigit() and len(label) < 7:
+                number = int(label)
+            if number is None or number >= num_classes:
+                raise MlflowException.invalid_parameter_value(
+                    f"labels has {label!r}; the classes are {classes_text(names) if names else ''}"
+                    f" with the numbers 0 to {num_classes - 1}; change it in the request"
+                )
+            numbers.append(number)
+        return replace(self._plan, in_turn=tuple(numbers))
+
+    def _draw(self, positions: torch.Tensor, seed: int, plan: Plan, scale: float) -> torch.Tensor:
         x_0 = draw(
-            self._denoiser,
+            conditioned(self._denoiser, plan.conditioning(positions), scale),
             positions,
             self._config.data.shape,
             sample=self._config.sample,
@@ -145,7 +179,7 @@ def _forget_bytecode() -> None:
         cached.parent.rmdir()
 
 
-def _within(name: str, value: int, low: int, high: int) -> int:
+def _within(name: str, value: N, low: int, high: int) -> N:
     if not low <= value <= high:
         raise MlflowException.invalid_parameter_value(
             f"{name}={value} must be {low} to {high}; change it in the request"

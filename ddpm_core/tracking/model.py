@@ -21,6 +21,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 import ddpm_core
 from ddpm_core.config import RunConfig
 from ddpm_core.runs.weights import Weights
+from ddpm_core.shards.classes import Classes, known_classes
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import RUN_URI
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
@@ -124,7 +125,13 @@ def _owns(run: MlflowRun, version: Any) -> bool:  # noqa: ANN401
 
 
 def save_model(
-    folder: Path, config: RunConfig, weights: Path, *, name: str = "", model: Model | None = None
+    folder: Path,
+    config: RunConfig,
+    weights: Path,
+    *,
+    name: str = "",
+    classes: Classes | None = None,
+    model: Model | None = None,
 ) -> None:
     """Write the MLflow model into `folder`, which must not exist or be empty.
 
@@ -133,6 +140,7 @@ def save_model(
         config: the run's.
         weights: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
         name: which weights they are, as RUN@STEP:AVERAGE.
+        classes: of the run's data set, whose names a model of classes takes; None: not known.
         model: what MLflow should know besides; None for a model of no run.
 
     Raises:
@@ -149,6 +157,7 @@ def save_model(
                 model_config={
                     DIGEST_TAG: hashlib.file_digest(file, "sha256").hexdigest(),
                     WEIGHTS: name,
+                    **_said_of(config, classes),
                 },
                 code_paths=[str(_PACKAGE)],
                 signature=signature(config),
@@ -161,6 +170,12 @@ def save_model(
         except MlflowException as error:
             # Raised locally: retrying cannot help.
             raise Refused(str(error)) from error
+
+
+def _said_of(config: RunConfig, classes: Classes | None) -> dict[str, Any]:
+    if config.num_classes is None or classes is None:
+        return {}
+    return {"classes": list(classes.names), "class_counts": list(classes.counts)}
 
 
 @contextmanager
@@ -176,10 +191,16 @@ def _no_bytecode() -> Iterator[None]:
 def signature(config: RunConfig) -> ModelSignature:
     """Return what the model takes and gives: see `sampling.served_model`."""
     channels, height, width = config.data.shape
+    params = [ParamSpec("seed", "long", 0), ParamSpec("count", "long", 4)]
+    if config.num_classes is not None:
+        params += [
+            ParamSpec("labels", "string", [], shape=(-1,)),
+            ParamSpec("guidance_scale", "double", config.sample.guidance_scale),
+        ]
     return ModelSignature(
         inputs=Schema([ColSpec("long", "index", required=False)]),
         outputs=Schema([TensorSpec(np.dtype(config.data.dtype), (-1, height, width, channels))]),
-        params=ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("count", "long", 4)]),
+        params=ParamSchema(params),
     )
 
 
@@ -203,7 +224,8 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights)
         folder, file = Path(scratch) / "model", Path(scratch) / "ema.safetensors"
         _fetch(store, weights, file)
         about = Model(run_id=run.run_id, model_id=model_id)
-        save_model(folder, config, file, name=weights.name, model=about)
+        classes = known_classes(store, config)
+        save_model(folder, config, file, name=weights.name, classes=classes, model=about)
         file.unlink()  # the folder has a copy, and a disk may hold just two
         run.heard()
         with patience(weights.checkpoint.files[weights.role].size):

@@ -1,0 +1,112 @@
+"""The registered model of classes: labels by name and number, and guidance, by request."""
+
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from ddpm_core.conditioning import Conditioning
+from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.plan import conditioned
+from tests.quiet_mlflow import mlflow
+from tests.sampling.tiny import tiny_config
+
+NAMES = [f"n{label}" for label in range(8)] + ["cat", "3"]
+CONFIG = tiny_config(**{"model.conditioning": "label", "sample.batch_size": 4})
+NO_ROWS = pd.DataFrame()
+
+
+@pytest.fixture(scope="module")
+def network():
+    generator = torch.Generator().manual_seed(0)
+    unet = build_network(CONFIG).eval()
+    with torch.no_grad():
+        for param in unet.parameters():
+            param.add_(0.05 * torch.randn(param.shape, generator=generator))
+    return unet
+
+
+@pytest.fixture(scope="module")
+def model(network, tmp_path_factory):
+    """Give the model as MLflow makes it, without the packing and unpacking of its folder."""
+    from ddpm_core.sampling.served_model import SampledImages
+
+    folder = tmp_path_factory.mktemp("served")
+    weights = safetensors.torch.save(network.state_dict())
+    (folder / "ema.safetensors").write_bytes(weights)
+    (folder / "run.json").write_text(CONFIG.to_json())
+    served = SampledImages()
+    served.load_context(
+        SimpleNamespace(
+            artifacts={
+                "weights": str(folder / "ema.safetensors"),
+                "run": str(folder / "run.json"),
+            },
+            model_config={
+                "ema_sha256": hashlib.sha256(weights).hexdigest(),
+                "classes": NAMES,
+                "class_counts": [1] * 10,
+            },
+        )
+    )
+    return served
+
+
+def drawn(network, labels, scale=1.0):
+    denoiser = build_denoiser(CONFIG, network, network.null)
+    given = Conditioning(label=torch.tensor(labels))
+    with torch.inference_mode():
+        x_0 = draw(
+            conditioned(denoiser, given, scale),
+            torch.arange(len(labels)),
+            CONFIG.data.shape,
+            sample=CONFIG.sample,
+            seed=0,
+        )
+    return to_u8(x_0).numpy()
+
+
+@pytest.mark.parametrize(
+    ("params", "labels", "scale"),
+    [
+        ({}, [0, 1, 2, 3], 1.0),
+        ({"labels": ["cat"]}, [8, 8, 8, 8], 1.0),
+        # A name goes before a number: "3" is what class 9 is called here.
+        ({"labels": np.array(["3", "2"])}, [9, 2, 9, 2], 1.0),
+        ({"labels": ["5"], "guidance_scale": 2.0}, [5, 5, 5, 5], 2.0),
+    ],
+)
+def test_images_are_of_the_labels_of_the_request(model, network, params, labels, scale):
+    """Catches labels that are passed over, taken for others, or not repeated; and no guidance."""
+    found = model.predict(None, NO_ROWS, {"count": 4, **params})
+    np.testing.assert_array_equal(found, drawn(network, labels, scale))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"labels": ["dog"]}, "labels has 'dog'; the classes are 0 n0, 1 n1"),
+        ({"labels": ["10"]}, "with the numbers 0 to 9"),
+        ({"guidance_scale": -1.0}, "guidance_scale=-1.0 must be 0 to 1000"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan must be 0 to 1000"),
+    ],
+)
+def test_what_no_class_is_called_is_refused_in_words(model, params, words):
+    with pytest.raises(mlflow.exceptions.MlflowException, match=words):
+        model.predict(None, NO_ROWS, {"count": 4, **params})
+
+
+def test_the_signature_has_labels_where_the_network_takes_them():
+    """Catches a parameter that MLflow drops since the signature lacks it, and one too many."""
+    from ddpm_core.tracking.model import signature
+
+    plain = [param.name for param in signature(tiny_config()).params]
+    assert plain == ["seed", "count"]
+    labelled = signature(CONFIG.replaced({"sample.guidance_scale": 1.5})).params
+    assert [param.name for param in labelled] == [*plain, "labels", "guidance_scale"]
+    assert labelled.params[-1].default == 1.5
