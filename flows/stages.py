@@ -26,10 +26,13 @@ from flows.together import one_job
 Recipe = Literal[
     "digits",
     "digits-dit",
+    "digits-classes",
     "mnist",
+    "mnist-classes",
     "fashion-mnist",
     "images",
     "cifar10",
+    "cifar10-classes",
     "celebahq",
     "lsun-bedroom",
     "lsun-bedroom-large",

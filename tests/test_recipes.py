@@ -148,7 +148,7 @@ def test_every_recipe_survives_the_way_through_run_json(name):
 def test_an_unknown_recipe_or_ablation_names_the_known_ones():
     """Catches: a KeyError as the message."""
     with pytest.raises(
-        ConfigError, match=r"no recipe 'imagenet'; .*digits, digits-dit, mnist, fashion-mnist"
+        ConfigError, match=r"no recipe 'imagenet'; .*digits, digits-dit, digits-classes, mnist"
     ):
         recipe("imagenet")
     with pytest.raises(ConfigError, match=r"no recipe 'imagenet'"):

@@ -12,12 +12,21 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.recipes.paper import (
     celebahq,
     cifar10,
+    cifar10_classes,
     lsun_bedroom,
     lsun_bedroom_large,
     lsun_cat,
     lsun_church,
 )
-from ddpm_core.recipes.small import digits, digits_dit, fashion_mnist, images, mnist
+from ddpm_core.recipes.small import (
+    digits,
+    digits_classes,
+    digits_dit,
+    fashion_mnist,
+    images,
+    mnist,
+    mnist_classes,
+)
 from ddpm_core.recipes.table_2 import PAPER_TABLE_2, Table2Row, ablation_runs, ablations
 
 __all__ = [
@@ -36,10 +45,13 @@ __all__ = [
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits": digits,
     "digits-dit": digits_dit,
+    "digits-classes": digits_classes,
     "mnist": mnist,
+    "mnist-classes": mnist_classes,
     "fashion-mnist": fashion_mnist,
     "images": images,
     "cifar10": cifar10,
+    "cifar10-classes": cifar10_classes,
     "celebahq": celebahq,
     "lsun-bedroom": lsun_bedroom,
     "lsun-bedroom-large": lsun_bedroom_large,

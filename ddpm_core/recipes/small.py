@@ -1,4 +1,7 @@
-"""Recipes that two CPU cores can run: digits, MNIST and Fashion-MNIST, and a folder of yours."""
+"""Recipes that two CPU cores can run: digits, MNIST and Fashion-MNIST, and a folder of yours.
+
+The first two also by their classes.
+"""
 
 from ddpm_core.config import (
     ComputeConfig,
@@ -124,6 +127,16 @@ def mnist() -> RunConfig:
 def fashion_mnist() -> RunConfig:
     """Fashion-MNIST, which has MNIST's format, with the network and settings of `mnist`."""
     return mnist().replaced({"name": "fashion-mnist", "data.name": "fashion_mnist"})
+
+
+def digits_classes() -> RunConfig:
+    """The digits by their labels, with the network and settings of `digits`."""
+    return digits().replaced({"name": "digits-classes", "model.conditioning": "label"})
+
+
+def mnist_classes() -> RunConfig:
+    """MNIST by its labels, with the network and settings of `mnist`."""
+    return mnist().replaced({"name": "mnist-classes", "model.conditioning": "label"})
 
 
 def images() -> RunConfig:

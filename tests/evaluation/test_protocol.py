@@ -208,10 +208,13 @@ def test_what_another_version_measured_is_not_taken(monkeypatch):
 MEASURED = {
     "digits": "c4c8dec0d8851105",
     "digits-dit": "c4c8dec0d8851105",
+    "digits-classes": "c4c8dec0d8851105",
     "mnist": "00b2c96d680f331b",
+    "mnist-classes": "00b2c96d680f331b",
     "fashion-mnist": "00b2c96d680f331b",
     "images": "00b2c96d680f331b",
     "cifar10": "d0602560709d0160",
+    "cifar10-classes": "d0602560709d0160",
     "celebahq": "2ebce7d618f679e5",
     "lsun-bedroom": "2ebce7d618f679e5",
     "lsun-bedroom-large": "2ebce7d618f679e5",
