@@ -10,6 +10,7 @@ from ddpm_core.runs.run import open_run
 from ddpm_core.runs.stages import stages_of
 from ddpm_core.store.storage import open_store
 from tests.flows.fakes import recorded
+from tests.images.image_files import files, write_folder
 from tests.sharding.small import write_mnist
 
 PIPELINE, PAPER = stages_of("train-ddpm"), stages_of("paper")
@@ -156,3 +157,28 @@ def test_the_files_of_a_bundle_are_counted_and_a_download_is_announced(
     source = write_mnist(tmp_path / "mnist", num_train=10, num_test=6)
     found = look(store, mnist().replaced({"data.source": str(source)}), PIPELINE)
     assert (found.source.num_train, found.source.num_test) == (10, 6)
+
+
+def test_classes_are_shown_with_their_counts_and_how_to_train_on_them(store, tmp_path):
+    """Catches: classes that nobody hears of, counts with held-out images, and a network of another
+    number of classes, or samples of a class that there is not, refused after days of training.
+    """
+    source = str(write_folder(tmp_path / "pets", files(num_train=9, num_test=5)))
+    config = recipe("images").replaced({"data.source": source, "compute.num_workers": 1})
+    lines = look(store, config).lines(config)
+    assert "classes: 0 cat (4), 1 dog (5)" in lines
+    (offer,) = (line for line in lines if line.startswith("labels: "))
+    changes = {"model.conditioning": "label", "model.num_classes": 2}
+    assert offer.endswith("--set model.conditioning=label --set model.num_classes=2")
+    labelled = config.replaced(changes)
+    lines = look(store, labelled).lines(labelled)
+    assert "classes: 0 cat (4), 1 dog (5)" in lines
+    assert not [line for line in lines if line.startswith("labels: ")]
+    for wrong, words in (
+        ({"model.num_classes": 3}, r"have 2 classes \(cat, dog\); set model.num_classes=2"),
+        ({"sample.labels": ["cow"]}, "'cow', which is no class of the images"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            look(store, labelled.replaced(wrong))
+    one = recipe("images").replaced({"data.source": photos(tmp_path / "one", 12)})
+    assert not [line for line in look(store, one).lines(one) if line.startswith("classes")]

@@ -36,9 +36,9 @@ class TrainConfig(Section):
     """decay per step of the moving average of the weights, which samples are drawn from"""
     random_flip: bool = True
     """mirror each image with probability 1/2"""
-    label_dropout: float = Field(0.1, ge=0, lt=1)
+    label_dropout: float = Field(0.1, gt=0, lt=1)
     """of model.conditioning=label: probability that an image is shown without its label, from which
-    guidance learns what images without one are"""
+    guidance learns what images without one are; above 0, or nothing would train the null"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of weights, data order, timesteps, noise, flips and the labels that are left out"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_core import __main__ as command
+from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
@@ -75,6 +76,25 @@ def exported(root, target, **changes):
     checkpoint = commit_random_weights(store, config)
     export_weights(str(root / layout.run_json_key(config.name)), str(target))
     return config, load_average(store, checkpoint)
+
+
+def test_a_run_of_labels_goes_to_diffusers_and_back(tmp_path):
+    """Catches: a table of classes that is lost, a null that becomes a class, labels of others."""
+    labels = {"model.conditioning": "label"}
+    config, ema = exported(tmp_path / "ours", tmp_path / "folder", **labels)
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "folder" / "unet").eval()
+    ours = build_network(config).eval()
+    ours.load_state_dict(ema)
+    x_t, t, label = torch.randn(3, 1, 8, 8), torch.tensor([0, 7, 20]), torch.tensor([0, 9, 10])
+    with torch.no_grad():
+        expected = theirs(x_t, t, class_labels=label).sample
+        found = ours(x_t, t, Conditioning(label=label))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    back = imported(tmp_path / "folder", tmp_path / "again")
+    assert back.num_classes == 10
+    store = open_store(str(tmp_path / "again"))
+    again = load_average(store, results.final_checkpoint(store, back))
+    assert torch.equal(again["class_embed.weight"], ema["class_embed.weight"])
 
 
 def test_our_run_written_for_diffusers_and_imported_again_has_the_same_bits(tmp_path):

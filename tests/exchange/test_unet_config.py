@@ -149,7 +149,6 @@ def test_a_network_that_does_not_begin_with_its_base_is_not_written():
         write_unet_config(config, config.model)
 
 
-
 def test_classes_are_one_less_than_rows_and_go_there_and_back():
     """Catches a row of no class that counts as a class."""
     network = read(num_class_embeds=11)
