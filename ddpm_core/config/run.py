@@ -68,8 +68,7 @@ class RunConfig(Section):
     def num_parameters(self) -> int:
         """Parameters of the network, as torch builds it."""
         rows = 0 if self.num_classes is None else self.num_classes + 1
-        of_classes = rows * self.model.row_size if isinstance(self.model, UNetConfig) else 0
-        return of_classes + self.model.num_parameters(
+        return rows * self.model.row_size + self.model.num_parameters(
             in_channels=self.data.channels,
             out_channels=self.out_channels,
             height=self.data.height,
@@ -78,14 +77,14 @@ class RunConfig(Section):
     @property
     def num_classes(self) -> int | None:
         """Classes whose label the network is given; None: it is given none."""
-        if not isinstance(self.model, UNetConfig) or self.model.conditioning == "none":
+        if self.model.conditioning == "none":
             return None
         return self.model.num_classes or self.data.num_classes
 
     @model_validator(mode="after")
     def _labels_are_there(self) -> Self:
         data, model = self.data, self.model
-        if not isinstance(model, UNetConfig) or model.conditioning == "none":
+        if model.conditioning == "none":
             self._refuse_knobs_of_labels()
             return self
         if not data.class_folders:

@@ -23,7 +23,7 @@ _FIXED: dict[str, tuple[object, tuple[object, ...]]] = {
     "norm_type": ("ada_norm_zero", ("ada_norm_zero",)),
     "upcast_attention": (False, (False,)),
 }
-_SAYS_NOTHING = ("norm_num_groups", "num_embeds_ada_norm")  # the labels are seen in the weights
+_SAYS_NOTHING = ("norm_num_groups",)
 
 
 def read_dit_config(values: Mapping[str, Any], *, origin: str) -> Described:
@@ -46,9 +46,13 @@ def read_dit_config(values: Mapping[str, Any], *, origin: str) -> Described:
         out_channels = keys.whole("out_channels", channels)
     if out_channels not in (channels, 2 * channels):
         keys.problem("out_channels", f"must be in_channels={channels}, or twice that")
+    num_labels = keys.whole("num_embeds_ada_norm", 1000)
+    has_labels = num_labels > NUM_LABELS
     keys.finish()
     model = {
         "kind": "dit",
+        "conditioning": "label" if has_labels else "none",
+        "num_classes": num_labels if has_labels else None,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
         "num_layers": num_layers,
@@ -78,6 +82,6 @@ def write_dit_config(config: RunConfig, model: DiTConfig) -> dict[str, Any]:
         "num_layers": model.num_layers,
         "sample_size": data.height,
         "patch_size": model.patch_size,
-        "num_embeds_ada_norm": NUM_LABELS,
+        "num_embeds_ada_norm": config.num_classes or NUM_LABELS,
         "norm_num_groups": 32,
     }

@@ -49,6 +49,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 hidden_size=model.hidden_size,
                 num_layers=model.num_layers,
                 num_heads=model.num_heads,
+                num_classes=config.num_classes,
                 generator=generator,
             )
 

@@ -14,6 +14,8 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm_core.conditioning import NOTHING, Conditioning
+
 NORM_EPS = 1e-6
 NEAR_ZERO = 1e-5
 """Gain of the layers that end a block: the original scales their variance by 1e-10."""
@@ -56,6 +58,11 @@ class Table(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Left to `initialise`: here there is no generator."""
+
+
+def null_of(num_classes: int | None) -> Conditioning:
+    """Return the conditioning of one image that says nothing, of a network of so many classes."""
+    return NOTHING if num_classes is None else Conditioning(label=torch.tensor([num_classes]))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """The diffusion transformer (DiT): predicts the noise in x_t, or what else it is trained to.
 
 The image is cut into patches, each of which is a token. The blocks are those of a vision
-transformer; the timestep scales, shifts and gates each of them (adaLN-Zero). It begins as the
-function that is 0 everywhere: all gates, and the last layer, begin at 0.
+transformer; the timestep, and with classes a learned row of each (the last is that of no class),
+scales, shifts and gates each of them (adaLN-Zero). It begins as the function that is 0 everywhere:
+all gates, and the last layer, begin at 0.
 
 Source: Peebles and Xie 2023, arXiv:2212.09748, section 3.2; weights begin as in its code. The
 frequencies of the timestep are those of diffusers' `DiTTransformer2DModel`, exponents i/127 where
@@ -16,7 +17,14 @@ from torch.nn import functional as F
 
 from ddpm_core.conditioning import NOTHING, Conditioning, require_accepted
 from ddpm_core.errors import ConfigError
-from ddpm_core.models.blocks import NORM_EPS, Linear, initialise, timestep_embedding
+from ddpm_core.models.blocks import (
+    NORM_EPS,
+    Linear,
+    Table,
+    initialise,
+    null_of,
+    timestep_embedding,
+)
 
 TIME_FEATURES = 256
 """sines and cosines of the timestep, for networks of any size"""
@@ -142,6 +150,7 @@ class DiT(nn.Module):
         hidden_size: features of a token; a multiple of 4 and of `num_heads`.
         num_layers: blocks.
         num_heads: heads of every attention.
+        num_classes: as of `UNet`.
         generator: CPU generator from which the initial weights are drawn.
 
     Raises:
@@ -160,17 +169,20 @@ class DiT(nn.Module):
         hidden_size: int,
         num_layers: int,
         num_heads: int,
+        num_classes: int | None = None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.accepts: frozenset[str] = frozenset()
+        self.null = null_of(num_classes)
+        """of one image: the value of each part that says nothing"""
+        self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
-        self.null = NOTHING
-        """of one image: of each of these parts the value that says nothing"""
         self.image_size, self.patch_size = image_size, patch_size
         _check(image_size, patch_size, hidden_size, num_heads)
         area = patch_size * patch_size
         self.time_embed = TimeMLP(hidden_size)
+        rows = None if num_classes is None else num_classes + 1
+        self.class_embed = None if rows is None else Table(rows, hidden_size)
         self.patch_in = Linear(in_channels * area, hidden_size)
         grid = positions(image_size[0] // patch_size, image_size[1] // patch_size, hidden_size)
         self.register_buffer("positions", grid, persistent=False)
@@ -182,8 +194,8 @@ class DiT(nn.Module):
 
     @torch.no_grad()
     def _begin_embedding(self, generator: torch.Generator) -> None:
-        for layer in (self.time_embed.linear_1, self.time_embed.linear_2):
-            if not layer.weight.is_meta:
+        for layer in (self.time_embed.linear_1, self.time_embed.linear_2, self.class_embed):
+            if layer is not None and not layer.weight.is_meta:
                 layer.weight.normal_(std=_EMBEDDING_STD, generator=generator)
 
     def forward(
@@ -207,7 +219,10 @@ class DiT(nn.Module):
                 f"are those of {self.image_size[0]}x{self.image_size[1]}; give such images"
             )
         # What every modulation begins with; once is enough.
-        embedding = F.silu(self.time_embed(t))
+        embedding = self.time_embed(t)
+        if self.class_embed is not None:
+            embedding = embedding + self.class_embed(conditioning.label)
+        embedding = F.silu(embedding)
         x = self.patch_in(patchify(x_t, self.patch_size)) + self.positions
         for block in self.blocks:
             x = block(x, embedding)

@@ -1,8 +1,8 @@
 """Which weight of our DiT is which of the same network in `diffusers`.
 
 There every block has an embedding of timestep and label of its own; the network has one. So ours is
-written into each block, and theirs are read if all are equal. The labels' part is 0: this network
-takes none, and with any label theirs is the same function.
+written into each block, and theirs are read if all are equal. Of a network without labels their
+part is 0, and with any label theirs is the same function.
 
 Source: the names of diffusers' `DiTTransformer2DModel`.
 """
@@ -19,6 +19,7 @@ NUM_LABELS = 1
 """of the table that is written: fewer diffusers has not; its row, and that of no label, are 0"""
 _EMBEDDING = "norm1.emb"
 _TABLE = f"{_EMBEDDING}.class_embedder.embedding_table.weight"
+_OURS = "class_embed.weight"
 _ATTENTION = ("to_q", "to_k", "to_v")
 _OF_BLOCK = {
     "modulation": "norm1.linear",
@@ -43,6 +44,9 @@ def to_diffusers(weights: Mapping[str, Tensor], *, patch_size: int) -> dict[str,
                 for index in range(num_layers):
                     path = f"transformer_blocks.{index}.{_EMBEDDING}.timestep_embedder"
                     found[f"{path}.{layer}.{kind}"] = tensor.clone()
+            case ["class_embed", "weight"]:
+                for index in range(num_layers):
+                    found[f"transformer_blocks.{index}.{_TABLE}"] = tensor.clone()
             case ["blocks", index, "attention", "query_key_value", kind]:
                 for part, one in zip(_ATTENTION, tensor.chunk(3), strict=True):
                     found[f"transformer_blocks.{index}.attn1.{part}.{kind}"] = one
@@ -56,9 +60,11 @@ def to_diffusers(weights: Mapping[str, Tensor], *, patch_size: int) -> dict[str,
             case _:
                 raise CheckpointError(f"{name!r} is no parameter of our DiT")
     some = weights["patch_in.bias"]
-    for index in range(num_layers):
-        found[f"transformer_blocks.{index}.{_TABLE}"] = some.new_zeros(NUM_LABELS + 1, len(some))
-    return found
+    nothing = {
+        f"transformer_blocks.{index}.{_TABLE}": some.new_zeros(NUM_LABELS + 1, len(some))
+        for index in range(num_layers)
+    }
+    return nothing | found
 
 
 def from_diffusers(
@@ -76,28 +82,20 @@ def from_diffusers(
             blocks have different embeddings, or use labels.
     """
     expected = to_diffusers(like, patch_size=patch_size)
-    # As many labels as there are: none of them may say anything.
-    tables = {name: one for name, one in tensors.items() if name.endswith(_TABLE)}
-    expected |= {name: one for name, one in tables.items() if name in expected and one.ndim == 2}
     given = matched(tensors, {name: name for name in expected}, expected, what="diffusers")
-    if any(bool(table.any()) for table in tables.values()):
+    tables = [one for name, one in given.items() if name.endswith(_TABLE)]
+    if _OURS not in like and any(bool(table.any()) for table in tables):
         raise CheckpointError(
-            "this transformer was trained with labels (class_embedder is not 0), and this "
-            "program's takes none; take one without"
+            "this transformer uses the label of its one class (class_embedder is not 0), and here "
+            "a network of one class takes none; take one without"
         )
     found = {}
     for name, ours in like.items():
         match name.split("."):
+            case ["class_embed", "weight"]:
+                found[name] = _same(given, f".{_TABLE}")
             case ["time_embed", layer, kind]:
-                end = f".{_EMBEDDING}.timestep_embedder.{layer}.{kind}"
-                several = [one for key, one in given.items() if key.endswith(end)]
-                if not all(torch.equal(one, several[0]) for one in several):
-                    raise CheckpointError(
-                        "the blocks of this transformer embed the timestep each in another way "
-                        f"({end[1:]} differ), and this program's all in one; take a network that "
-                        "was trained so, as the original is"
-                    )
-                found[name] = several[0]
+                found[name] = _same(given, f".{_EMBEDDING}.timestep_embedder.{layer}.{kind}")
             case ["blocks", index, "attention", "query_key_value", kind]:
                 path = f"transformer_blocks.{index}.attn1"
                 found[name] = torch.cat([given[f"{path}.{part}.{kind}"] for part in _ATTENTION])
@@ -107,3 +105,19 @@ def from_diffusers(
             case [layer, kind]:
                 found[name] = given[f"{_OUTSIDE[layer]}.{kind}"].reshape(ours.shape)
     return found
+
+
+def _same(given: Mapping[str, Tensor], end: str) -> Tensor:
+    """Return what all blocks have under this name.
+
+    Raises:
+        CheckpointError: they have different ones.
+    """
+    several = [one for key, one in given.items() if key.endswith(end)]
+    if not all(torch.equal(one, several[0]) for one in several):
+        raise CheckpointError(
+            f"the blocks of this transformer embed timestep or label each in another way ({end[1:]}"
+            " differ), and this program's all in one; take a network that was trained so, as the "
+            "original is"
+        )
+    return several[0]

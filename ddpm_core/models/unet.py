@@ -30,6 +30,7 @@ from ddpm_core.models.blocks import (
     TimeEmbedding,
     Upsample,
     initialise,
+    null_of,
 )
 
 
@@ -239,11 +240,6 @@ class UNet(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             prediction: Tensor = self.conv_out(h.to(self.conv_out.weight.dtype))
         return prediction
-
-
-def null_of(num_classes: int | None) -> Conditioning:
-    """Return the conditioning of one image that says nothing, of a network of so many classes."""
-    return NOTHING if num_classes is None else Conditioning(label=torch.tensor([num_classes]))
 
 
 def _block_inputs(

@@ -16,7 +16,7 @@ from ddpm_core.recipes import RECIPES, digits, recipe
         ("mnist", {"model.num_res_blocks": 3, "model.channel_mults": [3, 1, 2]}),
         ("mnist", {"model.attention_resolutions": [32, 16, 8], "data.width": 64}),
         ("digits", {"model.channel_mults": [2], "model.attention_resolutions": []}),
-        ("digits", {"model.kind": "dit"}),
+        ("digits", {"model.kind": "dit", "model.conditioning": "label"}),
         ("images", {"model.kind": "dit", "model.patch_size": 4, "model.num_layers": 3}),
         ("digits", {"model.conditioning": "label"}),
         ("images", {"model.conditioning": "label", "model.num_classes": 3}),

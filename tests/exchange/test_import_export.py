@@ -208,8 +208,11 @@ def test_a_transformer_is_loaded_by_diffusers_and_imported_again(tmp_path, in_pr
 )
 def test_a_transformer_that_is_another_function_is_refused(changes, part):
     """Catches: weights that are taken for those of another network."""
-    values = write_network(of_transformer()).config
-    assert read_network(values, origin="ours").model == of_transformer().model.model_dump()
+    for conditioning in ("label", "none"):
+        config = of_transformer(**{"model.conditioning": conditioning})
+        values = write_network(config).config
+        found = config.replaced({"model.num_classes": config.num_classes}).model.model_dump()
+        assert read_network(values, origin="ours").model == found
     with pytest.raises(ConfigError) as caught:
         read_network(values | changes, origin="ours")
     assert part in str(caught.value)

@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.models.dit import DiT, patchify, positions, unpatchify
 from ddpm_core.models.dit_interop import from_diffusers, to_diffusers
@@ -47,7 +47,7 @@ def theirs(ours: DiT) -> diffusers.DiTTransformer2DModel:
         num_layers=len(ours.blocks),
         sample_size=ours.image_size[0],
         patch_size=ours.patch_size,
-        num_embeds_ada_norm=1,
+        num_embeds_ada_norm=ours.null.label.item() if ours.accepts else 1,
         norm_eps=1e-6,
     )
     weights = to_diffusers(ours.state_dict(), patch_size=ours.patch_size)
@@ -55,17 +55,20 @@ def theirs(ours: DiT) -> diffusers.DiTTransformer2DModel:
     return net.to(ours.patch_in.weight.dtype).eval()
 
 
-@pytest.mark.parametrize("patch_size", [2, 3])
-def test_it_is_the_network_of_diffusers(patch_size):
+@pytest.mark.parametrize(("patch_size", "num_classes"), [(2, None), (3, 5)])
+def test_it_is_the_network_of_diffusers(patch_size, num_classes):
     """Catches: patches, heads, or the six parts of a modulation in another order; positions with
     rows and columns exchanged; sines where cosines stand; another epsilon, GELU or scale."""
-    ours = perturbed(patch_size=patch_size).double()
+    ours = perturbed(patch_size=patch_size, num_classes=num_classes).double()
     x_t, t = noise(4, 3, 12, 12).double(), torch.tensor([0, 1, 500, 999])
+    # Without classes any label is the same; with them, the last row is that of none.
+    label = torch.tensor([0, 1, 1, 0] if num_classes is None else [0, 3, 4, 5])
+    given = NOTHING if num_classes is None else Conditioning(label=label)
     with torch.no_grad():
-        expected = theirs(ours)(x_t, t, class_labels=torch.tensor([0, 1, 1, 0])).sample
+        expected, found = theirs(ours)(x_t, t, class_labels=label).sample, ours(x_t, t, given)
     assert float(expected.std()) > 0.1
     # Their positions and sinusoids are float32 too; what is left is the rounding of float64.
-    torch.testing.assert_close(outputs(ours, x_t, t.tolist()), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_in_float32_it_is_diffusers_network_to_rounding():
@@ -113,7 +116,8 @@ def test_it_begins_as_the_function_that_is_0():
 def test_weights_begin_as_in_the_original():
     """Catches: an embedding as wide as the other layers, and weights that follow another rule than
     Glorot's: variance 2 / (in + out)."""
-    net = dit(hidden_size=384, num_layers=1, num_heads=6)
+    net = dit(hidden_size=384, num_layers=1, num_heads=6, num_classes=60)
+    assert float(net.class_embed.weight.detach().var()) == pytest.approx(0.02**2, rel=0.05)
     for layer, variance in [
         (net.time_embed.linear_1, 0.02**2),
         (net.time_embed.linear_2, 0.02**2),
@@ -123,7 +127,7 @@ def test_weights_begin_as_in_the_original():
     ]:
         assert float(layer.weight.detach().var()) == pytest.approx(variance, rel=0.05)
         assert not layer.bias.any()
-    again, other = dit(hidden_size=384, num_layers=1, num_heads=6), dit(seed=1)
+    again, other = dit(hidden_size=384, num_layers=1, num_heads=6, num_classes=60), dit(seed=1)
     assert torch.equal(again.time_embed.linear_2.weight, net.time_embed.linear_2.weight)
     assert not torch.equal(other.patch_in.weight, dit().patch_in.weight)
 
@@ -187,8 +191,9 @@ def test_autocast_to_bfloat16_predicts_in_float32():
 
 def test_every_parameter_gets_a_gradient():
     """Catches: a layer that is made and never used, which stops distributed training."""
-    net = perturbed()
-    net(noise(2, 3, 12, 12), torch.tensor([3, 900])).square().mean().backward()
+    net = perturbed(num_classes=2)
+    given = Conditioning(label=torch.tensor([0, 2]))
+    net(noise(2, 3, 12, 12), torch.tensor([3, 900]), given).square().mean().backward()
     assert all(float(one.grad.abs().max()) > 0 for one in net.parameters())
 
 
@@ -226,11 +231,12 @@ def test_images_of_another_size_and_labels_are_refused():
 # -- weights of diffusers ------------------------------------------------------------------------
 
 
-def test_weights_come_back_bit_for_bit():
+@pytest.mark.parametrize("num_classes", [None, 4])
+def test_weights_come_back_bit_for_bit(num_classes):
     """Catches: queries, keys and values joined in another order than they were split in."""
-    ours = perturbed().state_dict()
+    ours = perturbed(num_classes=num_classes).state_dict()
     with torch.device("meta"):
-        like = dit().state_dict()
+        like = dit(num_classes=num_classes).state_dict()
     there = to_diffusers(ours, patch_size=2)
     back = from_diffusers(there, like, patch_size=2)
     assert list(back) == list(ours)
@@ -241,7 +247,10 @@ def test_weights_come_back_bit_for_bit():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight", "with labels"),
+        (
+            "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight",
+            "uses the label of",
+        ),
         ("transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.bias", "each in another way"),
     ],
 )

@@ -5,13 +5,14 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ddpm_core.config.model.count import linear
-from ddpm_core.config.section import Few, Section
+from ddpm_core.config.model.network import NetworkConfig
+from ddpm_core.config.section import Few
 
 _MAX_TOKENS = 2**16
 """Each attends to each: 512x512 pixels in patches of 2."""
 
 
-class DiTConfig(Section):
+class DiTConfig(NetworkConfig):
     """The diffusion transformer (Peebles and Xie 2023, arXiv:2212.09748, table 1); DiT-S/2."""
 
     size_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers")
@@ -27,6 +28,11 @@ class DiTConfig(Section):
     """blocks, N"""
     num_heads: Few = 6
     """heads of every attention"""
+
+    @property
+    def row_size(self) -> int:
+        """Features of the row that is learned for each class, and of that for none."""
+        return self.hidden_size
 
     @model_validator(mode="after")
     def _features_divide(self) -> Self:
@@ -58,7 +64,7 @@ class DiTConfig(Section):
             )
 
     def num_parameters(self, *, in_channels: int, out_channels: int, height: int) -> int:  # noqa: ARG002 - of any height
-        """Return the parameters of `models.dit.DiT`."""
+        """Return the parameters of `models.dit.DiT`, those of its classes left out."""
         d, area = self.hidden_size, self.patch_size**2
         outside = linear(area * in_channels, d) + linear(256, d) + linear(d, d)
         outside += linear(d, 2 * d) + linear(d, area * out_channels)

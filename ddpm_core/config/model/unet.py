@@ -6,13 +6,14 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ddpm_core.config.model.count import linear
-from ddpm_core.config.section import Few, Section
+from ddpm_core.config.model.network import NetworkConfig
+from ddpm_core.config.section import Few
 
 _MAX_LEVELS = 16
 """An image would have 2**15 pixels on a side."""
 
 
-class UNetConfig(Section):
+class UNetConfig(NetworkConfig):
     """The U-Net of the paper (appendix B)."""
 
     size_keys: ClassVar[tuple[str, ...]] = ("base_channels", "channel_mults", "num_res_blocks")
@@ -37,16 +38,6 @@ class UNetConfig(Section):
     """probability of dropping a feature inside a residual block"""
     num_groups: Few = 32
     """groups of every group normalisation"""
-    conditioning: Literal["none", "label"] = "none"
-    """what the network is given beside x_t and t: nothing, or the class of each image (label)"""
-    num_classes: int | None = Field(None, ge=2, le=2**16)
-    """of conditioning=label: classes of the data set; null for data sets whose number is known,
-    needed for collections of image files"""
-
-    @model_validator(mode="after")
-    def _classes_belong_to_labels(self) -> Self:
-        self.refuse_unused("conditioning", {"num_classes": "label"})
-        return self
 
     @model_validator(mode="after")
     def _timestep_has_sines_and_cosines(self) -> Self:

@@ -1,0 +1,24 @@
+"""What the section `model` has of every kind of network."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.section import Section
+
+
+class NetworkConfig(Section):
+    """The keys of every kind. Abstract: `kind` has no default here."""
+
+    kind: str
+    """which network: the paper's U-Net (unet), or a transformer (dit)"""
+    conditioning: Literal["none", "label"] = "none"
+    """what the network is given beside x_t and t: nothing, or the class of each image (label)"""
+    num_classes: int | None = Field(None, ge=2, le=2**16)
+    """of conditioning=label: classes of the data set; null for data sets whose number is known,
+    needed for collections of image files"""
+
+    @model_validator(mode="after")
+    def _classes_belong_to_labels(self) -> Self:
+        self.refuse_unused("conditioning", {"num_classes": "label"})
+        return self
