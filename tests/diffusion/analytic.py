@@ -209,6 +209,19 @@ class Gaussian:
         return (prior.log_prob(self.flow(x, low, high)) + spread_).sum(1)
 
 
+def correlated(
+    mean: Tensor, covariance: Tensor, schedule: NoiseSchedule, variance: Variance = "fixed_small"
+) -> NetworkDenoiser:
+    """Return the exact denoiser of data N(mean, covariance); t must be alike in a batch."""
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        signal, sigma = (float(part[0]) for part in signal_and_sigma(schedule, t))
+        total = covariance + sigma**2 * torch.eye(len(mean), dtype=torch.float64)
+        return mean + (x_t / signal - mean) @ torch.linalg.solve(total, covariance)
+
+    return NetworkDenoiser(network, schedule, "x_0", variance)
+
+
 def affine_moments(
     sample: Callable[[Tensor, Callable[[int], Tensor]], Tensor], num_noises: int, num_dims: int
 ) -> tuple[Tensor, Tensor]:
