@@ -53,7 +53,7 @@ class Respaced:
         if prediction.kind == "x_prev":
             raise ConfigError(
                 "prediction=x_prev is trained for steps of one; it cannot leave steps out: sample "
-                "with all of them"
+                "with all of them (guidance of the mean goes around the chain of fewer steps)"
             )
         # eps, x_0 and the velocity mean the same on both paths; so does v, whose paths preserve
         # variance and are not scaled.

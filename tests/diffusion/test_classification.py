@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.classification import (
     class_errors,
@@ -22,6 +23,22 @@ from tests.diffusion.objectives import PREDICTIONS, knowing, levels
 WEIGHTS, MEANS, STDS = row(0.3, 0.7), row(-0.35, 0.25)[:, None], row(0.2, 0.3)[:, None]
 DATA = Mixture(WEIGHTS, MEANS, STDS)
 CLASSES = [Mixture(row(1.0), MEANS[[k]], STDS[[k]]) for k in (0, 1)]
+
+
+ENTROPY = -float((WEIGHTS * WEIGHTS.log2()).sum())
+
+
+def _information() -> float:
+    """Return I(x; c) = H(c) - E H(c | x) in bits, by sums over a fine grid."""
+    grid = torch.linspace(-3, 3, 20_001, dtype=torch.float64)[:, None]
+    zeros = torch.zeros(len(grid), dtype=torch.float64)
+    joint = torch.stack([one.log_density_at_sigma(grid, zeros) for one in CLASSES], dim=1)
+    joint = joint + WEIGHTS.log()
+    left = -(joint.exp() * joint.log_softmax(1)).sum(1) * (6 / 20_000)
+    return ENTROPY - float(left.sum()) / math.log(2)
+
+
+INFORMATION = _information()
 
 
 def denoisers(schedule, prediction="eps"):
@@ -132,10 +149,7 @@ def test_what_cannot_be_compared_is_refused():
 
 
 def test_the_label_is_worth_the_mutual_information():
-    """Catches bits/dim for bits, a sign, and an entropy in nats: the exact densities of a mixture.
-
-    I(x; c) = H(c) - E H(c | x), by quadrature on a fine grid.
-    """
+    """Catches bits/dim for bits, a sign, and an entropy in nats: of exact densities."""
     num, dims = 4000, 1
     x_0 = DATA.draw(num, seed=3)
     generator = torch.Generator().manual_seed(3)
@@ -145,18 +159,37 @@ def test_the_label_is_worth_the_mutual_information():
     bits = -DATA.log_density_at_sigma(x_0, zero) / math.log(2)
     given = -log_given.gather(1, labels[:, None])[:, 0] / math.log(2)
     worth = label_worth(bits, given, dims, labels)
-
-    grid = torch.linspace(-3, 3, 20_001, dtype=torch.float64)[:, None]
-    zeros = torch.zeros(len(grid), dtype=torch.float64)
-    joint = torch.stack([one.log_density_at_sigma(grid, zeros) for one in CLASSES], dim=1)
-    joint = joint + WEIGHTS.log()
-    left = -(joint.exp() * joint.log_softmax(1)).sum(1) * (6 / 20_000)
-    entropy = -float((WEIGHTS * WEIGHTS.log2()).sum())
-    information = entropy - float(left.sum()) / math.log(2)
-    assert worth.bits == pytest.approx(information, abs=4 * worth.standard_error)
+    assert worth.bits == pytest.approx(INFORMATION, abs=4 * worth.standard_error)
     assert worth.standard_error == pytest.approx(float((bits - given).std()) / num**0.5)
-    assert worth.entropy == pytest.approx(entropy, abs=0.02)
+    assert worth.entropy == pytest.approx(ENTROPY, abs=0.02)
     assert worth.bits < worth.entropy
     # The same bits of an image of twelve values; a label that nobody has costs nothing.
     many = label_worth(bits / 12, given / 12, 12, torch.where(labels == 1, 7, 2))
     assert (many.bits, many.entropy) == pytest.approx((worth.bits, worth.entropy))
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_the_label_is_worth_what_both_bounds_of_one_network_say():
+    """Catches labels that are not those of the images, and a null that is one of the classes.
+
+    One network, given the label or nothing, with the same noise: the bounds' distances from the
+    truth nearly cancel.
+    """
+    num = 600
+    x_0 = (DATA.draw(num, seed=3).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+    labels = torch.multinomial(
+        WEIGHTS, num, replacement=True, generator=torch.Generator().manual_seed(3)
+    )
+
+    def network(x_t, t, conditioning):
+        says = torch.stack([one.eps(SHORT, x_t, t) for one in (*CLASSES, DATA)])
+        return says[conditioning.label, torch.arange(len(x_t))]
+
+    model = NetworkDenoiser(network, SHORT, null=Conditioning(label=torch.tensor([2])))
+    bits, given = (
+        bits_per_dim(one, x_0, noise=lambda t: normal(num, 1, seed=t)).total
+        for one in (model.given_nothing(), model.given(Conditioning(label=labels)))
+    )
+    worth = label_worth(bits, given, 1, labels)
+    assert worth.bits == pytest.approx(INFORMATION, abs=4 * worth.standard_error + 0.02)
+    assert 5 * worth.standard_error < worth.bits < worth.entropy

@@ -73,8 +73,8 @@ def repaint_sample(
         denoiser: as of `ddpm_sample`; the paper has 250 steps.
         x_T: standard normal; shape, device and dtype of the result.
         known: what is known of them.
-        noise: gives standard normals by number: move i of `resampling_levels`, from 0 on, takes
-            that of 2 i, and the known part after it that of 2 i + 1.
+        noise: gives the standard normal of move i of `resampling_levels`, from 0 on; called once
+            for each but the last. After a step down the known part has its part of the same.
         jump_length: how many levels it goes back up at once.
         num_resamplings: how often each part of the chain is gone down. With 1 the known part is
             replaced at each level and nothing else: what is made up then fits it badly.
@@ -97,15 +97,16 @@ def repaint_sample(
     for move, (level, after) in enumerate(pairwise(levels)):
         if after > level:
             beta = schedule.betas[after]
-            x = float((1 - beta).sqrt()) * x + float(beta.sqrt()) * noise(2 * move)
+            x = float((1 - beta).sqrt()) * x + float(beta.sqrt()) * noise(move)
             continue
         t = torch.full((len(x),), level, dtype=torch.int64, device=x.device)
         step = denoiser.predict(x, t).reverse(clip_x_0=clip_x_0)
         if after < 0:
             x = known.into(step.mean)
         else:
-            drawn = draw_previous(step, t, noise(2 * move))
-            x = known.into(drawn, q_sample(schedule, known.values, t - 1, noise(2 * move + 1)))
+            eps = noise(move)
+            below = q_sample(schedule, known.values, t - 1, eps)
+            x = known.into(draw_previous(step, t, eps), below)
         if on_step is not None:
             on_step(level, x, step.x_0_hat)
     return x

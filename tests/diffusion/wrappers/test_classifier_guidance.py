@@ -5,6 +5,7 @@ import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.flow import Straight
+from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.wrappers.classifier_guidance import ClassifierGuided
 from ddpm_core.diffusion.wrappers.thresholding import StaticThreshold
 from ddpm_core.errors import ConfigError
@@ -118,6 +119,8 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ConfigError, match="whole steps only; use form=eps"):
         guided.predict(normal(1, 2), row(2.5))
     x_t, t = normal(1, 2), torch.tensor([7])
+    with pytest.raises(ConfigError, match="guidance of the mean goes around"):
+        respaced(guided, [0, 7, 20]).predict(x_t, t - 6)
     off = ClassifierGuided(DATA.denoiser(SHORT), lambda *_: 1 / 0, 0.0).predict(x_t, t)
     assert torch.equal(off.value, DATA.denoiser(SHORT).predict(x_t, t).value)
 

@@ -10,6 +10,7 @@ from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.diffusion.wrappers.guidance import Guided
 from ddpm_core.diffusion.wrappers.pinning import Known, Pinned
+from ddpm_core.diffusion.wrappers.thresholding import StaticThreshold
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import row
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
@@ -66,15 +67,18 @@ def test_the_variance_elsewhere_stays_that_of_the_denoiser():
     assert torch.equal(step.x_0_hat[:, 0, 0], torch.full((50,), 0.8, dtype=torch.float64))
 
 
-def test_guidance_leaves_alone_what_both_of_its_denoisers_know():
-    """Catches known pixels that are guided, and a variance that guidance loses."""
-    own, other = (saying(normal(50, 1, 2, seed=seed), SHORT, "v") for seed in (1, 2))
+def test_wrappers_leave_alone_what_is_known():
+    """Catches known pixels that are guided, and a variance that a wrapper around loses."""
+    own, other = (saying(normal(50, 1, 2, seed=seed), SHORT, "v", "fixed_large") for seed in (1, 2))
     known = Known(row(0.8, 0.0)[None, None], MASK)
-    said = Guided(Pinned(own, known), Pinned(other, known), 3.0).predict(
-        normal(50, 1, 2, seed=3), every_t(SHORT)
-    )
-    assert torch.equal(said.x_0[:, 0, 0], torch.full((50,), 0.8, dtype=torch.float64))
-    assert torch.equal(said.log_variance[:, 0, 0], SHORT.posterior_log_variance_clipped)
+    x_t, t = normal(50, 1, 2, seed=3), every_t(SHORT)
+    for wrapped in (
+        Guided(Pinned(own, known), Pinned(other, known), 3.0),
+        StaticThreshold(Pinned(own, known)),
+    ):
+        said = wrapped.predict(x_t, t)
+        assert torch.equal(said.x_0[:, 0, 0], torch.full((50,), 0.8, dtype=torch.float64))
+        assert torch.equal(said.log_variance[:, 0, 0], SHORT.posterior_log_variance_clipped)
 
 
 def test_a_mask_may_be_of_one_image_or_one_channel():
