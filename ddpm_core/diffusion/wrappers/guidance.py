@@ -63,8 +63,8 @@ EVERYWHERE = Interval()
 class Guided:
     """reference + scale (denoiser - reference), at the noise levels of the interval.
 
-    The same for every form of a prediction, for each is an affine function of each other. The
-    variance of the reverse step is the denoiser's own.
+    Computed in the form that the denoiser predicts, and the same in all of them, for each is an
+    affine function of each other. The variance of the reverse step is the denoiser's own.
 
     Where both are one network and differ in their conditioning alone it is called once, with twice
     the rows. With scale 1, and for batches outside the interval, the reference is not called, and

@@ -26,7 +26,7 @@ class Known:
     """What is known of the images of a batch.
 
     Raises:
-        ConfigError: if mask and values do not fit, or values that are known are not numbers.
+        ConfigError: if the mask does not fit the values.
     """
 
     values: Images
@@ -58,8 +58,8 @@ class Pinned:
     Ancestral steps have the variance of q(x_{t-1} | x_t, x_0) there. A sampler's last step leads to
     the predicted image, up to rounding; `Known.into` its result is exact.
 
-    The denoiser sees how the known part goes on, but has not seen how it began: where few steps
-    are left it can no longer change what it made up before. `samplers.repaint` goes back for that.
+    What is made up fits the known part less well than it should: the large shapes are settled while
+    noise still hides what is known. `samplers.repaint` goes back for that.
     """
 
     denoiser: Denoiser
