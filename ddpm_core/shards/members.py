@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
-from ddpm_core.images.decoding import decode_files
 from ddpm_core.images.names import quoted, text_of
 
 IMAGE, LABEL = "image", "label"
@@ -63,6 +62,9 @@ class ImageMember:
         Raises:
             DataError: one is damaged, or of another shape.
         """
+        # Only here: an index is read by commands that have no Pillow.
+        from ddpm_core.images.decoding import decode_files
+
         channels, height, width = self.shape
         pixels = np.empty((len(files), height, width, channels), self.dtype)
         decode_files(files, pixels, origin=origin, checksums=True)
