@@ -13,7 +13,14 @@ from ddpm_core.images.decoding import decode_files
 from ddpm_core.runs import layout
 from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected, units_of
 from ddpm_core.shards.counts import mean_and_std
-from ddpm_core.shards.index import FORMAT_VERSION, SPLITS, Split, dataset_fingerprint, shard_entry
+from ddpm_core.shards.index import (
+    FORMAT_VERSION,
+    SPLITS,
+    Split,
+    dataset_fingerprint,
+    in_format_3,
+    shard_entry,
+)
 from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
@@ -82,7 +89,10 @@ def make_dataset(
 def _commit(
     store: Store, folder: str, files: dict[str, FileRecord], body: dict[str, Any]
 ) -> Manifest:
-    """Commit the index; one of the same images, which passed over other files, is as good."""
+    """Commit the index; one of the same images is as good.
+
+    It may have passed over other files, or say the same in the words of format 2.
+    """
     try:
         return commit(store, folder, files, body, name=layout.DATASET_INDEX)
     except RunConflictError:
@@ -90,7 +100,7 @@ def _commit(
         found = manifest.load(store, folder, expected, name=layout.DATASET_INDEX)
         if found is None or found.files != files:
             raise
-        if found.body | {"passed_over": {}} != body | {"passed_over": {}}:
+        if in_format_3(found.body) | {"passed_over": {}} != body | {"passed_over": {}}:
             raise
         return found
 

@@ -22,6 +22,7 @@ from ddpm_core.shards.members import (
     ABOUT,
     IMAGE,
     LABEL,
+    WORDS_OF_FORMAT_2,
     ClassMember,
     ImageMember,
     Member,
@@ -238,6 +239,16 @@ def _index(found: Manifest) -> Index:
 def entries(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an index.json of any format says of each member: kind, dtype, shape and more."""
     return entries_of_format_2(body) if body["format_version"] == 2 else dict(body["members"])
+
+
+def in_format_3(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an index.json of any format says, in the words of format 3."""
+    rest = {
+        key: value
+        for key, value in body.items()
+        if body["format_version"] != 2 or key not in WORDS_OF_FORMAT_2
+    }
+    return rest | {"format_version": FORMAT_VERSION, "members": entries(body)}
 
 
 def _shard(entry: Mapping[str, Any], file_bytes: int | None) -> Shard:

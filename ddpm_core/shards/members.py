@@ -130,6 +130,10 @@ def member_of(entry: Mapping[str, Any]) -> Member:
             raise ValueError(f"a member of kind {kind!r}, {dtype!r}, axes {names}: a later version")
 
 
+WORDS_OF_FORMAT_2 = ("shape", "mean", "std", "png_bytes", "classes", "class_counts")
+"""the keys of an index of format 2 that say what the members are"""
+
+
 def entries_of_format_2(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of an index that says them in the words of format 2."""
     counts = {split: tuple(numbers) for split, numbers in body["class_counts"].items()}

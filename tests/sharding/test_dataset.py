@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpm_core.canonical import canonical_json
-from ddpm_core.errors import DataError
+from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.runs import layout
 from ddpm_core.shards.index import Shard, dataset_fingerprint, load_index, shard_entry
 from ddpm_core.sources.containers.container import MAX_ENTRIES
@@ -244,11 +244,8 @@ def test_a_member_of_a_later_version_is_refused(change, store):
         load_index(store, folder)
 
 
-def test_an_index_of_format_2_says_the_same(store):
-    """Catches: a data set of before that is refused, is another one, or is made again; counts of
-    the classes for those of the splits."""
-    found = shard_dataset(store, data_config(), splits())
-    now = load_index(store, found.folder)
+def put_in_format_2(store, found):
+    """Write the index of a data set as versions before this one did."""
     image, label = found.body["members"]["image"], found.body["members"]["label"]
     before = {
         **without(found.body, "members"),
@@ -260,9 +257,32 @@ def test_an_index_of_format_2_says_the_same(store):
         "png_bytes": image["file_bytes"],
     }
     store.delete(f"{found.folder}/index.json")
-    commit(store, found.folder, found.files, before, name="index.json")
+    return commit(store, found.folder, found.files, before, name="index.json")
+
+
+def test_an_index_of_format_2_says_the_same(store):
+    """Catches: a data set of before that is refused, is another one, or is made again; counts of
+    the classes for those of the splits."""
+    found = shard_dataset(store, data_config(), splits())
+    now = load_index(store, found.folder)
+    put_in_format_2(store, found)
     then = load_index(store, found.folder, now.fingerprint)
     assert replace(then, manifest=now.manifest) == now
+
+
+def test_a_lost_shard_of_format_2_is_made_again(store):
+    """Catches: the words of an index compared where its meaning is; an index of another meaning
+    that is taken for the same."""
+    images = splits()
+    found = put_in_format_2(store, shard_dataset(store, data_config(), images))
+    store.delete(f"{found.folder}/train-000001.tar")
+    assert shard_dataset(store, data_config(), images).body == found.body
+    assert store.exists(f"{found.folder}/train-000001.tar")
+    store.delete(f"{found.folder}/index.json")
+    other = dict(found.body) | {"mean": [0.0]}
+    commit(store, found.folder, found.files, other, name="index.json")
+    with pytest.raises(RunConflictError):
+        shard_dataset(store, data_config(), images)
 
 
 # -- other people's readers ------------------------------------------------------------------
