@@ -69,7 +69,8 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     "sample": {"labels": "balanced", "guidance_scale": 1.0},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its
-first default. It stays what it is when the default changes."""
+first default. It stays what it is when the default changes. Keys of one kind of a section alone
+stand under "SECTION.KIND"."""
 
 COUNTED_BEFORE: Mapping[str, tuple[str, ...]] = {
     "train": ("log_every", "checkpoint_every", "keep_checkpoints"),
@@ -107,9 +108,11 @@ def counted(name: str, section: Section, rule: Rule = PRESENT) -> dict[str, Any]
 
 
 def _counts(name: str, section: Section, key: str) -> bool:
-    if key in OF_KIND.get(getattr(section, "kind", ""), FORMAT_1[name]):
+    kind = getattr(section, "kind", "")
+    if key in OF_KIND.get(kind, FORMAT_1[name]):
         return True
-    field, added = type(section).model_fields[key], ADDED.get(name, {})
+    field = type(section).model_fields[key]
+    added = {**ADDED.get(name, {}), **ADDED.get(f"{name}.{kind}", {})}
     before = added[key] if key in added else field.get_default(call_default_factory=True)
     return bool(getattr(section, key) != before)
 

@@ -20,6 +20,20 @@ def kinds_of(annotation: object) -> Kinds:
     return {_kind_of(one): one for one in sections}
 
 
+def shared_keys(kinds: Kinds) -> set[str]:
+    """Return the keys that mean the same in every kind: those of the class that all derive from.
+
+    A key that several kinds merely call the same is none of them.
+    """
+    first = next(iter(kinds.values()))
+    base = next(
+        one
+        for one in first.__mro__
+        if issubclass(one, Section) and all(issubclass(kind, one) for kind in kinds.values())
+    )
+    return set(base.model_fields) - {"kind"}
+
+
 def misplaced(section: str, key: str, here: str | None, kinds: Kinds) -> str | None:
     """Return why `key` is no key of the kind `here`; None if it is none of any other kind either.
 

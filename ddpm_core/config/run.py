@@ -15,7 +15,7 @@ from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
 from ddpm_core.config.diffusion import DiffusionConfig
 from ddpm_core.config.explain import did_you_mean, explain, no_such_kind, which_key
-from ddpm_core.config.kinds import Kinds, kinds_of, misplaced
+from ddpm_core.config.kinds import Kinds, kinds_of, misplaced, shared_keys
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig, UNetConfig
 from ddpm_core.config.sample import SampleConfig
@@ -101,7 +101,7 @@ class RunConfig(Section):
         if data.num_classes not in (None, self.num_classes):
             raise ValueError(
                 f"model.num_classes={model.num_classes}, but {data.name} has {data.num_classes} "
-                "classes; leave model.num_classes out"
+                "classes; set model.num_classes=null"
             )
         for label in self.sample.labels if isinstance(self.sample.labels, tuple) else ():
             if isinstance(label, int) and not 0 <= label < self.num_classes:
@@ -212,20 +212,28 @@ class RunConfig(Section):
     def replaced(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with `{"section.key": value}` changed, validated as a whole.
 
-        A section whose kind is changed begins with the defaults of that kind.
+        A section whose kind is changed begins with the defaults of that kind, and keeps the keys
+        that mean the same in every kind. A whole section comes before single keys of it.
 
         Raises:
             ConfigError: naming key, value, rule and remedy.
         """
         values = self.model_dump(mode="json") | self._of_other_kinds(changes)
-        for dotted, value in changes.items():
+        for dotted, value in sorted(changes.items(), key=lambda change: "." in change[0]):
             section, _, key = dotted.rpartition(".")
             target = values if not section else values.get(section)
             if not isinstance(target, dict):
                 raise ConfigError(f"no section {section!r}{did_you_mean(section, list(values))}")
-            if key not in target:
-                kinds = type(self)._sections().get(section, {})
-                if (words := misplaced(section, key, target.get("kind"), kinds)) is not None:
+            if key == "kind" and section in changes and target.get("kind", value) != value:
+                raise ConfigError(
+                    f"{dotted}={json.dumps(value)}, and {section}={json.dumps(changes[section])} "
+                    "is of another kind; give one of them"
+                )
+            kinds = type(self)._sections().get(section, {})
+            kind = target.get("kind", next(iter(kinds), None))
+            own = {key for name, one in kinds.items() if name == kind for key in one.model_fields}
+            if key not in target and key not in own:
+                if (words := misplaced(section, key, kind, kinds)) is not None:
                     raise ConfigError(words)
                 sections = {
                     name: list(one) for name, one in values.items() if isinstance(one, dict)
@@ -235,7 +243,7 @@ class RunConfig(Section):
         return type(self).from_dict(values, origin="the configuration with these changes")
 
     def _of_other_kinds(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the defaults of each section whose kind is changed to another.
+        """Return each section whose kind is changed to another, with what it begins with.
 
         Raises:
             ConfigError: there is no such kind.
@@ -248,7 +256,9 @@ class RunConfig(Section):
             if not isinstance(kind, str) or kind not in kinds:
                 raise ConfigError(no_such_kind(name, kind, kinds))
             # Not validated: the defaults alone need not be what can be.
-            found[name] = kinds[kind].model_construct().model_dump(mode="json")
+            begins = kinds[kind].model_construct().model_dump(mode="json")
+            kept = getattr(self, name).model_dump(mode="json", include=shared_keys(kinds))
+            found[name] = begins | kept
         return found
 
     @classmethod
@@ -287,8 +297,8 @@ class RunConfig(Section):
 
     def housekeeping(self) -> dict[str, Any]:
         """Return `{"section.key": value}` of the keys whose change is allowed, and said."""
-        flat = self.flat()
-        return {key: flat[key] for key, mark in self.uncounted_keys().items() if mark.is_said}
+        flat, marks = self.flat(), self.uncounted_keys()
+        return {key: flat[key] for key, mark in marks.items() if mark.is_said and key in flat}
 
     def defaults(self) -> dict[str, Any]:
         """Return `{"section.key": default}` of all sections, each of the kind that it has here."""
@@ -321,6 +331,12 @@ class RunConfig(Section):
             for section in kinds.values()
             for key, mark in section.uncounted().items()
         }
+
+    @classmethod
+    def shared_keys(cls) -> set[str]:
+        """Return the keys that a section keeps when its kind is changed, as `flat` calls them."""
+        sections = cls._sections().items()
+        return {f"{name}.{key}" for name, kinds in sections for key in shared_keys(kinds)}
 
     @classmethod
     def _sections(cls) -> dict[str, Kinds]:

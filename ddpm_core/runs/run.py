@@ -183,9 +183,12 @@ def require_feature_file(config: RunConfig) -> None:
 def _new_kinds(base: RunConfig, config: RunConfig, changes: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each section of another kind than in `base`, with what was not given."""
     before, now = base.flat(), config.flat()
+    given = config.shared_keys().union(
+        changes, *({f"{k}.{one}" for one in v} for k, v in changes.items() if isinstance(v, dict))
+    )
     for kind in (key for key in now if key.endswith(".kind") and now[key] != before[key]):
         section = kind.removesuffix("kind")
-        own = {k: v for k, v in now.items() if k.startswith(section) and k not in changes}
+        own = {k: v for k, v in now.items() if k.startswith(section) and k not in given}
         if own:
             gone = [key for key in before if key.startswith(section) and key not in now]
             yield (

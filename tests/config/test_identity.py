@@ -64,7 +64,8 @@ def test_every_key_says_whether_it_counts_and_from_which_value_on():
                 assert not counting
                 continue
             first = OF_KIND.get(kind, FORMAT_1[name])
-            added = set(ADDED.get(name, {})) & set(section.model_fields) - OF_KIND.get(kind, set())
+            added = set(ADDED.get(name, {})) | set(ADDED.get(f"{name}.{kind}", {}))
+            added &= set(section.model_fields) - OF_KIND.get(kind, set())
             assert counting == first | added, (name, kind)
             assert not FORMAT_1[name] & set(ADDED.get(name, {}))
 

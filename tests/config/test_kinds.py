@@ -7,8 +7,9 @@ import pytest
 from ddpm_core.canonical import fingerprint
 from ddpm_core.cli import describe_keys, parse_overrides
 from ddpm_core.config import DiTConfig, RunConfig, UNetConfig, identity
+from ddpm_core.config.section import HOUSEKEEPING
 from ddpm_core.errors import ConfigError
-from ddpm_core.recipes import digits
+from ddpm_core.recipes import digits, recipe
 from ddpm_core.runs import begun
 from ddpm_core.runs.run import configure, open_run
 from ddpm_core.store.storage import open_store
@@ -50,12 +51,51 @@ def test_another_kind_begins_with_its_own_defaults():
     assert digits().replaced(dict(reversed(SMALL.items()))) == found
 
 
+def test_another_kind_keeps_the_labels():
+    """Catches: a recipe of labels that trains without them, and says nothing."""
+    found = recipe("digits-classes").replaced(SMALL)
+    assert (found.model.conditioning, found.num_classes) == ("label", 10)
+    back = found.replaced({"model.kind": "unet", "model.attention_resolutions": [8]})
+    assert back.model.conditioning == "label"
+    without = recipe("digits-classes").replaced(SMALL | {"model.conditioning": "none"})
+    assert without.model == small().model
+
+
+def test_a_whole_section_and_single_keys_of_it_go_together():
+    """Catches: a key that is refused as one of another kind, and as one of this kind; what is lost
+    by the order in which they are given."""
+    changes = {"model.patch_size": 4, "model": {"kind": "dit"}}
+    assert digits().replaced(changes).model == DiTConfig(patch_size=4)
+    assert digits().replaced(dict(reversed(changes.items()))).model == DiTConfig(patch_size=4)
+    whole = {"model": {"attention_resolutions": [8]}, "model.dropout": 0.5}
+    assert digits().replaced(whole).model == UNetConfig(attention_resolutions=(8,), dropout=0.5)
+
+
+def test_a_key_of_one_kind_may_be_housekeeping(monkeypatch):
+    """Catches: a KeyError for every run of another kind."""
+    marks = RunConfig.uncounted_keys() | {"model.patch_size": HOUSEKEEPING}
+    monkeypatch.setattr(RunConfig, "uncounted_keys", lambda *_: marks)
+    assert "model.patch_size" not in digits().housekeeping()
+    assert small().housekeeping()["model.patch_size"] == 2
+
+
+def test_a_key_is_added_to_one_kind(monkeypatch):
+    """Catches: one first default for the keys of two kinds that are called the same."""
+    monkeypatch.setitem(identity.OF_KIND, "dit", identity.OF_KIND["dit"] - {"patch_size"})
+    monkeypatch.setitem(identity.ADDED, "model.dit", {"patch_size": 4})
+    monkeypatch.setitem(identity.ADDED, "model.unet", {"patch_size": 2})
+    of_four = small().replaced({"model.patch_size": 4}).model
+    assert "patch_size" not in identity.counted("model", of_four)
+    assert identity.counted("model", small().model)["patch_size"] == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
         ({"model.kind": "dti"}, ['model.kind="dti": no such kind', "did you mean 'dit'?"]),
         ({"model.kind": "vit"}, ["no such kind", "'dit'"]),
         ({"model.kind": "mlp-mixer"}, ["no such kind; known: unet, dit"]),
+        ({"model": {"kind": ["dit"]}, "model.patch_size": 2}, ["model.patch_size is a key of"]),
         ({"model.kind": ["dit"]}, ['model.kind=["dit"]: no such kind']),
         (
             {"model.kind": "dit", "model.base_channels": 64},
@@ -64,6 +104,14 @@ def test_another_kind_begins_with_its_own_defaults():
         (
             {"model.patch_size": 2},
             ["model.patch_size is a key of model.kind=dit, and this is", "or set model.kind=dit"],
+        ),
+        (
+            {"model.kind": "dit", "model": {"kind": "unet"}},
+            ['model.kind="dit", and model={"kind": "unet"} is of another kind; give one of them'],
+        ),
+        (
+            {"model.conditioning": "label", "model.num_classes": 2},
+            ["model.num_classes=2, but digits has 10 classes; set model.num_classes=null"],
         ),
         ({"model.kind": "dit", "model.patch_sise": 2}, ["did you mean 'patch_size'?"]),
         ({"model.kind": "dit", "model.depth": 2}, ["did you mean 'model.num_layers'?"]),
@@ -155,12 +203,15 @@ def test_a_flow_and_a_job_are_given_the_same_network(tmp_path, caplog):
     store, config = plan.resolve("digits", root=str(tmp_path), run="r", overrides=SMALL)
     assert [record.getMessage() for record in caplog.records] == [
         "model.kind=dit: not given, and so as by default, are "
-        'model.conditioning="none", model.num_classes=null, model.patch_size=2; '
-        "model.base_channels, model.channel_mults, model.num_res_blocks, "
-        "model.attention_resolutions, model.dropout, model.num_groups, model.conditioning, "
-        "model.num_classes are keys of "
+        "model.patch_size=2; model.base_channels, model.channel_mults, model.num_res_blocks, "
+        "model.attention_resolutions, model.dropout, model.num_groups are keys of "
         "model.kind=unet and fall away"
     ]
+    caplog.clear()
+    whole = {"model": {"kind": "dit", "patch_size": 4}}
+    plan.resolve("digits", root=str(tmp_path), run="r", overrides=whole)
+    assert "patch_size=" not in caplog.messages[0]
+    assert "model.num_layers=12" in caplog.messages[0]
     caplog.clear()
     given = plan.parameters_of(config, store, "digits")
     assert given["recipe"] == "digits"
