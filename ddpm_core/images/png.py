@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from PIL import Image
 
 from ddpm_core.errors import DataError
 
@@ -55,7 +54,10 @@ def encode(image: NDArray[Any]) -> bytes:
 
 def stored_bytes(shape: tuple[int, int, int], dtype: DTypeLike = np.uint8) -> int:
     """Return the length of the file that `encode` makes of an image (height, width, channels)."""
-    return len(_template(shape, np.dtype(dtype))[0])
+    num_bytes = shape[0] * (1 + shape[1] * shape[2] * np.dtype(dtype).itemsize)
+    num_blocks = -(-num_bytes // _MAX_STORED_BYTES)
+    zlib_bytes = 2 + 5 * num_blocks + num_bytes + 4
+    return len(_start(shape, np.dtype(dtype))) + 8 + zlib_bytes + _END_BYTES
 
 
 def decode_stored(
@@ -144,6 +146,9 @@ def decode(
             f"{shape[2]} channel(s); it begins with {png[: len(_start(shape, depths[0]))].hex()}. "
             "Make the data set again"
         )
+    # Only here: an index is read by commands that have no Pillow, and says how long a file is.
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             pixels = np.asarray(image, dtype=found[0])

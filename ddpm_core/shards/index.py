@@ -29,6 +29,7 @@ from ddpm_core.shards.members import (
     OtherMember,
     entries_of_format_2,
     member_of,
+    whole,
 )
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
@@ -227,10 +228,10 @@ def _index(found: Manifest) -> Index:
         fingerprint=body["fingerprint"],
         image=image,
         others=others,
-        num_images=dict(body["num_images"]),
+        num_images={split: whole(body["num_images"][split]) for split in SPLITS},
         shards={
-            split: tuple(_shard(shard, image.file_bytes) for shard in shards)
-            for split, shards in body["shards"].items()
+            split: tuple(_shard(found, one, image.file_bytes) for one in body["shards"][split])
+            for split in SPLITS
         },
         rejected=tuple(Rejected(**one) for one in body["rejected"]),
     )
@@ -251,10 +252,16 @@ def in_format_3(body: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {"format_version": FORMAT_VERSION, "members": entries(body)}
 
 
-def _shard(entry: Mapping[str, Any], file_bytes: int | None) -> Shard:
-    count = entry["num_images"]
-    sizes = entry["sizes"] if file_bytes is None else [file_bytes] * count
-    offsets = tuple(entry["offsets"])
-    if not len(offsets) == len(sizes) == count:
-        raise ValueError(f"{entry['name']}: {count} images, {len(offsets)} offsets")
-    return Shard(entry["name"], count, entry["first_number"], offsets, tuple(sizes))
+def _shard(found: Manifest, entry: Mapping[str, Any], file_bytes: int | None) -> Shard:
+    name, count = entry["name"], whole(entry["num_images"])
+    offsets = tuple(map(whole, entry["offsets"]))
+    if len(offsets) != count:
+        raise ValueError(f"{name}: {count} images, {len(offsets)} offsets")
+    sizes = tuple(map(whole, entry["sizes"])) if file_bytes is None else (file_bytes,) * count
+    shard = Shard(name, count, whole(entry["first_number"]), offsets, sizes)
+    record = found.files[shard.role]
+    # Pairs of unequal number are refused here too.
+    ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
+    if record.name != name or max(ends, default=0) > record.size:
+        raise ValueError(f"{name}: its images lie outside of {record.name}, {record.size} bytes")
+    return shard

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
+from ddpm_core.images import png
 from ddpm_core.images.names import quoted, text_of
 
 IMAGE, LABEL = "image", "label"
@@ -21,6 +22,8 @@ MADE = (IMAGE, LABEL)
 ABOUT = "json"
 """ending of the file that says where an image comes from; no member"""
 IMAGE_ENDINGS = ("png", "jpg", "webp")
+_MAX_PIXELS = 2**26
+"""of an image, as of a configuration"""
 _AXES = ("channels", "height", "width")
 
 DType = Literal["uint8", "uint16"]
@@ -115,19 +118,55 @@ def member_of(entry: Mapping[str, Any]) -> Member:
     Raises:
         KeyError, TypeError, ValueError: it is none that this version reads.
     """
-    axes = [(str(axis), int(size)) for axis, size in entry["shape"]]
-    names, sizes = tuple(axis for axis, _ in axes), tuple(size for _, size in axes)
+    axes = [(str(axis), whole(size)) for axis, size in entry["shape"]]
+    names = tuple(axis for axis, _ in axes)
     match entry["kind"], entry["dtype"]:
-        case "png" | "picture" as kind, "uint8" | "uint16" as dtype if names == _AXES:
-            channels, height, width = sizes
-            file_bytes = int(entry["file_bytes"]) if kind == "png" else None
-            mean, std = tuple(entry["mean"]), tuple(entry["std"])
-            return ImageMember(dtype, (channels, height, width), mean, std, file_bytes)
+        case "png" | "picture", "uint8" | "uint16" if names == _AXES:
+            return _image(entry)
         case "class", "int64" if not axes:
-            counts = {split: tuple(numbers) for split, numbers in entry["counts"].items()}
-            return ClassMember(tuple(entry["names"]), counts)
+            classes = tuple(entry["names"])
+            counts = {
+                split: tuple(map(whole, numbers)) for split, numbers in entry["counts"].items()
+            }
+            of_all = all(len(counts[split]) == len(classes) for split in ("train", "test"))
+            if not of_all or not all(isinstance(name, str) for name in classes):
+                raise ValueError("classes without a name, or without a count in each split")
+            return ClassMember(classes, counts)
         case kind, dtype:
             raise ValueError(f"a member of kind {kind!r}, {dtype!r}, axes {names}: a later version")
+
+
+def _image(entry: Mapping[str, Any]) -> ImageMember:
+    channels, height, width = (size for _, size in entry["shape"])
+    dtype, mean, std = entry["dtype"], tuple(entry["mean"]), tuple(entry["std"])
+    if channels not in ((1, 3) if dtype == "uint8" else (1,)) or not height * width:
+        raise ValueError(f"images of {channels} x {height} x {width} {dtype} values")
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"images of {height} x {width} pixels, over {_MAX_PIXELS}")
+    if [type(value) for value in (*mean, *std)] != 2 * channels * [float]:
+        raise ValueError(f"no mean and std of each of {channels} channels")
+    if entry["kind"] == "picture":
+        return ImageMember(dtype, (channels, height, width), mean, std, None)
+    file_bytes = png.stored_bytes((height, width, channels), dtype)
+    if entry["file_bytes"] != file_bytes:
+        raise ValueError(
+            f"files of {entry['file_bytes']} bytes, where its images have {file_bytes}"
+        )
+    return ImageMember(dtype, (channels, height, width), mean, std, file_bytes)
+
+
+def whole(value: object) -> int:
+    """Return a number of index.json that counts something.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 0, or over 2**63 - 1.
+    """
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{value} is no number of images or bytes")
+    return value
 
 
 WORDS_OF_FORMAT_2 = ("shape", "mean", "std", "png_bytes", "classes", "class_counts")

@@ -225,6 +225,52 @@ def test_an_index_of_another_hand_is_refused(keys, store):
         load_index(store, folder)
 
 
+FOREIGN = {
+    "images beyond numbers": ("num_images", {"train": 10**30, "test": 6}),
+    "images as text": ("num_images", {"train": "10", "test": 6}),
+    "no test images": ("num_images", {"train": 10}),
+    "no test shards": ("shards.test", None),
+    "a shard of three billion": ("shards.train.0.num_images", 3 * 10**9),
+    "a first number as text": ("shards.train.0.first_number", "x"),
+    "a shard without a name": ("shards.train.0.name", 5),
+    "a shard that is no file": ("shards.train.0.name", "train-000009.tar"),
+    "a shard's images as text": ("shards.train.0.num_images", "3"),
+    "an offset outside": ("shards.train.0.offsets.0", 10**30),
+    "an offset before": ("shards.train.0.offsets.0", -512),
+    "two channels": ("members.image.shape.0.1", 2),
+    "a side beyond memory": ("members.image.shape.1.1", 10**6),
+    "both sides": ("members.image.shape", [["channels", 1], ["height", 10**6], ["width", 10**6]]),
+    "a side below zero": ("members.image.shape.1.1", -8),
+    "no height": ("members.image.shape.1.1", 0),
+    "files of another length": ("members.image.file_bytes", 1),
+    "means of other channels": ("members.image.mean", []),
+    "no counts": ("members.label.counts", {}),
+    "counts of other classes": ("members.label.counts.test", [6]),
+    "a class without a name": ("members.label.names.3", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def small_index(tmp_path_factory):
+    store = open_store(str(tmp_path_factory.mktemp("small")))
+    return shard_dataset(store, data_config(), splits())
+
+
+@pytest.mark.parametrize(("path", "value"), FOREIGN.values(), ids=FOREIGN)
+def test_an_index_of_absurd_numbers_is_refused(path, value, store, small_index):
+    """Catches: an OverflowError, a KeyError or a MemoryError, here or in a later stage."""
+    body = json.loads(json.dumps(small_index.body))
+    *keys, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    inner = body
+    for key in keys:
+        inner = inner[key]
+    inner[last] = value
+    folder = f"datasets/foreign-{body['fingerprint'][:16]}"
+    commit(store, folder, small_index.files, body, name="index.json")
+    with pytest.raises(DataError, match=r"index\.json is committed, but no index.*shard stage"):
+        load_index(store, folder)
+
+
 LATER = {
     "a kind": {"caption": {"kind": "text", "dtype": "utf-8", "shape": []}},
     "a data type": {"image": {"dtype": "float32"}},

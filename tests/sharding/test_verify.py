@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ddpm_core.images import png
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.commit import commit
@@ -84,7 +85,9 @@ CHANGES = {
         "train-00000008.png stands where train-00000009 should",
     ),
     "fewer classes": (
-        lambda body: body["members"]["label"].update(names=["0"], counts={}),
+        lambda body: body["members"]["label"].update(
+            names=["0"], counts={"train": [10], "test": [6]}
+        ),
         'holds "1", which is no class',
     ),
     "another mean": (
@@ -96,7 +99,10 @@ CHANGES = {
         "train: mean and standard deviation are not those of the images",
     ),
     "another shape": (
-        lambda body: body["members"]["image"]["shape"][2].__setitem__(1, 9),
+        lambda body: body["members"]["image"].update(
+            shape=[["channels", 1], ["height", 8], ["width", 9]],
+            file_bytes=png.stored_bytes((8, 9, 1)),
+        ),
         "train-00000000.png",
     ),
 }
