@@ -67,6 +67,19 @@ def test_form_takes_every_key_as_it_is(name):
     assert json.dumps(taken) == json.dumps(overrides)
 
 
+@pytest.mark.parametrize("labels", [["cat", "dog"], ["3"], [3, "3", "cat"], [3], [1, 0]], ids=str)
+def test_form_takes_classes_by_number_and_by_name(labels):
+    """Catches: names that Prefect refuses, a class called "3" taken for number 3 or the reverse."""
+    from prefect.utilities.schema_tools.validation import validate
+
+    from flows.train_ddpm import train_ddpm
+
+    sent = {"overrides": {"sample.labels": labels}}
+    validate(sent, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
+    taken = train_ddpm.validate_parameters(sent)["overrides"]
+    assert json.dumps(taken) == json.dumps(sent["overrides"])
+
+
 NAMES = st.one_of(
     st.sampled_from(["1", "007", "1e5", "0x10", "null", "true", "nan", "1.5", "a--b", "0"]),
     st.from_regex(RUN_NAME_PATTERN.replace("$", r"\Z"), fullmatch=True),
