@@ -137,7 +137,8 @@ def _taking(
     """Return what gives the images of these numbers, and their labels, on the device."""
     if isinstance(train, ImageSet):
         # Once to the device, where they are small enough to be in memory.
-        images_u8, labels = train.pixels.to(device), train.others[LABEL].to(device)
+        images_u8 = train.images(0, len(train)).to(device)
+        labels = train.others[LABEL].to(device)
 
         def chosen(numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
             where = torch.from_numpy(numbers).to(device)

@@ -38,6 +38,8 @@ class ImageSet:
     """classes of the data set, whether they occur or not"""
     counts: tuple[int, ...]
     """images of each shard"""
+    eight_bits: bool = False
+    """give images of more bits as uint8: each when it is taken, and what is mapped stays shared"""
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -64,7 +66,11 @@ class ImageSet:
 
     def images(self, start: int, stop: int) -> Tensor:
         """Return images `start` to `stop` - 1."""
-        return self.pixels[start:stop]
+        return self.shown(self.pixels[start:stop])
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Return images out of `pixels` as they are given."""
+        return torch.from_numpy(pixels.eight_bits(images.numpy())) if self.eight_bits else images
 
     @property
     def members(self) -> Collection[str]:
@@ -113,17 +119,18 @@ def load_split(
         )
     decoded = open_decoded(store, index, split, cache)
     return ImageSet(
-        torch.from_numpy(pixels.eight_bits(decoded.pixels) if eight_bits else decoded.pixels),
+        torch.from_numpy(decoded.pixels),
         {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
         num_classes=len(index.label.names),
         counts=tuple(shard.num_images for shard in index.shards[split]),
+        eight_bits=eight_bits,
     )
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:
     """Return the images at `indices`, (b, channels, height, width)."""
     where = torch.from_numpy(indices).to(image_set.pixels.device)
-    return image_set.pixels.index_select(0, where)
+    return image_set.shown(image_set.pixels.index_select(0, where))
 
 
 def num_levels_of(images: Tensor) -> int:

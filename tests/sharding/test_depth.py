@@ -76,6 +76,8 @@ def test_every_bit_reaches_the_batches(held_bytes, folder, tmp_path, monkeypatch
         shown = images.take(np.arange(12)).numpy()
         assert np.array_equal(shown, np.floor(found / 257 + 0.5).astype(np.uint8))
         assert np.array_equal(images.images(0, 12).numpy(), shown)
+        if held_bytes:  # each actor maps it, and may not have a copy of its own
+            assert images.pixels.dtype == torch.uint16
 
 
 @pytest.mark.usefixtures("here")
