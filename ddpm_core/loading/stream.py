@@ -178,7 +178,11 @@ class StreamedImages:
             DataError, StorageError: as `take`; or there is no such file where one belongs.
         """
         member, origin = self._others[name], self._origin(numbers)
-        files = [self._file(number, member.ending) for number in numbers.tolist()]
+        places = self._places(numbers)
+        files = [
+            self._file(places, at, f"{key}.{member.ending}")
+            for at, key in enumerate(self._keys(numbers))
+        ]
         return torch.from_numpy(member.decode(files, lambda at: f"the {name} of {origin(at)}"))
 
     def close(self) -> None:
@@ -206,25 +210,28 @@ class StreamedImages:
     def _origin(self, numbers: NDArray[np.int64]) -> Callable[[int], str]:
         def origin(position: int) -> str:
             places = self._places(numbers[position : position + 1])
-            return f"{places.files[0].where}: {self._key(int(numbers[position]))}"
+            return f"{places.files[0].where}: {self._keys(numbers[position : position + 1])[0]}"
 
         return origin
 
-    def _file(self, number: int, ending: str) -> bytes:
-        """Return the file of this ending, one of those that follow the image's."""
-        places, name = self._places(np.array([number])), f"{self._key(number)}.{ending}"
-        file, offset, size = places.files[0], int(places.offsets[0]), int(places.sizes[0])
+    def _file(self, places: Places, position: int, name: str) -> bytes:
+        """Return the file of this name, one of those that follow an image's."""
+        file, found = places.files[int(places.which[position])], ""
+        offset, size = int(places.offsets[position]), int(places.sizes[position])
         for _ in range(self._num_after):
             at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
-            found = member_at(file.read(at, BLOCK_BYTES), at, origin=file.where)
-            offset, size = found.offset, found.size
-            if found.name == name:
-                return file.read(offset, size)
-        raise DataError(
-            f"{file.where}: {name} is not there, but {found.name}; shard under another root"
-        )
+            # Header and first block at once: a small file is whole then.
+            # An archive ends in two more blocks, so both are there whatever the file.
+            blocks = file.read(at, 2 * BLOCK_BYTES)
+            member = member_at(blocks[:BLOCK_BYTES], at, origin=file.where)
+            offset, size, found = member.offset, member.size, member.name
+            if found == name:
+                small = blocks[BLOCK_BYTES : BLOCK_BYTES + size]
+                return small if size <= BLOCK_BYTES else file.read(offset, size)
+        raise DataError(f"{file.where}: {name} is not there, but {found}; shard under another root")
 
-    def _key(self, number: int) -> str:
-        at = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        shard = self._shards[at]
-        return key_of(self._split, shard.first_number + number - int(self._firsts[at]))
+    def _keys(self, numbers: NDArray[np.int64]) -> list[str]:
+        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
+        within = numbers - self._firsts[shards]
+        rows = zip(shards.tolist(), within.tolist(), strict=True)
+        return [key_of(self._split, self._shards[at].first_number + one) for at, one in rows]

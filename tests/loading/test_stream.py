@@ -66,6 +66,20 @@ def test_our_own_shards_are_read_as_from_memory(shape, store, monkeypatch):
         assert torch.equal(streamed.member("label", chosen), held.member("label", chosen))
 
 
+def test_labels_take_one_read_each(store, monkeypatch):
+    """Catches: shards looked up, and headers and contents read, for each label by itself."""
+    index, _ = foreign_index(store, [5, 4])
+    reads, gets = [], []
+    read, get = shard_files.ShardFile.read, shard_files.ShardFiles.get
+    with closing(load_split(store, index, "train")) as images:
+        monkeypatch.setattr(
+            shard_files.ShardFile, "read", lambda *at: reads.append(at) or read(*at)
+        )
+        monkeypatch.setattr(shard_files.ShardFiles, "get", lambda *at: gets.append(at) or get(*at))
+        assert images.member("label", numbers(8, 0, 4, 5)).tolist() == [2, 0, 1, 2]
+    assert (len(reads), len(gets)) == (4, 2)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_files_of_other_programs_are_decoded(kind, store):
     """Catches processes that mix up shards or images, and results of other requests."""
