@@ -60,6 +60,10 @@ _EXTENSIONS: dict[str, Kind] = {
 }
 _MODES = {1: "L", 3: "RGB"}
 _ALWAYS_BYTES = 2**25
+_NOT_GREY = (
+    "it is a 16-bit PNG with colour or transparency, and data.depth=16 keeps grey ones "
+    "without; data.depth=8 reads it with 8 bits"
+)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,9 @@ def is_deep(content: bytes) -> bool:
     return kind_of(content[:16]) == "png" and content[24:25] == b"\x10"
 
 
-def first_look(content: bytes, name: str, max_pixels: int) -> tuple[str | None, str | None]:
+def first_look(
+    content: bytes, name: str, max_pixels: int, *, depth: int = 8
+) -> tuple[str | None, str | None]:
     """Return (what is wrong with a file by its headers, what is out of the ordinary about it).
 
     Both None for most. What is out of the ordinary is read all the same, and was refused by earlier
@@ -175,6 +181,7 @@ def first_look(content: bytes, name: str, max_pixels: int) -> tuple[str | None, 
         content: the whole file; whether its pixels can be decoded is not looked at.
         name: its file name; its kind does not follow from it.
         max_pixels: that it may have.
+        depth: bits of each sample that are to be kept; 16 keeps those of grey files only.
     """
     if not content:
         return "it is empty", None
@@ -192,7 +199,10 @@ def first_look(content: bytes, name: str, max_pixels: int) -> tuple[str | None, 
         return None, f"{NAMES[kind]} files that are named as another kind"
     if pixels > MAX_PIXELS:
         return None, f"images of over {MAX_PIXELS} pixels"
-    return None, f"files of over {_ALWAYS_BYTES} bytes" if len(content) > _ALWAYS_BYTES else None
+    if len(content) > _ALWAYS_BYTES:
+        return None, f"files of over {_ALWAYS_BYTES} bytes"
+    is_colour = content[25:26] != b"\0"  # IHDR: after the sides and the depth
+    return _NOT_GREY if depth == 16 and is_deep(content) and is_colour else None, None
 
 
 def _deep(facts: PngFacts) -> NDArray[np.uint16]:
@@ -202,10 +212,7 @@ def _deep(facts: PngFacts) -> NDArray[np.uint16]:
         UnreadableError: as `stored`; or it has colour, or is transparent somewhere.
     """
     if facts.color_type != 0 or facts.transparency is not None:
-        raise UnreadableError(
-            "it is a 16-bit PNG with colour or transparency, and data.depth=16 keeps grey ones "
-            "without; data.depth=8 reads it with 8 bits"
-        )
+        raise UnreadableError(_NOT_GREY)
     pixels = stored(facts, "I;16").astype(np.uint16)[..., np.newaxis]
     return upright(pixels, facts.orientation)
 

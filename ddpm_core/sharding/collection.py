@@ -175,6 +175,16 @@ class Collection(Source):
                 WARNING,
                 self._num_deep,
             )
+        total = sum(self.num_images.values())
+        if self._data.depth == 16 and 2 * self._num_deep < total:
+            _log.warning(
+                "%sdata.depth=16, and %d of %d files have 16 bits for each sample: of the others "
+                "each value is stored times 257 and says no more than 8 bits do, in twice the "
+                "bytes; data.depth=8 keeps them whole",
+                WARNING,
+                self._num_deep,
+                total,
+            )
 
     def _rejected(self) -> list[Rejected]:
         return [

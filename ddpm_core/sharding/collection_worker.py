@@ -73,7 +73,7 @@ def make_scanner(
     def scan(task: ScanTask) -> ScanResult:
         digests, problems, notes, num_deep = bytearray(), {}, {}, 0
         for number, item in enumerate(task.items):
-            digest, problem, note, deep = _scan_file(container, item, data.max_pixels)
+            digest, problem, note, deep = _scan_file(container, item, data)
             digests += digest
             num_deep += deep
             if problem is not None:
@@ -127,14 +127,14 @@ def shaping_of(data: DataConfig) -> Shaping:
 
 
 def _scan_file(
-    container: Container, item: Item, max_pixels: int
+    container: Container, item: Item, data: DataConfig
 ) -> tuple[bytes, str | None, str | None, bool]:
     """Return (SHA-256, what is wrong, what is out of the ordinary, has over 8 bits a sample)."""
     try:
         content = container.read(item.entry)
     except EntryError as error:
         return bytes(DIGEST_BYTES), error.reason, None, False
-    problem, note = first_look(content, item.key, max_pixels)
+    problem, note = first_look(content, item.key, data.max_pixels, depth=data.depth)
     return hashlib.sha256(content).digest(), problem, note, is_deep(content)
 
 

@@ -130,6 +130,17 @@ def test_the_reason_says_what_is_wrong(content, reason):
 
 
 @pytest.mark.parametrize(
+    ("channels", "depth", "taken"), [(3, 16, False), (3, 8, True), (1, 16, True)]
+)
+def test_the_first_look_tells_what_16_bits_cannot_keep(channels, depth, taken):
+    """Catches: colour of 16 bits that is found after an hour of sharding, or where 8 are wanted."""
+    content = png.encode(np.zeros((8, 8, channels), np.uint16))
+    problem, note = first_look(content, "a.png", 2**26, depth=depth)
+    assert note is None
+    assert (problem is None) if taken else ("16-bit PNG with colour" in problem)
+
+
+@pytest.mark.parametrize(
     ("content", "problem"),
     [
         (b"", "empty"),

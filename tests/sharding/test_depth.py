@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddpm_core import cluster, verify
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.evaluation.worker import likelihood_part
@@ -107,6 +107,30 @@ def test_a_run_of_16_bits_draws_and_measures_16(folder, tmp_path):
     assert (deep % 257 != 0).any()  # levels that 8 bits have not
     shown = first_images(store, samples, config.sample, config.data.shape, len(deep))
     assert np.array_equal(shown, np.floor(deep / 257 + 0.5).astype(np.uint8))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_depth_that_few_files_have_is_said(folder, tmp_path, caplog):
+    """Catches: 8 bits that take twice the bytes without a word; a word where all are deep."""
+    store, config = open_store(str(tmp_path / "root")), old_config(folder, **{"data.depth": 16})
+    run_shard(store, config)
+    assert "data.depth=16" not in caplog.text
+    for number in range(12):
+        shallow = (pixels_of(number) // 257).astype(np.uint8)
+        (folder / f"{number:03d}.png").write_bytes(png.encode(shallow))
+    run_shard(open_store(str(tmp_path / "other")), config)
+    assert "data.depth=16, and 4 of 16 files have 16 bits for each sample" in caplog.text
+    assert "data.depth=8 keeps them whole" in caplog.text
+
+
+@pytest.mark.usefixtures("here")
+def test_colour_of_16_bits_is_refused_by_the_scan(folder, tmp_path):
+    """Catches: a file that is found to be of the wrong kind after all others were sharded."""
+    (folder / "015.png").write_bytes(png.encode(pixels_of(0).repeat(3, axis=2)))
+    store = open_store(str(tmp_path / "root"))
+    with pytest.raises(DataError, match="16-bit PNG with colour"):
+        run_shard(store, old_config(folder, **{"data.depth": 16}))
+    assert not list((tmp_path / "root").rglob("*.tar"))
 
 
 @pytest.mark.parametrize(
