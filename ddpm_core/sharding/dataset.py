@@ -1,6 +1,7 @@
 """A data set of shards: made by as many workers as there are, the same bytes by any number."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,14 @@ def make_dataset(
     units = units_of(source, data)
     total, done = sum(source.num_images.values()), 0
     made: dict[ShardUnit, MadeShard] = {}
+    # Summed as they come: of 16 bits each takes half a MiB.
+    histogram = np.zeros((data.channels, data.num_levels), np.int64)
 
     def on_done(unit: ShardUnit, shard: MadeShard) -> None:
-        nonlocal done
-        made[unit] = shard
+        nonlocal done, histogram
+        if unit.split == "train":
+            histogram += shard.histogram
+        made[unit] = replace(shard, histogram=np.zeros((0, 0), np.int64))
         done += unit.stop - unit.start
         on_progress(done, total)
 
@@ -82,7 +87,7 @@ def make_dataset(
     _require_images(shards, data)
     files = {shard.shard.role: shard.record for split in SPLITS for shard in shards[split]}
     files["train-first"] = _put_first_images(store, folder, data, shards["train"])
-    body = _body(data, source, images_sha256, shards)
+    body = _body(data, source, images_sha256, shards, histogram)
     return _commit(store, folder, files, body)
 
 
@@ -114,8 +119,14 @@ def _require_images(shards: Made, data: DataConfig) -> None:
             )
 
 
-def _body(data: DataConfig, source: Source, images_sha256: str, shards: Made) -> dict[str, Any]:
-    mean, std = mean_and_std(_sum([shard.histogram for shard in shards["train"]]))
+def _body(
+    data: DataConfig,
+    source: Source,
+    images_sha256: str,
+    shards: Made,
+    histogram: NDArray[np.int64],
+) -> dict[str, Any]:
+    mean, std = mean_and_std(histogram)
     sizes = {size for split in SPLITS for shard in shards[split] for size in shard.shard.sizes}
     file_bytes = sizes.pop() if data.encoding == "png" else None
     image = ImageMember(data.dtype, data.shape, tuple(mean), tuple(std), file_bytes)

@@ -2,6 +2,7 @@ import gc
 import io
 import json
 import tarfile
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from PIL import Image
 
 from ddpm_core.canonical import canonical_json
+from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.runs import layout
+from ddpm_core.sharding.bundle import Bundle
+from ddpm_core.sharding.dataset import make_dataset
 from ddpm_core.shards.index import Shard, dataset_fingerprint, load_index, shard_entry
 from ddpm_core.sources.containers.container import MAX_ENTRIES
 from ddpm_core.store import manifest
@@ -329,6 +333,25 @@ def test_a_lost_shard_of_format_2_is_made_again(store):
     commit(store, found.folder, found.files, other, name="index.json")
     with pytest.raises(RunConflictError):
         shard_dataset(store, data_config(), images)
+
+
+def test_histograms_are_not_held(store, monkeypatch):
+    """Catches: half a MiB in the driver for each shard of 16 bits, until the last is made."""
+    held = []
+
+    class Watched(Bundle):
+        def make_shards(self, *given, on_done):
+            def done(unit, shard):
+                held.append(weakref.ref(shard.histogram))
+                on_done(unit, shard)
+
+            super().make_shards(*given, on_done=done)
+            gc.collect()
+            held[:] = [one for one in held if one() is not None]
+
+    source, config = Watched(splits(num_train=40)), data_config()
+    make_dataset(store, config, source, ComputeConfig(), images_sha256=source.digest())
+    assert len(held) <= 1
 
 
 # -- other people's readers ------------------------------------------------------------------
