@@ -146,6 +146,11 @@ def decode(
             f"{shape[2]} channel(s); it begins with {png[: len(_start(shape, depths[0]))].hex()}. "
             "Make the data set again"
         )
+    if shape[2] == 3 and found[0].itemsize > 1:
+        raise DataError(
+            f"{origin} is a PNG of 16 bits and 3 channels, of which 8 would be read: 16 are kept "
+            "of grey images alone. Make the data set again"
+        )
     # Only here: an index is read by commands that have no Pillow, and says how long a file is.
     from PIL import Image
 

@@ -140,7 +140,7 @@ class DiT(nn.Module):
     """(x_t, t) -> eps_hat.
 
     Computes in the dtype of its parameters or, under autocast, in that of autocast, but the
-    embeddings and the last layer in float32, as `UNet` does.
+    sines and cosines of timestep and place and the last layer in float32, as `UNet` does.
 
     Args:
         in_channels: channels of x_t.

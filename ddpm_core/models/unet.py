@@ -129,8 +129,8 @@ class UNet(nn.Module):
     """(x_t, t) -> eps_hat.
 
     Computes in the dtype of its parameters or, under autocast, in that of autocast, but the
-    embedding and the last convolution in float32: rounded to bfloat16, eps_hat would carry an
-    error of 0.4 %.
+    sines and cosines of the timestep and the last convolution in float32: rounded to
+    bfloat16, eps_hat would carry an error of 0.4 %.
 
     Args:
         in_channels: channels of x_t.

@@ -57,6 +57,10 @@ def test_an_arithmetic_that_cuts_16_bits_is_doubted():
     for precision in ("auto", "bfloat16"):
         lines = doubts(config.replaced({"train.precision": precision}))
         assert any("8 significant bits" in line for line in lines)
+        assert any(line.endswith("it is 11 on a GPU and 24 on a CPU") for line in lines)
+    # What cuts a convolution to TF32 leaves a transformer's matrices whole.
+    lines = doubts(config.replaced({"model.kind": "dit"}))
+    assert any(line.endswith("it is 24") for line in lines)
     without = {"train.precision": "float32"}, {"data.depth": 8}, {"compute.use_gpu": False}
     for changes in without:
         assert not any("significant" in line for line in doubts(config.replaced(changes)))

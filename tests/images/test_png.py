@@ -154,6 +154,13 @@ def test_another_layout_of_the_same_length_is_not_taken_for_ours(shape):
         assert not png.checksums_fit(rows[1].tobytes(), shape) or at < 37
 
 
+def test_colour_of_16_bits_is_refused():
+    """Catches: Pillow's 8 bits of each sample, as the lower half of 16."""
+    file = png.encode(np.full((4, 4, 3), 40_000, np.uint16))
+    with pytest.raises(DataError, match=r"a\.png is a PNG of 16 bits and 3 channels"):
+        png.decode(file, (4, 4, 3), origin="a.png", depths=png.DEPTHS)
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (300, 200, 1), (5, 4, 3)], ids=str)
 def test_16_bits_are_kept(shape):
     """Catches: the low byte first, rows of half their length, and blocks cut within a sample."""
