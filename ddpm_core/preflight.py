@@ -189,7 +189,10 @@ def require_weights(store: Store, config: RunConfig, missing: Sequence[str]) -> 
         chosen.require_reachable(store, config)
         return
     with suppress(DamagedError):  # the stage that reads them says what is damaged
-        chosen.require_files(store, chosen.require(store, config))
+        weights = chosen.require(store, config)
+        # Where units are there they may be all: the stage looks, and refuses what it cannot make.
+        if not all(results.is_begun(store, config, weights, stage) for stage in missing):
+            chosen.require_files(store, weights)
 
 
 def _is_served(store: Store, config: RunConfig, stage: str) -> bool:

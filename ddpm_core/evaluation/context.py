@@ -196,6 +196,11 @@ def uses_samples(unit: Range[Any]) -> bool:
     return unit.part == "samples" or unit.kind == "neighbours"
 
 
+def uses_weights(unit: Range[Any]) -> bool:
+    """Say whether measuring a unit takes the network that is measured."""
+    return unit.kind not in ("features", "neighbours")
+
+
 @dataclass(frozen=True)
 class Chunks:
     """Rows that are not in memory at the same time; can be iterated over any number of times."""

@@ -11,6 +11,7 @@ from ddpm_core.runs.places import Place
 from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.shards.one_class import why_no_distance
+from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.training.checkpoint import Curve, load_history
@@ -73,10 +74,12 @@ class Inputs:
         """Held-out images there are."""
         return self.index.num_images["test"]
 
-    @property
-    def history(self) -> Curve:
-        """The curves of the training."""
-        return load_history(self.store, self.of_weights.checkpoint)
+    def history(self) -> Curve | None:
+        """Return the curves of the training; None if they are deleted with the weights."""
+        checkpoint = self.of_weights.checkpoint
+        if manifest.is_retired(self.store, checkpoint.folder):
+            return None
+        return load_history(self.store, checkpoint)
 
     @property
     def weights(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.evaluation.context import payload_of, uses_samples
+from ddpm_core.evaluation.context import payload_of, uses_samples, uses_weights
 from ddpm_core.evaluation.features import keep_foreign_network, kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.progress import Progress
@@ -28,6 +28,7 @@ def measure(
     make_worker: Callable[[dict[str, Any], GetDevice], Callable[[Range[K]], None]],
     *,
     stage: str,
+    begin: Callable[[], None],
     note: Callable[[Range[K]], str] = lambda _unit: "",
 ) -> Findings[K]:
     """Measure the missing units on actors, and return the results of all.
@@ -39,7 +40,11 @@ def measure(
         uses_network: whether what a unit finds depends on the feature network.
         make_worker: which calls `measuring`.
         stage: for the progress.
+        begin: called before the work, once nothing speaks against it.
         note: what to say of a unit when it is finished.
+
+    Raises:
+        CheckpointError: a missing unit needs weights whose files are deleted.
     """
     store, config, recipe = inputs.store, inputs.config, inputs.recipe
     if recipe is not None:
@@ -60,11 +65,15 @@ def measure(
 
         return Units(store, folder, made_with)
 
+    missing = published().missing(units)
+    if any(map(uses_weights, missing)):
+        inputs.require_files()
+    begin()
     context = payload_of(store.uri, config, inputs.index.pointer, recipe)
     work_on(
         make_worker,
         {"context": context, "folder": folder},
-        published().missing(units),
+        missing,
         config.compute,
         whole=Progress(stage, len(units), len(units), "units"),
         note=lambda unit, _rate: note(unit),

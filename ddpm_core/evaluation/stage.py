@@ -22,7 +22,7 @@ from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
 from ddpm_core.sampling.plan import plan_of
-from ddpm_core.sampling.stage import deliver_samples
+from ddpm_core.sampling.stage import deliver_own_curve, deliver_samples
 from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.classes import Classes
 from ddpm_core.shards.members import LABEL
@@ -31,7 +31,7 @@ from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training.worker import deliver_curve
+from ddpm_core.training.checkpoint import Curve
 from ddpm_core.units.ranges import Findings
 
 METRICS_ROLE = "metrics"
@@ -39,7 +39,7 @@ _NUM_COMPARED = 100
 
 
 def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
-    """Measure the run's final weights and its samples, and return the numbers.
+    """Measure the weights that `sample.model` names and their samples, and return the numbers.
 
     Finished units are verified and kept, damaged ones are measured again. If all is there nothing
     is measured, and what MLflow may have missed is sent.
@@ -52,7 +52,7 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         network the distance has the value None and a `reason`.
 
     Raises:
-        CheckpointError: the training is not finished.
+        CheckpointError: the weights are not there, or deleted before all is measured.
         DataError: the data set or the samples are not there.
         ClusterError: workers were lost too often; what they finished is kept.
     """
@@ -68,16 +68,21 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         if committed is not None:
             set_aside_damaged(inputs, committed.folder, units)
         else:
-            inputs.require_files()
-            tracker.begin()
+            # Now: a training that goes on may delete it while the units are measured.
+            history = inputs.history()
             findings = measure(
-                inputs, place.folder, units, uses_network, make_worker, stage="evaluate"
+                inputs,
+                place.folder,
+                units,
+                uses_network,
+                make_worker,
+                stage="evaluate",
+                begin=tracker.begin,
             )
-            committed = _publish(inputs, findings)
+            committed = _publish(inputs, findings, history)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
-        if not tracker.is_variant:
-            # Of a training that was killed after its last checkpoint, only a later stage can.
-            deliver_curve(tracker, store, inputs.of_weights.checkpoint)
+        # Of a training that was killed after its last checkpoint, only a later stage can.
+        deliver_own_curve(tracker, store, config, inputs.of_weights)
         deliver_samples(tracker, store, config, inputs.of_weights, inputs.samples)
         deliver_evaluation(tracker, inputs, committed)
     total = len(units)
@@ -100,8 +105,11 @@ def summary(numbers: dict[str, Any]) -> str:
     )
 
 
-def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
-    """Compute numbers, curves and figures from the results of the units, and commit them."""
+def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) -> Manifest:
+    """Compute numbers, curves and figures from the results of the units, and commit them.
+
+    Of weights that were deleted before the stage began there is no `history`, and no loss figure.
+    """
     store, config, weights = inputs.store, inputs.config, inputs.weights
     bound = Bound.of(findings.each("bound", "test"))
     numbers = {
@@ -116,12 +124,11 @@ def _publish(inputs: Inputs, findings: Findings[Kind]) -> Manifest:
         "likelihood": (".json", _json(metrics.likelihood_artifact(bound))),
         "likelihood-figure": (".png", figures.likelihood_figure(bound)),
         "rate-distortion-figure": (".png", figures.rate_distortion_figure(bound)),
-        "loss-figure": (
-            ".png",
-            figures.loss_figure(inputs.history, label=figures.loss_label(config)),
-        ),
         "comparison-figure": (".png", _comparison(inputs)),
     }
+    if history is not None:
+        label = figures.loss_label(inputs.of_weights.trained)
+        contents["loss-figure"] = (".png", figures.loss_figure(history, label=label))
     if "classes" in numbers:
         contents["classes-figure"] = (".png", figures.classes_figure(numbers["classes"]))
     place = inputs.place

@@ -291,6 +291,19 @@ def study_of(store: Store, config: RunConfig) -> Manifest | None:
     return _result(store, config, "study", place)
 
 
+def is_begun(store: Store, config: RunConfig, weights: Weights, stage: str) -> bool:
+    """Say whether anything lies where a stage keeps what it makes of these weights."""
+    pointer = dataset_pointer(store, config.name)
+    if stage == "sample":
+        place = places.samples(store, config, weights)
+    elif stage in ("evaluate", "study") and pointer is not None:
+        find = places.evaluation if stage == "evaluate" else places.study
+        place = find(store, config, weights, pointer.fingerprint)
+    else:
+        return False
+    return bool(store.names(place.folder))
+
+
 def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
     """Return the manifest of the table of the run's ablations, or None while it is not complete.
 

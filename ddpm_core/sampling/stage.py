@@ -49,8 +49,7 @@ def run_sample(store: Store, config: RunConfig) -> str:
     say(f"weights: {weights.said}")
     with open_tracker(store, config, stage="sample") as tracker:
         committed = _complete_samples(store, config, weights, tracker)
-        if not tracker.is_variant:
-            deliver_curve(tracker, store, weights.checkpoint)
+        deliver_own_curve(tracker, store, config, weights)
         deliver_samples(tracker, store, config, weights, committed)
     return committed.folder
 
@@ -152,6 +151,13 @@ def _grid(images_u8: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
     of_class = labels.numpy()
     rows = [(plan.name(label), images_u8[of_class == label]) for label in np.unique(of_class)]
     return pictures.named_rows(rows)
+
+
+def deliver_own_curve(tracker: Tracker, store: Store, config: RunConfig, weights: Weights) -> None:
+    """Log the curves of the run's own training, unless they are deleted with the weights."""
+    is_own = not tracker.is_variant and weights.trained.name == config.name
+    if is_own and not manifest.is_retired(store, weights.checkpoint.folder):
+        deliver_curve(tracker, store, weights.checkpoint)
 
 
 def deliver_samples(

@@ -35,7 +35,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
     is done, and what MLflow may have missed is sent.
 
     Raises:
-        CheckpointError: the training is not finished.
+        CheckpointError: the weights are not there, or deleted before all is measured.
         DataError: the data set or the samples are not there.
         ClusterError: workers were lost too often; what they finished is kept.
     """
@@ -52,9 +52,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         if committed is not None:
             set_aside_damaged(inputs, folder, units)
         else:
-            inputs.require_files()
-            tracker.begin()
-            found = _measure(inputs, folder, units)
+            found = _measure(inputs, folder, units, tracker)
             committed = _publish(inputs, folder, expected, Findings(found.published, found.units))
         numbers: dict[str, Any] = json.loads(committed.read(store, NUMBERS_ROLE))
         if (evaluation := results.evaluation_of(store, config)) is not None:
@@ -80,7 +78,9 @@ def summary(numbers: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _measure(inputs: Inputs, folder: str, units: list[Unit]) -> ranges.Findings[Kind]:
+def _measure(
+    inputs: Inputs, folder: str, units: list[Unit], tracker: Tracker
+) -> ranges.Findings[Kind]:
     return measure(
         inputs,
         folder,
@@ -88,6 +88,7 @@ def _measure(inputs: Inputs, folder: str, units: list[Unit]) -> ranges.Findings[
         uses_network,
         make_worker,
         stage="study",
+        begin=tracker.begin,
         note=lambda unit: f"{unit.kind} {unit.part}",
     )
 

@@ -8,9 +8,12 @@ from PIL import Image
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage
 from ddpm_core.loading.loader import load_split
+from ddpm_core.preflight import preflight
 from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import open_run
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.shards.index import load_index
+from ddpm_core.store.commit import retire
 from ddpm_core.verify import verify
 from tests.sampling.tiny import commit_earlier, tiny_config
 
@@ -188,3 +191,56 @@ def test_other_weights_are_measured_with_their_own_samples(evaluated):
     assert results.evaluation_of(store, config) == before
     looked_at = verify("tiny", root=store.uri).looked_at
     assert sum("/samples/" in line or "/evaluation/" in line for line in looked_at) == 5
+
+
+def test_weights_that_are_deleted_meanwhile_take_no_finished_measurement_along(
+    evaluated, in_process, recording_tracker, monkeypatch
+):
+    """Catches: hours of measuring lost since the training went on, and every later start refused;
+    a unit that cannot be measured any more found out by the actors."""
+    store, config = evaluated
+    config = config.replaced({"sample.model": "@10"})
+    folder = results.evaluation_of(store, config).folder
+    store.delete(f"{folder}/manifest.json")
+    true_measure = stage.measure
+
+    def measure(*args, **options):
+        found = true_measure(*args, **options)
+        retire(store, layout.checkpoint_folder("tiny", 10))
+        return found
+
+    monkeypatch.setattr(stage, "measure", measure)
+    before = stage.run_evaluate(store, config)
+    assert set(results.evaluation_of(store, config).files) == ROLES
+    store.delete(f"{folder}/manifest.json")
+    assert preflight(store, config, ["evaluate"], command=str, here=False).missing == ["evaluate"]
+    recording_tracker.points.clear()
+    assert stage.run_evaluate(store, config) == before
+    assert set(results.evaluation_of(store, config).files) == ROLES - {"loss-figure"}
+    assert (in_process.units, recording_tracker.points) == ([], [])
+    store.delete(f"{folder}/manifest.json")
+    bound = next(name for name in store.names(folder) if name.startswith("bound"))
+    store.delete(f"{folder}/{bound}")
+    recording_tracker.has_begun = False
+    with pytest.raises(CheckpointError, match=r"were deleted by train\.keep_checkpoints"):
+        stage.run_evaluate(store, config)
+    assert not recording_tracker.has_begun
+
+
+@pytest.mark.usefixtures("in_process")
+def test_curves_and_loss_of_another_run_are_not_this_ones(
+    evaluated, recording_tracker, monkeypatch
+):
+    """Catches: the curves of the run whose weights run.json names drawn as this run's, and its loss
+    under the name of this run's loss."""
+    store, config = evaluated
+    open_run(store, config)
+    other = config.replaced({"name": "other", "train.loss": "vlb", "sample.model": "tiny"})
+    weights = results.weights_of(store, other)
+    store.write(layout.dataset_pointer_key("other"), store.read(layout.dataset_pointer_key("tiny")))
+    run_sample(store, other)
+    labels = []
+    monkeypatch.setattr(stage.figures, "loss_label", lambda of: labels.append(of.name) or "loss")
+    stage.run_evaluate(store, other)
+    assert labels == [weights.trained.name] == ["tiny"]
+    assert recording_tracker.points == []

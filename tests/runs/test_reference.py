@@ -148,6 +148,9 @@ def test_what_was_made_of_deleted_weights_is_still_there(store, half):
     assert chosen.require(store, config).is_retired
     found = preflight(store, config, ["sample"], command=str, here=False)
     assert found.missing == [], "done, and not refused"
+    store.delete(f"{before.folder}/{layout.whole_name(config.sample.num_images)}")
+    found = preflight(store, config, ["sample"], command=str, here=False)
+    assert found.missing == ["sample"], "killed before its last file: the stage needs no weights"
 
 
 @pytest.mark.parametrize(
