@@ -15,7 +15,7 @@ from torch import Tensor
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.errors import DataError
+from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
 from ddpm_core.inference.denoiser import load_denoiser
@@ -33,7 +33,11 @@ from ddpm_core.units.units import Units
 
 
 def payload_of(
-    root: str, config: RunConfig, dataset: DatasetPointer, recipe: FeatureRecipe | None
+    root: str,
+    config: RunConfig,
+    dataset: DatasetPointer,
+    recipe: FeatureRecipe | None,
+    sha256: str,
 ) -> dict[str, Any]:
     """Return the payload of `EvaluationContext.of`, as JSON values."""
     return {
@@ -41,6 +45,7 @@ def payload_of(
         "config": config.model_dump(mode="json"),
         "dataset": vars(dataset),
         "features": None if recipe is None else [recipe.folder, recipe.values],
+        "weights": sha256,
     }
 
 
@@ -54,6 +59,8 @@ class EvaluationContext:
     recipe: FeatureRecipe | None
     """of the feature network; None where there is none, and nothing is measured with it"""
     device: torch.device
+    sha256: str
+    """of the weights that are measured"""
 
     @classmethod
     def of(cls, payload: dict[str, Any], device: torch.device) -> Self:
@@ -64,6 +71,7 @@ class EvaluationContext:
             DatasetPointer(**payload["dataset"]),
             None if payload["features"] is None else FeatureRecipe(*payload["features"]),
             device,
+            payload["weights"],
         )
 
     def rows(self, embed: Embed, images_u8: Tensor) -> Tensor:
@@ -144,8 +152,13 @@ class EvaluationContext:
 
     @cached_property
     def denoiser(self) -> NetworkDenoiser:
-        """Of the weights that are measured."""
+        """Of the weights that are measured; raises CheckpointError if they are others by now."""
         weights = chosen.require(self.store, self.config)
+        if weights.sha256 != self.sha256:
+            raise CheckpointError(
+                f"{weights.said} are not the weights {self.sha256[:12]}... that this stage began "
+                "with: they were trained again or exchanged; run it again"
+            )
         # Also if first used in inference mode: tensors made there cannot be differentiated
         # through later, as the probability flow does.
         with torch.inference_mode(mode=False):

@@ -69,7 +69,8 @@ def measure(
     if any(map(uses_weights, missing)):
         inputs.require_files()
     begin()
-    context = payload_of(store.uri, config, inputs.index.pointer, recipe)
+    sha256 = inputs.of_weights.sha256
+    context = payload_of(store.uri, config, inputs.index.pointer, recipe, sha256)
     work_on(
         make_worker,
         {"context": context, "folder": folder},

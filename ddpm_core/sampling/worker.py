@@ -13,7 +13,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.denoiser import load_denoiser
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import results
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
 from ddpm_core.sampling.plan import Plan, conditioned
 from ddpm_core.sampling.sampler import num_steps_of
@@ -48,8 +48,8 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     weights = results.weights_of(store, config)
     if weights is None or weights.sha256 != payload["weights"]:
         raise CheckpointError(
-            f"the weights {payload['weights'][:16]} are no longer the final ones below "
-            f"{store.uri_of(layout.checkpoints_folder(config.name))}; run the sample stage again"
+            f"the weights {payload['weights'][:16]} that this stage began with are not there any "
+            "more: they were trained again, exchanged or deleted; run the sample stage again"
         )
     denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
     plan, scale = Plan.of_payload(payload["plan"]), config.sample.guidance_scale

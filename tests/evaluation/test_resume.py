@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from ddpm_core.errors import DataError
+from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage, worker
+from ddpm_core.evaluation.context import EvaluationContext, payload_of
 from ddpm_core.evaluation.features import kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.worker import units_of
@@ -15,6 +16,7 @@ from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.units.units import manifest_name
 from ddpm_core.verify import verify
+from tests.sampling.tiny import cpu
 
 pytestmark = pytest.mark.usefixtures("recording_tracker")
 UNIT_FILE = re.compile(r"(bound|features)-[a-z]+-\d{6}[-.].*")
@@ -218,3 +220,12 @@ def test_a_lost_network_that_is_the_same_again_costs_no_unit(evaluated, in_proce
     assert {unit.kind for unit in in_process.units} == {"features"}, "looked at, not measured"
     assert kept_network(store, recipe) == before_network
     assert found_in(files_of(store, folder)) == found_in(before)
+
+
+def test_an_actor_refuses_weights_that_its_stage_did_not_begin_with(sampled):
+    """Catches: a bound of weights that were trained again, in a folder of those before."""
+    store, config = sampled
+    pointer = results.dataset_pointer(store, config.name)
+    payload = payload_of(store.uri, config, pointer, None, "0" * 64)
+    with pytest.raises(CheckpointError, match="trained again or exchanged"):
+        EvaluationContext.of(payload, cpu()).denoiser  # noqa: B018

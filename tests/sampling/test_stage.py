@@ -218,7 +218,7 @@ def test_a_worker_refuses_weights_that_are_not_the_ones_in_its_payload(trained):
     """Catches: units of two trainings in one folder."""
     store, config = trained
     payload = worker.payload_of(store.uri, config, "runs/tiny/samples/x", "0" * 64, Plan())
-    with pytest.raises(CheckpointError, match="are no longer the final ones"):
+    with pytest.raises(CheckpointError, match="trained again, exchanged or deleted"):
         worker.make_worker(payload, cpu)
 
 

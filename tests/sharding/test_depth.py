@@ -18,7 +18,7 @@ from ddpm_core.images import png
 from ddpm_core.loading import loader
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import load_split
-from ddpm_core.runs import results
+from ddpm_core.runs import chosen, results
 from ddpm_core.runs.run import open_stage
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import first_images
@@ -92,7 +92,8 @@ def test_a_run_of_16_bits_draws_and_measures_16(folder, tmp_path):
     assert verify.verify(config.name, root=store.uri).problems == []
     found = json.loads(results.evaluation_of(store, config).read(store, "metrics"))
     pointer = results.dataset_pointer(store, config.name)
-    context = EvaluationContext(store, config, pointer, None, torch.device("cpu"))
+    made = chosen.require(store, config)
+    context = EvaluationContext(store, config, pointer, None, torch.device("cpu"), made.sha256)
     coarse = likelihood_part(
         context.denoiser, context.test.images(0, 2), torch.arange(2), seed=config.evaluate.seed
     )

@@ -32,5 +32,10 @@ def context_of(store: Store, config: RunConfig) -> EvaluationContext:
     """Return the context of a run that has samples."""
     inputs = Inputs.of(store, config)
     return EvaluationContext(
-        store, config, inputs.index.pointer, inputs.recipe, torch.device("cpu")
+        store,
+        config,
+        inputs.index.pointer,
+        inputs.recipe,
+        torch.device("cpu"),
+        inputs.of_weights.sha256,
     )

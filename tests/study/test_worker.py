@@ -267,6 +267,7 @@ def test_a_worker_publishes_what_it_found(sampled, context):
             "config": study_config().model_dump(mode="json"),
             "dataset": vars(context.dataset),
             "features": [context.recipe.folder, context.recipe.values],
+            "weights": context.sha256,
         },
         "folder": "runs/tiny/study/x",
     }
