@@ -133,7 +133,7 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
         contents["classes-figure"] = (".png", figures.classes_figure(numbers["classes"]))
     place = inputs.place
     files = write_files(store, place.folder, contents)
-    said = {**place.expected.body, **place.expected.if_written}
+    said = {**place.expected.body, **place.expected.noted, **place.expected.if_written}
     return commit(store, place.folder, files, {**said, "summary": summary(numbers)})
 
 

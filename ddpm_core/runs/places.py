@@ -106,7 +106,7 @@ def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
         "seed": sample.seed,
         **identity.counted("diffusion", config.diffusion),
         "precision": config.train.precision,
-        **weights.identity(config.name),
+        **weights.digest,
     }
     # Earlier versions wrote neither the fingerprint nor the knobs.
     knobs = {
@@ -115,7 +115,8 @@ def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
     }
 
     def called(digest: str, name: str) -> Place:
-        expected = Expected(body, {"fingerprint": digest, **knobs})
+        noted = weights.identity(config.name)
+        expected = Expected(body, {"fingerprint": digest, **knobs}, noted)
         return Place(layout.samples_folder(config.name, digest), expected, name)
 
     def by(rule: Rule) -> Place:
@@ -131,24 +132,26 @@ def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
 
 def evaluation(store: Store, config: RunConfig, weights: Weights, dataset: str) -> Place:
     """Return the place of the evaluation of these weights on this data set."""
-    body = measured_weights(config, weights, dataset)
+    noted = measured_weights(config, weights, dataset)
+    body = {**weights.digest, "precision": config.train.precision, "dataset": dataset}
 
     def by(rule: Rule) -> Place:
         digest = layout.evaluation_fingerprint(config, weights.sha256, dataset, rule)
         folder = layout.evaluation_folder(config.name, digest)
-        return Place(folder, Expected(body, {"fingerprint": digest}))
+        return Place(folder, Expected(body, {"fingerprint": digest}, noted))
 
     return _first(store, config, by)
 
 
 def study(store: Store, config: RunConfig, weights: Weights, dataset: str) -> Place:
     """Return the place of the study of these weights on this data set."""
-    body = measured_weights(config, weights, dataset)
+    noted = measured_weights(config, weights, dataset)
+    body = {**weights.digest, "precision": config.train.precision, "dataset": dataset}
 
     def by(rule: Rule) -> Place:
         digest = layout.study_fingerprint(config, weights.sha256, dataset, rule)
         folder = layout.study_folder(config.name, digest)
-        return Place(folder, Expected(body, {"fingerprint": digest}))
+        return Place(folder, Expected(body, {"fingerprint": digest}, noted))
 
     return _first(store, config, by)
 

@@ -47,13 +47,19 @@ class Weights:
         """Their name and how their digest begins, for people."""
         return f"{self.name} {self.sha256[:_SHOWN]}"
 
+    @property
+    def digest(self) -> dict[str, str]:
+        """What a result must say of its weights to be of these bytes."""
+        return {"ema_sha256" if self.average == EMA else "weights_sha256": self.sha256}
+
     def identity(self, run: str) -> dict[str, Any]:
-        """Return what a result of the run `run` says of its weights."""
-        is_ema = self.average == EMA
-        what = {"ema_sha256": self.sha256} if is_ema else {"weights_sha256": self.sha256}
-        more = {} if is_ema else {"average": self.average}
+        """Return what a result of the run `run` says of its weights.
+
+        Equal bytes may be the weights of two runs or two steps, and have one result.
+        """
+        more = {} if self.average == EMA else {"average": self.average}
         whose = {} if self.trained.name == run else {"weights_run": self.trained.name}
-        return {**what, **more, **whose, "step": self.step}
+        return {**self.digest, **more, **whose, "step": self.step}
 
     def pinned_in(self, config: RunConfig) -> RunConfig:
         """Return a configuration whose `sample.model`, if given, names these very bytes."""

@@ -136,6 +136,7 @@ def _commit(
     body = {
         **describe(sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
         **expected.body,
+        **expected.noted,
         "fingerprint": expected.if_written["fingerprint"],
         "units": [files[unit.role].sha256 for unit in units],
     }

@@ -16,6 +16,8 @@ class Expected:
     """keys of the body, each with its value"""
     if_written: Mapping[str, Any] = field(default_factory=dict)
     """keys that earlier versions did not write: compared where they are there"""
+    noted: Mapping[str, Any] = field(default_factory=dict)
+    """keys that are written and not compared: several values stand for equal bytes"""
 
     def refusal(self, body: Mapping[str, Any]) -> str | None:
         """Return how `body` differs, both identities in words; None if it is the expected one."""

@@ -110,7 +110,7 @@ def _publish(inputs: Inputs, folder: str, expected: Expected, findings: Findings
         **drawings_of(findings, config, numbers),
     }
     files = write_files(store, folder, contents)
-    body = {**expected.body, **expected.if_written, "summary": summary(numbers)}
+    body = {**expected.body, **expected.noted, **expected.if_written, "summary": summary(numbers)}
     return commit(store, folder, files, body)
 
 

@@ -48,7 +48,8 @@ def finish(store: Store, config: RunConfig, stage: str) -> None:
         else:
             place = places.evaluation(store, config, weights, "d" * 64)
             files = {"metrics": write_file(store, place.folder, "metrics", ".json", METRICS)}
-        commit(store, place.folder, files, place.expected.body, name=place.name)
+        body = {**place.expected.body, **place.expected.noted}
+        commit(store, place.folder, files, body, name=place.name)
 
 
 def recorded(store: Store, config: RunConfig, *finished: str) -> None:

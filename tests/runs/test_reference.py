@@ -206,6 +206,24 @@ def test_weights_of_another_run_must_fit_this_one(store, half):
     assert "train.seed" not in str(refused.value)
 
 
+def test_equal_weights_have_one_result_under_each_of_their_names(store, half):
+    """Catches: valid results that are set aside since another run, or another step, has the same
+    bytes."""
+    other = half.replaced({"name": "other", "train.num_steps": 20, "train.loss": "vlb"})
+    open_run(store, other)
+    checkpoint(store, other, 2)
+    one, two = named(half, "@2"), named(half, "other@2")
+    for stage, find in (
+        ("sample", results.samples_of),
+        ("evaluate", results.evaluation_of),
+        ("study", results.study_of),
+    ):
+        finish(store, one, stage)
+        assert find(store, one).body["step"] == 2
+        assert find(store, two) == find(store, one)
+    assert results.samples_of(store, named(half, "@4")) is None
+
+
 def test_other_weights_are_another_run_in_mlflow_and_another_job(store, half):
     """Catches: numbers of step 2 in the run's own curves, the job of other weights joined; and a
     variant for the default spelt out."""
