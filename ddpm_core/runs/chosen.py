@@ -91,17 +91,20 @@ def require_reachable(store: Store, config: RunConfig) -> None:
         return
     step, every = ref.step, train.checkpoint_every
     others = [int(found.body["step"]) for found in places.committed(store, config.name)]
-    if step > train.num_steps or (step % every and step not in others):
+    folder, newest = layout.checkpoint_folder(config.name, step), max(others, default=0)
+    is_gone, is_there = manifest.is_retired(store, folder), step in others
+    is_to_come = newest < step <= train.num_steps and step % every == 0
+    if not (is_gone or is_there or is_to_come):
         raise ConfigError(
             f"{given}: the training makes no checkpoint of step {step}: one comes every "
             f"train.checkpoint_every={every} steps, and after the last, {train.num_steps}"
+            + (f"; it stands at step {newest}" if newest else "")
         )
     to_come = range(step - step % every + every, train.num_steps, every)
     later = 1 + len(to_come) + sum(1 for one in others if one > step and one % every)
-    folder = layout.checkpoint_folder(config.name, step)
-    if later >= train.keep_checkpoints or manifest.is_retired(store, folder):
+    if later >= train.keep_checkpoints or is_gone:
         raise ConfigError(
             f"{given}: the checkpoint of step {step} is not kept to the end of the training, after "
             f"which come {later} later ones: give train.keep_checkpoints={later + 1} or more"
-            + (" (its files are deleted already)" if manifest.is_retired(store, folder) else "")
+            + (" (its files are deleted already)" if is_gone else "")
         )

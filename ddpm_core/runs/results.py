@@ -158,9 +158,14 @@ def checkpoint_of(
     with _mended_by(store, config, "train"):
         folder, expected = layout.checkpoint_folder(config.name, step), checkpoint_expected(step)
         found = manifest.load(store, folder, expected)
-        if found is not None:
-            found.require_sizes(store)
-        elif or_retired and manifest.is_retired(store, folder):
+        try:
+            if found is not None:
+                found.require_sizes(store)
+        except DamagedError:
+            if not manifest.is_retired(store, folder):
+                raise
+            found = None  # retention deleted its files since
+        if found is None and or_retired and manifest.is_retired(store, folder):
             found = manifest.load_marked(store, folder, expected)
     if found is None:
         return None

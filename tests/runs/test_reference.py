@@ -162,6 +162,8 @@ def test_what_was_made_of_deleted_weights_is_still_there(store, half):
         ("@4", {"train.checkpoint_every": 5}, None),  # it is there, and 5 and 10 are to come
         ("@7", {}, r"no checkpoint of step 7: one comes every train.checkpoint_every=2 steps"),
         ("@12", {}, r"no checkpoint of step 12"),
+        ("@0", {}, r"no checkpoint of step 0"),
+        ("@3", {"train.checkpoint_every": 3}, r"no checkpoint of step 3\b.*stands at step 4"),
         ("@10:raw", {}, None),
         ("@newest", {}, None),
         (":slow", {}, r"keeps the weights ema and raw"),
@@ -245,3 +247,19 @@ def test_a_run_on_record_may_be_sampled_from_other_weights(store, half):
     kept = named(half.replaced({"name": "kept"}), "@2")
     open_run(store, kept)
     assert json.loads(store.read("runs/kept/run.json"))["sample"]["model"] == "@2"
+
+
+def test_files_that_retention_deletes_while_they_are_looked_at_are_not_damaged(
+    store, half, monkeypatch
+):
+    """Catches: the advice to train again, where a later checkpoint is there."""
+    true_load, folder = results.manifest.load, layout.checkpoint_folder("tiny", 2)
+
+    def load(store, where, *args, **options):
+        found = true_load(store, where, *args, **options)
+        if where == folder:
+            retire(store, folder)
+        return found
+
+    monkeypatch.setattr(results.manifest, "load", load)
+    assert chosen.require(store, named(half, "@2")).is_retired
