@@ -3,11 +3,13 @@
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.recipes import PAPER_TABLE_2
-from ddpm_core.runs import layout, lease
+from ddpm_core.runs import begun, layout, lease
+from ddpm_core.runs.reference import ref_of
 from ddpm_core.runs.table import config_of
 from ddpm_core.store.storage import Store
 
@@ -53,7 +55,18 @@ def _rest(store: Store, name: str) -> str:
     ablations = [f"{name}-{one}" for one in PAPER_TABLE_2]
     present = [one for one in ablations if store.exists(layout.run_json_key(one))]
     more = f"; its ablations, runs of their own: {', '.join(present)}" if present else ""
+    if users := list(_users(store, name)):
+        more += f"; runs whose run.json names its weights, which are gone: {', '.join(users)}"
     return f"what stays: {STAYS}{more}"
+
+
+def _users(store: Store, name: str) -> Iterator[str]:
+    """Yield the runs whose run.json names weights of this one."""
+    for other in store.names("runs"):
+        with suppress(ConfigError):  # a damaged run.json
+            config = begun.recorded(store, other)
+            if other != name and config is not None and ref_of(config).run == name:
+                yield other
 
 
 def _delete_folder(folder: Path) -> None:

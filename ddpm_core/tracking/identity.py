@@ -13,8 +13,8 @@ from typing import Any
 
 from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import RunConflictError, StorageError
-from ddpm_core.runs import begun, layout, places
+from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError, StorageError
+from ddpm_core.runs import begun, layout, places, results
 from ddpm_core.runs.reference import canonical
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import KeyMissingError, Store
@@ -97,13 +97,25 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
         return {}
     before, free = recorded.flat(), config.uncounted_keys()
     # A place, since results hang on the digest of the weights; but other weights are another run.
-    ours, theirs = (str(canonical(store, one)) for one in (config, recorded))
-    weights = {MODEL_KEY: ours} if STAGES[stage].uses_weights and ours != theirs else {}
+    is_other = STAGES[stage].uses_weights and not _same_weights(store, config, recorded)
+    weights = {MODEL_KEY: str(canonical(store, config))} if is_other else {}
     return weights | {
         name: value
         for name, value in config.flat().items()
         if name.partition(".")[0] in sections and name not in free and value != before.get(name)
     }
+
+
+def _same_weights(store: Store, config: RunConfig, recorded: RunConfig) -> bool:
+    """Say whether two configurations of a run name the same weights, by text or by digest."""
+    if config.sample.model == recorded.sample.model:
+        return True
+    with suppress(ConfigError, CheckpointError):  # what run.json names may be deleted since
+        if canonical(store, config) == canonical(store, recorded):
+            return True
+        ours, theirs = (results.weights_of(store, one) for one in (config, recorded))
+        return ours is not None and theirs is not None and ours.sha256 == theirs.sha256
+    return False
 
 
 def _birth(store: Store, run: str) -> str:

@@ -34,6 +34,14 @@ def test_a_run_is_deleted_and_what_others_use_stays(store, tmp_path):
         delete_run(store, "digits", confirmed=True)
 
 
+def test_runs_that_name_its_weights_are_named(store):
+    """Catches: a run that loses its weights without a word."""
+    recorded(store, digits().replaced({"name": "user", "sample.model": "digits@5"}))
+    recorded(store, digits().replaced({"name": "other", "sample.model": "@5"}))
+    said = delete_run(store, "digits", confirmed=True)
+    assert said.endswith("run.json names its weights, which are gone: user")
+
+
 def test_a_store_without_folders_deletes_the_name_last(store, monkeypatch):
     """Catches: a bucket with a run that is half deleted and cannot be named any more."""
     deleted, delete = [], type(store).delete

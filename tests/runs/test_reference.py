@@ -232,6 +232,15 @@ def test_other_weights_are_another_run_in_mlflow_and_another_job(store, half):
     assert changes_of(store, named(half, "@2"), "evaluate") == {"sample.model": "tiny@2:ema"}
     assert changes_of(store, named(half, "tiny@10:ema"), "evaluate") == {}
     assert changes_of(store, named(half, "@2"), "train") == {}
+    moves = named(half.replaced({"name": "moves"}), "tiny@newest")
+    open_run(store, moves)
+    assert changes_of(store, chosen.pinned(store, moves), "sample") == {}, "run.json's weights"
+    two = named(moves, "tiny@2")
+    assert changes_of(store, two, "sample") == {"sample.model": "tiny@2:ema"}
+    lost = named(half.replaced({"name": "lost"}), "gone")
+    open_run(store, lost)
+    assert changes_of(store, lost, "train") == {}, "needs no weights of a deleted run"
+    assert changes_of(store, named(lost, "tiny@2"), "sample") == {"sample.model": "tiny@2:ema"}
     pinned = chosen.pinned(store, named(half, "@2"))
     assert canonical(store, pinned) == canonical(store, named(half, "tiny@2"))
     jobs = {plan.job_prefix(store, named(half, one), "sample") for one in (None, "@2", "@4")}
