@@ -12,6 +12,7 @@ runs/<run>/study/<fingerprint>/
 runs/<run>/ablations/<fingerprint>/
 """
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -157,9 +158,20 @@ def ablations_fingerprint(config: RunConfig, rule: Rule = PRESENT) -> str:
     )
 
 
-def stage_command(store: Store, run: str, stage: str) -> str:
-    """Return the command that runs a stage of a run again, to be copied into a shell."""
-    return shlex.join(["python", "-m", "ddpm_core", stage, store.uri_of(run_json_key(run))])
+def stage_command(
+    store: Store, run: str, stage: str, changes: Mapping[str, Any] | None = None
+) -> str:
+    """Return the command that runs a stage of a run again, to be copied into a shell.
+
+    Args:
+        store: where the run lies.
+        run: its name.
+        stage: which.
+        changes: `{"section.key": value}` that differ from run.json.
+    """
+    options = [w for k, v in (changes or {}).items() for w in ("--set", f"{k}={json.dumps(v)}")]
+    key = store.uri_of(run_json_key(run))
+    return shlex.join(["python", "-m", "ddpm_core", stage, key, *options])
 
 
 def committed_steps(store: Store, run: str) -> list[int]:

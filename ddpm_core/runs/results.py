@@ -8,15 +8,15 @@ verified by the stages that use them, and all of them by `python -m ddpm_core ve
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.model_ref import NEWEST
-from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.runs import layout, places
+from ddpm_core.errors import CheckpointError, ConfigError, DataError
+from ddpm_core.runs import begun, layout, places
 from ddpm_core.runs.places import Place, checkpoint_expected
 from ddpm_core.runs.reference import ref_of, require_average, require_pinned, trained_by
 from ddpm_core.runs.weights import Weights
@@ -332,5 +332,20 @@ def _mended_by(store: Store, config: RunConfig, stage: str) -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        command = layout.stage_command(store, config.name, stage)
-        raise DamagedError(f"{error}: {command}") from None
+        raise DamagedError(f"{error}: {command_of(store, config, stage)}") from None
+
+
+def command_of(store: Store, config: RunConfig, stage: str) -> str:
+    """Return the command that makes this very result of a stage, to be copied into a shell."""
+    recorded = None
+    with suppress(ConfigError):  # run.json is damaged: the command says so
+        recorded = begun.recorded(store, config.name)
+    if recorded is None or stage in ("shard", "train"):
+        return layout.stage_command(store, config.name, stage)
+    before, sections = recorded.flat(), ("sample.", "evaluate.", "study.")
+    changes = {
+        key: value
+        for key, value in config.flat().items()
+        if key.startswith(sections) and value != before.get(key)
+    }
+    return layout.stage_command(store, config.name, stage, changes)

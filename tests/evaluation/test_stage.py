@@ -177,7 +177,10 @@ def test_other_weights_are_measured_with_their_own_samples(evaluated):
     before = results.evaluation_of(store, config)
     made = commit_earlier(store, config, 5)
     named = config.replaced({"sample.model": "@5", "evaluate.num_likelihood_images": 8})
-    with pytest.raises(DataError, match="has no complete samples"):
+    open_run(store, config)
+    with pytest.raises(
+        DataError, match=r"has no complete samples.*json --set .sample.model=.tiny@5"
+    ):
         stage.run_evaluate(store, named)
     run_sample(store, named)
     found = stage.run_evaluate(store, named)

@@ -12,7 +12,7 @@ from ddpm_core.runs import chosen, layout, results
 from ddpm_core.runs.reference import canonical
 from ddpm_core.runs.run import open_run
 from ddpm_core.store.commit import commit, retire, write_file
-from ddpm_core.store.manifest import quarantine
+from ddpm_core.store.manifest import DamagedError, quarantine
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import changes_of
 from flows import plan
@@ -224,6 +224,10 @@ def test_equal_weights_have_one_result_under_each_of_their_names(store, half):
         assert find(store, one).body["step"] == 2
         assert find(store, two) == find(store, one)
     assert results.samples_of(store, named(half, "@4")) is None
+    damaged = results.samples_of(store, one).files["grid"].name
+    store.write(f"{results.samples_of(store, one).folder}/{damaged}", b"")
+    with pytest.raises(DamagedError, match=r"run\.json' --set 'sample\.model=\"@2\"'$"):
+        results.samples_of(store, one)
 
 
 def test_other_weights_are_another_run_in_mlflow_and_another_job(store, half):
