@@ -16,6 +16,7 @@ drawn when more are wanted.
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,18 +128,27 @@ def finished(
     Args:
         store: where.
         folder: of the samples.
-        units: which; a part is there, too, if all of its unit is.
+        units: which; a part is there, too, if all of its unit is, or a longer part.
         unit_size: images of a whole unit; None if there are no parts.
     """
-    entire = {
-        unit.name: Unit(unit.number, unit.start, unit.start + unit_size)
-        for unit in units
-        if unit.is_part and unit_size is not None
-    }
+    part = units[-1] if units and units[-1].is_part else None  # only the last may be one
+    longer = _longer(store.names(folder), part, unit_size) if part and unit_size else []
     published = Units[Unit](store, folder)
-    found = published.finished([*units, *entire.values()], by_length=True, read=(STRIP_ROLE,))
-    more = {name: found.pop(unit.name) for name, unit in entire.items() if unit.name in found}
-    return found | more
+    found = published.finished([*units, *longer], by_length=True, read=(STRIP_ROLE,))
+    kept = {unit.name: found[unit.name] for unit in units if unit.name in found}
+    for one in longer:
+        if part is not None and one.name in found:
+            kept[part.name] = found[one.name]
+    return kept
+
+
+def _longer(names: Sequence[str], unit: Unit, unit_size: int) -> list[Unit]:
+    """Return what else may hold the images of a part: longer parts that are there, and its unit."""
+    manifests = (re.fullmatch(rf"{unit.number:06d}-([0-9]+)\.json", name) for name in names)
+    stops = (unit.start + int(found[1]) for found in manifests if found is not None)
+    end = unit.start + unit_size
+    parts = [Unit(unit.number, unit.start, stop, True) for stop in stops if unit.stop < stop < end]
+    return [*parts, Unit(unit.number, unit.start, end)]
 
 
 def set_aside(store: Store, samples: Manifest, unit: Unit, reason: str) -> None:

@@ -40,6 +40,9 @@ def test_only_what_is_missing_is_drawn_and_fewer_are_the_first_of_more(trained, 
     open_run(store, config)
     folder = stage.run_sample(store, of(config, 6))
     assert drawn(in_process) == [(0, 4), (1, 2)]
+    stage.run_sample(store, of(config, 5))
+    assert drawn(in_process) == [], "the first of a longer part"
+    assert np.array_equal(images(store, config, 5), images(store, config, 6)[:5])
     six = results.samples_of(store, of(config, 6))
     assert results.samples_of(store, of(config, 13)) is None
     assert stage.run_sample(store, of(config, 13)) == folder
@@ -51,7 +54,7 @@ def test_only_what_is_missing_is_drawn_and_fewer_are_the_first_of_more(trained, 
         assert results.samples_of(store, of(config, fewer)).body["num_images"] == fewer
     assert results.samples_of(store, of(config, 6)) == six
     report = verify("tiny", root=store.uri)
-    wholes = {f"{store.uri_of(folder)}/first-{n}.json" for n in (13, 10, 8, 6, 1)}
+    wholes = {f"{store.uri_of(folder)}/first-{n}.json" for n in (13, 10, 8, 6, 5, 1)}
     assert wholes == {line.partition(": ")[0] for line in report.looked_at if "first-" in line}
     assert (report.unfinished, report.unnamed) == ([], [])
 
