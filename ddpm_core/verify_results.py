@@ -1,5 +1,6 @@
 """Check results of a run: each of its own place, and made of these images and weights."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -48,9 +49,10 @@ def verify_result(
     seen: set[str] = set()
 
     def look(name: str) -> None:
+        where = folder if name == "manifest.json" else f"{folder}/{name}"
         whole = manifest.load(store, folder, Expected({}), name=name)
         if whole is None:
-            report.unfinished.append(store.uri_of(folder))
+            report.unfinished.append(store.uri_of(where))
             return
         named.update(record.name for record in whole.files.values())
         _require_chain(store, whole, datasets, weights)
@@ -59,7 +61,6 @@ def verify_result(
             _require_whole_name(store, whole, name)
             _verify_images(store, whole, seen)
         what = f", {len(units)} units" if units else ""
-        where = folder if name == "manifest.json" else f"{folder}/{name}"
         report.looked_at.append(f"{store.uri_of(where)}: {len(whole.files)} files{what}")
 
     wholes = sorted(filter(layout.is_whole, store.names(folder))) or ["manifest.json"]
@@ -71,12 +72,13 @@ def verify_result(
 def _verify_units(store: Store, folder: str, report: Report) -> list[Manifest]:
     """Return the manifests of the units of a folder, after checking them."""
     found: list[Manifest] = []
+    unit_size = _unit_size(store, folder)
 
     def look(name: str) -> None:
         unit = manifest.load(store, folder, Expected({}), name=name)
         if unit is not None:
             found.append(unit)
-            _require_unit_name(store, unit, name)
+            _require_unit_name(store, unit, name, unit_size)
             unit.require_bytes(store)
 
     for name in store.names(folder):
@@ -90,14 +92,29 @@ def _is_manifest(name: str) -> bool:
     return name.endswith(".json") and not is_mark and not is_content_name(name)
 
 
-def _require_unit_name(store: Store, unit: Manifest, name: str) -> None:
-    """Refuse a unit of another's name, or of another's folder, where it says of which it is."""
+def _unit_size(store: Store, folder: str) -> int | None:
+    """Return how many images a whole unit of growing samples has; None of other results."""
+    for name in filter(layout.is_whole, store.names(folder)):
+        with suppress(DamagedError):  # looked at by itself
+            whole = manifest.load(store, folder, Expected({}), name=name)
+            if name != "manifest.json" and whole is not None:
+                return int(whole.body["unit_size"])
+    return None
+
+
+def _require_unit_name(store: Store, unit: Manifest, name: str, unit_size: int | None) -> None:
+    """Refuse a unit of another's name, or of another's folder, where it says of which it is.
+
+    Of samples that grow (`unit_size`) what is shorter is a part, and called so.
+    """
     body = unit.body
     own = f"{body.get('kind')}-{body.get('part')}-{body.get('start', 0):06d}.json"
     promised = [own]
     if "number" in body:
         number = f"{body['number']:06d}"
-        promised = [f"{number}.json", f"{number}-{body['stop'] - body['start']}.json"]
+        count = body["stop"] - body["start"]
+        is_part = unit_size is not None and count < unit_size
+        promised = [*([] if is_part else [f"{number}.json"]), f"{number}-{count}.json"]
     whole = {kind: body[kind] for kind in folder_kinds() if kind in body}
     if name not in promised or whole not in ({}, whole_of(unit.folder)):
         raise DamagedError(

@@ -10,7 +10,7 @@ from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.export import export_samples
 from ddpm_core.sampling.units import Unit, first_images, publish, read_unit
-from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.manifest import DamagedError, Manifest, quarantine
 from ddpm_core.verify import verify
 
 pytestmark = pytest.mark.usefixtures("in_process", "recording_tracker")
@@ -145,3 +145,20 @@ def test_a_strip_shows_no_more_images_than_there_are(trained, monkeypatch):
     monkeypatch.setattr(worker._Recorder, "begin", watched)
     stage.run_sample(store, of(config, 1))
     assert shown == [1]
+
+
+def test_verify_refuses_a_part_under_the_name_of_its_unit_and_names_what_is_set_aside(trained):
+    """Catches: a manifest that the stage refuses and `verify` lets pass; one folder listed for each
+    of its wholes."""
+    store, config = trained
+    open_run(store, config)
+    for number in (6, 5):
+        folder = stage.run_sample(store, of(config, number))
+    store.write(f"{folder}/000001.json", store.read(f"{folder}/000001-2.json"))
+    with pytest.raises(DataError, match=r"000001\.json is the unit 000001-2\.json"):
+        verify("tiny", root=store.uri)
+    store.delete(f"{folder}/000001.json")
+    for number in (6, 5):
+        quarantine(store, folder, "a test", name=f"first-{number}.json")
+    report = verify("tiny", root=store.uri)
+    assert report.unfinished == [f"{store.uri_of(folder)}/first-{n}.json" for n in (5, 6)]
