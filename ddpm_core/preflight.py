@@ -12,13 +12,13 @@ from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.runs import chosen, results
 from ddpm_core.runs.reference import is_own
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
-from ddpm_core.shards.classes import classes_text, known_classes, label_numbers, require_classes
+from ddpm_core.shards.classes import classes_text, labelled_classes, require_classes, require_labels
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import Glance, glance
@@ -110,12 +110,7 @@ def preflight(
     num_test = source.num_test if source is not None else None
     found = doubts(config, num_test=num_test)
     classes = source.classes if source is not None else None
-    if source is None and (known := known_classes(store, config)) is not None:
-        classes = known.names
-    if classes is not None and any(STAGES[stage].is_training for stage in missing):
-        require_classes(config, classes)
-    if classes is not None and config.num_classes is not None:
-        label_numbers(config, classes)
+    require_meanings(store, config, missing, classes)
     num_classes = len(classes) if classes is not None else None
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
@@ -193,6 +188,33 @@ def require_weights(store: Store, config: RunConfig, missing: Sequence[str]) -> 
         # Where units are there they may be all: the stage looks, and refuses what it cannot make.
         if not all(results.is_begun(store, config, weights, stage) for stage in missing):
             chosen.require_files(store, weights)
+
+
+def require_meanings(
+    store: Store, config: RunConfig, missing: Sequence[str], classes: Sequence[str] | None
+) -> None:
+    """Refuse classes that are not the network's labels, and `sample.labels` that means none.
+
+    Args:
+        store: the root.
+        config: of the run.
+        missing: the stages that are to run.
+        classes: of its images, as far as their source says; None: that does not say it.
+
+    Raises:
+        ConfigError: with what to set.
+    """
+    if config.num_classes is None:
+        return
+    if classes is not None:
+        require_classes(config, classes)
+    if not (is_own(config) or any(STAGES[stage].uses_weights for stage in missing)):
+        return
+    with suppress(DataError):  # the stages that read the index say what is damaged
+        if (known := labelled_classes(store, config, ours=classes)) is not None:
+            classes = known.names
+        if classes is not None or not any_checks(missing, "images"):
+            require_labels(config, classes)
 
 
 def _is_served(store: Store, config: RunConfig, stage: str) -> bool:

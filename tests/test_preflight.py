@@ -180,5 +180,27 @@ def test_classes_are_shown_with_their_counts_and_how_to_train_on_them(store, tmp
     ):
         with pytest.raises(ConfigError, match=words):
             look(store, labelled.replaced(wrong))
+    # Where nothing is trained: weights that were imported.
+    wrong = labelled.replaced({"name": "imported", "model.num_classes": 3})
+    recorded(store, wrong, "train")
+    for stages in (PIPELINE, ("shard",)):
+        with pytest.raises(ConfigError, match=r"set model\.num_classes=2"):
+            look(store, wrong, stages)
     one = recipe("images").replaced({"data.source": photos(tmp_path / "one", 12)})
     assert not [line for line in look(store, one).lines(one) if line.startswith("classes")]
+
+
+def test_names_and_shares_of_classes_are_refused_where_nothing_will_say_them(store):
+    """Catches: a name that no class of a bundle has, found after its training; and imported weights
+    without a data set, whose refusal comes from a worker.
+    """
+    config = recipe("digits-classes")
+    with pytest.raises(ConfigError, match="'x', which is no class of the images"):
+        look(store, config.replaced({"sample.labels": ["x"]}))
+    recorded(store, config, "train")
+    for labels, words in ((["3"], "give the number of the class"), ("training", "no data set")):
+        labelled = config.replaced({"sample.labels": labels})
+        with pytest.raises(ConfigError, match=words):
+            look(store, labelled, ("sample",))
+        look(store, labelled, PIPELINE)
+    look(store, config.replaced({"sample.labels": [3]}), ("sample",))

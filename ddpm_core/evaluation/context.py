@@ -173,7 +173,8 @@ class EvaluationContext:
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
         """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""
         numbers = np.arange(start, stop)
-        given = conditioning_of(images, numbers, self.denoiser.null.parts)
+        accepts, num_classes = self.denoiser.null.parts, self.config.num_classes
+        given = conditioning_of(images, numbers, accepts, num_classes=num_classes)
         return self.denoiser.given(given.to(self.device))
 
     @cached_property

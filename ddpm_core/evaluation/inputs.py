@@ -9,6 +9,7 @@ from ddpm_core.evaluation.features import FeatureRecipe, feature_recipe
 from ddpm_core.runs import chosen, places, results
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.weights import Weights
+from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.shards.one_class import why_no_distance
 from ddpm_core.store import manifest
@@ -40,6 +41,7 @@ class Inputs:
                 f"{command}"
             )
         index = load_index(store, found.folder, found.body["fingerprint"])
+        require_classes(config, index.label.names)
         return cls(store, config, weights, index, samples)
 
     @property

@@ -21,10 +21,9 @@ from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, us
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
-from ddpm_core.sampling.plan import plan_of
+from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.stage import deliver_own_curve, deliver_samples
 from ddpm_core.sampling.units import first_images
-from ddpm_core.shards.classes import Classes
 from ddpm_core.shards.members import LABEL
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
@@ -160,7 +159,7 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
         return {}
     with closing(load_split(store, inputs.index, "test")) as held_out:
         labels = held_out.member(LABEL, np.arange(inputs.num_test)).numpy()
-    drawn = plan_of(config, Classes.of(inputs.index)).labels(torch.arange(config.sample.num_images))
+    drawn = load_plan(store, config).labels(torch.arange(config.sample.num_images))
     judged = None
     if inputs.recipe is not None and config.evaluate.features == "trained" and drawn is not None:
         samples, test = (_most_probable(findings, part) for part in ("samples", "test"))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import TrainConfig
+from ddpm_core.errors import DataError
 from ddpm_core.loading.loader import Images
 from ddpm_core.permutation import Order, images_at, slice_positions
 from ddpm_core.shards.members import require_members
@@ -33,7 +34,11 @@ class Batch:
 
 
 def conditioning_of(
-    images: Images, numbers: NDArray[np.int64], accepts: frozenset[str]
+    images: Images,
+    numbers: NDArray[np.int64],
+    accepts: frozenset[str],
+    *,
+    num_classes: int | None = None,
 ) -> Conditioning:
     """Return the conditioning of the images of these numbers.
 
@@ -41,14 +46,26 @@ def conditioning_of(
         images: the split.
         numbers: (b,) of the images.
         accepts: the parts that the network takes.
+        num_classes: whose labels it takes; None: any.
 
     Raises:
-        DataError: the images come without such a part, or what there is of it is damaged.
+        DataError: the images come without such a part, or what there is of it is damaged, or a
+            label is none that the network takes: the number after the last is its null.
     """
     require_members(images.members, accepts, of="the data set")
     if not accepts:
         return NOTHING
-    return Conditioning(**{name: images.member(name, numbers) for name in accepts})
+    given = Conditioning(**{name: images.member(name, numbers) for name in accepts})
+    if (
+        num_classes is not None
+        and given.label is not None
+        and bool((given.label >= num_classes).any())
+    ):
+        raise DataError(
+            f"an image has the label {int(given.label.max())}, and the network takes 0 to "
+            f"{num_classes - 1}; give the run a data set of {num_classes} classes"
+        )
+    return given
 
 
 class Batches:

@@ -15,8 +15,7 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.wrappers.guidance import Guided
-from ddpm_core.errors import ConfigError
-from ddpm_core.shards.classes import Classes, known_classes, label_numbers
+from ddpm_core.shards.classes import Classes, label_numbers, labelled_classes, require_labels
 from ddpm_core.store.storage import Store
 
 
@@ -90,27 +89,25 @@ def plan_of(config: RunConfig, classes: Classes | None) -> Plan:
     if config.num_classes is None:
         return Plan()
     names = () if classes is None else classes.names
+    require_labels(config, None if classes is None else names)
     match config.sample.labels:
         case "balanced":
             return Plan(in_turn=tuple(range(config.num_classes)), names=names)
         case "training":
-            if classes is None:
-                raise ConfigError(
-                    "sample.labels=training goes by the training images, and this run has no data "
-                    "set; run the shard stage first, or leave sample.labels out"
-                )
-            return Plan(counts=classes.counts, names=names, seed=config.sample.seed)
+            counts = () if classes is None else classes.counts
+            return Plan(counts=counts, names=names, seed=config.sample.seed)
         case _:
             return Plan(in_turn=label_numbers(config, names or None), names=names)
 
 
 def load_plan(store: Store, config: RunConfig) -> Plan:
-    """Return what the samples of a run are of, with the names of its data set if it has one.
+    """Return what the samples of a run are of, by the classes that its weights were trained with.
 
     Raises:
-        ConfigError: as `plan_of`.
+        ConfigError: as `plan_of` and `labelled_classes`.
+        DataError: as `labelled_classes`.
     """
-    return plan_of(config, known_classes(store, config))
+    return plan_of(config, labelled_classes(store, config))
 
 
 def conditioned(denoiser: NetworkDenoiser, given: Conditioning, guidance_scale: float) -> Denoiser:

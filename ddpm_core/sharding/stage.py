@@ -15,6 +15,7 @@ from ddpm_core.runs.run import open_stage
 from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset
 from ddpm_core.sharding.source import Source, require_few_rejected
+from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, dataset_fingerprint, load_index, require_identity
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import listed
@@ -39,6 +40,7 @@ def run_shard(store: Store, config: RunConfig) -> str:
     What is there already, of this run or of another, is used and not made again.
 
     Raises:
+        ConfigError: they are of another number of classes than the network has labels.
         DataError: the source images cannot be used.
         RunConflictError: the run has a data set, and it is not of these images.
     """
@@ -48,6 +50,7 @@ def run_shard(store: Store, config: RunConfig) -> str:
         _show_done(store, index)
         return pointer.folder
     with _source(config) as source:
+        require_classes(config, source.classes)
         made = _made(store, config, source, pointer)
     open_stage(store, config)  # the run's first result is about to stand, and not earlier its name
     if passed_over is not None and passed_over == _pointer_bytes(store, config):

@@ -1,13 +1,13 @@
 """The classes of a data set: shown with their counts, and as many as a network has labels."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.errors import ConfigError
 from ddpm_core.runs import results
+from ddpm_core.runs.reference import is_own, trained_by
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
 
@@ -32,12 +32,51 @@ class Classes:
 def known_classes(store: Store, config: RunConfig) -> Classes | None:
     """Return the classes of the run's data set; None while it has none.
 
-    An index that cannot be read counts as one that is not made yet: stages that need it refuse it.
+    Raises:
+        DataError: it has one, and the index cannot be read.
     """
-    with suppress(DataError):
-        if (pointer := results.dataset_pointer(store, config.name)) is not None:
-            return Classes.of(load_index(store, pointer.folder, pointer.fingerprint))
-    return None
+    if (pointer := results.dataset_pointer(store, config.name)) is None:
+        return None
+    return Classes.of(load_index(store, pointer.folder, pointer.fingerprint))
+
+
+def labelled_classes(
+    store: Store, config: RunConfig, *, ours: Sequence[str] | None = None
+) -> Classes | None:
+    """Return the classes that the labels of a run's weights stand for; None: not known, or none.
+
+    Those of the data set of the run that trained the weights; where that has none, of its own.
+
+    Args:
+        store: the root.
+        config: of the run.
+        ours: the names of the classes of its images, where its data set is not made yet.
+
+    Raises:
+        ConfigError: one of the two data sets has another number of classes than the network has
+            labels, or they name them otherwise.
+        DataError: an index cannot be read.
+    """
+    if config.num_classes is None:
+        return None
+    own = known_classes(store, config)
+    names = own.names if own is not None else ours
+    if names is not None:
+        require_classes(config, names)
+    if is_own(config):
+        return own
+    trained = trained_by(store, config)
+    theirs = known_classes(store, trained)
+    if theirs is None:
+        return own
+    require_classes(config, theirs.names)
+    if names is not None and tuple(names) != theirs.names:
+        raise ConfigError(
+            f"sample.model={config.sample.model!r}: the labels of run {trained.name!r} stand for "
+            f"other classes: {classes_text(names)} here and {classes_text(theirs.names)} there. "
+            "Give that run itself as the target, or use its data set"
+        )
+    return theirs
 
 
 def require_classes(config: RunConfig, classes: Sequence[str]) -> None:
@@ -64,6 +103,26 @@ def require_classes(config: RunConfig, classes: Sequence[str]) -> None:
         f"({_some(classes)}); set model.num_classes={len(classes)}, under another run name if "
         "this one has begun"
     )
+
+
+def require_labels(config: RunConfig, classes: Sequence[str] | None) -> None:
+    """Refuse `sample.labels` of a network of labels that these classes give no meaning.
+
+    Args:
+        config: of the run.
+        classes: by label; None: they are not known.
+
+    Raises:
+        ConfigError: as `label_numbers`, or labels as in the training set where none is known.
+    """
+    if config.num_classes is None:
+        return
+    if config.sample.labels == "training" and classes is None:
+        raise ConfigError(
+            "sample.labels=training goes by the training images, and this run has no data "
+            "set; run the shard stage first, or leave sample.labels out"
+        )
+    label_numbers(config, classes)
 
 
 def label_numbers(config: RunConfig, classes: Sequence[str] | None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from ddpm_core.errors import DataError
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.containers.opening import open_container
 from ddpm_core.sources.listing import Listing, list_images
-from ddpm_core.sources.splits import load_splits, published_bytes
+from ddpm_core.sources.splits import classes_of, load_splits, published_bytes
 from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
 
 _NUM_DIGITS = 1797
@@ -80,11 +80,14 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
         )
     if data.name == "digits":  # no need of the two seconds that scikit-learn takes to import
         num_test = data.num_test_images or 0
-        return _told(_NUM_DIGITS - num_test, num_test, "scikit-learn's digits")
+        return _told(_NUM_DIGITS - num_test, num_test, "scikit-learn's digits", classes_of(data))
     num_bytes = published_bytes(data, cache=cache)
     if num_bytes:
         return Glance(
-            None, data.max_test_images, f"{data.name}, {num_bytes / 1e6:.0f} MB to be downloaded"
+            None,
+            data.max_test_images,
+            f"{data.name}, {num_bytes / 1e6:.0f} MB to be downloaded",
+            classes_of(data),
         )
     splits = load_splits(data, cache=cache)
     counts = np.bincount(splits.train.labels, minlength=len(splits.classes))

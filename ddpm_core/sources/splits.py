@@ -22,6 +22,12 @@ _PUBLISHED: dict[str, tuple[RemoteFile, ...]] = {
     "fashion_mnist": fashion_mnist.PUBLISHED,
     "cifar10": cifar.PUBLISHED,
 }
+_CLASSES: dict[str, tuple[str, ...]] = {
+    "digits": mnist.CLASSES,
+    "mnist": mnist.CLASSES,
+    "fashion_mnist": fashion_mnist.CLASSES,
+    "cifar10": cifar.CLASSES,
+}
 _DIGITS_SPLIT_KEY = b"digits held out:"  # in no configuration: the split is part of the data set
 
 
@@ -67,20 +73,22 @@ def load_splits(
     """
     match data.name:
         case "digits":
-            splits = _digits(data)
-        case "mnist":
-            splits = Splits(*mnist.read_folder(_folder(data, cache, published)), mnist.CLASSES)
-        case "fashion_mnist":
-            folder = _folder(data, cache, published)
-            splits = Splits(*mnist.read_folder(folder), fashion_mnist.CLASSES)
+            train, test = _digits(data)
+        case "mnist" | "fashion_mnist":
+            train, test = mnist.read_folder(_folder(data, cache, published))
         case "cifar10":
-            splits = Splits(*cifar.read_folder(_folder(data, cache, published)), cifar.CLASSES)
+            train, test = cifar.read_folder(_folder(data, cache, published))
         case "images" | "celebahq" | "lsun_bedroom" | "lsun_church" | "lsun_cat":
             raise ValueError(f"{data.name} is no bundle: see `collection`")
         case _:
             assert_never(data.name)
-    splits = replace(splits, test=_first(splits.test, data))
-    return replace(splits, train=_padded(splits.train, data), test=_padded(splits.test, data))
+    test = _padded(_first(test, data), data)
+    return Splits(_padded(train, data), test, classes_of(data))
+
+
+def classes_of(data: DataConfig) -> tuple[str, ...]:
+    """Return what the labels of a bundle mean, before any image of it is read."""
+    return _CLASSES[data.name]
 
 
 def published_bytes(data: DataConfig, *, cache: Path) -> int:
@@ -107,7 +115,7 @@ def _folder(data: DataConfig, cache: Path, published: Mapping[str, tuple[RemoteF
     return cache / data.name
 
 
-def _digits(data: DataConfig) -> Splits:
+def _digits(data: DataConfig) -> tuple[RawImages, RawImages]:
     """Return scikit-learn's bundled digits, 0..16 stretched to 0..255.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its
@@ -121,10 +129,9 @@ def _digits(data: DataConfig) -> Splits:
     order = keyed_permutation(_DIGITS_SPLIT_KEY, len(labels), np.arange(len(labels)))
     held_out = np.zeros(len(labels), bool)
     held_out[order[: data.num_test_images]] = True
-    return Splits(
+    return (
         RawImages(images_u8[~held_out], labels[~held_out], "train"),
         RawImages(images_u8[held_out], labels[held_out], "test"),
-        tuple(str(digit) for digit in range(10)),
     )
 
 

@@ -21,7 +21,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 import ddpm_core
 from ddpm_core.config import RunConfig
 from ddpm_core.runs.weights import Weights
-from ddpm_core.shards.classes import Classes, known_classes
+from ddpm_core.shards.classes import Classes, labelled_classes
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import RUN_URI
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
@@ -224,7 +224,7 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights)
         folder, file = Path(scratch) / "model", Path(scratch) / "ema.safetensors"
         _fetch(store, weights, file)
         about = Model(run_id=run.run_id, model_id=model_id)
-        classes = known_classes(store, config)
+        classes = labelled_classes(store, config)
         save_model(folder, config, file, name=weights.name, classes=classes, model=about)
         file.unlink()  # the folder has a copy, and a disk may hold just two
         run.heard()

@@ -12,7 +12,12 @@ from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import layout, lease, results
 from ddpm_core.runs.run import require_feature_file
 from ddpm_core.sharding.stage import run_shard
-from ddpm_core.shards.classes import classes_text, require_classes
+from ddpm_core.shards.classes import (
+    classes_text,
+    labelled_classes,
+    require_classes,
+    require_labels,
+)
 from ddpm_core.shards.index import load_index
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.store.manifest import DamagedError
@@ -72,11 +77,13 @@ def run_train(store: Store, config: RunConfig) -> None:
 
 
 def _show_classes(store: Store, config: RunConfig) -> None:
-    """Print the classes that are trained on; refuse others than the network has."""
+    """Print the classes that are trained on; refuse others than network and samples have."""
     if (pointer := results.dataset_pointer(store, config.name)) is None:
         return  # damaged a moment ago: the workers refuse it
     index = load_index(store, pointer.folder, pointer.fingerprint)
     require_classes(config, index.label.names)
+    labels = labelled_classes(store, config)
+    require_labels(config, None if labels is None else labels.names)
     text = classes_text(index.label.names, index.label.counts["train"])
     Progress("train", 0, config.train.num_steps, "steps", f"classes: {text}").show()
 

@@ -1,20 +1,24 @@
 """What is measured of each class, against numbers counted by hand and one small run of labels."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from ddpm_core.conditioning import Conditioning
-from ddpm_core.evaluation import stage
+from ddpm_core.errors import ConfigError
+from ddpm_core.evaluation import inputs, stage
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
+from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.loading.loader import load_split
 from ddpm_core.runs import results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.shards.index import load_index
+from ddpm_core.shards.members import ClassMember
 from tests.sampling.tiny import commit_random_weights, tiny_config
 
 
@@ -61,6 +65,21 @@ def test_a_judgement_says_of_what_it_is():
     protocol = found["protocol"]
     assert (protocol["labels"], protocol["guidance_scale"]) == ("balanced", 2.0)
     assert protocol["num_images"] == {"samples": 2, "test": 1}
+
+
+def test_a_data_set_of_more_classes_than_the_network_has_is_not_measured(store, monkeypatch):
+    """Catches imported weights whose null row is given to the images of an eleventh class."""
+    config = tiny_config(**{"model.conditioning": "label"})
+    commit_random_weights(store, config)
+    pointer = results.dataset_pointer(store, config.name)
+    index = load_index(store, pointer.folder, pointer.fingerprint)
+    monkeypatch.setattr(results, "samples_of", lambda *_: index.manifest)
+    assert Inputs.of(store, config).index == index
+    names, counts = (*index.label.names, "more"), index.label.counts
+    more = replace(index, others={"label": ClassMember(names, counts)})
+    monkeypatch.setattr(inputs, "load_index", lambda *_: more)
+    with pytest.raises(ConfigError, match=r"set model\.num_classes=11"):
+        Inputs.of(store, config)
 
 
 def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):

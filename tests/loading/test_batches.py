@@ -9,7 +9,7 @@ import torch
 from ddpm_core.conditioning import NOTHING
 from ddpm_core.errors import DataError
 from ddpm_core.loading import loader
-from ddpm_core.loading.batches import Batches
+from ddpm_core.loading.batches import Batches, conditioning_of
 from ddpm_core.loading.loader import load_split
 from ddpm_core.recipes.small import digits
 from ddpm_core.shards.index import load_index
@@ -92,3 +92,13 @@ def test_a_part_that_shards_lack_is_refused_before_the_first_batch(images):
             pinned=False,
             accepts=frozenset({"text"}),
         )
+
+
+def test_a_label_that_is_the_null_is_no_class(images):
+    """Catches images of an eleventh class that are measured with the row of no class."""
+    numbers = np.arange(len(images))
+    largest = int(images.member("label", numbers).max())
+    given = conditioning_of(images, numbers, LABEL, num_classes=largest + 1)
+    assert given.label.max() == largest
+    with pytest.raises(DataError, match=f"has the label {largest}, and the network takes 0 to"):
+        conditioning_of(images, numbers, LABEL, num_classes=largest)

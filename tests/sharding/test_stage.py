@@ -1,13 +1,15 @@
+import contextlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.loading.loader import load_split
 from ddpm_core.progress import parse
-from ddpm_core.recipes import mnist
+from ddpm_core.recipes import mnist, recipe
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.stages import STAGES
@@ -322,3 +324,15 @@ def test_a_pointer_that_another_stage_made_meanwhile_stays(store, root, config, 
     with pytest.raises(RunConflictError, match="holds other bytes"):
         run_shard(store, config)
     assert results.dataset_pointer(store, config.name) == theirs
+
+
+def test_images_of_other_classes_than_the_network_has_are_no_data_set_of_the_run(
+    store, root, monkeypatch
+):
+    """Catches a run.json that stands for a network which its data set refuses."""
+    source = SimpleNamespace(classes=("cat", "dog"))
+    monkeypatch.setattr(stage, "_source", lambda _config: contextlib.nullcontext(source))
+    labelled = recipe("images").replaced({"model.conditioning": "label", "model.num_classes": 3})
+    with pytest.raises(ConfigError, match=r"set model\.num_classes=2"):
+        run_shard(store, labelled)
+    assert not root.exists() or not files_below(root)

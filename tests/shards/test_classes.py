@@ -4,7 +4,10 @@ import pytest
 
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import digits, recipe
-from ddpm_core.shards.classes import classes_text, require_classes
+from ddpm_core.runs.run import open_run
+from ddpm_core.shards import classes
+from ddpm_core.shards.classes import Classes, classes_text, labelled_classes, require_classes
+from ddpm_core.store.storage import open_store
 
 THREE = recipe("images").replaced({"model.conditioning": "label", "model.num_classes": 3})
 
@@ -26,3 +29,26 @@ def test_classes_are_said_with_their_labels_and_counts():
     assert classes_text(["0", "1"]) == "0, 1"
     many = classes_text([f"n{number:04d}" for number in range(1000)])
     assert many.endswith("19 n0019, ... (1000 in all)")
+
+
+def test_labels_mean_what_they_meant_in_the_training(monkeypatch, tmp_path):
+    """Catches borrowed weights whose labels are named by another data set; and weights of other
+    labels than the data set has, where no training looks.
+    """
+    store, pets = open_store(str(tmp_path)), Classes(("cat", "dog", "fox"), (5, 5, 5))
+    found = {"theirs": pets}
+    monkeypatch.setattr(classes, "known_classes", lambda _store, config: found.get(config.name))
+    open_run(store, THREE.replaced({"name": "theirs"}))
+    borrowed = THREE.replaced({"name": "ours", "sample.model": "theirs"})
+    assert labelled_classes(store, borrowed) == pets
+    found["ours"] = Classes(("cat", "dog", "fox"), (1, 2, 3))
+    assert labelled_classes(store, borrowed) == pets
+    assert labelled_classes(store, THREE.replaced({"name": "ours"})) == found["ours"]
+    found["ours"] = Classes(("ant", "cat", "dog"), (1, 2, 3))
+    with pytest.raises(ConfigError, match=r"0 ant, 1 cat, 2 dog here and 0 cat, 1 dog, 2 fox"):
+        labelled_classes(store, borrowed)
+    found["ours"] = Classes(("cat", "dog"), (1, 2))
+    for config in (borrowed, THREE.replaced({"name": "ours"})):
+        with pytest.raises(ConfigError, match=r"set model\.num_classes=2"):
+            labelled_classes(store, config)
+    assert labelled_classes(store, recipe("images").replaced({"name": "ours"})) is None

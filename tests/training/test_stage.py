@@ -226,3 +226,12 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(store, groups):
         run_train(store, CONFIG)
     assert len(groups) == 1
     assert not store.exists(key)
+
+
+def test_a_name_that_no_class_has_is_refused_before_the_training(tmp_path, groups):
+    """Catches: days of training, and then samples of a class that there is not."""
+    store = open_store(str(tmp_path / "labelled"))
+    changes = {"model.conditioning": "label", "sample.labels": ["cat"]}
+    with pytest.raises(ConfigError, match="'cat', which is no class of the images"):
+        run_train(store, CONFIG.replaced(changes))
+    assert not groups
