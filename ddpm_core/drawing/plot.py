@@ -5,6 +5,7 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 DPI = 100
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9730d", "#8a8a8a"
@@ -36,6 +37,12 @@ def dress(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=GREY, alpha=0.2, linewidth=0.6)
+
+
+def drawable(name: str) -> str:
+    """Return a name with `?` for each character of which the figures' font has no glyph."""
+    glyphs = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(one if one.isprintable() and ord(one) in glyphs else "?" for one in name)
 
 
 def png(figure: Figure) -> bytes:

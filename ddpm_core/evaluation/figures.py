@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import PredictionKind
 from ddpm_core.drawing import pictures
-from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, dress, plot, png
+from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, drawable, dress, plot, png
 from ddpm_core.evaluation.metrics import Bound
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
@@ -109,7 +109,8 @@ def classes_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         rows: of `by_class.class_rows`.
     """
-    places, names = np.arange(len(rows)), [str(row["class"])[:_NAME_LENGTH] for row in rows]
+    places = np.arange(len(rows))
+    names = [drawable(str(row["class"])[:_NAME_LENGTH]) for row in rows]
     has_judge = "judged_right" in rows[0]
     figure = Figure(figsize=(8.0, 4.8), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2 if has_judge else 1, squeeze=False)[0]
@@ -125,7 +126,7 @@ def classes_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
             axes.plot(marks, places, "|", color="#333333", markersize=12, markeredgewidth=2)
             axes.set_xlim(0, 1.02)
         if len(rows) <= _NAMED:
-            axes.set_yticks(places, names)
+            axes.set_yticks(places, names, parse_math=False)
         axes.invert_yaxis()
         dress(axes, label, "class")
     return png(figure)

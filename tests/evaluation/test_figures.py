@@ -73,3 +73,15 @@ def test_the_axis_of_the_loss_says_what_was_trained(changes, label):
     words = axes.yaxis.label.get_window_extent()
     assert words.y0 >= 0
     assert words.y1 <= figure.bbox.height
+
+
+def test_a_class_may_have_any_name_a_folder_has(recwarn):
+    """Catches: a name that is read as mathematics, which ends an evaluation after all is measured;
+    one without glyphs that warns; one with a byte that is no text.
+    """
+    names = ["$a_$", "$\\frac$", "\u732b", "a\nb", "\udcff", "cat"]
+    rows = [{"class": name, "bits_per_dim": 1.0} for name in names]
+    assert figures.classes_figure(rows).startswith(b"\x89PNG")
+    assert not recwarn.list
+    plain = [{"class": name, "bits_per_dim": 1.0} for name in ["a", "b", "c", "d", "e", "f"]]
+    assert figures.classes_figure(rows) != figures.classes_figure(plain)
