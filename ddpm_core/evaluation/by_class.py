@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
 
@@ -63,6 +63,7 @@ def judge_metric(
             "judge": network,
             "num_classes": num_classes,
             "num_images": {"samples": len(samples.labels), "test": len(held_out.labels)},
+            **identity.counted("diffusion", config.diffusion),
             **describe(config.sample, config.diffusion.num_timesteps, num_classes=num_classes),
         },
     }

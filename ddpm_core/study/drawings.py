@@ -95,8 +95,8 @@ def _quality(findings: Findings, config: RunConfig, numbers: dict[str, Any], dat
             ),
         )
         last = progress[-1]
-        # The sample itself: one call for each step of the chain.
-        curves["DDPM, every step"] = [(last["reverse_step"], last["frechet_distance"])]
+        # The sample itself.
+        curves["DDPM, every step"] = [(last["evaluations"], last["frechet_distance"])]
     if curves:
         files["samplers-figure"] = (
             ".png",

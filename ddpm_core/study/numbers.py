@@ -12,6 +12,7 @@ from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
+from ddpm_core.sampling.sampler import describe
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.published import progressive_coding_of
 from ddpm_core.study.settings import flow_refusal, swept
@@ -44,6 +45,7 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
             "version": PROTOCOL_VERSION,
             **protocol,
             **identity.counted("diffusion", config.diffusion),
+            **_conditioning(config),
             "study": identity.study(config),
             "distances": "Frechet, to the training images; floor: held-out to training images",
         },
@@ -66,6 +68,18 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
             if findings.has("neighbours", space)
         },
         "round_trip": _round_trip(findings),
+    }
+
+
+def _conditioning(config: RunConfig) -> dict[str, Any]:
+    """Return what is given to a network of labels, and how far its samples are guided."""
+    if config.num_classes is None:
+        return {}
+    sample, steps = config.sample, config.diffusion.num_timesteps
+    drawn = describe(sample, steps, num_classes=config.num_classes)
+    return {
+        "conditioning": "the label of each image",
+        **{key: drawn[key] for key in ("labels", "guidance_scale")},
     }
 
 
@@ -124,9 +138,15 @@ def _sampler(findings: Findings, key: str, name: str, reference: Seen | None) ->
 def _progress(
     findings: Findings, num_timesteps: int, reference: Seen | None
 ) -> list[dict[str, Any]]:
+    if not findings.has("progress", "ancestral"):
+        return []
+    # Units of versions before do not say it: then it was one call for each step of the chain.
+    first = next(findings.each("progress", "ancestral"))
+    calls = int(first["evaluations"]) if "evaluations" in first else num_timesteps
     return [
         {
             "reverse_step": num_timesteps - t,
+            "evaluations": (num_timesteps - t) * calls // num_timesteps,
             "frechet_distance": _distance(seen, reference),
             "inception_score": seen.score,
         }

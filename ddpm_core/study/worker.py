@@ -132,7 +132,12 @@ def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     times = moments_of_chain(context.denoiser)
     x_T, noise = chain_noise(context, positions)  # noqa: N806
     given = context.plan.conditioning(positions)
-    denoiser = conditioned(context.denoiser, given, context.config.sample.guidance_scale)
+    counter = _Counter(context.denoiser.network)
+    counted, scale = (
+        replace(context.denoiser, network=counter),
+        context.config.sample.guidance_scale,
+    )
+    denoiser = conditioned(counted, given, scale)
     with torch.inference_mode():
         x_0_hat = progressive_generation(denoiser, x_T, times=times, noise=noise)
     count = unit.stop - unit.start
@@ -140,6 +145,7 @@ def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     shown = images_u8.view(len(times), count, *shape)
     seen = context.look(images_u8)
     return {
+        "evaluations": torch.tensor(counter.num_images // count),
         "times": torch.tensor(times),
         "shown": shown[:, : max(0, context.config.study.num_shown - unit.start)].contiguous(),
         **{name: rows.view(len(times), count, -1) for name, rows in seen.items()},

@@ -11,6 +11,7 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import inputs, stage
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
+from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.inference.denoiser import load_denoiser
@@ -65,6 +66,7 @@ def test_a_judgement_says_of_what_it_is():
     protocol = found["protocol"]
     assert (protocol["labels"], protocol["guidance_scale"]) == ("balanced", 2.0)
     assert protocol["num_images"] == {"samples": 2, "test": 1}
+    assert protocol["prediction"] == config.diffusion.prediction
 
 
 def test_a_data_set_of_more_classes_than_the_network_has_is_not_measured(store, monkeypatch):
@@ -114,8 +116,17 @@ def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):
     assert rows[3]["class"] == index.label.names[3]
     assert rows[3]["bits_per_dim"] == pytest.approx(of_3.mean(), rel=1e-4)
     assert [row["num_samples"] for row in rows] == [2] * 6 + [1] * 4
-    right = sum(row["judged_right"] * row["num_samples"] for row in rows) / 16
-    assert numbers["judge_accuracy"]["value"] == pytest.approx(right)
+    context = EvaluationContext(
+        store, config, index.pointer, Inputs.of(store, config).recipe, torch.device("cpu")
+    )
+    with torch.inference_mode():
+        found = context.look(context.first_samples(16))["probabilities"].argmax(dim=1)
+    is_right = (found == torch.arange(16) % 10).double()
+    assert numbers["judge_accuracy"]["value"] == pytest.approx(float(is_right.mean()))
+    assert [row["judged_right"] for row in rows] == [
+        pytest.approx(float(is_right[label::10].mean())) for label in range(10)
+    ]
+    assert 0 < is_right.sum() < 16, "the judge tells labels apart"
     accuracy = numbers["judge_accuracy"]["protocol"]["judge"]["held_out_accuracy"]
     assert numbers["judge_accuracy"]["held_out"] == pytest.approx(accuracy)
     metrics = recording_tracker.metrics

@@ -24,6 +24,7 @@ PROTOCOL = {
     "features": {"kind": "trained"},
     "num_images": {"train": NUM_TRAIN, "test": NUM_TEST},
 }
+GUIDED = {"model.conditioning": "label", "sample.guidance_scale": 2.0}
 PURE_NOISE = {"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"}
 
 
@@ -183,3 +184,29 @@ def test_a_bound_that_is_no_number_names_the_image(store, split, value):
     publish(Units(store, FOLDER), unit, broken)
     with pytest.raises(DivergenceError, match=f"bound of {split} image 4 is {value}: the net"):
         numbers_of(found, config, PROTOCOL)
+
+
+def test_a_chain_costs_the_calls_that_were_counted(found, monkeypatch):
+    """Catches: a guided chain at half its cost; units of versions before, which did not count."""
+    each = type(found).each
+
+    def counted(self, kind, part):
+        extra = {"evaluations": torch.tensor(42)} if kind == "progress" else {}
+        return ({**one, **extra} for one in each(self, kind, part))
+
+    (plain,) = {one["evaluations"] / one["reverse_step"] for one in progress_of(found)}
+    monkeypatch.setattr(type(found), "each", counted)
+    assert (plain, [one["evaluations"] for one in progress_of(found)]) == (1, [22, 32, 42])
+
+
+def progress_of(found):
+    return numbers_of(found, study_config(), PROTOCOL)["quality"]["progress"]
+
+
+def test_numbers_of_a_guided_run_say_so(found):
+    """Catches: a study whose numbers do not say which labels they are of, and how far guided."""
+    protocol = numbers_of(found, study_config(**GUIDED), PROTOCOL)["protocol"]
+    assert protocol["conditioning"] == "the label of each image"
+    assert (protocol["labels"], protocol["guidance_scale"]) == ("balanced", 2.0)
+    plain = numbers_of(found, study_config(), PROTOCOL)["protocol"]
+    assert not {"conditioning", "labels", "guidance_scale"} & plain.keys()

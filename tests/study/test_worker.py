@@ -92,6 +92,7 @@ def test_the_last_x_0_hat_of_a_chain_is_its_sample(context):
     found = work(context, Unit("progress", "ancestral", 1, 4))
     assert found["times"].tolist() == moments_of_chain(context.denoiser)
     assert found["times"][0] == 0
+    assert int(found["evaluations"]) == context.config.diffusion.num_timesteps
     images_u8 = drawn_u8(context, [1, 2, 3])
     assert torch.equal(found["shown"][0], images_u8[:2])
     assert found["shown"].shape == (20, 2, *SHAPE)
