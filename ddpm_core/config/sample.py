@@ -46,7 +46,7 @@ class SampleConfig(Section):
     [3] or ["cat", "dog"]"""
     guidance_scale: float = Field(1.0, ge=0, le=1000)
     """of model.conditioning=label: how far the prediction with the label is followed beyond that
-    without one; 1: no guidance, at half the calls of the network; 0: as without labels"""
+    without one; 1: no guidance, 0: as without labels, both at half the calls of the network"""
 
     num_images: Count = 50_000
     """images; more than there are: only the others are drawn"""

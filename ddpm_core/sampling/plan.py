@@ -73,7 +73,7 @@ class Plan:
         if labels is None:
             return {}
         label = int(labels)
-        return {"label": label, "class": self.name(label)}
+        return {"label": label, **({"class": self.names[label]} if self.names else {})}
 
 
 def plan_of(config: RunConfig, classes: Classes | None) -> Plan:
@@ -116,10 +116,13 @@ def conditioned(denoiser: NetworkDenoiser, given: Conditioning, guidance_scale: 
     Args:
         denoiser: of a network with its null.
         given: of each image, or of one for all; without parts the denoiser is returned as it is.
-        guidance_scale: 1: no guidance, one call of the network on each image.
+        guidance_scale: 1: no guidance, and 0: as of images of nothing; both are one call of the
+            network on each image.
     """
     if not given.parts:
         return denoiser
+    if guidance_scale == 0:
+        return denoiser.given_nothing()
     own = denoiser.given(given)
     if guidance_scale == 1:
         return own

@@ -59,6 +59,7 @@ def test_classes_come_in_turn_by_default_and_as_listed(labelled):
     plan = plan_of(config, classes)
     assert plan.labels(torch.tensor([7, 0, 23])).tolist() == [7, 0, 3]
     assert plan.about(23) == {"label": 3, "class": classes.names[3]}
+    assert plan_of(config, None).about(23) == {"label": 3}, "no second spelling of the class"
     listed = config.replaced({"sample.labels": [5, classes.names[2]]})
     assert plan_of(listed, classes).labels(torch.arange(5)).tolist() == [5, 2, 5, 2, 5]
     assert plan_of(tiny_config(), classes) == Plan()
@@ -133,7 +134,7 @@ class Counting:
         return 0.5 * x_t + conditioning.label.double()[:, None, None, None] * 0.1
 
 
-def test_scale_1_is_no_guidance_at_half_the_cost_and_2_goes_as_far_again():
+def test_scales_1_and_0_are_no_guidance_at_half_the_cost_and_2_goes_as_far_again():
     """Catches w - 1 for w, the two predictions exchanged, and a second call that changes nothing.
 
     Of a network whose output is linear in its label, guidance is the label moved: from the null 10
@@ -143,8 +144,9 @@ def test_scale_1_is_no_guidance_at_half_the_cost_and_2_goes_as_far_again():
     null, three = (Conditioning(label=torch.tensor([label])) for label in (10, 3))
     denoiser = NetworkDenoiser(network, SHORT, null=null)
     found = {w: conditioned(denoiser, three, w).predict(x_t, t).eps for w in (0.0, 1.0, 2.0)}
-    assert network.num_images == 2 * (2 + 1 + 2)
+    assert network.num_images == 2 * (1 + 1 + 2)
     assert torch.equal(found[1.0], denoiser.given(three).predict(x_t, t).eps)
+    assert torch.equal(found[0.0], denoiser.given_nothing().predict(x_t, t).eps)
     for w, label in ((0.0, 10.0), (2.0, -4.0)):
         expected = 0.5 * x_t + 0.1 * label
         torch.testing.assert_close(found[w], expected, rtol=1e-9, atol=1e-9)

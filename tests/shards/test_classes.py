@@ -2,11 +2,19 @@
 
 import pytest
 
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.recipes import digits, recipe
+from ddpm_core.runs import layout
+from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import open_run
 from ddpm_core.shards import classes
-from ddpm_core.shards.classes import Classes, classes_text, labelled_classes, require_classes
+from ddpm_core.shards.classes import (
+    Classes,
+    classes_text,
+    known_classes,
+    labelled_classes,
+    require_classes,
+)
 from ddpm_core.store.storage import open_store
 
 THREE = recipe("images").replaced({"model.conditioning": "label", "model.num_classes": 3})
@@ -52,3 +60,13 @@ def test_labels_mean_what_they_meant_in_the_training(monkeypatch, tmp_path):
         with pytest.raises(ConfigError, match=r"set model\.num_classes=2"):
             labelled_classes(store, config)
     assert labelled_classes(store, recipe("images").replaced({"name": "ours"})) is None
+
+
+def test_an_index_that_cannot_be_read_is_not_one_that_is_not_made(tmp_path):
+    """Catches samples of one set with names and without, as the index could be read or not."""
+    store = open_store(str(tmp_path))
+    assert known_classes(store, THREE) is None
+    pointer = DatasetPointer(layout.dataset_folder("images", "d" * 64), "d" * 64)
+    store.create(layout.dataset_pointer_key(THREE.name), pointer.to_json())
+    with pytest.raises(DataError, match="there is no data set at"):
+        known_classes(store, THREE)
