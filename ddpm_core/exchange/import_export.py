@@ -193,6 +193,11 @@ def _from_npz(
             f"model.kind={config.model.kind}: the original's variables ({source}) are those of a "
             "U-Net; leave model.kind out"
         )
+    if config.num_classes is not None:
+        raise ConfigError(
+            f"model.conditioning=label: the network of the original's variables ({source}) takes "
+            "no labels; take a recipe without them"
+        )
     variables, digest = read_npz(source)
     num_levels = len(config.model.channel_mults)
     with _naming(source):

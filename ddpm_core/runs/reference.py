@@ -70,6 +70,8 @@ def _use_of(config: RunConfig) -> dict[str, Any]:
         for name, section in sections.items()
         for key, value in identity.counted(name, section).items()
     }
+    # A bundle's goes without saying.
+    keys["model.num_classes"] = config.num_classes
     return {**keys, "shape of the images": list(config.data.shape)}
 
 

@@ -82,6 +82,7 @@ def test_a_run_of_labels_goes_to_diffusers_and_back(tmp_path):
     """Catches: a table of classes that is lost, a null that becomes a class, labels of others."""
     labels = {"model.conditioning": "label"}
     config, ema = exported(tmp_path / "ours", tmp_path / "folder", **labels)
+    assert not (tmp_path / "folder/model_index.json").exists(), "DDPMPipeline gives no labels"
     theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "folder" / "unet").eval()
     ours = build_network(config).eval()
     ours.load_state_dict(ema)
@@ -225,6 +226,8 @@ def test_what_diffusers_or_the_original_has_not_is_refused(tmp_path):
     source, changes = str(tmp_path / "weights.npz"), {"model.kind": "dit"}
     with pytest.raises(ConfigError, match=r"model\.kind=dit: the original's variables"):
         read_weights(source, "digits", root=str(tmp_path), run="x", changes=changes)
+    with pytest.raises(ConfigError, match="takes no labels; take a recipe without them"):
+        read_weights(source, "digits-classes", root=None, run="x", changes={})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ddpm_core.config.model_ref import ModelRef
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import chosen, layout, results
-from ddpm_core.runs.reference import canonical
+from ddpm_core.runs.reference import canonical, trained_by
 from ddpm_core.runs.run import open_run
 from ddpm_core.store.commit import commit, retire, write_file
 from ddpm_core.store.manifest import DamagedError, quarantine
@@ -276,3 +276,14 @@ def test_files_that_retention_deletes_while_they_are_looked_at_are_not_damaged(
 
     monkeypatch.setattr(results.manifest, "load", load)
     assert chosen.require(store, named(half, "@2")).is_retired
+
+
+def test_a_number_of_classes_is_the_same_if_it_goes_without_saying(store):
+    """Catches: weights that diffusers brought, refused in a run of the same data set's classes."""
+    ours = tiny_config(**{"model.conditioning": "label"})
+    other = ours.replaced({"name": "other", "model.num_classes": 10})
+    open_run(store, other)
+    assert trained_by(store, named(ours, "other")).name == "other"
+    open_run(store, tiny_config(name="plain"))
+    with pytest.raises(ConfigError, match=r"model\.num_classes: 10 here, null there"):
+        trained_by(store, named(ours, "plain"))
