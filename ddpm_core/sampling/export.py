@@ -1,12 +1,19 @@
-"""Samples as PNG files, 00000000.png and so on: what other programs read."""
+"""Samples as PNG files, 00000000.png and so on: what other programs read. Labels are a table."""
 
+import csv
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, RunConflictError, StorageError
+from ddpm_core.images.names import bytes_of
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
+from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.sampling.units import read_pictures, units_of
 from ddpm_core.store.storage import Store
 
@@ -15,7 +22,8 @@ def export_samples(store: Store, config: RunConfig, folder: Path) -> int:
     """Write every sample of a run into `folder`, and return how many there are.
 
     The bytes are those in the run's shards, verified. A file that is there with the same bytes is
-    left; so the same command continues an export that was killed.
+    left; so the same command continues an export that was killed. Of a network of labels,
+    labels.csv says the label of each image, and the name of the class where that is known.
 
     Args:
         store: the root.
@@ -33,23 +41,45 @@ def export_samples(store: Store, config: RunConfig, folder: Path) -> int:
             f"run {config.name!r} has no complete samples of these settings below "
             f"{store.uri_of(layout.run_folder(config.name))}; run the sample stage first"
         )
-    total = config.sample.num_images
+    total, plan = config.sample.num_images, load_plan(store, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for unit in units_of(config.sample):
             for name, content in read_pictures(store, samples, unit):
                 _put(folder / name, content)
             Progress("sample", unit.stop, total, "images", "exported").show()
+        if (labels := plan.labels(torch.arange(total))) is not None:
+            _put_table(folder / "labels.csv", _table(plan, labels.tolist()))
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
     return total
+
+
+def _table(plan: Plan, labels: Sequence[int]) -> bytes:
+    """Return the table of labels; that of fewer images is its beginning."""
+    table = io.StringIO(newline="")
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("index", "label", "class"))
+    for index, label in enumerate(labels):
+        rows.writerow((index, label, plan.names[label] if plan.names else ""))
+    return bytes_of(table.getvalue())
+
+
+def _put_table(path: Path, content: bytes) -> None:
+    """Write the table, over one of fewer images; one of more is left."""
+    found = path.read_bytes() if path.exists() else b""
+    if found.startswith(content):
+        return
+    if content.startswith(found):
+        path.unlink(missing_ok=True)
+    _put(path, content)
 
 
 def _put(path: Path, content: bytes) -> None:
     if path.exists():
         if path.read_bytes() != content:
             raise RunConflictError(
-                f"{path} is another picture; it was left as it is: give an empty folder"
+                f"{path} is another file; it was left as it is: give an empty folder"
             )
         return
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")

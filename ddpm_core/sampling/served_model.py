@@ -34,12 +34,12 @@ from safetensors import SafetensorError
 _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
-from ddpm_core.errors import CheckpointError  # noqa: E402
+from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
 from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16  # noqa: E402
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
 from ddpm_core.sampling.plan import Plan, conditioned, plan_of  # noqa: E402
-from ddpm_core.shards.classes import Classes, classes_text  # noqa: E402
+from ddpm_core.shards.classes import Classes, label_numbers  # noqa: E402
 
 sys.dont_write_bytecode = not _writes_bytecode
 
@@ -132,22 +132,22 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
 
     def _plan_of(self, labels: Sequence[str]) -> Plan:
         """Return what the images of a request are of."""
-        num_classes = self._config.num_classes
-        if num_classes is None or not len(labels):
+        if self._config.num_classes is None or not len(labels):
             return self._plan
-        names = list(self._plan.names)
-        numbers = []
-        for label in map(str, labels):
-            number = names.index(label) if label in names else None
-            if number is None and label.isascii() and label.isdigit() and len(label) < 7:
-                number = int(label)
-            if number is None or number >= num_classes:
-                raise MlflowException.invalid_parameter_value(
-                    f"labels has {label!r}; the classes are {classes_text(names) if names else ''}"
-                    f" with the numbers 0 to {num_classes - 1}; change it in the request"
-                )
-            numbers.append(number)
-        return replace(self._plan, in_turn=tuple(numbers))
+        names, words = self._plan.names, [str(label) for label in labels]
+        listed = [
+            int(word)
+            if word not in names and word.isascii() and word.isdigit() and len(word) < 7
+            else word
+            for word in words
+        ]
+        try:
+            config = self._config.replaced({"sample.labels": listed})
+            return replace(self._plan, in_turn=label_numbers(config, names or None))
+        except ConfigError as error:
+            raise MlflowException.invalid_parameter_value(
+                f"labels={words} of the request: {error}"
+            ) from None
 
     def _draw(self, positions: torch.Tensor, seed: int, plan: Plan, scale: float) -> torch.Tensor:
         x_0 = draw(

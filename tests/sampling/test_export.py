@@ -34,7 +34,7 @@ def test_an_export_that_was_killed_is_continued_and_nothing_is_written_over(samp
     assert (tmp_path / "00000005.png").is_file()
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items())
     (tmp_path / "00000003.png").write_bytes(b"mine")
-    with pytest.raises(RunConflictError, match=r"00000003.png is another picture"):
+    with pytest.raises(RunConflictError, match=r"00000003.png is another file"):
         export_samples(store, config, tmp_path)
     assert (tmp_path / "00000003.png").read_bytes() == b"mine"
 

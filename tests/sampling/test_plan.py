@@ -17,6 +17,7 @@ from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.export import export_samples
 from ddpm_core.sampling.plan import Plan, conditioned, load_plan, plan_of
 from ddpm_core.sampling.units import first_images, units_of
 from ddpm_core.shards.classes import Classes
@@ -166,7 +167,9 @@ def beside(samples, store, config):
     return found
 
 
-def test_each_image_is_of_its_label_which_lies_beside_it(labelled, in_process, recording_tracker):
+def test_each_image_is_of_its_label_which_lies_beside_it(
+    labelled, in_process, recording_tracker, tmp_path
+):
     """Catches units that begin with class 0 each, a guidance that is not applied, a label beside
     another image, and one in the samples of a network without labels.
     """
@@ -194,6 +197,13 @@ def test_each_image_is_of_its_label_which_lies_beside_it(labelled, in_process, r
     assert np.array_equal(found[12:], to_u8(expected).numpy())
     plain = draw(denoiser.given(given), positions, config.data.shape, sample=config.sample, seed=0)
     assert not np.array_equal(found[12:], to_u8(plain).numpy())
+    export_samples(labelled, config, tmp_path / "few")
+    lines = (tmp_path / "few/labels.csv").read_text().splitlines()
+    assert (lines[0], lines[13]) == ("index,label,class", f"12,2,{names[2]}")
+    assert len(lines) == 17
+    (tmp_path / "few/labels.csv").write_text("\n".join(lines[:5]) + "\n")  # of an export of four
+    export_samples(labelled, config, tmp_path / "few")
+    assert (tmp_path / "few/labels.csv").read_text().splitlines() == lines
     # Ten classes of 8x8 in rows, and their names: higher than wide, not a square of four by four.
     with Image.open(io.BytesIO(samples.read(labelled, "grid"))) as grid:
         assert grid.height > 0.8 * grid.width

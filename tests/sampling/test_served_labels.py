@@ -16,7 +16,7 @@ from ddpm_core.sampling.plan import conditioned
 from tests.quiet_mlflow import mlflow
 from tests.sampling.tiny import tiny_config
 
-NAMES = [f"n{label}" for label in range(8)] + ["cat", "3"]
+NAMES = [f"n{label}" for label in range(6)] + ["twice", "twice", "cat", "3"]
 CONFIG = tiny_config(**{"model.conditioning": "label", "sample.batch_size": 4})
 NO_ROWS = pd.DataFrame()
 
@@ -90,8 +90,12 @@ def test_images_are_of_the_labels_of_the_request(model, network, params, labels,
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"labels": ["dog"]}, "labels has 'dog'; the classes are 0 n0, 1 n1"),
-        ({"labels": ["10"]}, "with the numbers 0 to 9"),
+        (
+            {"labels": ["dog"]},
+            "labels has 'dog', which is no class of the images; they are 0 n0, 1 n1",
+        ),
+        ({"labels": ["twice"]}, "the name of 2 classes"),
+        ({"labels": ["10"]}, "the numbers 0 to 9"),
         ({"guidance_scale": -1.0}, "guidance_scale=-1.0 must be 0 to 1000"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan must be 0 to 1000"),
     ],
