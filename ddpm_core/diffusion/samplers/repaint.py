@@ -1,4 +1,4 @@
-"""RePaint: ancestral sampling around known parts, which goes back up to make the rest fit them.
+"""RePaint, for callers of the library: ancestral sampling around known parts, with ways back up.
 
 A step down draws the unknown part from the reverse process and the known part from q. The two do
 not know of each other yet; noise is added again, and the next step down sees both.
