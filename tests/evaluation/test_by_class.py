@@ -11,7 +11,6 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import inputs, stage
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
-from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.inference.denoiser import load_denoiser
@@ -21,6 +20,7 @@ from ddpm_core.sampling.stage import run_sample
 from ddpm_core.shards.index import load_index
 from ddpm_core.shards.members import ClassMember
 from tests.sampling.tiny import commit_random_weights, tiny_config
+from tests.study.small import context_of
 
 
 def judged(labels, found):
@@ -116,9 +116,7 @@ def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):
     assert rows[3]["class"] == index.label.names[3]
     assert rows[3]["bits_per_dim"] == pytest.approx(of_3.mean(), rel=1e-4)
     assert [row["num_samples"] for row in rows] == [2] * 6 + [1] * 4
-    context = EvaluationContext(
-        store, config, index.pointer, Inputs.of(store, config).recipe, torch.device("cpu")
-    )
+    context = context_of(store, config)
     with torch.inference_mode():
         found = context.look(context.first_samples(16))["probabilities"].argmax(dim=1)
     is_right = (found == torch.arange(16) % 10).double()
