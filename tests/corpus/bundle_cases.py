@@ -228,7 +228,7 @@ WEIGHTS = (
     _folder("of a config with a key twice", _config(b'{"a": 1, "a": 2}'), "config.json", code=2),
     _folder("of a config of NaN", _config(b'{"a": NaN}'), "config.json", "finite", code=2),
     _folder("of a config of brackets", _config(b"[" * 10**5), "config.json", "32 levels", code=2),
-    _folder("of a config of nothing", _config(b"{}"), "the unet of", "{here}/source", code=2),
+    _folder("of a config of nothing", _config(b"{}"), "the network of", "{here}/source", code=2),
     _safetensors("empty", b""),
     _safetensors("of text", b"hello" * 99),
     _safetensors("of a header of 2^63 bytes", b"\xff" * 7 + b"\x7f" + b"{}"),
