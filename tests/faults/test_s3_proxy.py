@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from ddpm_core.errors import StorageError
-from ddpm_core.store import s3_operation, storage
+from ddpm_core.store import s3_client, s3_operation, storage
 from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import load
@@ -129,7 +129,7 @@ def proxied(
     proxy.faults = []
     options = s3_options()
     options["config_kwargs"]["read_timeout"] = 1.0
-    monkeypatch.setattr(storage, "s3_options", lambda: options | {"endpoint_url": endpoint})
+    monkeypatch.setattr(s3_client, "s3_options", lambda: options | {"endpoint_url": endpoint})
     monkeypatch.setattr(s3_operation, "_ANSWER_TIMEOUT_S", 1.0)
     monkeypatch.setattr(s3_operation, "_FIRST_WAIT_S", 0.02)
     for module in (storage, s3_operation):
