@@ -15,7 +15,8 @@ from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
-from ddpm_core.runs import layout
+from ddpm_core.runs import chosen, layout
+from ddpm_core.runs.reference import is_own
 from ddpm_core.runs.run import configure, refuse_training_imported
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.manifest import DamagedError, Manifest
@@ -46,6 +47,22 @@ def resolve(
     where, config = configure(target, root=root, run=run, changes=overrides or {})
     refuse_training_imported(target, root=root, config=config)
     return open_store(where), config
+
+
+def with_weights(
+    store: Store, config: RunConfig, overrides: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the overrides with which all stages of a flow use the same weights.
+
+    Those of another run are named by step and SHA-256: each stage resolves a reference when it
+    begins, and the other run's training may go on between two of them.
+
+    Raises:
+        PipelineError: they are not there.
+    """
+    if is_own(config):
+        return overrides
+    return {**(overrides or {}), "sample.model": chosen.pinned(store, config).sample.model}
 
 
 def parameters_of(config: RunConfig, store: Store, target: str) -> dict[str, Any]:

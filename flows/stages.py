@@ -19,7 +19,7 @@ from ddpm_core.servers.server import use_directly
 from flows import artifacts
 from flows.embedded import shared_ray
 from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs, stop_shared_job
-from flows.plan import check, resolve
+from flows.plan import check, resolve, with_weights
 from flows.record import explained, one_record
 from flows.together import one_job
 
@@ -112,6 +112,7 @@ def run_all(
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
     check_run(store, config)
     check(store, config, names, ray_address, look=False)
+    overrides = with_weights(store, config, overrides)
     parameters = (recipe, store.uri, config.name, overrides, ray_address)
     results = []
     use_directly()

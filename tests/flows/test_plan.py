@@ -58,6 +58,20 @@ def test_ids_tell_runs_roots_stages_and_samplings_apart(store, config, tmp_path)
         assert same == (stage not in ("study", "ablations"))
 
 
+def test_all_stages_of_a_flow_use_the_same_weights_of_another_run(store, config):
+    """Catches @newest of a training that goes on, which is another checkpoint for each stage: the
+    evaluation then lacks the samples that were just drawn."""
+    ours = config.replaced({"name": "ours", "sample.model": f"{config.name}@newest"})
+    recorded(store, config, "shard", "train")
+    given = {"sample.model": ours.sample.model, "sample.seed": 3}
+    found = plan.with_weights(store, ours, given)
+    step = config.train.num_steps
+    assert found["sample.model"].startswith(f"{config.name}@{step}:ema#")
+    assert (found["sample.seed"], given["sample.model"]) == (3, ours.sample.model)
+    own = config.replaced({"sample.model": "@newest"})
+    assert plan.with_weights(store, own, None) is None  # not trained yet
+
+
 def test_command_names_the_run_json_and_only_what_differs(store, config):
     """Catches: a job that runs the recorded settings although others are given."""
     recorded(store, config)
