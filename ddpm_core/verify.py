@@ -13,7 +13,7 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import layout, places, refusals, results
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sharding.verify import problems_of
@@ -149,9 +149,9 @@ def _verify_checkpoints(
             report.unfinished.append(store.uri_of(folder))
             return
         experiment = places.experiment(store, config, known)
-        results.require_origin(store, known, experiment=experiment)
+        refusals.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
-            results.require_origin(store, known, dataset=min(datasets))
+            refusals.require_origin(store, known, dataset=min(datasets))
         for role in averages_in(known):
             weights.setdefault(Weights(known, config, role).sha256, set()).add(step)
         if found is not None:

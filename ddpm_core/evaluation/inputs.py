@@ -6,7 +6,7 @@ from typing import Any, Self
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.evaluation.features import FeatureRecipe, feature_recipe
-from ddpm_core.runs import chosen, places, results
+from ddpm_core.runs import chosen, places, refusals, results
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.classes import require_classes
@@ -35,7 +35,7 @@ class Inputs:
         found, samples = results.dataset_of(store, config), results.samples_of(store, config)
         if found is None or samples is None:
             what, stage = ("data set", "shard") if found is None else ("samples", "sample")
-            command = results.command_of(store, config, stage)
+            command = refusals.command_of(store, config, stage)
             raise DataError(
                 f"run {config.name!r} has no complete {what}; run the {stage} stage first: "
                 f"{command}"

@@ -7,18 +7,17 @@ verified by the stages that use them, and all of them by `python -m ddpm_core ve
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.model_ref import NEWEST
-from ddpm_core.errors import CheckpointError, ConfigError, DataError
-from ddpm_core.runs import begun, layout, places
+from ddpm_core.errors import DataError
+from ddpm_core.runs import layout, places
 from ddpm_core.runs.places import Place, checkpoint_expected
 from ddpm_core.runs.reference import ref_of, require_average, require_pinned, trained_by
+from ddpm_core.runs.refusals import mended_by, require_origin
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
@@ -28,6 +27,8 @@ from ddpm_core.store.storage import KeyMissingError, Store
 _DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_POINTER_BYTES = 4096
+_MEASURED = {"evaluate": places.evaluation, "study": places.study}
+"""stage -> the place of what it measures of weights on a data set"""
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def checkpoint_of(
         CheckpointError: it belongs to another experiment, or was trained on another data set than
             the run's.
     """
-    with _mended_by(store, config, "train"):
+    with mended_by(store, config, "train"):
         folder, expected = layout.checkpoint_folder(config.name, step), checkpoint_expected(step)
         found = manifest.load(store, folder, expected)
         try:
@@ -206,41 +207,6 @@ def is_imported(checkpoint: Manifest) -> bool:
     return "imported" in checkpoint.body
 
 
-def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
-    """Refuse a checkpoint that another experiment made, or that saw another data set.
-
-    Args:
-        store: where it lies.
-        checkpoint: which.
-        fingerprints: `experiment` and `dataset` of the run.
-
-    Raises:
-        CheckpointError: with both fingerprints, and what to do about it.
-    """
-    for field, ours in fingerprints.items():
-        theirs = str(checkpoint.body.get(field))
-        if theirs != ours:
-            folder = store.uri_of(checkpoint.folder)
-            raise CheckpointError(
-                f"{folder} was made by another {field}: fingerprint {theirs[: layout.SHORT]}, this "
-                f"run has {ours[: layout.SHORT]}. {_origin_remedy(store, checkpoint, field)}"
-            )
-
-
-def _origin_remedy(store: Store, checkpoint: Manifest, field: str) -> str:
-    run = checkpoint.folder.removeprefix("runs/").partition("/")[0]
-    away = "If that folder was copied here, delete it and train again, which goes on from the "
-    away += f"checkpoint before: {layout.stage_command(store, run, 'train')}."
-    if field == "dataset":
-        pointer = store.uri_of(layout.dataset_pointer_key(run))
-        command = layout.stage_command(store, run, "shard")
-        return (
-            f"If {pointer} was exchanged, the shard stage makes it anew from the run's own images: "
-            f"{command}. {away} Otherwise give this run another name"
-        )
-    return f"{away} Otherwise give this run another name (--run NAME)"
-
-
 def samples_of(store: Store, config: RunConfig) -> Manifest | None:
     """Return the manifest of the run's samples, or None while they are not complete.
 
@@ -261,11 +227,7 @@ def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:
         DamagedError: it is damaged or another's; the evaluate stage mends it.
         ConfigError, CheckpointError: as `weights_of`.
     """
-    weights, pointer = weights_of(store, config), dataset_pointer(store, config.name)
-    if weights is None or pointer is None:
-        return None
-    place = places.evaluation(store, config, weights, pointer.fingerprint)
-    return _result(store, config, "evaluate", place)
+    return _measured(store, config, "evaluate")
 
 
 def has_foreign_network(store: Store, config: RunConfig) -> bool:
@@ -289,11 +251,7 @@ def study_of(store: Store, config: RunConfig) -> Manifest | None:
         DamagedError: it is damaged or another's; the study stage mends it.
         ConfigError, CheckpointError: as `weights_of`.
     """
-    weights, pointer = weights_of(store, config), dataset_pointer(store, config.name)
-    if weights is None or pointer is None:
-        return None
-    place = places.study(store, config, weights, pointer.fingerprint)
-    return _result(store, config, "study", place)
+    return _measured(store, config, "study")
 
 
 def is_begun(store: Store, config: RunConfig, weights: Weights, stage: str) -> bool:
@@ -301,9 +259,8 @@ def is_begun(store: Store, config: RunConfig, weights: Weights, stage: str) -> b
     pointer = dataset_pointer(store, config.name)
     if stage == "sample":
         place = places.samples(store, config, weights)
-    elif stage in ("evaluate", "study") and pointer is not None:
-        find = places.evaluation if stage == "evaluate" else places.study
-        place = find(store, config, weights, pointer.fingerprint)
+    elif stage in _MEASURED and pointer is not None:
+        place = _MEASURED[stage](store, config, weights, pointer.fingerprint)
     else:
         return False
     return bool(store.names(place.folder))
@@ -318,34 +275,17 @@ def ablations_of(store: Store, config: RunConfig) -> Manifest | None:
     return _result(store, config, "ablations", places.ablations(store, config))
 
 
+def _measured(store: Store, config: RunConfig, stage: str) -> Manifest | None:
+    weights, pointer = weights_of(store, config), dataset_pointer(store, config.name)
+    if weights is None or pointer is None:
+        return None
+    place = _MEASURED[stage](store, config, weights, pointer.fingerprint)
+    return _result(store, config, stage, place)
+
+
 def _result(store: Store, config: RunConfig, stage: str, place: Place) -> Manifest | None:
-    with _mended_by(store, config, stage):
+    with mended_by(store, config, stage):
         found = manifest.load(store, place.folder, place.expected, name=place.name)
         if found is not None:
             found.require_sizes(store)
     return found
-
-
-@contextmanager
-def _mended_by(store: Store, config: RunConfig, stage: str) -> Iterator[None]:
-    """Name the command of the stage that mends what is damaged."""
-    try:
-        yield
-    except DamagedError as error:
-        raise DamagedError(f"{error}: {command_of(store, config, stage)}") from None
-
-
-def command_of(store: Store, config: RunConfig, stage: str) -> str:
-    """Return the command that makes this very result of a stage, to be copied into a shell."""
-    recorded = None
-    with suppress(ConfigError):  # run.json is damaged: the command says so
-        recorded = begun.recorded(store, config.name)
-    if recorded is None or stage in ("shard", "train"):
-        return layout.stage_command(store, config.name, stage)
-    before, sections = recorded.flat(), ("sample.", "evaluate.", "study.")
-    changes = {
-        key: value
-        for key, value in config.flat().items()
-        if key.startswith(sections) and value != before.get(key)
-    }
-    return layout.stage_command(store, config.name, stage, changes)

@@ -35,7 +35,7 @@ from ddpm_core.inference.weights import (
     quarantined_if_damaged,
     require_readable,
 )
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import layout, places, refusals, results
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit as commit_files
 from ddpm_core.store.commit import unretire, write_file
@@ -227,7 +227,7 @@ def resume(store: Store, run: str, origin: Origin, into: Parts) -> Begun | None:
         try:
             found = manifest.load(store, folder, places.checkpoint_expected(step))
             if found is not None:
-                results.require_origin(
+                refusals.require_origin(
                     store, found, experiment=origin.experiment, dataset=origin.dataset
                 )
                 return _read(store, found, into)

@@ -1,0 +1,70 @@
+"""What is said of a result that is not the run's or is damaged: with the command that mends it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.runs import begun, layout
+from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.storage import Store
+
+
+def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
+    """Refuse a checkpoint that another experiment made, or that saw another data set.
+
+    Args:
+        store: where it lies.
+        checkpoint: which.
+        fingerprints: `experiment` and `dataset` of the run.
+
+    Raises:
+        CheckpointError: with both fingerprints, and what to do about it.
+    """
+    for field, ours in fingerprints.items():
+        theirs = str(checkpoint.body.get(field))
+        if theirs != ours:
+            folder = store.uri_of(checkpoint.folder)
+            raise CheckpointError(
+                f"{folder} was made by another {field}: fingerprint {theirs[: layout.SHORT]}, this "
+                f"run has {ours[: layout.SHORT]}. {_origin_remedy(store, checkpoint, field)}"
+            )
+
+
+def _origin_remedy(store: Store, checkpoint: Manifest, field: str) -> str:
+    run = checkpoint.folder.removeprefix("runs/").partition("/")[0]
+    away = "If that folder was copied here, delete it and train again, which goes on from the "
+    away += f"checkpoint before: {layout.stage_command(store, run, 'train')}."
+    if field == "dataset":
+        pointer = store.uri_of(layout.dataset_pointer_key(run))
+        command = layout.stage_command(store, run, "shard")
+        return (
+            f"If {pointer} was exchanged, the shard stage makes it anew from the run's own images: "
+            f"{command}. {away} Otherwise give this run another name"
+        )
+    return f"{away} Otherwise give this run another name (--run NAME)"
+
+
+@contextmanager
+def mended_by(store: Store, config: RunConfig, stage: str) -> Iterator[None]:
+    """Name the command of the stage that mends what is damaged."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{error}: {command_of(store, config, stage)}") from None
+
+
+def command_of(store: Store, config: RunConfig, stage: str) -> str:
+    """Return the command that makes this very result of a stage, to be copied into a shell."""
+    recorded = None
+    with suppress(ConfigError):  # run.json is damaged: the command says so
+        recorded = begun.recorded(store, config.name)
+    if recorded is None or stage in ("shard", "train"):
+        return layout.stage_command(store, config.name, stage)
+    before, sections = recorded.flat(), ("sample.", "evaluate.", "study.")
+    changes = {
+        key: value
+        for key, value in config.flat().items()
+        if key.startswith(sections) and value != before.get(key)
+    }
+    return layout.stage_command(store, config.name, stage, changes)
