@@ -5,7 +5,7 @@ with the kind that it belongs to.
 """
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from ddpm_core.config.section import Section
 
@@ -18,6 +18,17 @@ def kinds_of(annotation: object) -> Kinds:
     several = get_args(annotation) or (annotation,)
     sections = [one for one in several if isinstance(one, type) and issubclass(one, Section)]
     return {_kind_of(one): one for one in sections}
+
+
+def with_kinds(values: Mapping[str, Any], sections: Mapping[str, Kinds]) -> dict[str, Any]:
+    """Return the values with the kind of each section, the first where none is given."""
+    first = {name: next(iter(kinds)) for name, kinds in sections.items()}
+    return {
+        name: {"kind": first[name], **value}
+        if first.get(name) is not None and isinstance(value, dict)
+        else value
+        for name, value in values.items()
+    }
 
 
 def shared_keys(kinds: Kinds) -> set[str]:

@@ -11,11 +11,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ddpm_core.canonical import parse_json
+from ddpm_core.config.changes import changed
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
 from ddpm_core.config.diffusion import DiffusionConfig
-from ddpm_core.config.explain import did_you_mean, explain, no_such_kind, which_key
-from ddpm_core.config.kinds import Kinds, kinds_of, misplaced, shared_keys
+from ddpm_core.config.explain import explain
+from ddpm_core.config.kinds import Kinds, kinds_of, shared_keys, with_kinds
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig, UNetConfig
 from ddpm_core.config.sample import SampleConfig
@@ -204,7 +205,7 @@ class RunConfig(Section):
         """
         try:
             # By way of JSON, so that strict mode reads lists as the tuples they are written from.
-            return cls.model_validate_json(json.dumps(cls._with_kinds(values)))
+            return cls.model_validate_json(json.dumps(with_kinds(values, cls.sections())))
         except ValidationError as error:
             lines = "\n".join(f"  {line}" for line in explain(cls, error))
             raise ConfigError(f"{origin} is not valid:\n{lines}") from None
@@ -218,59 +219,8 @@ class RunConfig(Section):
         Raises:
             ConfigError: naming key, value, rule and remedy.
         """
-        values = self.model_dump(mode="json") | self._of_other_kinds(changes)
-        for dotted, value in sorted(changes.items(), key=lambda change: "." in change[0]):
-            section, _, key = dotted.rpartition(".")
-            target = values if not section else values.get(section)
-            if not isinstance(target, dict):
-                raise ConfigError(f"no section {section!r}{did_you_mean(section, list(values))}")
-            if key == "kind" and section in changes and target.get("kind", value) != value:
-                raise ConfigError(
-                    f"{dotted}={json.dumps(value)}, and {section}={json.dumps(changes[section])} "
-                    "is of another kind; give one of them"
-                )
-            kinds = type(self)._sections().get(section, {})
-            kind = target.get("kind", next(iter(kinds), None))
-            own = {key for name, one in kinds.items() if name == kind for key in one.model_fields}
-            if key not in target and key not in own:
-                if (words := misplaced(section, key, kind, kinds)) is not None:
-                    raise ConfigError(words)
-                sections = {
-                    name: list(one) for name, one in values.items() if isinstance(one, dict)
-                }
-                raise ConfigError(f"no key {dotted!r}{which_key(dotted, sections)}")
-            target[key] = value
+        values = changed(self.model_dump(mode="json"), changes, self.sections())
         return type(self).from_dict(values, origin="the configuration with these changes")
-
-    def _of_other_kinds(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return each section whose kind is changed to another, with what it begins with.
-
-        Raises:
-            ConfigError: there is no such kind.
-        """
-        found = {}
-        for name, kinds in self._sections().items():
-            kind = changes.get(f"{name}.kind")
-            if kind is None or None in kinds or kind == getattr(self, name).kind:
-                continue
-            if not isinstance(kind, str) or kind not in kinds:
-                raise ConfigError(no_such_kind(name, kind, kinds))
-            # Not validated: the defaults alone need not be what can be.
-            begins = kinds[kind].model_construct().model_dump(mode="json")
-            kept = getattr(self, name).model_dump(mode="json", include=shared_keys(kinds))
-            found[name] = begins | kept
-        return found
-
-    @classmethod
-    def _with_kinds(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values with the kind of each section, the first where none is given."""
-        kinds = {name: next(iter(several)) for name, several in cls._sections().items()}
-        return {
-            name: {"kind": kinds[name], **value}
-            if kinds.get(name) is not None and isinstance(value, dict)
-            else value
-            for name, value in values.items()
-        }
 
     # -- comparing ---------------------------------------------------------------------------
 
@@ -303,31 +253,26 @@ class RunConfig(Section):
     def defaults(self) -> dict[str, Any]:
         """Return `{"section.key": default}` of all sections, each of the kind that it has here."""
         # Not validated: a section of defaults alone need not be one that can be.
-        sections = {name: type(getattr(self, name)).model_construct() for name in self._sections()}
+        sections = {name: type(getattr(self, name)).model_construct() for name in self.sections()}
         values = {name: section.model_dump(mode="json") for name, section in sections.items()}
         return dict(_flatten(values))
 
     @classmethod
     def keys(cls) -> list[str]:
         """Return every key that can be set, of all kinds of a section, as `flat` calls them."""
-        sections = cls._sections()
-        found = {
-            key: None
-            for name in cls.model_fields
-            for key in (
-                [f"{name}.{key}" for one in sections[name].values() for key in one.model_fields]
-                if name in sections
-                else [name]
-            )
-        }
-        return list(found)
+        sections = cls.sections()
+        found: list[str] = []
+        for name in cls.model_fields:
+            kinds = sections.get(name, {}).values()
+            found += [f"{name}.{key}" for one in kinds for key in one.model_fields] or [name]
+        return list(dict.fromkeys(found))
 
     @classmethod
     def uncounted_keys(cls) -> dict[str, Uncounted]:
         """Return `{"section.key": mark}` of all keys that change no result."""
         return {
             f"{name}.{key}": mark
-            for name, kinds in cls._sections().items()
+            for name, kinds in cls.sections().items()
             for section in kinds.values()
             for key, mark in section.uncounted().items()
         }
@@ -335,11 +280,12 @@ class RunConfig(Section):
     @classmethod
     def shared_keys(cls) -> set[str]:
         """Return the keys that a section keeps when its kind is changed, as `flat` calls them."""
-        sections = cls._sections().items()
+        sections = cls.sections().items()
         return {f"{name}.{key}" for name, kinds in sections for key in shared_keys(kinds)}
 
     @classmethod
-    def _sections(cls) -> dict[str, Kinds]:
+    def sections(cls) -> dict[str, Kinds]:
+        """Return `{"section": the kinds that it may have}`."""
         found = {name: kinds_of(field.annotation) for name, field in cls.model_fields.items()}
         return {name: kinds for name, kinds in found.items() if kinds}
 
