@@ -41,6 +41,8 @@ def changed(
                 raise ConfigError(words)
             known = {name: list(one) for name, one in values.items() if isinstance(one, dict)}
             raise ConfigError(f"no key {dotted!r}{which_key(dotted, known)}")
+        if not section and isinstance(value, dict):
+            value = _shared(before, key, sections) | value
         target[key] = value
     return values
 

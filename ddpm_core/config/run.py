@@ -213,8 +213,9 @@ class RunConfig(Section):
     def replaced(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with `{"section.key": value}` changed, validated as a whole.
 
-        A section whose kind is changed begins with the defaults of that kind, and keeps the keys
-        that mean the same in every kind. A whole section comes before single keys of it.
+        A section whose kind is changed begins with the defaults of that kind. It, and a section
+        that is given whole, keeps the keys that mean the same in every kind. A whole section comes
+        before single keys of it.
 
         Raises:
             ConfigError: naming key, value, rule and remedy.

@@ -1,6 +1,7 @@
 """Several kinds of one section: told apart by `kind`, and never taken for each other."""
 
 import json
+import re
 
 import pytest
 
@@ -59,6 +60,29 @@ def test_another_kind_keeps_the_labels():
     assert back.model.conditioning == "label"
     without = recipe("digits-classes").replaced(SMALL | {"model.conditioning": "none"})
     assert without.model == small().model
+
+
+def test_a_section_given_whole_keeps_the_labels(tmp_path, caplog):
+    """Catches: labels that `--set 'model={"kind":"dit"}'` loses without a word; a key of the given
+    section that does not count; a section of the caller's that is written to."""
+    labels = recipe("digits-classes").replaced({"model.num_classes": 10})
+    of_labels = {"conditioning": "label", "num_classes": 10}
+    given = {"kind": "dit"}
+    found = labels.replaced({"model": given, "model.patch_size": 4}).model
+    assert found == DiTConfig(**of_labels, patch_size=4)
+    assert given == {"kind": "dit"}
+    same = labels.replaced({"model": {"attention_resolutions": [8]}}).model
+    assert same == UNetConfig(**of_labels, attention_resolutions=(8,))
+    without = {"kind": "dit", "conditioning": "none", "num_classes": None}
+    assert labels.replaced({"model": without}).model == DiTConfig()
+    _, config = configure("digits-classes", root=str(tmp_path), run=None, changes={"model": given})
+    assert config.model == DiTConfig(conditioning="label")
+    (line,) = caplog.messages
+    listed = re.findall(r"(model\.\w+)=", line.partition(": not given")[2].partition(";")[0])
+    # What the line does not list is given or kept.
+    assert {key.removeprefix("model.") for key in listed} == (
+        DiTConfig.model_fields.keys() - {"kind", "conditioning", "num_classes"}
+    )
 
 
 def test_a_whole_section_and_single_keys_of_it_go_together():
