@@ -80,10 +80,11 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
     if not _is_imported(store, config):
         report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
+    dtype = config.data.dtype
     for place in folder_kinds():
         folder = f"{layout.run_folder(config.name)}/{place}"
         for name in store.names(folder):
-            verify_result(store, f"{folder}/{name}", datasets, weights, report)
+            verify_result(store, f"{folder}/{name}", datasets, weights, report, dtype=dtype)
 
 
 def _is_imported(store: Store, config: RunConfig) -> bool:

@@ -39,9 +39,12 @@ def _is_of(store: Store, run: str, step: Any, sha256: str) -> bool:  # noqa: ANN
 
 
 def verify_result(
-    store: Store, folder: str, datasets: set[str], weights: Steps, report: Report
+    store: Store, folder: str, datasets: set[str], weights: Steps, report: Report, *, dtype: str
 ) -> None:
-    """Check a set of samples, an evaluation, a study or a table of ablations."""
+    """Check a set of samples, an evaluation, a study or a table of ablations.
+
+    `dtype` is what each channel of a sample must have: "uint8" or "uint16".
+    """
     units = _verify_units(store, folder, report)
     named = {record.name for unit in units for record in unit.files.values()}
     named |= {name for name in store.names(folder) if _is_manifest(name)}
@@ -59,7 +62,7 @@ def verify_result(
         whole.require_bytes(store)
         if "units" in whole.body:
             _require_whole_name(store, whole, name)
-            _verify_images(store, whole, seen)
+            _verify_images(store, whole, dtype, seen)
         what = f", {len(units)} units" if units else ""
         report.looked_at.append(f"{store.uri_of(where)}: {len(whole.files)} files{what}")
 
@@ -154,7 +157,7 @@ def _require_whole_name(store: Store, samples: Manifest, name: str) -> None:
         )
 
 
-def _verify_images(store: Store, samples: Manifest, seen: set[str]) -> None:
+def _verify_images(store: Store, samples: Manifest, dtype: str, seen: set[str]) -> None:
     """Decode every image of a set of samples; units whose files were `seen` are done."""
     body = samples.body
     channels, height, width = body["shape"]
@@ -166,5 +169,5 @@ def _verify_images(store: Store, samples: Manifest, seen: set[str]) -> None:
             continue
         if unit.stop - unit.start == size:  # of another whole there may be more in it
             seen.add(digest)
-        check_archive(store, samples, unit, (channels, height, width))
+        check_archive(store, samples, unit, (channels, height, width), dtype)
         Progress("verify", unit.stop, total, "samples").show()

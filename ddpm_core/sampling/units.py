@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from webdataset import TarWriter
 
 from ddpm_core.canonical import canonical_json, fingerprint
@@ -192,15 +192,21 @@ def read_pictures(store: Store, samples: Manifest, unit: Unit) -> list[tuple[str
 
 
 def check_archive(
-    store: Store, samples: Manifest, unit: Unit, shape: tuple[int, int, int]
+    store: Store,
+    samples: Manifest,
+    unit: Unit,
+    shape: tuple[int, int, int],
+    dtype: DTypeLike | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the images of a unit as `read_unit`, and change nothing where they are damaged."""
+    """Return the images of a unit as `read_unit`, and change nothing where they are damaged.
+
+    `dtype` is what the files must hold; None: either of `png.DEPTHS`. Raises as `read_unit`.
+    """
+    depths = png.DEPTHS if dtype is None else (np.dtype(dtype),)
     channels, height, width = shape
     origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
     images = [
-        png.decode(
-            content, (height, width, channels), origin=f"{origin}: {name}", depths=png.DEPTHS
-        )
+        png.decode(content, (height, width, channels), origin=f"{origin}: {name}", depths=depths)
         for name, content in _pictures(store, samples, unit)
     ]
     return eight_bits(np.stack(images))

@@ -11,6 +11,7 @@ from ddpm_core.errors import DataError
 from ddpm_core.sampling.units import (
     IMAGES_ROLE,
     Unit,
+    check_archive,
     finished,
     first_images,
     publish,
@@ -49,6 +50,15 @@ def test_a_unit_reads_back_as_it_was_published(store, shape):
     read = read_unit(store, whole((UNIT, made)), UNIT, shape)
     assert read.dtype == np.uint8
     assert np.array_equal(read, images(shape=shape))
+
+
+@pytest.mark.parametrize(("dtype", "other"), [("uint8", "uint16"), ("uint16", "uint8")])
+def test_an_archive_of_another_depth_is_refused(store, dtype, other):
+    """Catches: samples of 8 bits in a run of 16, or the reverse, that `verify` calls whole."""
+    made = publish(store, FOLDER, UNIT, images().astype(dtype), seed=9)
+    assert len(check_archive(store, whole((UNIT, made)), UNIT, SHAPE, dtype)) == 8
+    with pytest.raises(DataError, match=f"PNG of {other[4:]} bits"):
+        check_archive(store, whole((UNIT, made)), UNIT, SHAPE, other)
 
 
 # WebDataset leaves its last file to the garbage collector.

@@ -26,6 +26,8 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
+from ddpm_core.verify_report import Report
+from ddpm_core.verify_results import verify_result
 from tests.format_1.make import old_config
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 
@@ -106,6 +108,9 @@ def test_a_run_of_16_bits_draws_and_measures_16(folder, tmp_path):
     deep = np.stack([png.decode(file, (8, 8, 1), origin="", depths=png.DEPTHS) for file in files])
     assert deep.dtype == np.uint16
     assert (deep % 257 != 0).any()  # levels that 8 bits have not
+    report, steps = Report(), {made.sha256: {made.step}}
+    verify_result(store, samples.folder, {pointer.fingerprint}, steps, report, dtype="uint8")
+    assert "does not begin as a PNG of 8 bits" in report.problems[0]
     shown = first_images(store, samples, config.sample, config.data.shape, len(deep))
     assert np.array_equal(shown, np.floor(deep / 257 + 0.5).astype(np.uint8))
 
