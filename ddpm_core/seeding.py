@@ -52,7 +52,8 @@ def key(seed: int, purpose: Purpose, *words: int) -> Key:
         purpose: what the numbers are for.
         words: whatever else distinguishes the stream, e.g. an epoch.
     """
-    digest = hashlib.sha256(_spell(seed, purpose, words)).digest()
+    spelling = ":".join(["ddpm", str(int(seed)), purpose, *(str(int(word)) for word in words)])
+    digest = hashlib.sha256(spelling.encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
@@ -90,8 +91,8 @@ def normal(
 
     Args:
         key: the stream, see `key`.
-        step: optimiser step or timestep, 0 ... 2**32 - 1.
-        positions: (b,) integers >= 0: index in the global batch, or of the image.
+        step: as in `random_words`.
+        positions: (b,) as there.
         shape: shape of one row.
         dtype: of the result; the numbers are computed in float64 and rounded once.
 
@@ -187,10 +188,6 @@ def seed_dropout(seed: int, step: int, rank: int, device: torch.device) -> None:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(value)
-
-
-def _spell(seed: int, purpose: Purpose, words: tuple[int, ...]) -> bytes:
-    return ":".join(["ddpm", str(int(seed)), purpose, *(str(int(word)) for word in words)]).encode()
 
 
 def _joined(key: Key) -> int:

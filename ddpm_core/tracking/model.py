@@ -279,11 +279,7 @@ def _description(name: str, weights: Weights) -> str:
 
 
 def _new_version(
-    run: MlflowRun,
-    name: str,
-    model: Any,  # noqa: ANN401
-    tags: dict[str, str],
-    description: str,
+    run: MlflowRun, name: str, model: LoggedModel, tags: dict[str, str], description: str
 ) -> Any:  # noqa: ANN401
     try:
         run.client.create_registered_model(name)
