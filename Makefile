@@ -26,7 +26,7 @@ run: .venv/.installed ## run the whole pipeline (RECIPE=digits ROOT=./runs ARGS=
 paper: .venv/.installed ## run the whole paper: also samplers, coding, trajectories, ablations (RECIPE=digits)
 	@$(BIN)/python -m flows.paper $(RECIPE) --root '$(ROOT)' $(ARGS)
 
-test: .venv/.installed-dev ## run all tests but those that take long, in about six minutes (ARGS="-k name")
+test: .venv/.installed-dev ## run all tests but those that take long, in about five minutes (ARGS="-k name")
 	@$(TESTS) -m "not end_to_end and not long and not nodes" $(ARGS)
 
 test-all: .venv/.installed-dev ## run every test that this machine can run, but that of two machines
