@@ -226,7 +226,7 @@ def _pictures(store: Store, samples: Manifest, unit: Unit) -> list[tuple[str, by
     archive = samples.read(store, unit.role)
     origin = store.uri_of(f"{samples.folder}/{samples.files[unit.role].name}")
     found = members(archive, origin=origin)
-    # Of a set that has grown the file may hold more of the unit than is asked for.
+    # Of a set that has grown the file may hold more of the unit than these images.
     count = max(unit.stop - unit.start, len(found) // len(_EXTENSIONS))
     expected = [
         f"{index:08d}.{extension}"
