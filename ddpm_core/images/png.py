@@ -144,12 +144,12 @@ def decode(
         raise DataError(
             f"{origin} does not begin as a PNG of {bits} bits, {shape[1]}x{shape[0]} pixels and "
             f"{shape[2]} channel(s); it begins with {png[: len(_start(shape, depths[0]))].hex()}. "
-            "Make the data set again"
+            "Run the stage that makes it again"
         )
     if shape[2] == 3 and found[0].itemsize > 1:
         raise DataError(
             f"{origin} is a PNG of 16 bits and 3 channels, of which 8 would be read: 16 are kept "
-            "of grey images alone. Make the data set again"
+            "of grey images alone. Run the stage that makes it again"
         )
     # Only here: an index is read by commands that have no Pillow, and says how long a file is.
     from PIL import Image
@@ -160,7 +160,7 @@ def decode(
     # Pillow reports a broken PNG as any of these, SyntaxError included.
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
         raise DataError(
-            f"{origin} is a damaged PNG file: {error}. Make the data set again"
+            f"{origin} is a damaged PNG file: {error}. Run the stage that makes it again"
         ) from None
     return pixels.reshape(shape)
 
