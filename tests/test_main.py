@@ -167,8 +167,9 @@ class Wall:
                                   "webdataset", "safetensors", "matplotlib", "sklearn"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Wall())
-import ddpm_core.diffusion.schedule, ddpm_core.diffusion.process, ddpm_core.diffusion.objective
-import ddpm_core.diffusion.samplers, ddpm_core.diffusion.likelihood
+import ddpm_core.diffusion.paths.schedule, ddpm_core.diffusion.process
+import ddpm_core.diffusion.objective, ddpm_core.diffusion.samplers
+import ddpm_core.diffusion.measures.likelihood
 import ddpm_core.models.unet, ddpm_core.models.ema, ddpm_core.models.interop, ddpm_core.seeding
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

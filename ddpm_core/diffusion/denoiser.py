@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ddpm_core.conditioning import NOTHING, Conditioning, cat
 from ddpm_core.diffusion.choices import OutputKind, Variance, require_end_known
-from ddpm_core.diffusion.path import Path, chain_of, ends_in_pure_noise
+from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
+from ddpm_core.diffusion.paths.sigma import time_of_sigma
 from ddpm_core.diffusion.prediction import Prediction, split_output
-from ddpm_core.diffusion.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.shapes import Images, Times
-from ddpm_core.diffusion.sigma import time_of_sigma
 from ddpm_core.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from ddpm_core.diffusion.choices import OdeMethod
-from ddpm_core.diffusion.schedule import expand
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.shapes import Images
 from ddpm_core.errors import ConfigError, DivergenceError
 

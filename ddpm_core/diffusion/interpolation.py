@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.diffusion.shapes import Images

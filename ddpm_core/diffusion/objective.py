@@ -19,10 +19,10 @@ from ddpm_core.diffusion.choices import (
     require_end_known,
     require_possible,
 )
-from ddpm_core.diffusion.likelihood import vlb_term
+from ddpm_core.diffusion.measures.likelihood import vlb_term
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.prediction import Prediction, split_output
 from ddpm_core.diffusion.process import predict_v, q_posterior
-from ddpm_core.diffusion.schedule import NoiseSchedule
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
 from ddpm_core.errors import ConfigError
 

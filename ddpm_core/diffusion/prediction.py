@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.diffusion.choices import OutputKind, Variance, is_learned
-from ddpm_core.diffusion.path import Path, chain_of
+from ddpm_core.diffusion.paths.path import Path, chain_of
 from ddpm_core.diffusion.process import (
     eps_from_v,
     eps_from_velocity,

@@ -7,8 +7,8 @@ Source: Ho et al. 2020, arXiv:2006.11239, sections 2 and 3.2; v: Salimans and Ho
 velocity: Liu et al. 2022, arXiv:2209.03003, eq. 1, with time from the image to the noise.
 """
 
-from ddpm_core.diffusion.path import Path
-from ddpm_core.diffusion.schedule import NoiseSchedule
+from ddpm_core.diffusion.paths.path import Path
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.shapes import Images, Times, Timesteps
 
 

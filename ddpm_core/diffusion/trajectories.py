@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample, descend
 from ddpm_core.diffusion.shapes import Images
 from ddpm_core.errors import ConfigError

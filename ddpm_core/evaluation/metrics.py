@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_core.config import RunConfig, identity
-from ddpm_core.diffusion.likelihood import LikelihoodTerms
-from ddpm_core.diffusion.rate_distortion import rate_distortion
+from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms
+from ddpm_core.diffusion.measures.rate_distortion import rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen

@@ -15,7 +15,7 @@ from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.likelihood import bits_per_dim
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range

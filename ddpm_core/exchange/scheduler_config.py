@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ddpm_core.config import DiffusionConfig
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import BetaSchedule
+from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.keys import Keys
 

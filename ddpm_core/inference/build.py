@@ -5,10 +5,10 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
-from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, make_schedule
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.unet import UNet
 

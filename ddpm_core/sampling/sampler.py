@@ -9,8 +9,8 @@ from torch import Tensor
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.integrate import FixedStep
-from ddpm_core.diffusion.path import chain_of
-from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.paths.path import chain_of
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps
 from ddpm_core.diffusion.samplers.ancestral import OnStep, ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -19,7 +19,7 @@ from ddpm_core.diffusion.samplers.langevin import langevin_sample
 from ddpm_core.diffusion.samplers.ode import ode_sample
 from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps
+from ddpm_core.diffusion.wrappers.respacing import respaced
 
 Noise = Callable[[int], Tensor]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.rate_distortion import codelength, rate_distortion
+from ddpm_core.diffusion.measures.rate_distortion import codelength, rate_distortion
 from ddpm_core.study import figures, sheets
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.pictures import MIX_WEIGHTS

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ddpm_core.diffusion.rate_distortion import Codelength, RateDistortion
+from ddpm_core.diffusion.measures.rate_distortion import Codelength, RateDistortion
 from ddpm_core.drawing.plot import BLUE, CATEGORIES, GREY, ORANGE, dress, panels, plot, png
 from ddpm_core.study.neighbours import Memorisation
 from ddpm_core.study.published import CodingRow

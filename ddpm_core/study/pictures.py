@@ -11,11 +11,11 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.interpolation import interpolate
-from ddpm_core.diffusion.rate_distortion import RMSE_LEVELS, progressive_decoding
-from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS, progressive_decoding
+from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
-from ddpm_core.diffusion.spacing import choose_timesteps
 from ddpm_core.diffusion.trajectories import quarters, shared_latents
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_core.diffusion.rate_distortion import RateDistortion
+from ddpm_core.diffusion.measures.rate_distortion import RateDistortion
 from ddpm_core.drawing.sheet import Block, sheet_figure
 from ddpm_core.sampling.draw import to_u8
 

@@ -6,7 +6,7 @@ Source: Ho et al. 2020, arXiv:2006.11239, table 4 and section 4.3.
 from collections.abc import Sequence
 from typing import Any
 
-from ddpm_core.diffusion.rate_distortion import Codelength, RateDistortion
+from ddpm_core.diffusion.measures.rate_distortion import Codelength, RateDistortion
 from ddpm_core.study.published import CodingRow
 
 _NUM_ROWS = 10

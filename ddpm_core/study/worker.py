@@ -14,8 +14,8 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
-from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim
-from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
+from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
+from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range
 from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_generation
 from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.worker import likelihood_part

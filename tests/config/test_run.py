@@ -7,8 +7,8 @@ import pytest
 
 from ddpm_core.canonical import canonical_json, parse_json
 from ddpm_core.config import RunConfig, identity
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import BetaSchedule
+from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.build import build_schedule
 from ddpm_core.recipes import digits, mnist, recipe

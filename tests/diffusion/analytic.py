@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import PredictionKind, Variance
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.schedule import NoiseSchedule
-from ddpm_core.diffusion.sigma import sigma_at
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule
+from ddpm_core.diffusion.paths.sigma import sigma_at
 from tests.diffusion.chains import normal
 
 BITS = math.log(2)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import Variance
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, make_schedule
 from ddpm_core.diffusion.process import predict_eps
-from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
 
 PAPER = make_schedule(make_betas("linear", 1000))
 SHORT = make_schedule(make_betas("linear", 50))

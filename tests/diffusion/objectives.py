@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import PredictionKind, Variance, is_learned
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.process import predict_eps, predict_v, q_posterior, q_sample
-from ddpm_core.diffusion.schedule import NoiseSchedule
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 
 PREDICTIONS, VARIANCES = get_args(PredictionKind), get_args(Variance)

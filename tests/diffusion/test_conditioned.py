@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.diffusion.denoiser import NetworkDenoiser, predict_each
-from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.errors import DataError
 from tests.diffusion.chains import SHORT, normal
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.diffusion.denoiser import NetworkDenoiser, at_sigma
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.sigma import sigma_at
 from ddpm_core.diffusion.process import (
     predict_eps,
     predict_v,
@@ -13,8 +15,6 @@ from ddpm_core.diffusion.process import (
     q_sample,
     score_from_eps,
 )
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.sigma import sigma_at
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 from tests.diffusion.objectives import PREDICTIONS, VARIANCES, knowing, saying

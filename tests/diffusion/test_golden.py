@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.samplers.heun import heun_sample
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.wrappers.respacing import respaced
 
 CHAIN = make_schedule(torch.arange(1, 13, dtype=torch.float64) / 32)
 X_T = ((torch.arange(24, dtype=torch.float64) * 37) % 64 / 16 - 2).reshape(3, 2, 4)

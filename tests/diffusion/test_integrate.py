@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.sigma import sigma_at, sigma_grid, sigma_range, time_of_sigma
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.sigma import sigma_at, sigma_grid, sigma_range, time_of_sigma
 from ddpm_core.errors import ConfigError, DivergenceError
 from tests.diffusion.analytic import row
 from tests.diffusion.chains import PAPER, every_t, normal

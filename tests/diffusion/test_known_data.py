@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.likelihood import bits_per_dim, prior_bits
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim, prior_bits
 from tests.diffusion.analytic import BITS, Gaussian, Mixture, quadrature, row
 from tests.diffusion.chains import SHORT, normal
 

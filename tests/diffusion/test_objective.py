@@ -7,7 +7,6 @@ from typing import get_args
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import (
     Loss,
     Weighting,
@@ -15,11 +14,12 @@ from ddpm_core.diffusion.choices import (
     require_possible,
 )
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.likelihood import bits_per_dim, vlb_term
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim, vlb_term
 from ddpm_core.diffusion.objective import Objective, loss_simple, target_of
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.prediction import split_output
 from ddpm_core.diffusion.process import q_posterior, q_sample
-from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import SHORT, every_t, normal
 from tests.diffusion.objectives import (

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.objective import Objective, snr_weight
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.process import predict_eps, predict_v
-from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 from tests.diffusion.objectives import PREDICTIONS, noised_levels, output_for

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from ddpm_core import seeding
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation import metrics
 from ddpm_core.evaluation.metrics import Bound

@@ -17,9 +17,9 @@ from ddpm_core import seeding
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import EvaluateConfig, StudyConfig
 from ddpm_core.config.identity import COUNTED_BEFORE, FORMAT_1, PRESENT, Rule
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.evaluation import classifier
 from ddpm_core.evaluation.classifier import Classifier, train_classifier
 from ddpm_core.evaluation.features import feature_recipe

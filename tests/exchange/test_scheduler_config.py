@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddpm_core.config import DiffusionConfig
-from ddpm_core.diffusion.betas import make_betas
+from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.inference.build import build_schedule

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
 from ddpm_core.inference.build import (
     build_denoiser,
     build_network,

@@ -4,10 +4,10 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.config import SampleConfig
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.samplers.ancestral import draw_previous
-from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.loading.loader import to_unit_range

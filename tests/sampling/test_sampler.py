@@ -5,10 +5,11 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.config import SampleConfig
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import FixedStep
-from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -17,8 +18,7 @@ from ddpm_core.diffusion.samplers.langevin import langevin_sample
 from ddpm_core.diffusion.samplers.ode import ode_sample
 from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.sampling.draw import draw
 from ddpm_core.sampling.sampler import describe, num_steps_of, run_sampler
 from tests.gpu import no_waiting, quiet

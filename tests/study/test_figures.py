@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_core.diffusion.rate_distortion import Codelength, RateDistortion
+from ddpm_core.diffusion.measures.rate_distortion import Codelength, RateDistortion
 from ddpm_core.study import figures
 from ddpm_core.study.neighbours import Memorisation
 from ddpm_core.study.published import PROGRESSIVE_CODING

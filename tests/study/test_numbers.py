@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.rate_distortion import RMSE_LEVELS
+from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.runs.protocol import PROTOCOL_VERSION

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_core.diffusion.rate_distortion import RateDistortion
+from ddpm_core.diffusion.measures.rate_distortion import RateDistortion
 from ddpm_core.drawing import sheet
 from ddpm_core.drawing.sheet import Block, sheet_figure
 from ddpm_core.study import sheets

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.paths.path import chain_of
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.prediction import Reverse
-from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import Images, Timesteps
 from ddpm_core.errors import ConfigError
 

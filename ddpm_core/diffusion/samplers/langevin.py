@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.process import predict_eps, score_from_eps
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.diffusion.shapes import Images

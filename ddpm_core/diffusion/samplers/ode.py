@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser, at_sigma, eps_at_sigma
 from ddpm_core.diffusion.integrate import Adaptive, Field, Solver
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.samplers.ancestral import OnStep
-from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import Images
 from ddpm_core.errors import ConfigError
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.paths.path import chain_of
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.process import predict_eps, predict_x_0, score_from_eps
 from ddpm_core.diffusion.samplers.ancestral import OnStep, draw_previous
-from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import Images, Times, Timesteps
 from ddpm_core.errors import ConfigError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import require_end_known
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import Path, chain_of, ends_in_pure_noise
+from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
 from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.shapes import Images, Times
 from ddpm_core.errors import ConfigError

@@ -16,9 +16,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser, predict_each
-from ddpm_core.diffusion.path import Path, require_same_path
+from ddpm_core.diffusion.paths.path import Path, require_same_path
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.prediction import Prediction
-from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import Images, Times
 from ddpm_core.errors import ConfigError
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import ContinuousPath, Path
+from ddpm_core.diffusion.paths.path import ContinuousPath, Path
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, make_schedule
 from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.diffusion.schedule import NoiseSchedule, make_schedule
 from ddpm_core.diffusion.shapes import Images, Times
 from ddpm_core.errors import ConfigError
 

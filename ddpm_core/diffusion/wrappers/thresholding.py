@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import Path
+from ddpm_core.diffusion.paths.path import Path
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.prediction import Prediction
-from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import Images, PerImage, Times
 from ddpm_core.errors import ConfigError
 

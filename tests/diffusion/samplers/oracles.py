@@ -6,7 +6,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.schedule import NoiseSchedule
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 
 
 def scheduler_of(name: str, schedule: NoiseSchedule, **options):

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.spacing import choose_timesteps
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, SHORT, normal, oracle
 from tests.diffusion.samplers.oracles import scheduler_of

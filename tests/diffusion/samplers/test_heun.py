@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import at_sigma
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.samplers.heun import Churn, heun_sample
-from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, normal, oracle
 from tests.diffusion.samplers.oracles import scheduler_of, state

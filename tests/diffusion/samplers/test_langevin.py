@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.langevin import langevin_sample
-from ddpm_core.diffusion.schedule import make_schedule
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Gaussian, affine_moments, row
 from tests.diffusion.chains import PAPER, SHORT, normal

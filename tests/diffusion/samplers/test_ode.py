@@ -8,8 +8,8 @@ import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
+from ddpm_core.diffusion.paths.sigma import sigma_at, sigma_grid, sigma_range
 from ddpm_core.diffusion.samplers.ode import ode_encode, ode_sample
-from ddpm_core.diffusion.sigma import sigma_at, sigma_grid, sigma_range
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Gaussian, affine_moments, row
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.flow import Straight
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
-from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.diffusion.ode_likelihood import ode_density
-from ddpm_core.diffusion.respacing import discretised, respaced
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.measures.ode_likelihood import ode_density
+from ddpm_core.diffusion.paths.flow import Straight
+from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range, time_of_sigma
+from ddpm_core.diffusion.paths.spacing import karras_sigmas
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -19,13 +20,18 @@ from ddpm_core.diffusion.samplers.heun import heun_sample
 from ddpm_core.diffusion.samplers.ode import ode_encode, ode_sample
 from ddpm_core.diffusion.samplers.sde import sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.sigma import sigma_grid, sigma_range, time_of_sigma
-from ddpm_core.diffusion.spacing import karras_sigmas
+from ddpm_core.diffusion.wrappers.respacing import discretised, respaced
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Mixture, row
 from tests.diffusion.chains import PAPER, normal
+from tests.diffusion.every_path import (
+    CONTINUOUS,
+    drift_and_diffusion,
+    exact,
+    published_marginal,
+    rk4,
+)
 from tests.diffusion.objectives import levels
-from tests.diffusion.paths import CONTINUOUS, drift_and_diffusion, exact, published_marginal, rk4
 
 DATA = Mixture(row(0.3, 0.7), row(-0.8, 0.5)[:, None], row(0.1, 0.2)[:, None])
 MEAN = 0.3 * -0.8 + 0.7 * 0.5

@@ -5,15 +5,15 @@ from functools import partial
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import NetworkDenoiser, at_sigma
-from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
 from ddpm_core.diffusion.samplers.heun import Churn, heun_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, normal
 from tests.diffusion.samplers.toys import Toy, gaussian, toy

@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.process import predict_eps, score_from_eps
-from ddpm_core.diffusion.respacing import respaced, subchain
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.wrappers.respacing import respaced, subchain
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Gaussian, affine_moments, row
 from tests.diffusion.chains import PAPER, SHORT, normal

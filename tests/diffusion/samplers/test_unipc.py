@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import at_sigma
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from tests.diffusion.chains import PAPER, normal
 from tests.diffusion.samplers.oracles import scheduler_of, state, walk_sigmas
 from tests.diffusion.samplers.toys import flow, gaussian, orders, toy

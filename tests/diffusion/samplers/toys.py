@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import PredictionKind
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.process import predict_eps, predict_v
-from ddpm_core.diffusion.schedule import NoiseSchedule, expand
 from tests.diffusion.chains import PAPER
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.flow import Straight
-from ddpm_core.diffusion.respacing import respaced
+from ddpm_core.diffusion.paths.flow import Straight
 from ddpm_core.diffusion.wrappers.classifier_guidance import ClassifierGuided
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.thresholding import StaticThreshold
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Mixture, row
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
-from tests.diffusion.paths import PATHS, exact
+from tests.diffusion.every_path import PATHS, exact
 
 DATA = Mixture(
     row(0.3, 0.7),

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_core.diffusion.betas import make_betas
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.integrate import FixedStep
-from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.diffusion.ode_likelihood import ode_density
-from ddpm_core.diffusion.path import Path
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.measures.ode_likelihood import ode_density
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.path import Path
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.sigma import sigma_grid
+from ddpm_core.diffusion.paths.spacing import chain_sigmas
 from ddpm_core.diffusion.prediction import Prediction
-from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -27,12 +29,10 @@ from ddpm_core.diffusion.samplers.langevin import langevin_sample
 from ddpm_core.diffusion.samplers.ode import ode_encode, ode_sample
 from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.sigma import sigma_grid
-from ddpm_core.diffusion.spacing import chain_sigmas
 from ddpm_core.diffusion.wrappers.classifier_guidance import ClassifierGuided
 from ddpm_core.diffusion.wrappers.guidance import Guided, Interval
 from ddpm_core.diffusion.wrappers.pinning import Known, Pinned
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.shortened import shortened
 from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold, StaticThreshold
 from tests.diffusion.chains import every_t, normal

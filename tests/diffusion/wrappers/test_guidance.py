@@ -12,21 +12,21 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import FixedStep
-from ddpm_core.diffusion.respacing import discretised, respaced
+from ddpm_core.diffusion.paths.sde import VariancePreserving
+from ddpm_core.diffusion.paths.sigma import sigma_at, sigma_grid, sigma_range, time_of_sigma
+from ddpm_core.diffusion.paths.spacing import karras_sigmas
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
 from ddpm_core.diffusion.samplers.heun import heun_sample
 from ddpm_core.diffusion.samplers.ode import ode_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.sde import VariancePreserving
-from ddpm_core.diffusion.sigma import sigma_at, sigma_grid, sigma_range, time_of_sigma
-from ddpm_core.diffusion.spacing import karras_sigmas
 from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Guided, Interval, rescaled
+from ddpm_core.diffusion.wrappers.respacing import discretised, respaced
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Mixture, row
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
+from tests.diffusion.every_path import exact
 from tests.diffusion.objectives import LEARNED, PREDICTIONS, saying
-from tests.diffusion.paths import exact
 
 VP = VariancePreserving()
 LOW, HIGH = sigma_range(VP)

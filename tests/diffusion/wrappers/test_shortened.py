@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.integrate import FixedStep
+from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range, time_of_sigma
+from ddpm_core.diffusion.paths.spacing import karras_sigmas
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.diffusion.respacing import discretised, respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample, descend
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
 from ddpm_core.diffusion.samplers.heun import heun_sample
 from ddpm_core.diffusion.samplers.ode import ode_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
-from ddpm_core.diffusion.sigma import sigma_grid, sigma_range, time_of_sigma
-from ddpm_core.diffusion.spacing import karras_sigmas
+from ddpm_core.diffusion.wrappers.respacing import discretised, respaced
 from ddpm_core.diffusion.wrappers.shortened import shortened, start_of
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Mixture, row
 from tests.diffusion.chains import PAPER, SHORT, normal
+from tests.diffusion.every_path import PATHS, exact
 from tests.diffusion.objectives import PREDICTIONS, knowing
-from tests.diffusion.paths import PATHS, exact
 from tests.diffusion.samplers.toys import toy
 
 ONE = Mixture(row(1.0), row(0.3)[:, None], row(0.5)[:, None])

@@ -13,9 +13,9 @@ from typing import assert_never
 import torch
 
 from ddpm_core.diffusion.choices import Spacing
-from ddpm_core.diffusion.path import Path
-from ddpm_core.diffusion.schedule import NoiseSchedule
-from ddpm_core.diffusion.sigma import sigma_at, sigma_grid
+from ddpm_core.diffusion.paths.path import Path
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule
+from ddpm_core.diffusion.paths.sigma import sigma_at, sigma_grid
 from ddpm_core.errors import ConfigError
 
 

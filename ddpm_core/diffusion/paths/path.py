@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ddpm_core.diffusion.schedule import NoiseSchedule, expand
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.shapes import Images, PerImageScale, Times
 from ddpm_core.errors import ConfigError
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ddpm_core.diffusion.path import Path, ends_in_pure_noise
-from ddpm_core.diffusion.schedule import INFINITE_SIGMA, NoiseSchedule
+from ddpm_core.diffusion.paths.path import Path, ends_in_pure_noise
+from ddpm_core.diffusion.paths.schedule import INFINITE_SIGMA, NoiseSchedule
 from ddpm_core.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ddpm_core.diffusion.path import ContinuousPath
+from ddpm_core.diffusion.paths.path import ContinuousPath
 from ddpm_core.errors import ConfigError
 
 _START = 1e-5

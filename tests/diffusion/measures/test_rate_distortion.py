@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.likelihood import LikelihoodTerms, bits_per_dim
-from ddpm_core.diffusion.process import q_sample
-from ddpm_core.diffusion.rate_distortion import (
+from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms, bits_per_dim
+from ddpm_core.diffusion.measures.rate_distortion import (
     codelength,
     progressive_decoding,
     rate,
     rate_distortion,
 )
+from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import SHORT, normal, oracle
 

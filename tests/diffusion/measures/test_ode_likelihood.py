@@ -8,10 +8,10 @@ import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
-from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.diffusion.ode_likelihood import ode_bits_per_dim, ode_density
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim, ode_density
+from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range
 from ddpm_core.diffusion.samplers.ode import ode_encode
-from ddpm_core.diffusion.sigma import sigma_grid, sigma_range
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import BITS, Gaussian, Mixture, row
 from tests.diffusion.chains import PAPER, normal

@@ -22,11 +22,11 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.likelihood import LikelihoodTerms
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms
+from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.process import q_posterior, q_sample
-from ddpm_core.diffusion.respacing import subchain
 from ddpm_core.diffusion.shapes import Images, PerImage
+from ddpm_core.diffusion.wrappers.respacing import subchain
 from ddpm_core.errors import ConfigError
 
 RMSE_LEVELS = 127.5

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.choices import require_enough_steps
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.spacing import chain_sigmas, choose_timesteps, karras_sigmas
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, SHORT
 from tests.diffusion.samplers.oracles import scheduler_of

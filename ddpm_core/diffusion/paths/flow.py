@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ddpm_core.diffusion.path import ContinuousPath
+from ddpm_core.diffusion.paths.path import ContinuousPath
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.diffusion.respacing import respaced
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
-from ddpm_core.diffusion.spacing import choose_timesteps
+from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER, normal, oracle
 from tests.diffusion.samplers.toys import Toy, toy

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from ddpm_core.conditioning import Conditioning
-from ddpm_core.diffusion.betas import make_betas
-from ddpm_core.diffusion.classification import (
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.measures.classification import (
     class_errors,
     class_log_probabilities,
     label_worth,
 )
-from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.likelihood import bits_per_dim
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import Mixture, quadrature, row
 from tests.diffusion.chains import SHORT, normal

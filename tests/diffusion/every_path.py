@@ -8,9 +8,13 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import OutputKind
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.flow import Straight
-from ddpm_core.diffusion.path import Path
-from ddpm_core.diffusion.sde import SubVariancePreserving, VarianceExploding, VariancePreserving
+from ddpm_core.diffusion.paths.flow import Straight
+from ddpm_core.diffusion.paths.path import Path
+from ddpm_core.diffusion.paths.sde import (
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
 from tests.diffusion.analytic import Mixture
 from tests.diffusion.chains import PAPER
 

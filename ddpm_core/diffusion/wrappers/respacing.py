@@ -12,9 +12,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import Path, chain_of
+from ddpm_core.diffusion.paths.path import Path, chain_of
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand, make_schedule
 from ddpm_core.diffusion.prediction import Prediction
-from ddpm_core.diffusion.schedule import NoiseSchedule, expand, make_schedule
 from ddpm_core.diffusion.shapes import Images, Times
 from ddpm_core.errors import ConfigError
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.choices import BetaSchedule
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import ConfigError
 
 NAMES = get_args(BetaSchedule)

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.likelihood import prior_bits, vlb_term
-from ddpm_core.diffusion.path import chain_of, require_same_path
+from ddpm_core.diffusion.measures.likelihood import prior_bits, vlb_term
+from ddpm_core.diffusion.paths.path import chain_of, require_same_path
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.shapes import Images, PerImage, mean_per_image
 from ddpm_core.errors import ConfigError

@@ -7,20 +7,24 @@ import diffusers
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.choices import OutputKind
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.flow import Straight
-from ddpm_core.diffusion.path import Path, chain_of, ends_in_pure_noise
+from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
+from ddpm_core.diffusion.paths.flow import Straight
+from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
+from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.diffusion.paths.sde import (
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
+from ddpm_core.diffusion.paths.sigma import sigma_at, sigma_grid, sigma_range, time_of_sigma
 from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.process import eps_from_velocity, q_sample, x_0_from_velocity
-from ddpm_core.diffusion.schedule import make_schedule
-from ddpm_core.diffusion.sde import SubVariancePreserving, VarianceExploding, VariancePreserving
-from ddpm_core.diffusion.sigma import sigma_at, sigma_grid, sigma_range, time_of_sigma
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import row
 from tests.diffusion.chains import PAPER, normal
-from tests.diffusion.paths import (
+from tests.diffusion.every_path import (
     CONTINUOUS,
     PATHS,
     drift_and_diffusion,

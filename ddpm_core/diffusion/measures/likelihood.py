@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import DecoderCdf
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.path import chain_of
+from ddpm_core.diffusion.paths.path import chain_of
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.prediction import Reverse
 from ddpm_core.diffusion.process import q_posterior, q_sample
-from ddpm_core.diffusion.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
 
 _MIN_PROBABILITY = 1e-12

@@ -4,8 +4,8 @@ import diffusers
 import pytest
 import torch
 
-from ddpm_core.diffusion.betas import make_betas
-from ddpm_core.diffusion.schedule import make_schedule
+from ddpm_core.diffusion.paths.betas import make_betas
+from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import ConfigError
 from tests.diffusion.chains import PAPER
 

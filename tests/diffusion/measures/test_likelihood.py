@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.likelihood import (
+from ddpm_core.diffusion.measures.likelihood import (
     bits_per_dim,
     discretized_gaussian_log_likelihood,
     prior_bits,
     vlb_term,
 )
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.prediction import Prediction, Reverse
 from ddpm_core.diffusion.process import q_posterior, q_sample
-from ddpm_core.diffusion.schedule import expand
 from ddpm_core.diffusion.shapes import mean_per_image
 from tests.diffusion.chains import PAPER, SHORT, normal, oracle
 
