@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
@@ -17,24 +17,47 @@ from ddpm_core.store.storage import Store
 
 
 class AveragedNetwork:
-    """The averaged weights in evaluation mode: a `Network`, float32 inside and out."""
+    """The averaged weights in evaluation mode: a `Network`, float32 inside and out.
+
+    Args:
+        network: taken over: moved, and changed to where and how it computes.
+        device: where it computes.
+        bfloat16: whether its arithmetic is bfloat16, but that of its last layer.
+    """
 
     def __init__(self, network: AnyNetwork, device: torch.device, *, bfloat16: bool) -> None:
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
         self._device_type, self._bfloat16 = device.type, bfloat16
+        # As in training: on a GPU the norms want channels first.
+        self._layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+        self._network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
+        if bfloat16:
+            _round_weights(self._network)
         self.null = network.null.to(device)
         """of one image: the conditioning that says nothing, see `UNet.null`"""
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
         """Return the network's output; its arithmetic may be bfloat16, x_t's never is."""
         with self._arithmetic():
-            output: Tensor = self._network(x_t.float(), t, conditioning)
-        return output.float()
+            x = x_t.to(torch.float32, memory_format=self._layout)
+            output: Tensor = self._network(x, t, conditioning)
+        return output.to(torch.float32, memory_format=torch.contiguous_format)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         if not self._bfloat16:
             return nullcontext()
         return torch.autocast(self._device_type, torch.bfloat16)
+
+
+def _round_weights(network: AnyNetwork) -> None:
+    """Round what autocast would round anew in every call, to the same values, but once.
+
+    In a forward pass of CIFAR-10's network those copies are a quarter of the time of a CPU, and
+    224 of 651 launches of a GPU.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer is not network.last:
+            layer.to(torch.bfloat16)
 
 
 def load_denoiser(

@@ -198,6 +198,11 @@ class DiT(nn.Module):
             if layer is not None and not layer.weight.is_meta:
                 layer.weight.normal_(std=_EMBEDDING_STD, generator=generator)
 
+    @property
+    def last(self) -> nn.Module:
+        """As of `UNet`."""
+        return self.patch_out
+
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],

@@ -207,6 +207,11 @@ class UNet(nn.Module):
         self.conv_out = Conv(widths[0], out_channels, 3, gain=NEAR_ZERO)
         initialise(self, generator)
 
+    @property
+    def last(self) -> nn.Module:
+        """The layer that computes in the dtype of its own parameters, also under autocast."""
+        return self.conv_out
+
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],

@@ -15,6 +15,22 @@ CPU = torch.device("cpu")
 T = torch.tensor([0, 999, 17, 500])
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_weights_rounded_once_are_those_that_autocast_rounds_in_each_call(bfloat16):
+    """Catches a last layer or a norm whose weights are rounded too, and an output in that dtype."""
+    network = perturbed().eval().to(memory_format=torch.channels_last)
+    x_t = noise(4, 3, 8, 8)
+    inner = x_t.to(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        expected = network(inner, T)
+    averaged = AveragedNetwork(perturbed(), CPU, bfloat16=bfloat16)
+    for x in (x_t, x_t.double(), inner):
+        found = averaged(x, T)
+        assert found.dtype == torch.float32
+        assert found.is_contiguous()
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.gpu
 def test_a_gpu_predicts_what_a_cpu_does(gpu):
     """Catches axes exchanged by the other memory order, and weights left behind.
