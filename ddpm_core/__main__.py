@@ -74,7 +74,7 @@ def _act(options: argparse.Namespace) -> None:
             _import_weights(options)
         case "export-weights":
             _export_weights(options)
-        case "runs" | "export-samples":
+        case "runs" | "export-samples" | "doctor":
             run_command(options)
         case _:
             _run_stage(options)

@@ -1,11 +1,13 @@
-"""How many cores this machine gives to a process: not more than a container is allowed."""
+"""How many cores and how much memory a process has here: not more than a container is allowed."""
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 def cores() -> int:
@@ -21,26 +23,48 @@ def cores() -> int:
     return max(1, math.floor(min(counts)))
 
 
+def memory_bytes() -> int | None:
+    """Return how much memory this process may use, in bytes; None where the system does not say.
+
+    The least of what the machine has and what the control groups around this process allow.
+    """
+    try:
+        found = [int(_MEMINFO.read_text().split("MemTotal:")[1].split()[0]) * 1024]
+    except (OSError, ValueError, IndexError):
+        return None
+    for group, _ in _groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                found.append(int((group / name).read_text()))
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+    return min(found)
+
+
 def _quotas() -> list[float]:
     """Return the quotas, in cores, of our control group and those around it."""
+    found: list[float] = []
+    for group, is_version_1 in _groups("cpu"):
+        found += _quota_1(group) if is_version_1 else _quota_2(group)
+    return found
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of our control group and those around it, and whether of version 1."""
     try:
         lines = _OWN_CGROUPS.read_text().splitlines()
     except OSError:
-        return []
-    found: list[float] = []
+        return
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         own = Path(path.lstrip("/"))
+        home = _CGROUPS / controller if controllers else _CGROUPS
         # In a container the path is often that of the host, and the limit lies at the root.
         for group in dict.fromkeys([own, *own.parents, Path()]):
-            if controllers:  # version 1
-                found += _quota_1(_CGROUPS / "cpu" / group)
-            else:
-                found += _quota_2(_CGROUPS / group)
-    return found
+            yield home / group, bool(controllers)
 
 
 def _quota_1(folder: Path) -> list[float]:

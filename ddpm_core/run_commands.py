@@ -1,4 +1,4 @@
-"""ddpm runs {list,show,compare,delete} and ddpm export-samples: commands about runs that are there.
+"""ddpm runs {list,show,compare,delete}, export-samples and doctor: commands that train nothing.
 
 They start nothing, neither Ray nor MLflow.
 """
@@ -16,12 +16,13 @@ from ddpm_core.store.storage import open_store
 COMMANDS = {
     "runs": "list, show, compare or delete the runs below a root",
     "export-samples": "write the samples of a run as PNG files",
+    "doctor": "look at this machine and what the environment names, and say what is in the way",
 }
 
 
 def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the command line."""
-    runs, exporting = (
+    runs, exporting, doctor = (
         add_command(stages, name, text, allow_abbrev=False) for name, text in COMMANDS.items()
     )
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -52,6 +53,8 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="as it was given to `sample`, if those samples are meant",
     )
     add_model_argument(exporting)
+    text = "folder or s3://bucket/prefix that runs are to lie in; made if it is not there"
+    doctor.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help=text)
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -62,6 +65,11 @@ def run_command(options: argparse.Namespace) -> None:
     """
     if options.stage == "export-samples":
         _export(options)
+        return
+    if options.stage == "doctor":
+        from ddpm_core.doctor.command import examine
+
+        examine(options.root)
         return
     store = open_store(options.root)
     match options.action:

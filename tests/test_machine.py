@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ddpm_core import machine
-from ddpm_core.machine import cores  # as they are: tests/conftest.py says two for one
+from ddpm_core.machine import cores, memory_bytes  # cores: tests/conftest.py says two for one
 
 
 @pytest.fixture
@@ -70,3 +70,15 @@ def test_tests_see_the_two_cores_that_recipes_ask_for(limits, monkeypatch):
     limits("0::/\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert (cores(), machine.cores()) == (1, 2)
+
+
+def test_a_container_s_memory_is_the_limit(limits, monkeypatch, tmp_path):
+    """Catches the node's memory, kB taken for bytes, and "max" taken for none at all."""
+    (tmp_path / "meminfo").write_text("MemFree: 1 kB\nMemTotal:       2048 kB\n")
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    limits("0::/a/b\n", **{"a__b__memory_dot_max": "max\n"})
+    assert memory_bytes() == 2**21
+    limits("0::/a/b\n", **{"a__memory_dot_max": "1000\n"})
+    assert memory_bytes() == 1000
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
+    assert memory_bytes() is None
