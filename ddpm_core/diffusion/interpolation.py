@@ -3,9 +3,13 @@
 Both images are diffused, mixed linearly, and decoded by the reverse process, which puts back what
 the mix of two images lacks. The deeper they are diffused, the less of either is left to mix.
 
-Source: Ho et al. 2020, arXiv:2006.11239, section 4.4 and appendix D, figs. 8 and 9.
+Where the way from x_T to x_0 has no noise, as DDIM's, their x_T alone are mixed (`slerp`).
+
+Source: Ho et al. 2020, arXiv:2006.11239, section 4.4 and appendix D, figs. 8 and 9; Song et al.
+2020, arXiv:2010.02502, section 5.3 and appendix D.5.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -84,3 +88,45 @@ def interpolate(
         clip_x_0=clip_x_0,
     )
     return decoded.reshape(len(weights), *x_0.shape)
+
+
+def slerp(
+    x_T: Images,
+    x_T_other: Images,
+    weights: Sequence[float],
+) -> Float[Tensor, "w b *d"]:
+    """Return latents on the arc between those of each pair: spherical linear interpolation.
+
+    All latents of one length are equally likely, and the arc keeps to the lengths of its ends. A
+    linear mix of two independent ones has half their variance in the middle, which no noise has.
+
+    Args:
+        x_T: latents, none of them 0.
+        x_T_other: as many, each the other end of its arc.
+        weights: shares of the angle: 0 is `x_T`, 1 the other.
+
+    Returns:
+        Row i has the weight `weights[i]`.
+
+    Raises:
+        ConfigError: if there is no weight, or two latents are opposite: no arc is the shortest.
+
+    Source: Song et al. 2020, arXiv:2010.02502, appendix D.5; Shoemake 1985.
+    """
+    if not weights:
+        raise ConfigError("weights=[] must be at least one share of the angle")
+    first, second = (one.flatten(1).double() for one in (x_T, x_T_other))
+    cosine = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+    if bool((cosine <= -1 + 1e-12).any()):
+        raise ConfigError(
+            "two latents are opposite, and there is no shortest arc between them; draw another"
+        )
+    share = cosine.clamp(max=1).acos() / math.pi
+    spread = (-1, *(1 for _ in x_T.shape[1:]))
+
+    def part(weight: float) -> Tensor:
+        # sin(w theta) / sin(theta), in a form that has its limit where theta is 0.
+        ratio = weight * (weight * share).sinc() / share.sinc()
+        return ratio.to(x_T.dtype).view(spread)
+
+    return torch.stack([part(1 - w) * x_T + part(w) * x_T_other for w in weights])

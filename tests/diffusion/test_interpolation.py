@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.interpolation import interpolate
+from ddpm_core.diffusion.interpolation import interpolate, slerp
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.errors import ConfigError
@@ -142,3 +142,43 @@ def test_it_never_waits_for_its_device_and_builds_no_graph():
     )  # fmt: skip
     assert found.device.type == "meta"
     assert not found.requires_grad
+
+
+# -- arcs between latents --------------------------------------------------------------------------
+
+
+def test_an_arc_turns_by_the_same_angle_for_the_same_weight():
+    """Catches: a linear mix, the angle of the whole batch for each pair, ends exchanged.
+
+    Two latents of unit length at 60 degrees, and two of unequal length at a right angle.
+    """
+    x_T = torch.tensor([[1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+    other = torch.tensor([[0.5, 0.75**0.5], [0.0, 1.0]], dtype=torch.float64)
+    found = slerp(x_T, other, [0.0, 1 / 3, 0.5, 1.0])
+    for row, degrees in zip(found[:, 0], (0, 20, 30, 60), strict=True):
+        turned = [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+        assert row.tolist() == pytest.approx(turned, abs=1e-12)
+    # The paper's formula as it stands.
+    assert found[1, 1].tolist() == pytest.approx([3 * math.sin(math.pi / 3), math.sin(math.pi / 6)])
+    assert torch.equal(found[0], x_T)
+    torch.testing.assert_close(found[-1], other)
+
+
+def test_what_lies_between_two_latents_is_as_long_as_they_are():
+    """Catches: the linear mix, whose variance is a half in the middle, which no noise has."""
+    x_T, other = (normal(2, 3, 16, 16, seed=seed, dtype=torch.float32) for seed in (1, 2))
+    found = slerp(x_T, other, [0.25, 0.5])
+    assert found.shape == (2, 2, 3, 16, 16)
+    assert found.dtype == torch.float32
+    lengths = found.flatten(2).square().mean(2).sqrt()
+    assert bool(((lengths - 1).abs() < 0.06).all())
+
+
+def test_latents_of_one_direction_are_mixed_as_numbers_and_opposite_ones_not_at_all():
+    """Catches: 0 / 0 of an image with itself, and a division by 0 that makes noise of rounding."""
+    x_T = normal(2, 5)
+    torch.testing.assert_close(slerp(x_T, 3 * x_T, [0.5])[0], 2 * x_T)
+    with pytest.raises(ConfigError, match="no shortest arc"):
+        slerp(x_T, -x_T, [0.5])
+    with pytest.raises(ConfigError, match="at least one"):
+        slerp(x_T, x_T, [])
