@@ -67,6 +67,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None},
     "train": {"label_dropout": 0.1},
     "sample": {"labels": "balanced", "guidance_scale": 1.0},
+    "study": {"ddim_steps": ()},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its
 first default. It stays what it is when the default changes. Keys of one kind of a section alone

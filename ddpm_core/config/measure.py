@@ -71,12 +71,15 @@ class StudyConfig(Section):
     """seed of all noise of the study"""
     ablation_steps: Count | None = None
     """optimiser steps of each of the six ablations; null: as many as the run itself"""
+    ddim_steps: Annotated[tuple[Few, ...], Field(max_length=20)] = ()
+    """numbers of steps S of the DDIM paper's tables, as in [10, 20, 50, 100, 1000]: samples by eta
+    and S, the same x_T at each S, images encoded and decoded, arcs between latents; none: these are
+    left out"""
 
     @model_validator(mode="after")
     def _steps_are_numbers_of_steps(self) -> Self:
-        steps = self.swept_steps
-        if min(steps) < 2 or len(set(steps)) < len(steps):
-            raise ValueError(
-                f"swept_steps={list(steps)} must be different numbers, each at least 2"
-            )
+        for key in ("swept_steps", "ddim_steps"):
+            steps = getattr(self, key)
+            if min(steps, default=2) < 2 or len(set(steps)) < len(steps):
+                raise ValueError(f"{key}={list(steps)} must be different numbers, each at least 2")
         return self

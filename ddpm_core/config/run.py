@@ -150,6 +150,23 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _ddim_is_possible(self) -> Self:
+        diffusion = self.diffusion
+        for num_steps in self.study.ddim_steps:
+            try:
+                require_samplable(
+                    "ddim",
+                    diffusion.prediction,
+                    diffusion.variance,
+                    num_steps=num_steps,
+                    num_timesteps=diffusion.num_timesteps,
+                    ends_in_pure_noise=diffusion.ends_in_pure_noise,
+                )
+            except ConfigError as error:
+                raise ValueError(f"study.ddim_steps has {num_steps}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         workers = self.compute.num_workers
         self.model.require_images(height=self.data.height, width=self.data.width)

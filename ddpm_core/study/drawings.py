@@ -8,6 +8,7 @@ import torch
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.measures.rate_distortion import codelength, rate_distortion
 from ddpm_core.study import figures, sheets
+from ddpm_core.study.ddim import drawings as ddim
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.pictures import MIX_WEIGHTS
 from ddpm_core.study.published import progressive_coding_of
@@ -42,6 +43,7 @@ def drawings_of(findings: Findings, config: RunConfig, numbers: dict[str, Any]) 
         **_quality(findings, config, numbers, data),
         **_memory(findings, config, numbers, data),
         **_trajectories(findings, config, data),
+        **(ddim.drawings_of(findings, config, numbers, data) if "ddim" in numbers else {}),
     }
 
 

@@ -13,6 +13,7 @@ from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
+from ddpm_core.study.ddim import numbers as ddim
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.published import progressive_coding_of
 from ddpm_core.study.settings import flow_refusal, swept
@@ -68,6 +69,11 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
             if findings.has("neighbours", space)
         },
         "round_trip": _round_trip(findings),
+        **(
+            {"ddim": ddim.numbers_of(findings, config, reference)}
+            if config.study.ddim_steps
+            else {}
+        ),
     }
 
 
@@ -192,4 +198,5 @@ def metrics_of(numbers: dict[str, Any]) -> list[tuple[str, float, int]]:
         ]
     share = numbers["coding"]["lossless"]["distortion_share"]
     points.append(("study/coding/distortion_share", share, 0))
+    points += ddim.metrics_of(numbers["ddim"]) if "ddim" in numbers else []
     return [(name, value, step) for name, value, step in points if value is not None]

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.diffusion.choices import Spacing
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.interpolation import interpolate
 from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS, progressive_decoding
+from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.trajectories import quarters, shared_latents
@@ -150,13 +152,9 @@ def _round_trip(context: EvaluationContext, unit: Unit) -> Arrays:
     x_0 = _held_out(context, unit.start, unit.stop)
     num_timesteps = context.denoiser.schedule.num_timesteps
     steps = round_trip_steps(context.config.study.swept_steps, num_timesteps)
-    latents, returned = [], []
-    for num_steps in steps:
-        chain: Denoiser = context.denoiser_of(context.test, unit.start, unit.stop)
-        if num_steps < num_timesteps:
-            chain = respaced(chain, choose_timesteps("linspace", num_timesteps, num_steps))
-        latents.append(ddim_encode(chain, x_0.double()))
-        returned.append(ddim_sample(chain, latents[-1], clip_x_0=False))
+    denoiser = context.denoiser_of(context.test, unit.start, unit.stop)
+    ways = [there_and_back(denoiser, x_0, spacing="linspace", num_steps=one) for one in steps]
+    latents, returned = zip(*ways, strict=True)
     errors = torch.stack([(one - x_0).flatten(1).square().mean(dim=1).sqrt() for one in returned])
     return {
         "steps": torch.tensor(steps),
@@ -165,6 +163,23 @@ def _round_trip(context: EvaluationContext, unit: Unit) -> Arrays:
         "returned": _u8(torch.stack(returned)),
         "original": to_u8(x_0).cpu(),
     }
+
+
+def there_and_back(
+    denoiser: Denoiser, x_0: Tensor, *, spacing: Spacing, num_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return the x_T that DDIM without noise encodes images to, and what it decodes from them."""
+    chain = chain_of_steps(denoiser, spacing, num_steps)
+    x_T = ddim_encode(chain, x_0.double())  # noqa: N806
+    return x_T, ddim_sample(chain, x_T, clip_x_0=False)
+
+
+def chain_of_steps(denoiser: Denoiser, spacing: Spacing, num_steps: int) -> Denoiser:
+    """Return the denoiser on so many steps of its chain; with all of them it is itself."""
+    num_timesteps = chain_of(denoiser.path).num_timesteps
+    if num_steps == num_timesteps:
+        return denoiser
+    return respaced(denoiser, choose_timesteps(spacing, num_timesteps, num_steps))
 
 
 def round_trip_steps(swept_steps: Sequence[int], num_timesteps: int) -> list[int]:

@@ -7,8 +7,9 @@ from ddpm_core.config import RunConfig, SampleConfig
 from ddpm_core.diffusion.choices import require_samplable
 from ddpm_core.errors import ConfigError
 
-_CLEAN = {"spacing": "trailing", "clip_x_0": True, "eta": 0.0, "ode_method": "heun", "churn": 0.0,
+CLEAN = {"spacing": "trailing", "clip_x_0": True, "eta": 0.0, "ode_method": "heun", "churn": 0.0,
           "corrector_snr": 0.16}  # fmt: skip
+"""what no sampler is asked for unless it says so"""
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ancestral": ("DDPM, respaced", {"sampler": "ancestral"}),
     "ddim": ("DDIM", {"sampler": "ddim"}),
@@ -69,7 +70,7 @@ def swept(config: RunConfig) -> tuple[list[Setting], list[str]]:
     settings, refused = [], []
     for key, (label, changes) in _SAMPLERS.items():
         for num_steps in config.study.swept_steps:
-            values = {**_CLEAN, **changes, "num_steps": num_steps}
+            values = {**CLEAN, **changes, "num_steps": num_steps}
             try:
                 changed = config.replaced({f"sample.{k}": v for k, v in values.items()})
             except ConfigError as error:

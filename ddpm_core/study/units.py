@@ -13,6 +13,7 @@ from typing import Literal
 
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.worker import FEATURE_IMAGES
+from ddpm_core.study.ddim.cells import TAUS, cells
 from ddpm_core.study.settings import flow_refusal, swept
 from ddpm_core.units.ranges import Range
 
@@ -28,10 +29,14 @@ Kind = Literal[
     "mixes",
     "depths",
     "round-trip",
+    "ddim",
+    "reconstruction",
+    "arcs",
 ]
 """bound: bits/dim by every term; ode: bits/dim by the probability flow; sweep: samples of one
 sampler at one cost; progress: x_0_hat over the reverse steps; features: of real images;
-neighbours: of samples among the training images; the rest: pictures."""
+neighbours: of samples among the training images; ddim: samples of a cell of the DDIM paper's
+table 1; reconstruction: its table 2; the rest: pictures."""
 
 Unit = Range[Kind]
 
@@ -62,6 +67,7 @@ def units_of(
     has_flow = flow_refusal(config) is None
     num_ode = min(study.num_ode_images, num_test) if has_flow else 0
     return [
+        *_ddim_units(config, num_test),
         *Unit.cut("ode", "adaptive", num_ode, study.batch_size),
         *Unit.cut("ode", "heun", num_ode, study.batch_size),
         *Unit.cut("progress", "ancestral", study.num_images, study.batch_size),
@@ -78,7 +84,21 @@ def units_of(
     ]  # fmt: skip
 
 
+def _ddim_units(config: RunConfig, num_test: int) -> list[Unit]:
+    study, shown = config.study, config.study.num_shown
+    if not study.ddim_steps:
+        return []
+    return [
+        *(unit for tau in TAUS
+          for unit in Unit.cut(
+              "reconstruction", tau, min(study.num_images, num_test), study.batch_size)),
+        *(unit for cell in sorted(cells(config), key=lambda one: -one.num_steps)
+          for unit in Unit.cut("ddim", cell.name, study.num_images, study.batch_size)),
+        Unit("arcs", "slerp", 0, max(2, shown - shown % 2)),
+    ]  # fmt: skip
+
+
 def uses_network(unit: Unit) -> bool:
     """Return whether the result of a unit depends on the feature network, where there is one."""
     of_features = (unit.kind, unit.part) == ("neighbours", "features")
-    return of_features or unit.kind in ("sweep", "progress", "features")
+    return of_features or unit.kind in ("sweep", "progress", "features", "ddim")

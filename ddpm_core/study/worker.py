@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
-from ddpm_core.conditioning import NOTHING, Conditioning
-from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range
@@ -20,9 +19,11 @@ from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_ge
 from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
-from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.draw import to_u8
 from ddpm_core.sampling.plan import conditioned
 from ddpm_core.study import pictures
+from ddpm_core.study.ddim import work as ddim_work
+from ddpm_core.study.drawn import Counter, chain_noise, drawn
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
 from ddpm_core.study.units import Unit, uses_network
@@ -58,6 +59,8 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
             return _neighbours(context, unit)
         case "decoding" | "latents" | "mixes" | "depths" | "round-trip":
             return pictures.of(context, unit)
+        case "ddim" | "reconstruction" | "arcs":
+            return ddim_work.of(context, unit)
         case _:
             assert_never(unit.kind)
 
@@ -98,33 +101,7 @@ def _ode(context: EvaluationContext, unit: Unit) -> Arrays:
 
 def _sweep(context: EvaluationContext, unit: Unit) -> Arrays:
     (setting,) = (one for one in swept(context.config)[0] if one.name == unit.part)
-    counter, positions = _Counter(context.denoiser.network), _positions(context, unit)
-    given, scale = context.plan.conditioning(positions), setting.sample.guidance_scale
-    x_0 = draw(
-        conditioned(replace(context.denoiser, network=counter), given, scale),
-        positions,
-        context.config.data.shape,
-        sample=setting.sample,
-        seed=context.config.study.seed,
-    )
-    images_u8 = to_u8(x_0).cpu().permute(0, 3, 1, 2)
-    shown = images_u8[: max(0, context.config.study.num_shown - unit.start)].contiguous()
-    return {
-        "evaluations": torch.tensor(counter.num_images // len(positions)),
-        "shown": shown,
-        **context.look(images_u8),
-    }
-
-
-class _Counter:
-    """A network that counts the images that pass through it."""
-
-    def __init__(self, network: Network) -> None:
-        self._network, self.num_images = network, 0
-
-    def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
-        self.num_images += len(x_t)
-        return self._network(x_t, t, conditioning)
+    return drawn(context, unit, context.denoiser, setting.sample)
 
 
 def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
@@ -132,7 +109,7 @@ def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     times = moments_of_chain(context.denoiser)
     x_T, noise = chain_noise(context, positions)  # noqa: N806
     given = context.plan.conditioning(positions)
-    counter = _Counter(context.denoiser.network)
+    counter = Counter(context.denoiser.network)
     counted, scale = (
         replace(context.denoiser, network=counter),
         context.config.sample.guidance_scale,
@@ -156,16 +133,6 @@ def moments_of_chain(denoiser: NetworkDenoiser) -> list[int]:
     """Return the code indices at which x_0_hat is looked at, from 0 up, each once."""
     num_timesteps = denoiser.schedule.num_timesteps
     return sorted(set(evenly_spaced_times(num_timesteps, NUM_MOMENTS)))
-
-
-def chain_noise(
-    context: EvaluationContext, positions: Tensor
-) -> tuple[Tensor, Callable[[int], Tensor]]:
-    """Return x_T of these positions, and what gives the noise of a step: those of `sample`."""
-    seed, shape = context.config.study.seed, context.config.data.shape
-    first, steps = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")
-    x_T = seeding.normal(first, 0, positions, shape)  # noqa: N806
-    return x_T, lambda t: seeding.normal(steps, t, positions, shape)
 
 
 def _neighbours(context: EvaluationContext, unit: Unit) -> Arrays:

@@ -112,6 +112,12 @@ from ddpm_core.recipes import digits, mnist, recipe
         ({"study.swept_steps": [10, 20, 10]}, ["swept_steps=[10, 20, 10]", "different numbers"]),
         ({"study.swept_steps": []}, ["study.swept_steps", "at least 1 item"]),
         ({"study.swept_steps": 10}, ["study.swept_steps=10", "; write [10]"]),
+        ({"study.ddim_steps": [10, 1]}, ["ddim_steps=[10, 1]", "different", "at least 2"]),
+        ({"study.ddim_steps": [20, 201]}, ["study.ddim_steps has 201", "200 steps of the chain"]),
+        (
+            {"study.ddim_steps": [20], "diffusion.prediction": "x_prev"},
+            ["study.ddim_steps has 20", "single steps of the chain"],
+        ),
         ({"study.num_images": 0}, ["study.num_images=0", "greater than or equal to 1"]),
         ({"study.ode_tolerance": 0.0}, ["study.ode_tolerance=0.0", "greater than 0"]),
         ({"study.ablation_steps": 0}, ["study.ablation_steps=0", "greater than or equal to 1"]),

@@ -103,6 +103,15 @@ def make_up(unit: Unit, *, config: RunConfig, has_classes: bool = True) -> Array
             "returned": images(2, count, *last),
             "original": images(count, *last),
         },
+        "ddim": lambda: {
+            "evaluations": torch.tensor(9),
+            "shown": images(num_shown, *shape),
+            **views(),
+        },
+        "reconstruction": lambda: {
+            "rmse": 10 * rows(len(config.study.ddim_steps)).double().T,
+        },
+        "arcs": lambda: {"images": images(len(MIX_WEIGHTS), count // 2, *last)},
     }
     return made[unit.kind]()
 

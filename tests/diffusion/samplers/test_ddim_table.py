@@ -57,9 +57,7 @@ def test_there_and_back_leaves_as_much_as_the_table_says(num_steps):
     begun, ended = {}, {}
     chain = few(num_steps)
     x_T = ddim_encode(chain, ONE, on_step=lambda t, x_t, _: begun.update({t: float(x_t)}))
-    ddim_sample(
-        chain, x_T, clip_x_0=False, on_step=lambda t, x_t, _: ended.update({t: float(x_t)})
-    )
+    ddim_sample(chain, x_T, clip_x_0=False, on_step=lambda t, x_t, _: ended.update({t: float(x_t)}))
     assert ended[1] / begun[0] == pytest.approx(TABLE[num_steps][1], abs=6e-6)
 
 
