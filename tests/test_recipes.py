@@ -18,6 +18,7 @@ from ddpm_core.recipes import (
     is_recipe,
     recipe,
 )
+from ddpm_core.runs.layout import experiment_fingerprint
 from ddpm_core.runs.run import configure
 from ddpm_core.training.optimiser import Optimiser
 
@@ -114,6 +115,34 @@ def test_the_large_networks_have_as_many_parameters_as_the_paper_s(name, num_par
     assert sum(weight.numel() for weight in network.parameters()) == num_parameters
 
 
+# Song et al. 2020, arXiv:2010.02502: S of table 1; the network and training of DDPM (appendix D.1),
+# quadratic steps for CIFAR-10 (D.2), equations without clipping (D.3). Its headline of 10 to 50
+# times as fast is S = 20 to 100.
+DDIM = {
+    **CIFAR10,
+    "sample.sampler": "ddim",
+    "sample.eta": 0.0,
+    "sample.num_steps": 50,
+    "sample.spacing": "quadratic",
+    "sample.clip_x_0": False,
+    "study.ddim_steps": [10, 20, 50, 100, 1000],
+    "study.num_images": 50_000,
+}
+
+
+def test_cifar10_by_ddim_has_the_constants_of_its_paper():
+    """Catches: another training than DDPM's, S of another column, linear steps."""
+    found = RunConfig.from_json(recipe("cifar10-ddim").to_json()).flat()
+    assert {key: found[key] for key in DDIM} == DDIM
+
+
+@pytest.mark.parametrize("base", ["digits", "cifar10"])
+def test_ddim_has_no_training_of_its_own(base):
+    """Catches: a recipe whose weights are not those of the recipe that it draws from."""
+    ours, theirs = recipe(base), recipe(f"{base}-ddim")
+    assert experiment_fingerprint(ours) == experiment_fingerprint(theirs)
+
+
 @pytest.mark.parametrize("key", CIFAR10)
 def test_cifar10_has_the_constants_of_the_paper(key):
     """Catches: a drifted default. The whole network is counted in tests/models/test_unet.py."""
@@ -148,7 +177,8 @@ def test_every_recipe_survives_the_way_through_run_json(name):
 def test_an_unknown_recipe_or_ablation_names_the_known_ones():
     """Catches: a KeyError as the message."""
     with pytest.raises(
-        ConfigError, match=r"no recipe 'imagenet'; .*digits, digits-dit, digits-classes, mnist"
+        ConfigError,
+        match=r"no recipe 'imagenet'; .*digits, digits-dit, digits-classes, digits-ddim, mnist",
     ):
         recipe("imagenet")
     with pytest.raises(ConfigError, match=r"no recipe 'imagenet'"):
@@ -195,6 +225,8 @@ def test_ablations_differ_in_what_table_2_varies_and_in_nothing_else(base):
     config = recipe(base)
     made = ablations(config)
     varied = {"name", "diffusion.prediction", "diffusion.variance", "train.loss"}
+    if base.endswith("-ddim"):  # whose steps nobody can leave out who predicts x_{t-1}
+        varied |= {"sample.sampler", "sample.num_steps", "study.ddim_steps"}
     for name, run in made.items():
         prediction, loss, variance, *_ = PRINTED[name]
         assert (run.diffusion.prediction, run.train.loss) == (prediction, loss)
@@ -231,6 +263,16 @@ def test_ablations_of_a_learned_variance_with_weights_are_the_paper_s_too():
         fixed = PRINTED[name][2] == "fixed"
         assert run.diffusion.variance == ("fixed_large" if fixed else "learned")
         assert is_learned(run.diffusion.variance) != fixed
+
+
+def test_ablations_of_a_run_that_leaves_steps_out_take_every_step():
+    """Catches: ablations that cannot be, since a network of x_{t-1} knows single steps alone; a run
+    that could draw them, and is drawn otherwise."""
+    few = {"sample.sampler": "ddim", "sample.num_steps": 20, "sample.eta": 0.5}
+    for run in ablations(digits().replaced(few)).values():
+        assert (run.sample.sampler, run.sample.num_steps) == ("ancestral", None)
+    every = digits().replaced({"sample.sampler": "ddim", "sample.eta": 0.5})
+    assert {run.sample for run in ablations(every).values()} == {every.sample}
 
 
 def test_ablations_that_cannot_be_are_refused():

@@ -62,6 +62,23 @@ def digits() -> RunConfig:
     )
 
 
+def digits_ddim() -> RunConfig:
+    """The digits drawn by DDIM in 20 steps, and the tables of its paper in the study.
+
+    DDIM has no training of its own: this one is that of `digits`, whose weights `--model digits`
+    takes (Song et al. 2020, arXiv:2010.02502, section 5).
+    """
+    return digits().replaced(
+        {
+            "name": "digits-ddim",
+            "sample.sampler": "ddim",
+            "sample.num_steps": 20,
+            "sample.spacing": "linspace",
+            "study.ddim_steps": [10, 20, 50, 100, 200],
+        }
+    )
+
+
 def digits_dit() -> RunConfig:
     """`digits` with a diffusion transformer of 0.33 M parameters; each pixel is a token.
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from ddpm_core.config import MAX_RUN_NAME, RunConfig, TrainConfig
-from ddpm_core.diffusion.choices import Loss, PredictionKind, is_learned
+from ddpm_core.config import MAX_RUN_NAME, RunConfig, SampleConfig, TrainConfig
+from ddpm_core.diffusion.choices import Loss, PredictionKind, is_learned, require_samplable
 from ddpm_core.errors import ConfigError
 
 _OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
@@ -38,7 +38,9 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
     """Return the six runs of the paper's table 2 on the data and network of `config`, by name.
 
     Each differs from `config` in what the network predicts and how it is trained, and is called
-    `<run>-<ablation>`. A fixed variance is that of `config`, or beta if its own is learned.
+    `<run>-<ablation>`. A fixed variance is that of `config`, or beta if its own is learned. All six
+    are drawn alike: as `config` says, or where that cannot draw from the mean of x_{t-1}, as the
+    paper does, by every ancestral step. They have no DDIM tables.
 
     Raises:
         ConfigError: if an objective does not go with the rest of `config`, such as eps with a
@@ -52,13 +54,15 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
             f"after it, as in <run>-{longest}, it may have at most {most}; give a shorter one "
             "(--run NAME)"
         )
-    own, fields = config.diffusion.variance, TrainConfig.model_fields
+    own, fields, drawn = config.diffusion.variance, TrainConfig.model_fields, _drawn(config)
     fixed = "fixed_large" if is_learned(own) else own
     return {
         name: config.replaced(
             {
                 "name": f"{config.name}-{name}",
                 "sample.model": None,  # of their own
+                **drawn,
+                "study.ddim_steps": [],
                 "diffusion.prediction": row.prediction,
                 "diffusion.variance": "learned" if row.is_variance_learned else fixed,
                 "train.loss": row.loss,
@@ -68,6 +72,25 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
         )
         for name, row in PAPER_TABLE_2.items()
     }
+
+
+def _drawn(config: RunConfig) -> dict[str, object]:
+    """Return what is to be changed of `sample` so that every ablation can be drawn."""
+    sample, diffusion = config.sample, config.diffusion
+    try:
+        require_samplable(
+            sample.sampler,
+            "x_prev",
+            "learned",
+            num_steps=sample.num_steps,
+            num_timesteps=diffusion.num_timesteps,
+            ends_in_pure_noise=diffusion.ends_in_pure_noise,
+        )
+    except ConfigError:
+        defaults = SampleConfig.model_fields
+        knobs = ("sampler", "num_steps", "eta", "ode_method", "churn", "corrector_snr")
+        return {f"sample.{key}": defaults[key].default for key in knobs}
+    return {}
 
 
 def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:

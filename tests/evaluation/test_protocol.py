@@ -209,12 +209,14 @@ MEASURED = {
     "digits": "c4c8dec0d8851105",
     "digits-dit": "c4c8dec0d8851105",
     "digits-classes": "c4c8dec0d8851105",
+    "digits-ddim": "395ceb30c5aa4feb",
     "mnist": "00b2c96d680f331b",
     "mnist-classes": "00b2c96d680f331b",
     "fashion-mnist": "00b2c96d680f331b",
     "images": "00b2c96d680f331b",
     "cifar10": "d0602560709d0160",
     "cifar10-classes": "d0602560709d0160",
+    "cifar10-ddim": "866080d3db6f57c6",
     "celebahq": "2ebce7d618f679e5",
     "lsun-bedroom": "2ebce7d618f679e5",
     "lsun-bedroom-large": "2ebce7d618f679e5",
@@ -247,6 +249,7 @@ def test_defaults_are_those_that_the_published_numbers_were_measured_with():
         "batch_size": 250,
         "seed": 0,
         "ablation_steps": None,
+        "ddim_steps": (),
     }
 
 

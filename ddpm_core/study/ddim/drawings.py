@@ -1,4 +1,4 @@
-"""The DDIM paper's tables as a page, its fig. 4 as a plot, its figs. 5 and 6 as sheets.
+"""The DDIM paper's tables as a page and a plot, its figs. 5 and 6 as sheets.
 
 Source: Song et al. 2020, arXiv:2010.02502.
 """

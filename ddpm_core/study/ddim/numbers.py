@@ -74,13 +74,14 @@ def _consistency(findings: Findings, config: RunConfig) -> list[dict[str, Any]]:
 def _images_of(findings: Findings, noise: str, num_steps: int) -> dict[str, Tensor]:
     part = cell_name(noise, "linear", num_steps)
     names = next(findings.each("ddim", part)).keys() & {"shown", "features", "probabilities"}
-    return {name: findings.rows("ddim", part, name).double() for name in names}
+    return {name: findings.rows("ddim", part, name) for name in names}
 
 
 def _alike(few: dict[str, Tensor], most: dict[str, Tensor], shift: int) -> dict[str, float]:
     """Return RMSE in levels and distance of features, as means, and the share of one class."""
     rolled = {name: rows.roll(shift, 0) for name, rows in most.items()}
-    pixels = (few["shown"] - rolled["shown"]).flatten(1).square().mean(dim=1).sqrt()
+    apart_u8 = few["shown"].double() - rolled["shown"].double()
+    pixels = apart_u8.flatten(1).square().mean(dim=1).sqrt()
     found = {"rmse": float(pixels.mean())}
     if "features" in few:
         apart = (few["features"] - rolled["features"]).norm(dim=1)
