@@ -126,7 +126,7 @@ def slerp(
 
     def part(weight: float) -> Tensor:
         # sin(w theta) / sin(theta), in a form that has its limit where theta is 0.
-        ratio = weight * (weight * share).sinc() / share.sinc()
+        ratio: Tensor = weight * (weight * share).sinc() / share.sinc()
         return ratio.to(x_T.dtype).view(spread)
 
     return torch.stack([part(1 - w) * x_T + part(w) * x_T_other for w in weights])
