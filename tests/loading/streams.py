@@ -101,3 +101,7 @@ def batches_of(images, *, num_steps, batch_size, start=0, rank=0, world_size=1, 
     return Batches(
         images, config.train, start=start, rank=rank, world_size=world_size, pinned=False
     )
+
+
+def numbers(*values):
+    return np.array(values, dtype=np.int64)
