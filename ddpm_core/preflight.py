@@ -12,7 +12,7 @@ from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
-from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.runs import chosen, results
 from ddpm_core.runs.reference import is_own
@@ -51,8 +51,9 @@ class Findings:
         num_images = seen.num_train + seen.num_test if known else None  # type: ignore[union-attr,operator]
         use = disk_use(config, num_images)
         shards = f"{size_text(use.dataset)} of shards, " if use.dataset is not None else ""
+        kept = f"{size_text(use.snapshots)} of snapshots, " if use.snapshots else ""
         lines.append(
-            f"disk: about {shards}{size_text(use.checkpoints)} of checkpoints, at most "
+            f"disk: about {shards}{size_text(use.checkpoints)} of checkpoints, {kept}at most "
             f"{size_text(use.samples)} of samples"
         )
         if any(STAGES[stage].is_training for stage in self.missing):
@@ -108,7 +109,7 @@ def preflight(
     if look and any_checks(missing, "images"):
         source = _source(store, config, here=here)
     num_test = source.num_test if source is not None else None
-    found = doubts(config, num_test=num_test)
+    found = doubts(config, num_test=num_test, is_imported=_is_imported(store, config))
     classes = source.classes if source is not None else None
     require_meanings(store, config, missing, classes)
     num_classes = len(classes) if classes is not None else None
@@ -230,6 +231,13 @@ def _is_there(store: Store, config: RunConfig, stage: str) -> bool:
         return STAGES[stage].result(store, config) is not None
     except DamagedError:
         return False
+
+
+def _is_imported(store: Store, config: RunConfig) -> bool:
+    with suppress(CheckpointError, DamagedError):  # said by the stage that reads it
+        found = results.final_checkpoint(store, config)
+        return found is not None and results.is_imported(found)
+    return False
 
 
 def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:

@@ -1,34 +1,31 @@
 """Settings that are possible and can hardly be meant: said before anything starts, not refused."""
 
+from ddpm_core.config.averages import count_snapshots, first_share
+from ddpm_core.config.model_ref import EMA, ModelRef
 from ddpm_core.config.run import RunConfig
 
-_MUCH_KEPT = 0.05
+MUCH_KEPT = 0.05
 """Share of the first weights in the averaged ones that samples begin to show."""
 _ALL_NOISE = 0.2
+_FEW_SNAPSHOTS = 8
 _GOOD_SHARE = 0.01
 
 
-def first_weights_kept(config: RunConfig) -> float:
-    """Return the share that the first step's weights have in the averaged ones at the end.
-
-    The first update copies, see `models.ema`; each of the others multiplies by the decay.
-    """
-    share: float = config.train.ema_decay ** (config.train.num_steps - 1)
-    return share
-
-
-def doubts(config: RunConfig, *, num_test: int | None = None) -> list[str]:
+def doubts(
+    config: RunConfig, *, num_test: int | None = None, is_imported: bool = False
+) -> list[str]:
     """Return a line for each setting that is taken, and may not be meant.
 
     Args:
         config: of the run.
         num_test: held-out images there are; None if not known yet.
+        is_imported: whether its weights are from outside, and its section `train` trained nothing.
     """
+    of_training = () if is_imported else (_warmup(config), _average(config), _snapshots(config))
     return [
         line
         for line in (
-            _warmup(config),
-            _average(config),
+            *of_training,
             _likelihood(config, num_test),
             _depth(config),
         )
@@ -49,22 +46,44 @@ def _warmup(config: RunConfig) -> str | None:
 
 
 def _average(config: RunConfig) -> str | None:
-    train, share = config.train, first_weights_kept(config)
-    if share <= _MUCH_KEPT:
+    train, ref = config.train, ModelRef.parse(config.sample.model or f":{EMA}")
+    if ref.run not in (None, config.name):
+        return None  # said where that run's weights are used
+    num_steps = ref.step if isinstance(ref.step, int) and ref.step > 0 else train.num_steps
+    share = first_share(train, ref.average, num_steps)
+    if share is None or share <= MUCH_KEPT:
         return None
     seen = (
         "samples of little but noise are to be expected"
         if share > _ALL_NOISE
         else "samples show them"
     )
+    what, after = f"with train.ema_decay={train.ema_decay:g}", f"train.num_steps={num_steps}"
     remedy = "train for more steps"
-    if train.num_steps > 1:
-        decay = _GOOD_SHARE ** (1 / (train.num_steps - 1))
-        remedy += f", or set train.ema_decay={_shortened(decay)}, of which 1 % is left"
+    if ref.average != EMA or num_steps != train.num_steps:
+        what, after = f"that sample.model={config.sample.model!r} names", f"{num_steps} steps"
+        remedy = "name a later step, or one of a lower decay"
+    elif num_steps > 1:
+        decay = _GOOD_SHARE ** (1 / (num_steps - 1))
+        remedy += (
+            f", or set train.ema_decay={_shortened(decay)}, of which 1 % is left, or "
+            "train.ema_warmup=true"
+        )
     return (
-        f"the average of the weights with train.ema_decay={train.ema_decay:g} reaches back beyond "
-        f"the run: after train.num_steps={train.num_steps} it still holds {100 * share:.0f} % of "
-        f"the first weights, which are random: {seen}; {remedy}"
+        f"the average of the weights {what} reaches back beyond the run: after {after} it still "
+        f"holds {100 * share:.0f} % of the first weights, which are random: {seen}; {remedy}"
+    )
+
+
+def _snapshots(config: RunConfig) -> str | None:
+    train, count = config.train, count_snapshots(config.train)
+    if not 0 < count < min(_FEW_SNAPSHOTS, train.num_snapshots):
+        return None
+    return (
+        f"train.power_averages: the run leaves {count} snapshots of them, one for each checkpoint "
+        f"(train.checkpoint_every={train.checkpoint_every}), and averages of other widths that are "
+        f"made of so few come out inexact, or are refused; with train.checkpoint_every="
+        f"{max(train.num_steps // train.num_snapshots, 1)} there are {train.num_snapshots}"
     )
 
 

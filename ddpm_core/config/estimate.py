@@ -6,9 +6,11 @@ Estimates of bytes leave out what is small: manifests, curves, pictures.
 from dataclasses import dataclass
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.averages import averages_of, count_snapshots, powers_of
 
-_PER_PARAMETER = 16
-"""bytes of a checkpoint: weights, moving average, Adam's two moments, float32 each"""
+_PER_PARAMETER = 12
+"""bytes of a checkpoint without averages: weights, Adam's two moments, float32 each"""
+_PER_AVERAGE = 4
 _PER_FILE = 2048
 """bytes around an image in a tar: two headers, the label, and what fills up blocks"""
 
@@ -20,6 +22,8 @@ class DiskUse:
     dataset: int | None
     """None: how many images there are is not known yet"""
     checkpoints: int
+    snapshots: int
+    """of averages, kept to make others of them; 0 for none"""
     samples: int
 
 
@@ -34,9 +38,14 @@ def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
     per_image = channels * height * width * config.data.depth // 8 + _PER_FILE
     kept = config.train.keep_checkpoints
     made = -(-config.train.num_steps // config.train.checkpoint_every)
+    averages, powers = len(averages_of(config.train)), len(powers_of(config.train))
+    per_snapshot = powers * _PER_AVERAGE * config.num_parameters
     return DiskUse(
         dataset=None if num_images is None else num_images * per_image,
-        checkpoints=min(kept, made) * _PER_PARAMETER * config.num_parameters,
+        checkpoints=min(kept, made)
+        * (_PER_PARAMETER + averages * _PER_AVERAGE)
+        * config.num_parameters,
+        snapshots=count_snapshots(config.train) * per_snapshot,
         samples=config.sample.num_images * per_image,
     )
 

@@ -65,7 +65,12 @@ always, as those of format 1. Never changed."""
 ADDED: Mapping[str, Mapping[str, Any]] = {
     "data": {"depth": 8},
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None},
-    "train": {"label_dropout": 0.1},
+    "train": {
+        "label_dropout": 0.1,
+        "ema_decays": (),
+        "ema_warmup": False,
+        "power_averages": (),
+    },
     "sample": {"labels": "balanced", "guidance_scale": 1.0},
     "study": {"ddim_steps": ()},
 }

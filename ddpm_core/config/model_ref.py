@@ -4,16 +4,20 @@
 digits@newest     the newest one of the run `digits`, which may still be trained
 digits            its last one, after all steps
 :raw              the weights as they were trained, not their moving average
+digits:ema_999    another average: of train.ema_decays=[0.999]
+digits:power_12   that of the power function of sigma_rel 0.12, tracked or made afterwards
 digits@400:ema#3f2a90c1    pinned: refused if it names other bytes than these
 """
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, Self
 
 EMA, RAW = "ema", "raw"
 """the one average that every training keeps, and the weights that it is of"""
 NEWEST: Literal["newest"] = "newest"
+_EMA, _POWER = "ema_", "power_"
 PINNED = 16
 """hex digits of a SHA-256 in a pinned reference"""
 _PATTERN = re.compile(
@@ -61,3 +65,24 @@ class ModelRef:
         step = "" if self.step is None else f"@{self.step}"
         sha256 = "" if self.sha256 is None else f"#{self.sha256}"
         return f"{self.run or ''}{step}:{self.average}{sha256}"
+
+
+def ema_name(decay: float) -> str:
+    """Return what the average of another decay than `ema` is called: ema_999 of 0.999."""
+    return _EMA + _digits(decay)
+
+
+def power_name(sigma_rel: float) -> str:
+    """Return what the average of a power function is called: power_12 of sigma_rel 0.12."""
+    return _POWER + _digits(sigma_rel)
+
+
+def sigma_rel_in(average: str) -> float | None:
+    """Return the sigma_rel in the name of a power function's average; None of any other."""
+    digits = average.removeprefix(_POWER)
+    return float(f"0.{digits}") if average != digits and digits.isdecimal() else None
+
+
+def _digits(value: float) -> str:
+    """Return the digits after the point of a number in (0, 1)."""
+    return f"{Decimal(repr(value)):f}".removeprefix("0.")

@@ -4,8 +4,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ddpm_core.config.model_ref import ema_name, power_name
 from ddpm_core.config.section import HOUSEKEEPING, Count, Section
 from ddpm_core.diffusion.choices import Loss, Weighting
+from ddpm_core.errors import ConfigError
+
+MOST_AVERAGES = 16
+_MOST_DIGITS = 14
+_NARROWEST, _WIDEST = 0.01, 0.28
 
 
 class TrainConfig(Section):
@@ -34,6 +40,18 @@ class TrainConfig(Section):
     """largest allowed norm of the gradient of all parameters together"""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     """decay per step of the moving average of the weights, which samples are drawn from"""
+    ema_decays: Annotated[tuple[float, ...], Field(max_length=MOST_AVERAGES)] = ()
+    """decays of more moving averages beside that of ema_decay, which is called ema: 0.999 is named
+    as in --model :ema_999; 4 bytes of memory, and of each checkpoint, for every parameter"""
+    ema_warmup: bool = False
+    """whether the decay of update n is at most (1 + n) / (10 + n), so that an average of a short
+    run forgets its first weights; of ema_decay and ema_decays"""
+    power_averages: Annotated[tuple[float, ...], Field(max_length=MOST_AVERAGES)] = ()
+    """widths sigma_rel of averages that reach back over a share of the run (Karras et al. 2024),
+    0.05 and 0.1 in the paper: named as in --model :power_05, and of their snapshots `average` makes
+    those of other widths when the training is over"""
+    num_snapshots: Annotated[int, HOUSEKEEPING] = Field(32, ge=0, le=1000)
+    """of power_averages: checkpoints whose averages are kept for that, spread over the run"""
     random_flip: bool = True
     """mirror each image with probability 1/2"""
     label_dropout: float = Field(0.1, gt=0, lt=1)
@@ -56,3 +74,62 @@ class TrainConfig(Section):
         knobs = {"min_snr_gamma": "min_snr", "p2_gamma": "p2", "p2_k": "p2"}
         self.refuse_unused("weighting", knobs)
         return self
+
+    @model_validator(mode="after")
+    def _averages_have_names(self) -> Self:
+        for key, name, require in (
+            ("ema_decays", ema_name, require_decay),
+            ("power_averages", power_name, require_width),
+        ):
+            values = getattr(self, key)
+            for value in values:
+                require(f"{key}={list(values)}", value)
+            if len({name(value) for value in values}) < len(values):
+                raise ValueError(f"{key}={list(values)} has a number twice; keep one")
+        if not self.power_averages:
+            default = type(self).model_fields["num_snapshots"].default
+            if self.num_snapshots != default:
+                raise ValueError(
+                    f"num_snapshots={self.num_snapshots} are of power_averages, and there are "
+                    "none; leave it out, or give power_averages=[0.05, 0.1]"
+                )
+        if self.ema_decay in self.ema_decays:
+            raise ValueError(
+                f"ema_decays={list(self.ema_decays)} has {self.ema_decay}, which is ema_decay: "
+                "that average is there, called ema; leave it out"
+            )
+        return self
+
+
+def require_decay(where: str, decay: float) -> None:
+    """Refuse a decay of an average that is called by its digits; `where` it was given, for people.
+
+    Raises:
+        ConfigError: with what it must be.
+    """
+    if not 0.01 <= decay < 1:
+        raise ConfigError(f"{where}: {decay} must be at least 0.01 and less than 1")
+    _require_short(where, decay, ema_name(decay))
+
+
+def require_width(where: str, sigma_rel: float) -> None:
+    """Refuse a width of an average that is called by its digits; `where` it was given, for people.
+
+    Raises:
+        ConfigError: with what it must be.
+    """
+    if not _NARROWEST <= sigma_rel <= _WIDEST:
+        raise ConfigError(
+            f"{where}: {sigma_rel} must be at least {_NARROWEST} and at most {_WIDEST}, a little "
+            "less than that of the mean of all steps"
+        )
+    _require_short(where, sigma_rel, power_name(sigma_rel))
+
+
+def _require_short(where: str, value: float, name: str) -> None:
+    digits = len(name.partition("_")[2])
+    if digits > _MOST_DIGITS:
+        raise ConfigError(
+            f"{where}: the digits of {value} name its average, and are {digits}; give "
+            f"{_MOST_DIGITS} at most"
+        )

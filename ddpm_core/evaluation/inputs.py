@@ -77,9 +77,10 @@ class Inputs:
         return self.index.num_images["test"]
 
     def history(self) -> Curve | None:
-        """Return the curves of the training; None if they are deleted with the weights."""
+        """Return the curves of the training; None if they do not lie beside the weights."""
         checkpoint = self.of_weights.checkpoint
-        if manifest.is_retired(self.store, checkpoint.folder):
+        is_retired = manifest.is_retired(self.store, checkpoint.folder)
+        if is_retired or not self.of_weights.has_curves:
             return None
         return load_history(self.store, checkpoint)
 

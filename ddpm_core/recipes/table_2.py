@@ -7,6 +7,7 @@ from ddpm_core.diffusion.choices import Loss, PredictionKind, is_learned, requir
 from ddpm_core.errors import ConfigError
 
 _OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
+_OTHER_AVERAGES = ("ema_decays", "power_averages", "num_snapshots")
 
 
 class Table2Row(NamedTuple):
@@ -109,5 +110,7 @@ def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
         "train.num_steps": steps,
         "train.warmup_steps": round(share * train.warmup_steps),
         "train.ema_decay": train.ema_decay ** (1 / share),
+        # Measured by that one alone.
+        **{f"train.{key}": TrainConfig.model_fields[key].default for key in _OTHER_AVERAGES},
     }
     return {name: run.replaced(changes) for name, run in ablations(config).items()}

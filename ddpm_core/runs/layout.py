@@ -6,6 +6,8 @@ runs/<run>/dataset.json              which data set the run uses
 runs/<run>/birth.json                an id that differs for a later folder of this name
 runs/<run>/mlflow/                   what a server of MLflow has of the run
 runs/<run>/checkpoints/step_00001000/
+runs/<run>/snapshots/step_00001000/  averages of power functions, kept for `average`
+runs/<run>/averages/power_12/step_00001000/    one that was made of them
 runs/<run>/samples/<fingerprint>/    first-10000.json ...: however many are drawn
 runs/<run>/evaluation/<fingerprint>/
 runs/<run>/study/<fingerprint>/
@@ -67,6 +69,26 @@ def checkpoints_folder(run: str) -> str:
 def checkpoint_folder(run: str, step: int) -> str:
     """Return the folder of the checkpoint after `step` optimiser steps."""
     return f"{checkpoints_folder(run)}/step_{step:08d}"
+
+
+def snapshots_folder(run: str) -> str:
+    """Return the folder of all snapshots of a run's averages."""
+    return f"{run_folder(run)}/snapshots"
+
+
+def snapshot_folder(run: str, step: int) -> str:
+    """Return the folder of the snapshot after `step` optimiser steps."""
+    return f"{snapshots_folder(run)}/step_{step:08d}"
+
+
+def averages_folder(run: str) -> str:
+    """Return the folder of all averages that were made of snapshots: a folder for each width."""
+    return f"{run_folder(run)}/averages"
+
+
+def average_folder(run: str, average: str, step: int) -> str:
+    """Return the folder of an average that was made of snapshots up to `step`."""
+    return f"{averages_folder(run)}/{average}/step_{step:08d}"
 
 
 def samples_folder(run: str, sampling_fingerprint: str) -> str:
@@ -174,8 +196,20 @@ def stage_command(
     return shlex.join(["python", "-m", "ddpm_core", stage, key, *options])
 
 
+def average_command(store: Store, run: str, step: int, sigma_rel: float) -> str:
+    """Return the command that makes an average of a run's snapshots, to be copied into a shell."""
+    target = f"{store.uri_of(run_json_key(run))}@{step}"
+    words = ["python", "-m", "ddpm_core", "average", target, "--sigma-rel", f"{sigma_rel:g}"]
+    return shlex.join(words)
+
+
 def committed_steps(store: Store, run: str) -> list[int]:
     """Return the steps that have a checkpoint folder, newest first; committed or not."""
-    names = store.names(checkpoints_folder(run))
+    return steps_in(store, checkpoints_folder(run))
+
+
+def steps_in(store: Store, folder: str) -> list[int]:
+    """Return the steps that have a folder in this one, newest first; committed or not."""
+    names = store.names(folder)
     steps = [name.removeprefix("step_") for name in names if name.startswith("step_")]
     return sorted((int(step) for step in steps if step.isdigit()), reverse=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.averages import first_share
+from ddpm_core.config.doubts import MUCH_KEPT
 from ddpm_core.config.model_ref import EMA, PINNED, RAW, ModelRef
 from ddpm_core.store.manifest import Manifest
 
@@ -16,6 +18,7 @@ class Weights:
     """Weights that samples are drawn from and numbers are measured of."""
 
     checkpoint: Manifest
+    """the checkpoint that they lie in; or the manifest of an average that was made of snapshots"""
     trained: RunConfig
     """of the run that trained them"""
     average: str = EMA
@@ -44,8 +47,21 @@ class Weights:
 
     @property
     def said(self) -> str:
-        """Their name and how their digest begins, for people."""
-        return f"{self.name} {self.sha256[:_SHOWN]}"
+        """Their name, how their digest begins, and the share of the first weights in them, where
+        that is seen; for people.
+        """
+        share = None
+        if "imported" not in self.checkpoint.body:
+            share = first_share(self.trained.train, self.average, self.step)
+        said = f"{self.name} {self.sha256[:_SHOWN]}"
+        if share is None or share <= MUCH_KEPT:
+            return said
+        return f"{said}, of which {100 * share:.0f} % are the first weights, random ones"
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether the curves of the training lie beside them."""
+        return "history" in self.checkpoint.files
 
     @property
     def digest(self) -> dict[str, str]:

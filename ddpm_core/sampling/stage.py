@@ -157,7 +157,8 @@ def _grid(images_u8: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
 def deliver_own_curve(tracker: Tracker, store: Store, config: RunConfig, weights: Weights) -> None:
     """Log the curves of the run's own training, unless they are deleted with the weights."""
     is_own = not tracker.is_variant and weights.trained.name == config.name
-    if is_own and not manifest.is_retired(store, weights.checkpoint.folder):
+    is_there = weights.has_curves and not manifest.is_retired(store, weights.checkpoint.folder)
+    if is_own and is_there:
         deliver_curve(tracker, store, weights.checkpoint)
 
 

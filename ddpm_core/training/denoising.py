@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
-from ddpm_core.config.model_ref import EMA
+from ddpm_core.config.averages import averages_of
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.inference.build import build_network, build_objective, uses_bfloat16
 from ddpm_core.inference.weights import MODEL
@@ -52,7 +52,7 @@ class Denoising:
         self.trainee = Trainee(
             {MODEL: self.network},
             {ADAM: self._optimiser},
-            [Average(MODEL, EMA, config.train.ema_decay)],
+            [Average(MODEL, name, decay) for name, decay in averages_of(config.train).items()],
             self._counts,
         )
         self._positions = parallel.rows(config.train.global_batch_size)
@@ -88,7 +88,7 @@ class Denoising:
         self._parallel.backward(losses.mean(), self._params)
         rate = learning_rate(step, train.learning_rate, train.warmup_steps)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
-        self.trainee.average(first=step == 0)
+        self.trainee.average(step)
         quartile = t * NUM_QUARTILES // num_timesteps
         self._counts.add(losses.detach(), quartile[:, None] == self._quartiles)
         self._counts.note("grad_norm", norm)

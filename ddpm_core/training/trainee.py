@@ -16,6 +16,7 @@ from ddpm_core.config.model_ref import EMA
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.weights import MODEL, STATE, average_role
 from ddpm_core.models import ema
+from ddpm_core.models.profiles import Decay
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser
 
@@ -26,12 +27,11 @@ _TAKEN = ("raw", "state", "history", "window", "module", "optimiser")
 
 @dataclass(frozen=True)
 class Average:
-    """A moving average of the parameters of one module."""
+    """A moving average of the parameters of one module; its buffers are those of the module."""
 
     module: str
     name: str
-    decay: float
-    """in [0, 1)"""
+    decay: Decay
 
 
 class Trainee:
@@ -59,7 +59,6 @@ class Trainee:
     ) -> None:
         _require_names([*modules, *optimisers, *{one.name for one in averages}])
         self.modules, self.optimisers, self.counts = dict(modules), dict(optimisers), counts
-        self._params = {name: dict(one.named_parameters()) for name, one in modules.items()}
         self._averages: dict[str, tuple[Average, ema.EMA]] = {}
         for one in averages:
             if one.module not in modules:
@@ -70,16 +69,24 @@ class Trainee:
             role = average_role(one.module, one.name)
             if role in self._averages:
                 raise ConfigError(f"there are two averages {role!r}; give one another name")
-            self._averages[role] = one, ema.EMA(self._params[one.module])
+            params = dict(modules[one.module].named_parameters())
+            self._averages[role] = one, ema.EMA(params)
 
-    def average(self, *, first: bool) -> None:
-        """Take the weights after a step into all averages; `first` is that of the run."""
+    def average(self, step: int) -> None:
+        """Take the weights into all averages, after the step with `step` steps before it."""
         for one, moving in self._averages.values():
-            moving.update(self._params[one.module], one.decay, first=first)
+            moving.update(one.decay.at(step))
 
     def averaged(self, module: str = MODEL, average: str = EMA) -> dict[str, Tensor]:
-        """Return an average by the names of the module's parameters; not copies."""
-        return self._averages[average_role(module, average)][1].state_dict()
+        """Return an average by the names of the module's parameters and buffers; not copies."""
+        moving = self._averages[average_role(module, average)][1]
+        return moving.state_dict() | self._buffers(module)
+
+    def _buffers(self, module: str) -> dict[str, Tensor]:
+        """Return what else the module's state is: counted or drawn, and so never averaged."""
+        own = self.modules[module]
+        params = {name for name, _ in own.named_parameters(remove_duplicate=False)}
+        return {name: one for name, one in own.state_dict().items() if name not in params}
 
     # -- state -------------------------------------------------------------------------------
 
@@ -106,7 +113,9 @@ class Trainee:
         for name, optimiser in self.optimisers.items():
             part = parts.setdefault(STATE if name == ADAM else f"optimiser.{name}", {})
             part.update({f"{name}.{key}": one for key, one in optimiser.state().items()})
-        averages = {role: moving.state_dict() for role, (_, moving) in self._averages.items()}
+        averages = {
+            role: self.averaged(one.module, one.name) for role, (one, _) in self._averages.items()
+        }
         return parts | averages
 
     def settle(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
+from ddpm_core.config.averages import has_snapshot, powers_of
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
@@ -17,7 +18,7 @@ from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training import checkpoint, retention
+from ddpm_core.training import checkpoint, retention, snapshots
 from ddpm_core.training.checkpoint import Begun, Curve, Origin, Written
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
@@ -209,6 +210,10 @@ class _Host:
     def _store_checkpoint(self, step: int) -> None:
         config, trainee = self._config, self._training.trainee
         written = _write(self._store, config.name, trainee, self._parallel, step)
+        if has_snapshot(config.train, step):
+            powers, parts = powers_of(config.train), trainee.parts()
+            kept = {role: part for role, part in parts.items() if role.partition(".")[0] in powers}
+            snapshots.keep(self._store, config.name, self._origin, step, kept)
         checkpoint.commit(
             self._store,
             config.name,

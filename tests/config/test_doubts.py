@@ -1,10 +1,9 @@
 """Settings that are taken and can hardly be meant."""
 
 import pytest
-import torch
 
-from ddpm_core.config.doubts import doubts, first_weights_kept
-from ddpm_core.models.ema import EMA
+from ddpm_core.config.averages import first_share
+from ddpm_core.config.doubts import doubts
 from ddpm_core.recipes import RECIPES, ablation_runs, digits, mnist, recipe
 
 
@@ -20,25 +19,18 @@ def test_no_ablation_is_doubted(config):
     assert doubts(config) == []
 
 
-@pytest.mark.parametrize(("num_steps", "decay"), [(1, 0.9), (2, 0.9), (30, 0.9), (5, 0.0)])
-def test_the_share_of_the_first_weights_is_that_of_the_average(num_steps, decay):
-    """Catches: one step too many, as if the first update did not copy."""
-    config = digits().replaced({"train.num_steps": num_steps, "train.ema_decay": decay})
-    weights = torch.zeros(1)
-    average = EMA({"w": weights})
-    for step in range(num_steps):
-        weights.fill_(1.0 if step == 0 else 0.0)
-        average.update({"w": weights}, decay, first=step == 0)
-    kept = average.state_dict()["w"].item()
-    assert first_weights_kept(config) == pytest.approx(kept, rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"train.num_steps": 300}, ["still holds 22 %", "little but noise", "ema_decay=0.985"]),
         ({"train.num_steps": 500}, ["still holds 8 %", "samples show them"]),
         ({"train.ema_decay": 0.99999}, ["still holds 99 %", "ema_decay=0.994"]),
+        ({"sample.model": "@200", "train.checkpoint_every": 50}, ["200 steps it still holds 37 %"]),
+        ({"train.ema_decays": [0.9999], "sample.model": ":ema_9999"}, ["holds 92 %", "ema_9999"]),
+        (
+            {"train.power_averages": [0.1]},
+            ["leaves 4 snapshots", "every=25 there are 32"],
+        ),
         ({"train.warmup_steps": 1600}, ["warmup_steps=1600 is longer", "ends at 0.001"]),
         ({"data.num_test_images": 40}, ["num_likelihood_images=64, but 40 images are held out"]),
     ],
@@ -48,6 +40,25 @@ def test_what_can_hardly_be_meant_is_said_with_its_numbers(changes, said):
     (line,) = doubts(digits().replaced(changes))
     for part in said:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_imported"),
+    [
+        ({"train.ema_decay": 0.9999, "train.ema_warmup": True}, False),
+        ({"train.ema_decays": [0.9999]}, False),
+        ({"train.ema_decay": 0.9999, "sample.model": ":raw"}, False),
+        ({"train.ema_decay": 0.9999, "sample.model": "other@3"}, False),
+        ({"train.num_steps": 1, "train.warmup_steps": 500}, True),
+        ({"train.power_averages": [0.1], "train.num_snapshots": 0}, False),
+        ({"train.power_averages": [0.1], "train.num_snapshots": 3}, False),
+    ],
+)
+def test_what_is_not_used_or_was_not_trained_is_not_doubted(changes, is_imported):
+    """Catches: a warning of the average ema where another is sampled, and of weights that another
+    program trained.
+    """
+    assert doubts(digits().replaced(changes), is_imported=is_imported) == []
 
 
 def test_an_arithmetic_that_cuts_16_bits_is_doubted():
@@ -74,7 +85,7 @@ def test_the_average_that_is_advised_is_doubted_no_more():
         decay = float(line.rpartition("train.ema_decay=")[2].partition(",")[0])
         advised = short.replaced({"train.ema_decay": decay})
         assert doubts(advised) == []
-        assert first_weights_kept(advised) > 1e-4
+        assert first_share(advised.train, "ema", num_steps) > 1e-4
 
 
 def test_the_held_out_images_that_are_there_count():

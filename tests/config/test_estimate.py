@@ -39,6 +39,11 @@ def test_the_disk_counts_what_is_kept():
         disk_use(config.replaced({"train.num_steps": 5}), None).checkpoints == use.checkpoints // 3
     )
     assert disk_use(config, None).dataset is None
+    assert use.snapshots == 0
+    more = {"train.ema_decays": [0.9, 0.99], "train.power_averages": [0.05, 0.1]}
+    use = disk_use(config.replaced(more), 1797)
+    assert use.checkpoints == 3 * (16 + 4 * 4) * config.num_parameters
+    assert use.snapshots == 32 * 8 * config.num_parameters
     assert 1797 * 64 < use.dataset < 1797 * 4096
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from ddpm_core import cluster
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.inference.weights import load_average
+from ddpm_core.models.profiles import Exponential
 from ddpm_core.runs import layout, places, results
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
@@ -285,7 +286,12 @@ def test_names_that_would_be_two_parts_of_one_role_are_refused(module, optimiser
     params = Optimiser(dict(network.named_parameters()))
     counts = Counts(["loss"], whole=None, latest=[], parallel=parallel_of())
     with pytest.raises(ConfigError, match="rename it"):
-        Trainee({module: network}, {optimiser: params}, [Average(module, average, 0.9)], counts)
+        Trainee(
+            {module: network},
+            {optimiser: params},
+            [Average(module, average, Exponential(0.9))],
+            counts,
+        )
 
 
 def test_an_average_of_a_module_that_is_not_there_is_refused():
@@ -293,4 +299,4 @@ def test_an_average_of_a_module_that_is_not_there_is_refused():
     network = nn.Linear(2, 2)
     counts = Counts(["loss"], whole=None, latest=[], parallel=parallel_of())
     with pytest.raises(ConfigError, match="of the module 'unet', and there are model; name one"):
-        Trainee({"model": network}, {}, [Average("unet", "ema", 0.9)], counts)
+        Trainee({"model": network}, {}, [Average("unet", "ema", Exponential(0.9))], counts)

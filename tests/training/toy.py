@@ -8,15 +8,16 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.loading.loader import to_unit_range
+from ddpm_core.models.profiles import Exponential
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser, learning_rate
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.trainee import Average, Trainee
 
 AVERAGES = [
-    Average("autoencoder", "ema", 0.9),
-    Average("autoencoder", "slow", 0.99),
-    Average("critic", "ema", 0.9),
+    Average("autoencoder", "ema", Exponential(0.9)),
+    Average("autoencoder", "slow", Exponential(0.99)),
+    Average("critic", "ema", Exponential(0.9)),
 ]
 PARTS = {
     "state", "module.autoencoder", "module.critic", "optimiser.generator", "optimiser.critic_adam",
@@ -86,7 +87,7 @@ class Adversarial:
         self._critic_adam.update(2 * rate, grad_clip=train.grad_clip)
         self.critic.num_steps += 1
 
-        self.trainee.average(first=step == 0)
+        self.trainee.average(step)
         for column, values in enumerate((losses, critic_losses)):
             members = torch.zeros(len(values), 2, dtype=torch.bool)
             members[:, column] = True
