@@ -51,6 +51,7 @@ examples:
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   python -m ddpm_core runs list
   python -m ddpm_core export-samples runs/runs/short ./pictures
+  python -m ddpm_core average short@500 --sigma-rel 0.12
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
 exit codes:
@@ -74,7 +75,7 @@ def _act(options: argparse.Namespace) -> None:
             _import_weights(options)
         case "export-weights":
             _export_weights(options)
-        case "runs" | "export-samples" | "doctor":
+        case "runs" | "export-samples" | "doctor" | "average":
             run_command(options)
         case _:
             _run_stage(options)

@@ -1,28 +1,34 @@
-"""ddpm runs {list,show,compare,delete}, export-samples and doctor: commands that train nothing.
+"""ddpm runs, export-samples, average and doctor: commands that train nothing.
 
 They start nothing, neither Ray nor MLflow.
 """
 
 import argparse
+import re
+import shlex
 from pathlib import Path
 
 from ddpm_core.cli import TARGET_HELP, add_command, add_model_argument, parse_overrides
 from ddpm_core.output import printable, say
+from ddpm_core.runs import layout
 from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
-from ddpm_core.runs.table import compare_runs, list_runs, show_run
+from ddpm_core.runs.table import compare_runs, config_of, list_runs, show_run
 from ddpm_core.store.storage import open_store
 
 COMMANDS = {
     "runs": "list, show, compare or delete the runs below a root",
     "export-samples": "write the samples of a run as PNG files",
     "doctor": "look at this machine and what the environment names, and say what is in the way",
+    "average": "make an average of a trained run's weights, of any width, of its snapshots",
 }
+_SHOWN = 0.01
+"""how large a coefficient is that is printed"""
 
 
 def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the command line."""
-    runs, exporting, doctor = (
+    runs, exporting, doctor, averaging = (
         add_command(stages, name, text, allow_abbrev=False) for name, text in COMMANDS.items()
     )
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -55,6 +61,20 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add_model_argument(exporting)
     text = "folder or s3://bucket/prefix that runs are to lie in; made if it is not there"
     doctor.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help=text)
+    averaging.add_argument(
+        "target",
+        metavar="RUN[@STEP]",
+        help="a run, by its name, or path or URI of its folder or run.json; and the step up to "
+        "which it averages, or @newest; by default the last",
+    )
+    averaging.add_argument("--root", metavar="URI", help="where the run lies, if not there")
+    averaging.add_argument(
+        "--sigma-rel",
+        metavar="WIDTH",
+        type=float,
+        required=True,
+        help="over which share of the steps it reaches back, e.g. 0.12",
+    )
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -70,6 +90,9 @@ def run_command(options: argparse.Namespace) -> None:
         from ddpm_core.doctor.command import examine
 
         examine(options.root)
+        return
+    if options.stage == "average":
+        _average(options)
         return
     store = open_store(options.root)
     match options.action:
@@ -92,3 +115,29 @@ def _export(options: argparse.Namespace) -> None:
     folder = Path(options.folder).expanduser()
     count = export_samples(open_store(root), config, folder)
     say(f"export-samples  {count} images  {folder}")
+
+
+def _average(options: argparse.Namespace) -> None:
+    from ddpm_core.inference.average import make_average
+
+    target, _, step = options.target.rpartition("@")
+    if not target or re.fullmatch(r"newest|[0-9]{1,10}", step) is None:
+        target, step = options.target, None
+    if "/" in target or target.endswith(".json"):
+        root, config = configure(target, root=options.root, run=None, changes={})
+        store = open_store(root)
+    else:  # never a recipe, also where one is called so
+        store = open_store(DEFAULT_ROOT if options.root is None else options.root)
+        config = config_of(store, target)
+    made = make_average(store, config, step, options.sigma_rel)
+    for at, average, coefficient in made.coefficients:
+        if abs(coefficient) >= _SHOWN:
+            say(f"average  {coefficient:+.4f} of {average} after step {at}")
+    say(
+        f"average  {made.weights.said}: of {len(made.coefficients)} stored averages, its profile "
+        f"to {100 * made.error:.2g} %"
+    )
+    run_json = store.uri_of(layout.run_json_key(config.name))
+    reference = made.weights.name.removeprefix(config.name)
+    words = ["python", "-m", "ddpm_core", "sample", run_json, "--model", reference]
+    say(f"average  {shlex.join(words)}")

@@ -22,6 +22,7 @@ from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store, open_store
+from ddpm_core.verify_averages import verify_averages
 from ddpm_core.verify_report import Report, unnamed_in
 from ddpm_core.verify_results import Steps, folder_kinds, retired, verify_result
 
@@ -80,6 +81,7 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
     if not _is_imported(store, config):
         report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
+    verify_averages(store, config, datasets, weights, report)
     dtype = config.data.dtype
     for place in folder_kinds():
         folder = f"{layout.run_folder(config.name)}/{place}"

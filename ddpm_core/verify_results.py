@@ -32,10 +32,13 @@ def retired(store: Store, folder: str, expected: Expected) -> Manifest | None:
 
 
 def _is_of(store: Store, run: str, step: Any, sha256: str) -> bool:  # noqa: ANN401
-    """Say whether another run has, or had, these weights after this step."""
+    """Say whether another run has, or had, these weights after this step, or made them of it."""
     folder, expected = layout.checkpoint_folder(run, step), places.checkpoint_expected(step)
     found = manifest.load(store, folder, expected) or retired(store, folder, expected)
-    return found is not None and sha256 in {record.sha256 for record in found.files.values()}
+    made = layout.averages_folder(run)
+    folders = [layout.average_folder(run, name, step) for name in store.names(made)]
+    every = [found, *(manifest.load(store, one, expected) for one in folders)]
+    return any(sha256 in {file.sha256 for file in one.files.values()} for one in every if one)
 
 
 def verify_result(

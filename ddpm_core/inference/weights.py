@@ -89,6 +89,9 @@ def quarantined_if_damaged(store: Store, found: Manifest) -> Iterator[None]:
         manifest.quarantine(store, found.folder, str(error))
         run = found.folder.removeprefix("runs/").partition("/")[0]
         command = layout.stage_command(store, run, "train")
+        if made := found.body.get("made"):
+            step, sigma_rel = found.body["step"], made["sigma_rel"]
+            command = layout.average_command(store, run, step, sigma_rel)
         raise DamagedError(f"{error}: {command}") from None
 
 

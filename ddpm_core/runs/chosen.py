@@ -6,10 +6,11 @@ then what is not loaded yet is refused, and what was made is kept.
 """
 
 from ddpm_core.config import RunConfig
-from ddpm_core.config.model_ref import EMA, NEWEST, RAW
+from ddpm_core.config.averages import averages_of
+from ddpm_core.config.model_ref import NEWEST, RAW
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.runs import layout, places, results
-from ddpm_core.runs.reference import ref_of, trained_by
+from ddpm_core.runs.reference import is_made, ref_of, trained_by
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import Store
@@ -85,8 +86,13 @@ def require_reachable(store: Store, config: RunConfig) -> None:
     """
     ref, train = ref_of(config), config.train
     given = f"sample.model={config.sample.model!r}"
-    if ref.average not in (EMA, RAW):
-        raise ConfigError(f"{given}: this training keeps the weights {EMA} and {RAW}; name one")
+    kept = [*averages_of(train), RAW]
+    if ref.average not in kept:
+        more = "; it is made when the training is over" if is_made(config, ref.average) else ""
+        raise ConfigError(
+            f"{given}: this training keeps the weights {', '.join(kept[:-1])} and {RAW}; name "
+            f"one{more}"
+        )
     if not isinstance(ref.step, int) or ref.step == train.num_steps:
         return
     step, every = ref.step, train.checkpoint_every

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from ddpm_core.config import RunConfig, identity
+from ddpm_core.config.averages import powers_of
 from ddpm_core.config.explain import near
-from ddpm_core.config.model_ref import ModelRef
+from ddpm_core.config.model_ref import ModelRef, sigma_rel_in
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.runs import begun
 from ddpm_core.runs.weights import Weights, averages_in
@@ -22,6 +23,11 @@ def ref_of(config: RunConfig) -> ModelRef:
 def is_own(config: RunConfig) -> bool:
     """Say whether a configuration names weights of its own run."""
     return ref_of(config).run in (None, config.name)
+
+
+def is_made(trained: RunConfig, average: str) -> bool:
+    """Say whether an average is made of a run's snapshots, and not kept by its training."""
+    return sigma_rel_in(average) is not None and average not in powers_of(trained.train)
 
 
 def trained_by(store: Store, config: RunConfig) -> RunConfig:
