@@ -7,10 +7,10 @@ then what is not loaded yet is refused, and what was made is kept.
 
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
-from ddpm_core.config.model_ref import NEWEST, RAW
+from ddpm_core.config.model_ref import NEWEST, RAW, sigma_rel_in
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.runs import layout, places, results
-from ddpm_core.runs.reference import is_made, ref_of, trained_by
+from ddpm_core.runs.reference import is_made, ref_of, step_of_made, trained_by
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import Store
@@ -63,6 +63,15 @@ def absence(store: Store, config: RunConfig) -> str:
         return (
             f"run {config.name!r} has no checkpoint of step {step} below {where}; run the train "
             "stage first"
+        )
+    ref = ref_of(config)
+    if is_made(trained, ref.average):
+        kept = ", ".join([*averages_of(trained.train), RAW])
+        at, sigma_rel = step_of_made(store, trained, ref), sigma_rel_in(ref.average) or 0.0
+        return (
+            f"sample.model={config.sample.model!r}: the training of run {trained.name!r} keeps "
+            f"{kept}, and {ref.average} is not made of its snapshots yet, as is done by: "
+            f"{layout.average_command(store, trained.name, at, sigma_rel)}"
         )
     what = "no checkpoint yet" if step == NEWEST else f"no checkpoint of step {step}"
     return (

@@ -7,9 +7,9 @@ from typing import Any
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.averages import powers_of
 from ddpm_core.config.explain import near
-from ddpm_core.config.model_ref import ModelRef, sigma_rel_in
+from ddpm_core.config.model_ref import NEWEST, ModelRef, sigma_rel_in
 from ddpm_core.errors import CheckpointError, ConfigError
-from ddpm_core.runs import begun
+from ddpm_core.runs import begun, layout
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.store.storage import Store
 
@@ -28,6 +28,14 @@ def is_own(config: RunConfig) -> bool:
 def is_made(trained: RunConfig, average: str) -> bool:
     """Say whether an average is made of a run's snapshots, and not kept by its training."""
     return sigma_rel_in(average) is not None and average not in powers_of(trained.train)
+
+
+def step_of_made(store: Store, trained: RunConfig, ref: ModelRef) -> int:
+    """Return the step of an average made of snapshots that a reference means, there or not."""
+    if isinstance(ref.step, int):
+        return ref.step
+    made = layout.steps_in(store, f"{layout.averages_folder(trained.name)}/{ref.average}")
+    return made[0] if made and ref.step == NEWEST else trained.train.num_steps
 
 
 def trained_by(store: Store, config: RunConfig) -> RunConfig:

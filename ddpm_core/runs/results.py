@@ -12,9 +12,8 @@ from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig, identity
-from ddpm_core.config.averages import averages_of
-from ddpm_core.config.model_ref import NEWEST, RAW, sigma_rel_in
-from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.config.model_ref import NEWEST, ModelRef, sigma_rel_in
+from ddpm_core.errors import DataError
 from ddpm_core.runs import layout, places
 from ddpm_core.runs.places import Place, checkpoint_expected
 from ddpm_core.runs.reference import (
@@ -22,6 +21,7 @@ from ddpm_core.runs.reference import (
     ref_of,
     require_average,
     require_pinned,
+    step_of_made,
     trained_by,
 )
 from ddpm_core.runs.refusals import mended_by, require_origin
@@ -193,7 +193,9 @@ def weights_of(store: Store, config: RunConfig) -> Weights | None:
     """
     ref, trained = ref_of(config), trained_by(store, config)
     if is_made(trained, ref.average):
-        weights = Weights(_made_average(store, config, trained), trained, ref.average)
+        if (made := _made_average(store, trained, ref)) is None:
+            return None
+        weights = Weights(made, trained, ref.average)
         require_pinned(store, config, weights)
         return weights
     step = trained.train.num_steps if ref.step is None else ref.step
@@ -213,33 +215,24 @@ def weights_of(store: Store, config: RunConfig) -> Weights | None:
     return weights
 
 
-def _made_average(store: Store, config: RunConfig, trained: RunConfig) -> Manifest:
-    """Return the manifest of the average, made of snapshots, that a configuration names.
+def _made_average(store: Store, trained: RunConfig, ref: ModelRef) -> Manifest | None:
+    """Return the manifest of an average that was made of snapshots, or None if it was not.
 
     Raises:
         DamagedError: it is damaged; the command that makes it mends it.
-        CheckpointError: it was not made, or belongs to another experiment or data set.
+        CheckpointError: it belongs to another experiment or data set.
     """
-    ref, run = ref_of(config), trained.name
-    made = layout.steps_in(store, f"{layout.averages_folder(run)}/{ref.average}")
-    step = trained.train.num_steps if ref.step is None else ref.step
-    if step == NEWEST:
-        step = made[0] if made else trained.train.num_steps
-    folder, sigma_rel = layout.average_folder(run, ref.average, step), sigma_rel_in(ref.average)
-    command = layout.average_command(store, run, step, sigma_rel or 0.0)
+    run, step = trained.name, step_of_made(store, trained, ref)
+    folder = layout.average_folder(run, ref.average, step)
     try:
         found = manifest.load(store, folder, checkpoint_expected(step))
         if found is not None:
             found.require_sizes(store)
     except DamagedError as error:
+        command = layout.average_command(store, run, step, sigma_rel_in(ref.average) or 0.0)
         raise DamagedError(f"{error}: {command}") from None
     if found is None:
-        there = f"; it was for step {', '.join(map(str, made))}" if made else ""
-        kept = ", ".join([*averages_of(trained.train), RAW])
-        raise CheckpointError(
-            f"sample.model={config.sample.model!r}: the training of run {run!r} keeps {kept}, and "
-            f"{ref.average} was not made of its snapshots{there}: {command}"
-        )
+        return None
     require_origin(store, found, experiment=places.experiment(store, trained, found))
     if (pointer := dataset_pointer(store, run)) is not None:
         require_origin(store, found, dataset=pointer.fingerprint)
