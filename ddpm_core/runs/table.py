@@ -43,6 +43,10 @@ def show_run(store: Store, name: str) -> str:
         else:
             place = "-" if found is None else store.uri_of(found.folder)
             lines.append(f"{stage.name:<9}  {place}")
+    made = layout.averages_folder(name)
+    for average in store.names(made):
+        steps = layout.steps_in(store, f"{made}/{average}")
+        lines.append(f"average    {', '.join(f'@{step}:{average}' for step in steps)}")
     lines += [f"{key:<9}  {value}" for key, value in _numbers(store, config).items()]
     return "\n".join(lines)
 

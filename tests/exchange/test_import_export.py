@@ -482,9 +482,13 @@ def test_the_commands_import_and_export(folder, tmp_path, capsys):
     assert command.main(importing) == 0
     run_json = f"{root}/runs/theirs/run.json"
     assert capsys.readouterr().out.endswith(f"python -m ddpm_core sample {run_json}\n")
+    assert command.main(["sample", run_json, "--dry-run"]) == 0
+    # Its one step is the user's word, and ema_decay decayed nothing.
+    assert "first weights" not in capsys.readouterr().err
     assert command.main(["export-weights", run_json, str(tmp_path / "back")]) == 0
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("weights: theirs@1:ema ")
+    assert "first weights" not in first
     assert last == f"export-weights  {tmp_path / 'back'}"
     assert command.main(["export-weights", run_json, "x", "--model", "@2"]) == 4
     assert "there are those of step 1" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from ddpm_core.models.profiles import Power, gamma_of, inner_product
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import chosen, layout, results
 from ddpm_core.runs.run import open_run
+from ddpm_core.runs.table import show_run
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
@@ -142,6 +143,7 @@ def test_it_is_named_like_any_other_average_and_pinned(run):
     assert chosen.require(store, pinned).checkpoint == found.checkpoint
     with pytest.raises(CheckpointError, match="pinned to weights"):
         chosen.require(store, named(config, f"@12:power_12#{made.sha256[:16]}"))
+    assert "average    @16:power_12, @12:power_12" in show_run(store, "tiny").splitlines()
     with pytest.raises(CheckpointError, match=r"json@5' --sigma-rel 0\.12$"):
         chosen.require(store, named(config, "@5:power_12"))
     other = config.replaced({"train.num_steps": 20, "name": "other"})

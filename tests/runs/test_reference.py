@@ -1,6 +1,7 @@
 """Which weights a reference names, and what is refused before anything is made of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,17 @@ def test_it_names_step_and_average_and_results_hang_on_their_digest(store, half)
     assert chosen.require(store, named(half, "@newest")).name == "tiny@4:ema"
     with pytest.raises(CheckpointError, match=r"no weights 'critic'; it has ema, slow, raw"):
         results.weights_of(store, named(half, "@2:critic"))
+
+
+def test_weights_say_what_they_hold_of_the_first(store, half):
+    """Catches: grey samples of an early step without a word, and a warning of trained weights."""
+    early = chosen.require(store, named(half, "@4"))
+    first = ", of which 99 % are the first weights, random ones"
+    assert early.said == f"tiny@4:ema {early.sha256[:12]}{first}"
+    raw = chosen.require(store, named(half, "@4:raw"))
+    assert raw.said == f"tiny@4:raw {raw.sha256[:12]}"
+    warm = half.replaced({"train.ema_warmup": True})
+    assert replace(early, trained=warm).said == f"tiny@4:ema {early.sha256[:12]}"
 
 
 def test_the_newest_is_one_that_can_be_used(store, half):
