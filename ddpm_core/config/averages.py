@@ -47,7 +47,7 @@ def has_snapshot(train: TrainConfig, step: int) -> bool:
         return False
     before = (step - 1) // train.checkpoint_every * train.checkpoint_every
     parts, steps = train.num_snapshots, train.num_steps
-    return step == steps or step * parts // steps > before * parts // steps
+    return step * parts // steps > before * parts // steps
 
 
 def count_snapshots(train: TrainConfig) -> int:
