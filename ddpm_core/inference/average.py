@@ -131,7 +131,8 @@ def _sum(
 ) -> dict[str, Tensor]:
     """Return the sum of stored averages with these coefficients, in float32.
 
-    What is no floating point number, such as a count in a buffer, is that of the last.
+    What is no floating point number, such as a count in a buffer, is that of the last; buffers of
+    floating point numbers are summed as weights are.
     """
     total: dict[str, Tensor] = {}
     for (step, name), coefficient in zip(sources, found.coefficients, strict=True):
