@@ -16,8 +16,8 @@ study.num_shown  counts: units hold that many images, and two studies would mix 
     and images are cut into files by the others
 sample.num_images  counts in what was measured of so many, not in the folder of the samples: the
     first of many are the same images, so more are drawn beside those that there are
-train.ema_decays, power_averages  count, though the weights are the same: an average that begins half
-    way is another than its name says, and a checkpoint would depend on when the key was set
+train.ema_decays, power_averages  count, though the weights are the same: an average that begins
+    half way is another than its name says, and a checkpoint would depend on when the key was set
 train.num_snapshots  which averages are kept beside the checkpoints, and no byte of either
 train.precision  counts, also as `auto`: other arithmetic, other weights
 data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
