@@ -94,6 +94,7 @@ CHANGES = st.fixed_dictionaries(
         "data.source": PLACES,
         "train.learning_rate": st.floats(1e-30, 1.0, exclude_min=True),
         "train.ema_decay": st.floats(0.0, 0.999),
+        "train.power_averages": st.just([0.05, 0.1]),
         "train.seed": st.integers(0, 2**31 - 1),
         "train.random_flip": st.booleans(),
         "model.channel_mults": st.lists(st.integers(1, 16), min_size=3, max_size=3),
