@@ -75,12 +75,13 @@ def named_rows(rows: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint
         rows: name and images (n, h, w, c) of each group, at least one image.
 
     Returns:
-        One image (H, W, c), about 750 pixels wide and the names, with dark writing on white.
+        One image (H, W, c), with dark writing on white; ten images are about 750 pixels wide.
     """
     _, _, width, channels = rows[0][1].shape
     scale = max(1, _GRID_PIXELS // (_ROW_IMAGES * (width + 1)))
+    num_columns = min(_ROW_IMAGES, max(len(images_u8) for _, images_u8 in rows))
     panels = [
-        sheet(images_u8, num_columns=_ROW_IMAGES, scale=scale, smooth=True, separator=max(2, scale))
+        sheet(images_u8, num_columns=num_columns, scale=scale, smooth=True, separator=max(2, scale))
         for _, images_u8 in rows
     ]
     font = ImageFont.load_default(size=14)

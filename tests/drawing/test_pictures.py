@@ -84,3 +84,15 @@ def test_preview_shows_the_same_in_fewer_bytes(channels):
             shown = np.asarray(preview, np.float64)
         assert shown.mean() == pytest.approx(picture_u8.mean(), abs=2)
         assert shown[-1].mean() > shown[0].mean() + 200
+
+
+def test_rows_by_name_are_as_wide_as_the_longest():
+    """Catches a sheet of four images a class with room for ten, and a row whose end is cut off."""
+    rows = [
+        (name, np.full((count, 8, 8, 1), 200, np.uint8)) for name, count in (("a", 4), ("b", 3))
+    ]
+    sheet = pictures.named_rows(rows)
+    bright = (sheet[:, :, 0] == 200).any(axis=0)
+    # 8 x 8 pixels each, and as much between them as there is around them.
+    assert np.count_nonzero(bright) == 4 * 64
+    assert sheet.shape[1] - np.flatnonzero(bright)[-1] <= 24

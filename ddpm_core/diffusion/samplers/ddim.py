@@ -5,7 +5,7 @@ Without noise it maps x_T to x_0 one to one, and can be walked backwards.
 Source: Song et al. 2021, arXiv:2010.02502, eqs. 12 to 16.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -51,6 +51,32 @@ def ddim_sample(
 
     Source: Song et al. 2021, eqs. 12 and 16.
     """
+    x_t = x_T
+    steps = ddim_steps(denoiser, x_T, eta=eta, noise=noise, clip_x_0=clip_x_0)
+    for number, x_t, x_0_hat in steps:
+        if on_step is not None:
+            on_step(number, x_t, x_0_hat)
+    return x_t
+
+
+@torch.no_grad()
+def ddim_steps(
+    denoiser: Denoiser,
+    x_T: Images,
+    *,
+    eta: float = 0.0,
+    noise: Callable[[int], Tensor] | None = None,
+    clip_x_0: bool = True,
+) -> Iterator[tuple[int, Images, Images]]:
+    """Draw as `ddim_sample`, and yield (t, x_{t-1}, x_0_hat) after each step, the last with x_0.
+
+    For callers that do something else between two calls of the network.
+
+    Raises:
+        ConfigError: as `ddim_sample`, at the first step.
+
+    Source: Song et al. 2021, eqs. 12 and 16.
+    """
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta={eta} must be in 0 ... 1: 0 adds no noise, 1 is ancestral sampling")
     if eta > 0 and noise is None:
@@ -71,9 +97,7 @@ def ddim_sample(
         x_t = signal[number] * x_0_hat + direction[number] * eps
         if noise is not None and eta > 0 and number > 0:
             x_t = x_t + stds[number] * noise(number)
-        if on_step is not None:
-            on_step(number, x_t, x_0_hat)
-    return x_t
+        yield number, x_t, x_0_hat
 
 
 @torch.no_grad()
