@@ -24,6 +24,7 @@ from ddpm_core.cli import (
     parse_overrides,
 )
 from ddpm_core.config import RunConfig
+from ddpm_core.errors import CheckpointError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
@@ -103,11 +104,18 @@ def _run_stage(options: argparse.Namespace) -> None:
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)
         return
     run = STAGES[stage].load()  # first: it takes seconds, and the newest weights may go meanwhile
-    if STAGES[stage].uses_weights:
-        config = chosen.pinned(store, config)
-    begin_stage(store, config)
-    run(store, config)
-    open_stage(store, config)  # unless `shard` has: of ablations alone, or where it was lost
+    while True:
+        named = chosen.pinned(store, config) if STAGES[stage].uses_weights else config
+        begin_stage(store, named)
+        try:
+            run(store, named)
+        except CheckpointError:
+            if not chosen.is_overtaken(store, config, named):
+                raise
+            say(f"weights: {named.sample.model} went meanwhile; beginning anew with the newest")
+        else:
+            break
+    open_stage(store, named)  # unless `shard` has: of ablations alone, or where it was lost
 
 
 def _command(options: argparse.Namespace, stage: str) -> str:

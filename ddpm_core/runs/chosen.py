@@ -54,6 +54,17 @@ def pinned(store: Store, config: RunConfig) -> RunConfig:
     return config if config.sample.model is None else require(store, config).pinned_in(config)
 
 
+def is_overtaken(store: Store, config: RunConfig, pinned: RunConfig) -> bool:
+    """Say whether @newest names newer weights by now, since retention deleted those it named.
+
+    Args:
+        store: where.
+        config: as it was given.
+        pinned: what it was resolved to.
+    """
+    return ref_of(config).step == NEWEST and require(store, pinned).is_retired
+
+
 def absence(store: Store, config: RunConfig) -> str:
     """Return why there are no such weights, in words."""
     trained, step = trained_by(store, config), ref_of(config).step

@@ -1,14 +1,16 @@
 import io
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ddpm_core.__main__ import main
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.denoiser import load_denoiser
-from ddpm_core.runs import results
+from ddpm_core.runs import layout, results
 from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.plan import Plan
@@ -212,6 +214,34 @@ def test_weights_that_go_while_they_are_used_are_refused_and_what_was_made_is_ke
     assert "000000.json" in store.names(f"runs/tiny/samples/{folder}")
     with pytest.raises(CheckpointError, match=r"were deleted by train\.keep_checkpoints"):
         stage.run_sample(store, named)
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_the_newest_weights_that_go_before_they_are_loaded_are_followed_by_newer_ones(
+    trained, in_process, monkeypatch, capsys
+):
+    """Catches: a sampling of @newest that fails because the training was faster than its start,
+    and one of a step that was named that goes to another."""
+    store, config = trained
+    earlier, last = commit_earlier(store, config, 5), results.final_checkpoint(store, config)
+    key, make = f"{last.folder}/manifest.json", worker.make_worker
+    manifest_bytes = store.read(key)
+    store.write(layout.run_json_key(config.name), config.to_json().encode())
+
+    def overtaken(payload, get_device):
+        if not store.exists(key):  # the training commits its last checkpoint, and deletes that one
+            store.write(key, manifest_bytes)
+            retire(store, earlier.folder)
+        return make(payload, get_device)
+
+    monkeypatch.setattr(stage, "make_worker", overtaken)
+    arguments = ["sample", config.name, "--root", store.uri, "--model"]
+    store.delete(key)
+    assert main([*arguments, "@newest"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"weights: tiny@5:ema#\w+ went meanwhile; beginning anew with the newest", out)
+    assert results.samples_of(store, config).body["step"] == 10
+    assert main([*arguments, "@5"]) == CheckpointError.exit_code
 
 
 def test_a_worker_refuses_weights_that_are_not_the_ones_in_its_payload(trained):
