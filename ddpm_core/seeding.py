@@ -28,6 +28,7 @@ Purpose = Literal[
     "sample_noise",
     "sample_label",
     "likelihood",
+    "preview",
     "features",
     "split",
     "study",

@@ -13,7 +13,7 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, places, refusals, results
+from ddpm_core.runs import layout, places, previews, refusals, results
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sharding.verify import problems_of
@@ -82,6 +82,7 @@ def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
         report.check(dataset)
     weights = _verify_checkpoints(store, config, datasets, report)
     verify_averages(store, config, datasets, weights, report)
+    _verify_previews(store, config, datasets, report)
     dtype = config.data.dtype
     for place in folder_kinds():
         folder = f"{layout.run_folder(config.name)}/{place}"
@@ -166,3 +167,28 @@ def _verify_checkpoints(
     for step in layout.committed_steps(store, run):
         report.check(partial(look, step, layout.checkpoint_folder(run, step)))
     return weights
+
+
+def _verify_previews(store: Store, config: RunConfig, datasets: set[str], report: Report) -> None:
+    """Check what was drawn while the run trained: of this experiment and data set, byte by byte."""
+    folder, named = layout.previews_folder(config.name), set[str]()
+    found = previews.steps(store, config.name)
+
+    def look(step: int) -> None:
+        named.add(previews.name_of(step))
+        preview = previews.load(store, config.name, step)
+        if preview is None:
+            report.unfinished.append(store.uri_of(f"{folder}/{previews.name_of(step)}"))
+            return
+        named.update(record.name for record in preview.files.values())
+        refusals.require_origin(
+            store, preview, experiment=places.experiment(store, config, preview)
+        )
+        if datasets:
+            refusals.require_origin(store, preview, dataset=min(datasets))
+        preview.require_bytes(store)
+
+    checked = [report.check(partial(look, step)) for step in found]
+    if checked and all(checked):
+        report.looked_at.append(f"{store.uri_of(folder)}: {len(found)} previews")
+    report.unnamed += unnamed_in(store, folder, named)

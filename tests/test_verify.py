@@ -12,12 +12,12 @@ from ddpm_core.errors import CheckpointError, ConfigError, DataError, PipelineEr
 from ddpm_core.evaluation import stage as evaluation
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.weights import read_tensors
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, previews, results
 from ddpm_core.sampling import stage as sampling
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
-from ddpm_core.store.commit import commit, retire
+from ddpm_core.store.commit import commit, retire, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import sha256_of
@@ -174,6 +174,35 @@ def test_retired_checkpoints_are_no_damage(evaluated):
 
 
 # -- swaps: what verify and the stages say ---------------------------------------------------------
+
+
+def test_previews_are_looked_at_byte_by_byte_and_are_of_this_run(evaluated):
+    """Catches a preview that is passed over, one of another training, and a picture that no
+    manifest names taken for one that is."""
+    store, config = evaluated
+    last, folder = results.final_checkpoint(store, config), layout.previews_folder(config.name)
+
+    def keep(step, **other):
+        stem = previews.stem_of(step)
+        files = {previews.SHEET: write_file(store, folder, stem, ".png", b"a picture")}
+        body = {"step": step, **{key: last.body[key] for key in ("experiment", "dataset")}, **other}
+        commit(store, folder, files, body, name=previews.name_of(step))
+        return f"{folder}/{files[previews.SHEET].name}"
+
+    pictures = [keep(4), keep(8)]
+    store.write(f"{folder}/step_00000012-0123456789abcdef.png", b"of a killed attempt")
+    target = store.uri_of(layout.run_folder(config.name))
+    run_json(store, config)
+    report = verify(target)
+    assert f"{store.uri_of(folder)}: 2 previews" in report.looked_at
+    assert [uri for uri in report.unnamed if "previews" in uri] == [
+        store.uri_of(f"{folder}/step_00000012-0123456789abcdef.png")
+    ]
+    store.write(pictures[0], b"a picturE")
+    keep(10, experiment="another")
+    with pytest.raises(DataError, match=r"(?s)2 things are wrong.*another experiment") as error:
+        verify(target)
+    assert "step_00000004" in str(error.value)
 
 
 def second_step(store, config, step: int):

@@ -7,8 +7,8 @@ the field itself, `Annotated[int, HOUSEKEEPING]` or `PLACE`, and does not count.
 
 Doubtful keys, and why they are what they are:
 
-log_every, checkpoint_every, keep_checkpoints  the weights of a step are the same bytes for any of
-    them; of the curves other points are kept
+log_every, checkpoint_every, keep_checkpoints, preview_every  the weights of a step are the same
+    bytes for any of them; of the curves other points are kept
 num_grid_images, num_strip_images  pictures for people, drawn of the samples that there are; what
     was drawn stays as it is
 study.num_shown  counts: units hold that many images, and two studies would mix in one folder

@@ -167,6 +167,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _previews_are_possible(self) -> Self:
+        every = self.train.preview_every
+        if every is not None and self.diffusion.prediction == "x_prev":
+            raise ValueError(
+                f"train.preview_every={every}: previews take few steps of the chain, and "
+                "diffusion.prediction=x_prev can draw with all of them alone; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         workers = self.compute.num_workers
         self.model.require_images(height=self.data.height, width=self.data.width)

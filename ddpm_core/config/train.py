@@ -68,6 +68,9 @@ class TrainConfig(Section):
     """steps between two checkpoints; the last step is always saved"""
     keep_checkpoints: Annotated[int, HOUSEKEEPING] = Field(3, ge=2, le=10**9)
     """newest checkpoints whose files are kept"""
+    preview_every: Annotated[int | None, HOUSEKEEPING] = Field(None, ge=1, le=10**9)
+    """steps between two previews: the same few images drawn while the training goes on, and the
+    loss of held-out images, from step 0 to the last; None: no previews"""
 
     @model_validator(mode="after")
     def _knobs_belong_to_the_weighting(self) -> Self:

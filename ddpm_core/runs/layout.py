@@ -8,6 +8,7 @@ runs/<run>/mlflow/                   what a server of MLflow has of the run
 runs/<run>/checkpoints/step_00001000/
 runs/<run>/snapshots/step_00001000/  averages of power functions, kept for `average`
 runs/<run>/averages/power_12/step_00001000/    one that was made of them
+runs/<run>/previews/                 images and figures of some steps, made while it trained
 runs/<run>/samples/<fingerprint>/    first-10000.json ...: however many are drawn
 runs/<run>/evaluation/<fingerprint>/
 runs/<run>/study/<fingerprint>/
@@ -89,6 +90,11 @@ def averages_folder(run: str) -> str:
 def average_folder(run: str, average: str, step: int) -> str:
     """Return the folder of an average that was made of snapshots up to `step`."""
     return f"{averages_folder(run)}/{average}/step_{step:08d}"
+
+
+def previews_folder(run: str) -> str:
+    """Return the folder of what was drawn and measured while the run trained."""
+    return f"{run_folder(run)}/previews"
 
 
 def samples_folder(run: str, sampling_fingerprint: str) -> str:

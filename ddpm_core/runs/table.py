@@ -7,7 +7,7 @@ from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.config.explain import near
 from ddpm_core.errors import ConfigError, PipelineError
-from ddpm_core.runs import layout, places
+from ddpm_core.runs import layout, places, previews
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import KeyMissingError, Store
@@ -47,6 +47,9 @@ def show_run(store: Store, name: str) -> str:
     for average in store.names(made):
         steps = layout.steps_in(store, f"{made}/{average}")
         lines.append(f"average    {', '.join(f'@{step}:{average}' for step in steps)}")
+    if seen := previews.steps(store, name):
+        where = store.uri_of(layout.previews_folder(name))
+        lines.append(f"previews   {len(seen)}, the last of step {seen[-1]}: {where}")
     lines += [f"{key:<9}  {value}" for key, value in _numbers(store, config).items()]
     return "\n".join(lines)
 

@@ -1,7 +1,9 @@
 """Requests to one MLflow run, from the outbox's thread; errors become Unreachable or Refused."""
 
+import io
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from PIL import Image
 from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -161,6 +164,27 @@ class MlflowRun:
             file = Path(scratch) / name
             file.write_bytes(data)
             self.client.log_artifact(self.run_id, str(file), folder or None)
+
+    def image_steps(self, name: str) -> set[int]:
+        """Return the steps of which the run has an image of this name."""
+        with answers(self.heard):
+            files = self.client.list_artifacts(self.run_id, "images")
+        # The smaller copy, which is sent last.
+        pattern = (
+            rf"images/{re.escape(name.replace('/', '~'))}\+step\+([0-9]+)\+.*\+compressed\.webp"
+        )
+        found = (re.fullmatch(pattern, file.path) for file in files)
+        return {int(one[1]) for one in found if one is not None}
+
+    def log_image(self, name: str, png: bytes, *, step: int) -> None:
+        """Log an image of a step, which MLflow's page shows beside those of other steps."""
+        with answers(self.heard), patience(len(png)), Image.open(io.BytesIO(png)) as image:
+            self.client.log_image(self.run_id, image, key=name, step=step, synchronous=True)
+
+    def metric_steps(self, key: str) -> set[int]:
+        """Return the steps of which the run has a value of this metric."""
+        with answers(self.heard):
+            return {one.step for one in self.client.get_metric_history(self.run_id, key)}
 
     def log_dataset(self, name: str, uri: str, index: Mapping[str, Any]) -> None:
         """Make the data set an input of the run; MLflow keeps one of each name and digest.

@@ -26,6 +26,8 @@ MACHINE_EVERY_S = 10.0
 _RUNNING, _DONE, _DONE_BEFORE = "running", "done", "done before"
 _FAILED, _INTERRUPTED = "failed", "interrupted"
 _STATUS = {_DONE: "FINISHED", _FAILED: "FAILED", _INTERRUPTED: "KILLED"}
+_PREVIEW_BYTES = 2**20
+"""more than most sheets have: closing waits a second longer for each that is queued"""
 _PACKING_S = 60.0  # importing torch and building the folder of a model, on a busy machine
 
 
@@ -126,6 +128,18 @@ class Tracker:
     def log_image(self, name: str, result: Manifest, role: str) -> None:
         """Queue a committed PNG as `images/<name>`, which MLflow's UI shows among the artifacts."""
         self.log_artifact(f"images/{name}", result, role)
+
+    def log_previews(self) -> None:
+        """Queue what MLflow lacks of the run's previews, as they are when it is sent."""
+        if (subject := self._subject) is None:
+            return
+
+        def log(run: "MlflowRun") -> None:
+            from ddpm_core.tracking.preview_log import send_previews
+
+            send_previews(run, subject.store, subject.config.name)
+
+        self._put("the previews", log, num_bytes=_PREVIEW_BYTES)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Queue tags of the run; a later value replaces an earlier one."""

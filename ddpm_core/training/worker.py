@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 from ddpm_core import cluster
@@ -12,7 +12,7 @@ from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import layout, places, previews, results
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
@@ -21,8 +21,10 @@ from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint, retention, snapshots
 from ddpm_core.training.checkpoint import Begun, Curve, Origin, Written
 from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.interleaved import Interleaved
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
 from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.preview import Preview, Seen, load_preview
 from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
 from ddpm_core.training.trainee import Trainee
 
@@ -68,6 +70,9 @@ def train_rank(
     parallel = Parallel(place)
     images, origin = _data(store, config)
     with closing(images):
+        preview = None
+        if config.train.preview_every is not None and not place.rank:
+            preview = load_preview(store, config, place)
         # Once all are here: from then on the ranks wait for each other for seconds only.
         parallel.wait()
         training = kind(config, parallel)
@@ -86,8 +91,10 @@ def train_rank(
             if place.rank:
                 _follow(store, config, training, parallel, batches, start)
             else:
-                with open_tracker(store, config, stage="train") as tracker:
+                with open_tracker(store, config, stage="train") as tracker, ExitStack() as stack:
                     host = _Host(store, config, origin, training, parallel, tracker, curve)
+                    if preview is not None:
+                        stack.enter_context(host.interleave(preview, start))
                     host.lead(batches, start)
 
 
@@ -175,15 +182,31 @@ class _Host:
         self._training, self._parallel, self._tracker = training, parallel, tracker
         self._curve = curve
         self._shown_s = -_SHOW_EVERY_S
+        self._interleaved: Interleaved | None = None
+
+    def interleave(self, preview: Preview, start: int) -> Interleaved:
+        """Have previews made between the steps from `start` completed ones on; to be closed."""
+        store, run, origin = self._store, self._config.name, self._origin
+
+        def publish(step: int, average: str, seen: Seen) -> None:
+            preview.publish(store, origin, step, average, seen)
+            self._tracker.log_previews()
+
+        made = previews.intact(store, run, origin.experiment, since=start)
+        self._interleaved = Interleaved(self._training, self._config, preview, publish, made=made)
+        return self._interleaved
 
     def lead(self, batches: Batches, start: int) -> None:
         """Run the steps from `start` completed ones on."""
         self._tracker.begin()
         log_curve(self._tracker, self._curve)
+        if previews.steps(self._store, self._config.name):
+            self._tracker.log_previews()
         note = f"continues from the checkpoint of step {start}" if start else "begins"
         self._show(start, note)
         self._parallel.wait()
-        for event in run_steps(self._training, batches, self._config.train, start=start):
+        training = self._interleaved or self._training
+        for event in run_steps(training, batches, self._config.train, start=start):
             match event:
                 case Point():
                     self._take(event)
@@ -209,6 +232,8 @@ class _Host:
 
     def _store_checkpoint(self, step: int) -> None:
         config, trainee = self._config, self._training.trainee
+        if self._interleaved is not None:
+            self._interleaved.settle(step)
         written = _write(self._store, config.name, trainee, self._parallel, step)
         if has_snapshot(config.train, step):
             powers, parts = powers_of(config.train), trainee.parts()
@@ -231,10 +256,17 @@ class _Host:
 
 
 def deliver_curve(tracker: Tracker, store: Store, checkpoint_: Manifest) -> None:
-    """Log the curves of a committed checkpoint, unless MLflow is known to have them."""
-    tracker.deliver(
-        checkpoint_, lambda: log_curve(tracker, checkpoint.load_history(store, checkpoint_))
-    )
+    """Log the curves of a committed checkpoint, and the run's previews, unless MLflow is known to
+    have them.
+    """
+    run = checkpoint_.folder.removeprefix("runs/").partition("/")[0]
+
+    def log() -> None:
+        log_curve(tracker, checkpoint.load_history(store, checkpoint_))
+        if previews.steps(store, run):
+            tracker.log_previews()
+
+    tracker.deliver(checkpoint_, log)
 
 
 def log_curve(tracker: Tracker, curve: Curve) -> None:

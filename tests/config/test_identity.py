@@ -74,7 +74,7 @@ def test_what_is_housekeeping_and_what_is_a_place():
     """Catches: a key that was marked, or unmarked, by the way."""
     marks = RunConfig.uncounted_keys()
     said = {f"{name}.{key}" for name, keys in COUNTED_BEFORE.items() for key in keys}
-    said |= {"train.num_snapshots"}
+    said |= {"train.num_snapshots", "train.preview_every"}
     assert {key for key, mark in marks.items() if mark is HOUSEKEEPING} == said
     places = {key for key, mark in marks.items() if mark is PLACE}
     assert {key for key in places if not key.startswith("compute.")} == {

@@ -4,7 +4,9 @@ import pytest
 
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import digits
+from ddpm_core.runs import layout, previews
 from ddpm_core.runs.table import compare_runs, list_runs, show_run
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.storage import open_store
 from tests.flows.fakes import recorded
 
@@ -46,8 +48,19 @@ def test_a_run_is_shown_with_its_places(store):
     assert lines["train"] == f"{store.uri}/runs/digits/checkpoints/step_00000800"
     assert lines["study"] == "-"
     assert lines["bits/dim"] == "3.250"
+    assert "previews" not in lines
     with pytest.raises(ConfigError, match=r"no run 'dgits' below .*; did you mean 'digits'"):
         show_run(store, "dgits")
+
+
+def test_previews_are_shown_with_the_last_step(store):
+    """Catches: a number of files for that of previews, and the first step for the last."""
+    folder = layout.previews_folder("digits")
+    for step in (800, 90):
+        files = {"sheet": write_file(store, folder, previews.stem_of(step), ".png", b"a picture")}
+        commit(store, folder, files, {"step": step}, name=previews.name_of(step))
+    line = f"previews   2, the last of step 800: {store.uri_of(folder)}"
+    assert line in show_run(store, "digits").splitlines()
 
 
 def test_what_differs_is_compared_and_nothing_else(store):

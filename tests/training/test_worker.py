@@ -27,6 +27,7 @@ class FakeTracker:
 
     def __init__(self):
         self.points, self.delivered, self.closed = [], [], None
+        self.num_previews = 0
 
     def begin(self):
         pass
@@ -36,6 +37,9 @@ class FakeTracker:
 
     def log_points(self, points):
         self.points += points
+
+    def log_previews(self):
+        self.num_previews += 1
 
     def __enter__(self):
         return self
