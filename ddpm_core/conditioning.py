@@ -14,7 +14,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_core.errors import DataError
+from ddpm_core.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of the images of a batch.
+
+    Raises:
+        ConfigError: if the mask does not fit the values.
+    """
+
+    values: Tensor
+    """(b, c, h, w) images in [-1, 1]; where they are not known, anything"""
+    mask: Tensor
+    """bool, True where they are known; broadcast to `values`"""
+
+    def __post_init__(self) -> None:
+        try:
+            self.mask.broadcast_to(self.values.shape)
+        except RuntimeError:
+            raise ConfigError(
+                f"the mask is shaped {tuple(self.mask.shape)} and the images "
+                f"{tuple(self.values.shape)}; give one truth value for each of their values, or "
+                "for each of one image or channel"
+            ) from None
+
+    def into(self, images: Tensor, values: Tensor | None = None) -> Tensor:
+        """Return the images with the known values in their places, or others given for them."""
+        values = self.values if values is None else values
+        return torch.where(self.mask, values.to(images.dtype), images)
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,9 @@ class Conditioning:
 
     label: Tensor | None = None
     """(b,) int64: the class, 0 ... num_classes - 1; num_classes is the null"""
+    known: Known | None = None
+    """the part of each image that is known, its mask (b, 1, h, w); a mask that is False everywhere
+    is the null. Guidance does not drop it, and no data set holds it: training draws it"""
 
     @property
     def parts(self) -> frozenset[str]:
@@ -92,6 +124,9 @@ class Conditioning:
 
 NOTHING = Conditioning()
 """of an unconditional network"""
+
+MEMBERS = frozenset({"label"})
+"""the parts that the images of a data set come with"""
 
 
 def cat(several: Sequence[Conditioning]) -> Conditioning:

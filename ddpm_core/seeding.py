@@ -23,6 +23,8 @@ Purpose = Literal[
     "noise",
     "flip",
     "drop.label",
+    "known",
+    "edit",
     "dropout",
     "sample_init",
     "sample_noise",

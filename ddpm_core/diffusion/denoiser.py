@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm_core.conditioning import NOTHING, Conditioning, cat
+from ddpm_core.conditioning import NOTHING, Conditioning, Known, cat
 from ddpm_core.diffusion.choices import OutputKind, Variance, require_end_known
 from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
@@ -90,12 +90,21 @@ class NetworkDenoiser:
 
         Args:
             conditioning: of each image of the batches it will be called with, or one row for all.
+                Without `known`, as much is known of them as before.
         """
+        if conditioning.known is None:
+            conditioning = replace(conditioning, known=self.conditioning.known)
         return replace(self, conditioning=conditioning)
 
+    def knowing(self, known: Known) -> "NetworkDenoiser":
+        """Return the denoiser of images of which this is known, if its network is given that."""
+        if self.conditioning.known is None:
+            return self
+        return replace(self, conditioning=replace(self.conditioning, known=known))
+
     def given_nothing(self) -> "NetworkDenoiser":
-        """Return the denoiser of images of which nothing is said."""
-        return self.given(self.null)
+        """Return the denoiser of images of which nothing is said, but what is known of them."""
+        return self.given(replace(self.null, known=None))
 
     def predict(self, x_t: Images, t: Times) -> Prediction:
         """Return what the network predicts: one call.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.cluster import GetDevice
+from ddpm_core.conditioning import MEMBERS
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError, DataError
@@ -173,7 +174,7 @@ class EvaluationContext:
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
         """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""
         numbers = np.arange(start, stop)
-        accepts, num_classes = self.denoiser.null.parts, self.config.num_classes
+        accepts, num_classes = self.denoiser.null.parts & MEMBERS, self.config.num_classes
         given = conditioning_of(images, numbers, accepts, num_classes=num_classes)
         return self.denoiser.given(given.to(self.device))
 

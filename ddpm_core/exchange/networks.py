@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
+from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import dit_config, unet_config
 from ddpm_core.exchange.keys import Described
 from ddpm_core.models import dit_interop, interop
@@ -46,6 +47,11 @@ def write_network(config: RunConfig) -> Written:
     Raises:
         ConfigError: diffusers has no such network.
     """
+    if config.model.known:
+        raise ConfigError(
+            "model.known=true: no pipeline of diffusers gives a network on pixels the known part "
+            "of an image and its mask; such a network cannot be written for diffusers"
+        )
     match config.model:
         case UNetConfig() as model:
             values = unet_config.write_unet_config(config, model)

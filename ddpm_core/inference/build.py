@@ -38,6 +38,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 dropout=model.dropout,
                 num_groups=model.num_groups,
                 num_classes=config.num_classes,
+                takes_known=model.known,
                 generator=generator,
             )
         case DiTConfig() as model:
@@ -50,6 +51,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_layers=model.num_layers,
                 num_heads=model.num_heads,
                 num_classes=config.num_classes,
+                takes_known=model.known,
                 generator=generator,
             )
 
@@ -119,6 +121,7 @@ def build_denoiser(
         build_schedule(config),
         prediction=diffusion.prediction,
         variance=diffusion.variance,
+        conditioning=Conditioning(known=null.known),
         null=null,
     )
 

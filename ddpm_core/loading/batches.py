@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,8 @@ def conditioning_of(
     require_members(images.members, accepts, of="the data set")
     if not accepts:
         return NOTHING
-    given = Conditioning(**{name: images.member(name, numbers) for name in accepts})
+    parts: dict[str, Any] = {name: images.member(name, numbers) for name in accepts}
+    given = Conditioning(**parts)
     if (
         num_classes is not None
         and given.label is not None

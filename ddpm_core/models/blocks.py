@@ -8,13 +8,16 @@ Source: Ho et al. 2020, arXiv:2006.11239, appendix B.
 """
 
 import math
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
+
+Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear | None)
 
 NORM_EPS = 1e-6
 NEAR_ZERO = 1e-5
@@ -33,9 +36,10 @@ class Conv(nn.Conv2d):
         stride: int = 1,
         padding: int | None = None,
         gain: float = 1.0,
+        bias: bool = True,
     ) -> None:
         padding = kernel_size // 2 if padding is None else padding
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.gain = gain
 
     def reset_parameters(self) -> None:
@@ -45,8 +49,10 @@ class Conv(nn.Conv2d):
 class Linear(nn.Linear):
     """A linear layer whose weights `initialise` draws."""
 
-    def __init__(self, in_features: int, out_features: int, *, gain: float = 1.0) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(
+        self, in_features: int, out_features: int, *, gain: float = 1.0, bias: bool = True
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias)
         self.gain = gain
 
     def reset_parameters(self) -> None:
@@ -60,9 +66,33 @@ class Table(nn.Embedding):
         """Left to `initialise`: here there is no generator."""
 
 
-def null_of(num_classes: int | None) -> Conditioning:
-    """Return the conditioning of one image that says nothing, of a network of so many classes."""
-    return NOTHING if num_classes is None else Conditioning(label=torch.tensor([num_classes]))
+def null_of(num_classes: int | None, *, known_channels: int | None = None) -> Conditioning:
+    """Return the conditioning of one image that says nothing.
+
+    Args:
+        num_classes: whose labels the network takes; None: it takes none.
+        known_channels: of the images of which it takes the known part; None: it takes none.
+    """
+    label = None if num_classes is None else torch.tensor([num_classes])
+    if known_channels is None:
+        return NOTHING if label is None else Conditioning(label=label)
+    nothing = torch.zeros(1, known_channels, 1, 1)
+    return Conditioning(label=label, known=Known(nothing, nothing[:, :1] > 0))
+
+
+def known_channels_of(known: Known, like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+    """Return what a network is given of the known part: the images, 0 where they are not known, and
+    the mask, 1 where they are.
+
+    Args:
+        known: of each image.
+        like: x_t, whose size and dtype the result has.
+
+    Source: Nichol et al. 2021, arXiv:2112.10741, section 3.2; in this order and sign in its code.
+    """
+    mask = known.mask.expand(len(like), 1, *like.shape[2:])
+    values = known.values.to(like.dtype).expand_as(like)
+    return torch.cat([values.where(mask, 0), mask.to(like.dtype)], dim=1)
 
 
 @torch.no_grad()
@@ -84,6 +114,17 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
         layer.weight.copy_(weight.uniform_(-bound, bound, generator=generator))
         if layer.bias is not None:
             layer.bias.zero_()
+
+
+@torch.no_grad()
+def begun_at_zero(layer: Layer) -> Layer:
+    """Return a layer without bias, if there is one, with all weights 0: what it adds is 0.
+
+    Its weights are not drawn, so that a seed gives all others what it gives without this layer.
+    """
+    if layer is not None:
+        layer.weight.zero_()
+    return layer
 
 
 def timestep_embedding(t: Real[Tensor, " b"], num_channels: int) -> Float[Tensor, "b c"]:

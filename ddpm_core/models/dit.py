@@ -21,7 +21,9 @@ from ddpm_core.models.blocks import (
     NORM_EPS,
     Linear,
     Table,
+    begun_at_zero,
     initialise,
+    known_channels_of,
     null_of,
     timestep_embedding,
 )
@@ -151,6 +153,7 @@ class DiT(nn.Module):
         num_layers: blocks.
         num_heads: heads of every attention.
         num_classes: as of `UNet`.
+        takes_known: as of `UNet`.
         generator: CPU generator from which the initial weights are drawn.
 
     Raises:
@@ -170,10 +173,11 @@ class DiT(nn.Module):
         num_layers: int,
         num_heads: int,
         num_classes: int | None = None,
+        takes_known: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.null = null_of(num_classes)
+        self.null = null_of(num_classes, known_channels=in_channels if takes_known else None)
         """of one image: the value of each part that says nothing"""
         self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
@@ -191,6 +195,10 @@ class DiT(nn.Module):
         self.patch_out = Linear(hidden_size, out_channels * area, gain=0.0)
         initialise(self, generator)
         self._begin_embedding(generator)
+        # Further channels of `patch_in`, apart as in `UNet`.
+        known_area = (in_channels + 1) * area
+        further = Linear(known_area, hidden_size, bias=False) if takes_known else None
+        self.patch_known = begun_at_zero(further)
 
     @torch.no_grad()
     def _begin_embedding(self, generator: torch.Generator) -> None:
@@ -229,6 +237,9 @@ class DiT(nn.Module):
             embedding = embedding + self.class_embed(conditioning.label)
         embedding = F.silu(embedding)
         x = self.patch_in(patchify(x_t, self.patch_size)) + self.positions
+        if self.patch_known is not None and conditioning.known is not None:
+            known = known_channels_of(conditioning.known, x_t)
+            x = x + self.patch_known(patchify(known, self.patch_size))
         for block in self.blocks:
             x = block(x, embedding)
         shift, scale = self.modulation_out(embedding).chunk(2, 1)

@@ -29,7 +29,9 @@ from ddpm_core.models.blocks import (
     Table,
     TimeEmbedding,
     Upsample,
+    begun_at_zero,
     initialise,
+    known_channels_of,
     null_of,
 )
 
@@ -145,6 +147,8 @@ class UNet(nn.Module):
         num_groups: groups of each normalisation; divides every number of channels.
         num_classes: labels that it takes, 0 ... num_classes - 1, beside the null, which is
             num_classes; None: it takes no label.
+        takes_known: whether it takes what is known of the images. The weights of that begin at 0,
+            so that it begins as the exact network without, and all others have the same names.
         generator: CPU generator from which the initial weights are drawn.
 
     Raises:
@@ -164,10 +168,11 @@ class UNet(nn.Module):
         dropout: float,
         num_groups: int,
         num_classes: int | None = None,
+        takes_known: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.null = null_of(num_classes)
+        self.null = null_of(num_classes, known_channels=in_channels if takes_known else None)
         """of one image: the value of each part that says nothing"""
         self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
@@ -206,6 +211,9 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(num_groups, widths[0], eps=NORM_EPS)
         self.conv_out = Conv(widths[0], out_channels, 3, gain=NEAR_ZERO)
         initialise(self, generator)
+        # Further input channels of `conv_in`, but apart: the sums over the others keep their bits.
+        further = Conv(in_channels + 1, base_channels, 3, bias=False) if takes_known else None
+        self.conv_known = begun_at_zero(further)
 
     @property
     def last(self) -> nn.Module:
@@ -235,6 +243,8 @@ class UNet(nn.Module):
         rows = None if self.class_embed is None else self.class_embed(conditioning.label)
         embedding = self.time_embed(t, rows)
         h = self.conv_in(x_t)
+        if self.conv_known is not None and conditioning.known is not None:
+            h = h + self.conv_known(known_channels_of(conditioning.known, x_t))
         skips = [h]
         for stage in self.down:
             h = stage(h, embedding, skips)

@@ -4,11 +4,13 @@ Every number drawn is keyed by (seed, step, position in the global batch). A ran
 of the batch; how many ranks there are changes rounding, the dropout masks, and nothing else.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import MEMBERS, NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
 from ddpm_core.diffusion.process import q_sample
@@ -18,6 +20,7 @@ from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser, learning_rate
 from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.regions import known_regions
 from ddpm_core.training.trainee import ADAM, Average, Trainee
 
 NUM_QUARTILES = 4
@@ -41,7 +44,7 @@ class Denoising:
         on_cpu = self._device.type == "cpu"
         self._layout = torch.channels_last if on_cpu else torch.contiguous_format
         self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
-        self.accepts = self.network.accepts
+        self.accepts = self.network.accepts & MEMBERS
         self._null = self.network.null.to(self._device)
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
@@ -61,6 +64,7 @@ class Denoising:
         self._timesteps_key = seeding.key(seed, "timesteps")
         self._noise_key = seeding.key(seed, "noise")
         self._drop_key = seeding.key(seed, "drop.label")
+        self._known_key = seeding.key(seed, "known")
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
 
     def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
@@ -84,7 +88,11 @@ class Denoising:
         if self._has_dropout:
             seeding.seed_dropout(train.seed, step, self._parallel.rank, self._device)
 
-        losses = self._losses(x_0, t, eps, self._dropped(step, conditioning.to(self._device)))
+        given = self._dropped(step, conditioning.to(self._device))
+        if "known" in self.network.accepts:
+            mask = known_regions(self._known_key, step, self._positions, x_0)
+            given = replace(given, known=Known(x_0, mask))
+        losses = self._losses(x_0, t, eps, given)
         self._parallel.backward(losses.mean(), self._params)
         rate = learning_rate(step, train.learning_rate, train.warmup_steps)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)

@@ -81,7 +81,7 @@ def test_a_section_given_whole_keeps_the_labels(tmp_path, caplog):
     listed = re.findall(r"(model\.\w+)=", line.partition(": not given")[2].partition(";")[0])
     # What the line does not list is given or kept.
     assert {key.removeprefix("model.") for key in listed} == (
-        DiTConfig.model_fields.keys() - {"kind", "conditioning", "num_classes"}
+        DiTConfig.model_fields.keys() - {"kind", "conditioning", "num_classes", "known"}
     )
 
 
@@ -196,7 +196,11 @@ def test_a_file_is_refused_in_the_same_words(model, part):
 def test_every_key_of_a_kind_counts_and_that_fingerprint_stays():
     """Catches: two transformers in one folder, and one that a later version does not find again."""
     experiment = identity.experiment(small())
-    assert set(experiment["model"]) == set(DiTConfig.model_fields) - {"conditioning", "num_classes"}
+    assert set(experiment["model"]) == set(DiTConfig.model_fields) - {
+        "conditioning",
+        "num_classes",
+        "known",
+    }
     assert fingerprint(experiment)[:16] == "6dc876207148bb74"
     assert fingerprint(identity.samples(small(), identity.PRESENT)) != fingerprint(
         identity.samples(digits(), identity.PRESENT)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
 from ddpm_core.diffusion.denoiser import NetworkDenoiser, predict_each
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.wrappers.respacing import respaced
@@ -107,3 +107,17 @@ def test_other_networks_and_other_meanings_are_called_one_by_one():
         found = predict_each([chain, other], X_T, T)
         assert torch.equal(found[0].x_0, chain.predict(X_T, T).x_0)
         assert torch.equal(found[1].x_0, other.predict(X_T, T).x_0)
+
+
+def test_what_is_known_stays_with_other_labels_and_with_none():
+    """Catches guidance that drops what is known, and a network without a mask that is given one."""
+    nothing = Conditioning(known=Known(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1).bool()))
+    null = Conditioning(label=NULL.label, known=nothing.known)
+    bare = NetworkDenoiser(Labelled(), SHORT, conditioning=nothing, null=null)
+    known = Known(X_T, torch.ones(3, 1, 2, 2, dtype=torch.bool))
+    assert bare.given(LABELS).conditioning.known is nothing.known
+    assert bare.knowing(known).given(LABELS).conditioning.known is known
+    said = bare.knowing(known).given_nothing().conditioning
+    assert said.known is known
+    assert torch.equal(said.label, NULL.label)
+    assert denoiser_of(Labelled()).knowing(known).conditioning is NOTHING

@@ -223,6 +223,8 @@ def test_what_diffusers_or_the_original_has_not_is_refused(tmp_path):
     """Catches: an image that diffusers takes for a square; a traceback of a transformer's keys."""
     with pytest.raises(ConfigError, match="8x16: a DiTTransformer2DModel is for square ones"):
         write_network(of_transformer(**{"data.width": 16}))
+    with pytest.raises(ConfigError, match="no pipeline of diffusers gives a network on pixels the"):
+        write_network(digits().replaced({"model.known": True}))
     source, changes = str(tmp_path / "weights.npz"), {"model.kind": "dit"}
     with pytest.raises(ConfigError, match=r"model\.kind=dit: the original's variables"):
         read_weights(source, "digits", root=str(tmp_path), run="x", changes=changes)

@@ -68,5 +68,6 @@ class DiTConfig(NetworkConfig):
         d, area = self.hidden_size, self.patch_size**2
         outside = linear(area * in_channels, d) + linear(256, d) + linear(d, d)
         outside += linear(d, 2 * d) + linear(d, area * out_channels)
+        outside += area * (in_channels + 1) * d if self.known else 0
         attention, layers = linear(d, 3 * d) + linear(d, d), linear(d, 4 * d) + linear(4 * d, d)
         return outside + self.num_layers * (linear(d, 6 * d) + attention + layers)

@@ -17,6 +17,9 @@ class NetworkConfig(Section):
     num_classes: int | None = Field(None, ge=2, le=2**16)
     """of conditioning=label: classes of the data set; null for data sets whose number is known,
     needed for collections of image files"""
+    known: bool = False
+    """whether the network is given, beside x_t, the part of each image that is known, and a mask of
+    it: for inpainting. Training erases random regions"""
 
     @model_validator(mode="after")
     def _classes_belong_to_labels(self) -> Self:

@@ -95,6 +95,7 @@ class UNetConfig(NetworkConfig):
         attends = [height // 2**level in self.attention_resolutions for level in range(len(widths))]
         total = linear(base, embedding) + linear(embedding, embedding)
         total += _conv(in_channels, base) + 2 * widths[0] + _conv(widths[0], out_channels)
+        total += 9 * (in_channels + 1) * base if self.known else 0
         total += 2 * _block(widths[-1], widths[-1], embedding) + _attention(widths[-1])
         for level, num_in, width in _blocks(base, widths, self.num_res_blocks):
             total += _block(num_in, width, embedding)

@@ -14,12 +14,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ancestral import OnStep, draw_previous
 from ddpm_core.diffusion.shapes import Images
-from ddpm_core.diffusion.wrappers.pinning import Known
 from ddpm_core.errors import ConfigError
 
 

@@ -10,45 +10,11 @@ Nichol et al. 2021, arXiv:2112.10741, section 3.2 (the known part of the predict
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import Path
 from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.shapes import Images, Times
-from ddpm_core.errors import ConfigError
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """What is known of the images of a batch.
-
-    Raises:
-        ConfigError: if the mask does not fit the values.
-    """
-
-    values: Images
-    """images in [-1, 1]; where they are not known, anything"""
-    mask: Bool[Tensor, "..."]
-    """True where they are known; broadcast to `values`"""
-
-    def __post_init__(self) -> None:
-        try:
-            where = self.mask.broadcast_to(self.values.shape)
-        except RuntimeError:
-            raise ConfigError(
-                f"the mask is shaped {tuple(self.mask.shape)} and the images "
-                f"{tuple(self.values.shape)}; give one truth value for each of their values, or "
-                "for each of one image or channel"
-            ) from None
-        object.__setattr__(self, "mask", where)
-
-    def into(self, images: Images, values: Images | None = None) -> Images:
-        """Return the images with the known values in their places, or others given for them."""
-        values = self.values if values is None else values
-        return torch.where(self.mask, values.to(images.dtype), images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,4 +39,5 @@ class Pinned:
     def predict(self, x_t: Images, t: Times) -> Prediction:
         """Return the prediction with the known image in its place."""
         said = self.denoiser.predict(x_t, t)
-        return said.with_x_0(self.known.into(said.x_0), certain=self.known.mask)
+        certain = self.known.mask.broadcast_to(x_t.shape)
+        return said.with_x_0(self.known.into(said.x_0), certain=certain)

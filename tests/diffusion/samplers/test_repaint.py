@@ -6,12 +6,12 @@ import diffusers
 import pytest
 import torch
 
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.repaint import repaint_sample, resampling_levels
-from ddpm_core.diffusion.wrappers.pinning import Known
 from ddpm_core.errors import ConfigError
 from tests.diffusion.analytic import correlated, row
 from tests.diffusion.chains import normal

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.integrate import FixedStep
@@ -31,7 +32,7 @@ from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
 from ddpm_core.diffusion.wrappers.classifier_guidance import ClassifierGuided
 from ddpm_core.diffusion.wrappers.guidance import Guided, Interval
-from ddpm_core.diffusion.wrappers.pinning import Known, Pinned
+from ddpm_core.diffusion.wrappers.pinning import Pinned
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.shortened import shortened
 from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold, StaticThreshold

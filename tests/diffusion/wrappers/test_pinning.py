@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.wrappers.guidance import Guided
-from ddpm_core.diffusion.wrappers.pinning import Known, Pinned
+from ddpm_core.diffusion.wrappers.pinning import Pinned
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.thresholding import StaticThreshold
 from ddpm_core.errors import ConfigError
