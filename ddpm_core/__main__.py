@@ -24,6 +24,7 @@ from ddpm_core.cli import (
     parse_overrides,
 )
 from ddpm_core.config import RunConfig
+from ddpm_core.edit_command import add_parser, run_edit_command
 from ddpm_core.errors import CheckpointError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
@@ -53,6 +54,7 @@ examples:
   python -m ddpm_core runs list
   python -m ddpm_core export-samples runs/runs/short ./pictures
   python -m ddpm_core average short@500 --sigma-rel 0.12
+  python -m ddpm_core edit short --image photos/ --mask mask.png --variants 4
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
 exit codes:
@@ -76,6 +78,8 @@ def _act(options: argparse.Namespace) -> None:
             _import_weights(options)
         case "export-weights":
             _export_weights(options)
+        case "edit":
+            run_edit_command(options)
         case "runs" | "export-samples" | "doctor" | "average":
             run_command(options)
         case _:
@@ -215,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verifying.add_argument("--root", metavar="URI", help="where a run named by its name lies")
     _add_exchanges(stages)
+    add_parser(stages)
     add_parsers(stages)
     return parser
 

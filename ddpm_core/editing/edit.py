@@ -1,0 +1,230 @@
+"""The command `edit`: images of a user, made anew by a trained model in part or from a depth.
+
+All that can be refused is refused before the network is loaded.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.editing import outputs
+from ddpm_core.editing.inputs import Inputs, read_inputs
+from ddpm_core.editing.method import edit_images
+from ddpm_core.editing.request import Request
+from ddpm_core.images import png
+from ddpm_core.images.names import bytes_of
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.progress import Progress
+from ddpm_core.runs import chosen
+from ddpm_core.runs.weights import Weights
+from ddpm_core.sampling.draw import to_levels
+from ddpm_core.sampling.plan import conditioned, plan_of
+from ddpm_core.sampling.sampler import describe
+from ddpm_core.shards.classes import labelled_classes
+from ddpm_core.store.storage import Store
+
+
+def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> list[str]:
+    """Edit the images of a request, write them, and return their keys in `out`.
+
+    Args:
+        store: the root of the run.
+        config: of the run.
+        request: what to do.
+        out: where to write.
+
+    Raises:
+        PipelineError: before anything is written, what cannot be done.
+    """
+    work = prepare(store, config, request, out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = work.weights
+    denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
+    total, shape = len(work.jobs), work.inputs.levels.shape[1:]
+    count = request.variants
+    after = np.empty((len(work.keys), count, *shape), work.inputs.levels.dtype)
+    Progress("edit", 0, total, "images", weights.said).show()
+    for start in range(0, total, request.batch_size):
+        jobs = work.jobs[start : start + request.batch_size]
+        edited = _edited(denoiser, work, jobs, device)
+        for (image, variant), levels in zip(jobs, edited, strict=True):
+            after[image, variant] = levels
+            key = work.keys[image][variant]
+            _write(out, key, png.encode(levels), overwrite=request.overwrite)
+        Progress("edit", start + len(jobs), total, "images").show()
+    for key, content in ((work.sheet_key, _sheet(work, after)), (work.record_key, work.record)):
+        _write(out, key, content, overwrite=request.overwrite)
+    return [*work.all_keys]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request that can be done."""
+
+    config: RunConfig
+    request: Request
+    weights: Weights
+    inputs: Inputs
+    labels: tuple[int, ...]
+    """of the images, in turn; empty: of nothing"""
+    keys: list[list[str]]
+    """of each image and variant"""
+
+    @property
+    def jobs(self) -> list[tuple[int, int]]:
+        """(number of the image, variant) of each result."""
+        return [
+            (image, variant)
+            for image in range(len(self.keys))
+            for variant in range(self.request.variants)
+        ]
+
+    @property
+    def sheet_key(self) -> str:
+        """Of the sheet."""
+        return f"sheet-{self.request.what(self.config)}.png"
+
+    @property
+    def record_key(self) -> str:
+        """Of what is said of all."""
+        return f"edit-{self.request.what(self.config)}.json"
+
+    @property
+    def all_keys(self) -> list[str]:
+        """All that is written."""
+        return [*(key for keys in self.keys for key in keys), self.sheet_key, self.record_key]
+
+    @property
+    def record(self) -> bytes:
+        """What the results are made of."""
+        config, request = self.config, self.request
+        about: dict[str, Any] = {
+            "weights": {"name": self.weights.name, "sha256": self.weights.sha256},
+            "sampler": describe(config.sample, config.diffusion.num_timesteps),
+            **request.method.about(config.sample, config.diffusion.num_timesteps),
+            "batch_size": request.batch_size,
+        }
+        if request.margins is not None:
+            about["extend"] = request.margins.words
+        if self.labels:
+            about |= {"guidance_scale": config.sample.guidance_scale}
+        rows = []
+        for number, file in enumerate(self.inputs.files):
+            row: dict[str, Any] = {"name": file.name, "sha256": self.inputs.sha256[number]}
+            if self.inputs.masks:
+                row["mask"] = self.inputs.masks[number]
+            if self.labels:
+                row["label"] = self.labels[number % len(self.labels)]
+            rows.append({**row, "results": self.keys[number]})
+        return outputs.record_of({**about, "images": rows})
+
+
+def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Work:
+    """Check all that a request needs; writes nothing.
+
+    Raises:
+        PipelineError: what cannot be done.
+    """
+    request.require_possible(config)
+    labels: tuple[int, ...] = ()
+    if config.num_classes is not None and isinstance(config.sample.labels, tuple):
+        labels = plan_of(config, labelled_classes(store, config)).in_turn
+    weights = chosen.require(store, config)
+    chosen.require_files(store, weights)
+    inputs = read_inputs(request, config)
+    names, stems = [one.name for one in inputs.files], [one.stem for one in inputs.files]
+    keys = outputs.keys_of(names, stems, request.what(config), request.variants)
+    work = Work(config, request, weights, inputs, labels, keys)
+    if not request.overwrite:
+        outputs.refuse_present(out, work.all_keys)
+    out.require_writable()
+    return work
+
+
+def position_of(name: str, variant: int) -> int:
+    """Return the number by which the noise of a variant of an image is keyed, below 2**63."""
+    digest = hashlib.sha256(bytes_of(name) + b"\0" + str(variant).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _edited(
+    denoiser: NetworkDenoiser,
+    work: Work,
+    jobs: Sequence[tuple[int, int]],
+    device: torch.device,
+) -> Iterator[NDArray[Any]]:
+    """Yield the results of one batch."""
+    config, inputs = work.config, work.inputs
+    # Always a whole batch, since rounding depends on it.
+    filled = [jobs[number % len(jobs)] for number in range(work.request.batch_size)]
+    numbers = [image for image, _ in filled]
+    positions = [position_of(inputs.files[image].name, variant) for image, variant in filled]
+    half = (config.data.num_levels - 1) / 2
+    levels = torch.from_numpy(inputs.levels[numbers].astype(np.int64)).permute(0, 3, 1, 2)
+    images = (levels.to(device).float() / half - 1).contiguous()
+    known = None
+    if inputs.known is not None:
+        known = Known(images, torch.from_numpy(inputs.known[numbers]).to(device)[:, None])
+        denoiser = denoiser.knowing(known)
+    x_0 = edit_images(
+        _of_labels(denoiser, work, numbers, device),
+        images,
+        known,
+        torch.tensor(positions, device=device),
+        method=work.request.method,
+        sample=config.sample,
+        seed=config.sample.seed,
+    )
+    made = to_levels(x_0, config.data.num_levels).cpu().numpy()[: len(jobs)]
+    for (image, _), one in zip(jobs, made, strict=True):
+        if inputs.known is None:
+            yield one
+        else:
+            yield np.where(inputs.known[image][..., None], inputs.levels[image], one)
+
+
+def _of_labels(
+    denoiser: NetworkDenoiser, work: Work, numbers: Sequence[int], device: torch.device
+) -> Denoiser:
+    """Return the denoiser of the labels of these images; of nothing where none are given."""
+    if work.config.num_classes is None:
+        return conditioned(denoiser, NOTHING, 1.0)
+    if not work.labels:
+        return denoiser.given_nothing()
+    labels = [work.labels[number % len(work.labels)] for number in numbers]
+    given = Conditioning(label=torch.tensor(labels, device=device))
+    return conditioned(denoiser, given, work.config.sample.guidance_scale)
+
+
+def _sheet(work: Work, after: NDArray[Any]) -> bytes:
+    inputs, shown = work.inputs, slice(0, outputs.MAX_SHOWN)
+    more = len(inputs.files) - outputs.MAX_SHOWN
+    title = f"{work.weights.name}: {work.request.what(work.config)}"
+    return outputs.sheet_of(
+        title + (f", the first {outputs.MAX_SHOWN} of {len(inputs.files)}" if more > 0 else ""),
+        [file.name for file in inputs.files[shown]],
+        _of_8_bits(inputs.levels[shown]),
+        None if inputs.known is None else inputs.known[shown],
+        _of_8_bits(after[shown]),
+    )
+
+
+def _of_8_bits(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    if levels.dtype == np.uint8:
+        return levels
+    return (levels // 257).astype(np.uint8)
+
+
+def _write(out: Store, key: str, content: bytes, *, overwrite: bool) -> None:
+    if overwrite:
+        out.write(key, content)
+    else:
+        out.create(key, content)

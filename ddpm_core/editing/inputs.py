@@ -1,0 +1,86 @@
+"""The images and masks of a request, read, checked, and brought to the model's canvas."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.config import RunConfig
+from ddpm_core.editing.canvas import Canvas, Margins
+from ddpm_core.editing.files import ImageFile, ImageFiles, find_images
+from ddpm_core.editing.request import Request
+from ddpm_core.errors import DataError
+from ddpm_core.images.names import quoted
+
+_MAX_BYTES = 2**31
+"""of all images in the model's size, which are held in memory"""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a request on the model's canvas, and what is known of them."""
+
+    files: tuple[ImageFile, ...]
+    """without their contents"""
+    sha256: tuple[str, ...]
+    masks: tuple[str, ...]
+    """their names; empty: there are none"""
+    levels: NDArray[Any]
+    """(n, h, w, c)"""
+    known: NDArray[np.bool_] | None
+    """(n, h, w); None: no pixel is kept as it is"""
+
+
+def read_inputs(request: Request, config: RunConfig) -> Inputs:
+    """Read and check all images and masks.
+
+    Raises:
+        ConfigError, DataError, StorageError: one of them cannot be used.
+    """
+    canvas = Canvas(config.data, Margins() if request.margins is None else request.margins)
+    images = find_images(request.images, option="--image")
+    masks = None if request.masks is None else find_images(request.masks, option="--mask")
+    height, width = config.data.height, config.data.width
+    image_bytes = height * width * config.data.channels * config.data.depth // 8
+    if len(images.entries) * image_bytes > _MAX_BYTES:
+        raise DataError(
+            f"--image {request.images}: {len(images.entries)} images of {width}x{height} are more "
+            f"than the {_MAX_BYTES // 2**30} GiB that are held at once; edit a part of them"
+        )
+    files, sha256, names, levels, known = [], [], [], [], []
+    for entry in images.entries:
+        file = images.read(entry)
+        levels.append(canvas.place(file))
+        if request.is_inpainting:
+            mask = None if masks is None else _mask_of(masks, file)
+            known.append(canvas.known(mask, file))
+            names += [] if mask is None else [mask.name]
+        files.append(ImageFile(file.name, b"", file.origin))
+        sha256.append(hashlib.sha256(file.content).hexdigest())
+    return Inputs(
+        tuple(files),
+        tuple(sha256),
+        tuple(names),
+        np.stack(levels),
+        np.stack(known) if request.is_inpainting else None,
+    )
+
+
+def _mask_of(masks: ImageFiles, image: ImageFile) -> ImageFile:
+    """Return the one mask, or that of the image's name: with its ending, or with another."""
+    if not masks.is_folder:
+        return masks.read(masks.entries[0])
+    same = [one for one in masks.entries if one.name == image.name]
+    same = same or [
+        one for one in masks.entries if str(PurePosixPath(one.name).with_suffix("")) == image.stem
+    ]
+    if len(same) != 1:
+        number = "no mask" if not same else f"{len(same)} masks"
+        raise DataError(
+            f"{masks.container.uri} has {number} for {quoted(image.name)}; give one of its name, "
+            "or one mask for all images"
+        )
+    return masks.read(same[0])

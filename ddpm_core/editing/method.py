@@ -1,0 +1,164 @@
+"""How an image is edited: from which noise, and around which known pixels.
+
+Source: Meng et al. 2022, arXiv:2108.01073 (SDEdit: from a depth); Lugmayr et al. 2022,
+arXiv:2201.09865 (RePaint); and of what is replaced at each step `diffusion.wrappers.pinning`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ddpm_core import seeding
+from ddpm_core.conditioning import Known
+from ddpm_core.config import RunConfig, SampleConfig
+from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.paths.path import chain_of
+from ddpm_core.diffusion.paths.spacing import choose_timesteps
+from ddpm_core.diffusion.samplers.repaint import repaint_sample
+from ddpm_core.diffusion.wrappers.pinning import Pinned
+from ddpm_core.diffusion.wrappers.respacing import respaced
+from ddpm_core.diffusion.wrappers.shortened import shortened, start_of
+from ddpm_core.errors import ConfigError
+from ddpm_core.sampling.sampler import Noise, num_steps_of, run_sampler
+
+Name = Literal["replacement", "repaint"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is done, beside the section `sample`."""
+
+    name: Name = "replacement"
+    """of what is known: its pixels replaced in each prediction, or RePaint"""
+    strength: float | None = None
+    """the depth from which the image is made anew, as a share of the path, in (0, 1]; None: from
+    noise alone"""
+    jump_length: int = 10
+    """of repaint, in steps"""
+    num_resamplings: int = 10
+    """of repaint"""
+
+    def require_possible(self, config: RunConfig) -> None:
+        """Refuse what goes with no such sampler or depth.
+
+        Raises:
+            ConfigError: saying which setting, and what to give.
+        """
+        sample, num_timesteps = config.sample, config.diffusion.num_timesteps
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ConfigError(
+                f"--strength {self.strength:g} must be above 0 and at most 1: the share of the way "
+                "to noise that the image goes back"
+            )
+        is_whole = num_steps_of(sample, num_timesteps) == num_timesteps
+        if self.strength is not None and sample.spacing == "leading" and not is_whole:
+            raise ConfigError(
+                "sample.spacing=leading leaves out the end of the path, where --strength begins; "
+                "give --set sample.spacing=trailing"
+            )
+        if self.name == "repaint":
+            if sample.sampler != "ancestral":
+                raise ConfigError(
+                    f"--method repaint takes ancestral steps, and sample.sampler={sample.sampler} "
+                    "takes others; give --set sample.sampler=ancestral, or --method replacement"
+                )
+            if min(self.jump_length, self.num_resamplings) < 1:
+                raise ConfigError(
+                    f"--jump {self.jump_length} and --resamplings {self.num_resamplings} must be "
+                    "at least 1"
+                )
+
+    def about(self, sample: SampleConfig, num_timesteps: int) -> dict[str, Any]:
+        """Return what a result says of it, as JSON values."""
+        said: dict[str, Any] = {"method": self.name}
+        if self.strength is not None:
+            depth = depth_of(self.strength, num_timesteps)
+            steps = num_steps_at(sample, num_timesteps, depth)
+            said |= {"strength": self.strength, "depth": depth, "steps_from_there": steps}
+        if self.name == "repaint":
+            said |= {"jump_length": self.jump_length, "num_resamplings": self.num_resamplings}
+        return said
+
+
+def depth_of(strength: float, num_timesteps: int) -> int:
+    """Return how many steps of the chain a share of it is: at least 2."""
+    return max(2, round(strength * num_timesteps))
+
+
+def num_steps_at(sample: SampleConfig, num_timesteps: int, depth: int) -> int:
+    """Return how many steps are taken from a depth on: as densely as over the whole chain."""
+    taken = num_steps_of(sample, num_timesteps)
+    return depth if taken == num_timesteps else max(2, round(taken * depth / num_timesteps))
+
+
+@torch.inference_mode()
+def edit_images(
+    denoiser: Denoiser,
+    images: Tensor,
+    known: Known | None,
+    positions: Tensor,
+    *,
+    method: Method,
+    sample: SampleConfig,
+    seed: int,
+) -> Tensor:
+    """Return images made anew: a function of image, mask, seed and position, of no batch.
+
+    Args:
+        denoiser: of these images, on the whole chain.
+        images: (b, c, h, w) in [-1, 1]; where they are not known, anything, but with a strength.
+        known: what is kept of them; None: nothing pixel by pixel.
+        positions: (b,) numbers by which the noise of each is keyed.
+        method: how.
+        sample: the sampler and its settings.
+        seed: of the noise.
+
+    Returns:
+        x_0 in the arithmetic of `sample`; where it is known, the known values exactly.
+    """
+    dtype = torch.float64 if sample.state == "float64" else torch.float32
+    shape = tuple(images.shape[1:])
+    start_key, key = seeding.key(seed, "edit", 0), seeding.key(seed, "edit", 1)
+
+    def noise(number: int) -> Tensor:
+        return seeding.normal(key, number, positions, shape, dtype=dtype)
+
+    state = seeding.normal(start_key, 0, positions, shape, dtype=dtype)
+    num_timesteps = chain_of(denoiser.path).num_timesteps
+    if method.strength is not None:
+        depth = depth_of(method.strength, num_timesteps)
+        steps = num_steps_at(sample, num_timesteps, depth)
+        sample = SampleConfig(**{**sample.model_dump(), "num_steps": steps})
+        denoiser = shortened(denoiser, depth)
+        start = start_of(denoiser, images.to(dtype), state)
+        state = start.heun_state if sample.sampler == "heun" else start.state
+    if known is not None and method.name == "repaint":
+        return _repaint(denoiser, state, known, noise, method, sample)
+    if known is None:
+        return run_sampler(denoiser, sample, state, noise)
+    return known.into(run_sampler(Pinned(denoiser, known), sample, state, noise))
+
+
+def _repaint(
+    denoiser: Denoiser,
+    state: Tensor,
+    known: Known,
+    noise: Noise,
+    method: Method,
+    sample: SampleConfig,
+) -> Tensor:
+    num_timesteps = chain_of(denoiser.path).num_timesteps
+    taken = num_steps_of(sample, num_timesteps)
+    if taken < num_timesteps:
+        denoiser = respaced(denoiser, choose_timesteps(sample.spacing, num_timesteps, taken))
+    return repaint_sample(
+        denoiser,
+        state,
+        known=Known(known.values.to(state.dtype), known.mask),
+        noise=noise,
+        jump_length=method.jump_length,
+        num_resamplings=method.num_resamplings,
+        clip_x_0=sample.clip_x_0,
+    )

@@ -1,0 +1,71 @@
+"""What a command line asks of `edit`: what of which images is made anew, and how."""
+
+from dataclasses import dataclass
+
+from ddpm_core.config import RunConfig
+from ddpm_core.editing.canvas import Margins
+from ddpm_core.editing.method import Method
+from ddpm_core.errors import ConfigError
+
+_PLAIN = Method()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks of `edit`, beside the run."""
+
+    images: str
+    out: str
+    masks: str | None = None
+    margins: Margins | None = None
+    method: Method = _PLAIN
+    variants: int = 1
+    batch_size: int = 4
+    """images through the network at once; a last batch is filled up, since rounding depends on
+    it"""
+    overwrite: bool = False
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether some pixels are known."""
+        return self.masks is not None or self.margins is not None
+
+    def require_possible(self, config: RunConfig) -> None:
+        """Refuse what does not go together, before any file is read.
+
+        Raises:
+            ConfigError: naming the option, and what to give.
+        """
+        if not self.is_inpainting and self.method.strength is None:
+            raise ConfigError(
+                "nothing says what to make anew; give --mask (white is made anew), --extend "
+                "left=8 and the like, or --strength between 0 and 1 for the whole image"
+            )
+        if self.margins is not None and self.method.strength is not None:
+            raise ConfigError(
+                "--extend and --strength do not go together: beside the image there is nothing "
+                "to begin from; leave one of them out"
+            )
+        if self.method.name == "repaint" and not self.is_inpainting:
+            raise ConfigError(
+                "--method repaint is for what is known of an image; give --mask or --extend with it"
+            )
+        for option, value in (("--variants", self.variants), ("--batch-size", self.batch_size)):
+            if not 1 <= value <= 2**16:
+                raise ConfigError(f"{option} {value} must be from 1 to {2**16}")
+        self.method.require_possible(config)
+
+    def what(self, config: RunConfig) -> str:
+        """Return what is done, as a part of the names of the files."""
+        words = [
+            "repainted"
+            if self.method.name == "repaint"
+            else "inpainted"
+            if self.masks is not None
+            else "extended"
+            if self.margins is not None
+            else "changed"
+        ]
+        if self.method.strength is not None:
+            words.append(f"strength{self.method.strength:g}")
+        return "-".join([*words, f"seed{config.sample.seed}"])
