@@ -78,6 +78,7 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "num_groups": num_groups,
         "conditioning": "none" if num_rows is None else "label",
         "num_classes": None if num_rows is None else num_rows - 1,
+        "known": False,
     }
     return Described(model, (channels, height, width), out_channels)
 
