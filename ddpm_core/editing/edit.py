@@ -4,6 +4,7 @@ All that can be refused is refused before the network is loaded.
 """
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from ddpm_core.conditioning import NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
 from ddpm_core.editing.method import edit_images
@@ -30,6 +32,8 @@ from ddpm_core.sampling.plan import conditioned, plan_of
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.shards.classes import labelled_classes
 from ddpm_core.store.storage import Store
+
+_SHOW_EVERY_S = 5.0
 
 
 def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> list[str]:
@@ -54,7 +58,7 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     Progress("edit", 0, total, "images", weights.said).show()
     for start in range(0, total, request.batch_size):
         jobs = work.jobs[start : start + request.batch_size]
-        edited = _edited(denoiser, work, jobs, device)
+        edited = _edited(denoiser, work, jobs, device, _Steps(start, total))
         for (image, variant), levels in zip(jobs, edited, strict=True):
             after[image, variant] = levels
             key = work.keys[image][variant]
@@ -149,6 +153,21 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     return work
 
 
+class _Steps:
+    """Shows now and then how many steps of a batch are taken, which may be minutes' work."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self._done, self._total, self._taken = done, total, 0
+        self._shown_s = time.monotonic()
+
+    def __call__(self, *_: object) -> None:
+        self._taken += 1
+        if (now := time.monotonic()) - self._shown_s >= _SHOW_EVERY_S:
+            self._shown_s = now
+            note = f"step {self._taken} of the next"
+            Progress("edit", self._done, self._total, "images", note).show()
+
+
 def position_of(name: str, variant: int) -> int:
     """Return the number by which the noise of a variant of an image is keyed, below 2**63."""
     digest = hashlib.sha256(bytes_of(name) + b"\0" + str(variant).encode()).digest()
@@ -160,6 +179,7 @@ def _edited(
     work: Work,
     jobs: Sequence[tuple[int, int]],
     device: torch.device,
+    on_step: OnStep,
 ) -> Iterator[NDArray[Any]]:
     """Yield the results of one batch."""
     config, inputs = work.config, work.inputs
@@ -182,6 +202,7 @@ def _edited(
         method=work.request.method,
         sample=config.sample,
         seed=config.sample.seed,
+        on_step=on_step,
     )
     made = to_levels(x_0, config.data.num_levels).cpu().numpy()[: len(jobs)]
     for (image, _), one in zip(jobs, made, strict=True):

@@ -16,6 +16,7 @@ from ddpm_core.config import RunConfig, SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
+from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.diffusion.samplers.repaint import repaint_sample
 from ddpm_core.diffusion.wrappers.pinning import Pinned
 from ddpm_core.diffusion.wrappers.respacing import respaced
@@ -103,6 +104,7 @@ def edit_images(
     method: Method,
     sample: SampleConfig,
     seed: int,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Return images made anew: a function of image, mask, seed and position, of no batch.
 
@@ -114,6 +116,7 @@ def edit_images(
         method: how.
         sample: the sampler and its settings.
         seed: of the noise.
+        on_step: called after each step, as by the samplers.
 
     Returns:
         x_0 in the arithmetic of `sample`; where it is known, the known values exactly.
@@ -135,10 +138,10 @@ def edit_images(
         start = start_of(denoiser, images.to(dtype), state)
         state = start.heun_state if sample.sampler == "heun" else start.state
     if known is not None and method.name == "repaint":
-        return _repaint(denoiser, state, known, noise, method, sample)
+        return _repaint(denoiser, state, known, noise, method, sample, on_step)
     if known is None:
-        return run_sampler(denoiser, sample, state, noise)
-    return known.into(run_sampler(Pinned(denoiser, known), sample, state, noise))
+        return run_sampler(denoiser, sample, state, noise, on_step)
+    return known.into(run_sampler(Pinned(denoiser, known), sample, state, noise, on_step))
 
 
 def _repaint(
@@ -148,6 +151,7 @@ def _repaint(
     noise: Noise,
     method: Method,
     sample: SampleConfig,
+    on_step: OnStep | None,
 ) -> Tensor:
     num_timesteps = chain_of(denoiser.path).num_timesteps
     taken = num_steps_of(sample, num_timesteps)
@@ -161,4 +165,5 @@ def _repaint(
         jump_length=method.jump_length,
         num_resamplings=method.num_resamplings,
         clip_x_0=sample.clip_x_0,
+        on_step=on_step,
     )

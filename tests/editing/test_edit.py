@@ -136,13 +136,15 @@ def test_two_images_of_one_name_are_refused(place, capsys):
     assert '"a.jpg" and "a.png" would both be written as a-changed' in capsys.readouterr().err
 
 
-def test_a_dry_run_names_the_files_and_writes_none(place, capsys):
-    """Catches a plan that is not what is done."""
+def test_a_dry_run_names_the_files_and_writes_none(place, capsys, monkeypatch):
+    """Catches a plan that is not what is done, and a batch of minutes without a sign of life."""
     words = ["--image", str(place / "my photos"), "--extend", "left=2", "--out", str(place / "out")]
     assert run(place, *words, "--dry-run") == 0
     planned = [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()[1:]]
     assert not (place / "out").exists()
+    monkeypatch.setattr(edit, "_SHOW_EVERY_S", 0.0)
     assert run(place, *words) == 0
+    assert "edit  0/3 images  step 21 of the next" in capsys.readouterr().out
     there = sorted(str(path) for path in (place / "out").rglob("*") if path.is_file())
     assert sorted(planned) == there
 
