@@ -16,7 +16,7 @@ from ddpm_core.errors import CheckpointError
 
 CLASS_ROWS = "class_embed.weight"
 """the learned row of each class, and last that of no class; added to the embedding of the time"""
-ADDED_LAYERS = ("class_embed.",)
+ADDED_LAYERS = ("class_embed.", "conv_known.", "patch_known.")
 """how the names of layers begin whose outputs are added to what a network without them computes"""
 _SHOWN = 5
 
