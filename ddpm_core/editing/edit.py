@@ -5,7 +5,7 @@ All that can be refused is refused before the network is loaded.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,8 +180,8 @@ def _edited(
     jobs: Sequence[tuple[int, int]],
     device: torch.device,
     on_step: OnStep,
-) -> Iterator[NDArray[Any]]:
-    """Yield the results of one batch."""
+) -> NDArray[Any]:
+    """Return the results of one batch, (jobs, h, w, c)."""
     config, inputs = work.config, work.inputs
     # Always a whole batch, since rounding depends on it.
     filled = [jobs[number % len(jobs)] for number in range(work.request.batch_size)]
@@ -204,12 +204,9 @@ def _edited(
         seed=config.sample.seed,
         on_step=on_step,
     )
-    made = to_levels(x_0, config.data.num_levels).cpu().numpy()[: len(jobs)]
-    for (image, _), one in zip(jobs, made, strict=True):
-        if inputs.known is None:
-            yield one
-        else:
-            yield np.where(inputs.known[image][..., None], inputs.levels[image], one)
+    # Where it is known x_0 is the image's own value, whose rounding is its level.
+    made: NDArray[Any] = to_levels(x_0, config.data.num_levels).cpu().numpy()
+    return made[: len(jobs)]
 
 
 def _of_labels(
