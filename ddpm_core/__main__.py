@@ -103,6 +103,10 @@ def _run_stage(options: argparse.Namespace) -> None:
     )
     if any_checks(found.missing, "features"):
         _check_ahead(store, config)
+    if found.missing and config.sample.guidance_interval is not None:
+        from ddpm_core.inference.build import require_guidance  # with it comes torch
+
+        require_guidance(config)
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)

@@ -15,7 +15,7 @@ from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.runs import chosen, results
-from ddpm_core.runs.reference import is_own
+from ddpm_core.runs.reference import is_own, keys_given
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.shards.classes import classes_text, labelled_classes, require_classes, require_labels
@@ -174,17 +174,25 @@ def _class_lines(config: RunConfig, seen: Glance) -> list[str]:
 
 
 def require_weights(store: Store, config: RunConfig, missing: Sequence[str]) -> None:
-    """Refuse weights that `sample.model` names and that will not be there when they are used.
+    """Refuse weights that a reference names and that will not be there when they are used.
 
     Raises:
         ConfigError, CheckpointError: saying which are there, or what to set.
     """
-    if config.sample.model is None or not any(STAGES[stage].uses_weights for stage in missing):
+    using = [stage for stage in missing if STAGES[stage].uses_weights]
+    is_trained_first = any(STAGES[stage].is_training for stage in missing)
+    keys = keys_given(config) if using else []
+    for key in keys:
+        if is_own(config, key) and is_trained_first:
+            chosen.require_reachable(store, config, key)
+            continue
+        with suppress(DamagedError):  # the stage that reads them says what is damaged
+            named = chosen.require_named(store, config, key)
+            if is_trained_first:
+                chosen.require_files(store, named)
+    if not keys or is_trained_first:
         return
-    if is_own(config) and any(STAGES[stage].is_training for stage in missing):
-        chosen.require_reachable(store, config)
-        return
-    with suppress(DamagedError):  # the stage that reads them says what is damaged
+    with suppress(DamagedError):
         weights = chosen.require(store, config)
         # Where units are there they may be all: the stage looks, and refuses what it cannot make.
         if not all(results.is_begun(store, config, weights, stage) for stage in missing):

@@ -4,6 +4,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from ddpm_core.config.model_ref import ModelRef
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, places
 from ddpm_core.runs.stages import STAGES
@@ -143,6 +144,13 @@ def _require_chain(store: Store, whole: Manifest, datasets: set[str], weights: S
         refusal = (
             f"it is of the weights {digest} of step {step}, which are no checkpoint of {whose}"
         )
+    if "guide" in body:
+        guide = ModelRef.parse(body["guide"])
+        if not _is_of(store, str(guide.run), guide.step, body["guide_sha256"]):
+            refusal = (
+                f"it was guided by the weights {body['guide_sha256']}, which are not those of "
+                f"{body['guide']}"
+            )
     if str(body.get("fingerprint", own))[: len(own)] != own:
         refusal = f"its fingerprint is {body['fingerprint']}, its folder is {own}"
     if refusal is not None:

@@ -16,7 +16,7 @@ from ddpm_core.config import RunConfig, identity
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
 from ddpm_core.runs import chosen, layout
-from ddpm_core.runs.reference import is_own
+from ddpm_core.runs.reference import given, is_own, keys_given
 from ddpm_core.runs.run import configure, refuse_training_imported
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.manifest import DamagedError, Manifest
@@ -60,9 +60,11 @@ def with_weights(
     Raises:
         PipelineError: they are not there.
     """
-    if is_own(config):
+    others = [key for key in keys_given(config) if not is_own(config, key)]
+    if not others:
         return overrides
-    return {**(overrides or {}), "sample.model": chosen.pinned(store, config).sample.model}
+    named = {key: chosen.require_named(store, config, key).pinned for key in others}
+    return {**(overrides or {}), **{f"sample.{key}": text for key, text in named.items()}}
 
 
 def parameters_of(config: RunConfig, store: Store, target: str) -> dict[str, Any]:
@@ -111,8 +113,8 @@ def job_prefix(store: Store, config: RunConfig, stage: str) -> str:
     if not sections:
         return prefix
     what = {name: identity.counted(name, getattr(config, name)) for name in sorted(sections)}
-    if STAGES[stage].uses_weights and config.sample.model is not None:
-        what["weights"] = {"model": config.sample.model}
+    if STAGES[stage].uses_weights and (keys := keys_given(config)):
+        what["weights"] = {key: given(config, key) for key in keys}
     return f"{prefix}-{fingerprint(what)[:6]}"
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from ddpm_core import cluster
 from ddpm_core.config import ComputeConfig
-from ddpm_core.runs import results
 from ddpm_core.sampling import stage, worker
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
@@ -20,9 +19,11 @@ from tests.own_cache import cache_folder
 from tests.sampling.tiny import (
     _sampled_root,
     _trained_root,
+    commit_earlier,
     files_of,
     one_thread,
     recording_tracker,
+    run_in_process,
     sampled,
     store,
 )
@@ -83,9 +84,21 @@ def make_dying_worker(payload, get_device):
 
 @pytest.mark.usefixtures("recording_tracker")
 def test_samples_are_the_same_from_one_worker_three_and_after_a_death(sampled, monkeypatch):
-    """Catches: noise that depends on the worker, units lost or doubled when a worker dies."""
+    """Catches: noise that depends on the worker, units lost or doubled when a worker dies, an actor
+    that is not guided by the earlier step, or only some of the way."""
     store, config = sampled
-    folder = results.samples_of(store, config).folder
+    commit_earlier(store, config, 5)
+    config = config.replaced(
+        {
+            "sample.guidance_by": "@5",
+            "sample.guidance_scale": 2.0,
+            "sample.guidance_interval": [0.3, 3],
+            "sample.threshold_percentile": 99,
+        }
+    )
+    with monkeypatch.context() as patch:
+        run_in_process(patch)
+        folder = stage.run_sample(store, config)
     expected = files_of(store, folder)  # made here, in the order of the units
     assert sum(name.endswith(".tar") for name in expected) == 4
 

@@ -74,7 +74,14 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "ema_warmup": False,
         "power_averages": (),
     },
-    "sample": {"labels": "balanced", "guidance_scale": 1.0},
+    "sample": {
+        "labels": "balanced",
+        "guidance_scale": 1.0,
+        "guidance_interval": None,
+        "guidance_rescale": 0.0,
+        "threshold_percentile": None,
+        "threshold_cap": None,
+    },
     "study": {"ddim_steps": ()},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its

@@ -113,15 +113,18 @@ class RunConfig(Section):
         return self
 
     def _refuse_knobs_of_labels(self) -> None:
-        knobs = (("train", "label_dropout"), ("sample", "labels"), ("sample", "guidance_scale"))
+        knobs = [("train", "label_dropout"), ("sample", "labels")]
+        if self.sample.guidance_by is None:  # whose reference needs no label
+            knobs.append(("sample", "guidance_scale"))
         for name, key in knobs:
             section = getattr(self, name)
             value = getattr(section, key)
             if value != type(section).model_fields[key].default:
+                other = " or sample.guidance_by" if key == "guidance_scale" else ""
                 raise ValueError(
-                    f"{name}.{key}={value} is a setting of model.conditioning=label, and the "
-                    f"network is given no label; leave {name}.{key} out, or set "
-                    "model.conditioning=label"
+                    f"{name}.{key}={value} is a setting of model.conditioning=label{other}, and "
+                    f"the network is given no label; leave {name}.{key} out, or set "
+                    f"model.conditioning=label{other}"
                 )
 
     @model_validator(mode="after")

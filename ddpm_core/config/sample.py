@@ -1,6 +1,7 @@
 """The section `sample`: how images are drawn."""
 
 import json
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -45,8 +46,24 @@ class SampleConfig(Section):
     as often as among the training images (training); or these in turn, by number or name, as in
     [3] or ["cat", "dog"]"""
     guidance_scale: float = Field(1.0, ge=0, le=1000)
-    """of model.conditioning=label: how far the prediction with the label is followed beyond that
-    without one; 1: no guidance, 0: as without labels, both at half the calls of the network"""
+    """how far the prediction is followed beyond that of a reference, which is the network without
+    the label (model.conditioning=label), or other weights (guidance_by); 1: no guidance, 0: as
+    without labels, both at half the calls of the network"""
+    guidance_by: Annotated[str | None, PLACE] = None
+    """other weights as the reference, of a weaker model given the same labels, if any: a smaller
+    network or an earlier step, as RUN@STEP:AVERAGE (@200, small@newest); with guidance_scale"""
+    guidance_interval: tuple[float, float | None] | None = None
+    """noise levels sigma = noise / signal in (low, high] at which there is guidance, as in [0.3, 3]
+    or, without an end, [0.3, null]; null or []: all. Elsewhere the network is called once"""
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    """phi: how far the standard deviation of each guided prediction is brought back to that of the
+    unguided one; 0: not at all"""
+    threshold_percentile: float | None = Field(None, gt=0, le=100)
+    """dynamic threshold of the predicted image, after guidance: it is clipped to [-s, s] and
+    divided by s, which is this percentile of its absolute values, but at least 1; null: none, and
+    clip_x_0 alone. With it clip_x_0 changes nothing"""
+    threshold_cap: float | None = Field(None, ge=1)
+    """of threshold_percentile: the largest s; null: none"""
 
     num_images: Count = 50_000
     """images; more than there are: only the others are drawn"""
@@ -64,12 +81,27 @@ class SampleConfig(Section):
     """which weights, as RUN@STEP:AVERAGE (@400, @newest, :raw, digits@400:ema), for evaluate and
     study too; None: the average of the last step"""
 
-    @field_validator("model")
+    @field_validator("model", "guidance_by")
     @classmethod
-    def _model_is_a_reference(cls, model: str | None) -> str | None:
+    def _models_are_references(cls, model: str | None) -> str | None:
         if model is not None:
             ModelRef.parse(model)
         return model
+
+    @field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _interval_is_two_sigmas(cls, value: Any) -> Any:  # noqa: ANN401 - not checked yet
+        pair = list(value) if isinstance(value, list | tuple) else [value]
+        if pair in ([], [None], [0, None]):
+            return None
+        is_pair = len(pair) == 2 and type(pair[0]) in (int, float)
+        is_pair = is_pair and (pair[1] is None or type(pair[1]) in (int, float))
+        if not (is_pair and 0 <= pair[0] < (math.inf if pair[1] is None else pair[1])):
+            raise ValueError(
+                f"guidance_interval={json.dumps(value, default=str)[:100]} must be two noise "
+                "levels sigma, 0 <= low < high, e.g. [0.3, 3] or, without an end, [0.3, null]"
+            )
+        return tuple(pair)
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -99,6 +131,36 @@ class SampleConfig(Section):
             raise ValueError(
                 "clip_x_0=true is not possible with sampler=langevin, in which no predicted image "
                 "appears; set clip_x_0=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_matters(self) -> Self:
+        for key in ("guidance_by", "guidance_interval", "guidance_rescale"):
+            value = getattr(self, key)
+            if self.guidance_scale == 1 and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key}={value} is a setting of guidance, and with guidance_scale=1 there is "
+                    f"none; leave {key} out, or give guidance_scale=2, say"
+                )
+        if self.guidance_by is not None and self.guidance_scale == 0:
+            raise ValueError(
+                f"guidance_scale=0 with guidance_by={self.guidance_by} would draw from the weaker "
+                "model alone; give those weights as model, or another guidance_scale"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_matters(self) -> Self:
+        if self.threshold_percentile is None and self.threshold_cap is not None:
+            raise ValueError(
+                f"threshold_cap={self.threshold_cap} is a setting of threshold_percentile, which "
+                "is not given; give both, or leave threshold_cap out"
+            )
+        if self.threshold_percentile is not None and self.sampler == "langevin":
+            raise ValueError(
+                "threshold_percentile is not possible with sampler=langevin, in which no predicted "
+                "image appears; leave it out"
             )
         return self
 

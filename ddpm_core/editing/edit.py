@@ -23,12 +23,13 @@ from ddpm_core.editing.method import edit_images
 from ddpm_core.editing.request import Request
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
-from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import to_levels
-from ddpm_core.sampling.plan import conditioned, plan_of
+from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.plan import plan_of
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.shards.classes import labelled_classes
 from ddpm_core.store.storage import Store
@@ -52,13 +53,14 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = work.weights
     denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
+    weaker = load_weaker(store, weights, device)
     total, shape = len(work.jobs), work.inputs.levels.shape[1:]
     count = request.variants
     after = np.empty((len(work.keys), count, *shape), work.inputs.levels.dtype)
     Progress("edit", 0, total, "images", weights.said).show()
     for start in range(0, total, request.batch_size):
         jobs = work.jobs[start : start + request.batch_size]
-        edited = _edited(denoiser, work, jobs, device, _Steps(start, total))
+        edited = _edited(denoiser, weaker, work, jobs, device, _Steps(start, total))
         for (image, variant), levels in zip(jobs, edited, strict=True):
             after[image, variant] = levels
             key = work.keys[image][variant]
@@ -116,6 +118,8 @@ class Work:
             **request.method.about(config.sample, config.diffusion.num_timesteps),
             "batch_size": request.batch_size,
         }
+        if (weaker := self.weights.weaker) is not None:
+            about["guide"] = {"name": weaker.name, "sha256": weaker.sha256}
         if request.margins is not None:
             about["extend"] = request.margins.words
         if self.labels:
@@ -176,6 +180,7 @@ def position_of(name: str, variant: int) -> int:
 
 def _edited(
     denoiser: NetworkDenoiser,
+    weaker: NetworkDenoiser | None,
     work: Work,
     jobs: Sequence[tuple[int, int]],
     device: torch.device,
@@ -194,8 +199,9 @@ def _edited(
     if inputs.known is not None:
         known = Known(images, torch.from_numpy(inputs.known[numbers]).to(device)[:, None])
         denoiser = denoiser.knowing(known)
+        weaker = None if weaker is None else weaker.knowing(known)
     x_0 = edit_images(
-        _of_labels(denoiser, work, numbers, device),
+        _of_labels(denoiser, weaker, work, numbers, device),
         images,
         known,
         torch.tensor(positions, device=device),
@@ -210,16 +216,21 @@ def _edited(
 
 
 def _of_labels(
-    denoiser: NetworkDenoiser, work: Work, numbers: Sequence[int], device: torch.device
+    denoiser: NetworkDenoiser,
+    weaker: NetworkDenoiser | None,
+    work: Work,
+    numbers: Sequence[int],
+    device: torch.device,
 ) -> Denoiser:
-    """Return the denoiser of the labels of these images; of nothing where none are given."""
-    if work.config.num_classes is None:
-        return conditioned(denoiser, NOTHING, 1.0)
-    if not work.labels:
-        return denoiser.given_nothing()
-    labels = [work.labels[number % len(work.labels)] for number in numbers]
-    given = Conditioning(label=torch.tensor(labels, device=device))
-    return conditioned(denoiser, given, work.config.sample.guidance_scale)
+    """Return the guided denoiser of the labels of these images; of nothing where none are given."""
+    given, sample = NOTHING, work.config.sample
+    if work.labels:
+        labels = [work.labels[number % len(work.labels)] for number in numbers]
+        given = Conditioning(label=torch.tensor(labels, device=device))
+    elif work.config.num_classes is not None:
+        denoiser = denoiser.given_nothing()
+        weaker = None if weaker is None else weaker.given_nothing()
+    return guided(denoiser, given, sample, weaker)
 
 
 def _sheet(work: Work, after: NDArray[Any]) -> bytes:

@@ -19,11 +19,12 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
-from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.runs import chosen, results
 from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling import units as sampling_units
 from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.shards.index import Index, Split, load_index
@@ -152,14 +153,19 @@ class EvaluationContext:
         return samples
 
     @cached_property
-    def denoiser(self) -> NetworkDenoiser:
-        """Of the weights that are measured; raises CheckpointError if they are others by now."""
+    def _weights(self) -> Weights:
         weights = chosen.require(self.store, self.config)
         if weights.sha256 != self.sha256:
             raise CheckpointError(
                 f"{weights.said} are not the weights {self.sha256[:12]}... that this stage began "
                 "with: they were trained again or exchanged; run it again"
             )
+        return weights
+
+    @cached_property
+    def denoiser(self) -> NetworkDenoiser:
+        """Of the weights that are measured; raises CheckpointError if they are others by now."""
+        weights = self._weights
         # Also if first used in inference mode: tensors made there cannot be differentiated
         # through later, as the probability flow does.
         with torch.inference_mode(mode=False):
@@ -170,6 +176,12 @@ class EvaluationContext:
                 self.device,
                 average=weights.average,
             )
+
+    @cached_property
+    def weaker(self) -> NetworkDenoiser | None:
+        """Of the weights that guide those; None if there are none."""
+        with torch.inference_mode(mode=False):
+            return load_weaker(self.store, self._weights, self.device)
 
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
         """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""

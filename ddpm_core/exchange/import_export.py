@@ -144,7 +144,7 @@ def export_weights(
     home, config = configure(target, root=root, run=None, changes=changes)
     network, scheduler = write_network(config), write_scheduler_config(config.diffusion)
     store = open_store(home)
-    found = chosen.require(store, config)
+    found = chosen.require_named(store, config, "model")  # alone: what guides them stays
     chosen.require_files(store, found)
     weights = to_diffusers(config, load_average(store, found.checkpoint, average=found.average))
     written = write_folder(folder, network=network, scheduler=scheduler, weights=weights)

@@ -1,14 +1,19 @@
 """From a configuration to what training, sampling and evaluation share."""
 
+import math
+
 import torch
 
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
-from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
+from ddpm_core.config import DiTConfig, RunConfig, SampleConfig, UNetConfig
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
 from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, make_schedule
+from ddpm_core.diffusion.paths.spacing import choose_timesteps
+from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Interval
+from ddpm_core.errors import ConfigError
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.unet import UNet
 
@@ -87,6 +92,36 @@ def end_warning(config: RunConfig) -> str | None:
         "diffusion.beta_end, or use diffusion.beta_schedule=cosine, or "
         "diffusion.zero_terminal_snr=true with diffusion.prediction=v or x_0"
     )
+
+
+def interval_of(sample: SampleConfig) -> Interval:
+    """Return the noise levels at which `sample` guides."""
+    if sample.guidance_interval is None:
+        return EVERYWHERE
+    low, high = sample.guidance_interval
+    return Interval(low, math.inf if high is None else high)
+
+
+def require_guidance(config: RunConfig) -> None:
+    """Refuse an interval of guidance in which none of the sampler's steps lies.
+
+    Raises:
+        ConfigError: with the noise levels that there are.
+    """
+    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
+    if sample.guidance_interval is None:
+        return
+    taken = num_timesteps if sample.num_steps is None else sample.num_steps
+    schedule = build_schedule(config)
+    steps = torch.tensor(choose_timesteps(sample.spacing, num_timesteps, taken))
+    if not bool(interval_of(sample).contains(schedule, steps).any()):
+        signal, noise = schedule.signal_and_noise(steps, steps.double())
+        sigma = noise / signal
+        raise ConfigError(
+            f"sample.guidance_interval={list(sample.guidance_interval)} holds the noise level of "
+            f"none of the {taken} steps, which have sigma from {float(sigma.min()):.3g} to "
+            f"{float(sigma.max()):.3g}: nothing would be guided; give others, or leave it out"
+        )
 
 
 def build_objective(config: RunConfig) -> Objective:

@@ -12,6 +12,7 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import AnyNetwork, build_denoiser, build_network, uses_bfloat16
 from ddpm_core.inference.weights import load_average
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
@@ -84,3 +85,11 @@ def load_denoiser(
     bfloat16 = uses_bfloat16(config.train.precision, device)
     averaged = AveragedNetwork(network, device, bfloat16=bfloat16)
     return build_denoiser(config, averaged, averaged.null)
+
+
+def load_weaker(store: Store, weights: Weights, device: torch.device) -> NetworkDenoiser | None:
+    """Read the weights that guide others, if there are any, as `load_denoiser` does."""
+    weaker = weights.weaker
+    if weaker is None:
+        return None
+    return load_denoiser(store, weaker.trained, weaker.checkpoint, device, average=weaker.average)

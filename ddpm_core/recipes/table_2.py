@@ -45,7 +45,8 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
 
     Raises:
         ConfigError: if an objective does not go with the rest of `config`, such as eps with a
-            chain that ends in pure noise, or the name is too long to have another after it.
+            chain that ends in pure noise; the name is too long to have another after it; or
+            samples are guided by other weights.
     """
     longest = max(PAPER_TABLE_2, key=len)
     most = MAX_RUN_NAME - len(longest) - 1
@@ -54,6 +55,11 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
             f"name={config.name!r} has {len(config.name)} characters, and with an ablation's name "
             f"after it, as in <run>-{longest}, it may have at most {most}; give a shorter one "
             "(--run NAME)"
+        )
+    if config.sample.guidance_by is not None:
+        raise ConfigError(
+            f"sample.guidance_by={config.sample.guidance_by!r} guides the run's own network, and "
+            "not six that are trained otherwise; leave it and its settings out for the ablations"
         )
     own, fields, drawn = config.diffusion.variance, TrainConfig.model_fields, _drawn(config)
     fixed = "fixed_large" if is_learned(own) else own

@@ -7,15 +7,14 @@ then what is not loaded yet is refused, and what was made is kept.
 
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
-from ddpm_core.config.model_ref import NEWEST, RAW, sigma_rel_in
+from ddpm_core.config.model_ref import NEWEST, RAW
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.runs import layout, places, results
-from ddpm_core.runs.reference import is_made, ref_of, step_of_made, trained_by
+from ddpm_core.runs.reference import Key, is_made, keys_given, ref_of, said
+from ddpm_core.runs.refusals import absence, steps_there
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import Store
-
-_SHOWN = 10
 
 
 def require(store: Store, config: RunConfig) -> Weights:
@@ -31,27 +30,41 @@ def require(store: Store, config: RunConfig) -> Weights:
     return found
 
 
+def require_named(store: Store, config: RunConfig, key: Key) -> Weights:
+    """Return the weights that one reference names, whatever the other does.
+
+    Raises:
+        CheckpointError: they are not there; with those that are.
+        ConfigError, DamagedError: as `results.named_weights`.
+    """
+    found = results.named_weights(store, config, key)
+    if found is None:
+        raise CheckpointError(absence(store, config, key))
+    return found
+
+
 def require_files(store: Store, weights: Weights) -> None:
-    """Refuse weights whose files retention has deleted.
+    """Refuse weights, and weaker ones that guide them, whose files retention has deleted.
 
     Raises:
         CheckpointError: with the steps that have theirs.
     """
-    if weights.is_retired:
-        raise CheckpointError(
-            f"the files of {weights.name} in {store.uri_of(weights.checkpoint.folder)} were "
-            "deleted by train.keep_checkpoints, which keeps the newest; "
-            f"{_there(store, weights.trained)}"
-        )
+    for one in (weights, weights.weaker):
+        if one is not None and one.is_retired:
+            raise CheckpointError(
+                f"the files of {one.name} in {store.uri_of(one.checkpoint.folder)} were deleted by "
+                "train.keep_checkpoints, which keeps the newest; "
+                f"{steps_there(store, one.trained)}"
+            )
 
 
 def pinned(store: Store, config: RunConfig) -> RunConfig:
-    """Return a configuration that names the weights by step and SHA-256, if it names any.
+    """Return a configuration that names weights by step and SHA-256, where it names any.
 
     Raises:
         PipelineError: as `require`.
     """
-    return config if config.sample.model is None else require(store, config).pinned_in(config)
+    return require(store, config).pinned_in(config) if keys_given(config) else config
 
 
 def is_overtaken(store: Store, config: RunConfig, pinned: RunConfig) -> bool:
@@ -62,50 +75,20 @@ def is_overtaken(store: Store, config: RunConfig, pinned: RunConfig) -> bool:
         config: as it was given.
         pinned: what it was resolved to.
     """
-    return ref_of(config).step == NEWEST and require(store, pinned).is_retired
+    weights = require(store, pinned)
+    named = {"model": weights, "guidance_by": weights.weaker}
+    newest = [named[key] for key in keys_given(config) if ref_of(config, key).step == NEWEST]
+    return any(one is not None and one.is_retired for one in newest)
 
 
-def absence(store: Store, config: RunConfig) -> str:
-    """Return why there are no such weights, in words."""
-    trained, step = trained_by(store, config), ref_of(config).step
-    step = trained.train.num_steps if step is None else step
-    where = store.uri_of(layout.checkpoints_folder(trained.name))
-    if config.sample.model is None:
-        return (
-            f"run {config.name!r} has no checkpoint of step {step} below {where}; run the train "
-            "stage first"
-        )
-    ref = ref_of(config)
-    if is_made(trained, ref.average):
-        kept = ", ".join([*averages_of(trained.train), RAW])
-        at, sigma_rel = step_of_made(store, trained, ref), sigma_rel_in(ref.average) or 0.0
-        return (
-            f"sample.model={config.sample.model!r}: the training of run {trained.name!r} keeps "
-            f"{kept}, and {ref.average} is not made of its snapshots yet, as is done by: "
-            f"{layout.average_command(store, trained.name, at, sigma_rel)}"
-        )
-    what = "no checkpoint yet" if step == NEWEST else f"no checkpoint of step {step}"
-    return (
-        f"sample.model={config.sample.model!r}: run {trained.name!r} has {what} below {where}; "
-        f"{_there(store, trained)}"
-    )
-
-
-def _there(store: Store, trained: RunConfig) -> str:
-    """Return which steps of a run have a checkpoint, in words."""
-    steps = [str(found.body["step"]) for found in places.committed(store, trained.name)]
-    more = f" and {len(steps) - _SHOWN} more" if len(steps) > _SHOWN else ""
-    return f"there are those of step {', '.join(steps[:_SHOWN])}{more}" if steps else "it has none"
-
-
-def require_reachable(store: Store, config: RunConfig) -> None:
+def require_reachable(store: Store, config: RunConfig, key: Key = "model") -> None:
     """Refuse weights of a run's own training that will not be there when it has ended.
 
     Raises:
         ConfigError: no checkpoint of this step is made, or it is not kept to the end.
     """
-    ref, train = ref_of(config), config.train
-    given = f"sample.model={config.sample.model!r}"
+    ref, train = ref_of(config, key), config.train
+    given = said(config, key)
     kept = [*averages_of(train), RAW]
     if ref.average not in kept:
         more = "; it is made when the training is over" if is_made(config, ref.average) else ""

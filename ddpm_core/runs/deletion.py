@@ -9,7 +9,7 @@ from pathlib import Path
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.recipes import PAPER_TABLE_2
 from ddpm_core.runs import begun, layout, lease
-from ddpm_core.runs.reference import ref_of
+from ddpm_core.runs.reference import keys_given, ref_of
 from ddpm_core.runs.table import config_of
 from ddpm_core.store.storage import Store
 
@@ -65,7 +65,11 @@ def _users(store: Store, name: str) -> Iterator[str]:
     for other in store.names("runs"):
         with suppress(ConfigError):  # a damaged run.json
             config = begun.recorded(store, other)
-            if other != name and config is not None and ref_of(config).run == name:
+            if (
+                other != name
+                and config is not None
+                and any(ref_of(config, key).run == name for key in keys_given(config))
+            ):
                 yield other
 
 

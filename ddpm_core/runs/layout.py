@@ -30,6 +30,9 @@ from ddpm_core.store.storage import Store
 DATASET_INDEX = "index.json"
 _FIRST = re.compile(r"first-[0-9]+\.json")
 SHORT = 16  # hex digits of a fingerprint in a folder's name
+Guide = Mapping[str, Any]
+"""what determines the guidance by other weights, as `Weights.guide` says"""
+NO_GUIDE: Guide = {}
 
 
 def run_folder(run: str) -> str:
@@ -122,23 +125,35 @@ def experiment_fingerprint(config: RunConfig, rule: Rule = PRESENT) -> str:
     return fingerprint(identity.experiment(config, rule))
 
 
-def sample_set_fingerprint(config: RunConfig, sha256: str) -> str:
-    """Return what determines each sample: weights, network, diffusion and how it is drawn."""
-    return fingerprint({"ema": sha256, **identity.sample_set(config)})
+def sample_set_fingerprint(config: RunConfig, sha256: str, guide: Guide = NO_GUIDE) -> str:
+    """Return what determines each sample: weights, network, diffusion and how it is drawn.
+
+    Args:
+        config: the run's.
+        sha256: of the weights.
+        guide: `Weights.guide` of them.
+    """
+    return fingerprint({"ema": sha256, **guide, **identity.sample_set(config)})
 
 
-def sample_fingerprint(config: RunConfig, ema_sha256: str, rule: Rule = PRESENT) -> str:
+def sample_fingerprint(
+    config: RunConfig, ema_sha256: str, rule: Rule = PRESENT, guide: Guide = NO_GUIDE
+) -> str:
     """Return what determines so many samples: `sample_set_fingerprint`, and their number."""
-    return fingerprint({"ema": ema_sha256, **identity.samples(config, rule)})
+    return fingerprint({"ema": ema_sha256, **guide, **identity.samples(config, rule)})
 
 
 def evaluation_fingerprint(
-    config: RunConfig, ema_sha256: str, dataset_fingerprint: str, rule: Rule = PRESENT
+    config: RunConfig,
+    ema_sha256: str,
+    dataset_fingerprint: str,
+    rule: Rule = PRESENT,
+    guide: Guide = NO_GUIDE,
 ) -> str:
     """Return what determines the metrics: samples, data set and `evaluate`."""
     return fingerprint(
         {
-            "samples": sample_fingerprint(config, ema_sha256, rule),
+            "samples": sample_fingerprint(config, ema_sha256, rule, guide),
             "dataset": dataset_fingerprint,
             "evaluate": identity.evaluation(config, rule),
             **protocol_identity(),
@@ -157,12 +172,17 @@ def study_folder(run: str, study_fingerprint: str) -> str:
 
 
 def study_fingerprint(
-    config: RunConfig, ema_sha256: str, dataset_fingerprint: str, rule: Rule = PRESENT
+    config: RunConfig,
+    ema_sha256: str,
+    dataset_fingerprint: str,
+    rule: Rule = PRESENT,
+    guide: Guide = NO_GUIDE,
 ) -> str:
     """Return what determines a study: what determines the metrics, and `study`."""
+    measured = evaluation_fingerprint(config, ema_sha256, dataset_fingerprint, rule, guide)
     return fingerprint(
         {
-            "evaluation": evaluation_fingerprint(config, ema_sha256, dataset_fingerprint, rule),
+            "evaluation": measured,
             "study": identity.study(config, rule),
         }
     )

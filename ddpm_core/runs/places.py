@@ -120,10 +120,13 @@ def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
         return Place(layout.samples_folder(config.name, digest), expected, name)
 
     def by(rule: Rule) -> Place:
-        return called(layout.sample_fingerprint(config, weights.sha256, rule), "manifest.json")
+        return called(
+            layout.sample_fingerprint(config, weights.sha256, rule, weights.guide), "manifest.json"
+        )
 
     present = called(
-        layout.sample_set_fingerprint(config, weights.sha256), layout.whole_name(sample.num_images)
+        layout.sample_set_fingerprint(config, weights.sha256, weights.guide),
+        layout.whole_name(sample.num_images),
     )
     if store.exists(f"{present.folder}/{present.name}"):
         return present
@@ -136,7 +139,7 @@ def evaluation(store: Store, config: RunConfig, weights: Weights, dataset: str) 
     body = {**weights.digest, "precision": config.train.precision, "dataset": dataset}
 
     def by(rule: Rule) -> Place:
-        digest = layout.evaluation_fingerprint(config, weights.sha256, dataset, rule)
+        digest = layout.evaluation_fingerprint(config, weights.sha256, dataset, rule, weights.guide)
         folder = layout.evaluation_folder(config.name, digest)
         return Place(folder, Expected(body, {"fingerprint": digest}, noted))
 
@@ -149,7 +152,7 @@ def study(store: Store, config: RunConfig, weights: Weights, dataset: str) -> Pl
     body = {**weights.digest, "precision": config.train.precision, "dataset": dataset}
 
     def by(rule: Rule) -> Place:
-        digest = layout.study_fingerprint(config, weights.sha256, dataset, rule)
+        digest = layout.study_fingerprint(config, weights.sha256, dataset, rule, weights.guide)
         folder = layout.study_folder(config.name, digest)
         return Place(folder, Expected(body, {"fingerprint": digest}, noted))
 

@@ -1,8 +1,12 @@
-"""What a configuration's `sample.model` refers to, before any checkpoint is looked at."""
+"""What the references of a configuration name, before any checkpoint is looked at.
+
+There are two: `sample.model`, the weights that draw, and `sample.guidance_by`, those of a weaker
+model that guides them.
+"""
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.averages import powers_of
@@ -13,16 +17,37 @@ from ddpm_core.runs import begun, layout
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.store.storage import Store
 
+Key = Literal["model", "guidance_by"]
+"""of the section `sample`: which of its two references"""
+REFERENCES: tuple[Key, ...] = ("model", "guidance_by")
+_OF_THE_OUTPUT = ("prediction", "variance")
 
-def ref_of(config: RunConfig) -> ModelRef:
+
+def given(config: RunConfig, key: Key) -> str | None:
+    """Return a reference as it stands in a configuration; None where there is none."""
+    text: str | None = getattr(config.sample, key)
+    return text
+
+
+def keys_given(config: RunConfig) -> list[Key]:
+    """Return the references that a configuration gives."""
+    return [key for key in REFERENCES if given(config, key) is not None]
+
+
+def said(config: RunConfig, key: Key) -> str:
+    """Return a reference as an error names it."""
+    return f"sample.{key}={given(config, key)!r}"
+
+
+def ref_of(config: RunConfig, key: Key = "model") -> ModelRef:
     """Return the reference in a configuration; by default to the last average of its own run."""
-    model = config.sample.model
-    return ModelRef() if model is None else ModelRef.parse(model)
+    text = given(config, key)
+    return ModelRef() if text is None else ModelRef.parse(text)
 
 
-def is_own(config: RunConfig) -> bool:
+def is_own(config: RunConfig, key: Key = "model") -> bool:
     """Say whether a configuration names weights of its own run."""
-    return ref_of(config).run in (None, config.name)
+    return ref_of(config, key).run in (None, config.name)
 
 
 def is_made(trained: RunConfig, average: str) -> bool:
@@ -38,37 +63,39 @@ def step_of_made(store: Store, trained: RunConfig, ref: ModelRef) -> int:
     return made[0] if made and ref.step == NEWEST else trained.train.num_steps
 
 
-def trained_by(store: Store, config: RunConfig) -> RunConfig:
+def trained_by(store: Store, config: RunConfig, key: Key = "model") -> RunConfig:
     """Return the configuration of the run that trained, or will train, what `config` names.
 
     Raises:
         ConfigError: there is no such run, or its network or its diffusion is another than those of
-            `config`, by which the weights are used and their results are called.
+            `config`, by which the weights are used and their results are called; of a weaker model
+            that guides, its network may be another, and what it predicts.
     """
-    run = ref_of(config).run
+    run = ref_of(config, key).run
     if run is None or run == config.name:
         return config
     found = begun.recorded(store, run)
     if found is None:
         close = near(run, store.names("runs"))
         meant = f"; did you mean {close!r}?" if close else ""
-        raise ConfigError(
-            f"sample.model={config.sample.model!r}: there is no run {run!r} below "
-            f"{store.uri}{meant}"
-        )
-    if lines := _differences(config, found):
+        raise ConfigError(f"{said(config, key)}: there is no run {run!r} below {store.uri}{meant}")
+    use_of = _use_of if key == "model" else _guidance_of
+    if lines := _differences(use_of(config), use_of(found)):
         shown = "".join(f"\n  {line}" for line in lines)
         raise ConfigError(
-            f"sample.model={config.sample.model!r}: the weights of run {run!r} are of another "
-            f"network or diffusion than run {config.name!r} has:{shown}\n"
+            f"{said(config, key)}: the weights of run {run!r} are of another network or diffusion "
+            f"than run {config.name!r} has:{shown}\n"
             "Give that run itself as the target: there they are @STEP"
+            if key == "model"
+            else f"{said(config, key)}: run {run!r} cannot guide run {config.name!r}, since its "
+            f"images, their labels or the noise on them are others:{shown}\n"
+            "Train a weaker model that differs in its network and its length alone"
         )
     return found
 
 
-def _differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Return a line for each key in which the weights of two runs are used otherwise."""
-    first, second = _use_of(ours), _use_of(theirs)
     return [
         f"{key}: {json.dumps(first.get(key))} here, {json.dumps(second.get(key))} there"
         for key in {**first, **second}
@@ -89,13 +116,26 @@ def _use_of(config: RunConfig) -> dict[str, Any]:
     return {**keys, "shape of the images": list(config.data.shape)}
 
 
-def canonical(store: Store, config: RunConfig) -> ModelRef:
+def _guidance_of(config: RunConfig) -> dict[str, Any]:
+    """Return what two networks must have in common for one to guide the other."""
+    path = identity.counted("diffusion", config.diffusion)
+    return {
+        **{f"diffusion.{key}": path[key] for key in path if key not in _OF_THE_OUTPUT},
+        "model.num_classes": config.num_classes,
+        "data.depth": config.data.depth,
+        # Which speaks of whole steps alone: what calls the one may not be able to call the other.
+        "diffusion.prediction=x_prev": config.diffusion.prediction == "x_prev",
+        "shape of the images": list(config.data.shape),
+    }
+
+
+def canonical(store: Store, config: RunConfig, key: Key = "model") -> ModelRef:
     """Return the reference in a configuration with nothing left out, and without its digest.
 
     Raises:
         ConfigError: as `trained_by`.
     """
-    ref, trained = ref_of(config), trained_by(store, config)
+    ref, trained = ref_of(config, key), trained_by(store, config, key)
     step = trained.train.num_steps if ref.step is None else ref.step
     return replace(ref, run=trained.name, step=step, sha256=None)
 
@@ -114,16 +154,16 @@ def require_average(store: Store, found: Weights) -> None:
         )
 
 
-def require_pinned(store: Store, config: RunConfig, found: Weights) -> None:
+def require_pinned(store: Store, config: RunConfig, found: Weights, key: Key = "model") -> None:
     """Refuse weights of other bytes than a pinned reference names.
 
     Raises:
         CheckpointError: with both digests.
     """
-    pinned = ref_of(config).sha256
+    pinned = ref_of(config, key).sha256
     if pinned is not None and not found.sha256.startswith(pinned):
         raise CheckpointError(
-            f"sample.model={config.sample.model!r} is pinned to weights with SHA-256 {pinned}..., "
+            f"{said(config, key)} is pinned to weights with SHA-256 {pinned}..., "
             f"and {store.uri_of(found.checkpoint.folder)} holds {found.sha256[: len(pinned)]}...: "
-            f"they were trained again or exchanged; give sample.model={found.name!r} to mean those"
+            f"they were trained again or exchanged; give sample.{key}={found.name!r} to mean those"
         )

@@ -1,13 +1,26 @@
-"""What is said of a result that is not the run's or is damaged: with the command that mends it."""
+"""What is said of a result that is not there, not the run's or damaged: with what mends it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.averages import averages_of
+from ddpm_core.config.model_ref import NEWEST, RAW, sigma_rel_in
 from ddpm_core.errors import CheckpointError, ConfigError
-from ddpm_core.runs import begun, layout
+from ddpm_core.runs import begun, layout, places
+from ddpm_core.runs.reference import (
+    Key,
+    given,
+    is_made,
+    ref_of,
+    said,
+    step_of_made,
+    trained_by,
+)
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
+
+_SHOWN = 10
 
 
 def require_origin(store: Store, checkpoint: Manifest, **fingerprints: str) -> None:
@@ -43,6 +56,39 @@ def _origin_remedy(store: Store, checkpoint: Manifest, field: str) -> str:
             f"{command}. {away} Otherwise give this run another name"
         )
     return f"{away} Otherwise give this run another name (--run NAME)"
+
+
+def absence(store: Store, config: RunConfig, key: Key = "model") -> str:
+    """Return why there are no such weights, in words."""
+    trained, step = trained_by(store, config, key), ref_of(config, key).step
+    step = trained.train.num_steps if step is None else step
+    where = store.uri_of(layout.checkpoints_folder(trained.name))
+    if given(config, key) is None:
+        return (
+            f"run {config.name!r} has no checkpoint of step {step} below {where}; run the train "
+            "stage first"
+        )
+    ref = ref_of(config, key)
+    if is_made(trained, ref.average):
+        kept = ", ".join([*averages_of(trained.train), RAW])
+        at, sigma_rel = step_of_made(store, trained, ref), sigma_rel_in(ref.average) or 0.0
+        return (
+            f"{said(config, key)}: the training of run {trained.name!r} keeps {kept}, and "
+            f"{ref.average} is not made of its snapshots yet, as is done by: "
+            f"{layout.average_command(store, trained.name, at, sigma_rel)}"
+        )
+    what = "no checkpoint yet" if step == NEWEST else f"no checkpoint of step {step}"
+    return (
+        f"{said(config, key)}: run {trained.name!r} has {what} below {where}; "
+        f"{steps_there(store, trained)}"
+    )
+
+
+def steps_there(store: Store, trained: RunConfig) -> str:
+    """Return which steps of a run have a checkpoint, in words."""
+    steps = [str(found.body["step"]) for found in places.committed(store, trained.name)]
+    more = f" and {len(steps) - _SHOWN} more" if len(steps) > _SHOWN else ""
+    return f"there are those of step {', '.join(steps[:_SHOWN])}{more}" if steps else "it has none"
 
 
 @contextmanager

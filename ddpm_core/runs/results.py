@@ -7,16 +7,18 @@ verified by the stages that use them, and all of them by `python -m ddpm_core ve
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.model_ref import NEWEST, ModelRef, sigma_rel_in
-from ddpm_core.errors import DataError
+from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.runs import layout, places
 from ddpm_core.runs.places import Place, checkpoint_expected
 from ddpm_core.runs.reference import (
+    Key,
+    given,
     is_made,
     ref_of,
     require_average,
@@ -24,7 +26,7 @@ from ddpm_core.runs.reference import (
     step_of_made,
     trained_by,
 )
-from ddpm_core.runs.refusals import mended_by, require_origin
+from ddpm_core.runs.refusals import absence, mended_by, require_origin
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
@@ -184,19 +186,37 @@ def checkpoint_of(
 
 
 def weights_of(store: Store, config: RunConfig) -> Weights | None:
-    """Return the weights that `sample.model` names; None if there is no such checkpoint.
+    """Return the weights that `sample.model` names, with those that guide them if there are any.
+
+    None if there is no checkpoint of the first.
 
     Raises:
-        ConfigError: it names another run that is not there, or of another network.
+        ConfigError: as `named_weights`.
+        DamagedError, CheckpointError: as `named_weights`; or there are none to guide by.
+    """
+    found = named_weights(store, config, "model")
+    if found is None or config.sample.guidance_by is None:
+        return found
+    weaker = named_weights(store, config, "guidance_by")
+    if weaker is None:
+        raise CheckpointError(absence(store, config, "guidance_by"))
+    return replace(found, weaker=weaker)
+
+
+def named_weights(store: Store, config: RunConfig, key: Key) -> Weights | None:
+    """Return the weights that one reference of `sample` names; None if there is no checkpoint.
+
+    Raises:
+        ConfigError: it names another run that is not there, or that does not fit.
         DamagedError, CheckpointError: as `checkpoint_of`; or it has no such average, or other bytes
             than a pinned reference names.
     """
-    ref, trained = ref_of(config), trained_by(store, config)
+    ref, trained = ref_of(config, key), trained_by(store, config, key)
     if is_made(trained, ref.average):
         if (made := _made_average(store, trained, ref)) is None:
             return None
         weights = Weights(made, trained, ref.average)
-        require_pinned(store, config, weights)
+        require_pinned(store, config, weights, key)
         return weights
     step = trained.train.num_steps if ref.step is None else ref.step
     if step == NEWEST:
@@ -204,14 +224,14 @@ def weights_of(store: Store, config: RunConfig) -> Weights | None:
         if newest is None:
             return None
         step = int(newest.body["step"])
-    is_named = config.sample.model is not None
+    is_named = given(config, key) is not None
     found = checkpoint_of(store, trained, step, or_retired=is_named)
     if found is None:
         return None
     is_retired = is_named and manifest.is_retired(store, found.folder)
     weights = Weights(found, trained, ref.average, is_retired)
     require_average(store, weights)
-    require_pinned(store, config, weights)
+    require_pinned(store, config, weights, key)
     return weights
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, DataError, PipelineError
-from ddpm_core.runs import chosen, layout, results
+from ddpm_core.runs import layout, refusals, results
 from ddpm_core.runs.numbers import EVALUATION, Numbers
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
@@ -37,9 +37,8 @@ def _not_there(store: Store, config: RunConfig) -> Absence:
 
 def _not_trained(store: Store, config: RunConfig) -> Absence:
     if config.sample.model is not None:
-        return CheckpointError, (
-            f"its weights, and {chosen.absence(store, config)}; name one of them, or train further"
-        )
+        absence = refusals.absence(store, config)
+        return CheckpointError, f"its weights, and {absence}; name one of them, or train further"
     found = f"no run {config.name!r} below {store.uri}"
     folder = layout.run_folder(config.name)
     places = {"run.json", *(stage.place for stage in STAGES.values())}

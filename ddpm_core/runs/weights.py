@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.averages import first_share
 from ddpm_core.config.doubts import MUCH_KEPT
 from ddpm_core.config.model_ref import EMA, PINNED, RAW, ModelRef
@@ -24,6 +24,8 @@ class Weights:
     average: str = EMA
     is_retired: bool = False
     """whether retention has deleted the files: what was made of them stays, and nothing new is"""
+    weaker: "Weights | None" = None
+    """those that guide them, if `sample.guidance_by` names any"""
 
     @property
     def role(self) -> str:
@@ -48,15 +50,15 @@ class Weights:
     @property
     def said(self) -> str:
         """Their name, how their digest begins, and the share of the first weights in them, where
-        that is seen; for people.
+        that is seen; and the same of those that guide them. For people.
         """
         share = None
         if "imported" not in self.checkpoint.body:
             share = first_share(self.trained.train, self.average, self.step)
         said = f"{self.name} {self.sha256[:_SHOWN]}"
-        if share is None or share <= MUCH_KEPT:
-            return said
-        return f"{said}, of which {100 * share:.0f} % are the first weights, random ones"
+        if share is not None and share > MUCH_KEPT:
+            said += f", of which {100 * share:.0f} % are the first weights, random ones"
+        return said if self.weaker is None else f"{said}, guided by {self.weaker.said}"
 
     @property
     def has_curves(self) -> bool:
@@ -66,7 +68,23 @@ class Weights:
     @property
     def digest(self) -> dict[str, str]:
         """What a result must say of its weights to be of these bytes."""
-        return {"ema_sha256" if self.average == EMA else "weights_sha256": self.sha256}
+        guide = {} if self.weaker is None else {"guide_sha256": self.weaker.sha256}
+        return {"ema_sha256" if self.average == EMA else "weights_sha256": self.sha256, **guide}
+
+    @property
+    def guide(self) -> dict[str, Any]:
+        """What determines the guidance by weaker weights; {} if there are none."""
+        if self.weaker is None:
+            return {}
+        of = self.weaker.trained
+        return {
+            "guide": {
+                "ema": self.weaker.sha256,
+                "model": identity.counted("model", of.model),
+                "diffusion": identity.counted("diffusion", of.diffusion),
+                "precision": of.train.precision,
+            }
+        }
 
     def identity(self, run: str) -> dict[str, Any]:
         """Return what a result of the run `run` says of its weights.
@@ -75,14 +93,20 @@ class Weights:
         """
         more = {} if self.average == EMA else {"average": self.average}
         whose = {} if self.trained.name == run else {"weights_run": self.trained.name}
-        return {**self.digest, **more, **whose, "step": self.step}
+        guide = {} if self.weaker is None else {"guide": self.weaker.name}
+        return {**self.digest, **more, **whose, **guide, "step": self.step}
 
     def pinned_in(self, config: RunConfig) -> RunConfig:
-        """Return a configuration whose `sample.model`, if given, names these very bytes."""
-        if config.sample.model is None:
-            return config
-        ref = ModelRef(self.trained.name, self.step, self.average, self.sha256[:PINNED])
-        return config.replaced({"sample.model": str(ref)})
+        """Return a configuration whose references, where given, name these very bytes."""
+        changes = {} if config.sample.model is None else {"sample.model": self.pinned}
+        if self.weaker is not None:
+            changes["sample.guidance_by"] = self.weaker.pinned
+        return config.replaced(changes) if changes else config
+
+    @property
+    def pinned(self) -> str:
+        """The reference that names these very bytes."""
+        return str(ModelRef(self.trained.name, self.step, self.average, self.sha256[:PINNED]))
 
 
 def averages_in(checkpoint: Manifest) -> list[str]:

@@ -13,8 +13,6 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
-from ddpm_core.diffusion.wrappers.guidance import Guided
 from ddpm_core.shards.classes import Classes, label_numbers, labelled_classes, require_labels
 from ddpm_core.store.storage import Store
 
@@ -108,22 +106,3 @@ def load_plan(store: Store, config: RunConfig) -> Plan:
         DataError: as `labelled_classes`.
     """
     return plan_of(config, labelled_classes(store, config))
-
-
-def conditioned(denoiser: NetworkDenoiser, given: Conditioning, guidance_scale: float) -> Denoiser:
-    """Return the denoiser of images of this conditioning, guided beyond it.
-
-    Args:
-        denoiser: of a network with its null.
-        given: of each image, or of one for all; without parts the denoiser is returned as it is.
-        guidance_scale: 1: no guidance, and 0: as of images of nothing; both are one call of the
-            network on each image.
-    """
-    if not given.parts:
-        return denoiser
-    if guidance_scale == 0:
-        return denoiser.given_nothing()
-    own = denoiser.given(given)
-    if guidance_scale == 1:
-        return own
-    return Guided(own, denoiser.given_nothing(), guidance_scale)

@@ -20,6 +20,7 @@ from ddpm_core.diffusion.samplers.ode import ode_sample
 from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
 from ddpm_core.diffusion.wrappers.respacing import respaced
+from ddpm_core.sampling.guided import describe_guidance
 
 Noise = Callable[[int], Tensor]
 
@@ -118,10 +119,7 @@ def describe(
     }
     if sample.num_steps is not None:
         about["spacing"] = sample.spacing
-    if num_classes is not None:
-        listed = sample.labels
-        about["labels"] = listed if isinstance(listed, str) else list(listed)
-        about["guidance_scale"] = sample.guidance_scale
+    about |= describe_guidance(sample, num_classes=num_classes)
     match sample.sampler:
         case "ddim":
             about["eta"] = sample.eta

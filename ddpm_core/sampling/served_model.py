@@ -6,7 +6,8 @@
 
 where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or names certain
 images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. A model of classes takes
-`"labels": ["cat", "3"]`, names or numbers in turn, and `"guidance_scale": 2` besides. In Python,
+`"labels": ["cat", "3"]`, names or numbers in turn, and `"guidance_scale": 2` besides, as does one
+that weaker weights guide; they lie in the model too. In Python,
 `mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
 MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.
 """
@@ -34,11 +35,13 @@ from safetensors import SafetensorError
 _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
+from ddpm_core.diffusion.denoiser import NetworkDenoiser  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
 from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16  # noqa: E402
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
-from ddpm_core.sampling.plan import Plan, conditioned, plan_of  # noqa: E402
+from ddpm_core.sampling.guided import guided  # noqa: E402
+from ddpm_core.sampling.plan import Plan, plan_of  # noqa: E402
 from ddpm_core.shards.classes import Classes, label_numbers  # noqa: E402
 
 sys.dont_write_bytecode = not _writes_bytecode
@@ -62,28 +65,18 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             CheckpointError: the weights are not the ones that were registered, or do not fit.
             ConfigError: run.json is not valid.
         """
-        weights = Path(context.artifacts["weights"]).read_bytes()
-        expected = context.model_config["ema_sha256"]
-        found = hashlib.sha256(weights).hexdigest()
-        if found != expected:
-            raise CheckpointError(
-                f"the weights of this model have SHA-256 {found}, registered were {expected}; "
-                "download the model again"
-            )
-        self._config = RunConfig.from_json(Path(context.artifacts["run"]).read_bytes())
-        network = build_network(self._config)
-        try:
-            network.load_state_dict(safetensors.torch.load(weights))
-        except (SafetensorError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the weights of this model do not fit its run.json: {error}; register it again"
-            ) from error
+        artifacts, said = context.artifacts, context.model_config
+        self._config = RunConfig.from_json(Path(artifacts["run"]).read_bytes())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        bfloat16 = uses_bfloat16(self._config.train.precision, self._device)
-        averaged = AveragedNetwork(network, self._device, bfloat16=bfloat16)
-        size = sum(parameter.numel() for parameter in network.parameters())
+        weights = Path(artifacts["weights"])
+        self._denoiser = _denoiser(self._config, weights, said["ema_sha256"], self._device)
+        self._weaker = None
+        if "guide" in artifacts:
+            of = RunConfig.from_json(Path(artifacts["guide_run"]).read_bytes())
+            guide = Path(artifacts["guide"])
+            self._weaker = _denoiser(of, guide, said["guide_sha256"], self._device)
+        size = self._config.num_parameters
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
-        self._denoiser = build_denoiser(self._config, averaged, averaged.null)
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
         classes = Classes(tuple(names), tuple(counts)) if names else None
         self._plan = plan_of(self._config, classes)
@@ -102,7 +95,8 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
                 without rows: the first `count`.
             params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4). Of a
                 model of classes: `labels`, names or numbers that images 0, 1, ... have in turn
-                (default: as in the run's samples); `guidance_scale`, 0 to 1000 (default: theirs).
+                (default: as in the run's samples); `guidance_scale`, 0 to 1000 (default: theirs;
+                interval, rescaling and threshold are always theirs).
 
         Returns:
             (count, height, width, channels) uint8, or uint16 of data.depth=16.
@@ -150,14 +144,36 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             ) from None
 
     def _draw(self, positions: torch.Tensor, seed: int, plan: Plan, scale: float) -> torch.Tensor:
+        sample = self._config.sample.model_copy(update={"guidance_scale": scale})
         x_0 = draw(
-            conditioned(self._denoiser, plan.conditioning(positions), scale),
+            guided(self._denoiser, plan.conditioning(positions), sample, self._weaker),
             positions,
             self._config.data.shape,
-            sample=self._config.sample,
+            sample=sample,
             seed=seed,
         )
         return to_levels(x_0, self._config.data.num_levels)
+
+
+def _denoiser(config: RunConfig, file: Path, sha256: str, device: torch.device) -> NetworkDenoiser:
+    """Return the denoiser of a file of weights, verified."""
+    weights = file.read_bytes()
+    found = hashlib.sha256(weights).hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"the weights of this model have SHA-256 {found}, registered were {sha256}; download "
+            "the model again"
+        )
+    network = build_network(config)
+    try:
+        network.load_state_dict(safetensors.torch.load(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the weights of this model do not fit its run.json: {error}; register it again"
+        ) from error
+    bfloat16 = uses_bfloat16(config.train.precision, device)
+    averaged = AveragedNetwork(network, device, bfloat16=bfloat16)
+    return build_denoiser(config, averaged, averaged.null)
 
 
 @contextmanager

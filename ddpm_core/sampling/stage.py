@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
+from ddpm_core.inference.build import require_guidance
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen, places
@@ -42,10 +43,12 @@ def run_sample(store: Store, config: RunConfig) -> str:
 
     Raises:
         CheckpointError: the weights are not there.
+        ConfigError: as `require_guidance`.
         ClusterError: workers were lost too often; what they published is kept.
     """
     weights = chosen.require(store, config)
     config = weights.pinned_in(config)
+    require_guidance(config)
     say(f"weights: {weights.said}")
     with open_tracker(store, config, stage="sample") as tracker:
         committed = _complete_samples(store, config, weights, tracker)

@@ -12,10 +12,11 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.runs import results
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
-from ddpm_core.sampling.plan import Plan, conditioned
+from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.plan import Plan
 from ddpm_core.sampling.sampler import num_steps_of
 from ddpm_core.sampling.units import Unit, publish
 from ddpm_core.store.storage import open_store
@@ -52,7 +53,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             "more: they were trained again, exchanged or deleted; run the sample stage again"
         )
     denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
-    plan, scale = Plan.of_payload(payload["plan"]), config.sample.guidance_scale
+    weaker, plan = load_weaker(store, weights, device), Plan.of_payload(payload["plan"])
 
     def make(unit: Unit) -> None:
         recorder = _Recorder(config)
@@ -64,7 +65,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             recorder.begin(start, unit.stop)
             positions = torch.arange(start, stop, device=device)
             x_0 = draw(
-                conditioned(denoiser, plan.conditioning(positions), scale),
+                guided(denoiser, plan.conditioning(positions), config.sample, weaker),
                 positions,
                 config.data.shape,
                 sample=config.sample,

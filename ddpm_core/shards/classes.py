@@ -7,7 +7,7 @@ from typing import Self
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs import results
-from ddpm_core.runs.reference import is_own, trained_by
+from ddpm_core.runs.reference import is_own, keys_given, said, trained_by
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
 
@@ -45,7 +45,8 @@ def labelled_classes(
 ) -> Classes | None:
     """Return the classes that the labels of a run's weights stand for; None: not known, or none.
 
-    Those of the data set of the run that trained the weights; where that has none, of its own.
+    Those of the data set of the run that trained the weights; where that has none, of its own. A
+    weaker model that guides them must call them so too.
 
     Args:
         store: the root.
@@ -53,7 +54,7 @@ def labelled_classes(
         ours: the names of the classes of its images, where its data set is not made yet.
 
     Raises:
-        ConfigError: one of the two data sets has another number of classes than the network has
+        ConfigError: one of the data sets has another number of classes than the network has
             labels, or they name them otherwise.
         DataError: an index cannot be read.
     """
@@ -63,20 +64,22 @@ def labelled_classes(
     names = own.names if own is not None else ours
     if names is not None:
         require_classes(config, names)
-    if is_own(config):
-        return own
-    trained = trained_by(store, config)
-    theirs = known_classes(store, trained)
-    if theirs is None:
-        return own
-    require_classes(config, theirs.names)
-    if names is not None and tuple(names) != theirs.names:
-        raise ConfigError(
-            f"sample.model={config.sample.model!r}: the labels of run {trained.name!r} stand for "
-            f"other classes: {classes_text(names)} here and {classes_text(theirs.names)} there. "
-            "Give that run itself as the target, or use its data set"
-        )
-    return theirs
+    found = own
+    for key in keys_given(config):
+        trained = trained_by(store, config, key)
+        theirs = None if is_own(config, key) else known_classes(store, trained)
+        if theirs is None:
+            continue
+        require_classes(config, theirs.names)
+        if names is not None and tuple(names) != theirs.names:
+            first = "Give that run itself as the target" if key == "model" else "Train it anew"
+            raise ConfigError(
+                f"{said(config, key)}: the labels of run {trained.name!r} stand for other classes: "
+                f"{classes_text(names)} here and {classes_text(theirs.names)} there. {first}, or "
+                "use its data set"
+            )
+        names, found = theirs.names, theirs if key == "model" else found
+    return found
 
 
 def require_classes(config: RunConfig, classes: Sequence[str]) -> None:

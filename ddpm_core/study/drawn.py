@@ -9,23 +9,49 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import SampleConfig
-from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.sampling.plan import conditioned
+from ddpm_core.sampling.guided import guided
 from ddpm_core.study.units import Unit
 from ddpm_core.units.ranges import Arrays
 
 
-class Counter:
-    """A network that counts the images that pass through it."""
+class Counts:
+    """Counts the images that pass through networks."""
 
-    def __init__(self, network: Network) -> None:
-        self._network, self.num_images = network, 0
+    def __init__(self) -> None:
+        self.num_images = 0
 
-    def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
-        self.num_images += len(x_t)
-        return self._network(x_t, t, conditioning)
+    def of(self, denoiser: NetworkDenoiser) -> NetworkDenoiser:
+        """Return the denoiser of a network whose images are counted."""
+
+        def network(x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
+            self.num_images += len(x_t)
+            return denoiser.network(x_t, t, conditioning)
+
+        return replace(denoiser, network=network)
+
+
+def counted(
+    context: EvaluationContext, positions: Tensor, denoiser: NetworkDenoiser, sample: SampleConfig
+) -> tuple[Denoiser, Counts]:
+    """Return the denoiser of the samples at these positions, and what counts its calls.
+
+    Args:
+        context: of the actor.
+        positions: of the images.
+        denoiser: of the run's network.
+        sample: how they are guided.
+    """
+    counts, weaker = Counts(), context.weaker
+    followed = guided(
+        counts.of(denoiser),
+        context.plan.conditioning(positions),
+        sample,
+        None if weaker is None else counts.of(weaker),
+    )
+    return followed, counts
 
 
 def drawn(
@@ -40,9 +66,9 @@ def drawn(
         sample: the sampler and its settings.
     """
     positions = torch.arange(unit.start, unit.stop, device=context.device)
-    counter, given = Counter(denoiser.network), context.plan.conditioning(positions)
+    followed, counts = counted(context, positions, denoiser, sample)
     x_0 = draw(
-        conditioned(replace(denoiser, network=counter), given, sample.guidance_scale),
+        followed,
         positions,
         context.config.data.shape,
         sample=sample,
@@ -51,7 +77,7 @@ def drawn(
     images_u8 = to_u8(x_0).cpu().permute(0, 3, 1, 2)
     shown = images_u8[: max(0, context.config.study.num_shown - unit.start)].contiguous()
     return {
-        "evaluations": torch.tensor(counter.num_images // len(positions)),
+        "evaluations": torch.tensor(counts.num_images // len(positions)),
         "shown": shown,
         **context.look(images_u8),
     }

@@ -12,7 +12,7 @@ from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
-from ddpm_core.sampling.sampler import describe
+from ddpm_core.sampling.guided import describe_guidance
 from ddpm_core.study.ddim import numbers as ddim
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.published import progressive_coding_of
@@ -78,15 +78,9 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
 
 
 def _conditioning(config: RunConfig) -> dict[str, Any]:
-    """Return what is given to a network of labels, and how far its samples are guided."""
-    if config.num_classes is None:
-        return {}
-    sample, steps = config.sample, config.diffusion.num_timesteps
-    drawn = describe(sample, steps, num_classes=config.num_classes)
-    return {
-        "conditioning": "the label of each image",
-        **{key: drawn[key] for key in ("labels", "guidance_scale")},
-    }
+    """Return what is given to a network of labels, and how its samples are guided."""
+    labels = {} if config.num_classes is None else {"conditioning": "the label of each image"}
+    return {**labels, **describe_guidance(config.sample, num_classes=config.num_classes)}
 
 
 def mean_and_error(values: Tensor) -> dict[str, Any]:

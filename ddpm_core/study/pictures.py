@@ -21,7 +21,7 @@ from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
-from ddpm_core.sampling.plan import conditioned
+from ddpm_core.sampling.guided import guided
 from ddpm_core.study.sheets import frames_u8
 from ddpm_core.study.units import Unit
 from ddpm_core.units.ranges import Arrays
@@ -92,9 +92,9 @@ def _latents(context: EvaluationContext, unit: Unit) -> Arrays:
     times = sorted({t for t in quarters(context.denoiser.schedule.num_timesteps) if t >= 0})[::-1]
     chain = _noise(context, _CHAIN, 1)
     first = torch.zeros(1, dtype=torch.int64, device=context.device)
-    given, scale = context.plan.conditioning(first), context.config.sample.guidance_scale
+    given, sample = context.plan.conditioning(first), context.config.sample
     shared = shared_latents(
-        conditioned(context.denoiser, given, scale),  # all of what the first sample is of
+        guided(context.denoiser, given, sample, context.weaker),  # as the first sample is drawn
         chain(context.denoiser.schedule.num_timesteps),
         times=times,
         num_images=unit.stop - unit.start,

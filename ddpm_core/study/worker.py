@@ -1,7 +1,6 @@
 """The actor of the study: computes a unit and publishes its result."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, assert_never
@@ -20,10 +19,9 @@ from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
-from ddpm_core.sampling.plan import conditioned
 from ddpm_core.study import pictures
 from ddpm_core.study.ddim import work as ddim_work
-from ddpm_core.study.drawn import Counter, chain_noise, drawn
+from ddpm_core.study.drawn import chain_noise, counted, drawn
 from ddpm_core.study.neighbours import in_chunks, memorisation, nearest_of_each
 from ddpm_core.study.settings import swept
 from ddpm_core.study.units import Unit, uses_network
@@ -108,13 +106,7 @@ def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     positions, shape = _positions(context, unit), context.config.data.shape
     times = moments_of_chain(context.denoiser)
     x_T, noise = chain_noise(context, positions)  # noqa: N806
-    given = context.plan.conditioning(positions)
-    counter = Counter(context.denoiser.network)
-    counted, scale = (
-        replace(context.denoiser, network=counter),
-        context.config.sample.guidance_scale,
-    )
-    denoiser = conditioned(counted, given, scale)
+    denoiser, counts = counted(context, positions, context.denoiser, context.config.sample)
     with torch.inference_mode():
         x_0_hat = progressive_generation(denoiser, x_T, times=times, noise=noise)
     count = unit.stop - unit.start
@@ -122,7 +114,7 @@ def _progress(context: EvaluationContext, unit: Unit) -> Arrays:
     shown = images_u8.view(len(times), count, *shape)
     seen = context.look(images_u8)
     return {
-        "evaluations": torch.tensor(counter.num_images // count),
+        "evaluations": torch.tensor(counts.num_images // count),
         "times": torch.tensor(times),
         "shown": shown[:, : max(0, context.config.study.num_shown - unit.start)].contiguous(),
         **{name: rows.view(len(times), count, -1) for name, rows in seen.items()},

@@ -15,7 +15,7 @@ from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError, StorageError
 from ddpm_core.runs import begun, layout, places, results
-from ddpm_core.runs.reference import canonical
+from ddpm_core.runs.reference import REFERENCES, Key, canonical, given
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import KeyMissingError, Store
 
@@ -97,8 +97,9 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
         return {}
     before, free = recorded.flat(), config.uncounted_keys()
     # A place, since results hang on the digest of the weights; but other weights are another run.
-    is_other = STAGES[stage].uses_weights and not _same_weights(store, config, recorded)
-    weights = {MODEL_KEY: str(canonical(store, config))} if is_other else {}
+    keys = REFERENCES if STAGES[stage].uses_weights else ()
+    others = [key for key in keys if not _same_weights(store, config, recorded, key)]
+    weights = {f"sample.{key}": _canonical(store, config, key) for key in others}
     return weights | {
         name: value
         for name, value in config.flat().items()
@@ -106,14 +107,22 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
     }
 
 
-def _same_weights(store: Store, config: RunConfig, recorded: RunConfig) -> bool:
+def _canonical(store: Store, config: RunConfig, key: Key) -> str | None:
+    is_none = key == "guidance_by" and given(config, key) is None  # which has no default
+    return None if is_none else str(canonical(store, config, key))
+
+
+def _same_weights(store: Store, config: RunConfig, recorded: RunConfig, key: Key) -> bool:
     """Say whether two configurations of a run name the same weights, by text or by digest."""
-    if config.sample.model == recorded.sample.model:
+    texts = [given(one, key) for one in (config, recorded)]
+    if texts[0] == texts[1]:
         return True
+    if key == "guidance_by" and None in texts:
+        return False
     with suppress(ConfigError, CheckpointError):  # what run.json names may be deleted since
-        if canonical(store, config) == canonical(store, recorded):
+        if canonical(store, config, key) == canonical(store, recorded, key):
             return True
-        ours, theirs = (results.weights_of(store, one) for one in (config, recorded))
+        ours, theirs = (results.named_weights(store, one, key) for one in (config, recorded))
         return ours is not None and theirs is not None and ours.sha256 == theirs.sha256
     return False
 

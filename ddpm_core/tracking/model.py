@@ -82,6 +82,7 @@ def register_model(
             model = _uploaded(run, store, config, weights)
             _log_metrics(run, model.model_id, weights.step)
             about = {DIGEST_TAG: digest, "step": str(weights.step), WEIGHTS: weights.name}
+            about |= {"guide": weights.weaker.name} if weights.weaker is not None else {}
             about |= run.identity.recorded.tags
             newest = _new_version(run, name, model, about, _description(name, weights))
         if is_champion:
@@ -131,6 +132,7 @@ def save_model(
     *,
     name: str = "",
     classes: Classes | None = None,
+    weaker: tuple[RunConfig, Path] | None = None,
     model: Model | None = None,
 ) -> None:
     """Write the MLflow model into `folder`, which must not exist or be empty.
@@ -141,21 +143,28 @@ def save_model(
         weights: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
         name: which weights they are, as RUN@STEP:AVERAGE.
         classes: of the run's data set, whose names a model of classes takes; None: not known.
+        weaker: configuration and file of the weights that guide these; None: there are none.
         model: what MLflow should know besides; None for a model of no run.
 
     Raises:
         Refused: MLflow cannot make a model of this.
     """
-    with tempfile.TemporaryDirectory() as scratch, _no_bytecode(), weights.open("rb") as file:
-        run_json = Path(scratch) / "run.json"
-        run_json.write_text(config.to_json())
+    with tempfile.TemporaryDirectory() as scratch, _no_bytecode():
+        files, digests = {"weights": weights}, {DIGEST_TAG: _sha256(weights)}
+        runs = {"run": config}
+        if weaker is not None:
+            runs["guide_run"], files["guide"] = weaker
+            digests["guide_sha256"] = _sha256(weaker[1])
+        for role, one in runs.items():
+            files[role] = Path(scratch) / f"{role}.json"
+            files[role].write_text(one.to_json())
         try:
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(_PACKAGE / "sampling" / "served_model.py"),
-                artifacts={"weights": str(weights), "run": str(run_json)},
+                artifacts={role: str(file) for role, file in files.items()},
                 model_config={
-                    DIGEST_TAG: hashlib.file_digest(file, "sha256").hexdigest(),
+                    **digests,
                     WEIGHTS: name,
                     **_said_of(config, classes),
                 },
@@ -170,6 +179,11 @@ def save_model(
         except MlflowException as error:
             # Raised locally: retrying cannot help.
             raise Refused(str(error)) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _said_of(config: RunConfig, classes: Classes | None) -> dict[str, Any]:
@@ -193,10 +207,9 @@ def signature(config: RunConfig) -> ModelSignature:
     channels, height, width = config.data.shape
     params = [ParamSpec("seed", "long", 0), ParamSpec("count", "long", 4)]
     if config.num_classes is not None:
-        params += [
-            ParamSpec("labels", "string", [], shape=(-1,)),
-            ParamSpec("guidance_scale", "double", config.sample.guidance_scale),
-        ]
+        params.append(ParamSpec("labels", "string", [], shape=(-1,)))
+    if config.num_classes is not None or config.sample.guidance_by is not None:
+        params.append(ParamSpec("guidance_scale", "double", config.sample.guidance_scale))
     return ModelSignature(
         inputs=Schema([ColSpec("long", "index", required=False)]),
         outputs=Schema([TensorSpec(np.dtype(config.data.dtype), (-1, height, width, channels))]),
@@ -225,7 +238,19 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights)
         _fetch(store, weights, file)
         about = Model(run_id=run.run_id, model_id=model_id)
         classes = labelled_classes(store, config)
-        save_model(folder, config, file, name=weights.name, classes=classes, model=about)
+        weaker = None
+        if weights.weaker is not None:
+            weaker = weights.weaker.trained, Path(scratch) / "guide.safetensors"
+            _fetch(store, weights.weaker, weaker[1])
+        save_model(
+            folder,
+            config,
+            file,
+            name=weights.name,
+            classes=classes,
+            weaker=weaker,
+            model=about,
+        )
         file.unlink()  # the folder has a copy, and a disk may hold just two
         run.heard()
         with patience(weights.checkpoint.files[weights.role].size):

@@ -7,7 +7,7 @@ from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import end_warning
+from ddpm_core.inference.build import end_warning, require_guidance
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import layout, lease, results
 from ddpm_core.runs.run import require_feature_file
@@ -54,6 +54,7 @@ def run_train(store: Store, config: RunConfig) -> None:
     checkpoint.refuse_damaged_import(store, config)
     if not results.has_foreign_network(store, config):
         require_feature_file(config)  # not after days of training
+    require_guidance(config)
     for warning in (end_warning(config), *doubts(config)):
         if warning is not None:
             _log.warning("%s%s", WARNING, warning)

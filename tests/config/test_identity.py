@@ -83,6 +83,7 @@ def test_what_is_housekeeping_and_what_is_a_place():
         "data.on_bad",
         "data.max_bad_share",
         "data.max_megapixels",
+        "sample.guidance_by",
         "sample.model",
     }
     assert set(digits().housekeeping()) == said

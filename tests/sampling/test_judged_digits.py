@@ -18,7 +18,8 @@ from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import recipe
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.sampling.plan import Plan, conditioned
+from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.plan import Plan
 from ddpm_core.sources.splits import load_splits
 from tests.training.small import CPU, make_learner
 
@@ -58,8 +59,9 @@ def test_labels_and_guidance_are_followed_and_no_label_is_all_of_them():
     assert judge.score(pixels(test.images_u8), test.labels) > 0.97
     positions, plan, right = torch.arange(NUM_IMAGES), Plan(in_turn=tuple(range(10))), {}
     for scale in (0.0, 1.0, 2.0):
-        guided = conditioned(denoiser, plan.conditioning(positions), scale)
-        x_0 = draw(guided, positions, config.data.shape, sample=HALF_THE_STEPS, seed=0)
+        sample = HALF_THE_STEPS.model_copy(update={"guidance_scale": scale})
+        followed = guided(denoiser, plan.conditioning(positions), sample)
+        x_0 = draw(followed, positions, config.data.shape, sample=sample, seed=0)
         found = judge.predict(pixels(to_u8(x_0)))
         right[scale] = float((found == plan.labels(positions).numpy()).mean())
     assert right[1.0] >= 0.93, right

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.denoiser import load_denoiser
@@ -18,7 +19,8 @@ from ddpm_core.runs import layout, results
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.export import export_samples
-from ddpm_core.sampling.plan import Plan, conditioned, load_plan, plan_of
+from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.plan import Plan, load_plan, plan_of
 from ddpm_core.sampling.units import first_images, units_of
 from ddpm_core.shards.classes import Classes
 from ddpm_core.shards.index import load_index
@@ -144,14 +146,17 @@ def test_scales_1_and_0_are_no_guidance_at_half_the_cost_and_2_goes_as_far_again
     network, x_t, t = Counting(), normal(2, 1, 2, 2), torch.tensor([3, 30])
     null, three = (Conditioning(label=torch.tensor([label])) for label in (10, 3))
     denoiser = NetworkDenoiser(network, SHORT, null=null)
-    found = {w: conditioned(denoiser, three, w).predict(x_t, t).eps for w in (0.0, 1.0, 2.0)}
+    found = {
+        w: guided(denoiser, three, SampleConfig(guidance_scale=w)).predict(x_t, t).eps
+        for w in (0.0, 1.0, 2.0)
+    }
     assert network.num_images == 2 * (1 + 1 + 2)
     assert torch.equal(found[1.0], denoiser.given(three).predict(x_t, t).eps)
     assert torch.equal(found[0.0], denoiser.given_nothing().predict(x_t, t).eps)
     for w, label in ((0.0, 10.0), (2.0, -4.0)):
         expected = 0.5 * x_t + 0.1 * label
         torch.testing.assert_close(found[w], expected, rtol=1e-9, atol=1e-9)
-    assert conditioned(denoiser, NOTHING, 1.0) is denoiser
+    assert guided(denoiser, NOTHING, SampleConfig()) is denoiser
 
 
 # -- the stage -----------------------------------------------------------------------------------
@@ -188,7 +193,7 @@ def test_each_image_is_of_its_label_which_lies_beside_it(
     positions = torch.arange(12, 16)
     given = Conditioning(label=positions % 10)
     expected = draw(
-        conditioned(denoiser, given, 2.0),
+        guided(denoiser, given, config.sample),
         positions,
         config.data.shape,
         sample=config.sample,

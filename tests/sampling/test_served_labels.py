@@ -1,6 +1,7 @@
 """The registered model of classes: labels by name and number, and guidance, by request."""
 
 import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,11 @@ import safetensors.torch
 import torch
 
 from ddpm_core.conditioning import Conditioning
+from ddpm_core.config import SampleConfig
+from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.sampling.draw import draw, to_u8
-from ddpm_core.sampling.plan import conditioned
+from ddpm_core.sampling.guided import guided
 from tests.quiet_mlflow import mlflow
 from tests.sampling.tiny import tiny_config
 
@@ -62,7 +65,7 @@ def drawn(network, labels, scale=1.0):
     given = Conditioning(label=torch.tensor(labels))
     with torch.inference_mode():
         x_0 = draw(
-            conditioned(denoiser, given, scale),
+            guided(denoiser, given, SampleConfig(guidance_scale=scale)),
             torch.arange(len(labels)),
             CONFIG.data.shape,
             sample=CONFIG.sample,
@@ -114,3 +117,46 @@ def test_the_signature_has_labels_where_the_network_takes_them():
     labelled = signature(CONFIG.replaced({"sample.guidance_scale": 1.5})).params
     assert [param.name for param in labelled] == [*plain, "labels", "guidance_scale"]
     assert labelled.params[-1].default == 1.5
+    by = {"sample.guidance_by": "@5", "sample.guidance_scale": 3.0}
+    unlabelled = [param.name for param in signature(tiny_config(**by)).params]
+    assert unlabelled == [*plain, "guidance_scale"]
+
+
+def test_the_weights_that_guide_lie_in_the_model(network, monkeypatch, tmp_path):
+    """Catches a registered model that is guided by its own null, or by nothing; a guide of other
+    bytes than were registered.
+    """
+    from ddpm_core.sampling.served_model import SampledImages
+    from ddpm_core.tracking.model import save_model
+
+    config = CONFIG.replaced({"sample.guidance_by": "@5", "sample.guidance_scale": 3.0})
+    weights = network.state_dict()
+    weaker = {name: 0.8 * value for name, value in weights.items()}
+    files = {role: tmp_path / f"{role}.safetensors" for role in ("ema", "weaker")}
+    files["ema"].write_bytes(safetensors.torch.save(weights))
+    files["weaker"].write_bytes(safetensors.torch.save(weaker))
+    served = SampledImages()
+
+    def load(folder, *, artifacts, model_config, **rest):
+        served.load_context(SimpleNamespace(artifacts=artifacts, model_config=model_config))
+        Path(artifacts["guide"]).write_bytes(files["ema"].read_bytes())
+        with pytest.raises(CheckpointError, match="registered were"):
+            SampledImages().load_context(
+                SimpleNamespace(artifacts=artifacts, model_config=model_config)
+            )
+
+    monkeypatch.setattr(mlflow.pyfunc, "save_model", load)
+    save_model(tmp_path / "model", config, files["ema"], weaker=(config, files["weaker"]))
+
+    other = build_network(CONFIG).eval()
+    other.load_state_dict(weaker)
+    given = Conditioning(label=torch.arange(4))
+    with torch.inference_mode():
+        followed = guided(
+            build_denoiser(CONFIG, network, network.null),
+            given,
+            config.sample,
+            build_denoiser(CONFIG, other, other.null),
+        )
+        x_0 = draw(followed, torch.arange(4), CONFIG.data.shape, sample=config.sample, seed=0)
+    assert np.array_equal(served.predict(None, NO_ROWS, {}), to_u8(x_0).numpy())

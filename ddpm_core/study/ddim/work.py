@@ -12,7 +12,7 @@ from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
-from ddpm_core.sampling.plan import conditioned
+from ddpm_core.sampling.guided import guided
 from ddpm_core.study.ddim.cells import SIGMA_HAT, TAUS, cells
 from ddpm_core.study.drawn import chain_noise, drawn
 from ddpm_core.study.pictures import MIX_WEIGHTS, chain_of_steps, there_and_back
@@ -62,10 +62,12 @@ def _arcs(context: EvaluationContext, unit: Unit) -> Arrays:
     x_T, _ = chain_noise(context, torch.arange(unit.start, unit.stop, device=context.device))  # noqa: N806
     mixed = slerp(x_T[0::2], x_T[1::2], MIX_WEIGHTS)
     first = torch.zeros(1, dtype=torch.int64, device=context.device)
-    given, scale = context.plan.conditioning(first), context.config.sample.guidance_scale
+    given, sample = context.plan.conditioning(first), context.config.sample
     images = ddim_sample(
         # All of what the first sample is of.
-        chain_of_steps(conditioned(context.denoiser, given, scale), "linspace", num_steps),
+        chain_of_steps(
+            guided(context.denoiser, given, sample, context.weaker), "linspace", num_steps
+        ),
         mixed.flatten(0, 1),
         clip_x_0=context.config.sample.clip_x_0,
     )
