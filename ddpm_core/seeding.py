@@ -31,6 +31,7 @@ Purpose = Literal[
     "sample_label",
     "likelihood",
     "preview",
+    "classifier",
     "features",
     "split",
     "study",

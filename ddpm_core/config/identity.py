@@ -82,6 +82,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "threshold_percentile": None,
         "threshold_cap": None,
     },
+    "evaluate": {"num_classified_images": 0, "label_worth": False},
     "study": {"ddim_steps": ()},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its

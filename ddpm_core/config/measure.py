@@ -17,6 +17,13 @@ class EvaluateConfig(Section):
     """images through a network at once"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of the noise of the bound"""
+    num_classified_images: int = Field(0, ge=0, le=10**9)
+    """of model.conditioning=label: held-out images that the network itself classifies, by the label
+    with which it predicts their noise best; all if there are fewer, 0: none. Each takes 20 calls
+    for every class"""
+    label_worth: bool = False
+    """of model.conditioning=label: measure bits/dim of the same images without their labels too,
+    and so how many bits an image costs less once its label is known"""
     features: str = "trained"
     """feature network of the Frechet distance: 'trained' (a small classifier, trained here on the
     labelled training images) or path or https URL of a TorchScript file"""

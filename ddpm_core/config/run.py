@@ -114,6 +114,7 @@ class RunConfig(Section):
 
     def _refuse_knobs_of_labels(self) -> None:
         knobs = [("train", "label_dropout"), ("sample", "labels")]
+        knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
         if self.sample.guidance_by is None:  # whose reference needs no label
             knobs.append(("sample", "guidance_scale"))
         for name, key in knobs:

@@ -74,6 +74,9 @@ def class_rows(
     bits: NDArray[np.float64],
     bits_labels: Labels,
     judged: tuple[Judged, Judged] | None,
+    *,
+    saved: NDArray[np.float64] | None = None,
+    classified: Judged | None = None,
 ) -> list[dict[str, Any]]:
     """Return what was measured of each class, as JSON values.
 
@@ -82,6 +85,8 @@ def class_rows(
         bits: (n,) bits/dim of held-out images, each given its label.
         bits_labels: (n,) their labels.
         judged: the samples and the held-out images; None where there is no judge.
+        saved: (n,) bits that each image costs less given its label; None: not measured.
+        classified: held-out images as the network itself classifies them; None: not measured.
     """
     rows = []
     for label, name in enumerate(names):
@@ -92,6 +97,13 @@ def class_rows(
             "bits_per_dim": float(mine.mean()) if len(mine) else None,
             "num_likelihood_images": len(mine),
         }
+        if saved is not None:
+            row["label_worth"] = float(saved[bits_labels == label].mean()) if len(mine) else None
+        if classified is not None:
+            row |= {
+                "classified_right": classified.share(label),
+                "num_classified_images": int((classified.labels == label).sum()),
+            }
         if judged is not None:
             samples, held_out = judged
             row |= {

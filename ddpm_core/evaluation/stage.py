@@ -14,6 +14,7 @@ from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.seen import seen_of
@@ -47,7 +48,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
         "inception_score": {...}}`, as in the file of the role `metrics`; the last is None where
         the feature network has no classes. Of a network that takes labels there are `classes`, a
-        row of each, and `judge_accuracy` if the features are trained. Where there is no feature
+        row of each, `judge_accuracy` if the features are trained, and `diffusion_classifier` and
+        `label_worth` if `evaluate` asks for them. Where there is no feature
         network the distance has the value None and a `reason`.
 
     Raises:
@@ -93,6 +95,7 @@ def summary(numbers: dict[str, Any]) -> str:
     """Return the numbers in one line."""
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score, judged = numbers.get("inception_score"), numbers.get("judge_accuracy")
+    own = numbers.get("diffusion_classifier")
     error = f" ± {bits['standard_error']:.3f}" if bits["standard_error"] is not None else ""
     if distance["value"] is None:
         return f"{bits['value']:.3f}{error} bits/dim, no Frechet distance: {distance['reason']}"
@@ -101,6 +104,7 @@ def summary(numbers: dict[str, Any]) -> str:
         f"(floor {distance['test_train']:.2f})"
         + (f", inception score {score['value']:.2f}" if score else "")
         + (f", {100 * judged['value']:.1f} % of the samples judged right" if judged else "")
+        + (f", {100 * own['value']:.1f} % of images classified by the network" if own else "")
     )
 
 
@@ -164,9 +168,17 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
     if inputs.recipe is not None and config.evaluate.features == "trained" and drawn is not None:
         samples, test = (_most_probable(findings, part) for part in ("samples", "test"))
         judged = Judged(drawn.numpy(), samples), Judged(labels, test)
-    rows = class_rows(inputs.index.label.names, bound.total, labels[: len(bound.total)], judged)
+    used, classified, saved = _of_labels(inputs, findings, bound, labels)
+    rows = class_rows(
+        inputs.index.label.names,
+        bound.total,
+        labels[: len(bound.total)],
+        judged,
+        saved=saved,
+        classified=classified,
+    )
     if judged is None or inputs.recipe is None:
-        return {"classes": rows}
+        return {**used, "classes": rows}
     metric = judge_metric(
         *judged,
         config,
@@ -174,7 +186,28 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
         network=describe_network(store, inputs.recipe),
         num_classes=config.num_classes,
     )
-    return {"judge_accuracy": metric, "classes": rows}
+    return {"judge_accuracy": metric, **used, "classes": rows}
+
+
+def _of_labels(
+    inputs: Inputs, findings: Findings[Kind], bound: Bound, labels: NDArray[np.int64]
+) -> tuple[dict[str, Any], Judged | None, NDArray[np.float64] | None]:
+    """Return what the network makes of labels, each image as it classifies it, and bits saved."""
+    config, weights, num_classes = inputs.config, inputs.weights, inputs.config.num_classes
+    found: dict[str, Any] = {}
+    classified, saved = None, None
+    if findings.has("classes", "test") and num_classes is not None:
+        guesses = findings.rows("classes", "test", "eps").argmin(dim=1).numpy()
+        classified = Judged(labels[: len(guesses)], guesses)
+        is_right = classified.labels == classified.found
+        found["diffusion_classifier"] = classifier_metric(
+            is_right, config, weights, num_classes=num_classes
+        )
+    if findings.has("unlabelled", "test"):
+        without, given = Bound.of(findings.each("unlabelled", "test")).total, bound.total
+        saved = (without - given) * np.prod(config.data.shape)
+        found["label_worth"] = worth_metric(without, given, labels[: len(given)], config, weights)
+    return found, classified, saved
 
 
 def _most_probable(findings: Findings[Kind], part: str) -> NDArray[np.int64]:
@@ -201,6 +234,8 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score = numbers.get("inception_score") or {"value": None, "test": None}
     judged = numbers.get("judge_accuracy") or {"value": None, "held_out": None}
+    own = numbers.get("diffusion_classifier") or {"value": None}
+    worth = numbers.get("label_worth") or {"value": None, "entropy": None}
     values = {
         "eval/bits_per_dim": bits["value"],
         "eval/bits_per_dim_standard_error": bits["standard_error"],
@@ -214,6 +249,9 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
         "eval/inception_score_test": score["test"],
         "eval/judge_accuracy": judged["value"],
         "eval/judge_accuracy_held_out": judged["held_out"],
+        "eval/diffusion_classifier": own["value"],
+        "eval/label_worth": worth["value"],
+        "eval/label_entropy": worth["entropy"],
     }
     tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=weights.step)
     for role, record in committed.files.items():

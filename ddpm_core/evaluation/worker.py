@@ -17,11 +17,14 @@ from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.evaluation.context import EvaluationContext, measuring
+from ddpm_core.evaluation.label_use import classified_part
 from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
-Kind = Literal["bound", "features"]
-"""bound: bits/dim by every term, of held-out images; features: of the images of a set"""
+Kind = Literal["bound", "unlabelled", "classes", "features"]
+"""bound: bits/dim by every term, of held-out images; unlabelled: the same of a network of labels
+that is given none; classes: how well it predicts their noise by each label; features: of the images
+of a set"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
@@ -49,14 +52,20 @@ def units_of(
         # One unit of samples each.
         *Unit.cut("features", "samples", config.sample.num_images, config.sample.unit_size),
     )
-    return [*_bound_units(config.evaluate, num_test), *(features if has_features else ())]
+    evaluate = config.evaluate
+    num_bound = min(evaluate.num_likelihood_images, num_test)
+    of_the_network = (
+        *_network_units("bound", num_bound, evaluate),
+        *_network_units("unlabelled", num_bound if evaluate.label_worth else 0, evaluate),
+        *_network_units("classes", min(evaluate.num_classified_images, num_test), evaluate),
+    )
+    return [*of_the_network, *(features if has_features else ())]
 
 
-def _bound_units(evaluate: EvaluateConfig, num_test: int) -> Iterator[Unit]:
-    """Cut the first `num_likelihood_images` held-out images into about eight chunks."""
-    total = min(evaluate.num_likelihood_images, num_test)
+def _network_units(kind: Kind, total: int, evaluate: EvaluateConfig) -> Iterator[Unit]:
+    """Cut the first `total` held-out images into about eight chunks."""
     size = max(_MIN_LIKELIHOOD_IMAGES, ceil(total / _NUM_LIKELIHOOD_UNITS))
-    return Unit.cut("bound", "test", total, min(size, evaluate.batch_size))
+    return Unit.cut(kind, "test", total, min(size, evaluate.batch_size))
 
 
 def uses_network(unit: Unit) -> bool:
@@ -108,6 +117,21 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
                 context.denoiser_of(context.exact(unit.part), unit.start, unit.stop),
                 context.exact(unit.part).images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
+                seed=context.config.evaluate.seed,
+            )
+        case "unlabelled":
+            return likelihood_part(
+                context.denoiser.given_nothing(),
+                context.exact(unit.part).images(unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                seed=context.config.evaluate.seed,
+            )
+        case "classes":
+            return classified_part(
+                context.denoiser,
+                context.test.images(unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                num_classes=context.config.num_classes or 0,
                 seed=context.config.evaluate.seed,
             )
         case "features":

@@ -34,7 +34,14 @@ def cifar10_classes() -> RunConfig:
     A row for each class is added to the embedding of the time, and a tenth of the labels is left
     out (Ho and Salimans 2022, arXiv:2207.12598, section 4).
     """
-    return cifar10().replaced({"name": "cifar10-classes", "model.conditioning": "label"})
+    return cifar10().replaced(
+        {
+            "name": "cifar10-classes",
+            "model.conditioning": "label",
+            "evaluate.num_classified_images": 256,
+            "evaluate.label_worth": True,
+        }
+    )
 
 
 def cifar10_ddim() -> RunConfig:

@@ -148,12 +148,24 @@ def fashion_mnist() -> RunConfig:
 
 def digits_classes() -> RunConfig:
     """The digits by their labels, with the network and settings of `digits`."""
-    return digits().replaced({"name": "digits-classes", "model.conditioning": "label"})
+    return _by_label(digits(), "digits-classes", num_classified_images=100)
 
 
 def mnist_classes() -> RunConfig:
     """MNIST by its labels, with the network and settings of `mnist`."""
-    return mnist().replaced({"name": "mnist-classes", "model.conditioning": "label"})
+    return _by_label(mnist(), "mnist-classes", num_classified_images=64)
+
+
+def _by_label(config: RunConfig, name: str, *, num_classified_images: int) -> RunConfig:
+    """Return a recipe by the labels of its images, which measures what it makes of them."""
+    return config.replaced(
+        {
+            "name": name,
+            "model.conditioning": "label",
+            "evaluate.num_classified_images": num_classified_images,
+            "evaluate.label_worth": True,
+        }
+    )
 
 
 def images() -> RunConfig:

@@ -52,13 +52,20 @@ def test_another_kind_begins_with_its_own_defaults():
     assert digits().replaced(dict(reversed(SMALL.items()))) == found
 
 
+UNMEASURED = {"evaluate.num_classified_images": 0, "evaluate.label_worth": False}
+"""what the recipes of labels measure of them"""
+
+
 def test_another_kind_keeps_the_labels():
     """Catches: a recipe of labels that trains without them, and says nothing."""
     found = recipe("digits-classes").replaced(SMALL)
     assert (found.model.conditioning, found.num_classes) == ("label", 10)
     back = found.replaced({"model.kind": "unet", "model.attention_resolutions": [8]})
     assert back.model.conditioning == "label"
-    without = recipe("digits-classes").replaced(SMALL | {"model.conditioning": "none"})
+    with pytest.raises(ConfigError, match=r"evaluate\.num_classified_images=100 is a setting of"):
+        recipe("digits-classes").replaced(SMALL | {"model.conditioning": "none"})
+    bare = UNMEASURED | {"model.conditioning": "none"}
+    without = recipe("digits-classes").replaced(SMALL | bare)
     assert without.model == small().model
 
 
@@ -74,7 +81,7 @@ def test_a_section_given_whole_keeps_the_labels(tmp_path, caplog):
     same = labels.replaced({"model": {"attention_resolutions": [8]}}).model
     assert same == UNetConfig(**of_labels, attention_resolutions=(8,))
     without = {"kind": "dit", "conditioning": "none", "num_classes": None}
-    assert labels.replaced({"model": without}).model == DiTConfig()
+    assert labels.replaced(UNMEASURED | {"model": without}).model == DiTConfig()
     _, config = configure("digits-classes", root=str(tmp_path), run=None, changes={"model": given})
     assert config.model == DiTConfig(conditioning="label")
     (line,) = caplog.messages

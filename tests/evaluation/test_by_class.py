@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_core import seeding
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import inputs, stage
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.label_use import classifier_times, worth_metric
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.loading.loader import load_split
@@ -86,9 +88,17 @@ def test_a_data_set_of_more_classes_than_the_network_has_is_not_measured(store, 
 
 def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):
     """Catches a bound without the labels, or with those of other images, a judge that is shown
-    other labels than were drawn, and numbers that are not kept.
+    other labels than were drawn, numbers that are not kept; a classifier with other noise for each
+    class or one label for all, and a worth whose two bounds have noise of their own.
     """
-    config = tiny_config(**{"model.conditioning": "label", "sample.batch_size": 4})
+    config = tiny_config(
+        **{
+            "model.conditioning": "label",
+            "sample.batch_size": 4,
+            "evaluate.num_classified_images": 12,
+            "evaluate.label_worth": True,
+        }
+    )
     commit_random_weights(store, config)
     run_sample(store, config)
     numbers = stage.run_evaluate(store, config)
@@ -111,7 +121,26 @@ def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):
     bits = (part["prior"] + part["terms"].sum(dim=1)).numpy()
     assert numbers["bits_per_dim"]["value"] == pytest.approx(bits.mean(), rel=1e-4)
     assert numbers["bits_per_dim"]["protocol"]["conditioning"] == "the label of each image"
+    nothing = likelihood_part(
+        denoiser.given_nothing(),
+        test.images(0, 40),
+        torch.arange(40),
+        seed=config.evaluate.seed,
+    )
+    saved = 64 * ((nothing["prior"] + nothing["terms"].sum(dim=1)).numpy() - bits)
+    worth = numbers["label_worth"]
+    assert worth["value"] == pytest.approx(saved.mean(), rel=1e-3)
+    assert worth["standard_error"] == pytest.approx(saved.std(ddof=1) / 40**0.5, rel=1e-3)
+    shares = np.bincount(labels) / 40
+    assert worth["entropy"] == pytest.approx(-(shares * np.log2(shares)).sum())
+
+    right = [classified(denoiser, test, i) == labels[i] for i in range(12)]
+    own = numbers["diffusion_classifier"]
+    assert own["value"] == pytest.approx(np.mean(right))
+    assert own["protocol"]["num_images"] == 12
     rows = numbers["classes"]
+    assert rows[3]["label_worth"] == pytest.approx(saved[labels.numpy() == 3].mean(), rel=1e-3)
+    assert sum(row["num_classified_images"] for row in rows) == 12
     of_3 = bits[labels.numpy() == 3]
     assert rows[3]["class"] == index.label.names[3]
     assert rows[3]["bits_per_dim"] == pytest.approx(of_3.mean(), rel=1e-4)
@@ -129,3 +158,44 @@ def test_an_evaluation_of_a_run_of_labels(store, in_process, recording_tracker):
     assert numbers["judge_accuracy"]["held_out"] == pytest.approx(accuracy)
     metrics = recording_tracker.metrics
     assert metrics["eval/judge_accuracy@10"] == numbers["judge_accuracy"]["value"]
+    assert metrics["eval/diffusion_classifier@10"] == own["value"]
+    assert metrics["eval/label_worth@10"] == worth["value"]
+
+
+def classified(denoiser, images, i):
+    """Return the class of image i by Li et al. 2023, algorithm 1, written out."""
+    x_0 = images.images(i, i + 1).float() / 127.5 - 1
+    errors, key = torch.zeros(10), seeding.key(0, "classifier")
+    for draw in range(20):
+        t = int((draw + 0.5) * 21 / 20)
+        eps = seeding.normal(key, draw, torch.tensor([i]), (1, 8, 8))
+        abar = denoiser.schedule.alphas_cumprod[t].float()
+        x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * eps
+        labels = Conditioning(label=torch.arange(10))
+        found = denoiser.network(x_t.repeat(10, 1, 1, 1), torch.full((10,), t), labels)
+        errors += (found - eps).square().mean(dim=(1, 2, 3))
+    return int(errors.argmin())
+
+
+def test_images_are_classified_at_the_middles_of_equal_parts_of_the_chain():
+    """Catches times of the first part of the chain alone, and one twice where it is short."""
+    assert classifier_times(200)[:3] == [5, 15, 25]
+    assert classifier_times(200)[-1] == 195
+    assert classifier_times(4) == [0, 1, 2, 3]
+
+
+def test_a_worth_above_the_entropy_of_a_label_is_a_shortcoming_of_the_null():
+    """Catches a number that no label can be worth, and nothing that says so."""
+    config = tiny_config(**{"model.conditioning": "label"})
+    labels, given = np.array([0, 1, 0, 1]), np.zeros(4)
+    for saved, is_possible in (([0.5, 0.6, 0.7, 0.6], True), ([2.5, 2.6, 2.7, 2.6], False)):
+        found = worth_metric(np.array(saved) / 64, given, labels, config, {})
+        assert (found["entropy"], found["protocol"]["warnings"] == []) == (1.0, is_possible)
+    assert worth_metric(given[:1], given[:1], labels[:1], config, {}) is None
+
+
+def test_what_needs_labels_is_refused_without():
+    """Catches an evaluation that fails after the training."""
+    for key, value in (("num_classified_images", 5), ("label_worth", True)):
+        with pytest.raises(ConfigError, match=f"evaluate.{key}=.* setting of model.conditioning"):
+            tiny_config(**{f"evaluate.{key}": value})

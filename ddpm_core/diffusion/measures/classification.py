@@ -1,4 +1,4 @@
-"""The diffusion classifier, for callers of the library: by which class noise is predicted best.
+"""The diffusion classifier: by which class noise is predicted best, and what a label is worth.
 
 It needs neither a sampler nor a classifier, and so measures how much of its condition a network
 uses. In units of information that is what the label is worth: how many bits an image costs less
