@@ -74,6 +74,7 @@ STUDIES = {
     "ode_steps": 9,
     "ode_tolerance": 0.5,
     "num_shown": 9,
+    "ddim_steps": [5],
     "mix_depth": 0.75,
     "batch_size": 9,
     "seed": 9,
