@@ -18,17 +18,19 @@ class DiffusionConfig(Section):
     """how the variance of the forward steps grows"""
     beta_start: float = Field(1e-4, gt=0, lt=1)
     """variance of the first step of a chain of 1000; scaled by 1000/T otherwise; not used by
-    const, jsd and cosine"""
+    const, jsd, cosine and erasure"""
     beta_end: float = Field(0.02, gt=0, lt=1)
-    """variance of the last step of a chain of 1000; scaled by 1000/T otherwise; not used by jsd
-    and cosine"""
+    """variance of the last step of a chain of 1000; scaled by 1000/T otherwise; not used by
+    jsd, cosine and erasure"""
     zero_terminal_snr: bool = False
     """rescale the schedule so that it ends in pure noise; needs another prediction than eps"""
     prediction: PredictionKind = "eps"
-    """what the network predicts: the noise, the image, the mean of x_{t-1}, or v"""
+    """what the network predicts: the noise, the image, the mean of x_{t-1}, v, or how far that mean
+    lies from sqrt(1 - beta) x_t, in units of sqrt(beta) (drift)"""
     variance: Variance = "fixed_large"
     """variance of the reverse steps: posterior variance (fixed_small), beta (fixed_large), or
-    predicted by the network: its logarithm (learned), or where between those two (learned_range)"""
+    predicted by the network: its logarithm (learned), where between those two (learned_range), or
+    its log odds beside those of beta (learned_beta)"""
 
     @property
     def ends_in_pure_noise(self) -> bool:
@@ -37,7 +39,7 @@ class DiffusionConfig(Section):
 
     @model_validator(mode="after")
     def _betas_are_variances(self) -> Self:
-        uses_end = self.beta_schedule not in ("jsd", "cosine")
+        uses_end = self.beta_schedule not in ("jsd", "cosine", "erasure")
         uses_start = uses_end and self.beta_schedule != "const"
         if uses_start and self.beta_start > self.beta_end:
             raise ValueError(

@@ -19,20 +19,23 @@ BetaSchedule = Literal[
     "jsd",
     "cosine",
     "sigmoid",
+    "erasure",
 ]
 """Variances of the forward steps; `quad` and `scaled_linear`, the original's and latent
 diffusion's name, are the same."""
 
-PredictionKind = Literal["eps", "x_0", "x_prev", "v"]
-"""What a network of a chain predicts: the noise, the image, the mean of x_{t-1}, or v."""
+PredictionKind = Literal["eps", "x_0", "x_prev", "v", "drift"]
+"""What a network of a chain predicts: the noise, the image, the mean of x_{t-1}, v, or how far that
+mean lies from sqrt(1 - beta) x_t, in units of sqrt(beta) (drift)."""
 
-OutputKind = Literal["eps", "x_0", "x_prev", "v", "velocity"]
+OutputKind = Literal["eps", "x_0", "x_prev", "v", "drift", "velocity"]
 """What a network's output may be: also the velocity eps - x_0 of flow matching."""
 
-Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
+Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range", "learned_beta"]
 """Variance of the reverse steps. fixed_small: the posterior's, optimal if x_0 is one point;
 fixed_large: beta, optimal if x_0 is standard normal; learned: a second half of the output is its
-logarithm; learned_range: a second half interpolates between the logarithms of both."""
+logarithm; learned_range: a second half interpolates between the logarithms of both; learned_beta:
+a second half over sqrt(T) is added to the log odds of beta."""
 
 Loss = Literal["simple", "vlb", "hybrid"]
 """L_simple; one term of the variational bound L; or L_simple, and L for the variance alone."""
@@ -72,7 +75,12 @@ DecoderCdf = Literal["tanh", "exact"]
 
 def is_learned(variance: Variance) -> bool:
     """Return whether the network predicts the variance too, and so has twice the channels."""
-    return variance in ("learned", "learned_range")
+    return variance in ("learned", "learned_range", "learned_beta")
+
+
+def is_of_one_step(prediction: OutputKind) -> bool:
+    """Return whether the network speaks of x_{t-1}, and so of whole steps of its own chain."""
+    return prediction in ("x_prev", "drift")
 
 
 def require_possible(
@@ -98,9 +106,9 @@ def require_possible(
             f"weighting={weighting} weighs L_simple, and loss=vlb has the weights of the bound; "
             "use weighting=none, or loss=simple"
         )
-    if weighting != "none" and prediction == "x_prev":
+    if weighting != "none" and is_of_one_step(prediction):
         raise ConfigError(
-            f"weighting={weighting} is stated for eps, x_0 and v; with prediction=x_prev use "
+            f"weighting={weighting} is stated for eps, x_0 and v; with prediction={prediction} use "
             "weighting=none"
         )
 
@@ -172,14 +180,16 @@ def require_samplable(
             "most as many"
         )
     taken = num_timesteps if num_steps is None else num_steps
-    if prediction == "x_prev" and (taken < num_timesteps or sampler in (*_IN_SIGMA, "sde")):
+    one_step = is_of_one_step(prediction)
+    if one_step and (taken < num_timesteps or sampler in (*_IN_SIGMA, "sde")):
         raise ConfigError(
-            f"prediction=x_prev speaks of single steps of the chain: sampler={sampler} with "
+            f"prediction={prediction} speaks of single steps of the chain: sampler={sampler} with "
             f"{taken} of {num_timesteps} steps cannot ask it; use sampler=ancestral with all steps"
         )
-    if variance == "learned" and taken < num_timesteps and sampler in _STEPS_ARE_DRAWN:
+    of_one_step = variance in ("learned", "learned_beta")
+    if of_one_step and taken < num_timesteps and sampler in _STEPS_ARE_DRAWN:
         raise ConfigError(
-            f"variance=learned is that of a single step of the chain, and sampler={sampler} draws "
+            f"variance={variance} is that of a single step of the chain, and sampler={sampler} draws "
             f"{taken} long ones of {num_timesteps}: it would leave out most of their noise. Take "
             "all steps, or a network with variance=learned_range, or sampler=ddim with eta=0"
         )

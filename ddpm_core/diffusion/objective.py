@@ -22,7 +22,7 @@ from ddpm_core.diffusion.choices import (
 from ddpm_core.diffusion.measures.likelihood import vlb_term
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.prediction import Prediction, split_output
-from ddpm_core.diffusion.process import predict_v, q_posterior
+from ddpm_core.diffusion.process import drift_from_mean, predict_v, q_posterior
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
 from ddpm_core.errors import ConfigError
 
@@ -125,6 +125,8 @@ def target_of(
             return predict_v(schedule, x_0, t, eps)
         case "x_prev":
             return q_posterior(schedule, x_0, x_t, t)[0]
+        case "drift":
+            return drift_from_mean(schedule, x_t, t, q_posterior(schedule, x_0, x_t, t)[0])
         case _:
             assert_never(prediction)
 
@@ -170,7 +172,7 @@ def snr_weight(
         p2_k: ratio around which P2 begins to fall.
 
     Raises:
-        ConfigError: for the prediction x_prev, whose error has weights of its own.
+        ConfigError: for the predictions x_prev and drift, whose errors have weights of their own.
 
     Source: Hang et al. 2023, section 3.4; Choi et al. 2022, eq. 8.
     """
@@ -197,10 +199,10 @@ def _eps_error_per_error(prediction: PredictionKind, snr: Tensor) -> Tensor:
             return snr
         case "v":
             return snr / (1 + snr)
-        case "x_prev":
+        case "x_prev" | "drift":
             raise ConfigError(
                 "a weighting by the signal-to-noise ratio is stated for eps, x_0 and v; with "
-                "prediction=x_prev use weighting=none"
+                f"prediction={prediction} use weighting=none"
             )
         case _:
             assert_never(prediction)

@@ -1,24 +1,29 @@
 """What one call of a network says of x_t, in the terms that a sampler or a bound needs.
 
-A network predicts eps, x_0, the mean of x_{t-1}, v or the velocity, and perhaps the variance of the
-reverse step. Nothing outside this file depends on which: every sampler works on every checkpoint.
+A network predicts eps, x_0, the mean of x_{t-1} or its drift, v or the velocity, and perhaps the
+variance of the reverse step. Nothing outside this file depends on which: every sampler works on every checkpoint.
 
 Source: Ho et al. 2020, arXiv:2006.11239, section 3.2 and table 2; learned_range: Nichol and
-Dhariwal 2021, arXiv:2102.09672, eq. 15; v: Salimans and Ho 2022, arXiv:2202.00512, section 4.
+Dhariwal 2021, arXiv:2102.09672, eq. 15; v: Salimans and Ho 2022, arXiv:2202.00512, section 4;
+drift and learned_beta: Sohl-Dickstein et al. 2015, arXiv:1503.03585, its code `model.py`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from ddpm_core.diffusion.choices import OutputKind, Variance, is_learned
+from ddpm_core.diffusion.choices import OutputKind, Variance, is_learned, is_of_one_step
 from ddpm_core.diffusion.paths.path import Path, chain_of
 from ddpm_core.diffusion.process import (
+    drift_from_mean,
     eps_from_v,
     eps_from_velocity,
+    mean_from_drift,
     predict_eps,
     predict_v,
     predict_x_0,
@@ -66,7 +71,7 @@ class Prediction:
         """The predicted image, not clipped.
 
         Raises:
-            ConfigError: for x_prev between two steps, where there is no x_{t-1}.
+            ConfigError: for x_prev and drift between two steps, where there is no x_{t-1}.
         """
         match self.kind:
             case "eps":
@@ -78,13 +83,13 @@ class Prediction:
                 return x_0_from_v(self.path, self.x_t, self.t, self._value)
             case "velocity":
                 return x_0_from_velocity(self.path, self.x_t, self.t, self._value)
-            case "x_prev":
+            case "x_prev" | "drift":
                 if self.t.is_floating_point():
                     raise ConfigError(
-                        "prediction=x_prev speaks of whole steps only; use a sampler that takes "
-                        "the steps of the chain (ancestral)"
+                        f"prediction={self.kind} speaks of whole steps only; use a sampler that "
+                        "takes the steps of the chain (ancestral)"
                     )
-                return x_0_from_mean(chain_of(self.path), self.x_t, self.t, self._value)
+                return x_0_from_mean(chain_of(self.path), self.x_t, self.t, self._mean)
             case _:
                 assert_never(self.kind)
 
@@ -102,7 +107,7 @@ class Prediction:
                 return eps_from_v(self.path, self.x_t, self.t, self._value)
             case "velocity":
                 return eps_from_velocity(self.path, self.x_t, self.t, self._value)
-            case "x_0" | "x_prev":
+            case "x_0" | "x_prev" | "drift":
                 return predict_eps(self.path, self.x_t, self.t, self.x_0)
             case _:
                 assert_never(self.kind)
@@ -140,7 +145,7 @@ class Prediction:
         """Return what a network of that kind would have returned.
 
         Raises:
-            ConfigError: as the form of that name; for x_prev, if the path has no steps.
+            ConfigError: as the form of that name; for x_prev and drift, if the path has no steps.
         """
         if kind == self.kind:
             return self._value
@@ -154,9 +159,23 @@ class Prediction:
             case "velocity":
                 return self.velocity
             case "x_prev":
-                return q_posterior(chain_of(self.path), self.x_0, self.x_t, self.t)[0]
+                return self._mean
+            case "drift":
+                return drift_from_mean(chain_of(self.path), self.x_t, self.t, self._mean)
             case _:
                 assert_never(kind)
+
+    @cached_property
+    def _mean(self) -> Images:
+        """The mean of p(x_{t-1} | x_t): the network's own, or the posterior's of what it predicts."""
+        chain = chain_of(self.path)
+        match self.kind:
+            case "x_prev":
+                return self._value
+            case "drift":
+                return mean_from_drift(chain, self.x_t, self.t, self._value)
+            case _:
+                return q_posterior(chain, self.x_0, self.x_t, self.t)[0]
 
     @cached_property
     def log_variance(self) -> PerImageScale:
@@ -192,6 +211,9 @@ class Prediction:
                 high = schedule.gather("log_betas", self.t, like)
                 share = (spread + 1) / 2
                 return share * high + (1 - share) * low
+            case "learned_beta":
+                odds = schedule.gather("log_odds_beta", self.t, like)
+                return logsigmoid(odds + spread / math.sqrt(schedule.num_timesteps))
             case _:
                 assert_never(self.variance)
 
@@ -199,7 +221,7 @@ class Prediction:
         """Return p(x_{t-1} | x_t).
 
         Its mean is that of q(x_{t-1} | x_t, x_0) with x_0_hat for x_0. A network that predicts that
-        mean itself is taken at its word: there clipping changes x_0_hat alone.
+        mean itself, or its drift, is taken at its word: there clipping changes x_0_hat alone.
 
         Args:
             clip_x_0: whether x_0_hat is clipped to [-1, 1], before it enters the mean.
@@ -211,8 +233,8 @@ class Prediction:
         """
         schedule = chain_of(self.path)
         x_0_hat = self.x_0.clamp(-1, 1) if clip_x_0 else self.x_0
-        if self.kind == "x_prev":
-            mean = self._value
+        if is_of_one_step(self.kind):
+            mean = self._mean
         else:
             mean, _ = q_posterior(schedule, x_0_hat, self.x_t, self.t)
         return Reverse(mean, self.log_variance, x_0_hat)

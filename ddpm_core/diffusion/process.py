@@ -4,7 +4,8 @@ Every function treats all axes after the first alike. Results have the dtype of 
 least float32: bfloat16 images are noised in float32.
 
 Source: Ho et al. 2020, arXiv:2006.11239, sections 2 and 3.2; v: Salimans and Ho 2022, section 4;
-velocity: Liu et al. 2022, arXiv:2209.03003, eq. 1, with time from the image to the noise.
+velocity: Liu et al. 2022, arXiv:2209.03003, eq. 1, with time from the image to the noise; drift:
+Sohl-Dickstein et al. 2015, arXiv:1503.03585, its code `model.py`, get_mu_sigma.
 """
 
 from ddpm_core.diffusion.paths.path import Path
@@ -110,6 +111,22 @@ def x_0_from_mean(schedule: NoiseSchedule, x_t: Images, t: Timesteps, mean: Imag
     """
     rest = mean - schedule.gather("coef_x_t", t, x_t) * x_t
     return rest / schedule.gather("coef_x_0", t, x_t)
+
+
+def mean_from_drift(schedule: NoiseSchedule, x_t: Images, t: Timesteps, drift: Images) -> Images:
+    """Return the mean of x_{t-1}: sqrt(1 - beta) x_t + sqrt(beta) drift.
+
+    Without drift it is that of a step of the forward process, which is exact for standard normal
+    images.
+    """
+    kept, moved = schedule.gather("sqrt_alphas", t, x_t), schedule.gather("sqrt_betas", t, x_t)
+    return kept * x_t + moved * drift
+
+
+def drift_from_mean(schedule: NoiseSchedule, x_t: Images, t: Timesteps, mean: Images) -> Images:
+    """Return the drift that gives this mean of x_{t-1}."""
+    kept, moved = schedule.gather("sqrt_alphas", t, x_t), schedule.gather("sqrt_betas", t, x_t)
+    return (mean - kept * x_t) / moved
 
 
 def score_from_eps(path: Path, eps: Images, t: Times) -> Images:

@@ -22,6 +22,7 @@ _PREDICTED: dict[PredictionKind, str] = {
     "x_0": "image",
     "x_prev": r"mean of $x_{t-1}$",
     "v": "v",
+    "drift": r"drift of $x_{t-1}$",
 }
 
 

@@ -33,7 +33,7 @@ _VARIANCES = {
     "fixed_large": "fixed_large",
     "learned_range": "learned_range",
 }
-_LISTED: tuple[BetaSchedule, ...] = ("const", "warmup10", "warmup50", "jsd")
+_LISTED: tuple[BetaSchedule, ...] = ("const", "warmup10", "warmup50", "jsd", "erasure")
 """Ours that diffusers knows as a list of betas only."""
 
 # Key: diffusers' default, and the values with which its steps are ours.

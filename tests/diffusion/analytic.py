@@ -85,9 +85,12 @@ class Mixture:
                     return x_0
                 case "v":
                     return signal * eps - signal * sigma * x_0
-                case "x_prev":
+                case "x_prev" | "drift":
                     beta, abar = spread(schedule.betas[t], x_t), signal.square()
-                    return (x_t - beta / (1 - abar).sqrt() * eps) / (1 - beta).sqrt()
+                    mean = (x_t - beta / (1 - abar).sqrt() * eps) / (1 - beta).sqrt()
+                    if prediction == "x_prev":
+                        return mean
+                    return (mean - (1 - beta).sqrt() * x_t) / beta.sqrt()
 
         return NetworkDenoiser(network, schedule, prediction, variance)
 

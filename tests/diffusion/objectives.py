@@ -9,7 +9,13 @@ from torch import Tensor
 from ddpm_core.diffusion.choices import PredictionKind, Variance, is_learned
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
-from ddpm_core.diffusion.process import predict_eps, predict_v, q_posterior, q_sample
+from ddpm_core.diffusion.process import (
+    drift_from_mean,
+    predict_eps,
+    predict_v,
+    q_posterior,
+    q_sample,
+)
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 
 PREDICTIONS, VARIANCES = get_args(PredictionKind), get_args(Variance)
@@ -20,7 +26,7 @@ PAIRS = [
     *itertools.product(PREDICTIONS, VARIANCES, ["vlb"]),
     *itertools.product(PREDICTIONS, LEARNED, ["hybrid"]),
 ]
-"""every (prediction, variance, loss) that goes together: 32"""
+"""every (prediction, variance, loss) that goes together: 50"""
 
 
 def levels(*shape: int, seed: int = 0) -> Tensor:
@@ -56,6 +62,7 @@ def knowing(
         forms = {"eps": lambda: eps, "x_0": lambda: x_0}
         forms["v"] = lambda: predict_v(schedule, x_0, t, eps)
         forms["x_prev"] = lambda: q_posterior(schedule, x_0, x_t, t)[0]
+        forms["drift"] = lambda: drift_from_mean(schedule, x_t, t, forms["x_prev"]())
         value = forms[prediction]()
         if not is_learned(variance):
             return value

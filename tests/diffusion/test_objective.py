@@ -76,6 +76,8 @@ def test_targets_are_what_each_network_is_to_say(given):
         "x_prev": (x_t - (SHORT.betas[:, None, None] / (1 - abar).sqrt()) * eps)
         / SHORT.alphas.sqrt()[:, None, None],
     }
+    kept, moved = SHORT.alphas.sqrt()[:, None, None], SHORT.betas.sqrt()[:, None, None]
+    expected["drift"] = (expected["x_prev"] - kept * x_t) / moved
     for prediction in PREDICTIONS:
         target = target_of(SHORT, prediction, x_0, x_t, t, eps)
         torch.testing.assert_close(target, expected[prediction])
@@ -209,7 +211,8 @@ def test_exactly_what_goes_together_is_accepted(variance, loss):
         choice = (prediction, variance, loss, weighting)
         learns_nothing = loss == "simple" and is_learned(variance)
         adds_nothing = loss == "hybrid" and not is_learned(variance)
-        weighs_nothing = weighting != "none" and (loss == "vlb" or prediction == "x_prev")
+        one_step = prediction in ("x_prev", "drift")
+        weighs_nothing = weighting != "none" and (loss == "vlb" or one_step)
         if learns_nothing or adds_nothing or weighs_nothing:
             with pytest.raises(ConfigError, match="use "):
                 Objective(SHORT, *choice)
@@ -264,7 +267,7 @@ def test_nothing_waits_for_the_device(prediction, variance, loss, weighting):
     """Catches a number read back from a tensor, which on a GPU would stop the queue at each step;
     tensors of the meta device have no numbers to read.
     """
-    if weighting != "none" and (loss == "vlb" or prediction == "x_prev"):
+    if weighting != "none" and (loss == "vlb" or prediction in ("x_prev", "drift")):
         weighting = "none"
     images = torch.empty(4, 3, 5, device="meta")
     output = torch.empty(4, 6 if is_learned(variance) else 3, 5, device="meta")

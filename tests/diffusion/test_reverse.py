@@ -39,6 +39,19 @@ def test_a_predicted_mean_is_taken_at_its_word():
     assert float(free.x_0_hat.abs().max()) > 1
 
 
+def test_a_drift_is_in_units_of_the_noise_of_a_step():
+    """Catches beta for its root, and abar for alpha: without drift, x_t decays as in a step of the
+    forward process.
+    """
+    t = torch.tensor([0, 1, 300, 999])
+    x_t, drift = normal(4, 50, seed=1), normal(4, 50, seed=2)
+    beta = PAPER.betas[t][:, None]
+    said = saying(drift, prediction="drift").predict(x_t, t)
+    expected = (1 - beta).sqrt() * x_t + beta.sqrt() * drift
+    torch.testing.assert_close(said.reverse(clip_x_0=True).mean, expected)
+    torch.testing.assert_close(said.of_kind("x_prev"), expected)
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_all_predictions_of_one_image_are_one_step(prediction):
     """Catches a reverse step that depends on how the network says what it knows."""
@@ -63,7 +76,7 @@ def test_the_output_is_split_along_the_channels():
 
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_the_variance_is_that_of_its_name(variance):
-    """Catches learned and learned_range exchanged, a standard deviation for a variance, and one
+    """Catches learned and learned_range exchanged, T for its root in learned_beta, a standard deviation for a variance, and one
     number for an image where the network says one for each pixel.
     """
     t = every_t(PAPER)
@@ -77,6 +90,7 @@ def test_the_variance_is_that_of_its_name(variance):
         "fixed_large": large,
         "learned": spread,
         "learned_range": small + (spread + 1) / 2 * (log_beta - small),
+        "learned_beta": (PAPER.betas.logit()[:, None, None] + spread / 1000**0.5).sigmoid().log(),
     }
     torch.testing.assert_close(step.log_variance, expected[variance])
 
@@ -120,7 +134,7 @@ def exact(scheduler):
 @pytest.mark.parametrize(
     ("prediction", "theirs"), [("eps", "epsilon"), ("x_0", "sample"), ("v", "v_prediction")]
 )
-@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("variance", [one for one in VARIANCES if one != "learned_beta"])
 def test_a_step_agrees_with_diffusers(prediction, theirs, variance, t):
     """Catches another meaning of a name than the library's: mean, variance and noise at once.
 

@@ -1,10 +1,11 @@
 """The variances of the forward steps, by the names they are known by.
 
-All but `cosine` and `jsd`, which are defined for any length, are stated for a chain of 1000 steps
+All but `cosine`, `jsd` and `erasure`, which are defined for any length, are stated for a chain of 1000 steps
 and scaled by 1000/T for another, so that it ends in noise too.
 
 Source: Ho et al. 2020, section 4 and the original's code (linear, quad, const, warmup10, warmup50,
-jsd); Nichol and Dhariwal 2021 (cosine, and the scaling); Lin et al. 2023 (zero terminal SNR).
+jsd); Nichol and Dhariwal 2021 (cosine, and the scaling); Lin et al. 2023 (zero terminal SNR);
+Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.4.1, and its code `model.py` (erasure).
 """
 
 import math
@@ -20,6 +21,8 @@ from ddpm_core.errors import ConfigError
 _COSINE_OFFSET = 0.008
 _MAX_COSINE_BETA = 0.999
 _SIGMOID_EDGE = 6.0
+_LEAST_ERASED, _FIRST_ERASED, _NEVER_ERASED = 1e-6, 1e-3, 1e-5
+"""of erasure: the least beta, what the first has more, and how far below 1 the greatest stays"""
 
 
 def make_betas(
@@ -33,8 +36,9 @@ def make_betas(
     Args:
         name: which.
         num_timesteps: T, at least 2.
-        beta_start: variance of the first step of a chain of 1000; not used by const, jsd, cosine.
-        beta_end: variance of the last step of a chain of 1000; not used by jsd and cosine.
+        beta_start: variance of the first step of a chain of 1000; not used by const, jsd, cosine
+            and erasure.
+        beta_end: variance of the last step of a chain of 1000; not used by jsd, cosine and erasure.
 
     Raises:
         ConfigError: if the betas are not variances of a chain.
@@ -44,6 +48,8 @@ def make_betas(
     match name:
         case "cosine":
             return _cosine(num_timesteps)
+        case "erasure":
+            return _erasure(num_timesteps)
         case "jsd":
             # 1/T, 1/(T-1), ..., 1/2, 1: ends in pure noise, and so in a signal-to-noise ratio of 0.
             return 1 / torch.arange(num_timesteps, 0, -1, dtype=torch.float64, device="cpu")
@@ -104,6 +110,13 @@ def _warmup(start: float, end: float, num_timesteps: int, share: float) -> Float
     num_rising = int(num_timesteps * share)
     betas[:num_rising] = _line(start, end, num_rising)
     return betas
+
+
+def _erasure(num_timesteps: int) -> Float64[Tensor, " T"]:
+    """1/T ... 1/2: as jsd, but for the last step, so that about 1/T of the signal is left."""
+    least = torch.full((num_timesteps,), _LEAST_ERASED, dtype=torch.float64, device="cpu")
+    least[0] += _FIRST_ERASED
+    return least + (1 - least - _NEVER_ERASED) / _line(float(num_timesteps), 2.0, num_timesteps)
 
 
 def _cosine(num_timesteps: int) -> Float64[Tensor, " T"]:

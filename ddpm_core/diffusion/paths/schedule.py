@@ -29,6 +29,9 @@ TableName = Literal[
     "posterior_log_variance_clipped",
     "log_variance_large",
     "log_betas",
+    "log_odds_beta",
+    "sqrt_alphas",
+    "sqrt_betas",
     "coef_x_0",
     "coef_x_t",
     "snr",
@@ -189,6 +192,12 @@ class NoiseSchedule:
                 return _log_variance_large(self)
             case "log_betas":
                 return self.betas.log()
+            case "log_odds_beta":
+                return self.betas.logit()
+            case "sqrt_alphas":
+                return self.alphas.sqrt()
+            case "sqrt_betas":
+                return self.betas.sqrt()
             case "coef_x_0":
                 return self.coef_x_0
             case "coef_x_t":

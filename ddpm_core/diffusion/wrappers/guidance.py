@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ddpm_core.diffusion.choices import is_of_one_step
 from ddpm_core.diffusion.denoiser import Denoiser, predict_each
 from ddpm_core.diffusion.paths.path import Path, require_same_path
 from ddpm_core.diffusion.paths.schedule import expand
@@ -105,7 +106,7 @@ class Guided:
         if inside is not None and not bool(inside.any()):
             return self.denoiser.predict(x_t, t)
         said, reference = predict_each([self.denoiser, self.reference], x_t, t)
-        kind = "x_0" if said.kind == "x_prev" and self.rescale > 0 else said.kind
+        kind = "x_0" if is_of_one_step(said.kind) and self.rescale > 0 else said.kind
         own, other = said.of_kind(kind), reference.of_kind(kind)
         value = other + self.scale * (own - other)
         if self.rescale > 0:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from ddpm_core.diffusion.choices import is_of_one_step
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import Path, chain_of
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand, make_schedule
@@ -50,9 +51,9 @@ class Respaced:
         times, scales = self._places_on(t.device)
         there = x_t if scales is None else expand(scales[t].to(x_t.dtype), x_t) * x_t
         prediction = self.denoiser.predict(there, times[t])
-        if prediction.kind == "x_prev":
+        if is_of_one_step(prediction.kind):
             raise ConfigError(
-                "prediction=x_prev is trained for steps of one; it cannot leave steps out: sample "
+                f"prediction={prediction.kind} is trained for steps of one; it cannot leave steps out: sample "
                 "with all of them (guidance of the mean goes around the chain of fewer steps)"
             )
         # eps, x_0 and the velocity mean the same on both paths; so does v, whose paths preserve

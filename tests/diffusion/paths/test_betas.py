@@ -45,6 +45,10 @@ def by_hand(name, num_timesteps):
                 return rising(t, num_timesteps // 10)
             case "warmup50":
                 return rising(t, num_timesteps // 2)
+            case "erasure":
+                least = 1e-6 + (1e-3 if t == 0 else 0)
+                baseline = 1 / (num_timesteps + (2 - num_timesteps) * share)
+                return least + baseline * (1 - least - 1e-5)
             case "jsd":
                 return 1 / (num_timesteps - t)
             case "cosine":
@@ -78,6 +82,8 @@ def test_every_schedule_is_its_closed_form(name, num_timesteps):
         ("quad", 999, 0.02),
         ("const", 0, 0.02),
         ("const", 999, 0.02),
+        ("erasure", 0, 1.999989e-3),
+        ("erasure", 999, 0.4999955),
         ("jsd", 0, 1e-3),
         ("jsd", 998, 0.5),
         ("jsd", 999, 1.0),
@@ -130,8 +136,9 @@ def test_every_chain_ends_in_noise_whatever_its_length(name, num_timesteps):
     assert bool((betas > 0).all())
     assert bool((betas[:-1] < 1).all())
     assert bool((abar(betas).diff() < 0).all())
-    # quad ends highest, with the mean beta (start + sqrt(start end) + end)/3 = 0.0072.
-    assert float(abar(betas)[-1]) < 1e-3
+    # quad ends highest, with the mean beta (start + sqrt(start end) + end)/3 = 0.0072; but erasure
+    # leaves 1/T, as its source says.
+    assert float(abar(betas)[-1]) < (1 / num_timesteps if name == "erasure" else 1e-3)
     make_schedule(betas)
 
 
@@ -212,7 +219,9 @@ def test_a_chain_of_less_than_two_steps_is_refused(name, num_timesteps):
         make_betas(name, num_timesteps)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("jsd", "cosine")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("jsd", "cosine", "erasure")]
+)
 @pytest.mark.parametrize(
     ("num_timesteps", "start", "end"),
     [
@@ -239,7 +248,8 @@ def test_a_start_that_is_none_is_refused(name, start):
 
 
 @pytest.mark.parametrize(
-    ("name", "start", "end"), [("const", 7.0, 0.02), ("jsd", 7.0, -1.0), ("cosine", 7.0, -1.0)]
+    ("name", "start", "end"),
+    [("const", 7.0, 0.02), ("jsd", 7.0, -1.0), ("cosine", 7.0, -1.0), ("erasure", 7.0, -1.0)],
 )
 def test_a_number_that_a_schedule_does_not_use_is_not_judged(name, start, end):
     """Catches a refusal for a key that has no part in it: jsd and cosine take none, const one."""

@@ -225,7 +225,7 @@ def test_rescaled_guidance_has_the_spread_of_the_unguided(prediction):
     """Catches rescaling of another form than the network's own, and of rows not guided."""
     own, other = (saying(normal(50, 2, 3, seed=seed), SHORT, prediction) for seed in (1, 2))
     x_t, t = normal(50, 2, 3, seed=3), every_t(SHORT)
-    form = "x_0" if prediction == "x_prev" else prediction
+    form = "x_0" if prediction in ("x_prev", "drift") else prediction
     said = Guided(own, other, 4.0, rescale=1.0).predict(x_t, t)
     assert said.kind == form
     found, expected = (
