@@ -2,7 +2,7 @@
 
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import Bundle, Collection, DataConfig
-from ddpm_core.config.diffusion import DiffusionConfig
+from ddpm_core.config.diffusion import ChainConfig, DiffusionConfig
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import DiTConfig, ModelConfig, UNetConfig
 from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
@@ -13,6 +13,7 @@ __all__ = [
     "MAX_RUN_NAME",
     "RUN_NAME_PATTERN",
     "Bundle",
+    "ChainConfig",
     "Collection",
     "ComputeConfig",
     "DataConfig",

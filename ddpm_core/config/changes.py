@@ -71,6 +71,5 @@ def _of_other_kinds(
 def _shared(before: Mapping[str, Any], name: str, sections: Mapping[str, Kinds]) -> dict[str, Any]:
     """Return what a section keeps when it becomes another: what means the same in every kind."""
     kinds = sections.get(name)
-    if kinds is None or None in kinds:  # of one kind alone: a section given whole is all of it
-        return {}
-    return {key: before[name][key] for key in shared_keys(kinds)}
+    # Of one kind alone there are none: a section given whole is all of it.
+    return {} if kinds is None else {key: before[name][key] for key in shared_keys(kinds)}

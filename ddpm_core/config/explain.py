@@ -172,6 +172,6 @@ def _resolved(
     if not rest or not kinds:
         return location, model, kinds
     section = next(iter(kinds.values()))
-    if None not in kinds:
+    if len(kinds) > 1:
         section = kinds[str(rest.pop(0))]
     return (first, *rest), section if rest else model, kinds

@@ -68,6 +68,7 @@ always, as those of format 1. Never changed."""
 ADDED: Mapping[str, Mapping[str, Any]] = {
     "data": {"depth": 8},
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
+    "diffusion": {"kind": "chain"},
     "train": {
         "label_dropout": 0.1,
         "ema_decays": (),

@@ -1,4 +1,5 @@
-"""Sections of which there are several kinds: `model` is one class for each kind of network.
+"""Sections of which there are several kinds: `model` is one class for each kind of network,
+`diffusion` one for each kind of forward process.
 
 The key `kind` says which; where it is left out, it is the first. A key of another kind is refused
 with the kind that it belongs to.
@@ -34,8 +35,10 @@ def with_kinds(values: Mapping[str, Any], sections: Mapping[str, Kinds]) -> dict
 def shared_keys(kinds: Kinds) -> set[str]:
     """Return the keys that mean the same in every kind: those of the class that all derive from.
 
-    A key that several kinds merely call the same is none of them.
+    A key that several kinds merely call the same is none of them; nor is one of a single kind.
     """
+    if len(kinds) == 1:
+        return set()
     first = next(iter(kinds.values()))
     base = next(
         one

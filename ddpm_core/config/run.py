@@ -14,7 +14,7 @@ from ddpm_core.canonical import parse_json
 from ddpm_core.config.changes import changed
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
-from ddpm_core.config.diffusion import DiffusionConfig
+from ddpm_core.config.diffusion import ChainConfig, DiffusionConfig
 from ddpm_core.config.explain import explain
 from ddpm_core.config.kinds import Kinds, kinds_of, shared_keys, with_kinds
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
@@ -46,7 +46,7 @@ class RunConfig(Section):
     digit"""
     data: DataConfig = DataConfig(num_test_images=297)
     model: ModelConfig = UNetConfig()
-    diffusion: DiffusionConfig = DiffusionConfig()
+    diffusion: DiffusionConfig = ChainConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

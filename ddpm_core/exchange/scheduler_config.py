@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ddpm_core.config import DiffusionConfig
+from ddpm_core.config import ChainConfig
 from ddpm_core.diffusion.choices import BetaSchedule
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
@@ -78,6 +78,7 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
         keys.problem("rescale_betas_zero_snr", "must be true or false")
     trained = keys.value("trained_betas")
     section = {
+        "kind": "chain",
         "num_timesteps": num_timesteps,
         "beta_schedule": schedule,
         "beta_start": _for_1000(beta_start, num_timesteps),
@@ -92,7 +93,7 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
     return section
 
 
-def write_scheduler_config(diffusion: DiffusionConfig) -> dict[str, Any]:
+def write_scheduler_config(diffusion: ChainConfig) -> dict[str, Any]:
     """Return the scheduler_config.json of the `DDPMScheduler` that is the chain of `diffusion`.
 
     Raises:

@@ -1,10 +1,10 @@
 """The recipes of the paper: CIFAR-10, CelebA-HQ and LSUN, with its constants (appendix B)."""
 
 from ddpm_core.config import (
+    ChainConfig,
     Collection,
     ComputeConfig,
     DataConfig,
-    DiffusionConfig,
     EvaluateConfig,
     RunConfig,
     SampleConfig,
@@ -20,7 +20,7 @@ def cifar10() -> RunConfig:
         name="cifar10",
         data=DataConfig(name="cifar10", height=32, width=32, images_per_shard=5000),
         model=UNetConfig(),
-        diffusion=DiffusionConfig(),
+        diffusion=ChainConfig(),
         train=TrainConfig(),
         sample=SampleConfig(),
         evaluate=EvaluateConfig(num_likelihood_images=1000),
@@ -110,7 +110,7 @@ def _at_256(name: str, data: Collection, *, num_steps: int, random_flip: bool) -
             images_per_shard=2000,
         ),
         model=UNetConfig(channel_mults=(1, 1, 2, 2, 4, 4), dropout=0.0),
-        diffusion=DiffusionConfig(variance="fixed_small"),
+        diffusion=ChainConfig(variance="fixed_small"),
         train=TrainConfig(
             num_steps=num_steps,
             global_batch_size=64,

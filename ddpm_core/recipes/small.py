@@ -4,9 +4,9 @@ The first two also by their classes.
 """
 
 from ddpm_core.config import (
+    ChainConfig,
     ComputeConfig,
     DataConfig,
-    DiffusionConfig,
     EvaluateConfig,
     RunConfig,
     SampleConfig,
@@ -34,7 +34,7 @@ def digits() -> RunConfig:
             dropout=0.0,
             num_groups=8,
         ),
-        diffusion=DiffusionConfig(num_timesteps=200, variance="fixed_small"),
+        diffusion=ChainConfig(num_timesteps=200, variance="fixed_small"),
         train=TrainConfig(
             num_steps=800,
             global_batch_size=64,
@@ -113,7 +113,7 @@ def mnist() -> RunConfig:
             dropout=0.0,
             num_groups=8,
         ),
-        diffusion=DiffusionConfig(num_timesteps=200, variance="fixed_small"),
+        diffusion=ChainConfig(num_timesteps=200, variance="fixed_small"),
         train=TrainConfig(
             num_steps=2000,
             global_batch_size=64,

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.cli import describe_keys, parse_overrides
-from ddpm_core.config import DiTConfig, RunConfig, UNetConfig, identity
+from ddpm_core.config import ChainConfig, DiTConfig, RunConfig, UNetConfig, identity
 from ddpm_core.config.section import HOUSEKEEPING
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import digits, recipe
@@ -278,3 +278,20 @@ def test_a_kind_that_was_changed_in_the_file_is_noticed(tmp_path):
     line = begun.changes_of(store, "digits")
     assert 'model.kind: "unet" -> "dit"' in line
     assert "model.base_channels: 24 -> null" in line
+
+
+def test_the_process_has_kinds_too():
+    """Catches: a run.json of before, or a fingerprint, that the key `kind` made another; a process
+    that help does not name; keys of the chain that another process would be given."""
+    before = json.loads(digits().to_json())
+    assert before["diffusion"].pop("kind") == "chain"
+    assert RunConfig.from_json(json.dumps(before)) == digits()
+    assert "kind" not in identity.experiment(digits())["diffusion"]
+    assert digits().replaced({"diffusion.kind": "chain"}) == digits()
+    # A section given whole is all of it: T is the default, not that of the recipe.
+    assert digits().replaced({"diffusion": {"prediction": "v"}}).diffusion == ChainConfig(
+        prediction="v"
+    )
+    assert "of diffusion.kind=chain:" in describe_keys()
+    with pytest.raises(ConfigError, match=r'diffusion\.kind="chian": no such kind; did you mean'):
+        digits().replaced({"diffusion.kind": "chian"})

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from ddpm_core.config import DiffusionConfig
+from ddpm_core.config import ChainConfig
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
@@ -20,7 +20,7 @@ def read(**changes):
 
 
 def our_schedule(section):
-    diffusion = DiffusionConfig.model_validate(section)
+    diffusion = ChainConfig.model_validate(section)
     return build_schedule(digits().replaced({"diffusion": diffusion.model_dump(mode="json")}))
 
 
@@ -32,7 +32,7 @@ def test_the_published_chain_is_the_papers():
 @pytest.mark.parametrize("num_timesteps", [1042, 1070, 1212])
 def test_of_several_spellings_of_a_beta_the_one_a_person_wrote_is_read(num_timesteps):
     """Catches: 0.020000000000000004 in a run.json; these lengths scale both to the same beta."""
-    written = write_scheduler_config(DiffusionConfig(num_timesteps=num_timesteps))
+    written = write_scheduler_config(ChainConfig(num_timesteps=num_timesteps))
     found = read_scheduler_config(written, origin="ours")
     assert found["beta_end"] == 0.02
 
@@ -54,7 +54,7 @@ def test_their_betas_are_ours_to_the_last_bit_whatever_the_length(num_timesteps,
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "sigmoid", "cosine"])
 def test_ours_written_and_read_again_is_the_same_section(num_timesteps, name):
     """Catches: 9.999999999999999e-05 for 1e-4 after the way there and back: another run."""
-    section = DiffusionConfig(
+    section = ChainConfig(
         num_timesteps=num_timesteps,
         beta_schedule=name,
         beta_end=0.0093,
@@ -64,7 +64,7 @@ def test_ours_written_and_read_again_is_the_same_section(num_timesteps, name):
     )
     text = json.dumps(write_scheduler_config(section))
     back = read_scheduler_config(json.loads(text), origin="ours")
-    assert DiffusionConfig.model_validate(back) == section
+    assert ChainConfig.model_validate(back) == section
 
 
 CHAINS = ("linear", "quad", "scaled_linear", "const", "warmup10", "warmup50", "cosine", "sigmoid")
@@ -77,7 +77,7 @@ CHAINS = ("linear", "quad", "scaled_linear", "const", "warmup10", "warmup50", "c
 )
 def test_diffusers_makes_our_chain_of_what_we_write_and_so_do_we(name, num_timesteps, rescaled):
     """Catches: a schedule under the name of another, a list of betas that is not asked for."""
-    section = DiffusionConfig(
+    section = ChainConfig(
         num_timesteps=num_timesteps,
         beta_schedule=name,
         beta_end=0.03,
@@ -147,7 +147,7 @@ def test_another_chain_is_refused_with_key_value_and_rule(key, value, rule):
 def test_what_diffusers_cannot_say_is_not_written(changes, rule):
     """Catches: weights that load there and draw noise of another size."""
     with pytest.raises(ConfigError, match=rule):
-        write_scheduler_config(DiffusionConfig(**changes))
+        write_scheduler_config(ChainConfig(**changes))
 
 
 def test_learned_means_another_thing_in_diffusers():

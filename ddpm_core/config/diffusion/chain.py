@@ -1,17 +1,19 @@
-"""The section `diffusion`: the forward process, and what the network predicts."""
+"""The section `diffusion` of the paper's chain of steps, and what the network predicts."""
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import Section
+from ddpm_core.config.diffusion.process import ProcessConfig
 from ddpm_core.diffusion.choices import BetaSchedule, PredictionKind, Variance, require_end_known
 
 
-class DiffusionConfig(Section):
+class ChainConfig(ProcessConfig):
     """The forward process and what the network predicts (sections 2 and 3 of the paper)."""
 
+    kind: Literal["chain"] = "chain"
+    """which forward process: the paper's chain of steps (chain)"""
     num_timesteps: int = Field(1000, ge=2, le=10**6)
     """T, steps of the chain"""
     beta_schedule: BetaSchedule = "linear"
