@@ -189,9 +189,9 @@ def require_samplable(
     of_one_step = variance in ("learned", "learned_beta")
     if of_one_step and taken < num_timesteps and sampler in _STEPS_ARE_DRAWN:
         raise ConfigError(
-            f"variance={variance} is that of a single step of the chain, and sampler={sampler} draws "
-            f"{taken} long ones of {num_timesteps}: it would leave out most of their noise. Take "
-            "all steps, or a network with variance=learned_range, or sampler=ddim with eta=0"
+            f"variance={variance} is that of a single step of the chain, and sampler={sampler} "
+            f"draws {taken} long ones of {num_timesteps}: it would leave out most of their noise. "
+            "Take all steps, or a network with variance=learned_range, or sampler=ddim with eta=0"
         )
     if ends_in_pure_noise and sampler in (*_IN_SIGMA, "sde", "langevin", "predictor_corrector"):
         raise ConfigError(

@@ -22,7 +22,7 @@ from ddpm_core.diffusion.choices import (
 from ddpm_core.diffusion.measures.likelihood import vlb_term
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.prediction import Prediction, split_output
-from ddpm_core.diffusion.process import drift_from_mean, predict_v, q_posterior
+from ddpm_core.diffusion.process import drift_from_mean, predict_v, q_posterior, q_sample
 from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
 from ddpm_core.errors import ConfigError
 
@@ -49,6 +49,10 @@ class Objective:
     def __post_init__(self) -> None:
         require_possible(self.prediction, self.variance, self.loss, self.weighting)
         require_end_known(self.prediction, ends_in_pure_noise=self.schedule.ends_in_pure_noise)
+
+    def noised(self, x_0: Images, t: Timesteps, eps: Images) -> Images:
+        """Return x_t, drawn from q(x_t | x_0)."""
+        return q_sample(self.schedule, x_0, t, eps)
 
     def losses(
         self, output: Tensor, x_0: Images, x_t: Images, t: Timesteps, eps: Images

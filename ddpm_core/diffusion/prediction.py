@@ -1,7 +1,8 @@
 """What one call of a network says of x_t, in the terms that a sampler or a bound needs.
 
 A network predicts eps, x_0, the mean of x_{t-1} or its drift, v or the velocity, and perhaps the
-variance of the reverse step. Nothing outside this file depends on which: every sampler works on every checkpoint.
+variance of the reverse step. Nothing outside this file depends on which: every sampler works on
+every checkpoint.
 
 Source: Ho et al. 2020, arXiv:2006.11239, section 3.2 and table 2; learned_range: Nichol and
 Dhariwal 2021, arXiv:2102.09672, eq. 15; v: Salimans and Ho 2022, arXiv:2202.00512, section 4;
@@ -167,7 +168,7 @@ class Prediction:
 
     @cached_property
     def _mean(self) -> Images:
-        """The mean of p(x_{t-1} | x_t): the network's own, or the posterior's of what it predicts."""
+        """The mean of p(x_{t-1} | x_t): the network's own, or the posterior's by its prediction."""
         chain = chain_of(self.path)
         match self.kind:
             case "x_prev":

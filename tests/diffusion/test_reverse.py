@@ -76,8 +76,8 @@ def test_the_output_is_split_along_the_channels():
 
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_the_variance_is_that_of_its_name(variance):
-    """Catches learned and learned_range exchanged, T for its root in learned_beta, a standard deviation for a variance, and one
-    number for an image where the network says one for each pixel.
+    """Catches learned and learned_range exchanged, T for its root in learned_beta, a standard
+    deviation for a variance, and one number for an image where the network says one for each pixel.
     """
     t = every_t(PAPER)
     small = PAPER.posterior_log_variance_clipped[:, None, None]

@@ -1,7 +1,7 @@
 """The variances of the forward steps, by the names they are known by.
 
-All but `cosine`, `jsd` and `erasure`, which are defined for any length, are stated for a chain of 1000 steps
-and scaled by 1000/T for another, so that it ends in noise too.
+All but `cosine`, `jsd` and `erasure`, which are defined for any length, are stated for a chain of
+1000 steps and scaled by 1000/T for another, so that it ends in noise too.
 
 Source: Ho et al. 2020, section 4 and the original's code (linear, quad, const, warmup10, warmup50,
 jsd); Nichol and Dhariwal 2021 (cosine, and the scaling); Lin et al. 2023 (zero terminal SNR);

@@ -53,8 +53,9 @@ class Respaced:
         prediction = self.denoiser.predict(there, times[t])
         if is_of_one_step(prediction.kind):
             raise ConfigError(
-                f"prediction={prediction.kind} is trained for steps of one; it cannot leave steps out: sample "
-                "with all of them (guidance of the mean goes around the chain of fewer steps)"
+                f"prediction={prediction.kind} is trained for steps of one; it cannot leave steps "
+                "out: sample with all of them (guidance of the mean goes around the chain of fewer "
+                "steps)"
             )
         # eps, x_0 and the velocity mean the same on both paths; so does v, whose paths preserve
         # variance and are not scaled.
