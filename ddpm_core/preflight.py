@@ -96,6 +96,7 @@ def preflight(
     if not missing:
         return Findings([], None, [])
     require_weights(store, config, missing)
+    require_images(config, missing)
     if here:
         store.require_writable()
     if here and any_checks(missing, "cores"):
@@ -128,6 +129,19 @@ def require_earlier(
             if need not in stages and not _is_served(store, config, need):
                 kind, words = STAGES[need].absence(store, config)
                 raise kind(f"{stage} needs {words}: {command(need)}")
+
+
+def require_images(config: RunConfig, missing: Sequence[str]) -> None:
+    """Refuse a stage that is of images for a chain of bits.
+
+    Raises:
+        ConfigError: with what can be done of it.
+    """
+    if config.diffusion.kind == "binomial" and "study" in missing:
+        raise ConfigError(
+            "study measures what images are on their way through Gaussian noise, and diffusion.kind"
+            "=binomial is a chain of bits: evaluate has its bound"
+        )
 
 
 def require_cores(config: RunConfig) -> None:

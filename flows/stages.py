@@ -32,6 +32,7 @@ Recipe = Literal[
     "mnist-classes",
     "fashion-mnist",
     "images",
+    "heartbeat",
     "cifar10",
     "cifar10-classes",
     "cifar10-ddim",

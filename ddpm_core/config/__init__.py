@@ -2,9 +2,9 @@
 
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import Bundle, Collection, DataConfig
-from ddpm_core.config.diffusion import ChainConfig, DiffusionConfig
+from ddpm_core.config.diffusion import BinomialConfig, ChainConfig, DiffusionConfig
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
-from ddpm_core.config.model import DiTConfig, ModelConfig, UNetConfig
+from ddpm_core.config.model import DiTConfig, MLPConfig, ModelConfig, UNetConfig
 from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.train import TrainConfig
@@ -12,6 +12,7 @@ from ddpm_core.config.train import TrainConfig
 __all__ = [
     "MAX_RUN_NAME",
     "RUN_NAME_PATTERN",
+    "BinomialConfig",
     "Bundle",
     "ChainConfig",
     "Collection",
@@ -20,6 +21,7 @@ __all__ = [
     "DiTConfig",
     "DiffusionConfig",
     "EvaluateConfig",
+    "MLPConfig",
     "ModelConfig",
     "RunConfig",
     "SampleConfig",

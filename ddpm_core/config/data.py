@@ -6,8 +6,10 @@ from pydantic import Field, model_validator
 
 from ddpm_core.config.section import PLACE, PositiveInt, Section
 
-Bundle = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
-"""data sets of a fixed size and shape, in published files"""
+Made = Literal["heartbeat", "swiss_roll"]
+"""data sets that are made, not read: 20 bits of two levels, and points of two coordinates"""
+Bundle = Literal["digits", "mnist", "fashion_mnist", "cifar10", Made]
+"""data sets of a fixed size and shape, in published files or made"""
 Collection = Literal["images", "celebahq", "lsun_bedroom", "lsun_church", "lsun_cat"]
 """images as files, in a folder, an archive or a database, of any number and size"""
 
@@ -17,12 +19,15 @@ _NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
     "mnist": (1, 28, 28),
     "fashion_mnist": (1, 28, 28),
     "cifar10": (3, 32, 32),
+    "heartbeat": (1, 1, 20),
+    "swiss_roll": (1, 1, 2),
 }
-_NUM_CLASSES = 10
-"""of every bundle"""
+_NUM_CLASSES = {"heartbeat": 5, "swiss_roll": 1}
+"""of bundles that have not ten"""
 _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
+_NUM_MADE_TEST = {"heartbeat": 500, "swiss_roll": 2000}
 _OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders", "depth")
 """keys that say what becomes of image files"""
 
@@ -33,8 +38,9 @@ class DataConfig(Section):
     """The images, and how they are cut into shards."""
 
     name: Literal[Bundle, Collection] = "digits"
-    """data set: scikit-learn's bundled digits, MNIST, Fashion-MNIST, CIFAR-10; or a collection of
-    image files: images (any), celebahq, lsun_bedroom, lsun_church, lsun_cat"""
+    """data set: scikit-learn's bundled digits, MNIST, Fashion-MNIST, CIFAR-10; one that is made:
+    heartbeat, swiss_roll; or a collection of image files: images (any), celebahq, lsun_bedroom,
+    lsun_church, lsun_cat"""
     source: Annotated[str, PLACE] = "default"
     """where the raw data lie: a folder, an archive, an LMDB export, shards; a path, s3:// or
     https:// URI; or 'default' (bundled, else the canonical download; a collection has none);
@@ -59,7 +65,7 @@ class DataConfig(Section):
     have the size and the channels"""
     depth: Literal[8, 16] = 8
     """of a collection: bits of each sample; 16 keeps grey PNG files of 16 bits whole, and takes
-    8-bit files times 257; needs grey=True, encoding=png and resize=box"""
+    8-bit files times 257; needs grey=True, encoding=png and resize=box. swiss_roll has 16"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
     on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
@@ -81,6 +87,16 @@ class DataConfig(Section):
     def is_collection(self) -> bool:
         """Whether the images are files of any number and size."""
         return self.name in get_args(Collection)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the images are made, not read."""
+        return self.name in get_args(Made)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether all values are 0 or 255."""
+        return self.name == "heartbeat"
 
     @property
     def max_pixels(self) -> int:
@@ -111,14 +127,14 @@ class DataConfig(Section):
     @property
     def num_classes(self) -> int | None:
         """Classes that there are; None: only the files of a collection tell."""
-        return None if self.is_collection else _NUM_CLASSES
+        return None if self.is_collection else _NUM_CLASSES.get(self.name, 10)
 
     @property
     def max_test_images(self) -> int | None:
         """Images held out, at most: a folder may hold less than the published files. None: any."""
         if self.num_test_images is not None or self.is_collection:
             return self.num_test_images
-        return _NUM_TEST_IMAGES
+        return _NUM_MADE_TEST.get(self.name, _NUM_TEST_IMAGES)
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -130,6 +146,11 @@ class DataConfig(Section):
         if self.is_collection:
             return self
         _, height, width = _NATIVE_SHAPES[self.name]
+        if self.is_made and (self.height, self.width) != (height, width):
+            raise ValueError(
+                f"height={self.height}, width={self.width}, but {self.name} is made of "
+                f"{height}x{width} values, and nothing around them; give these"
+            )
         if self.height < height or self.width < width:
             raise ValueError(
                 f"height={self.height}, width={self.width} is smaller than {self.name}'s own "
@@ -139,6 +160,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _depth_is_kept(self) -> Self:
+        if self.name == "swiss_roll" and self.depth != 16:
+            raise ValueError(
+                "depth=8, but the coordinates of swiss_roll have 16 bits each; give depth=16"
+            )
         kept = self.grey and self.encoding == "png" and self.resize == "box"
         if self.depth == 16 and self.is_collection and not kept:
             raise ValueError(
@@ -154,11 +179,11 @@ class DataConfig(Section):
         if self.is_collection:
             return self
         if self.name != "digits":
-            if wanted is not None and wanted > _NUM_TEST_IMAGES:
+            there = _NUM_MADE_TEST.get(self.name, _NUM_TEST_IMAGES)
+            if wanted is not None and wanted > there:
                 raise ValueError(
                     f"num_test_images={wanted}, but {self.name} holds out images of its test "
-                    f"split only, which has {_NUM_TEST_IMAGES}; give at most that, or null for "
-                    "all of them"
+                    f"split only, which has {there}; give at most that, or null for all of them"
                 )
         elif wanted is None:
             raise ValueError(
@@ -173,10 +198,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _bundled_data_have_no_source(self) -> Self:
-        if self.name == "digits" and self.source != "default":
+        if (self.name == "digits" or self.is_made) and self.source != "default":
+            how = "made here" if self.is_made else "bundled with scikit-learn"
             raise ValueError(
-                f"source={self.source!r}, but digits is bundled with scikit-learn; give "
-                "'default', or leave it out"
+                f"source={self.source!r}, but {self.name} is {how}; give 'default', or leave it out"
             )
         return self
 
@@ -186,7 +211,8 @@ class DataConfig(Section):
         for key in () if self.is_collection else knobs:
             value, default = getattr(self, key), type(self).model_fields[key].default
             # run.json files of bundles say on_bad=fail, which was the default.
-            if value != default and (key, value) != ("on_bad", "fail"):
+            own = [("on_bad", "fail"), *([("depth", 16)] if self.name == "swiss_roll" else [])]
+            if value != default and (key, value) not in own:
                 raise ValueError(
                     f"{key}={value} is a setting of collections of image files "
                     f"({', '.join(get_args(Collection))}) and {self.name} has no use for it; leave "

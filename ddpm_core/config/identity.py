@@ -61,6 +61,8 @@ FORMAT_1: Mapping[str, frozenset[str]] = {
 
 OF_KIND: Mapping[str, frozenset[str]] = {
     "dit": frozenset(["kind", "patch_size", "hidden_size", "num_layers", "num_heads"]),
+    "mlp": frozenset(["kind", "hidden_size", "num_layers", "num_bumps"]),
+    "binomial": frozenset(["kind", "num_timesteps"]),
 }
 """kind of a section that was added since -> the keys that it had when it was added, which count
 always, as those of format 1. Never changed."""

@@ -14,7 +14,7 @@ from ddpm_core.canonical import parse_json
 from ddpm_core.config.changes import changed
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
-from ddpm_core.config.diffusion import ChainConfig, DiffusionConfig
+from ddpm_core.config.diffusion import BinomialConfig, ChainConfig, DiffusionConfig
 from ddpm_core.config.explain import explain
 from ddpm_core.config.kinds import Kinds, kinds_of, shared_keys, with_kinds
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
@@ -29,6 +29,14 @@ _MAX_PARAMETERS = 2 * 10**10
 """Each worker holds the whole network, and 20 bytes for each parameter: 400 GB at the bound. The
 largest of the paper has 2.6 * 10**8."""
 _MAX_PIXELS = 2**26
+_OF_IMAGES = (
+    "guidance_by",
+    "guidance_interval",
+    "guidance_rescale",
+    "threshold_percentile",
+    "threshold_cap",
+)
+"""keys of `sample` that are stated for images and not for bits"""
 _MAX_BATCH_BYTES = 2**36
 MAX_RUN_NAME = 63
 """characters"""
@@ -73,6 +81,7 @@ class RunConfig(Section):
             in_channels=self.data.channels,
             out_channels=self.out_channels,
             height=self.data.height,
+            width=self.data.width,
         )
 
     @property
@@ -127,6 +136,42 @@ class RunConfig(Section):
                     f"the network is given no label; leave {name}.{key} out, or set "
                     f"model.conditioning=label{other}"
                 )
+
+    @model_validator(mode="after")
+    def _bits_go_together(self) -> Self:
+        if not isinstance(self.diffusion, BinomialConfig):
+            return self
+        data, train, sample = self.data, self.train, self.sample
+        wrong = (
+            (not data.is_binary, f"data.name={data.name}", "images of two levels: heartbeat"),
+            (train.loss != "vlb", f"train.loss={train.loss}", "the bound, train.loss=vlb"),
+            (
+                sample.sampler != "ancestral" or sample.num_steps is not None,
+                f"sample.sampler={sample.sampler}, sample.num_steps={sample.num_steps}",
+                "all steps of sample.sampler=ancestral, with sample.num_steps=null",
+            ),
+            (not sample.clip_x_0, "sample.clip_x_0=false", "nothing to clip: leave it out"),
+            (
+                sample.guidance_scale not in (0, 1),
+                f"sample.guidance_scale={sample.guidance_scale}",
+                "no guidance: sample.guidance_scale=1",
+            ),
+            *(
+                (
+                    getattr(sample, key) != type(sample).model_fields[key].default,
+                    f"sample.{key}={getattr(sample, key)}",
+                    f"no guidance and no threshold: leave sample.{key} out",
+                )
+                for key in _OF_IMAGES
+            ),
+        )
+        for is_wrong, given, needed in wrong:
+            if is_wrong:
+                raise ValueError(
+                    f"{given} does not go with diffusion.kind=binomial, a chain of bits: it takes "
+                    f"{needed}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _objective_is_possible(self) -> Self:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.conditioning import MEMBERS
+from ddpm_core.conditioning import MEMBERS, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
+from ddpm_core.inference.build import AnyDenoiser
 from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
@@ -152,6 +153,15 @@ class EvaluationContext:
             raise DataError(f"the samples of run {self.config.name!r} are gone; sample again")
         return samples
 
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """As `measured`, of images and not of bits."""
+        if not isinstance(self.measured, NetworkDenoiser):
+            raise ConfigError(
+                f"diffusion.kind={self.config.diffusion.kind}: this is not measured of bits"
+            )
+        return self.measured
+
     @cached_property
     def _weights(self) -> Weights:
         weights = chosen.require(self.store, self.config)
@@ -163,7 +173,7 @@ class EvaluationContext:
         return weights
 
     @cached_property
-    def denoiser(self) -> NetworkDenoiser:
+    def measured(self) -> AnyDenoiser:
         """Of the weights that are measured; raises CheckpointError if they are others by now."""
         weights = self._weights
         # Also if first used in inference mode: tensors made there cannot be differentiated
@@ -185,10 +195,17 @@ class EvaluationContext:
 
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
         """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""
+        return self.denoiser.given(self._given(images, start, stop))
+
+    def measured_of(self, images: Images, start: int, stop: int) -> AnyDenoiser:
+        """As `denoiser_of`, of images or bits."""
+        return self.measured.given(self._given(images, start, stop))
+
+    def _given(self, images: Images, start: int, stop: int) -> Conditioning:
         numbers = np.arange(start, stop)
-        accepts, num_classes = self.denoiser.null.parts & MEMBERS, self.config.num_classes
+        accepts, num_classes = self.measured.null.parts & MEMBERS, self.config.num_classes
         given = conditioning_of(images, numbers, accepts, num_classes=num_classes)
-        return self.denoiser.given(given.to(self.device))
+        return given.to(self.device)
 
     @cached_property
     def plan(self) -> Plan:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_core.config import RunConfig, identity
+from ddpm_core.config import BinomialConfig, RunConfig, identity
 from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms
 from ddpm_core.diffusion.measures.rate_distortion import rate_distortion
 from ddpm_core.errors import DivergenceError
@@ -92,20 +92,32 @@ def bits_per_dim_metric(
         "protocol": {
             "version": PROTOCOL_VERSION,
             **weights,
-            "bound": "variational, Ho et al. 2020 eq. 5, discretised Gaussian decoder (eq. 13)",
-            "images": "held out, uint8 levels, no dequantisation",
+            **_bound_of(config),
             **({} if config.num_classes is None else {"conditioning": "the label of each image"}),
             "num_images": count,
             "num_test_images": num_test_images,
             **identity.counted("diffusion", config.diffusion),  # every key of it changes the bound
             "timesteps": "every one, x_t drawn once for each image",
-            "clip_x_0": True,
+            **({} if isinstance(config.diffusion, BinomialConfig) else {"clip_x_0": True}),
             "seed": config.evaluate.seed,
             # Of a folder that holds less than the published files: else the configuration knows.
             "warnings": [f"{wanted} images were asked for, and {num_test_images} are held out"]
             if num_test_images < wanted
             else [],
         },
+    }
+
+
+def _bound_of(config: RunConfig) -> dict[str, str]:
+    """Return which bound is measured, and of what."""
+    if isinstance(config.diffusion, BinomialConfig):
+        return {
+            "bound": "variational, Sohl-Dickstein et al. 2015 eq. 14, independent bits",
+            "images": "held out, bits",
+        }
+    return {
+        "bound": "variational, Ho et al. 2020 eq. 5, discretised Gaussian decoder (eq. 13)",
+        "images": f"held out, {config.data.dtype} levels, no dequantisation",
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import EvaluateConfig, RunConfig
+from ddpm_core.diffusion.binomial import denoiser as binomial
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.evaluation.context import EvaluationContext, measuring
@@ -74,7 +75,7 @@ def uses_network(unit: Unit) -> bool:
 
 
 def likelihood_part(
-    denoiser: Denoiser,
+    denoiser: Denoiser | binomial.BitDenoiser,
     images: Tensor,
     positions: Tensor,
     *,
@@ -93,13 +94,16 @@ def likelihood_part(
     """
     key = seeding.key(seed, "likelihood")
     shape = tuple(images.shape[1:])
+    x_0 = to_unit_range(images, positions.device)
+
+    def noise(t: int) -> Tensor:
+        return seeding.normal(key, t, positions, shape)
+
     with torch.inference_mode():
-        found = bits_per_dim(
-            denoiser,
-            to_unit_range(images, positions.device),
-            noise=lambda t: seeding.normal(key, t, positions, shape),
-            num_levels=num_levels_of(images),
-        )
+        if isinstance(denoiser, binomial.BitDenoiser):
+            found = binomial.bits_per_dim(denoiser, x_0, noise=noise)
+        else:
+            found = bits_per_dim(denoiser, x_0, noise=noise, num_levels=num_levels_of(images))
     parts = {"prior": found.prior, "terms": found.terms, "mse": found.mse}
     return {name: part.to("cpu", torch.float64) for name, part in parts.items()}
 
@@ -114,7 +118,7 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
     match unit.kind:
         case "bound":
             return likelihood_part(
-                context.denoiser_of(context.exact(unit.part), unit.start, unit.stop),
+                context.measured_of(context.exact(unit.part), unit.start, unit.stop),
                 context.exact(unit.part).images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
                 seed=context.config.evaluate.seed,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddpm_core.config import DiTConfig, RunConfig, UNetConfig
+from ddpm_core.config import DiTConfig, MLPConfig, RunConfig, UNetConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import dit_config, unet_config
 from ddpm_core.exchange.keys import Described
@@ -59,6 +59,8 @@ def write_network(config: RunConfig) -> Written:
             return Written("unet", values, pipeline)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
+        case MLPConfig():
+            raise _no_such_network()
 
 
 def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,6 +70,8 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
             return interop.to_diffusers(weights)
         case DiTConfig() as model:
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
+        case MLPConfig():
+            raise _no_such_network()
 
 
 def from_diffusers(
@@ -83,3 +87,12 @@ def from_diffusers(
             return interop.from_diffusers(tensors, like)
         case DiTConfig() as model:
             return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
+        case MLPConfig():
+            raise _no_such_network()
+
+
+def _no_such_network() -> ConfigError:
+    return ConfigError(
+        "diffusers has no network of dense layers that is read out by bumps (model.kind=mlp); "
+        "weights of a U-Net or a transformer can be moved"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ddpm_core.config import ChainConfig
+from ddpm_core.config import ChainConfig, DiffusionConfig
 from ddpm_core.diffusion.choices import BetaSchedule
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
@@ -93,12 +93,17 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
     return section
 
 
-def write_scheduler_config(diffusion: ChainConfig) -> dict[str, Any]:
+def write_scheduler_config(diffusion: DiffusionConfig) -> dict[str, Any]:
     """Return the scheduler_config.json of the `DDPMScheduler` that is the chain of `diffusion`.
 
     Raises:
         ConfigError: if there is none.
     """
+    if not isinstance(diffusion, ChainConfig):
+        raise ConfigError(
+            f"diffusion.kind={diffusion.kind} is no chain that a DDPMScheduler knows; only weights "
+            "of diffusion.kind=chain can be written for diffusers"
+        )
     names = {ours: theirs for theirs, ours in reversed(_SCHEDULES.items())}
     variances = {ours: theirs for theirs, ours in reversed(_VARIANCES.items())}
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}

@@ -6,7 +6,16 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
-from ddpm_core.config import DiTConfig, RunConfig, SampleConfig, UNetConfig
+from ddpm_core.config import (
+    BinomialConfig,
+    DiTConfig,
+    MLPConfig,
+    RunConfig,
+    SampleConfig,
+    UNetConfig,
+)
+from ddpm_core.diffusion.binomial.chain import BinomialChain
+from ddpm_core.diffusion.binomial.denoiser import BinomialObjective, BitDenoiser
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
 from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
@@ -15,13 +24,16 @@ from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Interval
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.dit import DiT
+from ddpm_core.models.mlp import MLP
 from ddpm_core.models.unet import UNet
 
 _LARGEST_END = 1e-3
 
 
-AnyNetwork = UNet | DiT
+AnyNetwork = UNet | DiT | MLP
 """(x_t, t, conditioning) -> prediction, of any kind"""
+AnyDenoiser = NetworkDenoiser | BitDenoiser
+"""of images, on a path of Gaussian noise, or of bits"""
 
 
 def build_network(config: RunConfig) -> AnyNetwork:
@@ -59,11 +71,28 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 takes_known=model.known,
                 generator=generator,
             )
+        case MLPConfig() as model:
+            return MLP(
+                shape=data.shape,
+                out_channels=config.out_channels,
+                hidden_size=model.hidden_size,
+                num_layers=model.num_layers,
+                num_bumps=model.num_bumps,
+                num_timesteps=config.diffusion.num_timesteps,
+                num_classes=config.num_classes,
+                generator=generator,
+            )
 
 
 def build_schedule(config: RunConfig) -> NoiseSchedule:
-    """Return the forward process of `config`, float64 tables on the CPU."""
+    """Return the forward process of `config`, float64 tables on the CPU.
+
+    Raises:
+        ConfigError: it is one of bits.
+    """
     diffusion = config.diffusion
+    if isinstance(diffusion, BinomialConfig):
+        raise ConfigError("diffusion.kind=binomial is a chain of bits, which has no such schedule")
     betas = make_betas(
         diffusion.beta_schedule,
         diffusion.num_timesteps,
@@ -81,6 +110,8 @@ def end_warning(config: RunConfig) -> str | None:
     Source: Lin et al. 2023, arXiv:2305.08891, section 3.1.
     """
     diffusion = config.diffusion
+    if isinstance(diffusion, BinomialConfig):
+        return None
     left = float(build_schedule(config).alphas_cumprod[-1])
     if left <= _LARGEST_END:
         return None
@@ -124,9 +155,11 @@ def require_guidance(config: RunConfig) -> None:
         )
 
 
-def build_objective(config: RunConfig) -> Objective:
+def build_objective(config: RunConfig) -> Objective | BinomialObjective:
     """Return what the network of `config` is trained to minimise."""
     train, diffusion = config.train, config.diffusion
+    if isinstance(diffusion, BinomialConfig):
+        return BinomialObjective(BinomialChain(diffusion.num_timesteps))
     return Objective(
         build_schedule(config),
         prediction=diffusion.prediction,
@@ -142,7 +175,7 @@ def build_objective(config: RunConfig) -> Objective:
 
 def build_denoiser(
     config: RunConfig, network: Network, null: Conditioning = NOTHING
-) -> NetworkDenoiser:
+) -> AnyDenoiser:
     """Return the denoiser of a trained network, for samplers and the bound.
 
     Args:
@@ -151,6 +184,8 @@ def build_denoiser(
         null: its conditioning that says nothing, where it takes any.
     """
     diffusion = config.diffusion
+    if isinstance(diffusion, BinomialConfig):
+        return BitDenoiser(network, BinomialChain(diffusion.num_timesteps), null=null)
     return NetworkDenoiser(
         network,
         build_schedule(config),

@@ -10,7 +10,13 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import AnyNetwork, build_denoiser, build_network, uses_bfloat16
+from ddpm_core.inference.build import (
+    AnyDenoiser,
+    AnyNetwork,
+    build_denoiser,
+    build_network,
+    uses_bfloat16,
+)
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
@@ -68,7 +74,7 @@ def load_denoiser(
     device: torch.device,
     *,
     average: str = EMA,
-) -> NetworkDenoiser:
+) -> AnyDenoiser:
     """Read the averaged weights, verified, and put them where they compute.
 
     Raises:
@@ -92,4 +98,9 @@ def load_weaker(store: Store, weights: Weights, device: torch.device) -> Network
     weaker = weights.weaker
     if weaker is None:
         return None
-    return load_denoiser(store, weaker.trained, weaker.checkpoint, device, average=weaker.average)
+    found = load_denoiser(store, weaker.trained, weaker.checkpoint, device, average=weaker.average)
+    if not isinstance(found, NetworkDenoiser):
+        raise CheckpointError(
+            f"{weaker.name} are weights of a chain of bits, which guide no images"
+        )
+    return found

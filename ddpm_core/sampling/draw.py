@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.config import SampleConfig
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.inference.levels import to_levels, to_u8
@@ -15,7 +16,7 @@ __all__ = ["draw", "to_levels", "to_u8"]
 
 @torch.inference_mode()
 def draw(
-    denoiser: Denoiser,
+    denoiser: Denoiser | BitDenoiser,
     positions: Tensor,
     shape: tuple[int, int, int],
     *,

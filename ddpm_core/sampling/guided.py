@@ -9,21 +9,38 @@ Source: as of `diffusion.wrappers.guidance` and `diffusion.wrappers.thresholding
 """
 
 import math
+from typing import overload
 
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.wrappers.guidance import Guided
 from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold
-from ddpm_core.inference.build import interval_of
+from ddpm_core.errors import ConfigError
+from ddpm_core.inference.build import AnyDenoiser, interval_of
 
 
+@overload
 def guided(
     denoiser: NetworkDenoiser,
     given: Conditioning,
     sample: SampleConfig,
     weaker: NetworkDenoiser | None = None,
-) -> Denoiser:
+) -> Denoiser: ...
+@overload
+def guided(
+    denoiser: AnyDenoiser,
+    given: Conditioning,
+    sample: SampleConfig,
+    weaker: NetworkDenoiser | None = None,
+) -> Denoiser | BitDenoiser: ...
+def guided(
+    denoiser: AnyDenoiser,
+    given: Conditioning,
+    sample: SampleConfig,
+    weaker: NetworkDenoiser | None = None,
+) -> Denoiser | BitDenoiser:
     """Return the denoiser of images of this conditioning, as `sample` says to draw them.
 
     Args:
@@ -31,7 +48,12 @@ def guided(
         given: of each image, or of one for all; without parts the images are of nothing.
         sample: scale, interval and rescaling of the guidance, and the threshold.
         weaker: the weights that `sample.guidance_by` names; None: it names none.
+
+    Raises:
+        ConfigError: guidance of bits; the other settings of it a configuration of bits refuses.
     """
+    if isinstance(denoiser, BitDenoiser):
+        return _of_bits(denoiser, given, sample)
     own = denoiser.given(given) if given.parts else denoiser
     followed: Denoiser = own
     if weaker is not None:
@@ -43,6 +65,17 @@ def guided(
         return followed
     cap = math.inf if sample.threshold_cap is None else sample.threshold_cap
     return DynamicThreshold(followed, sample.threshold_percentile / 100, cap)
+
+
+def _of_bits(denoiser: BitDenoiser, given: Conditioning, sample: SampleConfig) -> BitDenoiser:
+    if sample.guidance_scale not in (0, 1):
+        raise ConfigError(
+            f"guidance_scale={sample.guidance_scale} is stated for images, and this is a chain of "
+            "bits; give 1 or 0"
+        )
+    if not given.parts:
+        return denoiser
+    return denoiser.given_nothing() if sample.guidance_scale == 0 else denoiser.given(given)
 
 
 def _guided(own: Denoiser, reference: Denoiser, sample: SampleConfig) -> Denoiser:

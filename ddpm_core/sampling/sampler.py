@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import SampleConfig
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
+from ddpm_core.diffusion.binomial.denoiser import ddpm_sample as sample_bits
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.integrate import FixedStep
 from ddpm_core.diffusion.paths.path import chain_of
@@ -31,7 +33,7 @@ def num_steps_of(sample: SampleConfig, num_timesteps: int) -> int:
 
 
 def run_sampler(
-    denoiser: Denoiser,
+    denoiser: Denoiser | BitDenoiser,
     sample: SampleConfig,
     x_T: Tensor,  # noqa: N803 - the paper's name
     noise: Noise,
@@ -40,7 +42,7 @@ def run_sampler(
     """Draw x_0 from x_T by the sampler that `sample` names, in the arithmetic of x_T.
 
     Args:
-        denoiser: on the whole chain.
+        denoiser: on the whole chain; of bits there is one sampler.
         sample: which sampler, how many steps, and its settings.
         x_T: standard normal.
         noise: gives the standard normal of a number that the sampler chooses, shaped like x_T.
@@ -49,6 +51,8 @@ def run_sampler(
     Raises:
         ConfigError: if this sampler cannot draw from this denoiser; never for a valid RunConfig.
     """
+    if isinstance(denoiser, BitDenoiser):
+        return sample_bits(denoiser, x_T, noise=noise, on_step=on_step)
     clip = sample.clip_x_0
     schedule = chain_of(denoiser.path)
     num_timesteps = schedule.num_timesteps

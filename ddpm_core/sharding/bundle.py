@@ -6,6 +6,8 @@ Making them takes seconds (MNIST: 70,000 images), less than starting workers els
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import numpy as np
+
 from ddpm_core.config import ComputeConfig
 from ddpm_core.images import png
 from ddpm_core.sharding.source import ShardUnit, Source
@@ -16,7 +18,7 @@ from ddpm_core.store.storage import Store
 
 
 class Bundle(Source):
-    """Digits, MNIST, Fashion-MNIST or CIFAR-10."""
+    """Digits, MNIST, Fashion-MNIST or CIFAR-10; or images that are made."""
 
     def __init__(self, splits: Splits) -> None:
         self._images = {"train": splits.train, "test": splits.test}
@@ -59,6 +61,7 @@ class Bundle(Source):
             first_number=unit.start,
             channels=images.images_u8.shape[-1],
             classes=self.classes,
+            num_levels=np.iinfo(images.images_u8.dtype).max + 1,
         )
 
 

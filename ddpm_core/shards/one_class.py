@@ -26,6 +26,8 @@ def why_no_distance(config: RunConfig, index: Index | None) -> str | None:
         config: the run's.
         index: of its data set; None if that is not made yet: then the configuration may know.
     """
+    if config.data.is_made:
+        return f"{config.data.name} is no set of pictures, which feature networks are made for"
     if config.evaluate.features != "trained":
         return None
     if index is None:

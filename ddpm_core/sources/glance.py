@@ -91,7 +91,7 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
         )
     splits = load_splits(data, cache=cache)
     counts = np.bincount(splits.train.labels, minlength=len(splits.classes))
-    text = f"{data.name} from {data.source}"
+    text = f"{data.name}, made here" if data.is_made else f"{data.name} from {data.source}"
     return _told(len(splits.train), len(splits.test), text, splits.classes, tuple(counts.tolist()))
 
 

@@ -4,6 +4,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ _CHUNK_BYTES = 2**20
 class RawImages:
     """One split of a data set."""
 
-    images_u8: NDArray[np.uint8]
-    """(N, height, width, channels), 0..255"""
+    images_u8: NDArray[Any]
+    """(N, height, width, channels), 0..255; of 16 bits uint16"""
     labels: NDArray[np.int64]
     """(N,) class of each image"""
     name: str

@@ -13,7 +13,7 @@ from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.extras import folder_of
 from ddpm_core.permutation import keyed_permutation
-from ddpm_core.sources import cifar, fashion_mnist, mnist
+from ddpm_core.sources import cifar, fashion_mnist, generated, mnist
 from ddpm_core.sources.download import RemoteFile, fetch
 from ddpm_core.sources.raw_images import RawImages
 
@@ -27,6 +27,8 @@ _CLASSES: dict[str, tuple[str, ...]] = {
     "mnist": mnist.CLASSES,
     "fashion_mnist": fashion_mnist.CLASSES,
     "cifar10": cifar.CLASSES,
+    "heartbeat": generated.HEARTBEAT_CLASSES,
+    "swiss_roll": generated.ROLL_CLASSES,
 }
 _DIGITS_SPLIT_KEY = b"digits held out:"  # in no configuration: the split is part of the data set
 
@@ -60,7 +62,8 @@ def load_splits(
 
     Held out of the training are, for MNIST and CIFAR-10, the first `data.num_test_images` of the
     canonical test split (None: all of it; the training split is never touched); for digits, which
-    has no split, images drawn once and for all: the same whatever the seed.
+    has no split, images drawn once and for all: the same whatever the seed. Heartbeats and the
+    Swiss roll are made, each split by itself.
 
     Args:
         data: which, from where, and the size to pad to.
@@ -78,6 +81,10 @@ def load_splits(
             train, test = mnist.read_folder(_folder(data, cache, published))
         case "cifar10":
             train, test = cifar.read_folder(_folder(data, cache, published))
+        case "heartbeat":
+            train, test = generated.heartbeats()
+        case "swiss_roll":
+            train, test = generated.swiss_roll()
         case "images" | "celebahq" | "lsun_bedroom" | "lsun_church" | "lsun_cat":
             raise ValueError(f"{data.name} is no bundle: see `collection`")
         case _:

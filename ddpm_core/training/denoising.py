@@ -13,7 +13,6 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import MEMBERS, NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
-from ddpm_core.diffusion.process import q_sample
 from ddpm_core.inference.build import build_network, build_objective, uses_bfloat16
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
@@ -114,7 +113,7 @@ class Denoising:
 
     def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""
-        x_t = q_sample(self._schedule, x_0, t, eps).contiguous(memory_format=self._layout)
+        x_t = self._objective.noised(x_0, t, eps).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
             output = self.network(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps)

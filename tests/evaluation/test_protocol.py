@@ -214,6 +214,7 @@ MEASURED = {
     "mnist-classes": "00b2c96d680f331b",
     "fashion-mnist": "00b2c96d680f331b",
     "images": "00b2c96d680f331b",
+    "heartbeat": "d67366d2335798fa",
     "cifar10": "d0602560709d0160",
     "cifar10-classes": "d0602560709d0160",
     "cifar10-ddim": "866080d3db6f57c6",

@@ -16,7 +16,12 @@ def make(kind, *, seed=0, num_classes=None, size=8):
               "generator": generator}  # fmt: skip
     if kind == "dit":
         network = DiT(
-            image_size=(size, size), patch_size=2, hidden_size=8, num_layers=1, num_heads=2, **common
+            image_size=(size, size),
+            patch_size=2,
+            hidden_size=8,
+            num_layers=1,
+            num_heads=2,
+            **common,
         )
     else:
         network = UNet(

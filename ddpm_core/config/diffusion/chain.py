@@ -13,7 +13,7 @@ class ChainConfig(ProcessConfig):
     """The forward process and what the network predicts (sections 2 and 3 of the paper)."""
 
     kind: Literal["chain"] = "chain"
-    """which forward process: the paper's chain of steps (chain)"""
+    """which forward process: the paper's chain of steps (chain), or a chain of bits (binomial)"""
     num_timesteps: int = Field(1000, ge=2, le=10**6)
     """T, steps of the chain"""
     beta_schedule: BetaSchedule = "linear"

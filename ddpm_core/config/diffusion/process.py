@@ -10,4 +10,4 @@ class ProcessConfig(Section):
     """
 
     kind: str
-    """which forward process: the paper's chain of steps (chain)"""
+    """which forward process: the paper's chain of steps (chain), or a chain of bits (binomial)"""

@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ddpm_core.config.model.dit import DiTConfig
+from ddpm_core.config.model.mlp import MLPConfig
 from ddpm_core.config.model.unet import UNetConfig
 
-ModelConfig = Annotated[UNetConfig | DiTConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[UNetConfig | DiTConfig | MLPConfig, Field(discriminator="kind")]
 
-__all__ = ["DiTConfig", "ModelConfig", "UNetConfig"]
+__all__ = ["DiTConfig", "MLPConfig", "ModelConfig", "UNetConfig"]

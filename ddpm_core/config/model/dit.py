@@ -19,7 +19,7 @@ class DiTConfig(NetworkConfig):
     """the keys that make it large or small"""
 
     kind: Literal["dit"] = "dit"
-    """which network: the paper's U-Net (unet), or a transformer (dit)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), or dense layers (mlp)"""
     patch_size: Few = 2
     """pixels on a side of a patch, p; each patch is a token"""
     hidden_size: Few = 384
@@ -63,7 +63,14 @@ class DiTConfig(NetworkConfig):
                 "raise model.patch_size"
             )
 
-    def num_parameters(self, *, in_channels: int, out_channels: int, height: int) -> int:  # noqa: ARG002 - of any height
+    def num_parameters(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        height: int,  # noqa: ARG002 - of any size
+        width: int,  # noqa: ARG002 - of any size
+    ) -> int:
         """Return the parameters of `models.dit.DiT`, those of its classes left out."""
         d, area = self.hidden_size, self.patch_size**2
         outside = linear(area * in_channels, d) + linear(256, d) + linear(d, d)

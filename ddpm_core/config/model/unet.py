@@ -20,7 +20,7 @@ class UNetConfig(NetworkConfig):
     """the keys that make it large or small"""
 
     kind: Literal["unet"] = "unet"
-    """which network: the paper's U-Net (unet), or a transformer (dit)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), or dense layers (mlp)"""
     base_channels: Few = 128
     """channels at full resolution"""
     channel_mults: Annotated[tuple[Few, ...], Field(min_length=1, max_length=_MAX_LEVELS)] = (
@@ -86,7 +86,14 @@ class UNetConfig(NetworkConfig):
         """Parameters of the row that each class has, and that of no class."""
         return 4 * self.base_channels
 
-    def num_parameters(self, *, in_channels: int, out_channels: int, height: int) -> int:
+    def num_parameters(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        height: int,
+        width: int,
+    ) -> int:
         """Return the parameters of `models.unet.UNet` without classes, for images of this height,
         in pixels.
         """
