@@ -17,6 +17,7 @@ from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import seen_of
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
@@ -46,11 +47,11 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
 
     Returns:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
-        "inception_score": {...}}`, as in the file of the role `metrics`; the last is None where
-        the feature network has no classes. Of a network that takes labels there are `classes`, a
-        row of each, `judge_accuracy` if the features are trained, and `diffusion_classifier` and
-        `label_worth` if `evaluate` asks for them. Where there is no feature
-        network the distance has the value None and a `reason`.
+        "inception_score": {...}, "relative_to_gaussian": {...}}`, as in the file of the role
+        `metrics`; the score is None where the feature network has no classes. Of a network that
+        takes labels there are `classes`, a row of each, `judge_accuracy` if the features are
+        trained, and `diffusion_classifier` and `label_worth` if `evaluate` asks for them. Where
+        there is no feature network the distance has the value None and a `reason`.
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
@@ -119,6 +120,7 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
         "bits_per_dim": metrics.bits_per_dim_metric(
             bound, config, weights, num_test_images=inputs.num_test
         ),
+        "relative_to_gaussian": _relative(inputs, bound),
         **_of_features(inputs, findings),
         **_of_classes(inputs, findings, bound),
     }
@@ -138,6 +140,14 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
     files = write_files(store, place.folder, contents)
     said = {**place.expected.body, **place.expected.noted, **place.expected.if_written}
     return commit(store, place.folder, files, {**said, "summary": summary(numbers)})
+
+
+def _relative(inputs: Inputs, bound: Bound) -> dict[str, Any]:
+    with closing(load_split(inputs.store, inputs.index, "test")) as held_out:
+        images = held_out.images(0, len(bound.prior))
+        is_binary = inputs.config.data.is_binary
+        reference = reference_bits(images, inputs.index.image, is_binary=is_binary).numpy()
+    return relative_metric(bound.total, reference, inputs.config, inputs.weights)
 
 
 def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
@@ -242,6 +252,7 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
         "eval/bits_per_dim_prior": bits["prior"],
         "eval/bits_per_dim_rate": bits["rate"],
         "eval/bits_per_dim_decoder": bits["decoder"],
+        "eval/relative_to_gaussian": numbers.get("relative_to_gaussian", {}).get("value"),
         "eval/frechet_distance_test": distance["samples_test"],
         "eval/frechet_distance_train": distance["samples_train"],
         "eval/frechet_distance_floor": distance["test_train"],
