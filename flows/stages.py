@@ -33,6 +33,7 @@ Recipe = Literal[
     "fashion-mnist",
     "images",
     "heartbeat",
+    "swiss-roll",
     "cifar10",
     "cifar10-classes",
     "cifar10-ddim",

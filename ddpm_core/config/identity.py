@@ -61,7 +61,7 @@ FORMAT_1: Mapping[str, frozenset[str]] = {
 
 OF_KIND: Mapping[str, frozenset[str]] = {
     "dit": frozenset(["kind", "patch_size", "hidden_size", "num_layers", "num_heads"]),
-    "mlp": frozenset(["kind", "hidden_size", "num_layers", "num_bumps"]),
+    "mlp": frozenset(["kind", "hidden_size", "num_layers", "first_gain", "num_bumps"]),
     "binomial": frozenset(["kind", "num_timesteps"]),
 }
 """kind of a section that was added since -> the keys that it had when it was added, which count

@@ -77,6 +77,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 out_channels=config.out_channels,
                 hidden_size=model.hidden_size,
                 num_layers=model.num_layers,
+                first_gain=model.first_gain,
                 num_bumps=model.num_bumps,
                 num_timesteps=config.diffusion.num_timesteps,
                 num_classes=config.num_classes,

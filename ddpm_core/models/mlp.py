@@ -60,6 +60,7 @@ class MLP(nn.Module):
         out_channels: channels of the prediction; twice those of the images for a learned variance.
         hidden_size: features of a layer.
         num_layers: layers before the last, at least 1.
+        first_gain: of the weights that the first layer begins with.
         num_bumps: of the readout.
         num_timesteps: of the chain.
         num_classes: as of `UNet`.
@@ -73,6 +74,7 @@ class MLP(nn.Module):
         out_channels: int,
         hidden_size: int,
         num_layers: int,
+        first_gain: float = 1.0,
         num_bumps: int,
         num_timesteps: int,
         num_classes: int | None = None,
@@ -88,7 +90,10 @@ class MLP(nn.Module):
         sizes = [shape[0] * pixels, *[hidden_size] * num_layers]
         rows = None if num_classes is None else num_classes + 1
         self.class_embed = None if rows is None else Table(rows, hidden_size)
-        self.layers = nn.ModuleList(Linear(before, after) for before, after in pairwise(sizes))
+        self.layers = nn.ModuleList(
+            Linear(before, after, gain=1.0 if number else first_gain)
+            for number, (before, after) in enumerate(pairwise(sizes))
+        )
         self.layer_out = Linear(hidden_size, out_channels * pixels * num_bumps, gain=0.0)
         self.readout = BumpReadout(num_bumps, num_timesteps)
         initialise(self, generator)

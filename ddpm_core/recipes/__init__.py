@@ -19,7 +19,7 @@ from ddpm_core.recipes.paper import (
     lsun_cat,
     lsun_church,
 )
-from ddpm_core.recipes.row_2015 import heartbeat
+from ddpm_core.recipes.row_2015 import heartbeat, swiss_roll
 from ddpm_core.recipes.small import (
     digits,
     digits_classes,
@@ -55,6 +55,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "fashion-mnist": fashion_mnist,
     "images": images,
     "heartbeat": heartbeat,
+    "swiss-roll": swiss_roll,
     "cifar10": cifar10,
     "cifar10-classes": cifar10_classes,
     "cifar10-ddim": cifar10_ddim,

@@ -6,6 +6,7 @@ Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 3 and table 1, and
 
 from ddpm_core.config import (
     BinomialConfig,
+    ChainConfig,
     ComputeConfig,
     DataConfig,
     EvaluateConfig,
@@ -40,5 +41,41 @@ def heartbeat() -> RunConfig:
         ),
         sample=SampleConfig(num_images=1000, unit_size=250, batch_size=250),
         evaluate=EvaluateConfig(num_likelihood_images=500, batch_size=250),
+        compute=ComputeConfig(num_workers=2),
+    )
+
+
+def swiss_roll() -> RunConfig:
+    """Points of the Swiss roll by a Gaussian chain of 40 steps with learned mean and variance: five
+    minutes.
+
+    The paper learns the betas of this chain; here they are those of cosine, whose first steps are
+    as small as the noise on the roll. No network of independent coordinates is below 0.65 bits a
+    point, of a density; that of the roll itself is 0.485.
+    """
+    return RunConfig(
+        name="swiss-roll",
+        data=DataConfig(name="swiss_roll", height=1, width=2, depth=16, images_per_shard=2500),
+        model=MLPConfig(hidden_size=128, num_layers=3, first_gain=5.0),
+        diffusion=ChainConfig(
+            num_timesteps=40,
+            beta_schedule="cosine",
+            prediction="drift",
+            variance="learned_beta",
+        ),
+        train=TrainConfig(
+            num_steps=6000,
+            loss="vlb",
+            global_batch_size=512,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            ema_decay=0.998,
+            random_flip=False,
+            precision="float32",
+            log_every=100,
+            checkpoint_every=2000,
+        ),
+        sample=SampleConfig(num_images=2000, unit_size=500, batch_size=500),
+        evaluate=EvaluateConfig(num_likelihood_images=2000, batch_size=500),
         compute=ComputeConfig(num_workers=2),
     )

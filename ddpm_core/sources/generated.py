@@ -22,7 +22,7 @@ ROLL_CLASSES = ("point",)
 NUM_TRAIN = {"heartbeat": 2000, "swiss_roll": 10_000}
 NUM_TEST = {"heartbeat": 500, "swiss_roll": 2000}
 _NUM_BITS, _PERIOD = 20, 5
-ROLL_SCALE, ROLL_NOISE = 1 / 16, 0.5 / 16
+ROLL_SCALE, ROLL_NOISE = 1 / 16, 1 / 16
 """how large a coordinate of the roll is, and the standard deviation of the noise on it"""
 _SEED = 2015
 """in no configuration: the images are part of the data set"""

@@ -38,7 +38,7 @@ def test_what_bits_have_no_use_for_is_refused(changes, rule):
 def test_bits_are_not_made_of_grey_values():
     """Catches: a chain of bits on images of 256 levels, whose bound is that of nothing."""
     bits = {"diffusion.kind": "binomial", "train.loss": "vlb", "train.weighting": "none"}
-    with pytest.raises(ConfigError, match=r"data.name=digits does not go .* images of two levels"):
+    with pytest.raises(ConfigError, match=r"data\.name=digits does not go .* images of two levels"):
         digits().replaced(bits)
 
 

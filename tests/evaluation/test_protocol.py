@@ -215,6 +215,7 @@ MEASURED = {
     "fashion-mnist": "00b2c96d680f331b",
     "images": "00b2c96d680f331b",
     "heartbeat": "d67366d2335798fa",
+    "swiss-roll": "1da9fcfbb914073b",
     "cifar10": "d0602560709d0160",
     "cifar10-classes": "d0602560709d0160",
     "cifar10-ddim": "866080d3db6f57c6",

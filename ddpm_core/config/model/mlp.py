@@ -21,6 +21,9 @@ class MLPConfig(NetworkConfig):
     """features of a layer"""
     num_layers: int = Field(2, ge=1, le=1000)
     """layers before the last"""
+    first_gain: float = Field(1.0, gt=0, le=100)
+    """how much larger the weights of the first layer begin: above 1 for few values, of which sharp
+    functions are wanted"""
     num_bumps: int = Field(10, ge=2, le=1000)
     """bumps over the timestep by which the last layer is read out"""
 
