@@ -74,7 +74,7 @@ def test_samples_are_drawn_to_the_observed_image():
 def test_what_has_no_meaning_is_refused():
     """Catches a division by zero, a mask of other images, and steps that are not the chain's."""
     observed = normal(4, 3)
-    with pytest.raises(ConfigError, match="sigma=0.0 must be above 0"):
+    with pytest.raises(ConfigError, match=r"sigma=0\.0 must be above 0"):
         Posterior(STANDARD, observed, sigma=0.0)
     with pytest.raises(ConfigError, match=r"the mask is shaped \(5,\)"):
         Posterior(STANDARD, observed, mask=torch.ones(5, dtype=torch.bool))
