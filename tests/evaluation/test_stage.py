@@ -65,7 +65,7 @@ def test_an_evaluation_measures_keeps_shows_and_registers(
     assert told["eval/inception_score_test@10"] == found["inception_score"]["test"]
     assert recording_tracker.files["images/likelihood-figure.png"].startswith(b"\x89PNG")
     assert json.loads(recording_tracker.files["evaluation/metrics.json"]) == found
-    assert recording_tracker.models == [(10, 11)], "the model is registered once, with its numbers"
+    assert recording_tracker.models == [(10, 12)], "the model is registered once, with its numbers"
     assert "images/grid.png" in recording_tracker.files, "what the sample stage could not deliver"
     assert recording_tracker.failed is False
 
