@@ -22,7 +22,12 @@ from ddpm_core.config.model import ModelConfig, UNetConfig
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.section import Section, Uncounted
 from ddpm_core.config.train import TrainConfig
-from ddpm_core.diffusion.choices import is_learned, require_possible, require_samplable
+from ddpm_core.diffusion.choices import (
+    is_learned,
+    is_of_one_step,
+    require_possible,
+    require_samplable,
+)
 from ddpm_core.errors import ConfigError
 
 _MAX_PARAMETERS = 2 * 10**10
@@ -218,10 +223,15 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _previews_are_possible(self) -> Self:
         every = self.train.preview_every
-        if every is not None and self.diffusion.prediction == "x_prev":
+        if every is not None and self.diffusion.kind == "binomial":
+            raise ValueError(
+                f"train.preview_every={every}: previews are of images, and diffusion.kind=binomial "
+                "is a chain of bits; leave it out"
+            )
+        if every is not None and is_of_one_step(self.diffusion.prediction):
             raise ValueError(
                 f"train.preview_every={every}: previews take few steps of the chain, and "
-                "diffusion.prediction=x_prev can draw with all of them alone; leave it out"
+                f"diffusion.prediction={self.diffusion.prediction} can draw with all of them alone; leave it out"
             )
         return self
 

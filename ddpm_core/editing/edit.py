@@ -21,6 +21,7 @@ from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
 from ddpm_core.editing.method import edit_images
 from ddpm_core.editing.request import Request
+from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
 from ddpm_core.inference.denoiser import load_denoiser, load_weaker
@@ -53,6 +54,8 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = work.weights
     denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise ConfigError("edit changes images, and diffusion.kind=binomial is a chain of bits")
     weaker = load_weaker(store, weights, device)
     total, shape = len(work.jobs), work.inputs.levels.shape[1:]
     count = request.variants

@@ -21,12 +21,12 @@ from ddpm_core import seeding
 from ddpm_core.cluster import Place
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
-from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_steps
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.drawing import pictures
-from ddpm_core.errors import DataError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.inference.build import (
     build_denoiser,
     build_network,
@@ -228,6 +228,8 @@ class Preview:
         x_T = seeding.normal(self._start_key, 0, positions, self._config.data.shape)  # noqa: N806
         labels = torch.tensor(self._labels[rows], device=self._device) if self._labels else None
         given = self._denoiser.given(self._conditioning(len(positions), labels))
+        if isinstance(given, BitDenoiser):  # the configuration refuses it before
+            raise ConfigError("train.preview_every: previews are of images, not of bits")
         return ddim_steps(respaced(given, self._times), x_T)
 
     @torch.no_grad()
@@ -241,7 +243,7 @@ class Preview:
         x_0 = to_unit_range(held_out.images[which], self._device)
         t = (2 * positions + 1) * self._schedule.num_timesteps // (2 * _NUM_PAIRS)
         eps = seeding.normal(self._noise_key, 0, positions, tuple(x_0.shape[1:]))
-        x_t = q_sample(self._schedule, x_0, t, eps)
+        x_t = self._objective.noised(x_0, t, eps)
         labels = None if held_out.labels is None else held_out.labels[which].to(self._device)
         output = self._network(x_t, t, self._conditioning(len(positions), labels))
         return self._objective.losses(output, x_0, x_t, t, eps).cpu()

@@ -23,6 +23,8 @@ HEARTBEAT = recipe("heartbeat")
             "no guidance: sample.guidance_scale=1",
         ),
         ({"diffusion.beta_schedule": "jsd"}, "is a key of diffusion.kind=chain"),
+        ({"train.preview_every": 100}, "previews are of images"),
+        ({"model.known": True}, "model.kind=mlp takes no mask"),
         ({"data.height": 2}, "made of 1x20 values, and nothing around them"),
         ({"data.source": "bits.zip"}, "heartbeat is made here; give 'default'"),
         ({"data.depth": 16}, "depth=16 is a setting of collections"),

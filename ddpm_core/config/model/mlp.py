@@ -1,8 +1,8 @@
 """The section `model` of the network of dense layers, and what follows from it."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ddpm_core.config.model.count import linear
 from ddpm_core.config.model.network import NetworkConfig
@@ -26,6 +26,15 @@ class MLPConfig(NetworkConfig):
     functions are wanted"""
     num_bumps: int = Field(10, ge=2, le=1000)
     """bumps over the timestep by which the last layer is read out"""
+
+    @model_validator(mode="after")
+    def _takes_no_mask(self) -> Self:
+        if self.known:
+            raise ValueError(
+                "known=true is for networks of images, and model.kind=mlp takes no mask; leave it "
+                "out, or set model.kind=unet or dit"
+            )
+        return self
 
     @property
     def row_size(self) -> int:

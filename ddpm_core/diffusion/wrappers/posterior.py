@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import Path
 from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.shapes import Images, Times
-from ddpm_core.diffusion.wrappers.pinning import Known
 from ddpm_core.errors import ConfigError
 
 
