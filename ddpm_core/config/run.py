@@ -231,7 +231,8 @@ class RunConfig(Section):
         if every is not None and is_of_one_step(self.diffusion.prediction):
             raise ValueError(
                 f"train.preview_every={every}: previews take few steps of the chain, and "
-                f"diffusion.prediction={self.diffusion.prediction} can draw with all of them alone; leave it out"
+                f"diffusion.prediction={self.diffusion.prediction} can draw with all of them "
+                "alone; leave it out"
             )
         return self
 
