@@ -35,9 +35,14 @@ from safetensors import SafetensorError
 _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
-from ddpm_core.diffusion.denoiser import NetworkDenoiser  # noqa: E402
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
-from ddpm_core.inference.build import build_denoiser, build_network, uses_bfloat16  # noqa: E402
+from ddpm_core.inference.build import (  # noqa: E402
+    AnyDenoiser,
+    build_denoiser,
+    build_network,
+    uses_bfloat16,
+)
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
 from ddpm_core.sampling.guided import guided  # noqa: E402
@@ -73,8 +78,10 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         self._weaker = None
         if "guide" in artifacts:
             of = RunConfig.from_json(Path(artifacts["guide_run"]).read_bytes())
-            guide = Path(artifacts["guide"])
-            self._weaker = _denoiser(of, guide, said["guide_sha256"], self._device)
+            guide = _denoiser(of, Path(artifacts["guide"]), said["guide_sha256"], self._device)
+            if isinstance(guide, BitDenoiser):
+                raise CheckpointError("the guide of this model is a chain of bits; register again")
+            self._weaker = guide
         size = self._config.num_parameters
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
@@ -102,7 +109,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             (count, height, width, channels) uint8, or uint16 of data.depth=16.
 
         Raises:
-            MlflowException: a number out of its range; the server answers 400 with the reason.
+            MlflowException: a number out of its range, or guidance of bits; the server answers 400 with the reason.
         """
         values = params or {}
         seed = _within("seed", int(values.get("seed", 0)), 0, 2**63 - 1)
@@ -114,6 +121,11 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         plan = self._plan_of(values.get("labels", []))
         own = self._config.sample.guidance_scale
         scale = _within("guidance_scale", float(values.get("guidance_scale", own)), 0, 1000)
+        if isinstance(self._denoiser, BitDenoiser) and scale not in (0, 1):
+            raise MlflowException.invalid_parameter_value(
+                f"guidance_scale={scale:g} of the request: this model draws bits, which have no "
+                "guidance; give 1, or 0 for bits of no class"
+            )
         positions = torch.tensor(indices, dtype=torch.int64, device=self._device)
         size = self._config.sample.batch_size
         starts = range(0, len(indices), size)
@@ -155,7 +167,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         return to_levels(x_0, self._config.data.num_levels)
 
 
-def _denoiser(config: RunConfig, file: Path, sha256: str, device: torch.device) -> NetworkDenoiser:
+def _denoiser(config: RunConfig, file: Path, sha256: str, device: torch.device) -> AnyDenoiser:
     """Return the denoiser of a file of weights, verified."""
     weights = file.read_bytes()
     found = hashlib.sha256(weights).hexdigest()
