@@ -19,7 +19,7 @@ from ddpm_core.output import printable, say
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
 from ddpm_core.runs.run import DEFAULT_ROOT
 
-MODEL_KEY = "sample.model"
+MODEL_KEY, START_KEY = "sample.model", "train.start_from"
 TARGET_HELP = (
     f"a recipe ({', '.join(RECIPES)}), perhaps after a colon an ablation of the paper's table 2 "
     f"({', '.join(PAPER_TABLE_2)}), e.g. digits:eps-l-fixed; or a run: path or URI of its folder "
@@ -55,7 +55,7 @@ def add_command(
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --root, --run, --set, --on-bad and --dry-run."""
+    """Add --root, --run, --set, --on-bad, --from and --dry-run."""
     parser.add_argument(
         "--root",
         metavar="URI",
@@ -80,6 +80,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=lambda choice: f"data.on_bad={choice}",
         help="short for --set data.on_bad=...: what to do about image files that cannot be used",
+    )
+    parser.add_argument(
+        "--from",
+        dest="overrides",
+        metavar="RUN@STEP|FOLDER",
+        action="append",
+        type=lambda text: f"{START_KEY}={json.dumps(text)}",
+        help="short for --set train.start_from=...: what the training begins from, e.g. digits, "
+        "digits@800:raw, digits@800:state, or a folder of diffusers, with a slash in its path",
     )
     parser.add_argument(
         "--dry-run",

@@ -14,7 +14,7 @@ from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
-from ddpm_core.runs import chosen, results
+from ddpm_core.runs import base, chosen, results
 from ddpm_core.runs.reference import is_own, keys_given
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
@@ -97,6 +97,7 @@ def preflight(
         return Findings([], None, [])
     require_weights(store, config, missing)
     require_images(config, missing)
+    base.require_fit(store, config)
     if here:
         store.require_writable()
     if here and any_checks(missing, "cores"):

@@ -23,7 +23,7 @@ train.precision  counts, also as `auto`: other arithmetic, other weights
 data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
     the images
 study.ablation_steps  of the ablations, not of the study
-evaluate.features  by its digest, not by where the file lies
+evaluate.features, train.start_from  by their digests, not by where they lie
 
 Versions before counted the housekeeping of format 1 (`COUNTED_BEFORE`). Their fingerprints can
 still be taken, by another `Rule`.
@@ -76,6 +76,8 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "ema_decays": (),
         "ema_warmup": False,
         "power_averages": (),
+        "start_from": None,
+        "start_optimiser": "fresh",
     },
     "sample": {
         "labels": "balanced",
@@ -145,11 +147,14 @@ def data(section: "DataConfig") -> dict[str, Any]:
 
 def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     """Return what determines the weights, beside the images themselves."""
+    train = counted("train", config.train, rule)
+    if (start := config.train.start) is not None:
+        train["start_from"] = start.counted
     return {
         "data": data(config.data),
         "model": counted("model", config.model, rule),
         "diffusion": counted("diffusion", config.diffusion, rule),
-        "train": counted("train", config.train, rule),
+        "train": train,
     }
 
 

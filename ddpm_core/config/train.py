@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ddpm_core.config.model_ref import ema_name, power_name
 from ddpm_core.config.section import HOUSEKEEPING, Count, Section
+from ddpm_core.config.start import STATE, Start
 from ddpm_core.diffusion.choices import Loss, Weighting
 from ddpm_core.errors import ConfigError
 
@@ -59,6 +60,12 @@ class TrainConfig(Section):
     guidance learns what images without one are; above 0, or nothing would train the null"""
     seed: int = Field(0, ge=0, lt=2**63)
     """seed of weights, data order, timesteps, noise, flips and the labels that are left out"""
+    start_from: str | None = None
+    """what the training begins from (--from), instead of random weights: another run's average
+    (RUN@STEP), its weights as they were trained (RUN@STEP:raw), both (RUN@STEP:state), or a folder
+    of diffusers (path or s3:// URI); kept with its digest, and copied when the training begins"""
+    start_optimiser: Literal["fresh", "kept"] = "fresh"
+    """of start_from=RUN@STEP:raw or :state: whether Adam's moments are taken too, or begin at 0"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which
     torch rounds convolutions on GPUs to TF32"""
@@ -71,6 +78,38 @@ class TrainConfig(Section):
     preview_every: Annotated[int | None, HOUSEKEEPING] = Field(None, ge=1, le=10**9)
     """steps between two previews: the same few images drawn while the training goes on, and the
     loss of held-out images, from step 0 to the last; None: no previews"""
+
+    @property
+    def start(self) -> Start | None:
+        """What the training begins from; None: random weights."""
+        return None if self.start_from is None else Start.parse(self.start_from)
+
+    @property
+    def averaged_before(self) -> int:
+        """Steps that the averages hold already, where they go on; 0: they begin with the run."""
+        start = self.start
+        if start is None or start.model.average != STATE:
+            return 0
+        return start.model.step if isinstance(start.model.step, int) else 0
+
+    @field_validator("start_from")
+    @classmethod
+    def _start_is_one(cls, start_from: str | None) -> str | None:
+        if start_from is not None:
+            Start.parse(start_from)
+        return start_from
+
+    @model_validator(mode="after")
+    def _moments_are_of_the_weights(self) -> Self:
+        start = self.start
+        if self.start_optimiser == "kept" and (start is None or not start.has_moments):
+            given = "it is left out" if start is None else f"it is {start.name}"
+            raise ValueError(
+                "start_optimiser=kept takes the moments of the weights that were trained, of "
+                f"start_from=RUN@STEP:raw or RUN@STEP:state, and {given}; leave start_optimiser "
+                "out, or name such weights"
+            )
+        return self
 
     @model_validator(mode="after")
     def _knobs_belong_to_the_weighting(self) -> Self:

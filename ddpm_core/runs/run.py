@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
-from ddpm_core.runs import begun, layout, results
+from ddpm_core.runs import base, begun, layout, results
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
@@ -50,15 +50,17 @@ def configure(
         ConfigError: if any of it is not valid.
         RunConflictError: if `changes` would make a run that exists another experiment.
     """
-    base, home = read_target(target, root=root)
+    first, home = read_target(target, root=root)
     named = {**changes, "name": run} if run is not None else dict(changes)
-    config = _with_absolute_paths(base.replaced(named))
+    config = _with_absolute_paths(first.replaced(named))
     _require_source(config)
-    if home is not None and run is None and root is None:
-        _refuse_other_experiment(base, config, where=target)
     where = (home or DEFAULT_ROOT) if root is None else root
     require_lasting_root(where)
-    for line in _new_kinds(base, config, changes):
+    if config.train.start is not None:
+        config = base.pinned(open_store(where), config)
+    if home is not None and run is None and root is None:
+        _refuse_other_experiment(first, config, where=target)
+    for line in _new_kinds(first, config, changes):
         _log.warning("%s", line)
     return where, config
 
@@ -136,6 +138,7 @@ def begin_stage(store: Store, config: RunConfig) -> None:
 
 
 def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
+    config = base.pinned(store, config)
     key, data = layout.run_json_key(config.name), config.to_json().encode()
     try:
         store.create(key, data)
@@ -153,15 +156,15 @@ def refuse_training_imported(target: str, *, root: str | None, config: RunConfig
     Raises:
         ConfigError: saying what to do.
     """
-    base, home = read_target(target, root=root)
-    if home is None or base.name == config.name:
+    first, home = read_target(target, root=root)
+    if home is None or first.name == config.name or config.train.start is not None:
         return
     with suppress(CheckpointError):  # of another experiment or damaged: nothing to train on
-        found = results.final_checkpoint(open_store(home), base)
+        found = results.final_checkpoint(open_store(home), first)
         if found is not None and "imported" in found.body:
             raise ConfigError(
-                f"{target} is a run of imported weights, and training goes on from none but those "
-                f"of its own run: {config.name!r} would begin with random ones. To train such a "
+                f"{target} is a run of imported weights, and {config.name!r} would begin with "
+                f"random ones. To begin from these give --from {first.name}; to train such a "
                 "network from the beginning, give a recipe and its sections with --set"
             )
 
@@ -201,6 +204,8 @@ def _new_kinds(base: RunConfig, config: RunConfig, changes: Mapping[str, Any]) -
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return it with paths that mean the same to workers, which run in other folders."""
     paths = {"data.source": config.data.source, "evaluate.features": config.evaluate.features}
+    if (start := config.train.start) is not None and start.folder is not None:
+        paths["train.start_from"] = str(start)
     return config.replaced(
         {
             key: _absolute(key, path)

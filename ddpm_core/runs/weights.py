@@ -30,7 +30,7 @@ class Weights:
     @property
     def role(self) -> str:
         """What the checkpoint calls the file that they lie in."""
-        return _STATE if self.average == RAW else self.average
+        return role_of(self.average)
 
     @property
     def sha256(self) -> str:
@@ -107,6 +107,11 @@ class Weights:
     def pinned(self) -> str:
         """The reference that names these very bytes."""
         return str(ModelRef(self.trained.name, self.step, self.average, self.sha256[:PINNED]))
+
+
+def role_of(average: str) -> str:
+    """Return what a checkpoint calls the file with an average of the one network, or with `raw`."""
+    return _STATE if average == RAW else average
 
 
 def averages_in(checkpoint: Manifest) -> list[str]:

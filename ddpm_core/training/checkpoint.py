@@ -108,6 +108,7 @@ def commit(
     written: Written,
     history: Curve,
     imported: Mapping[str, str] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Publish the checkpoint after `step` steps; the same bytes for the same state.
 
@@ -121,6 +122,7 @@ def commit(
         history: the curves up to here.
         imported: for weights from outside, their format and the digests of their files: such a
             checkpoint says so in its manifest.
+        base: for the weights that a run begins from, what they were, see `Base.record`.
 
     Raises:
         RunConflictError: another one of this step stands there.
@@ -140,6 +142,8 @@ def commit(
     }
     if imported is not None:
         body["imported"] = dict(imported)
+    if base is not None:
+        body["base"] = dict(base)
     # Of the two parts of old it says nothing: an earlier version of this program, whose workers
     # may live on while this one begins, writes the same bytes, and so may be gone back to.
     if not files.keys() <= {STATE, EMA, _HISTORY}:

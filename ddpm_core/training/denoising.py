@@ -95,7 +95,7 @@ class Denoising:
         self._parallel.backward(losses.mean(), self._params)
         rate = learning_rate(step, train.learning_rate, train.warmup_steps)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
-        self.trainee.average(step)
+        self.trainee.average(step + train.averaged_before)
         quartile = t * NUM_QUARTILES // num_timesteps
         self._counts.add(losses.detach(), quartile[:, None] == self._quartiles)
         self._counts.note("grad_norm", norm)

@@ -9,7 +9,7 @@ from ddpm_core.config.doubts import doubts
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import end_warning, require_guidance
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.runs import layout, lease, results
+from ddpm_core.runs import base, layout, lease, results
 from ddpm_core.runs.run import require_feature_file
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.classes import (
@@ -23,7 +23,7 @@ from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import open_tracker
-from ddpm_core.training import checkpoint
+from ddpm_core.training import checkpoint, start
 from ddpm_core.training.worker import deliver_curve, payload_of, train_worker
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run_train(store: Store, config: RunConfig) -> None:
         StorageError: the storage refuses or does not answer.
         ClusterError: the cluster cannot be reached, or lost the workers too often.
     """
-    num_steps = config.train.num_steps
+    config, num_steps = base.pinned(store, config), config.train.num_steps
     done = checkpoint.complete(store, config)
     if done is not None:
         with open_tracker(store, config, stage="train") as tracker:
@@ -52,6 +52,7 @@ def run_train(store: Store, config: RunConfig) -> None:
         Progress("train", num_steps, num_steps, "steps", note).show()
         return
     checkpoint.refuse_damaged_import(store, config)
+    base.require_fit(store, config)
     if not results.has_foreign_network(store, config):
         require_feature_file(config)  # not after days of training
     require_guidance(config)
@@ -65,6 +66,7 @@ def run_train(store: Store, config: RunConfig) -> None:
             _show_classes(store, config)
         if (warning := distance_warning(store, config)) is not None:
             _log.warning("%s%s", WARNING, warning)
+        start.copy_base(store, config)
         payload = payload_of(store, config)
         # The worker of rank 0 logs; if it is killed with the group, its end is noted from here.
         with cluster.connect(config.compute), open_tracker(store, config, stage="train"):

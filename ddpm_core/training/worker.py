@@ -29,6 +29,8 @@ from ddpm_core.training.soundness import require_equal, require_finite, weights_
 from ddpm_core.training.trainee import Trainee
 
 _SHOW_EVERY_S = 2.0
+_NONE = -1
+"""in place of the step of a checkpoint: that of step 0 is what a run begins from"""
 
 
 def payload_of(store: Store, config: RunConfig) -> dict[str, Any]:
@@ -77,6 +79,12 @@ def train_rank(
         parallel.wait()
         training = kind(config, parallel)
         begun = _resume(store, config.name, origin, training.trainee, parallel)
+        if begun is None and config.train.start is not None:
+            raise CheckpointError(
+                f"the weights that run {config.name!r} begins from are no longer in "
+                f"{store.uri_of(layout.checkpoint_folder(config.name, 0))}; run the train stage "
+                "again, which copies them"
+            )
         start, curve = (begun.step, begun.history) if begun is not None else (0, [])
         batches = Batches(
             images,
@@ -121,10 +129,10 @@ def _resume(
     parts = trainee.parts()
     if parallel.rank == 0:
         begun = checkpoint.resume(store, run, origin, parts)
-        parallel.from_rank_0(begun.step if begun else 0)
+        parallel.from_rank_0(begun.step if begun else _NONE)
     else:
-        step = parallel.from_rank_0(0)
-        begun = checkpoint.resume_at(store, run, step, parts) if step else None
+        step = parallel.from_rank_0(_NONE)
+        begun = checkpoint.resume_at(store, run, step, parts) if step != _NONE else None
     if begun is None:
         # Two kinds of processors may draw other initial weights.
         parallel.share(tensor for _, part in sorted(parts.items()) for tensor in part.values())

@@ -1,0 +1,231 @@
+"""What a run begins from (`train.start_from`): found, pinned by digest, refused if it is not fit.
+
+It is looked up while nothing of the run is there. Its weights are copied once, as the run's
+checkpoint of step 0: from then on the run depends on it no more. Knows no torch.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ddpm_core.canonical import fingerprint
+from ddpm_core.config import RunConfig, UNetConfig, identity
+from ddpm_core.config.explain import near
+from ddpm_core.config.model_ref import NEWEST, PINNED, RAW
+from ddpm_core.config.start import STATE, Start
+from ddpm_core.diffusion.choices import is_learned
+from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.runs import begun, chosen, layout, places, results
+from ddpm_core.runs.weights import averages_in, role_of
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
+
+_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions")
+"""keys of the network that may differ; the last goes by where in the network they are"""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Weights that a run begins from."""
+
+    start: Start
+    """pinned"""
+    trained: RunConfig
+    """of what trained them"""
+    checkpoint: Manifest
+    """of the run that trained them"""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the checkpoint of step 0 says of where it comes from."""
+        files = {role: one.sha256 for role, one in self.checkpoint.files.items()}
+        return {"from": self.start.name, "files": files}
+
+
+def pinned(store: Store, config: RunConfig) -> RunConfig:
+    """Return a configuration that names what the run begins from by step and digest.
+
+    Of a run on record that is what its run.json says: it may be gone since.
+
+    Raises:
+        ConfigError: there is no such run.
+        CheckpointError: it has no such weights.
+        StorageError: the storage does not answer.
+    """
+    if (start := config.train.start) is None:
+        return config
+    recorded = begun.recorded(store, config.name)
+    if recorded is not None:
+        theirs = recorded.train.start
+        same = theirs is not None and start.is_met_by(theirs)
+        return config.replaced({"train.start_from": str(theirs)}) if same else config
+    return config.replaced({"train.start_from": str(base_of(store, config).start)})
+
+
+def base_of(store: Store, config: RunConfig) -> Base:
+    """Return what the run begins from; its manifest is read, not the weights.
+
+    Raises:
+        ConfigError: there is no such run, or it is this one.
+        CheckpointError: it has no such weights, they are deleted, or others than are pinned.
+        StorageError: the storage does not answer.
+    """
+    start = config.train.start
+    if start is None:
+        raise ConfigError("train.start_from is not given; name what the run begins from")
+    return _of_run(store, config, start)
+
+
+def is_begun(store: Store, run: str) -> bool:
+    """Say whether the run has a checkpoint, and so needs what it began from no more."""
+    return next(places.committed(store, run), None) is not None
+
+
+def require_fit(store: Store, config: RunConfig) -> None:
+    """Refuse what a run cannot begin from, unless it has begun.
+
+    Raises:
+        ConfigError: with a line for each key that does not fit: what it is there and here, and what
+            to set.
+        CheckpointError: as `base_of`.
+    """
+    if config.train.start is None or is_begun(store, config.name):
+        return
+    base = base_of(store, config)
+    if lines := misfits(base.trained, config):
+        shown = "".join(f"\n  {line}" for line in lines)
+        raise ConfigError(
+            f"train.start_from={base.start.name!r} does not fit run {config.name!r}:{shown}"
+        )
+
+
+def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Return a line for each key with which the weights of one run are none of another's."""
+    if theirs.model.kind != ours.model.kind:
+        return [_misfit("model.kind", theirs.model.kind, ours.model.kind)]
+    there, here = (_of_network(one) for one in (theirs, ours))
+    lines = [
+        _misfit(f"model.{key}", there.get(key), here.get(key))
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
+    ]
+    lines += _attention(theirs, ours)
+    if theirs.num_classes is not None and ours.num_classes is None:
+        lines.append(_misfit("model.conditioning", "label", "none"))
+    if theirs.data.channels != ours.data.channels:
+        lines.append(
+            f"channels of the images: {theirs.data.channels} there, {ours.data.channels} here; set "
+            f"data.grey={json.dumps(theirs.data.channels == 1)}, or take other images"
+        )
+    first, second = theirs.diffusion, ours.diffusion
+    if first.prediction != second.prediction:
+        lines.append(_misfit("diffusion.prediction", first.prediction, second.prediction))
+    if is_learned(first.variance) != is_learned(second.variance):
+        lines.append(_misfit("diffusion.variance", first.variance, second.variance))
+    return lines
+
+
+def other_chain(theirs: RunConfig, ours: RunConfig) -> str | None:
+    """Return a line about a chain that the weights have not seen, which fits all the same."""
+    there, here = (identity.counted("diffusion", one.diffusion) for one in (theirs, ours))
+    lines = [
+        f"diffusion.{key} is {json.dumps(there.get(key))} there and {json.dumps(here.get(key))} "
+        "here"
+        for key in {**there, **here}
+        if there.get(key) != here.get(key) and key not in ("prediction", "variance")
+    ]
+    if not lines:
+        return None
+    return (
+        f"the weights of train.start_from={ours.train.start_from!r} were trained on another chain, "
+        f"and have to learn this one: {'; '.join(lines)}"
+    )
+
+
+def _of_network(config: RunConfig) -> dict[str, Any]:
+    section = identity.counted("model", config.model)
+    return {key: value for key, value in section.items() if key not in _FREE}
+
+
+def _attention(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Compare where attention is in the network: images of another height move it."""
+    there, here = _levels(theirs), _levels(ours)
+    if there == here or not isinstance(theirs.model, UNetConfig):
+        return []
+    wanted = sorted((ours.data.height // 2**level for level in there), reverse=True)
+    return [
+        f"model.attention_resolutions: {list(theirs.model.attention_resolutions)} of images of "
+        f"height {theirs.data.height} there, {_resolutions(ours)} of height {ours.data.height} "
+        f"here; set model.attention_resolutions={wanted}, which are the same places"
+    ]
+
+
+def _resolutions(config: RunConfig) -> list[int]:
+    model = config.model
+    return list(model.attention_resolutions) if isinstance(model, UNetConfig) else []
+
+
+def _levels(config: RunConfig) -> set[int]:
+    """Return the levels of a U-Net, from 0 at full resolution, that have attention."""
+    model = config.model
+    if not isinstance(model, UNetConfig):
+        return set()
+    heights = {level: config.data.height // 2**level for level in range(len(model.channel_mults))}
+    return {level for level, height in heights.items() if height in model.attention_resolutions}
+
+
+def _misfit(key: str, there: object, here: object) -> str:
+    first, second = json.dumps(there), json.dumps(here)
+    return f"{key}: {first} there, {second} here; set {key}={first}"
+
+
+# -- of a run ----------------------------------------------------------------------------------
+
+
+def _of_run(store: Store, config: RunConfig, start: Start) -> Base:
+    given, run = f"train.start_from={start.name!r}", str(start.model.run)
+    if run == config.name:
+        raise ConfigError(
+            f"{given}: a run cannot begin from itself; give this one another name (--run NAME), or "
+            "train it on with --set train.num_steps=..."
+        )
+    trained = begun.recorded(store, run)
+    if trained is None:
+        close = near(run, store.names("runs"))
+        meant = f"; did you mean {close!r}?" if close else ""
+        raise ConfigError(f"{given}: there is no run {run!r} below {store.uri}{meant}")
+    step = trained.train.num_steps if start.model.step is None else start.model.step
+    if step == NEWEST:
+        newest = next(places.committed(store, run), None)
+        step = int(newest.body["step"]) if newest is not None else 0
+    found = results.checkpoint_of(store, trained, step)
+    if found is None:
+        where = store.uri_of(layout.checkpoints_folder(run))
+        raise CheckpointError(
+            f"{given}: run {run!r} has no checkpoint of step {step} below {where}, or its files "
+            f"are deleted; {chosen.steps_there(store, trained)}"
+        )
+    average, there = start.model.average, averages_in(found)
+    if (RAW if average == STATE else average) not in there:
+        raise CheckpointError(
+            f"{given}: {store.uri_of(found.folder)} has no weights {average!r}; it has "
+            f"{', '.join(there)}"
+        )
+    digest = _digest(found, average)
+    if start.sha256 is not None and not digest.startswith(start.sha256):
+        raise CheckpointError(
+            f"{given} is pinned to weights with digest {start.sha256}..., and "
+            f"{store.uri_of(found.folder)} holds {digest[: len(start.sha256)]}...: they were "
+            "trained again or exchanged; give this run another name (--run NAME) to begin from them"
+        )
+    named = replace(start, model=replace(start.model, step=step), sha256=digest[:PINNED])
+    return Base(named, trained, found)
+
+
+def _digest(checkpoint: Manifest, average: str) -> str:
+    """Return what determines the bytes that are taken: of a whole state that is several files."""
+    if average != STATE:
+        return checkpoint.files[role_of(average)].sha256
+    return fingerprint(
+        {role: one.sha256 for role, one in checkpoint.files.items() if role != "history"}
+    )

@@ -1,0 +1,289 @@
+"""A training that begins from another's weights: what is taken, kept, copied once and refused."""
+
+import pytest
+import torch
+
+from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.inference.build import build_network
+from ddpm_core.inference.weights import load_average
+from ddpm_core.runs import base, layout, places, results
+from ddpm_core.runs.run import configure, open_run
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.store import manifest
+from ddpm_core.store.storage import open_store
+from ddpm_core.training import start, worker
+from ddpm_core.training.start import copy_base
+from ddpm_core.training.worker import train_rank
+from tests.training.small import make_learner, small_config
+from tests.training.test_worker import ALONE, FakeTracker, Killed, train_until
+
+NEXT = {"name": "next", "train.seed": 7, "train.start_from": "small@20"}
+
+
+@pytest.fixture(autouse=True)
+def _no_mlflow(monkeypatch):
+    monkeypatch.setattr(worker, "open_tracker", lambda *_args, **_kwargs: FakeTracker())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A root with a run `small` of 20 steps, and one with labels, of ten classes."""
+    store = open_store(str(tmp_path_factory.mktemp("ro ot")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "open_tracker", lambda *_args, **_kwargs: FakeTracker())
+        for config in (small_config(), LABELLED):
+            run_shard(store, config)
+            train_rank(store, config, ALONE)
+    return store
+
+
+LABELLED = small_config(name="labelled", model__conditioning="label", train__num_steps=2)
+
+
+@pytest.fixture
+def store(trained, tmp_path):
+    """Give a root of its own with the same data set and the same runs."""
+    root = tmp_path / "root"
+    (root / "runs").mkdir(parents=True)
+    for place in ("datasets", "runs/small", "runs/labelled"):
+        (root / place).symlink_to(trained.local_path(place))
+    return open_store(str(root))
+
+
+def begun(store, **changes):
+    """Pin, record and copy what a run begins from; return its configuration."""
+    config = base.pinned(store, small_config().replaced({**NEXT, **changes}))
+    base.require_fit(store, config)
+    run_shard(store, config)
+    copy_base(store, config)
+    return config
+
+
+def checkpoint(store, config, step):
+    return results.checkpoint_of(store, config, step)
+
+
+def weights(store, run, step, average="ema"):
+    found = manifest.load(
+        store, layout.checkpoint_folder(run, step), places.checkpoint_expected(step)
+    )
+    return load_average(store, found, average=average)
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.parametrize(
+    ("reference", "network", "average"),
+    [("small", "ema", "ema"), ("small@15:raw", "raw", "raw"), ("small@20:state", "raw", "ema")],
+)
+def test_it_begins_with_the_weights_that_are_named(store, reference, network, average):
+    """Catches: the average where the trained ones are meant, an average that begins at random,
+    moments that are taken though nobody asked for them."""
+    config = begun(store, **{"train.start_from": reference})
+    step = config.train.start.model.step
+    assert same(weights(store, "next", 0, "raw"), weights(store, "small", step, network))
+    assert same(weights(store, "next", 0, "ema"), weights(store, "small", step, average))
+    learner = make_learner(config)
+    worker._resume(
+        store, "next", worker._data(store, config)[1], learner.trainee, learner._parallel
+    )
+    state = learner.trainee.parts()["state"]
+    assert all(not one.any() for name, one in state.items() if name.startswith("adam."))
+    body = checkpoint(store, config, 0).body
+    assert body["base"]["from"] == config.train.start.name
+    assert (body["step"], body["images_seen"]) == (0, 0)
+
+
+def test_the_optimiser_goes_on_where_it_is_kept(store):
+    """Catches: moments of other weights, a count of steps at 0 whose correction is too large."""
+    config = begun(store, **{"train.start_from": "small:state", "train.start_optimiser": "kept"})
+    ours, theirs = make_learner(config), make_learner(small_config())
+    for learner, one, step in ((ours, config, 0), (theirs, small_config(), 20)):
+        origin = worker._data(store, one)[1]
+        found = worker.checkpoint.resume(store, one.name, origin, learner.trainee.parts())
+        assert found.step == step
+    own, other = (one.trainee.parts() for one in (ours, theirs))
+    assert same({k: v for k, v in own["state"].items() if k != "window"},
+                {k: v for k, v in other["state"].items() if k != "window"})  # fmt: skip
+    assert same(own["ema"], other["ema"])
+    assert int(own["state"]["adam.step"]) == 20
+    refused = {**NEXT, "train.start_optimiser": "kept"}
+    with pytest.raises(
+        ConfigError, match=r"start_optimiser=kept takes the moments .* small@20:ema"
+    ):
+        small_config().replaced(refused)
+
+
+def test_an_average_that_goes_on_is_not_copied_over_by_the_first_step(store):
+    """Catches: the rule of a run's first step, by which the average becomes the weights."""
+    config = begun(store, **{"train.start_from": "small:state", "train.num_steps": 1})
+    train_rank(store, config, ALONE)
+    before, after = weights(store, "next", 0), weights(store, "next", 1)
+    raw = weights(store, "next", 1, "raw")
+    name = "conv_in.weight"
+    expected = torch.lerp(before[name], raw[name], 1 - config.train.ema_decay)
+    torch.testing.assert_close(after[name], expected)
+
+
+def test_conditioning_is_added_to_a_base_without_and_begins_as_it(store):
+    """Catches: rows of classes that begin as noise, so that step 0 is not the base."""
+    config = begun(store, **{"model.conditioning": "label", "train.num_steps": 1})
+    ours, theirs = build_network(config).eval(), build_network(small_config()).eval()
+    ours.load_state_dict(weights(store, "next", 0))
+    theirs.load_state_dict(weights(store, "small", 20))
+    x_t, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 5, 23])
+    with torch.no_grad():
+        found = ours(x_t, t, Conditioning(label=torch.tensor([0, 9, 10])))
+        assert torch.equal(found, theirs(x_t, t, NOTHING))
+    train_rank(store, config, ALONE)
+
+
+def test_classes_go_by_their_names(store, monkeypatch):
+    """Catches: the rows of a base by number, where other folders come first by name."""
+    config = base.pinned(
+        store,
+        LABELLED.replaced({"name": "next", "train.start_from": "labelled"}),
+    )
+    found = base.base_of(store, config)
+    assert start.class_rows(store, config, found) is None, "not sharded yet: preflight looks"
+    run_shard(store, config)
+    assert start.class_rows(store, config, found) == list(range(10))
+    real = start.known_classes(store, config)
+    moved = type(real)(("new", *real.names[::-1]), (1, *real.counts))
+    monkeypatch.setattr(
+        start, "known_classes", lambda _store, one: moved if one.name == "next" else real
+    )
+    assert start.class_rows(store, config, found) == [None, *range(9, -1, -1)]
+
+
+def test_killed_anywhere_it_ends_in_the_same_bytes_and_needs_its_base_once(store, monkeypatch):
+    """Catches: a base that is read again after it was trained on or deleted, random weights in its
+    place, and a start that a kill between weights and manifest spoils."""
+    config = begun(store, **{"train.num_steps": 6, "train.checkpoint_every": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "base_of", lambda *_: pytest.fail("it was copied already"))
+        train_rank(store, config, ALONE)
+    whole = checkpoint(store, config, 6)
+
+    other = base.pinned(store, config.replaced({"name": "other"}))
+    run_shard(store, other)
+
+    def killed(*_args, **_kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(start.checkpoint, "commit", killed)
+        with pytest.raises(Killed):
+            copy_base(store, other)
+    with pytest.raises(CheckpointError, match="run the train stage again"):
+        train_rank(store, other, ALONE)
+    copy_base(store, other)
+    copy_base(store, other)
+    (store.local_path("runs/small")).unlink()
+    for step in (0, 3):
+        train_until(store, other, step, monkeypatch)
+        copy_base(store, other)
+    train_rank(store, other, ALONE)
+    assert checkpoint(store, other, 6).files == whole.files
+    repeated = other.replaced({"train.start_from": "small"})
+    assert base.pinned(store, repeated) == other, "the same command goes on without its base"
+
+
+def test_a_damaged_copy_is_made_again_while_its_base_is_there(store):
+    """Catches: a training over a torn copy, or one that is refused though nothing is lost."""
+    config = begun(store)
+    made = checkpoint(store, config, 0)
+    store.local_path(f"{made.folder}/{made.files['ema'].name}").write_bytes(b"torn")
+    copy_base(store, config)
+    assert checkpoint(store, config, 0) == made
+    assert same(weights(store, "next", 0), weights(store, "small", 20))
+
+
+def test_what_does_not_fit_is_refused_key_by_key_before_anything_is_written(store):
+    """Catches: the first misfit alone, a traceback of shapes, and a run that took its name."""
+    changes = {
+        **NEXT,
+        "model.base_channels": 16,
+        "model.num_groups": 8,
+        "model.attention_resolutions": [4],
+        "diffusion.prediction": "v",
+        "diffusion.variance": "learned_range",
+        "train.loss": "hybrid",
+        "train.start_from": "labelled",
+    }
+    config = base.pinned(store, small_config().replaced(changes))
+    with pytest.raises(ConfigError) as caught:
+        base.require_fit(store, config)
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "model.base_channels",
+        "model.num_groups",
+        "model.attention_resolutions",
+        "model.conditioning",
+        "diffusion.prediction",
+        "diffusion.variance",
+    ]
+    assert "8 there, 16 here; set model.base_channels=8" in lines[0]
+    assert not store.names("runs/next")
+
+
+def test_another_resolution_and_another_chain_fit(store):
+    """Catches: a size that the network allows and is refused; and a chain that is not spoken of."""
+    there = small_config(model__attention_resolutions=[4])
+    large = {"data.height": 16, "data.width": 16, "data.name": "images", "data.grey": True}
+    here = there.replaced({**large, "model.attention_resolutions": [8]})
+    assert base.misfits(there, here) == []
+    moved = base.misfits(there, here.replaced({"model.attention_resolutions": [16]}))
+    assert len(moved) == 1
+    assert "set model.attention_resolutions=[8]" in moved[0]
+    assert base.other_chain(there, here) is None
+    longer = here.replaced({"diffusion.num_timesteps": 30, "train.start_from": "small"})
+    assert "diffusion.num_timesteps is 24 there and 30 here" in base.other_chain(there, longer)
+
+
+def test_what_is_not_there_is_refused_with_what_is(store):
+    """Catches: a run that begins at random since its base has no such weights."""
+
+    def refusal(reference, error, **changes):
+        config = small_config().replaced({**NEXT, "train.start_from": reference, **changes})
+        with pytest.raises(error) as caught:
+            base.pinned(store, config)
+        return str(caught.value)
+
+    assert "did you mean 'small'" in refusal("smal", ConfigError)
+    assert "cannot begin from itself" in refusal("next", ConfigError)
+    assert "there are those of step 20, 15, 10" in refusal("small@5", CheckpointError)
+    assert "it has ema, raw" in refusal("small:slow", CheckpointError)
+    assert "pinned to weights" in refusal("small@20:ema#01234567", CheckpointError)
+
+
+def test_it_counts_by_digest_and_goes_by_what_is_on_record(store):
+    """Catches: a fingerprint of the name of a place, two bases in one experiment, a second start
+    of the same command that is another run, since its base was trained on."""
+    config = base.pinned(store, small_config().replaced(NEXT))
+    digest = checkpoint(store, small_config(), 20).files["ema"].sha256
+    assert config.train.start_from == f"small@20:ema#{digest[:16]}"
+    renamed = config.replaced({"train.start_from": f"else@9:ema#{digest[:16]}"})
+    others = ["small@15", "small@20:raw", "small@20:state"]
+    found = [base.pinned(store, config.replaced({"train.start_from": one})) for one in others]
+    prints = [layout.experiment_fingerprint(one) for one in (config, renamed, *found)]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+    open_run(store, config)
+    for again in ("small", "small@newest", "small@20"):
+        named = config.replaced({"train.start_from": again})
+        assert base.pinned(store, named) == config
+    other = config.replaced({"train.start_from": "small@15"})
+    assert base.pinned(store, other) == other, "and check_run refuses it"
+
+
+def test_the_command_lines_pin_it_for_every_stage(store):
+    """Catches: a run.json that names what moves, and `--from` that only some commands have."""
+    open_run(store, small_config())
+    changes = {"train.start_from": "small@newest", "train.num_steps": 20}
+    _where, config = configure("digits", root=store.uri, run="next", changes=changes)
+    assert config.train.start.model.step == 20
+    assert config.train.start.sha256 is not None
