@@ -22,6 +22,7 @@ train.num_snapshots  which averages are kept beside the checkpoints, and no byte
 train.precision  counts, also as `auto`: other arithmetic, other weights
 data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
     the images
+train.earlier  by the rates that it says: a run that went on at the same rate is the longer one
 study.ablation_steps  of the ablations, not of the study
 evaluate.features, train.start_from  by their digests, not by where they lie
 
@@ -33,6 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ddpm_core.config import rates
 from ddpm_core.config.section import Section
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "power_averages": (),
         "start_from": None,
         "start_optimiser": "fresh",
+        "learning_rate_schedule": "constant",
+        "earlier": (),
     },
     "sample": {
         "labels": "balanced",
@@ -150,6 +154,9 @@ def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     train = counted("train", config.train, rule)
     if (start := config.train.start) is not None:
         train["start_from"] = start.counted
+    train.pop("earlier", None)
+    if pieces := rates.counted(config.train):
+        train["earlier"] = pieces
     return {
         "data": data(config.data),
         "model": counted("model", config.model, rule),

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ddpm_core.config.model_ref import ema_name, power_name
+from ddpm_core.config.rates import RateSchedule, Segment
 from ddpm_core.config.section import HOUSEKEEPING, Count, Section
 from ddpm_core.config.start import STATE, Start
 from ddpm_core.diffusion.choices import Loss, Weighting
@@ -35,6 +36,12 @@ class TrainConfig(Section):
     """images per step, all workers together"""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's step size after warm-up"""
+    learning_rate_schedule: RateSchedule = "constant"
+    """what becomes of it after warm-up: it stays (constant), falls to 0 at the last step along a
+    line (linear) or half a cosine (cosine), or falls as the square root of warmup_steps / step
+    (inverse_sqrt)"""
+    earlier: tuple[Segment, ...] = ()
+    """written by a run that goes on for more steps: its lengths and rates before, and until when"""
     warmup_steps: int = Field(5000, ge=0, le=10**9)
     """steps over which the learning rate grows from 0; 0 for none"""
     grad_clip: float = Field(1.0, gt=0)
@@ -98,6 +105,26 @@ class TrainConfig(Section):
         if start_from is not None:
             Start.parse(start_from)
         return start_from
+
+    @model_validator(mode="after")
+    def _root_has_a_step_to_fall_from(self) -> Self:
+        if self.learning_rate_schedule == "inverse_sqrt" and not self.warmup_steps:
+            raise ValueError(
+                "learning_rate_schedule=inverse_sqrt falls as the square root of warmup_steps / "
+                "step, and warmup_steps is 0; give at least 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _segments_follow_each_other(self) -> Self:
+        ends = [0, *(one.until for one in self.earlier), self.num_steps]
+        if ends != sorted(ends) or any(one.until > one.num_steps for one in self.earlier):
+            raise ValueError(
+                f"earlier has segments until {ends[1:-1]} steps, of num_steps={self.num_steps}: "
+                "each must end where the next begins, and none after its own num_steps; set "
+                "earlier=[]: a run that goes on writes it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _moments_are_of_the_weights(self) -> Self:

@@ -118,5 +118,7 @@ def ablation_runs(config: RunConfig) -> dict[str, RunConfig]:
         "train.ema_decay": train.ema_decay ** (1 / share),
         # Measured by that one alone.
         **{f"train.{key}": TrainConfig.model_fields[key].default for key in _OTHER_AVERAGES},
+        # From the beginning, and at once, whatever the run did.
+        **{"train.start_from": None, "train.start_optimiser": "fresh", "train.earlier": []},
     }
     return {name: run.replaced(changes) for name, run in ablations(config).items()}

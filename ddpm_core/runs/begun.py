@@ -56,6 +56,14 @@ def keep(store: Store, config: RunConfig, run_json: bytes) -> None:
     _write(store, config.name, config.flat(), said_of=sha256_of(run_json))
 
 
+def accept(store: Store, run: str, run_json: bytes) -> None:
+    """Take a run.json that the run itself wrote anew: it is not one that was changed by hand."""
+    begun = _read(store, run)
+    if begun is not None:
+        housekeeping = begun.get("housekeeping")
+        _write(store, run, begun["keys"], said_of=sha256_of(run_json), housekeeping=housekeeping)
+
+
 def report_changes(store: Store, run: str) -> None:
     """Log which keys of a run's run.json were changed since it was written; once for each change.
 

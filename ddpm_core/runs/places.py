@@ -11,6 +11,7 @@ from typing import Any
 
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.identity import PRESENT, Rule
+from ddpm_core.config.rates import Segment
 from ddpm_core.runs import begun, layout
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store import manifest
@@ -60,7 +61,35 @@ def experiment(store: Store, config: RunConfig, checkpoint: Manifest | None = No
         for rule in _rules(store, config):
             if layout.experiment_fingerprint(config, rule) == said:
                 return str(said)
+        if checkpoint is not None and experiments_before(store, config).get(str(said), -1) >= int(
+            found.body.get("step", 0)
+        ):
+            return str(said)
     return layout.experiment_fingerprint(config)
+
+
+def experiments_before(store: Store, config: RunConfig) -> dict[str, int]:
+    """Return the fingerprints that a run had while it was shorter, each with its last step."""
+    return {
+        layout.experiment_fingerprint(before, rule): segment.until
+        for segment, before in earlier(config)
+        for rule in _rules(store, before)
+    }
+
+
+def first_experiment(store: Store, config: RunConfig) -> str:
+    """Return the fingerprint that a run was begun with, however often it went on since."""
+    return experiment(store, next((one for _, one in earlier(config)), config))
+
+
+def earlier(config: RunConfig) -> Iterator[tuple[Segment, RunConfig]]:
+    """Yield each segment that a run has behind it, with its configuration at that time."""
+    segments = config.train.earlier
+    for number, segment in enumerate(segments):
+        settings = segment.model_dump(mode="json", exclude={"until"})
+        changes = {f"train.{key}": value for key, value in settings.items()}
+        before = [one.model_dump(mode="json") for one in segments[:number]]
+        yield segment, config.replaced({**changes, "train.earlier": before})
 
 
 def committed(store: Store, run: str) -> Iterator[Manifest]:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
-from ddpm_core.runs import base, begun, layout, results
+from ddpm_core.runs import base, begun, going_on, layout, results
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
@@ -56,8 +56,7 @@ def configure(
     _require_source(config)
     where = (home or DEFAULT_ROOT) if root is None else root
     require_lasting_root(where)
-    if config.train.start is not None:
-        config = base.pinned(open_store(where), config)
+    config = going_on.as_on_record(open_store(where), base.pinned(open_store(where), config))
     if home is not None and run is None and root is None:
         _refuse_other_experiment(first, config, where=target)
     for line in _new_kinds(first, config, changes):
@@ -78,7 +77,7 @@ def check_run(store: Store, config: RunConfig) -> bool:
     if recorded is None:
         return False
     where = store.uri_of(layout.run_json_key(config.name))
-    _refuse(recorded.differences(config), config.name, where=where)
+    _refuse(going_on.differences(recorded, config), config.name, where=where)
     return True
 
 
@@ -249,7 +248,8 @@ def _require_source(config: RunConfig) -> None:
 
 def _refuse_other_experiment(recorded: RunConfig, config: RunConfig, *, where: str) -> None:
     other_results = tuple(f"{section}." for section in get_args(Section))
-    lines = [line for line in recorded.differences(config) if not line.startswith(other_results)]
+    lines = going_on.differences(recorded, config)
+    lines = [line for line in lines if not line.startswith(other_results)]
     _refuse(lines, recorded.name, where=where)
 
 

@@ -33,7 +33,7 @@ class Identity:
     run_uri: str
     """where the run's folder lies"""
     experiment: str
-    """fingerprint of what determines the weights"""
+    """fingerprint of what determined the weights when the run was begun"""
     birth: str
     """the id of the folder itself"""
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def identify(store: Store, config: RunConfig, changes: Mapping[str, Any]) -> Ide
     """
     return Identity(
         store.uri_of(layout.run_folder(config.name)),
-        places.experiment(store, config),
+        places.first_experiment(store, config),
         _birth(store, config.name),
         changes,
     )

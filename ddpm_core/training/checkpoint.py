@@ -18,7 +18,7 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -57,6 +57,13 @@ class Origin:
     """fingerprint of what determines the weights: see `places.experiment`"""
     dataset: str
     """fingerprint of the data set"""
+    before: Mapping[str, int] = field(default_factory=dict)
+    """fingerprints that the experiment had while the run was shorter -> up to which step"""
+
+    def experiment_of(self, found: Manifest) -> str:
+        """Return the fingerprint that this checkpoint must have."""
+        said, step = str(found.body.get("experiment")), int(found.body["step"])
+        return said if self.before.get(said, -1) >= step else self.experiment
 
 
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -232,7 +239,7 @@ def resume(store: Store, run: str, origin: Origin, into: Parts) -> Begun | None:
             found = manifest.load(store, folder, places.checkpoint_expected(step))
             if found is not None:
                 refusals.require_origin(
-                    store, found, experiment=origin.experiment, dataset=origin.dataset
+                    store, found, experiment=origin.experiment_of(found), dataset=origin.dataset
                 )
                 return _read(store, found, into)
         except DamagedError as error:

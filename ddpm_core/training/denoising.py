@@ -13,11 +13,12 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import MEMBERS, NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
+from ddpm_core.config.rates import learning_rate
 from ddpm_core.inference.build import build_network, build_objective, uses_bfloat16
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
-from ddpm_core.training.optimiser import Optimiser, learning_rate
+from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.regions import known_regions
 from ddpm_core.training.trainee import ADAM, Average, Trainee
@@ -93,7 +94,7 @@ class Denoising:
             given = replace(given, known=Known(x_0, mask))
         losses = self._losses(x_0, t, eps, given)
         self._parallel.backward(losses.mean(), self._params)
-        rate = learning_rate(step, train.learning_rate, train.warmup_steps)
+        rate = learning_rate(step, train)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
         self.trainee.average(step + train.averaged_before)
         quartile = t * NUM_QUARTILES // num_timesteps

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import TrainConfig
+from ddpm_core.config.rates import learning_rate
 from ddpm_core.errors import DivergenceError
 from ddpm_core.loading.batches import Batches
-from ddpm_core.training.optimiser import learning_rate
 from ddpm_core.training.trainee import Trainee
 
 
@@ -116,7 +116,7 @@ def _is_due(done: int, every: int, train: TrainConfig) -> bool:
 
 def _values(training: Training, train: TrainConfig, step: int, committed: int) -> dict[str, float]:
     point = training.trainee.counts.point()
-    rate = learning_rate(step, train.learning_rate, train.warmup_steps)
+    rate = learning_rate(step, train)
     if not all(math.isfinite(value) for value in point.values()):
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in sorted(point.items()))
         raise DivergenceError(

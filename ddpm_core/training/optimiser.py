@@ -1,4 +1,4 @@
-"""Adam over parameters by name, and the learning rate of a step."""
+"""Adam over parameters by name."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,6 @@ from torch.optim.adam import adam
 
 _EPS = 1e-8
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def learning_rate(step: int, maximum: float, warmup_steps: int) -> float:
-    """Return the learning rate of the step after `step` completed ones.
-
-    It grows linearly over the warm-up and stays; the very first step has 0.
-
-    Source: Ho et al. 2020, appendix B; where it starts: the original's utils.py.
-    """
-    return maximum * min(step / warmup_steps, 1.0) if warmup_steps else maximum
 
 
 class Optimiser:

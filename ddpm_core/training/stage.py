@@ -9,7 +9,7 @@ from ddpm_core.config.doubts import doubts
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import end_warning, require_guidance
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.runs import base, layout, lease, results
+from ddpm_core.runs import base, going_on, layout, lease, results
 from ddpm_core.runs.run import require_feature_file
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.classes import (
@@ -60,6 +60,8 @@ def run_train(store: Store, config: RunConfig) -> None:
         if warning is not None:
             _log.warning("%s%s", WARNING, warning)
     with lease.held(store, config.name):
+        config = going_on.as_on_record(store, config)  # what it goes on from may be newer by now
+        going_on.keep(store, config)
         if not _has_dataset(store, config):
             run_shard(store, config)  # so that one command trains, on a cluster too
         if config.num_classes is not None:

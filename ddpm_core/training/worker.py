@@ -119,7 +119,8 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     require_classes(config, index.label.names)
     cores = config.compute.cpus_per_worker
     images = load_split(store, index, "train", num_decoders=cores)
-    return images, Origin(places.experiment(store, config), pointer.fingerprint)
+    before = places.experiments_before(store, config)
+    return images, Origin(places.experiment(store, config), pointer.fingerprint, before)
 
 
 def _resume(

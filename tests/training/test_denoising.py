@@ -12,7 +12,6 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_network, build_schedule, uses_bfloat16
-from ddpm_core.training.optimiser import learning_rate
 from tests.gpu import no_waiting, quiet
 from tests.training.small import (
     CPU,
@@ -37,18 +36,6 @@ def run(learner, config, start, stop, rank=0, world_size=1):
     images = small_images()
     for step in range(start, stop):
         learner.step(step, rank_slice(config, images, step, rank, world_size))
-
-
-def test_learning_rate_is_0_at_first_and_grows_linearly():
-    """Catches a warm-up that starts at 1/warmup (step + 1), or that never ends."""
-    rates = [learning_rate(step, 2e-4, 4) for step in (0, 1, 2, 3, 4, 5, 10**6)]
-    assert rates == pytest.approx([0, 0.5e-4, 1e-4, 1.5e-4, 2e-4, 2e-4, 2e-4], rel=1e-12)
-    assert rates[0] == 0
-
-
-def test_learning_rate_without_warmup_is_constant():
-    """Catches a division by 0, and a first step of rate 0 where none is configured."""
-    assert [learning_rate(step, 2e-4, 0) for step in (0, 1, 100)] == [2e-4] * 3
 
 
 def test_first_step_moves_moments_and_average_but_no_weight():

@@ -7,10 +7,11 @@ from torch.nn import functional
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
+from ddpm_core.config.rates import learning_rate
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.profiles import Exponential
 from ddpm_core.training.counting import Counts
-from ddpm_core.training.optimiser import Optimiser, learning_rate
+from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.trainee import Average, Trainee
 
@@ -72,7 +73,7 @@ class Adversarial:
         train = self._train
         x_0 = to_unit_range(images_u8, self._parallel.device)
         noise = seeding.normal(self._noise_key, step, self._positions, (1, 8, 8))
-        rate = learning_rate(step, train.learning_rate, train.warmup_steps)
+        rate = learning_rate(step, train)
 
         made = self.autoencoder(x_0 + 0.1 * noise)
         losses = (made - x_0).square().mean(dim=(1, 2, 3)) - 0.1 * self.critic(made)
