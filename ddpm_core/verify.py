@@ -13,7 +13,7 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
-from ddpm_core.runs import layout, places, previews, refusals, results
+from ddpm_core.runs import base, layout, places, previews, refusals, results
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sharding.verify import problems_of
@@ -156,6 +156,7 @@ def _verify_checkpoints(
         refusals.require_origin(store, known, experiment=experiment)
         if datasets and not results.is_imported(known):
             refusals.require_origin(store, known, dataset=min(datasets))
+        base.require_record(store, config, known)
         for role in averages_in(known):
             weights.setdefault(Weights(known, config, role).sha256, set()).add(step)
         if found is not None:

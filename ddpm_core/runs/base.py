@@ -5,6 +5,7 @@ checkpoint of step 0: from then on the run depends on it no more. Knows no torch
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.runs import begun, chosen, layout, places, results
 from ddpm_core.runs.weights import averages_in, role_of
-from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.manifest import REMEDY, DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
 _FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions")
@@ -96,6 +97,24 @@ def require_fit(store: Store, config: RunConfig) -> None:
         shown = "".join(f"\n  {line}" for line in lines)
         raise ConfigError(
             f"train.start_from={base.start.name!r} does not fit run {config.name!r}:{shown}"
+        )
+
+
+def require_record(store: Store, config: RunConfig, checkpoint: Manifest) -> None:
+    """Refuse a checkpoint of step 0 that does not say that it is of what the run begins from.
+
+    Raises:
+        DamagedError: with both digests.
+    """
+    start = config.train.start
+    if start is None or checkpoint.body["step"]:
+        return
+    files = checkpoint.body.get("base", {}).get("files", {})
+    digest = _digest(files, start.model.average)
+    if start.sha256 is None or not digest.startswith(start.sha256):
+        raise DamagedError(
+            f"{store.uri_of(checkpoint.folder)} says that it is of weights with digest "
+            f"{digest[:PINNED] or 'none'}, and the run begins from {start}; {REMEDY}"
         )
 
 
@@ -211,7 +230,7 @@ def _of_run(store: Store, config: RunConfig, start: Start) -> Base:
             f"{given}: {store.uri_of(found.folder)} has no weights {average!r}; it has "
             f"{', '.join(there)}"
         )
-    digest = _digest(found, average)
+    digest = _digest({role: one.sha256 for role, one in found.files.items()}, average)
     if start.sha256 is not None and not digest.startswith(start.sha256):
         raise CheckpointError(
             f"{given} is pinned to weights with digest {start.sha256}..., and "
@@ -222,10 +241,8 @@ def _of_run(store: Store, config: RunConfig, start: Start) -> Base:
     return Base(named, trained, found)
 
 
-def _digest(checkpoint: Manifest, average: str) -> str:
+def _digest(files: Mapping[str, str], average: str) -> str:
     """Return what determines the bytes that are taken: of a whole state that is several files."""
     if average != STATE:
-        return checkpoint.files[role_of(average)].sha256
-    return fingerprint(
-        {role: one.sha256 for role, one in checkpoint.files.items() if role != "history"}
-    )
+        return files.get(role_of(average), "")
+    return fingerprint({role: sha256 for role, sha256 in files.items() if role != "history"})

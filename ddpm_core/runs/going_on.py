@@ -72,32 +72,30 @@ def keep(store: Store, config: RunConfig) -> None:
     recorded = begun.recorded(store, config.name)
     if recorded is None or len(config.train.earlier) != len(recorded.train.earlier) + 1:
         return
-    segment = config.train.earlier[-1]
     changes = {f"train.{key}": value for key, value in _settings(config.train).items()}
     changes[_EARLIER] = [one.model_dump(mode="json") for one in config.train.earlier]
     data = recorded.replaced(changes).to_json().encode()
     store.write(layout.run_json_key(config.name), data)
     begun.accept(store, config.name, data)
-    _log.warning("run %r goes on: %s", config.name, said(segment, config))
+    _log.warning("run %r goes on: %s", config.name, list(history(config))[-1])
 
 
-def said(segment: Segment, config: RunConfig) -> str:
+def history(config: RunConfig) -> Iterator[str]:
+    """Yield a line for each time that a run went on."""
+    segments = config.train.earlier
+    for segment, after in zip(segments, [*segments[1:], config.train], strict=False):
+        yield _said(segment, after)
+
+
+def _said(segment: Segment, after: Any) -> str:  # noqa: ANN401 - a segment, or the section `train`
     """Return what became otherwise after a segment, in words."""
-    then, now = _settings(segment), _settings(config.train)
+    then, now = _settings(segment), _settings(after)
     changed = [
         f"train.{key}: {json.dumps(then[key])} -> {json.dumps(now[key])}"
         for key in KEYS
         if then[key] != now[key]
     ]
     return f"from step {segment.until} on {'; '.join(changed)}"
-
-
-def history(config: RunConfig) -> Iterator[str]:
-    """Yield a line for each time that a run went on."""
-    before = list(places.earlier(config))
-    after = [*(one for _, one in before[1:]), config]
-    for (segment, _), one in zip(before, after, strict=True):
-        yield said(segment, one)
 
 
 def _settings(of: Any) -> dict[str, Any]:  # noqa: ANN401 - a segment, or the section `train`

@@ -7,7 +7,7 @@ from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RunConfig
 from ddpm_core.config.explain import near
 from ddpm_core.errors import ConfigError, PipelineError
-from ddpm_core.runs import layout, places, previews
+from ddpm_core.runs import going_on, layout, places, previews
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import KeyMissingError, Store
@@ -35,6 +35,9 @@ def show_run(store: Store, name: str) -> str:
     lines = [f"run        {name}", f"folder     {store.uri_of(layout.run_folder(name))}"]
     lines.append(f"data       {config.data.name}, {'x'.join(map(str, config.data.shape))}")
     lines.append(f"steps      {_steps(store, config)}")
+    lines += [f"went on    {line}" for line in going_on.history(config)]
+    if config.train.start is not None:
+        lines.append(f"from       {config.train.start}")
     for stage in STAGES.values():
         try:
             found = stage.result(store, config)

@@ -210,6 +210,11 @@ class MlflowRun:
         with answers(self.heard):
             self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
+    def tags(self) -> dict[str, str]:
+        with answers(self.heard):
+            found: dict[str, str] = self.client.get_run(self.run_id).data.tags
+            return found
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with answers(self.heard):
             self.client.log_batch(

@@ -17,6 +17,7 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     # Imports mlflow here and not in the thread: two threads that import big packages with common
     # parts at the same time can see each other's unfinished modules.
     from ddpm_core.tracking.connection import connect
+    from ddpm_core.tracking.lineage import log_lineage
     from ddpm_core.tracking.mlflow_run import answers
 
     home, store, config = subject.home, subject.store, subject.config
@@ -40,5 +41,7 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     flat, run_json = config.flat(), config.to_json().encode()
     outbox.put_errand("the parameters", lambda run: run.log_params(flat))
     outbox.put_errand("the data set", log_dataset)
+    if config.train.start is not None or config.train.earlier:
+        outbox.put_errand("what it came from", lambda run: log_lineage(run, store, config))
     outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
     return outbox

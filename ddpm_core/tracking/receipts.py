@@ -9,6 +9,7 @@ database in the root needs none: it is never away, and may be deleted without th
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ddpm_core.canonical import canonical_json, fingerprint
@@ -42,19 +43,34 @@ def write_place(store: Store, run: str, home: Home, *, experiment_id: str, run_i
     store.write(key, data)
 
 
-def page_of(store: Store, run: str) -> str | None:
-    """Return what follows the server's address in the address of the run's page; None if unknown.
+@dataclass(frozen=True)
+class PlaceThere:
+    """Which MLflow run stands for a run."""
 
-    It is for links, which are worth no error.
-    """
+    experiment_id: str
+    run_id: str
+
+
+def place_of(store: Store, run: str) -> PlaceThere | None:
+    """Return which MLflow run stands for the run; None if that is not known."""
     try:
         home = find_home(store)
         if home is None:
             return None
         found = json.loads(store.read(_place_key(run, home), at_most=1000))
-        page = f"/#/experiments/{found['experiment_id']}/runs/{found['run_id']}"
+        return PlaceThere(str(found["experiment_id"]), str(found["run_id"]))
     except (KeyMissingError, StorageError, ConfigError, ValueError, KeyError, TypeError):
         return None
+
+
+def page_of(store: Store, run: str) -> str | None:
+    """Return what follows the server's address in the address of the run's page; None if unknown.
+
+    It is for links, which are worth no error.
+    """
+    if (found := place_of(store, run)) is None:
+        return None
+    page = f"/#/experiments/{found.experiment_id}/runs/{found.run_id}"
     # Without it the page stands in MLflow's frame for agents, which has no models.
     return f"{page}?workflowType=machine_learning"
 

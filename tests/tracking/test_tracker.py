@@ -174,3 +174,33 @@ def test_the_database_appears_whole_and_where_it_belongs(store, config, tmp_path
         "runs",
     ]
     assert artifact(fresh, config, "run.json") == config.to_json().encode()
+
+
+def test_a_run_is_linked_to_what_it_began_from_and_goes_on_in_its_own(store, config):
+    """Catches: a run without a way to its base, a description of a user's that is written over,
+    and a longer training whose curve begins in another MLflow run."""
+    log(store, config, {"step": 50, "loss": 0.5})
+    _, source = the_run(store, config)
+    begins = {"name": "next", "train.start_from": f"{config.name}@50:ema#0123456789abcdef"}
+    begun = config.replaced(begins)
+    for note in (None, "Begun from elsewhere", "mine"):
+        if note is not None:
+            client, run = the_run(store, begun)
+            client.set_tag(run.info.run_id, "mlflow.note.content", note)
+        log(store, begun, {"step": 50, "loss": 0.4})
+        tags = the_run(store, begun)[1].data.tags
+        assert tags["ddpm.from"] == begun.train.start_from
+        assert tags["ddpm.from.run_id"] == source.info.run_id
+        link = f"(#/experiments/{source.info.experiment_id}/runs/{source.info.run_id})"
+        expected = "mine" if note == "mine" else f"Begun from [{config.name}@50:ema]{link}"
+        assert tags["mlflow.note.content"] == expected
+    steps = config.train.num_steps
+    segment = {"until": steps, "num_steps": steps, "learning_rate": config.train.learning_rate}
+    longer = config.replaced({"train.num_steps": 2 * steps, "train.earlier": [segment]})
+    log(store, longer, {"step": 50, "loss": 0.5}, {"step": 2 * steps, "loss": 0.3})
+    _, run = the_run(store, config)
+    assert history(store, config) == [(50, 0.5), (2 * steps, 0.3)]
+    assert run.info.run_id == source.info.run_id
+    assert run.data.tags["ddpm.went_on"] == (
+        f"from step {steps} on train.num_steps: {steps} -> {2 * steps}"
+    )

@@ -1,5 +1,7 @@
 """A training that begins from another's weights: what is taken, kept, copied once and refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,12 +11,14 @@ from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import base, layout, places, results
 from ddpm_core.runs.run import configure, open_run
+from ddpm_core.runs.table import show_run
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import start, worker
 from ddpm_core.training.start import copy_base
 from ddpm_core.training.worker import train_rank
+from ddpm_core.verify import verify
 from tests.training.small import make_learner, small_config
 from tests.training.test_worker import ALONE, FakeTracker, Killed, train_until
 
@@ -287,3 +291,17 @@ def test_the_command_lines_pin_it_for_every_stage(store):
     _where, config = configure("digits", root=store.uri, run="next", changes=changes)
     assert config.train.start.model.step == 20
     assert config.train.start.sha256 is not None
+
+
+def test_what_it_came_from_is_shown_and_verified(store):
+    """Catches: a run whose base only its run.json knows, and a copy that is of something else."""
+    config = begun(store)
+    assert f"from       {config.train.start_from}" in show_run(store, "next").splitlines()
+    report = verify(store.uri_of("runs/next"))
+    assert any("checkpoint of step 0" in line for line in report.looked_at)
+    made = checkpoint(store, config, 0)
+    other = {"from": "small@20:ema", "files": {"ema": "f" * 64}}
+    with pytest.raises(
+        manifest.DamagedError, match=r"f{16}, and the run begins from small@20:ema#"
+    ):
+        base.require_record(store, config, replace(made, body=made.body | {"base": other}))
