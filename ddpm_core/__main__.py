@@ -154,7 +154,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _import_weights(options: argparse.Namespace) -> None:
-    from ddpm_core.exchange.import_export import import_weights, read_weights
+    from ddpm_core.import_export import import_weights, read_weights
 
     found = read_weights(
         options.source,
@@ -175,7 +175,7 @@ def _import_weights(options: argparse.Namespace) -> None:
 
 
 def _export_weights(options: argparse.Namespace) -> None:
-    from ddpm_core.exchange.import_export import export_weights
+    from ddpm_core.import_export import export_weights
 
     changes = parse_overrides(options.overrides)
     uri, weights = export_weights(

@@ -97,7 +97,7 @@ def preflight(
         return Findings([], None, [])
     require_weights(store, config, missing)
     require_images(config, missing)
-    base.require_fit(store, config)
+    of_base = base.require_fit(store, config)
     if here:
         store.require_writable()
     if here and any_checks(missing, "cores"):
@@ -117,6 +117,7 @@ def preflight(
     num_classes = len(classes) if classes is not None else None
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
+    found += [of_base] if of_base is not None else []
     return Findings(missing, source, found)
 
 

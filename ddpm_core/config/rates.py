@@ -98,15 +98,16 @@ def _pieces(train: "TrainConfig") -> Sequence[Piece]:
     """Return the schedules one after the other; what goes on as before is one."""
     pieces: list[Piece] = []
     begin = 0
-    settings = [(one.until, one) for one in train.earlier]
+    settings: list[tuple[int, Segment | TrainConfig]] = [(one.until, one) for one in train.earlier]
     for until, one in [*settings, (train.num_steps, train)]:
+        if until == begin:
+            continue  # no step was trained so
         knows_end = one.learning_rate_schedule in _OF_LENGTH
         first, end = (begin, one.num_steps) if knows_end else (0, 0)
         piece = Piece(until, one.learning_rate_schedule, one.learning_rate, first, end)
         if pieces and _rate_of(pieces[-1]) == _rate_of(piece):
             pieces.pop()
-        if until > begin:
-            pieces.append(piece)
+        pieces.append(piece)
         begin = until
     return pieces
 

@@ -9,7 +9,7 @@ from typing import Any
 from ddpm_core.config import DiTConfig, RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.keys import Described, Keys
-from ddpm_core.models.dit_interop import NUM_LABELS
+from ddpm_core.models.dit_labels import NUM_LABELS
 
 CLASS_NAME = "DiTTransformer2DModel"
 # Key: diffusers' default, and the values with which its network is ours.

@@ -1,15 +1,7 @@
-"""Folders of `diffusers`: JSON and safetensors, on a disk or in S3. Nothing is ever unpickled.
-
-    model_index.json
-    unet/config.json                           or transformer/
-    unet/diffusion_pytorch_model.safetensors
-    scheduler/scheduler_config.json
-
-Older ones, google/ddpm-cifar10-32 among them, have all of it at the top.
-"""
+"""Folders of `diffusers`: JSON and safetensors, on a disk or in S3. Nothing is ever unpickled."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ddpm_core.canonical import MAX_JSON_BYTES, parse_json
-from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.errors import CheckpointError
+from ddpm_core.exchange.files import INDEX, NETWORK, SCHEDULER, WEIGHTS, find_files
 from ddpm_core.exchange.headers import check_safetensors_header
 from ddpm_core.exchange.networks import Written
 from ddpm_core.store.storage import KeyMissingError, Store, open_store, sha256_of
@@ -27,11 +19,6 @@ from ddpm_core.store.storage import KeyMissingError, Store, open_store, sha256_o
 MAX_WEIGHT_BYTES = 2**32
 """Of one file of weights; the largest network of the paper has 1.0e9."""
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_NETWORK, _SCHEDULER = "config.json", "scheduler_config.json"
-_PARTS = ("unet", "transformer")
-"""what the folder of a network may be called"""
-_INDEX = "model_index.json"
 _EXECUTABLE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5")
 
 
@@ -61,32 +48,17 @@ def read_folder(uri: str) -> Folder:
         StorageError: the storage does not answer.
     """
     store = open_store(uri)
-    _check_index(store)
-    places = [f"{part}/{_NETWORK}" for part in _PARTS]
-    network_key, network = _first(store, [*places, _NETWORK], "the network")
-    scheduler_key, scheduler = _first(
-        store, [f"scheduler/{_SCHEDULER}", _SCHEDULER], "the chain that it was trained on"
-    )
-    part, slash, _ = network_key.rpartition("/")
-    weights_key = f"{part}{slash}{_WEIGHTS}"
-    data = _weight_bytes(store, weights_key)
-    check_safetensors_header(data, origin=store.uri_of(weights_key))
+    found = find_files(store)
+    data = _weight_bytes(store, found.weights_key)
+    check_safetensors_header(data, origin=store.uri_of(found.weights_key))
     try:
         weights = load(data)
     except SafetensorError as error:
         raise CheckpointError(
-            f"{store.uri_of(weights_key)} is no safetensors file ({error}); fetch it again"
+            f"{store.uri_of(found.weights_key)} is no safetensors file ({error}); fetch it again"
         ) from None
-    return Folder(
-        parse_json(network, origin=store.uri_of(network_key)),
-        parse_json(scheduler, origin=store.uri_of(scheduler_key)),
-        weights,
-        {
-            "weights_sha256": sha256_of(data),
-            f"{part or _PARTS[0]}_sha256": sha256_of(network),
-            "scheduler_sha256": sha256_of(scheduler),
-        },
-    )
+    digests = {"weights_sha256": sha256_of(data), **found.digests}
+    return Folder(found.network, found.scheduler, weights, digests)
 
 
 def write_folder(
@@ -105,16 +77,16 @@ def write_folder(
     store = open_store(uri)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # Older versions of diffusers require this entry.
-    store.create(f"{network.part}/{_WEIGHTS}", save(tensors, metadata={"format": "pt"}))
-    store.create(f"{network.part}/{_NETWORK}", _json(network.config))
-    store.create(f"scheduler/{_SCHEDULER}", _json(scheduler))
+    store.create(f"{network.part}/{WEIGHTS}", save(tensors, metadata={"format": "pt"}))
+    store.create(f"{network.part}/{NETWORK}", _json(network.config))
+    store.create(f"scheduler/{SCHEDULER}", _json(scheduler))
     if network.pipeline is not None:
         index = {
             "_class_name": network.pipeline,
             "scheduler": ["diffusers", scheduler["_class_name"]],
             network.part: ["diffusers", network.config["_class_name"]],
         }
-        store.create(_INDEX, _json(index))
+        store.create(INDEX, _json(index))
     return store
 
 
@@ -138,34 +110,6 @@ def exact_float32(weights: Mapping[str, Tensor], *, origin: str) -> dict[str, Te
             )
         found[name] = tensor.to(torch.float32)
     return found
-
-
-def _check_index(store: Store) -> None:
-    """Refuse a pipeline that consists of more than a network and its scheduler."""
-    try:
-        data = store.read(_INDEX, at_most=MAX_JSON_BYTES)
-    except KeyMissingError:
-        return
-    origin = store.uri_of(_INDEX)
-    parts = {k: v for k, v in parse_json(data, origin=origin).items() if not k.startswith("_")}
-    if set(parts) not in [{part, "scheduler"} for part in _PARTS]:
-        raise ConfigError(
-            f"{origin} names a pipeline of {', '.join(sorted(parts)) or 'nothing'}; only one of "
-            "unet (or transformer) and scheduler is a DDPM of images: give such a folder"
-        )
-
-
-def _first(store: Store, candidates: Sequence[str], what: str) -> tuple[str, bytes]:
-    """Return the key and the bytes of the first of these files that is there."""
-    for key in candidates:
-        try:
-            return key, store.read(key, at_most=MAX_JSON_BYTES)
-        except KeyMissingError:
-            continue
-    raise ConfigError(
-        f"{store.uri} has neither {' nor '.join(candidates)}, which describes {what}; it has "
-        f"{', '.join(store.names('')) or 'nothing'}: give a folder that diffusers has written"
-    )
 
 
 def _weight_bytes(store: Store, key: str) -> bytes:

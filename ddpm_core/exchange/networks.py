@@ -14,7 +14,6 @@ from torch import Tensor
 from ddpm_core.config import DiTConfig, MLPConfig, RunConfig, UNetConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import dit_config, unet_config
-from ddpm_core.exchange.keys import Described
 from ddpm_core.models import dit_interop, interop
 
 
@@ -28,17 +27,6 @@ class Written:
     """its config.json"""
     pipeline: str | None
     """the class of which it is a part, with its scheduler; None: of none"""
-
-
-def read_network(values: Mapping[str, Any], *, origin: str) -> Described:
-    """Return the network that a config.json describes; what names no class is a U-Net.
-
-    Raises:
-        ConfigError: naming each key with which it would be another function than ours.
-    """
-    if values.get("_class_name") == dit_config.CLASS_NAME:
-        return dit_config.read_dit_config(values, origin=origin)
-    return unet_config.read_unet_config(values, origin=origin)
 
 
 def write_network(config: RunConfig) -> Written:

@@ -16,6 +16,7 @@ from ddpm_core.config import ChainConfig, DiffusionConfig
 from ddpm_core.diffusion.choices import BetaSchedule
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
+from ddpm_core.exchange.described import PREDICTIONS, VARIANCES, read_outputs
 from ddpm_core.exchange.keys import Keys
 
 _SCHEDULES: dict[str, str] = {
@@ -23,15 +24,6 @@ _SCHEDULES: dict[str, str] = {
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "cosine",
     "sigmoid": "sigmoid",
-}
-_PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
-# `learned` is not among them: there the second half of the output is the variance itself, with us
-# and in the original its logarithm. `fixed_large_log` draws NaN there.
-_VARIANCES = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",  # another way to compute the same
-    "fixed_large": "fixed_large",
-    "learned_range": "learned_range",
 }
 _LISTED: tuple[BetaSchedule, ...] = ("const", "warmup10", "warmup50", "jsd", "erasure")
 """Ours that diffusers knows as a list of betas only."""
@@ -69,10 +61,7 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
     beta_start = keys.number("beta_start", 1e-4)
     beta_end = keys.number("beta_end", 0.02)
     schedule = keys.choice("beta_schedule", "linear", _SCHEDULES)
-    variance = keys.choice("variance_type", "fixed_small", _VARIANCES)
-    # What diffusers before 0.7 said instead.
-    older = "sample" if keys.value("predict_epsilon") is False else "epsilon"
-    prediction = keys.choice("prediction_type", older, _PREDICTIONS)
+    outputs = read_outputs(keys)
     rescaled = keys.value("rescale_betas_zero_snr", False)
     if not isinstance(rescaled, bool):
         keys.problem("rescale_betas_zero_snr", "must be true or false")
@@ -84,8 +73,7 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
         "beta_start": _for_1000(beta_start, num_timesteps),
         "beta_end": _for_1000(beta_end, num_timesteps),
         "zero_terminal_snr": rescaled,
-        "prediction": prediction,
-        "variance": variance,
+        **outputs,
     }
     keys.finish()
     if trained is not None:
@@ -105,8 +93,8 @@ def write_scheduler_config(diffusion: DiffusionConfig) -> dict[str, Any]:
             "of diffusion.kind=chain can be written for diffusers"
         )
     names = {ours: theirs for theirs, ours in reversed(_SCHEDULES.items())}
-    variances = {ours: theirs for theirs, ours in reversed(_VARIANCES.items())}
-    predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    variances = {ours: theirs for theirs, ours in reversed(VARIANCES.items())}
+    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     if diffusion.prediction not in predictions:
         raise ConfigError(
             f"diffusion.prediction={diffusion.prediction} is not known to diffusers, which has "

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from ddpm_core.errors import CheckpointError
+from ddpm_core.models.dit_labels import NUM_LABELS
 from ddpm_core.models.interop import matched
 
-NUM_LABELS = 1
-"""of the table that is written: fewer diffusers has not; its row, and that of no label, are 0"""
 _EMBEDDING = "norm1.emb"
 _TABLE = f"{_EMBEDDING}.class_embedder.embedding_table.weight"
 _OURS = "class_embed.weight"

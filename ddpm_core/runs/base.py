@@ -16,13 +16,19 @@ from ddpm_core.config.model_ref import NEWEST, PINNED, RAW
 from ddpm_core.config.start import STATE, Start
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.exchange.described import read_described
+from ddpm_core.exchange.files import find_files
+from ddpm_core.recipes import recipe
 from ddpm_core.runs import begun, chosen, layout, places, results
 from ddpm_core.runs.weights import averages_in, role_of
 from ddpm_core.store.manifest import REMEDY, DamagedError, Manifest
-from ddpm_core.store.storage import Store
+from ddpm_core.store.source import Source
+from ddpm_core.store.storage import Store, open_store
 
 _FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions")
 """keys of the network that may differ; the last goes by where in the network they are"""
+_WHOLE = 64
+"""digits of a digest that is not shortened"""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,22 @@ class Base:
     """pinned"""
     trained: RunConfig
     """of what trained them"""
-    checkpoint: Manifest
-    """of the run that trained them"""
+    checkpoint: Manifest | None
+    """of the run that trained them; None: they are a folder's"""
+    files: Mapping[str, str]
+    """SHA-256 of each file of them, by its role"""
 
     @property
     def record(self) -> dict[str, Any]:
         """What the checkpoint of step 0 says of where it comes from."""
-        files = {role: one.sha256 for role, one in self.checkpoint.files.items()}
-        return {"from": self.start.name, "files": files}
+        return {"from": self.start.name, "files": dict(self.files)}
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a data set of ours says what its labels stand for: weights from outside lack
+        one.
+        """
+        return self.checkpoint is not None and not results.is_imported(self.checkpoint)
 
 
 def pinned(store: Store, config: RunConfig) -> RunConfig:
@@ -74,7 +88,7 @@ def base_of(store: Store, config: RunConfig) -> Base:
     start = config.train.start
     if start is None:
         raise ConfigError("train.start_from is not given; name what the run begins from")
-    return _of_run(store, config, start)
+    return _of_run(store, config, start) if start.folder is None else _of_folder(start)
 
 
 def is_begun(store: Store, run: str) -> bool:
@@ -82,8 +96,11 @@ def is_begun(store: Store, run: str) -> bool:
     return next(places.committed(store, run), None) is not None
 
 
-def require_fit(store: Store, config: RunConfig) -> None:
+def require_fit(store: Store, config: RunConfig) -> str | None:
     """Refuse what a run cannot begin from, unless it has begun.
+
+    Returns:
+        A line about what fits and may not be meant.
 
     Raises:
         ConfigError: with a line for each key that does not fit: what it is there and here, and what
@@ -91,13 +108,19 @@ def require_fit(store: Store, config: RunConfig) -> None:
         CheckpointError: as `base_of`.
     """
     if config.train.start is None or is_begun(store, config.name):
-        return
+        return None
     base = base_of(store, config)
-    if lines := misfits(base.trained, config):
+    lines = misfits(base.trained, config)
+    theirs, ours = base.trained.num_classes, config.num_classes
+    if theirs is not None and ours is not None and theirs > ours and not base.has_names:
+        lines.append(_misfit("model.num_classes", theirs, ours))
+    if lines:
         shown = "".join(f"\n  {line}" for line in lines)
         raise ConfigError(
             f"train.start_from={base.start.name!r} does not fit run {config.name!r}:{shown}"
         )
+    # A folder's chain takes torch to read.
+    return None if base.checkpoint is None else other_chain(base.trained, config)
 
 
 def require_record(store: Store, config: RunConfig, checkpoint: Manifest) -> None:
@@ -111,6 +134,8 @@ def require_record(store: Store, config: RunConfig, checkpoint: Manifest) -> Non
         return
     files = checkpoint.body.get("base", {}).get("files", {})
     digest = _digest(files, start.model.average)
+    if start.folder is not None:
+        digest = files.get("weights_sha256", "")
     if start.sha256 is None or not digest.startswith(start.sha256):
         raise DamagedError(
             f"{store.uri_of(checkpoint.folder)} says that it is of weights with digest "
@@ -230,7 +255,8 @@ def _of_run(store: Store, config: RunConfig, start: Start) -> Base:
             f"{given}: {store.uri_of(found.folder)} has no weights {average!r}; it has "
             f"{', '.join(there)}"
         )
-    digest = _digest({role: one.sha256 for role, one in found.files.items()}, average)
+    files = {role: one.sha256 for role, one in found.files.items()}
+    digest = _digest(files, average)
     if start.sha256 is not None and not digest.startswith(start.sha256):
         raise CheckpointError(
             f"{given} is pinned to weights with digest {start.sha256}..., and "
@@ -238,7 +264,65 @@ def _of_run(store: Store, config: RunConfig, start: Start) -> Base:
             "trained again or exchanged; give this run another name (--run NAME) to begin from them"
         )
     named = replace(start, model=replace(start.model, step=step), sha256=digest[:PINNED])
-    return Base(named, trained, found)
+    return Base(named, trained, found, files)
+
+
+# -- of a folder -------------------------------------------------------------------------------
+
+
+def _of_folder(start: Start) -> Base:
+    folder = str(start.folder)
+    given = f"train.start_from={folder!r}"
+    store = open_store(folder)
+    if store.exists("run.json"):
+        raise ConfigError(
+            f"{given} is the folder of a run; name it by its name, RUN@STEP, with its root as "
+            "--root. One below another root: write its weights with export-weights first, and "
+            "begin from that folder"
+        )
+    found = find_files(store)
+    network, outputs = read_described(found, origin=folder)
+    channels, height, width = network.shape
+    if channels not in (1, 3):
+        raise ConfigError(
+            f"{given} is a network of images of {channels} channels; images here have 1 or 3"
+        )
+    keys: dict[str, Any] = {"data.height": height, "data.width": width}
+    keys["data.grey"] = channels == 1
+    keys |= {f"model.{key}": value for key, value in network.model.items()}
+    keys |= {f"diffusion.{key}": value for key, value in outputs.items()}
+    learned = is_learned(outputs["variance"])  # type: ignore[arg-type]  # one of ours
+    keys["train.loss"] = "hybrid" if learned else "simple"
+    trained = recipe("images").replaced(keys)
+    if network.out_channels != trained.out_channels:
+        raise ConfigError(
+            f"{given}: its network has out_channels={network.out_channels}, and with its "
+            f"scheduler's variance_type={outputs['variance']} it must have {trained.out_channels}; "
+            "one of the two files belongs to something else"
+        )
+    weights = start.sha256 or ""
+    if len(weights) < _WHOLE:  # else it was read once, and will be compared when it is copied
+        weights = _digest_of(store, found.weights_key, given)
+    if start.sha256 is not None and not weights.startswith(start.sha256):
+        raise CheckpointError(
+            f"{given} is pinned to weights with SHA-256 {start.sha256}..., and "
+            f"{store.uri_of(found.weights_key)} has {weights[: len(start.sha256)]}..."
+        )
+    files = {"weights_sha256": weights, **found.digests}
+    return Base(replace(start, sha256=weights), trained, None, files)
+
+
+def _digest_of(store: Store, key: str, given: str) -> str:
+    """Return the SHA-256 of a file of any length, read block by block."""
+    size = store.sizes(key.rpartition("/")[0]).get(key.rpartition("/")[2])
+    if size is None:
+        raise CheckpointError(
+            f"{given}: {store.uri_of(key)} is not there; save the network with diffusers' "
+            "save_pretrained, in one file of safetensors"
+        )
+    source = Source(store, key, size)
+    source.exhaust()
+    return source.digest.hexdigest()
 
 
 def _digest(files: Mapping[str, str], average: str) -> str:

@@ -52,11 +52,11 @@ def run_train(store: Store, config: RunConfig) -> None:
         Progress("train", num_steps, num_steps, "steps", note).show()
         return
     checkpoint.refuse_damaged_import(store, config)
-    base.require_fit(store, config)
+    of_base = base.require_fit(store, config)
     if not results.has_foreign_network(store, config):
         require_feature_file(config)  # not after days of training
     require_guidance(config)
-    for warning in (end_warning(config), *doubts(config)):
+    for warning in (end_warning(config), of_base, *doubts(config)):
         if warning is not None:
             _log.warning("%s%s", WARNING, warning)
     with lease.held(store, config.name):

@@ -14,6 +14,9 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import RAW
 from ddpm_core.config.start import STATE as WHOLE_STATE
 from ddpm_core.errors import CheckpointError
+from ddpm_core.exchange.folder import exact_float32, read_folder
+from ddpm_core.exchange.networks import from_diffusers
+from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import (
     MODEL,
     STATE,
@@ -111,7 +114,7 @@ def _fill(
         if average == WHOLE_STATE:
             weights = fit(_weights(store, found, role), network, rows=rows)
         _copy({name: weights[name] for name in parts[role]}, parts[role])
-    if config.train.start_optimiser == "kept":
+    if config.train.start_optimiser == "kept" and found.checkpoint is not None:
         with quarantined_if_damaged(store, found.checkpoint):
             theirs = read_tensors(store, found.checkpoint, STATE)
         params = {
@@ -126,7 +129,29 @@ def _fill(
 
 
 def _weights(store: Store, found: Base, average: str) -> dict[str, Tensor]:
+    if found.checkpoint is None:
+        return _of_folder(found)
     return load_average(store, found.checkpoint, average=RAW if average == WHOLE_STATE else average)
+
+
+def _of_folder(found: Base) -> dict[str, Tensor]:
+    """Return the weights in a folder of diffusers by our names, if they are those of its digest.
+
+    Raises:
+        CheckpointError: they are others by now, or not those of the network that lies beside them.
+    """
+    folder = read_folder(str(found.start.folder))
+    digest, pinned = folder.digests["weights_sha256"], str(found.start.sha256)
+    if not digest.startswith(pinned):
+        raise CheckpointError(
+            f"train.start_from={str(found.start)!r} is pinned to weights with SHA-256 {pinned}..., "
+            f"and the folder holds {digest[: len(pinned)]}...: it was written anew; give this run "
+            "another name (--run NAME) to begin from them"
+        )
+    with torch.device("meta"):
+        like = build_network(found.trained).state_dict()
+    weights = exact_float32(folder.weights, origin=str(found.start.folder))
+    return from_diffusers(found.trained, weights, like)
 
 
 def _copy(values: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -146,12 +171,14 @@ def class_rows(store: Store, config: RunConfig, found: Base) -> Sequence[int | N
     """
     if found.trained.num_classes is None:
         return None
+    if not found.has_names:
+        return None
     theirs, ours = (known_classes(store, one) for one in (found.trained, config))
-    if theirs is None and not results.is_imported(found.checkpoint):
+    if theirs is None:
         raise CheckpointError(
             f"train.start_from={found.start.name!r}: run {found.trained.name!r} has labels, and no "
             "data set any more that says what they stand for; give it back its dataset.json"
         )
-    if theirs is None or ours is None:
+    if ours is None:
         return None
     return [theirs.names.index(name) if name in theirs.names else None for name in ours.names]

@@ -103,6 +103,9 @@ def test_segments_count_where_the_rates_differ_from_those_of_one_training():
     assert all(counted(one) for one in others)
     nothing = train(segment(0, num_steps=10, learning_rate=1e-4))
     assert counted(nothing) == [], "no step was trained so"
+    twice = train(segment(10, learning_rate=1e-4), segment(10, learning_rate=1e-4))
+    assert counted(twice) == counted(train(segment(10, learning_rate=1e-4)))
+    assert learning_rate(9, twice) == 1e-4
 
 
 @pytest.mark.parametrize(

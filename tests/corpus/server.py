@@ -73,7 +73,7 @@ def _import_all() -> None:
         "ddpm_core.__main__",
         "ddpm_core.sharding.stage",
         "ddpm_core.sharding.collection",
-        "ddpm_core.exchange.import_export",
+        "ddpm_core.import_export",
     ):
         importlib.import_module(name)
 

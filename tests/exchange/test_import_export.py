@@ -14,8 +14,9 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.exchange.import_export import export_weights, import_weights, read_weights
-from ddpm_core.exchange.networks import read_network, write_network
+from ddpm_core.exchange.described import read_network
+from ddpm_core.exchange.networks import write_network
+from ddpm_core.import_export import export_weights, import_weights, read_weights
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.weights import load_average
@@ -455,7 +456,7 @@ def test_an_import_that_was_killed_leaves_no_run_to_train(folder, tmp_path, monk
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ddpm_core.exchange.import_export.checkpoint.commit", killed)
+    monkeypatch.setattr("ddpm_core.import_export.checkpoint.commit", killed)
     with pytest.raises(KeyboardInterrupt):
         imported(path, tmp_path / "root")
     assert not (tmp_path / "root/runs/theirs/run.json").exists()

@@ -1,5 +1,6 @@
 """A training that begins from another's weights: what is taken, kept, copied once and refused."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.exchange.folder import write_folder
+from ddpm_core.exchange.networks import to_diffusers, write_network
+from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import base, layout, places, results
@@ -14,7 +18,7 @@ from ddpm_core.runs.run import configure, open_run
 from ddpm_core.runs.table import show_run
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
-from ddpm_core.store.storage import open_store
+from ddpm_core.store.storage import open_store, sha256_of
 from ddpm_core.training import start, worker
 from ddpm_core.training.start import copy_base
 from ddpm_core.training.worker import train_rank
@@ -305,3 +309,54 @@ def test_what_it_came_from_is_shown_and_verified(store):
         manifest.DamagedError, match=r"f{16}, and the run begins from small@20:ema#"
     ):
         base.require_record(store, config, replace(made, body=made.body | {"base": other}))
+
+
+def small_folder(trained, path, **changes):
+    """Write a run's weights for diffusers; return the folder."""
+    config = small_config(**changes)
+    found = weights(trained, config.name, config.train.num_steps)
+    write_folder(
+        str(path),
+        network=write_network(config),
+        scheduler=write_scheduler_config(config.diffusion),
+        weights=to_diffusers(config, found),
+    )
+    return path
+
+
+def test_a_folder_of_diffusers_is_begun_from_and_needed_once(store, trained, tmp_path):
+    """Catches: weights of a folder under other names, a folder that is read at every start, a
+    digest that nobody compares."""
+    folder = small_folder(trained, tmp_path / "their folder")
+    config = begun(store, **{"train.start_from": str(folder), "train.num_steps": 1})
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    digest = sha256_of(file.read_bytes())
+    assert config.train.start_from == f"{folder}#{digest}"
+    for average in ("raw", "ema"):
+        assert same(weights(store, "next", 0, average), weights(store, "small", 20))
+    assert checkpoint(store, config, 0).body["base"]["files"]["weights_sha256"] == digest
+    shutil.rmtree(folder)
+    base.require_fit(store, config)
+    copy_base(store, config)
+    verify(store.uri_of("runs/next"))
+    train_rank(store, config, ALONE)
+
+    small_folder(trained, folder, name="labelled", model__conditioning="label", train__num_steps=2)
+    other = config.replaced({"name": "other", "model.conditioning": "label"})
+    with pytest.raises(CheckpointError, match="it was written anew"):
+        copy_base(store, other)
+    named = other.replaced({"train.start_from": str(folder), "model.conditioning": "none"})
+    with pytest.raises(ConfigError, match=r'model\.conditioning: "label" there, "none" here'):
+        base.require_fit(store, base.pinned(store, named))
+
+
+def test_folders_that_are_none_are_refused_in_words(store, tmp_path):
+    """Catches: a traceback of a file that is not there, and a run that is taken for a folder."""
+    for folder, words in (
+        (store.uri_of("runs/small"), "is the folder of a run; name it by its name"),
+        (str(tmp_path / "nothing"), "which describes the network"),
+    ):
+        open_run(store, small_config()) if "small" in folder else None
+        named = small_config().replaced({**NEXT, "train.start_from": folder})
+        with pytest.raises(ConfigError, match=words):
+            base.pinned(store, named)

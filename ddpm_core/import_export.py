@@ -18,14 +18,10 @@ from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
+from ddpm_core.exchange.described import read_network
 from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
 from ddpm_core.exchange.keys import Described
-from ddpm_core.exchange.networks import (
-    from_diffusers,
-    read_network,
-    to_diffusers,
-    write_network,
-)
+from ddpm_core.exchange.networks import from_diffusers, to_diffusers, write_network
 from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.inference.build import build_network
