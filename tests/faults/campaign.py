@@ -33,13 +33,13 @@ from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import PipelineError
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import base, begun, going_on, layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import Manifest, load
 from ddpm_core.store.storage import Store, open_store, sha256_of
-from ddpm_core.training import checkpoint
+from ddpm_core.training import checkpoint, start
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verify import verify
 from tests.faults import damage, flow_kills, swaps
@@ -74,6 +74,11 @@ RUNS = {
     "b": config_of("b", train__seed=1),
     "c": config_of("c", data__num_test_images=400),
 }
+NEXT = config_of(
+    "next", train__seed=2, train__num_steps=10, train__start_from="a:state",
+    train__start_optimiser="kept",
+)  # fmt: skip
+"""begins from the first, and goes on for more steps"""
 OTHER_SAMPLES = {"sample.sampler": "ddim"}
 OTHER_NUMBERS = {"evaluate.seed": 1}
 
@@ -91,6 +96,20 @@ def finish(store: Store, config: RunConfig, upto: str = "evaluate") -> None:
                 run_sample(store, config)
             case "evaluate":
                 run_evaluate(store, config)
+
+
+def go_on(store: Store) -> None:
+    """Begin a run from another's weights, end it, and have it go on for more steps."""
+    config = base.pinned(store, NEXT)
+    run_shard(store, config)
+    start.copy_base(store, config)
+    for steps in (10, 15):
+        recorded = begun.recorded(store, NEXT.name)
+        if recorded is not None and steps >= recorded.train.num_steps:
+            longer = config.replaced({"train.num_steps": steps})
+            longer = going_on.as_on_record(store, longer)
+            going_on.keep(store, longer)
+            finish(store, longer, "train")
 
 
 def manifests_of(store: Store, config: RunConfig) -> dict[str, Manifest]:
@@ -214,6 +233,33 @@ class Campaign:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             finish(open_store(folder), RUNS["a"])
         self.run_s = time.monotonic() - began
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            shutil.copytree(self.whole, folder, dirs_exist_ok=True)
+            began = time.monotonic()
+            go_on(open_store(folder))
+            self.going_on_s = time.monotonic() - began
+            self.gone_on = self._gone_on(open_store(folder))
+
+    def kill_going_on(self) -> None:
+        """Kill the process in which a run begins from another and goes on, up to five times."""
+        root = self._root()
+        shutil.copytree(self.whole, root)
+        store, times = open_store(str(root)), self.rng.randint(1, 5)
+        event = Event("kill while going on", f"{times} time(s)")
+        for _ in range(times):
+            after_s = self.rng.uniform(0, self.going_on_s)
+            in_child(lambda: go_on(store), self.folder, after_s)
+        ended = in_child(lambda: go_on(store), self.folder)
+        event.seconds, event.said = ended.seconds, ended.said
+        same = ended.status == 0 and self._gone_on(store) == self.gone_on
+        event.outcome = "same bytes" if same else f"WRONG, exit code {ended.status}"
+        self.events.append(event)
+
+    @staticmethod
+    def _gone_on(store: Store) -> tuple[bytes, Manifest | None]:
+        recorded = begun.recorded(store, NEXT.name)
+        done = results.final_checkpoint(store, recorded) if recorded is not None else None
+        return store.read(layout.run_json_key(NEXT.name)), done
 
     def kill(self) -> None:
         """Kill the process that makes the run, at a random moment, up to five times."""
@@ -372,7 +418,13 @@ def run(
         for number, kind in enumerate(_endless(campaign.rng)):
             if number >= least and time.monotonic() - began > seconds:
                 break
-            campaign.kill() if kind == "kill" else campaign.strike(kind, KINDS[kind])
+            match kind:
+                case "kill":
+                    campaign.kill()
+                case "kill while going on":
+                    campaign.kill_going_on()
+                case _:
+                    campaign.strike(kind, KINDS[kind])
             if progress:
                 last = campaign.events[-1]
                 print(f"{number + 1:>4} {last.kind}: {last.what}: {last.outcome}", flush=True)
@@ -382,7 +434,7 @@ def run(
 def _endless(rng: random.Random):
     """Yield every kind of event once in random order, again and again."""
     while True:
-        kinds = ["kill", *KINDS]
+        kinds = ["kill", "kill while going on", *KINDS]
         rng.shuffle(kinds)
         yield from kinds
 
