@@ -30,7 +30,7 @@ from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
 from ddpm_core.run_commands import add_parsers, run_command
-from ddpm_core.runs import begun, chosen, layout, results
+from ddpm_core.runs import begun, chosen, going_on, layout, results
 from ddpm_core.runs.run import begin_stage, configure, open_stage, refuse_training_imported
 from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.store.storage import Store, open_store
@@ -194,6 +194,7 @@ def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
         workers = config.compute.num_workers
         lines = [f"plan: {stage}: would run on {workers} worker(s) ({where})", *found.lines(config)]
     changes = [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
+    changes.append(going_on.said_of(store, config))
     return "\n".join(filter(None, [*lines, *changes]))
 
 

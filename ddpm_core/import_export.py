@@ -73,6 +73,11 @@ def read_weights(
             "the run of imported weights has no name; give --run NAME: the recipe's own stands "
             "for a training"
         )
+    if changes.get("train.start_from") is not None:
+        raise ConfigError(
+            "imported weights begin from nothing (--from, train.start_from); import them, and "
+            "begin another run from theirs"
+        )
     if source.endswith(".npz"):
         return _from_npz(source, recipe_name, root, {"train.num_steps": 1, **changes}, run)
     return _from_folder(source, recipe_name, root, changes, run)

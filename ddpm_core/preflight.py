@@ -44,6 +44,8 @@ class Findings:
             self.source,
             [f"network: {config.model.kind}, {config.num_parameters:,} parameters"],
         )
+        if config.train.start is not None:
+            lines.append(f"begins from: {config.train.start}")
         if seen is not None:
             lines.append(f"images: {seen.text}")
             lines += _class_lines(config, seen)

@@ -21,7 +21,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.extras import require_packages
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
-from ddpm_core.runs import begun
+from ddpm_core.runs import begun, going_on
 from ddpm_core.runs.run import begin_stage, check_run, open_run
 from ddpm_core.runs.stages import Pipeline, stages_of
 from ddpm_core.servers.server import use_directly
@@ -120,6 +120,7 @@ def _dry(
     lines = [plan.describe(store, config, options.ray_address, command.stages)]
     lines += found.lines(config) if found.missing else []
     changes = [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
+    changes.append(going_on.said_of(store, config))
     return "\n".join(filter(None, [*lines, *changes]))
 
 

@@ -47,8 +47,8 @@ def _warmup(config: RunConfig) -> str | None:
 
 def _average(config: RunConfig) -> str | None:
     train, ref = config.train, ModelRef.parse(config.sample.model or f":{EMA}")
-    if ref.run not in (None, config.name):
-        return None  # said where that run's weights are used
+    if train.start is not None or ref.run not in (None, config.name):
+        return None  # what it begins from is no noise; of another run it is said where it is used
     num_steps = ref.step if isinstance(ref.step, int) and ref.step > 0 else train.num_steps
     share = first_share(train, ref.average, num_steps)
     if share is None or share <= MUCH_KEPT:

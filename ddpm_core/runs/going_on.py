@@ -50,12 +50,20 @@ def as_on_record(store: Store, config: RunConfig) -> RunConfig:
     return config.replaced({_EARLIER: earlier})
 
 
+def said_of(store: Store, config: RunConfig) -> str:
+    """Return the line that `keep` would log, "" for none; writes nothing."""
+    recorded = begun.recorded(store, config.name)
+    if recorded is None or not _goes_on(recorded, config):
+        return ""
+    return f"run {config.name!r} goes on: {list(history(config))[-1]}"
+
+
 def differences(recorded: RunConfig, config: RunConfig) -> list[str]:
     """Return a line for each key that makes `config` another run than the one on record.
 
     One that goes on for more steps is none.
     """
-    if len(config.train.earlier) == len(recorded.train.earlier) + 1:
+    if _goes_on(recorded, config):
         *_, (_, before) = places.earlier(config)
         return recorded.differences(before)
     return recorded.differences(config)
@@ -70,14 +78,15 @@ def keep(store: Store, config: RunConfig) -> None:
         StorageError: the storage refuses or does not answer.
     """
     recorded = begun.recorded(store, config.name)
-    if recorded is None or len(config.train.earlier) != len(recorded.train.earlier) + 1:
+    if recorded is None or not _goes_on(recorded, config):
         return
+    line = said_of(store, config)
     changes = {f"train.{key}": value for key, value in _settings(config.train).items()}
     changes[_EARLIER] = [one.model_dump(mode="json") for one in config.train.earlier]
     data = recorded.replaced(changes).to_json().encode()
     store.write(layout.run_json_key(config.name), data)
     begun.accept(store, config.name, data)
-    _log.warning("run %r goes on: %s", config.name, list(history(config))[-1])
+    _log.warning("%s", line)
 
 
 def history(config: RunConfig) -> Iterator[str]:
@@ -100,6 +109,11 @@ def _said(segment: Segment, after: Any) -> str:  # noqa: ANN401 - a segment, or 
 
 def _settings(of: Any) -> dict[str, Any]:  # noqa: ANN401 - a segment, or the section `train`
     return {key: getattr(of, key) for key in KEYS}
+
+
+def _goes_on(recorded: RunConfig, config: RunConfig) -> bool:
+    """Say whether `config`, as of `as_on_record`, has a segment more than is on record."""
+    return len(config.train.earlier) == len(recorded.train.earlier) + 1
 
 
 def _is_same_otherwise(recorded: RunConfig, config: RunConfig) -> bool:

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 
+from ddpm_core import __main__ as command
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import begun, chosen, going_on, layout, places, results
@@ -15,6 +17,7 @@ from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import identify
 from ddpm_core.training import checkpoint, worker
 from ddpm_core.training.worker import train_rank
+from flows import command_line
 from tests.training.small import small_config
 from tests.training.test_worker import ALONE, FakeTracker, train_until
 
@@ -199,3 +202,18 @@ def test_a_run_without_a_checkpoint_takes_the_new_length(tmp_path):
     written = json.loads(store.read(layout.run_json_key("small")))
     assert written["train"]["num_steps"] == 16
     assert layout.experiment_fingerprint(config) == layout.experiment_fingerprint(LONG)
+
+
+def test_a_dry_run_says_from_which_step_on_it_goes_on_and_how(store, capsys, monkeypatch):
+    """Catches: a plan that hides that a run is made longer, or at another rate."""
+    monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
+    more = ["--set", "train.num_steps=16", "--set", "train.learning_rate=0.0001"]
+    target = ["small", "--root", store.uri, *more, "--dry-run"]
+    flow = partial(command_line.main, command_line.TRAIN_DDPM)
+    for main, words in ((command.main, ["train", *target]), (flow, target)):
+        assert main(words) == 0
+        assert (
+            "run 'small' goes on: from step 8 on train.num_steps: 8 -> 16; "
+            "train.learning_rate: 0.001 -> 0.0001"
+        ) in capsys.readouterr().err
+    assert begun.recorded(store, "small") == SHORT, "nothing was written"
