@@ -14,7 +14,7 @@ from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
-from ddpm_core.runs import base, chosen, results
+from ddpm_core.runs import base, chosen, going_on, results
 from ddpm_core.runs.reference import is_own, keys_given
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks
@@ -174,8 +174,8 @@ def require_ablations(store: Store, config: RunConfig) -> None:
         runs = ablation_runs(config)
     except ConfigError as error:
         raise ConfigError(f"the ablations of run {config.name!r} cannot be run: {error}") from None
-    for run in runs.values():
-        check_stage(store, run)
+    for run in runs.values():  # with more steps than they have they go on, as the run does
+        check_stage(store, going_on.as_on_record(store, run))
 
 
 def _class_lines(config: RunConfig, seen: Glance) -> list[str]:

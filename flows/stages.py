@@ -57,9 +57,7 @@ def _shown_as(kind: str, **rules: Any) -> WithJsonSchema:  # noqa: ANN401
 
 RunName = Annotated[str | None, _shown_as("string", pattern=RUN_NAME_PATTERN)]
 """a wrong name is refused by Prefect's form, and by its server, before there is a flow run"""
-Value = (
-    bool | int | float | str | list[int | float | str | dict[str, int | float | str]] | None
-)
+Value = bool | int | float | str | list[int | float | str | dict[str, int | float | str]] | None
 Overrides = Annotated[
     dict[str, Value] | None,
     _shown_as(

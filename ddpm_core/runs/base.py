@@ -19,7 +19,7 @@ from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.exchange.described import read_described
 from ddpm_core.exchange.files import find_files
 from ddpm_core.recipes import recipe
-from ddpm_core.runs import begun, chosen, layout, places, results
+from ddpm_core.runs import begun, layout, places, refusals, results
 from ddpm_core.runs.weights import averages_in, role_of
 from ddpm_core.store.manifest import REMEDY, DamagedError, Manifest
 from ddpm_core.store.source import Source
@@ -247,7 +247,7 @@ def _of_run(store: Store, config: RunConfig, start: Start) -> Base:
         where = store.uri_of(layout.checkpoints_folder(run))
         raise CheckpointError(
             f"{given}: run {run!r} has no checkpoint of step {step} below {where}, or its files "
-            f"are deleted; {chosen.steps_there(store, trained)}"
+            f"are deleted; {refusals.steps_there(store, trained)}"
         )
     average, there = start.model.average, averages_in(found)
     if (RAW if average == STATE else average) not in there:

@@ -19,7 +19,7 @@ from ddpm_core.errors import DataError, DivergenceError
 from ddpm_core.evaluation.stage import METRICS_ROLE, run_evaluate
 from ddpm_core.progress import Progress
 from ddpm_core.recipes import PAPER_TABLE_2, Table2Row, ablation_runs
-from ddpm_core.runs import places, results
+from ddpm_core.runs import going_on, places, results
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.run import check_stage, open_stage
 from ddpm_core.sampling.stage import run_sample
@@ -53,7 +53,7 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
         ConfigError: an ablation does not go with the rest of the configuration.
         DataError, CheckpointError, StorageError, ClusterError: as the stages of a run.
     """
-    runs = ablation_runs(config)
+    runs = {name: going_on.as_on_record(store, run) for name, run in ablation_runs(config).items()}
     with open_tracker(store, config, stage="ablations") as tracker:
         place = places.ablations(store, config)
         committed = manifest.intact(store, place.folder, place.expected)
