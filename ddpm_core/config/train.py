@@ -127,6 +127,16 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _powers_count_from_the_beginning(self) -> Self:
+        if self.averaged_before and self.power_averages:
+            raise ValueError(
+                f"power_averages={list(self.power_averages)} weigh steps by their number since the "
+                f"beginning of the run, and start_from={self.start_from} has its averages go on; "
+                "leave power_averages out, or begin from an average or from :raw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _moments_are_of_the_weights(self) -> Self:
         start = self.start
         if self.start_optimiser == "kept" and (start is None or not start.has_moments):

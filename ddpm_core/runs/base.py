@@ -11,6 +11,7 @@ from typing import Any
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig, UNetConfig, identity
+from ddpm_core.config.averages import averages_of
 from ddpm_core.config.explain import near
 from ddpm_core.config.model_ref import NEWEST, PINNED, RAW
 from ddpm_core.config.start import STATE, Start
@@ -114,6 +115,7 @@ def require_fit(store: Store, config: RunConfig) -> str | None:
     theirs, ours = base.trained.num_classes, config.num_classes
     if theirs is not None and ours is not None and theirs > ours and not base.has_names:
         lines.append(_misfit("model.num_classes", theirs, ours))
+    lines += _averages(base, config)
     if lines:
         shown = "".join(f"\n  {line}" for line in lines)
         raise ConfigError(
@@ -141,6 +143,19 @@ def require_record(store: Store, config: RunConfig, checkpoint: Manifest) -> Non
             f"{store.uri_of(checkpoint.folder)} says that it is of weights with digest "
             f"{digest[:PINNED] or 'none'}, and the run begins from {start}; {REMEDY}"
         )
+
+
+def _averages(base: Base, config: RunConfig) -> list[str]:
+    """Compare the averages, where they go on: a line for each that is not there."""
+    if base.start.model.average != STATE or base.checkpoint is None:
+        return []
+    there = averages_in(base.checkpoint)
+    return [
+        f"the average {name!r} of the settings here is not there, which has {', '.join(there)}; "
+        "leave it out of train.ema_decays, or begin from an average"
+        for name in averages_of(config.train)
+        if name not in there
+    ]
 
 
 def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:

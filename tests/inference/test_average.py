@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ddpm_core import __main__ as command
 from ddpm_core.config.averages import has_snapshot, powers_of
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
-from ddpm_core.exchange.import_export import export_weights
+from ddpm_core.import_export import export_weights
 from ddpm_core.inference import average
 from ddpm_core.inference.average import make_average
 from ddpm_core.inference.build import build_network

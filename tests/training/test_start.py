@@ -136,6 +136,19 @@ def test_an_average_that_goes_on_is_not_copied_over_by_the_first_step(store):
     torch.testing.assert_close(after[name], expected)
 
 
+def test_averages_that_are_to_go_on_must_be_there(store):
+    """Catches: an average that begins at random beside others that go on, or that is refused only
+    once all is sharded; powers of the steps of another run."""
+    more = {"train.start_from": "small:state", "train.ema_decays": [0.99]}
+    config = base.pinned(store, small_config().replaced({**NEXT, **more}))
+    with pytest.raises(ConfigError, match=r"the average 'ema_99' .* has ema, raw"):
+        base.require_fit(store, config)
+    alone = base.pinned(store, config.replaced({"train.start_from": "small"}))
+    base.require_fit(store, alone)
+    with pytest.raises(ConfigError, match="weigh steps by their number since the beginning"):
+        config.replaced({"train.ema_decays": [], "train.power_averages": [0.1]})
+
+
 def test_conditioning_is_added_to_a_base_without_and_begins_as_it(store):
     """Catches: rows of classes that begin as noise, so that step 0 is not the base."""
     config = begun(store, **{"model.conditioning": "label", "train.num_steps": 1})
