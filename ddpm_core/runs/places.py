@@ -61,10 +61,10 @@ def experiment(store: Store, config: RunConfig, checkpoint: Manifest | None = No
         for rule in _rules(store, config):
             if layout.experiment_fingerprint(config, rule) == said:
                 return str(said)
-        if checkpoint is not None and experiments_before(store, config).get(str(said), -1) >= int(
-            found.body.get("step", 0)
-        ):
-            return str(said)
+        if checkpoint is not None:
+            last_step = experiments_before(store, config).get(str(said), -1)
+            if int(found.body.get("step", 0)) <= last_step:
+                return str(said)
     return layout.experiment_fingerprint(config)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddpm_core import __main__ as command
-from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
+from ddpm_core.errors import ConfigError, RunConflictError
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import begun, chosen, going_on, layout, places, results
 from ddpm_core.runs.run import check_run, check_stage, configure, open_run
@@ -178,12 +178,21 @@ def test_another_rate_from_there_on_is_another_experiment_from_there_on(store, a
         (store, done), (at_once, results.final_checkpoint(at_once, LONG))))  # fmt: skip
     assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
     assert results.checkpoint_of(store, config, 8) is not None
-    # What another process still trained at the old rate is not of this run.
-    folder = store.local_path(layout.checkpoint_folder("small", 16))
-    for file in at_once.local_path(layout.checkpoint_folder("small", 16)).iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(CheckpointError, match="another experiment"):
-        results.final_checkpoint(store, config)
+
+
+def test_what_is_trained_past_the_end_of_a_segment_is_none_of_the_run(store, at_once):
+    """Catches: what another process still trained at the old rate, taken as the newest."""
+    store.write(layout.run_json_key("small"), LONG.to_json().encode())
+    lower = {"train.num_steps": 20, "train.learning_rate": 1e-4}
+    config = going_on.as_on_record(store, LONG.replaced(lower))
+    assert [one.until for one in config.train.earlier] == [8]
+    before = places.experiments_before(store, config)
+    origin = checkpoint.Origin(places.experiment(store, config), "d", before)
+    for step, is_ours in ((8, True), (12, False)):
+        found = results.checkpoint_of(at_once, LONG, step)
+        said = found.body["experiment"]
+        assert (places.experiment(store, config, found) == said) is is_ours
+        assert (origin.experiment_of(found) == said) is is_ours
 
 
 def test_imported_weights_do_not_go_on(store, monkeypatch):

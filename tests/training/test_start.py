@@ -361,6 +361,10 @@ def test_a_folder_of_diffusers_is_begun_from_and_needed_once(store, trained, tmp
     named = other.replaced({"train.start_from": str(folder), "model.conditioning": "none"})
     with pytest.raises(ConfigError, match=r'model\.conditioning: "label" there, "none" here'):
         base.require_fit(store, base.pinned(store, named))
+    images = {"data.name": "images", "data.height": 8, "data.width": 8, "data.grey": True}
+    few = {"name": "few", "model.conditioning": "label", "model.num_classes": 4, **images}
+    with pytest.raises(ConfigError, match=r"model\.num_classes: 10 there, 4 here"):
+        base.require_fit(store, base.pinned(store, named.replaced(few)))
 
 
 def test_folders_that_are_none_are_refused_in_words(store, tmp_path):
