@@ -26,8 +26,8 @@ from ddpm_core.store.manifest import REMEDY, DamagedError, Manifest
 from ddpm_core.store.source import Source
 from ddpm_core.store.storage import Store, open_store
 
-_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions")
-"""keys of the network that may differ; the last goes by where in the network they are"""
+_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known")
+"""keys of the network that may differ, some in one direction alone, see `misfits`"""
 _WHOLE = 64
 """digits of a digest that is not shortened"""
 
@@ -171,6 +171,8 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
     lines += _attention(theirs, ours)
     if theirs.num_classes is not None and ours.num_classes is None:
         lines.append(_misfit("model.conditioning", "label", "none"))
+    if theirs.model.known and not ours.model.known:
+        lines.append(_misfit("model.known", there=True, here=False))
     if theirs.data.channels != ours.data.channels:
         lines.append(
             f"channels of the images: {theirs.data.channels} there, {ours.data.channels} here; set "

@@ -260,6 +260,11 @@ def test_another_resolution_and_another_chain_fit(store):
     moved = base.misfits(there, here.replaced({"model.attention_resolutions": [16]}))
     assert len(moved) == 1
     assert "set model.attention_resolutions=[8]" in moved[0]
+    known = there.replaced({"model.known": True})
+    assert base.misfits(there, known) == [], "it is added, and begins at 0"
+    assert base.misfits(known, there) == [
+        "model.known: true there, false here; set model.known=true"
+    ]
     assert base.other_chain(there, here) is None
     longer = here.replaced({"diffusion.num_timesteps": 30, "train.start_from": "small"})
     assert "diffusion.num_timesteps is 24 there and 30 here" in base.other_chain(there, longer)
