@@ -109,7 +109,8 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             (count, height, width, channels) uint8, or uint16 of data.depth=16.
 
         Raises:
-            MlflowException: a number out of its range, or guidance of bits; the server answers 400 with the reason.
+            MlflowException: a number out of its range, or guidance of bits; the server answers 400
+                with the reason.
         """
         values = params or {}
         seed = _within("seed", int(values.get("seed", 0)), 0, 2**63 - 1)
