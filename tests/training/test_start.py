@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.exchange.folder import write_folder
 from ddpm_core.exchange.networks import to_diffusers, write_network
@@ -150,14 +150,17 @@ def test_averages_that_are_to_go_on_must_be_there(store):
 
 
 def test_conditioning_is_added_to_a_base_without_and_begins_as_it(store):
-    """Catches: rows of classes that begin as noise, so that step 0 is not the base."""
-    config = begun(store, **{"model.conditioning": "label", "train.num_steps": 1})
+    """Catches: rows of classes, or channels of what is known, that begin as noise and not at 0: a
+    step 0 that is not the base."""
+    more = {"model.conditioning": "label", "model.known": True, "train.num_steps": 1}
+    config = begun(store, **more)
     ours, theirs = build_network(config).eval(), build_network(small_config()).eval()
     ours.load_state_dict(weights(store, "next", 0))
     theirs.load_state_dict(weights(store, "small", 20))
     x_t, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 5, 23])
     with torch.no_grad():
-        found = ours(x_t, t, Conditioning(label=torch.tensor([0, 9, 10])))
+        known = Known(x_t.flip(0), x_t > 0)
+        found = ours(x_t, t, Conditioning(label=torch.tensor([0, 9, 10]), known=known))
         assert torch.equal(found, theirs(x_t, t, NOTHING))
     train_rank(store, config, ALONE)
 
