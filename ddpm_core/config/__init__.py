@@ -2,7 +2,12 @@
 
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import Bundle, Collection, DataConfig
-from ddpm_core.config.diffusion import BinomialConfig, ChainConfig, DiffusionConfig
+from ddpm_core.config.diffusion import (
+    BinomialConfig,
+    ChainConfig,
+    ContinuousConfig,
+    DiffusionConfig,
+)
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import DiTConfig, MLPConfig, ModelConfig, UNetConfig
 from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
@@ -17,6 +22,7 @@ __all__ = [
     "ChainConfig",
     "Collection",
     "ComputeConfig",
+    "ContinuousConfig",
     "DataConfig",
     "DiTConfig",
     "DiffusionConfig",

@@ -65,6 +65,16 @@ OF_KIND: Mapping[str, frozenset[str]] = {
     "dit": frozenset(["kind", "patch_size", "hidden_size", "num_layers", "num_heads"]),
     "mlp": frozenset(["kind", "hidden_size", "num_layers", "first_gain", "num_bumps"]),
     "binomial": frozenset(["kind", "num_timesteps"]),
+    **{
+        kind: frozenset(f"kind num_timesteps times log_sigma_mean log_sigma_std {keys}".split())
+        for kind, keys in {
+            "vp": "beta_min beta_max prediction",
+            "subvp": "beta_min beta_max prediction",
+            "ve": "sigma_min sigma_max prediction",
+            "flow": "",
+            "edm": "sigma_min sigma_max sigma_data",
+        }.items()
+    },
 }
 """kind of a section that was added since -> the keys that it had when it was added, which count
 always, as those of format 1. Never changed."""
@@ -72,6 +82,7 @@ always, as those of format 1. Never changed."""
 ADDED: Mapping[str, Mapping[str, Any]] = {
     "data": {"depth": 8},
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
+    "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain"},
     "train": {
         "label_dropout": 0.1,
@@ -86,12 +97,13 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     "sample": {
         "labels": "balanced",
         "guidance_scale": 1.0,
+        "ode_tolerance": 1e-5,
         "guidance_interval": None,
         "guidance_rescale": 0.0,
         "threshold_percentile": None,
         "threshold_cap": None,
     },
-    "evaluate": {"num_classified_images": 0, "label_worth": False},
+    "evaluate": {"num_classified_images": 0, "label_worth": False, "ode_steps": 50},
     "study": {"ddim_steps": ()},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its

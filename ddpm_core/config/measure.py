@@ -24,6 +24,9 @@ class EvaluateConfig(Section):
     label_worth: bool = False
     """of model.conditioning=label: measure bits/dim of the same images without their labels too,
     and so how many bits an image costs less once its label is known"""
+    ode_steps: Few = 50
+    """of processes in continuous time: steps of the solver of order 4 of the probability flow,
+    through which bits/dim of the same images are computed too; four calls of the network each"""
     features: str = "trained"
     """feature network of the Frechet distance: 'trained' (a small classifier, trained here on the
     labelled training images) or path or https URL of a TorchScript file"""

@@ -14,7 +14,12 @@ from ddpm_core.canonical import parse_json
 from ddpm_core.config.changes import changed
 from ddpm_core.config.compute import ComputeConfig
 from ddpm_core.config.data import DataConfig
-from ddpm_core.config.diffusion import BinomialConfig, ChainConfig, DiffusionConfig
+from ddpm_core.config.diffusion import (
+    BinomialConfig,
+    ChainConfig,
+    ContinuousConfig,
+    DiffusionConfig,
+)
 from ddpm_core.config.explain import explain
 from ddpm_core.config.kinds import Kinds, kinds_of, shared_keys, with_kinds
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
@@ -179,6 +184,28 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _fourier_features_are_of_sigma(self) -> Self:
+        kind, embedding = self.diffusion.kind, getattr(self.model, "time_embedding", None)
+        if embedding == "fourier" and kind not in ("ve", "edm"):
+            raise ValueError(
+                "model.time_embedding=fourier is of networks that are given log sigma, and with "
+                f"diffusion.kind={kind} it is a time of up to 1000: leave it out, or set "
+                "diffusion.kind=ve or edm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _flow_is_measured_in_continuous_time(self) -> Self:
+        steps, default = self.evaluate.ode_steps, EvaluateConfig.model_fields["ode_steps"].default
+        if steps != default and not isinstance(self.diffusion, ContinuousConfig):
+            raise ValueError(
+                f"evaluate.ode_steps={steps} is of processes in continuous time, and "
+                f"diffusion.kind={self.diffusion.kind} is none: leave it out; the study measures "
+                "the flow of a chain, with study.ode_steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _objective_is_possible(self) -> Self:
         diffusion, train = self.diffusion, self.train
         try:
@@ -198,6 +225,7 @@ class RunConfig(Section):
                 num_steps=sample.num_steps,
                 num_timesteps=diffusion.num_timesteps,
                 ends_in_pure_noise=diffusion.ends_in_pure_noise,
+                spacing=sample.spacing,
             )
         except ConfigError as error:
             raise ValueError(f"diffusion and sample do not go together: {error}") from None

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ddpm_core.config.model_ref import ModelRef
 from ddpm_core.config.section import HOUSEKEEPING, PLACE, Count, Few, Section
-from ddpm_core.diffusion.choices import OdeMethod, Sampler, Spacing
+from ddpm_core.diffusion.choices import OdeSolver, Sampler, Spacing
 
 _MAX_LABELS = 2**16
 MAX_UNITS = 500_000
@@ -27,11 +27,14 @@ class SampleConfig(Section):
     """steps of the chain that are taken; None: all of them. Calls of the network: one for each, but
     for heun and ode (by ode_method) up to 4"""
     spacing: Spacing = "trailing"
-    """which steps, where not all are taken"""
+    """which steps, where not all are taken; karras: noise levels of EDM's, for ode, heun,
+    dpm_solver, sde_dpm_solver and unipc"""
     eta: float = Field(0.0, ge=0, le=1)
     """of ddim: noise of its steps, from 0 (none) to 1 (as much as the posterior has)"""
-    ode_method: OdeMethod = "heun"
-    """of ode: solver of order 1, 2 or 4"""
+    ode_method: OdeSolver = "heun"
+    """of ode: solver of order 1, 2 or 4, or one that chooses the steps of each image (adaptive)"""
+    ode_tolerance: float = Field(1e-5, gt=0, lt=1)
+    """of ode_method=adaptive: allowed error of a step, absolute and relative"""
     churn: float = Field(0.0, ge=0)
     """of heun: noise that is put back, in steps' worth all in all"""
     corrector_snr: float = Field(0.16, gt=0)
@@ -81,6 +84,11 @@ class SampleConfig(Section):
     """which weights, as RUN@STEP:AVERAGE (@400, @newest, :raw, digits@400:ema), for evaluate and
     study too; None: the average of the last step"""
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the solver takes steps of its own, and `num_steps` says nothing."""
+        return self.ode_method == "adaptive"
+
     @field_validator("model", "guidance_by")
     @classmethod
     def _models_are_references(cls, model: str | None) -> str | None:
@@ -127,6 +135,12 @@ class SampleConfig(Section):
             "corrector_snr": "predictor_corrector",
         }
         self.refuse_unused("sampler", knobs)
+        self.refuse_unused("ode_method", {"ode_tolerance": "adaptive"})
+        if self.is_adaptive and self.num_steps is not None:
+            raise ValueError(
+                f"num_steps={self.num_steps} is not for ode_method=adaptive, which chooses its "
+                "steps; leave num_steps out, and set ode_tolerance"
+            )
         if self.sampler == "langevin" and self.clip_x_0:
             raise ValueError(
                 "clip_x_0=true is not possible with sampler=langevin, in which no predicted image "

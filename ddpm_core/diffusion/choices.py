@@ -37,6 +37,9 @@ fixed_large: beta, optimal if x_0 is standard normal; learned: a second half of 
 logarithm; learned_range: a second half interpolates between the logarithms of both; learned_beta:
 a second half over sqrt(T) is added to the log odds of beta."""
 
+TrainingTimes = Literal["uniform", "log_snr", "log_normal"]
+"""At which times of a continuous path a network is trained; see `times`."""
+
 Loss = Literal["simple", "vlb", "hybrid"]
 """L_simple; one term of the variational bound L; or L_simple, and L for the variance alone."""
 
@@ -60,11 +63,18 @@ Sampler = Literal[
 OdeMethod = Literal["euler", "heun", "rk4"]
 """Solvers of order 1, 2 and 4, with as many calls of the network for each step."""
 
+OdeSolver = Literal["euler", "heun", "rk4", "adaptive"]
+"""These, or that of Dormand and Prince, which chooses the steps of each image by itself."""
+
 _IN_SIGMA: tuple[Sampler, ...] = ("ode", "heun", "dpm_solver", "sde_dpm_solver", "unipc")
 _STEPS_ARE_DRAWN: tuple[Sampler, ...] = ("ancestral", "langevin", "predictor_corrector")
 
-Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
-"""Which timesteps a sampler with fewer steps than the chain takes; see `spacing`."""
+Spacing = Literal["leading", "trailing", "linspace", "quadratic", "karras"]
+"""Which timesteps a sampler with fewer steps than the chain takes; see `spacing`. karras are no
+timesteps but noise levels, for solvers that work in sigma."""
+
+ChainSpacing = Literal["leading", "trailing", "linspace", "quadratic"]
+"""Those that are timesteps of the chain."""
 
 MIN_STEPS_FIXED_LARGE = 250
 """Steps below which variance fixed_large ruins images; see `require_enough_steps`."""
@@ -84,7 +94,7 @@ def is_of_one_step(prediction: OutputKind) -> bool:
 
 
 def require_possible(
-    prediction: PredictionKind, variance: Variance, loss: Loss, weighting: Weighting
+    prediction: OutputKind, variance: Variance, loss: Loss, weighting: Weighting
 ) -> None:
     """Refuse an objective that would not train what it is to train.
 
@@ -154,12 +164,13 @@ def require_enough_steps(variance: Variance, num_steps: int) -> None:
 
 def require_samplable(
     sampler: Sampler,
-    prediction: PredictionKind,
+    prediction: OutputKind,
     variance: Variance,
     *,
     num_steps: int | None,
     num_timesteps: int,
     ends_in_pure_noise: bool,
+    spacing: Spacing = "trailing",
 ) -> None:
     """Refuse a sampler that cannot draw from such a network, or would draw noise.
 
@@ -170,10 +181,16 @@ def require_samplable(
         num_steps: how many of the chain's steps are taken; None: all.
         num_timesteps: T.
         ends_in_pure_noise: whether the last abar is 0.
+        spacing: by which rule the steps are chosen.
 
     Raises:
         ConfigError: with the reason.
     """
+    if spacing == "karras" and sampler not in _IN_SIGMA:
+        raise ConfigError(
+            f"spacing=karras are noise levels between the steps of the chain, and sampler={sampler}"
+            f" takes its steps; use one of {', '.join(_IN_SIGMA)}, or another spacing"
+        )
     if num_steps is not None and num_steps > num_timesteps:
         raise ConfigError(
             f"num_steps={num_steps} is more than the {num_timesteps} steps of the chain; take at "

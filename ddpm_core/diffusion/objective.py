@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpm_core.diffusion.choices import (
     Loss,
+    OutputKind,
     PredictionKind,
     Variance,
     Weighting,
@@ -20,10 +21,11 @@ from ddpm_core.diffusion.choices import (
     require_possible,
 )
 from ddpm_core.diffusion.measures.likelihood import vlb_term
+from ddpm_core.diffusion.paths.path import Path, chain_of
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.prediction import Prediction, split_output
 from ddpm_core.diffusion.process import drift_from_mean, predict_v, q_posterior, q_sample
-from ddpm_core.diffusion.shapes import Images, PerImage, Timesteps, mean_per_image
+from ddpm_core.diffusion.shapes import Images, PerImage, Times, Timesteps, mean_per_image
 from ddpm_core.errors import ConfigError
 
 
@@ -92,11 +94,9 @@ class Objective:
         if self.weighting == "none":
             return losses
         weights = snr_weight(
-            self.schedule,
+            self.schedule.table("snr", losses.device, losses.dtype)[t],
             self.weighting,
             self.prediction,
-            t,
-            losses,
             min_snr_gamma=self.min_snr_gamma,
             p2_gamma=self.p2_gamma,
             p2_k=self.p2_k,
@@ -112,11 +112,11 @@ class Objective:
 
 
 def target_of(
-    schedule: NoiseSchedule,
-    prediction: PredictionKind,
+    path: Path,
+    prediction: OutputKind,
     x_0: Images,
     x_t: Images,
-    t: Timesteps,
+    t: Times,
     eps: Images,
 ) -> Images:
     """Return what a network with that prediction should return for x_t."""
@@ -126,11 +126,14 @@ def target_of(
         case "x_0":
             return x_0
         case "v":
-            return predict_v(schedule, x_0, t, eps)
+            return predict_v(path, x_0, t, eps)
+        case "velocity":
+            return eps - x_0
         case "x_prev":
-            return q_posterior(schedule, x_0, x_t, t)[0]
+            return q_posterior(chain_of(path), x_0, x_t, t)[0]
         case "drift":
-            return drift_from_mean(schedule, x_t, t, q_posterior(schedule, x_0, x_t, t)[0])
+            chain = chain_of(path)
+            return drift_from_mean(chain, x_t, t, q_posterior(chain, x_0, x_t, t)[0])
         case _:
             assert_never(prediction)
 
@@ -149,28 +152,24 @@ def loss_simple(value: Images, target: Images) -> PerImage:
 
 
 def snr_weight(
-    schedule: NoiseSchedule,
+    snr: PerImage,
     weighting: Weighting,
-    prediction: PredictionKind,
-    t: Timesteps,
-    like: Images,
+    prediction: OutputKind,
     *,
     min_snr_gamma: float = 5.0,
     p2_gamma: float = 1.0,
     p2_k: float = 1.0,
 ) -> PerImage:
-    """Return the weight of each image's L_simple, a function of the signal-to-noise ratio at t.
+    """Return the weight of L_simple at each signal-to-noise ratio.
 
     Both weightings are stated for the error of eps: min(snr, gamma)/snr, and 1/(k + snr)**gamma.
     The error of x_0 is 1/snr times that, and the error of v is (1 + snr)/snr times, so that each
     prediction gets the same loss up to its own noise.
 
     Args:
-        schedule: the chain.
+        snr: of each image.
         weighting: which; `none` is 1 whatever the prediction.
         prediction: what the loss is the error of.
-        t: code index of each image.
-        like: whose device and dtype the weights get.
         min_snr_gamma: from which ratio on the weight falls.
         p2_gamma: how steeply P2 falls.
         p2_k: ratio around which P2 begins to fall.
@@ -180,7 +179,6 @@ def snr_weight(
 
     Source: Hang et al. 2023, section 3.4; Choi et al. 2022, eq. 8.
     """
-    snr = schedule.table("snr", like.device, like.dtype)[t]
     match weighting:
         case "none":
             return torch.ones_like(snr)
@@ -191,11 +189,15 @@ def snr_weight(
             weight = (p2_k + snr).pow(-p2_gamma)
         case _:
             assert_never(weighting)
-    return weight * _eps_error_per_error(prediction, snr)
+    return weight * eps_error_per_error(prediction, snr)
 
 
-def _eps_error_per_error(prediction: PredictionKind, snr: Tensor) -> Tensor:
-    """Return by how much the squared error of eps exceeds that of what is predicted."""
+def eps_error_per_error(prediction: OutputKind, snr: PerImage) -> PerImage:
+    """Return by how much the squared error of eps exceeds that of what is predicted.
+
+    Raises:
+        ConfigError: for the prediction x_prev.
+    """
     match prediction:
         case "eps":
             return torch.ones_like(snr)
@@ -203,6 +205,9 @@ def _eps_error_per_error(prediction: PredictionKind, snr: Tensor) -> Tensor:
             return snr
         case "v":
             return snr / (1 + snr)
+        case "velocity":
+            # eps is (x_t + signal velocity) / (signal + noise).
+            return (snr.sqrt() / (1 + snr.sqrt())).square()
         case "x_prev" | "drift":
             raise ConfigError(
                 "a weighting by the signal-to-noise ratio is stated for eps, x_0 and v; with "

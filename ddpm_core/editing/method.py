@@ -155,7 +155,7 @@ def _repaint(
 ) -> Tensor:
     num_timesteps = chain_of(denoiser.path).num_timesteps
     taken = num_steps_of(sample, num_timesteps)
-    if taken < num_timesteps:
+    if taken < num_timesteps and sample.spacing != "karras":  # not of an ancestral sampler
         denoiser = respaced(denoiser, choose_timesteps(sample.spacing, num_timesteps, taken))
     return repaint_sample(
         denoiser,

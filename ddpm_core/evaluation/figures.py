@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ddpm_core.config import RunConfig
-from ddpm_core.diffusion.choices import PredictionKind
+from ddpm_core.diffusion.choices import OutputKind
 from ddpm_core.drawing import pictures
 from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, drawable, dress, plot, png
 from ddpm_core.evaluation.metrics import Bound
@@ -17,12 +17,13 @@ _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
 _NAMED = 30
 """classes whose names have room beside their bars"""
 _NAME_LENGTH = 16
-_PREDICTED: dict[PredictionKind, str] = {
+_PREDICTED: dict[OutputKind, str] = {
     "eps": "noise",
     "x_0": "image",
     "x_prev": r"mean of $x_{t-1}$",
     "v": "v",
     "drift": r"drift of $x_{t-1}$",
+    "velocity": "velocity",
 }
 
 

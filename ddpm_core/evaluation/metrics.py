@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_core.config import BinomialConfig, RunConfig, identity
+from ddpm_core.config import BinomialConfig, ContinuousConfig, RunConfig, identity
 from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms
 from ddpm_core.diffusion.measures.rate_distortion import rate_distortion
 from ddpm_core.errors import DivergenceError
@@ -97,6 +97,11 @@ def bits_per_dim_metric(
             "num_images": count,
             "num_test_images": num_test_images,
             **identity.counted("diffusion", config.diffusion),  # every key of it changes the bound
+            **(
+                {"chain": "num_timesteps steps, at equal distances in the path's time"}
+                if isinstance(config.diffusion, ContinuousConfig)
+                else {}
+            ),
             "timesteps": "every one, x_t drawn once for each image",
             **({} if isinstance(config.diffusion, BinomialConfig) else {"clip_x_0": True}),
             "seed": config.evaluate.seed,
@@ -118,6 +123,48 @@ def _bound_of(config: RunConfig) -> dict[str, str]:
     return {
         "bound": "variational, Ho et al. 2020 eq. 5, discretised Gaussian decoder (eq. 13)",
         "images": f"held out, {config.data.dtype} levels, no dequantisation",
+    }
+
+
+def flow_metric(
+    bits: NDArray[np.float64], config: RunConfig, weights: dict[str, Any]
+) -> dict[str, Any]:
+    """Return bits/dim of the held-out images through the probability flow, and its protocol.
+
+    Args:
+        bits: (n,) of each image.
+        config: the run, in continuous time.
+        weights: which weights these are.
+
+    Raises:
+        DivergenceError: if that of an image is not finite.
+    """
+    count = len(bits)
+    if not np.isfinite(bits).all():
+        first = int(np.flatnonzero(~np.isfinite(bits))[0])
+        raise DivergenceError(
+            f"bits/dim of held-out image {first} through the probability flow are {bits[first]}: "
+            "the network's prediction is no number on the way; train.precision=float32 may help"
+        )
+    return {
+        "value": float(bits.mean()),
+        # Over the images; each has one dequantisation and one probe.
+        "standard_error": float(bits.std(ddof=1) / np.sqrt(count)) if count > 1 else None,
+        "protocol": {
+            "version": PROTOCOL_VERSION,
+            **weights,
+            "likelihood": "probability flow, Song et al. 2021 eqs. 39 and 40, from the path's "
+            "beginning to N(0, 1 + sigma_max**2)",
+            "images": "held out, uniformly dequantised in bins of equal width",
+            **({} if config.num_classes is None else {"conditioning": "the label of each image"}),
+            "num_images": count,
+            **identity.counted("diffusion", config.diffusion),
+            "solver": "Runge and Kutta's of order 4, sigma**(1/7) at equal steps, float64",
+            "steps": config.evaluate.ode_steps,
+            "divergence": "Hutchinson's estimate, one Rademacher probe",
+            "clip_x_0": False,
+            "seed": config.evaluate.seed,
+        },
     }
 
 

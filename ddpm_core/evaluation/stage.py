@@ -48,10 +48,11 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     Returns:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
         "inception_score": {...}, "relative_to_gaussian": {...}}`, as in the file of the role
-        `metrics`; the score is None where the feature network has no classes. Of a network that
-        takes labels there are `classes`, a row of each, `judge_accuracy` if the features are
-        trained, and `diffusion_classifier` and `label_worth` if `evaluate` asks for them. Where
-        there is no feature network the distance has the value None and a `reason`.
+        `metrics`; of a process in continuous time also `bits_per_dim_flow`. The score is None where
+        the feature network has no classes. Of a network that takes labels there are `classes`, a
+        row of each, `judge_accuracy` if the features are trained, and `diffusion_classifier` and
+        `label_worth` if `evaluate` asks for them. Where there is no feature network the distance
+        has the value None and a `reason`.
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
@@ -98,6 +99,8 @@ def summary(numbers: dict[str, Any]) -> str:
     score, judged = numbers.get("inception_score"), numbers.get("judge_accuracy")
     own = numbers.get("diffusion_classifier")
     error = f" ± {bits['standard_error']:.3f}" if bits["standard_error"] is not None else ""
+    if flow := numbers.get("bits_per_dim_flow"):
+        error += f" (flow: {flow['value']:.3f})"
     if distance["value"] is None:
         return f"{bits['value']:.3f}{error} bits/dim, no Frechet distance: {distance['reason']}"
     return (
@@ -121,6 +124,7 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
             bound, config, weights, num_test_images=inputs.num_test
         ),
         "relative_to_gaussian": _relative(inputs, bound),
+        **_of_flow(inputs, findings),
         **_of_features(inputs, findings),
         **_of_classes(inputs, findings, bound),
     }
@@ -148,6 +152,14 @@ def _relative(inputs: Inputs, bound: Bound) -> dict[str, Any]:
         is_binary = inputs.config.data.is_binary
         reference = reference_bits(images, inputs.index.image, is_binary=is_binary).numpy()
     return relative_metric(bound.total, reference, inputs.config, inputs.weights)
+
+
+def _of_flow(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
+    """Return what is measured through the flow of a process in continuous time; {} of a chain."""
+    if not findings.has("flow", "test"):
+        return {}
+    bits = findings.rows("flow", "test", "bits").numpy()
+    return {"bits_per_dim_flow": metrics.flow_metric(bits, inputs.config, inputs.weights)}
 
 
 def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
@@ -253,6 +265,7 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
         "eval/bits_per_dim_rate": bits["rate"],
         "eval/bits_per_dim_decoder": bits["decoder"],
         "eval/relative_to_gaussian": numbers.get("relative_to_gaussian", {}).get("value"),
+        "eval/bits_per_dim_flow": numbers.get("bits_per_dim_flow", {}).get("value"),
         "eval/frechet_distance_test": distance["samples_test"],
         "eval/frechet_distance_train": distance["samples_train"],
         "eval/frechet_distance_floor": distance["test_train"],

@@ -13,25 +13,30 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.cluster import GetDevice
-from ddpm_core.config import EvaluateConfig, RunConfig
+from ddpm_core.config import ContinuousConfig, EvaluateConfig, RunConfig
 from ddpm_core.diffusion.binomial import denoiser as binomial
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.integrate import FixedStep
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
+from ddpm_core.diffusion.paths.sigma import sigma_grid
 from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.label_use import classified_part
+from ddpm_core.inference import continuous
 from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
-Kind = Literal["bound", "unlabelled", "classes", "features"]
-"""bound: bits/dim by every term, of held-out images; unlabelled: the same of a network of labels
-that is given none; classes: how well it predicts their noise by each label; features: of the images
-of a set"""
+Kind = Literal["bound", "flow", "unlabelled", "classes", "features"]
+"""bound: bits/dim by every term, of held-out images; flow: the same images' through the probability
+flow, of a process in continuous time; unlabelled: the bound of a network of labels that is given
+none; classes: how well it predicts their noise by each label; features: of the images of a set"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
 
 _NUM_LIKELIHOOD_UNITS = 8
 _MIN_LIKELIHOOD_IMAGES = 16
+_DEQUANTISATION, _PROBE = 0, 1
 FEATURE_IMAGES = 2500
 """in a unit of real images: reading them costs more than computing their features"""
 
@@ -53,10 +58,11 @@ def units_of(
         # One unit of samples each.
         *Unit.cut("features", "samples", config.sample.num_images, config.sample.unit_size),
     )
-    evaluate = config.evaluate
+    evaluate, is_continuous = config.evaluate, isinstance(config.diffusion, ContinuousConfig)
     num_bound = min(evaluate.num_likelihood_images, num_test)
     of_the_network = (
         *_network_units("bound", num_bound, evaluate),
+        *_network_units("flow", num_bound if is_continuous else 0, evaluate),
         *_network_units("unlabelled", num_bound if evaluate.label_worth else 0, evaluate),
         *_network_units("classes", min(evaluate.num_classified_images, num_test), evaluate),
     )
@@ -108,6 +114,36 @@ def likelihood_part(
     return {name: part.to("cpu", torch.float64) for name, part in parts.items()}
 
 
+def flow_part(
+    denoiser: NetworkDenoiser,
+    images: Tensor,
+    positions: Tensor,
+    *,
+    num_steps: int,
+    seed: int,
+) -> Arrays:
+    """Return the bits/dim of images through the probability flow, float64 as all its arithmetic.
+
+    Args:
+        denoiser: of a process in continuous time, on the chain made of its path.
+        images: as of `likelihood_part`.
+        positions: as of `likelihood_part`, of dequantisation and probe.
+        num_steps: of the solver, on the path from its beginning to its end.
+        seed: of both.
+    """
+    key, shape = seeding.key(seed, "likelihood", 1), tuple(images.shape[1:])
+    of_path = continuous.without_steps(denoiser)
+    found = ode_bits_per_dim(
+        of_path,
+        to_unit_range(images, positions.device).double(),
+        solver=FixedStep(sigma_grid(of_path.path, num_steps), "rk4"),
+        uniform=seeding.uniform(key, _DEQUANTISATION, positions, shape),
+        probe=seeding.signs(key, _PROBE, positions, shape),
+        num_levels=num_levels_of(images),
+    )
+    return {"bits": found.bits.to("cpu", torch.float64)}
+
+
 def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Unit], None]:
     """Return the function that measures a unit and publishes what it found."""
     return measuring(payload, get_device, work, uses_network)
@@ -121,6 +157,14 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
                 context.measured_of(context.exact(unit.part), unit.start, unit.stop),
                 context.exact(unit.part).images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
+                seed=context.config.evaluate.seed,
+            )
+        case "flow":
+            return flow_part(
+                context.denoiser_of(context.exact(unit.part), unit.start, unit.stop),
+                context.exact(unit.part).images(unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                num_steps=context.config.evaluate.ode_steps,
                 seed=context.config.evaluate.seed,
             )
         case "unlabelled":

@@ -89,8 +89,9 @@ def write_scheduler_config(diffusion: DiffusionConfig) -> dict[str, Any]:
     """
     if not isinstance(diffusion, ChainConfig):
         raise ConfigError(
-            f"diffusion.kind={diffusion.kind} is no chain that a DDPMScheduler knows; only weights "
-            "of diffusion.kind=chain can be written for diffusers"
+            f"diffusion.kind={diffusion.kind} is no chain that a DDPMScheduler knows, which calls "
+            "networks at the steps of a chain of images; only weights of diffusion.kind=chain can "
+            "be written for diffusers"
         )
     names = {ours: theirs for theirs, ours in reversed(_SCHEDULES.items())}
     variances = {ours: theirs for theirs, ours in reversed(VARIANCES.items())}

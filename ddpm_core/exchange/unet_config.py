@@ -76,6 +76,7 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "attention_resolutions": [height // 2**level for level in attending],
         "dropout": dropout,
         "num_groups": num_groups,
+        "time_embedding": "sinusoidal",
         "conditioning": "none" if num_rows is None else "label",
         "num_classes": None if num_rows is None else num_rows - 1,
         "known": False,
@@ -95,6 +96,11 @@ def write_unet_config(config: RunConfig, model: UNetConfig) -> dict[str, Any]:
             f"model.channel_mults={list(model.channel_mults)} does not begin with 1: the first "
             "convolution has base_channels, and in a UNet2DModel always as many as the first "
             "level; such a network cannot be written for diffusers"
+        )
+    if model.time_embedding != "sinusoidal":
+        raise ConfigError(
+            f"model.time_embedding={model.time_embedding}: a UNet2DModel draws its features by "
+            "chance, and here they are quantiles; such a network cannot be written for diffusers"
         )
     heights = [data.height // 2**level for level in range(len(model.channel_mults))]
     kinds = [_ATTENDS if one in model.attention_resolutions else _PLAIN for one in heights]

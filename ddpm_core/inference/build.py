@@ -3,11 +3,13 @@
 import math
 
 import torch
+from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import (
     BinomialConfig,
+    ContinuousConfig,
     DiTConfig,
     MLPConfig,
     RunConfig,
@@ -16,13 +18,16 @@ from ddpm_core.config import (
 )
 from ddpm_core.diffusion.binomial.chain import BinomialChain
 from ddpm_core.diffusion.binomial.denoiser import BinomialObjective, BitDenoiser
+from ddpm_core.diffusion.continuous_objective import ContinuousObjective
 from ddpm_core.diffusion.denoiser import Network, NetworkDenoiser
 from ddpm_core.diffusion.objective import Objective
 from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, make_schedule
-from ddpm_core.diffusion.paths.spacing import choose_timesteps
+from ddpm_core.diffusion.paths.sigma import time_of_sigma
+from ddpm_core.diffusion.paths.spacing import choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Interval
 from ddpm_core.errors import ConfigError
+from ddpm_core.inference import continuous
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
 from ddpm_core.models.unet import UNet
@@ -56,6 +61,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_groups=model.num_groups,
                 num_classes=config.num_classes,
                 takes_known=model.known,
+                fourier=model.time_embedding == "fourier",
                 generator=generator,
             )
         case DiTConfig() as model:
@@ -86,7 +92,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
 
 
 def build_schedule(config: RunConfig) -> NoiseSchedule:
-    """Return the forward process of `config`, float64 tables on the CPU.
+    """Return the chain of `config`, or the one made of its path; float64 tables on the CPU.
 
     Raises:
         ConfigError: it is one of bits.
@@ -94,6 +100,8 @@ def build_schedule(config: RunConfig) -> NoiseSchedule:
     diffusion = config.diffusion
     if isinstance(diffusion, BinomialConfig):
         raise ConfigError("diffusion.kind=binomial is a chain of bits, which has no such schedule")
+    if isinstance(diffusion, ContinuousConfig):
+        return continuous.chain_made_of(diffusion)
     betas = make_betas(
         diffusion.beta_schedule,
         diffusion.num_timesteps,
@@ -116,6 +124,12 @@ def end_warning(config: RunConfig) -> str | None:
     left = float(build_schedule(config).alphas_cumprod[-1])
     if left <= _LARGEST_END:
         return None
+    if isinstance(diffusion, ContinuousConfig):
+        key = "sigma_max" if hasattr(diffusion, "sigma_max") else "beta_max"
+        return (
+            f"the path of diffusion.kind={diffusion.kind} ends with {100 * left**0.5:.2g} % of the "
+            f"image, but samples begin without any; raise diffusion.{key}"
+        )
     return (
         f"abar_T={left:.3g} of diffusion.beta_schedule={diffusion.beta_schedule} with beta_start="
         f"{diffusion.beta_start:g}, beta_end={diffusion.beta_end:g}, num_timesteps="
@@ -134,33 +148,54 @@ def interval_of(sample: SampleConfig) -> Interval:
     return Interval(low, math.inf if high is None else high)
 
 
+def _steps_of(sample: SampleConfig, schedule: NoiseSchedule) -> Tensor:
+    """Return the times at which the network is called; of an adaptive solver, between which."""
+    num_timesteps = schedule.num_timesteps
+    given = None if sample.is_adaptive else sample.num_steps
+    taken = num_timesteps if given is None else given
+    if sample.spacing == "karras":
+        sigmas = torch.tensor(karras_sigmas(schedule, taken), dtype=torch.float64)
+        return time_of_sigma(schedule, sigmas)
+    return torch.tensor(choose_timesteps(sample.spacing, num_timesteps, taken))
+
+
 def require_guidance(config: RunConfig) -> None:
     """Refuse an interval of guidance in which none of the sampler's steps lies.
 
     Raises:
         ConfigError: with the noise levels that there are.
     """
-    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
+    sample = config.sample
     if sample.guidance_interval is None:
         return
-    taken = num_timesteps if sample.num_steps is None else sample.num_steps
     schedule = build_schedule(config)
-    steps = torch.tensor(choose_timesteps(sample.spacing, num_timesteps, taken))
+    steps = _steps_of(sample, schedule)
     if not bool(interval_of(sample).contains(schedule, steps).any()):
         signal, noise = schedule.signal_and_noise(steps, steps.double())
         sigma = noise / signal
         raise ConfigError(
             f"sample.guidance_interval={list(sample.guidance_interval)} holds the noise level of "
-            f"none of the {taken} steps, which have sigma from {float(sigma.min()):.3g} to "
+            f"none of the {len(steps)} steps, which have sigma from {float(sigma.min()):.3g} to "
             f"{float(sigma.max()):.3g}: nothing would be guided; give others, or leave it out"
         )
 
 
-def build_objective(config: RunConfig) -> Objective | BinomialObjective:
+def build_objective(config: RunConfig) -> Objective | ContinuousObjective | BinomialObjective:
     """Return what the network of `config` is trained to minimise."""
     train, diffusion = config.train, config.diffusion
     if isinstance(diffusion, BinomialConfig):
         return BinomialObjective(BinomialChain(diffusion.num_timesteps))
+    if isinstance(diffusion, ContinuousConfig):
+        return ContinuousObjective(
+            continuous.times_of(diffusion),
+            prediction=diffusion.prediction,
+            loss=train.loss,
+            weighting=train.weighting,
+            min_snr_gamma=train.min_snr_gamma,
+            p2_gamma=train.p2_gamma,
+            p2_k=train.p2_k,
+            sigma_data=continuous.form_of(diffusion).sigma_data,
+        )
     return Objective(
         build_schedule(config),
         prediction=diffusion.prediction,
@@ -174,10 +209,17 @@ def build_objective(config: RunConfig) -> Objective | BinomialObjective:
     )
 
 
+def in_training(config: RunConfig, network: Network) -> Network:
+    """Return the network as it is called in training: with x_t and the times of its process."""
+    if isinstance(config.diffusion, ContinuousConfig):
+        return continuous.on_path(network, config.diffusion)
+    return network
+
+
 def build_denoiser(
     config: RunConfig, network: Network, null: Conditioning = NOTHING
 ) -> AnyDenoiser:
-    """Return the denoiser of a trained network, for samplers and the bound.
+    """Return the denoiser of a trained network, for samplers and the bound: on a chain.
 
     Args:
         config: the run's.
@@ -187,6 +229,8 @@ def build_denoiser(
     diffusion = config.diffusion
     if isinstance(diffusion, BinomialConfig):
         return BitDenoiser(network, BinomialChain(diffusion.num_timesteps), null=null)
+    if isinstance(diffusion, ContinuousConfig):
+        network = continuous.on_chain(network, diffusion)
     return NetworkDenoiser(
         network,
         build_schedule(config),

@@ -145,22 +145,45 @@ def timestep_embedding(t: Real[Tensor, " b"], num_channels: int) -> Float[Tensor
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def fourier_features(t: Real[Tensor, " b"], num_frequencies: int) -> Float[Tensor, "b c"]:
+    """Return [sin(2 pi t w), cos(2 pi t w)] with frequencies w of N(0, 16**2), in float32.
+
+    The w are that distribution's quantiles (i + 1/2) / n, where the source draws them once: they
+    are no weights, and the same in every network.
+
+    Args:
+        t: the logarithm of a noise level, some -7 to 7.
+        num_frequencies: n; there are twice as many features.
+
+    Source: Song et al. 2021, arXiv:2011.13456, appendix H (NCSN++: Fourier features of log sigma of
+    scale 16); Tancik et al. 2020, arXiv:2006.10739, section 5.
+    """
+    places = torch.arange(num_frequencies, dtype=torch.float64, device=t.device) + 0.5
+    angles = 2 * math.pi * 16 * t.double()[:, None] * torch.special.ndtri(places / num_frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
 class TimeEmbedding(nn.Module):
-    """Sinusoidal embedding and two layers; the result has passed the swish of the blocks.
+    """Sines and cosines of the time, and two layers; the result has passed the swish of the blocks.
 
     What else is embedded in a vector is added before that swish.
+
+    Args:
+        base_channels: as many as there are sines and cosines of a timestep.
+        fourier: whether they are `fourier_features`, twice as many, of a time that is no timestep.
     """
 
-    def __init__(self, base_channels: int) -> None:
+    def __init__(self, base_channels: int, *, fourier: bool = False) -> None:
         super().__init__()
-        self.base_channels = base_channels
-        self.linear_1 = Linear(base_channels, 4 * base_channels)
+        self.base_channels, self.fourier = base_channels, fourier
+        self.linear_1 = Linear((2 if fourier else 1) * base_channels, 4 * base_channels)
         self.linear_2 = Linear(4 * base_channels, 4 * base_channels)
 
     def forward(
         self, t: Real[Tensor, " b"], other: Float[Tensor, "b e"] | None = None
     ) -> Float[Tensor, "b e"]:
-        embedding = timestep_embedding(t, self.base_channels).to(self.linear_1.weight.dtype)
+        embed = fourier_features if self.fourier else timestep_embedding
+        embedding = embed(t, self.base_channels).to(self.linear_1.weight.dtype)
         # Every residual block begins with a swish of this; once is enough.
         hidden = F.silu(self.linear_1(embedding))
         embedded: Tensor = self.linear_2(hidden)

@@ -149,6 +149,7 @@ class UNet(nn.Module):
             num_classes; None: it takes no label.
         takes_known: whether it takes what is known of the images. The weights of that begin at 0,
             so that it begins as the exact network without, and all others have the same names.
+        fourier: whether its times are no code indices but log sigma, see `fourier_features`.
         generator: CPU generator from which the initial weights are drawn.
 
     Raises:
@@ -169,6 +170,7 @@ class UNet(nn.Module):
         num_groups: int,
         num_classes: int | None = None,
         takes_known: bool = False,
+        fourier: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -183,7 +185,7 @@ class UNet(nn.Module):
         down_inputs, up_inputs = _block_inputs(base_channels, widths, num_res_blocks)
         levels = range(len(widths))
 
-        self.time_embed = TimeEmbedding(base_channels)
+        self.time_embed = TimeEmbedding(base_channels, fourier=fourier)
         rows = None if num_classes is None else num_classes + 1
         self.class_embed = None if rows is None else Table(rows, 4 * base_channels)
         self.conv_in = Conv(in_channels, base_channels, 3)

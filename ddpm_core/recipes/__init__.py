@@ -9,6 +9,15 @@ from collections.abc import Callable
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
+from ddpm_core.recipes.continuous import (
+    cifar10_edm,
+    cifar10_subvp,
+    cifar10_ve,
+    cifar10_vp,
+    digits_edm,
+    digits_flow,
+    digits_vp,
+)
 from ddpm_core.recipes.paper import (
     celebahq,
     cifar10,
@@ -50,6 +59,9 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits-dit": digits_dit,
     "digits-classes": digits_classes,
     "digits-ddim": digits_ddim,
+    "digits-vp": digits_vp,
+    "digits-flow": digits_flow,
+    "digits-edm": digits_edm,
     "mnist": mnist,
     "mnist-classes": mnist_classes,
     "fashion-mnist": fashion_mnist,
@@ -59,6 +71,10 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar10": cifar10,
     "cifar10-classes": cifar10_classes,
     "cifar10-ddim": cifar10_ddim,
+    "cifar10-vp": cifar10_vp,
+    "cifar10-subvp": cifar10_subvp,
+    "cifar10-ve": cifar10_ve,
+    "cifar10-edm": cifar10_edm,
     "celebahq": celebahq,
     "lsun-bedroom": lsun_bedroom,
     "lsun-bedroom-large": lsun_bedroom_large,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ddpm_core.config import MAX_RUN_NAME, RunConfig, SampleConfig, TrainConfig
+from ddpm_core.config import MAX_RUN_NAME, ChainConfig, RunConfig, SampleConfig, TrainConfig
 from ddpm_core.diffusion.choices import Loss, PredictionKind, is_learned, require_samplable
 from ddpm_core.errors import ConfigError
 
@@ -44,9 +44,9 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
     paper does, by every ancestral step. They have no DDIM tables.
 
     Raises:
-        ConfigError: if an objective does not go with the rest of `config`, such as eps with a
-            chain that ends in pure noise; the name is too long to have another after it; or
-            samples are guided by other weights.
+        ConfigError: if the process is no chain, an objective does not go with the rest of
+            `config`, such as eps with a chain that ends in pure noise, the name is too long to have
+            another after it, or samples are guided by other weights.
     """
     longest = max(PAPER_TABLE_2, key=len)
     most = MAX_RUN_NAME - len(longest) - 1
@@ -60,6 +60,11 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
         raise ConfigError(
             f"sample.guidance_by={config.sample.guidance_by!r} guides the run's own network, and "
             "not six that are trained otherwise; leave it and its settings out for the ablations"
+        )
+    if not isinstance(config.diffusion, ChainConfig):
+        raise ConfigError(
+            f"the ablations of the paper's table 2 are of the chain, and diffusion.kind="
+            f"{config.diffusion.kind} is another process; take a recipe with diffusion.kind=chain"
         )
     own, fields, drawn = config.diffusion.variance, TrainConfig.model_fields, _drawn(config)
     fixed = "fixed_large" if is_learned(own) else own
@@ -95,7 +100,8 @@ def _drawn(config: RunConfig) -> dict[str, object]:
         )
     except ConfigError:
         defaults = SampleConfig.model_fields
-        knobs = ("sampler", "num_steps", "eta", "ode_method", "churn", "corrector_snr")
+        knobs = ["sampler", "num_steps", "eta", "ode_method", "ode_tolerance", "churn"]
+        knobs += ["corrector_snr", *(["spacing"] if sample.spacing == "karras" else [])]
         return {f"sample.{key}": defaults[key].default for key in knobs}
     return {}
 

@@ -19,7 +19,16 @@ from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 
-_KNOBS = ("clip_x_0", "state", "spacing", "eta", "ode_method", "churn", "corrector_snr")
+_KNOBS = (
+    "clip_x_0",
+    "state",
+    "spacing",
+    "eta",
+    "ode_method",
+    "ode_tolerance",
+    "churn",
+    "corrector_snr",
+)
 """of a sampler; samples say those that their own one has"""
 
 
@@ -139,7 +148,9 @@ def samples(store: Store, config: RunConfig, weights: Weights) -> Place:
     }
     # Earlier versions wrote neither the fingerprint nor the knobs.
     knobs = {
-        "num_steps": sample.num_steps or config.diffusion.num_timesteps,
+        "num_steps": None
+        if sample.is_adaptive
+        else sample.num_steps or config.diffusion.num_timesteps,
         **{knob: getattr(sample, knob) for knob in _KNOBS},
     }
 

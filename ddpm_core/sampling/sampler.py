@@ -1,7 +1,6 @@
 """From a configuration to the sampler that it names, ready to be given noise."""
 
 from collections.abc import Callable
-from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -10,9 +9,10 @@ from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.binomial.denoiser import ddpm_sample as sample_bits
 from ddpm_core.diffusion.denoiser import Denoiser
-from ddpm_core.diffusion.integrate import FixedStep
+from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.paths.path import chain_of
-from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps
+from ddpm_core.diffusion.paths.sigma import sigma_range
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.samplers.ancestral import OnStep, ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -22,13 +22,19 @@ from ddpm_core.diffusion.samplers.ode import ode_sample
 from ddpm_core.diffusion.samplers.sde import pc_sample, sde_sample
 from ddpm_core.diffusion.samplers.unipc import unipc_sample
 from ddpm_core.diffusion.wrappers.respacing import respaced
+from ddpm_core.errors import ConfigError
 from ddpm_core.sampling.guided import describe_guidance
 
 Noise = Callable[[int], Tensor]
 
 
 def num_steps_of(sample: SampleConfig, num_timesteps: int) -> int:
-    """Return how many steps are taken: `on_step` counts them down from one less to 0."""
+    """Return how many steps are taken: `on_step` counts them down from one less to 0.
+
+    An adaptive solver is one step: those that it takes differ from image to image.
+    """
+    if sample.is_adaptive:
+        return 1
     return num_timesteps if sample.num_steps is None else sample.num_steps
 
 
@@ -56,7 +62,12 @@ def run_sampler(
     clip = sample.clip_x_0
     schedule = chain_of(denoiser.path)
     num_timesteps = schedule.num_timesteps
+    if sample.is_adaptive:
+        low, high = sigma_range(schedule)
+        return _in_sigma(denoiser, sample, x_T, [high, low], noise, on_step)
     taken = num_steps_of(sample, num_timesteps)
+    if sample.spacing == "karras":
+        return _in_sigma(denoiser, sample, x_T, karras_sigmas(schedule, taken), noise, on_step)
     steps = choose_timesteps(sample.spacing, num_timesteps, taken)
     chain = denoiser if taken == num_timesteps else respaced(denoiser, steps)
     match sample.sampler:
@@ -73,9 +84,31 @@ def run_sampler(
             )
         case "sde":
             return sde_sample(chain, x_T, noise=noise, clip_x_0=clip, on_step=on_step)
-    sigmas = chain_sigmas(schedule, steps)
+    return _in_sigma(denoiser, sample, x_T, chain_sigmas(schedule, steps), noise, on_step)
+
+
+def _in_sigma(
+    denoiser: Denoiser,
+    sample: SampleConfig,
+    x_T: Tensor,  # noqa: N803
+    sigmas: list[float],
+    noise: Noise,
+    on_step: OnStep | None,
+) -> Tensor:
+    """Return x_0 by a solver that goes through these sigmas, which descend; an adaptive one goes
+    from the first to the last, by steps of its own.
+    """
+    clip = sample.clip_x_0
     match sample.sampler:
         case "ode":
+            solver: Solver
+            if sample.ode_method == "adaptive":
+                tolerance = sample.ode_tolerance
+                solver = Adaptive(sigmas[-1], sigmas[0], rtol=tolerance, atol=tolerance)
+                x_0 = ode_sample(denoiser, x_T, solver=solver, clip_x_0=clip)
+                if on_step is not None:
+                    on_step(0, x_0, x_0)
+                return x_0
             ascending = torch.tensor(sigmas[::-1], dtype=torch.float64)
             solver = FixedStep(ascending, sample.ode_method)
             return ode_sample(denoiser, x_T, solver=solver, clip_x_0=clip, on_step=on_step)
@@ -101,7 +134,7 @@ def run_sampler(
         case "unipc":
             return unipc_sample(denoiser, x_T, sigmas=sigmas, clip_x_0=clip, on_step=on_step)
         case _:
-            assert_never(sample.sampler)
+            raise ConfigError(f"sampler={sample.sampler} takes steps of the chain, and no sigmas")
 
 
 def describe(
@@ -116,12 +149,12 @@ def describe(
     """
     about: dict[str, object] = {
         "sampler": sample.sampler,
-        "num_steps": num_steps_of(sample, num_timesteps),
+        "num_steps": None if sample.is_adaptive else num_steps_of(sample, num_timesteps),
         "clip_x_0": sample.clip_x_0,
         "state": sample.state,
         "seed": sample.seed,
     }
-    if sample.num_steps is not None:
+    if sample.num_steps is not None or sample.spacing == "karras":
         about["spacing"] = sample.spacing
     about |= describe_guidance(sample, num_classes=num_classes)
     match sample.sampler:
@@ -129,6 +162,8 @@ def describe(
             about["eta"] = sample.eta
         case "ode":
             about["ode_method"] = sample.ode_method
+            if sample.is_adaptive:
+                about["ode_tolerance"] = sample.ode_tolerance
         case "heun":
             about["churn"] = sample.churn
         case "predictor_corrector":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.diffusion.choices import Spacing
+from ddpm_core.diffusion.choices import ChainSpacing
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.interpolation import interpolate
 from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS, progressive_decoding
@@ -166,7 +166,7 @@ def _round_trip(context: EvaluationContext, unit: Unit) -> Arrays:
 
 
 def there_and_back(
-    denoiser: Denoiser, x_0: Tensor, *, spacing: Spacing, num_steps: int
+    denoiser: Denoiser, x_0: Tensor, *, spacing: ChainSpacing, num_steps: int
 ) -> tuple[Tensor, Tensor]:
     """Return the x_T that DDIM without noise encodes images to, and what it decodes from them."""
     chain = chain_of_steps(denoiser, spacing, num_steps)
@@ -174,7 +174,7 @@ def there_and_back(
     return x_T, ddim_sample(chain, x_T, clip_x_0=False)
 
 
-def chain_of_steps(denoiser: Denoiser, spacing: Spacing, num_steps: int) -> Denoiser:
+def chain_of_steps(denoiser: Denoiser, spacing: ChainSpacing, num_steps: int) -> Denoiser:
     """Return the denoiser on so many steps of its chain; with all of them it is itself."""
     num_timesteps = chain_of(denoiser.path).num_timesteps
     if num_steps == num_timesteps:

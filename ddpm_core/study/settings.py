@@ -8,7 +8,7 @@ from ddpm_core.diffusion.choices import require_samplable
 from ddpm_core.errors import ConfigError
 
 CLEAN = {"spacing": "trailing", "clip_x_0": True, "eta": 0.0, "ode_method": "heun", "churn": 0.0,
-          "corrector_snr": 0.16}  # fmt: skip
+          "corrector_snr": 0.16, "ode_tolerance": 1e-5}  # fmt: skip
 """what no sampler is asked for unless it says so"""
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ancestral": ("DDPM, respaced", {"sampler": "ancestral"}),

@@ -14,7 +14,13 @@ from ddpm_core.conditioning import MEMBERS, NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
 from ddpm_core.config.rates import learning_rate
-from ddpm_core.inference.build import build_network, build_objective, uses_bfloat16
+from ddpm_core.diffusion.continuous_objective import ContinuousObjective
+from ddpm_core.inference.build import (
+    build_network,
+    build_objective,
+    in_training,
+    uses_bfloat16,
+)
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
@@ -37,13 +43,13 @@ class Denoising:
     def __init__(self, config: RunConfig, parallel: Parallel) -> None:
         self._train, self._parallel, self._device = config.train, parallel, parallel.device
         self._objective = build_objective(config)
-        self._schedule = self._objective.schedule
         self._bfloat16 = uses_bfloat16(config.train.precision, self._device)
         self.network = build_network(config).train().to(self._device)
         # On a GPU, whose norms want channels first, it costs: a step in bfloat16 takes 1.2 times.
         on_cpu = self._device.type == "cpu"
         self._layout = torch.channels_last if on_cpu else torch.contiguous_format
         self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
+        self._called = in_training(config, self.network)
         self.accepts = self.network.accepts & MEMBERS
         self._null = self.network.null.to(self._device)
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
@@ -82,8 +88,7 @@ class Denoising:
         x_0 = to_unit_range(images_u8, self._device)
         if train.random_flip:
             x_0 = flip(x_0, seeding.coin(self._flip_key, step, self._positions))
-        num_timesteps = self._schedule.num_timesteps
-        t = seeding.uniform_int(self._timesteps_key, step, self._positions, num_timesteps)
+        t, quartile = self._times(step)
         eps = seeding.normal(self._noise_key, step, self._positions, tuple(x_0.shape[1:]))
         if self._has_dropout:
             seeding.seed_dropout(train.seed, step, self._parallel.rank, self._device)
@@ -97,9 +102,19 @@ class Denoising:
         rate = learning_rate(step, train)
         norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
         self.trainee.average(step + train.averaged_before)
-        quartile = t * NUM_QUARTILES // num_timesteps
         self._counts.add(losses.detach(), quartile[:, None] == self._quartiles)
         self._counts.note("grad_norm", norm)
+
+    def _times(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the time of each image, and in which quarter of all it lies, by their noise."""
+        objective, key, positions = self._objective, self._timesteps_key, self._positions
+        if isinstance(objective, ContinuousObjective):
+            # In the middle of one of the 2**24 numbers, and so not 0.
+            share = seeding.uniform(key, step, positions, ()) + 2**-25
+            return objective.times.at(share), (share * NUM_QUARTILES).long()
+        num_timesteps = objective.schedule.num_timesteps
+        t = seeding.uniform_int(key, step, positions, num_timesteps)
+        return t, t * NUM_QUARTILES // num_timesteps
 
     def _dropped(self, step: int, conditioning: Conditioning) -> Conditioning:
         """Return the conditioning with the null in place of some labels, by key: the same after a
@@ -116,5 +131,5 @@ class Denoising:
         """Return the loss of each image, (b,) float32."""
         x_t = self._objective.noised(x_0, t, eps).contiguous(memory_format=self._layout)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            output = self.network(x_t, t, conditioning)
+            output = self._called(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps)

@@ -22,6 +22,7 @@ from ddpm_core.cluster import Place
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
+from ddpm_core.diffusion.continuous_objective import ContinuousObjective
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.samplers.ddim import ddim_steps
 from ddpm_core.diffusion.wrappers.respacing import respaced
@@ -31,6 +32,7 @@ from ddpm_core.inference.build import (
     build_denoiser,
     build_network,
     build_objective,
+    in_training,
     uses_bfloat16,
 )
 from ddpm_core.inference.denoiser import AveragedNetwork
@@ -131,9 +133,9 @@ class Preview:
         self._network = AveragedNetwork(network, device, bfloat16=bfloat16)
         self._params = dict(network.named_parameters())  # as they are where it computes
         self._objective = build_objective(config)
-        self._schedule = self._objective.schedule
+        self._called = in_training(config, self._network)
         self._denoiser = build_denoiser(config, self._network, self._network.null)
-        num_timesteps = self._schedule.num_timesteps
+        num_timesteps = config.diffusion.num_timesteps
         num_calls = min(NUM_CALLS, num_timesteps)
         self._times = choose_timesteps("trailing", num_timesteps, num_calls)
         self._num_pairs = 0 if held_out is None else _NUM_PAIRS
@@ -234,19 +236,25 @@ class Preview:
 
     @torch.no_grad()
     def _losses(self, rows: slice) -> Tensor:
-        """Return the loss of each pair, whose timesteps lie evenly over the chain."""
+        """Return the loss of each pair, whose times lie evenly among those of the training."""
         held_out = self._held_out
         if held_out is None:
             raise DataError("there are no held-out images to measure on")
         positions = torch.arange(rows.start, rows.stop, device=self._device)
         which = positions.cpu() % len(held_out.images)
         x_0 = to_unit_range(held_out.images[which], self._device)
-        t = (2 * positions + 1) * self._schedule.num_timesteps // (2 * _NUM_PAIRS)
+        t = self._times_of_pairs(2 * positions + 1, 2 * _NUM_PAIRS)
         eps = seeding.normal(self._noise_key, 0, positions, tuple(x_0.shape[1:]))
         x_t = self._objective.noised(x_0, t, eps)
         labels = None if held_out.labels is None else held_out.labels[which].to(self._device)
-        output = self._network(x_t, t, self._conditioning(len(positions), labels))
+        output = self._called(x_t, t, self._conditioning(len(positions), labels))
         return self._objective.losses(output, x_0, x_t, t, eps).cpu()
+
+    def _times_of_pairs(self, parts: Tensor, whole: int) -> Tensor:
+        """Return the times below which parts / whole of all times of the training lie."""
+        if isinstance(self._objective, ContinuousObjective):
+            return self._objective.times.at(parts.double() / whole)
+        return parts * self._config.diffusion.num_timesteps // whole
 
     def _conditioning(self, count: int, labels: Tensor | None) -> Conditioning:
         """Return what the network is given: the labels, and of everything else the null."""

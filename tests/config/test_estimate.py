@@ -13,6 +13,7 @@ from ddpm_core.recipes import RECIPES, digits, recipe
     [
         *((name, {}) for name in RECIPES),
         ("digits", {"diffusion.variance": "learned", "train.loss": "hybrid"}),
+        ("digits", {"diffusion.kind": "ve", "model.time_embedding": "fourier"}),
         ("mnist", {"model.num_res_blocks": 3, "model.channel_mults": [3, 1, 2]}),
         ("mnist", {"model.attention_resolutions": [32, 16, 8], "data.width": 64}),
         ("digits", {"model.channel_mults": [2], "model.attention_resolutions": []}),

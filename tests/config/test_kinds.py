@@ -239,8 +239,8 @@ def test_a_flow_and_a_job_are_given_the_same_network(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "model.kind=dit: not given, and so as by default, are "
         "model.patch_size=2; model.base_channels, model.channel_mults, model.num_res_blocks, "
-        "model.attention_resolutions, model.dropout, model.num_groups are keys of "
-        "model.kind=unet and fall away"
+        "model.attention_resolutions, model.dropout, model.num_groups, model.time_embedding "
+        "are keys of model.kind=unet and fall away"
     ]
     caplog.clear()
     whole = {"model": {"kind": "dit", "patch_size": 4}}

@@ -8,7 +8,7 @@ from ddpm_core.diffusion.paths.betas import make_betas, zero_terminal_snr
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.process import predict_eps, predict_v
 from ddpm_core.errors import ConfigError
-from tests.diffusion.chains import PAPER, SHORT, every_t, normal
+from tests.diffusion.chains import PAPER, SHORT, normal
 from tests.diffusion.objectives import PREDICTIONS, noised_levels, output_for
 
 
@@ -19,8 +19,7 @@ def given():
 
 def weights(weighting, prediction, schedule=PAPER, **settings):
     """Return the weight at every step of the chain."""
-    t = every_t(schedule)
-    return snr_weight(schedule, weighting, prediction, t, t.double(), **settings)
+    return snr_weight(schedule.snr, weighting, prediction, **settings)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
@@ -33,9 +32,7 @@ def test_min_snr_weights_are_those_of_the_paper(prediction):
     torch.testing.assert_close(found, expected)
     low = torch.minimum(snr, torch.full_like(snr, 2.0))
     expected = {"eps": low / snr, "x_0": low, "v": low / (snr + 1)}[prediction]
-    found = snr_weight(
-        PAPER, "min_snr", prediction, every_t(PAPER), normal(1000), min_snr_gamma=2.0
-    )
+    found = weights("min_snr", prediction, min_snr_gamma=2.0)
     torch.testing.assert_close(found, expected)
 
 
@@ -45,9 +42,7 @@ def test_p2_weights_are_those_of_the_paper(prediction, gamma, k):
     """Catches a sum of powers and a missing exponent. Choi et al., eq. 8, for the error of eps."""
     snr = PAPER.alphas_cumprod / (1 - PAPER.alphas_cumprod)
     ratio = {"eps": 1, "x_0": snr, "v": snr / (1 + snr)}[prediction]
-    found = snr_weight(
-        PAPER, "p2", prediction, every_t(PAPER), normal(1000), p2_gamma=gamma, p2_k=k
-    )
+    found = weights("p2", prediction, p2_gamma=gamma, p2_k=k)
     torch.testing.assert_close(found, ratio / (k + snr) ** gamma)
 
 

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from ddpm_core.diffusion.objective import loss_simple
-from ddpm_core.models.blocks import Attention, Conv, Linear, ResBlock, timestep_embedding
+from ddpm_core.models.blocks import (
+    Attention,
+    Conv,
+    Linear,
+    ResBlock,
+    fourier_features,
+    timestep_embedding,
+)
 from tests.models.nets import noise, outputs, unet
 
 
@@ -72,3 +79,22 @@ def test_weights_are_a_function_of_the_generator_alone():
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert not torch.equal(first.conv_in.weight, other.conv_in.weight)
+
+
+def test_fourier_features_are_of_scale_16_and_tell_near_noise_levels_apart():
+    """Catches a missing 2 pi, a scale that is a variance, sines alone; Song et al. 2021, app. H.
+
+    Of frequencies of N(0, 16**2) the mean cosine is exp(-(2 pi 16 t)**2 / 2).
+    """
+    t = torch.tensor([0.0, 0.01, 0.02])
+    features = fourier_features(t, 2000)
+    assert features.shape == (3, 4000)
+    assert features.dtype == torch.float32
+    assert torch.equal(features[0], torch.cat([torch.zeros(2000), torch.ones(2000)]))
+    expected = (-0.5 * (2 * math.pi * 16 * t).square()).exp()
+    torch.testing.assert_close(features[:, 2000:].mean(1), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(features[:, :2000].square() + features[:, 2000:].square(),
+                               torch.ones(3, 2000))  # fmt: skip
+    # A network is not at the mercy of the last digit: of log sigma 4 it is 2e-4 of a turn.
+    near = fourier_features(torch.tensor([4.0, 4.0 + 1e-6]), 128)
+    assert float((near[0] - near[1]).abs().max()) < 1e-3

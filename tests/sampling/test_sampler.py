@@ -6,10 +6,11 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.integrate import FixedStep
+from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
-from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps
+from ddpm_core.diffusion.paths.sigma import sigma_range
+from ddpm_core.diffusion.paths.spacing import chain_sigmas, choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.samplers.dpm_solver import dpm_solver_sample
@@ -82,6 +83,21 @@ def test_a_name_runs_its_sampler_with_its_settings_on_the_chosen_steps(name):
     assert torch.equal(found, expected)
     others = [other(x_T, noise) for key, (_, other) in BY_NAME.items() if key != name]
     assert not any(torch.equal(found, other) for other in others)
+
+
+def test_solvers_in_sigma_take_levels_of_their_own():
+    """Catches: karras levels that are steps of the chain, and an adaptive solver between other
+    ends, or of the default tolerance."""
+    positions = torch.arange(3)
+    x_T, noise = seeding.normal((3, 4), 0, positions, SHAPE), noise_of(positions)
+    found = run_sampler(WHOLE, sample_of("heun", spacing="karras"), x_T, noise)
+    sigmas = karras_sigmas(SCHEDULE, 8)
+    expected = heun_sample(WHOLE, x_T, sigmas=sigmas, churn=Churn(S_churn=3.0), noise=noise)
+    assert torch.equal(found, expected)
+    own = {"ode_method": "adaptive", "ode_tolerance": 1e-2, "num_steps": None}
+    found = run_sampler(WHOLE, sample_of("ode", **own), x_T, noise)
+    solver = Adaptive(*sigma_range(SCHEDULE), rtol=1e-2, atol=1e-2)
+    assert torch.equal(found, ode_sample(WHOLE, x_T, solver=solver, clip_x_0=False))
 
 
 @pytest.mark.parametrize("name", BY_NAME)

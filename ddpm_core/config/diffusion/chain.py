@@ -13,7 +13,9 @@ class ChainConfig(ProcessConfig):
     """The forward process and what the network predicts (sections 2 and 3 of the paper)."""
 
     kind: Literal["chain"] = "chain"
-    """which forward process: the paper's chain of steps (chain), or a chain of bits (binomial)"""
+    """which forward process: the paper's chain of steps (chain), a chain of bits (binomial), or one
+    in continuous time: the equations of score-based models (vp, subvp, ve), flow matching (flow),
+    or EDM's (edm)"""
     num_timesteps: int = Field(1000, ge=2, le=10**6)
     """T, steps of the chain"""
     beta_schedule: BetaSchedule = "linear"

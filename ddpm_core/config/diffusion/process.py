@@ -10,4 +10,6 @@ class ProcessConfig(Section):
     """
 
     kind: str
-    """which forward process: the paper's chain of steps (chain), or a chain of bits (binomial)"""
+    """which forward process: the paper's chain of steps (chain), a chain of bits (binomial), or one
+    in continuous time: the equations of score-based models (vp, subvp, ve), flow matching (flow),
+    or EDM's (edm)"""

@@ -38,6 +38,9 @@ class UNetConfig(NetworkConfig):
     """probability of dropping a feature inside a residual block"""
     num_groups: Few = 32
     """groups of every group normalisation"""
+    time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """sines and cosines of the timestep (sinusoidal); or, of diffusion.kind=ve and edm, Fourier
+    features of log sigma (fourier)"""
 
     @model_validator(mode="after")
     def _timestep_has_sines_and_cosines(self) -> Self:
@@ -100,7 +103,8 @@ class UNetConfig(NetworkConfig):
         base, embedding = self.base_channels, 4 * self.base_channels
         widths = [base * mult for mult in self.channel_mults]
         attends = [height // 2**level in self.attention_resolutions for level in range(len(widths))]
-        total = linear(base, embedding) + linear(embedding, embedding)
+        features = 2 * base if self.time_embedding == "fourier" else base
+        total = linear(features, embedding) + linear(embedding, embedding)
         total += _conv(in_channels, base) + 2 * widths[0] + _conv(widths[0], out_channels)
         total += 9 * (in_channels + 1) * base if self.known else 0
         total += 2 * _block(widths[-1], widths[-1], embedding) + _attention(widths[-1])

@@ -33,6 +33,11 @@ class Straight(ContinuousPath):
         t = t.double()
         return 2 * (torch.log1p(-t) - t.log())
 
+    def log_snr_slope(self, t: Tensor) -> Float[Tensor, "*d"]:
+        """As of `ContinuousPath`."""
+        t = t.double()
+        return -2 / (t * (1 - t))
+
     def time_at(self, log_snr: Tensor) -> Float[Tensor, "*d"]:
         """As of `Path`."""
         return (-0.5 * log_snr.double()).sigmoid().clamp(self.start, self.end)

@@ -95,6 +95,21 @@ class ContinuousPath(ABC):
     def log_snr_at(self, t: Tensor) -> Float[Tensor, "*d"]:
         """As of `Path`."""
 
+    @abstractmethod
+    def time_at(self, log_snr: Tensor) -> Float[Tensor, "*d"]:
+        """As of `Path`."""
+
+    @abstractmethod
+    def signal_at_sigma(self, sigma: Tensor) -> Float[Tensor, "*d"]:
+        """As of `Path`."""
+
+    @abstractmethod
+    def log_snr_slope(self, t: Tensor) -> Float[Tensor, "*d"]:
+        """Return the derivative of the log signal-to-noise ratio, negative, in float64.
+
+        It is -g**2 / noise**2 of the equation dx = f x dt + g dw with these marginals.
+        """
+
     @property
     def time_range(self) -> tuple[float, float]:
         """As of `Path`."""

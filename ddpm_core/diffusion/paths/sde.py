@@ -50,6 +50,9 @@ class _LinearBeta(ContinuousPath):
         t = t.double()
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t.square()
 
+    def _beta(self, t: Tensor) -> Float64[Tensor, "*d"]:
+        return self.beta_min + (self.beta_max - self.beta_min) * t.double()
+
     def _time_of_integral(self, integral: Float64[Tensor, "*d"]) -> Float64[Tensor, "*d"]:
         """Return where the integral is that, within the range: the root of a parabola."""
         rise = self.beta_max - self.beta_min
@@ -75,6 +78,10 @@ class VariancePreserving(_LinearBeta):
         """As of `Path`."""
         return -torch.expm1(self._integral(t)).log()
 
+    def log_snr_slope(self, t: Tensor) -> Float[Tensor, "*d"]:
+        """As of `ContinuousPath`."""
+        return self._beta(t) / torch.expm1(-self._integral(t))
+
     def time_at(self, log_snr: Tensor) -> Float[Tensor, "*d"]:
         """As of `Path`."""
         return self._time_of_integral(-logsigmoid(log_snr.double()))
@@ -97,6 +104,10 @@ class SubVariancePreserving(_LinearBeta):
         """As of `Path`."""
         integral = self._integral(t)
         return -integral - 2 * (-torch.expm1(-integral)).log()
+
+    def log_snr_slope(self, t: Tensor) -> Float[Tensor, "*d"]:
+        """As of `ContinuousPath`."""
+        return self._beta(t) / torch.tanh(-self._integral(t) / 2)
 
     def time_at(self, log_snr: Tensor) -> Float[Tensor, "*d"]:
         """As of `Path`."""
@@ -146,6 +157,10 @@ class VarianceExploding(ContinuousPath):
     def log_snr_at(self, t: Tensor) -> Float[Tensor, "*d"]:
         """As of `Path`."""
         return -2 * (math.log(self.sigma_min) + t.double() * self._rise)
+
+    def log_snr_slope(self, t: Tensor) -> Float[Tensor, "*d"]:
+        """As of `ContinuousPath`."""
+        return torch.full_like(t, -2 * self._rise, dtype=torch.float64)
 
     def time_at(self, log_snr: Tensor) -> Float[Tensor, "*d"]:
         """As of `Path`."""

@@ -12,14 +12,14 @@ from typing import assert_never
 
 import torch
 
-from ddpm_core.diffusion.choices import Spacing
+from ddpm_core.diffusion.choices import ChainSpacing
 from ddpm_core.diffusion.paths.path import Path
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.paths.sigma import sigma_at, sigma_grid
 from ddpm_core.errors import ConfigError
 
 
-def choose_timesteps(spacing: Spacing, num_timesteps: int, num_steps: int) -> list[int]:
+def choose_timesteps(spacing: ChainSpacing, num_timesteps: int, num_steps: int) -> list[int]:
     """Return the code indices that are visited, ascending and each once.
 
     - leading: 0, k, 2k, ... with the whole stride k = T // S; may end far before T - 1, where

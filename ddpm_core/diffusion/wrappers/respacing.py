@@ -122,6 +122,11 @@ def discretised(denoiser: Denoiser, times: Sequence[float]) -> Respaced:
     return Respaced(denoiser, _chain_through(abar), _Places(places, None if keeps else scales))
 
 
+def chain_at(path: Path, times: Float64[Tensor, " T"]) -> NoiseSchedule:
+    """Return the chain that has the path's signal-to-noise ratios at these times, ascending."""
+    return _chain_through(_share_and_scale(path, times)[0])
+
+
 def subchain(schedule: NoiseSchedule, steps: Tensor) -> NoiseSchedule:
     """Return the chain whose abar are those of `steps`, ascending code indices."""
     return _chain_through(schedule.alphas_cumprod[steps])

@@ -6,14 +6,14 @@ Source: Song et al. 2020, arXiv:2010.02502, section 5 and appendix D.
 from dataclasses import dataclass
 
 from ddpm_core.config import RunConfig, SampleConfig
-from ddpm_core.diffusion.choices import Spacing, is_learned
+from ddpm_core.diffusion.choices import ChainSpacing, is_learned
 from ddpm_core.study.settings import CLEAN
 
 ETAS = ("0", "0.2", "0.5", "1")
 """of table 1; 0 is DDIM, 1 ancestral sampling with the smaller variance"""
 SIGMA_HAT = "sigma-hat"
 """the last row of table 1: ancestral sampling with the larger variance"""
-TAUS: dict[str, Spacing] = {"linear": "linspace", "quadratic": "quadratic"}
+TAUS: dict[str, ChainSpacing] = {"linear": "linspace", "quadratic": "quadratic"}
 """the two choices of steps of appendix D.2; both begin at the chain's end"""
 
 
