@@ -50,7 +50,7 @@ def test_what_is_measured_of_pictures_is_refused_in_a_sentence():
         require_images(HEARTBEAT, ["evaluate", "study"])
     require_images(HEARTBEAT, ["shard", "train", "sample", "evaluate"])
     require_images(digits(), ["study"])
-    with pytest.raises(ConfigError, match=r"diffusion.prediction is a key of diffusion.kind=chain"):
+    with pytest.raises(ConfigError, match=r"diffusion.kind=binomial is another process"):
         ablations(HEARTBEAT)
     assert "no set of pictures" in str(why_no_distance(HEARTBEAT, None))
     assert why_no_distance(digits(), None) is None

@@ -42,5 +42,5 @@ def test_what_cannot_be_is_refused_with_the_key(kind, changes, parts):
 def test_weights_in_continuous_time_are_not_written_for_diffusers(kind):
     """Catches: a DDPMScheduler of another process beside them."""
     section = digits().replaced({"diffusion.kind": kind}).diffusion
-    with pytest.raises(ConfigError, match=f"diffusion.kind={kind} is in continuous time"):
+    with pytest.raises(ConfigError, match=f"diffusion.kind={kind} is no chain"):
         write_scheduler_config(section)

@@ -88,7 +88,7 @@ def test_the_null_is_that_nothing_is_known_of_images_of_any_size():
 def test_the_configuration_counts_its_parameters(labels):
     """Catches an estimate of memory and of disk that leaves the new channels out."""
     model = DiTConfig(patch_size=2, hidden_size=16, num_layers=1, num_heads=2, known=True)
-    sizes = {"in_channels": 3, "out_channels": 3, "height": 8}
+    sizes = {"in_channels": 3, "out_channels": 3, "height": 8, "width": 8}
     net = transformer(num_classes=labels, takes_known=True)
     rows = 0 if labels is None else 16 * (labels + 1)
     assert sum(one.numel() for one in net.parameters()) == model.num_parameters(**sizes) + rows

@@ -30,7 +30,7 @@ def test_the_network_is_shown_regions_of_the_very_images_that_are_noised():
     assert torch.equal(known.mask, regions)
     assert 0 < float(regions.float().mean()) < 1
     eps = seeding.normal(learner._noise_key, 3, torch.arange(size), (1, 8, 8))
-    assert torch.equal(x_t, q_sample(learner._schedule, known.values, t, eps))
+    assert torch.equal(x_t, q_sample(learner._objective.schedule, known.values, t, eps))
     assert float(weights.detach().abs().max()) > 0
     parts = [seen_by(rank, 2)[2] for rank in (0, 1)]
     for name in ("values", "mask"):
