@@ -1,0 +1,201 @@
+"""What sections of a configuration must agree on: each rule raises ValueError, with a remedy."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ddpm_core.config.diffusion import BinomialConfig, ContinuousConfig
+from ddpm_core.config.measure import EvaluateConfig
+from ddpm_core.diffusion.choices import is_of_one_step, require_possible, require_samplable
+from ddpm_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ddpm_core.config.run import RunConfig
+
+_OF_IMAGES = (
+    "guidance_by",
+    "guidance_interval",
+    "guidance_rescale",
+    "threshold_percentile",
+    "threshold_cap",
+)
+"""keys of `sample` that are stated for images and not for bits"""
+
+
+def _labels_are_there(config: "RunConfig") -> None:
+    data, model = config.data, config.model
+    if model.conditioning == "none":
+        _refuse_knobs_of_labels(config)
+        return
+    if not data.class_folders:
+        raise ValueError(
+            "model.conditioning=label goes by the classes of the images, and with "
+            "data.class_folders=false there is one for all; leave out one of the two"
+        )
+    if config.num_classes is None:
+        raise ValueError(
+            f"model.conditioning=label with data.name={data.name} needs model.num_classes, the "
+            "number of folders that are classes; --dry-run without model.conditioning says "
+            "which there are"
+        )
+    if data.num_classes not in (None, config.num_classes):
+        raise ValueError(
+            f"model.num_classes={model.num_classes}, but {data.name} has {data.num_classes} "
+            "classes; set model.num_classes=null"
+        )
+    for label in config.sample.labels if isinstance(config.sample.labels, tuple) else ():
+        if isinstance(label, int) and not 0 <= label < config.num_classes:
+            raise ValueError(
+                f"sample.labels has {label}, and the {config.num_classes} classes have the "
+                f"numbers 0 to {config.num_classes - 1}"
+            )
+
+
+def _refuse_knobs_of_labels(config: "RunConfig") -> None:
+    knobs = [("train", "label_dropout"), ("sample", "labels")]
+    knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
+    if config.sample.guidance_by is None:  # whose reference needs no label
+        knobs.append(("sample", "guidance_scale"))
+    for name, key in knobs:
+        section = getattr(config, name)
+        value = getattr(section, key)
+        if value != type(section).model_fields[key].default:
+            other = " or sample.guidance_by" if key == "guidance_scale" else ""
+            raise ValueError(
+                f"{name}.{key}={value} is a setting of model.conditioning=label{other}, and "
+                f"the network is given no label; leave {name}.{key} out, or set "
+                f"model.conditioning=label{other}"
+            )
+
+
+def _bits_go_together(config: "RunConfig") -> None:
+    if not isinstance(config.diffusion, BinomialConfig):
+        return
+    data, train, sample = config.data, config.train, config.sample
+    wrong = (
+        (not data.is_binary, f"data.name={data.name}", "images of two levels: heartbeat"),
+        (train.loss != "vlb", f"train.loss={train.loss}", "the bound, train.loss=vlb"),
+        (
+            sample.sampler != "ancestral" or sample.num_steps is not None,
+            f"sample.sampler={sample.sampler}, sample.num_steps={sample.num_steps}",
+            "all steps of sample.sampler=ancestral, with sample.num_steps=null",
+        ),
+        (not sample.clip_x_0, "sample.clip_x_0=false", "nothing to clip: leave it out"),
+        (
+            sample.guidance_scale not in (0, 1),
+            f"sample.guidance_scale={sample.guidance_scale}",
+            "no guidance: sample.guidance_scale=1",
+        ),
+        *(
+            (
+                getattr(sample, key) != type(sample).model_fields[key].default,
+                f"sample.{key}={getattr(sample, key)}",
+                f"no guidance and no threshold: leave sample.{key} out",
+            )
+            for key in _OF_IMAGES
+        ),
+    )
+    for is_wrong, given, needed in wrong:
+        if is_wrong:
+            raise ValueError(
+                f"{given} does not go with diffusion.kind=binomial, a chain of bits: it takes "
+                f"{needed}"
+            )
+
+
+def _fourier_features_are_of_sigma(config: "RunConfig") -> None:
+    kind, embedding = config.diffusion.kind, getattr(config.model, "time_embedding", None)
+    if embedding == "fourier" and kind not in ("ve", "edm"):
+        raise ValueError(
+            "model.time_embedding=fourier is of networks that are given log sigma, and with "
+            f"diffusion.kind={kind} it is a time of up to 1000: leave it out, or set "
+            "diffusion.kind=ve or edm"
+        )
+
+
+def _flow_is_measured_in_continuous_time(config: "RunConfig") -> None:
+    steps, default = config.evaluate.ode_steps, EvaluateConfig.model_fields["ode_steps"].default
+    if steps != default and not isinstance(config.diffusion, ContinuousConfig):
+        raise ValueError(
+            f"evaluate.ode_steps={steps} is of processes in continuous time, and "
+            f"diffusion.kind={config.diffusion.kind} is none: leave it out; the study measures "
+            "the flow of a chain, with study.ode_steps"
+        )
+
+
+def _objective_is_possible(config: "RunConfig") -> None:
+    diffusion, train = config.diffusion, config.train
+    try:
+        require_possible(diffusion.prediction, diffusion.variance, train.loss, train.weighting)
+    except ConfigError as error:
+        raise ValueError(f"diffusion and train do not go together: {error}") from None
+
+
+def _sampler_is_possible(config: "RunConfig") -> None:
+    diffusion, sample = config.diffusion, config.sample
+    try:
+        require_samplable(
+            sample.sampler,
+            diffusion.prediction,
+            diffusion.variance,
+            num_steps=sample.num_steps,
+            num_timesteps=diffusion.num_timesteps,
+            ends_in_pure_noise=diffusion.ends_in_pure_noise,
+            spacing=sample.spacing,
+        )
+    except ConfigError as error:
+        raise ValueError(f"diffusion and sample do not go together: {error}") from None
+
+
+def _ddim_is_possible(config: "RunConfig") -> None:
+    diffusion = config.diffusion
+    for num_steps in config.study.ddim_steps:
+        try:
+            require_samplable(
+                "ddim",
+                diffusion.prediction,
+                diffusion.variance,
+                num_steps=num_steps,
+                num_timesteps=diffusion.num_timesteps,
+                ends_in_pure_noise=diffusion.ends_in_pure_noise,
+            )
+        except ConfigError as error:
+            raise ValueError(f"study.ddim_steps has {num_steps}: {error}") from None
+
+
+def _previews_are_possible(config: "RunConfig") -> None:
+    every = config.train.preview_every
+    if every is not None and config.diffusion.kind == "binomial":
+        raise ValueError(
+            f"train.preview_every={every}: previews are of images, and diffusion.kind=binomial "
+            "is a chain of bits; leave it out"
+        )
+    if every is not None and is_of_one_step(config.diffusion.prediction):
+        raise ValueError(
+            f"train.preview_every={every}: previews take few steps of the chain, and "
+            f"diffusion.prediction={config.diffusion.prediction} can draw with all of them "
+            "alone; leave it out"
+        )
+
+
+def _images_and_workers_fit(config: "RunConfig") -> None:
+    workers = config.compute.num_workers
+    config.model.require_images(height=config.data.height, width=config.data.width)
+    if config.train.global_batch_size % workers:
+        raise ValueError(
+            f"train.global_batch_size={config.train.global_batch_size} is not a multiple of "
+            f"compute.num_workers={workers}; change one of them"
+        )
+
+
+RULES: tuple[Callable[["RunConfig"], None], ...] = (
+    _labels_are_there,
+    _bits_go_together,
+    _fourier_features_are_of_sigma,
+    _flow_is_measured_in_continuous_time,
+    _objective_is_possible,
+    _sampler_is_possible,
+    _ddim_is_possible,
+    _previews_are_possible,
+    _images_and_workers_fit,
+)
+"""in the order in which they are tried; the first that does not hold is said"""
