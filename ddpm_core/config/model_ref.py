@@ -18,6 +18,8 @@ EMA, RAW = "ema", "raw"
 """the one average that every training keeps, and the weights that it is of"""
 NEWEST: Literal["newest"] = "newest"
 _EMA, _POWER = "ema_", "power_"
+NARROWEST, WIDEST = 0.01, 0.28
+"""sigma_rel of the power functions that there are"""
 PINNED = 16
 """hex digits of a SHA-256 in a pinned reference"""
 _PATTERN = re.compile(
@@ -78,9 +80,16 @@ def power_name(sigma_rel: float) -> str:
 
 
 def sigma_rel_in(average: str) -> float | None:
-    """Return the sigma_rel in the name of a power function's average; None of any other."""
+    """Return the sigma_rel in the name of a power function's average; None of any other.
+
+    What `power_name` calls nothing is none: power_050, or power_0, of which there is no function.
+    """
     digits = average.removeprefix(_POWER)
-    return float(f"0.{digits}") if average != digits and digits.isdecimal() else None
+    if average == digits or not digits.isdecimal():
+        return None
+    sigma_rel = float(f"0.{digits}")
+    is_one = NARROWEST <= sigma_rel <= WIDEST and power_name(sigma_rel) == average
+    return sigma_rel if is_one else None
 
 
 def _digits(value: float) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ddpm_core.config.model_ref import ema_name, power_name
+from ddpm_core.config.model_ref import NARROWEST, WIDEST, ema_name, power_name
 from ddpm_core.config.rates import RateSchedule, Segment
 from ddpm_core.config.section import HOUSEKEEPING, Count, Section
 from ddpm_core.config.start import STATE, Start
@@ -13,7 +13,6 @@ from ddpm_core.errors import ConfigError
 
 MOST_AVERAGES = 16
 _MOST_DIGITS = 14
-_NARROWEST, _WIDEST = 0.01, 0.28
 
 
 class TrainConfig(Section):
@@ -197,9 +196,9 @@ def require_width(where: str, sigma_rel: float) -> None:
     Raises:
         ConfigError: with what it must be.
     """
-    if not _NARROWEST <= sigma_rel <= _WIDEST:
+    if not NARROWEST <= sigma_rel <= WIDEST:
         raise ConfigError(
-            f"{where}: {sigma_rel} must be at least {_NARROWEST} and at most {_WIDEST}, a little "
+            f"{where}: {sigma_rel} must be at least {NARROWEST} and at most {WIDEST}, a little "
             "less than that of the mean of all steps"
         )
     _require_short(where, sigma_rel, power_name(sigma_rel))

@@ -4,6 +4,7 @@ import pytest
 
 from ddpm_core.config.averages import first_share
 from ddpm_core.config.doubts import doubts
+from ddpm_core.config.model_ref import sigma_rel_in
 from ddpm_core.recipes import RECIPES, ablation_runs, digits, mnist, recipe
 
 
@@ -86,6 +87,14 @@ def test_the_average_that_is_advised_is_doubted_no_more():
         advised = short.replaced({"train.ema_decay": decay})
         assert doubts(advised) == []
         assert first_share(advised.train, "ema", num_steps) > 1e-4
+
+
+@pytest.mark.parametrize("average", ["power_0", "power_99", "power_050", "power_000001"])
+def test_a_name_that_no_width_has_is_no_power_function(average):
+    """Catches: a division by 0, 8331 % of the first weights, and a command that makes another."""
+    assert first_share(digits().train, average, 800) is None
+    assert doubts(digits().replaced({"sample.model": f":{average}"})) == []
+    assert sigma_rel_in("power_05") == 0.05
 
 
 def test_the_held_out_images_that_are_there_count():
