@@ -17,7 +17,7 @@ _SHOWN = ("torch", "ray", "mlflow", "prefect", "webdataset", "s3fs")
 _GIB = 2**30
 _GOOD_MEMORY = 4 * _GIB
 _GOOD_SHM = _GIB
-_LEAST_DESCRIPTORS, _GOOD_DESCRIPTORS = 256, 1024
+_LEAST_DESCRIPTORS, _GOOD_DESCRIPTORS, _MOST_DESCRIPTORS = 256, 1024, 65536
 _NVIDIA = Path("/proc/driver/nvidia/version")
 _CPUINFO = Path("/proc/cpuinfo")
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at, not written
@@ -108,7 +108,14 @@ def _descriptors(soft: int, hard: int) -> Finding:
     said = f"{shown(soft)}, may be raised to {shown(hard)}"
     if soft == resource.RLIM_INFINITY or soft >= _GOOD_DESCRIPTORS:
         return ok("open files", said)
-    remedy = f"Raise it before the command: ulimit -n {max(_GOOD_DESCRIPTORS, 65536)}"
+    if hard == resource.RLIM_INFINITY or hard >= _GOOD_DESCRIPTORS:
+        most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+        remedy = f"Raise it before the command: ulimit -n {most}"
+    else:
+        remedy = (
+            f"Have the limit of this machine raised to {_GOOD_DESCRIPTORS} or more "
+            "(/etc/security/limits.conf, LimitNOFILE of the service, the container's --ulimit)"
+        )
     return (look if soft >= _LEAST_DESCRIPTORS else bad)("open files", said, remedy)
 
 

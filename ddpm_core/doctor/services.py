@@ -51,7 +51,7 @@ def _proxy() -> Finding:
     if not named:
         return ok("proxy", "none")
     services = {
-        key: urlsplit(os.environ.get(key, "")).hostname
+        key: _host(os.environ.get(key, ""))
         for key in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "AWS_ENDPOINT_URL")
     }
     through = [
@@ -66,6 +66,14 @@ def _proxy() -> Finding:
         f"{', '.join(named)}; requests to {', '.join(through)} go through it",
         "If the host is of your own network, name it in no_proxy and NO_PROXY",
     )
+
+
+def _host(url: str) -> str | None:
+    """Return the host of an address; None without one, also where it is no address."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # said by the check of that service
+        return None
 
 
 def _ray() -> Finding:

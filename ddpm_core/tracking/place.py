@@ -189,7 +189,13 @@ def _plugin_schemes() -> list[str]:
 
 
 def _require_usable(uri: str) -> None:
-    scheme, plugins = _scheme_of(uri), _plugin_schemes()
+    try:
+        scheme, plugins = _scheme_of(uri), _plugin_schemes()
+    except ValueError as error:
+        raise ConfigError(
+            f"{URI_VARIABLE}={redacted(uri)!r} is no address ({error}); give http(s)://server, or "
+            "unset it to use mlflow.db in a local root"
+        ) from None
     if scheme in (*_SERVERS, *_DATABASES[1:], *plugins):
         return
     shown = redacted(uri)

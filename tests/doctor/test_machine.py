@@ -58,6 +58,14 @@ def test_few_open_files_are_said(soft, verdict):
     assert machine._descriptors(soft, resource.RLIM_INFINITY).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("hard", "remedy"), [(resource.RLIM_INFINITY, "-n 65536"), (4096, "-n 4096"), (900, "machine")]
+)
+def test_no_more_open_files_are_advised_than_may_be(hard, remedy):
+    """Catches a command that the shell refuses."""
+    assert remedy in machine._descriptors(256, hard).remedy
+
+
 @pytest.mark.parametrize(("cuda", "word"), [(None, "without CUDA"), ("13.0", "cannot use it")])
 def test_a_gpu_that_torch_cannot_use_is_in_the_way(cuda, word, monkeypatch, tmp_path):
     """Catches a day of training on the CPU beside an idle GPU."""

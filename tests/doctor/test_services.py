@@ -88,3 +88,13 @@ def test_a_proxy_between_us_and_our_own_services_is_said(monkeypatch):
 def test_a_bucket_without_a_server_of_mlflow_is_said():
     """Catches a run whose curves nobody finds."""
     assert services._mlflow(S3Store("s3://bucket/prefix")).verdict == "look"
+
+
+def test_what_is_no_address_is_named(monkeypatch, tmp_path):
+    """Catches the traceback of urllib, here and in every stage."""
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@[")
+    assert services._proxy().verdict == "ok"
+    found = services._mlflow(open_store(str(tmp_path)))
+    assert found.verdict == "bad"
+    assert "MLFLOW_TRACKING_URI='http://***@[' is no address" in found.remedy
