@@ -89,6 +89,8 @@ def quarantined_if_damaged(store: Store, found: Manifest) -> Iterator[None]:
         manifest.quarantine(store, found.folder, str(error))
         run = found.folder.removeprefix("runs/").partition("/")[0]
         command = layout.stage_command(store, run, "train")
+        if found.folder.startswith(f"{layout.snapshots_folder(run)}/"):
+            raise DamagedError(f"{error}; without that file, name another step") from None
         if made := found.body.get("made"):
             step, sigma_rel = found.body["step"], made["sigma_rel"]
             command = layout.average_command(store, run, step, sigma_rel)

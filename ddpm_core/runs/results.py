@@ -229,6 +229,8 @@ def named_weights(store: Store, config: RunConfig, key: Key) -> Weights | None:
     if found is None:
         return None
     is_retired = is_named and manifest.is_retired(store, found.folder)
+    if is_retired and (kept := _snapshot(store, trained, step, ref.average)) is not None:
+        found, is_retired = kept, False
     weights = Weights(found, trained, ref.average, is_retired)
     require_average(store, weights)
     require_pinned(store, config, weights, key)
@@ -255,6 +257,22 @@ def _made_average(store: Store, trained: RunConfig, ref: ModelRef) -> Manifest |
         return None
     require_origin(store, found, experiment=places.experiment(store, trained, found))
     if (pointer := dataset_pointer(store, run)) is not None:
+        require_origin(store, found, dataset=pointer.fingerprint)
+    return found
+
+
+def _snapshot(store: Store, trained: RunConfig, step: int, average: str) -> Manifest | None:
+    """Return the snapshot that keeps this average of a step, or None if there is no whole one."""
+    folder = layout.snapshot_folder(trained.name, step)
+    try:
+        found = manifest.load(store, folder, checkpoint_expected(step))
+        if found is None or average not in found.files:
+            return None
+        found.require_sizes(store)
+    except DamagedError:
+        return None
+    require_origin(store, found, experiment=places.experiment(store, trained, found))
+    if (pointer := dataset_pointer(store, trained.name)) is not None:
         require_origin(store, found, dataset=pointer.fingerprint)
     return found
 

@@ -28,7 +28,7 @@ from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import open_store
-from ddpm_core.training import checkpoint, snapshots
+from ddpm_core.training import checkpoint, retention, snapshots
 from ddpm_core.verify import verify
 from tests.sampling.tiny import in_process, one_thread, recording_tracker, tiny_config
 
@@ -151,6 +151,32 @@ def test_it_is_named_like_any_other_average_and_pinned(run):
         preflight(store, named(other, ":power_12"), ["train", "sample"], command=str, here=False)
     # One that the training keeps is in its checkpoint.
     assert chosen.require(store, named(config, ":power_1")).checkpoint.folder.endswith("00000016")
+
+
+def test_what_retention_deleted_is_found_in_its_snapshot(run):
+    """Catches an average that `average` says to name and that then is refused, weights of another
+    step, and a snapshot that is used though it is damaged.
+    """
+    store, config = run
+    model = named(config, "@12:power_05")
+    snapshot = manifest.load(store, layout.snapshot_folder("tiny", 12), Expected({}))
+    kept = load_average(store, snapshot, average="power_05")
+    origin = checkpoint.Origin(snapshot.body["experiment"], snapshot.body["dataset"])
+    parts = {"state": {"model.x": torch.zeros(1)}, "ema": kept, "power_05": kept}
+    written = checkpoint.write_parts(store, "tiny", 12, parts)
+    checkpoint.commit(store, "tiny", origin, step=12, images_seen=1, written=written, history=[])
+    before = chosen.require(store, model)
+    retention.prune(store, "tiny", 1)
+    after = chosen.require(store, model)
+    chosen.require_files(store, after)
+    assert (after.name, after.sha256) == (before.name, before.sha256)
+    found = load_average(store, after.checkpoint, average="power_05")
+    assert all(torch.equal(found[key], one) for key, one in kept.items())
+    assert chosen.require(store, named(config, "@12")).is_retired
+    flip(store, snapshot, "power_05")
+    with pytest.raises(DamagedError, match="name another step"):
+        load_average(store, after.checkpoint, average="power_05")
+    assert chosen.require(store, model).is_retired
 
 
 def test_made_once_it_is_found_and_made_again_where_it_is_damaged(run, monkeypatch):
