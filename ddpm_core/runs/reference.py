@@ -52,7 +52,8 @@ def is_own(config: RunConfig, key: Key = "model") -> bool:
 
 def is_made(trained: RunConfig, average: str) -> bool:
     """Say whether an average is made of a run's snapshots, and not kept by its training."""
-    return sigma_rel_in(average) is not None and average not in powers_of(trained.train)
+    powers = powers_of(trained.train)
+    return bool(powers) and sigma_rel_in(average) is not None and average not in powers
 
 
 def step_of_made(store: Store, trained: RunConfig, ref: ModelRef) -> int:

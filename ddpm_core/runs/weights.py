@@ -18,8 +18,8 @@ class Weights:
     """Weights that samples are drawn from and numbers are measured of."""
 
     checkpoint: Manifest
-    """the checkpoint that they lie in; or a snapshot; or the manifest of an average that was made of
-    snapshots"""
+    """the checkpoint that they lie in; or the manifest of a snapshot, or of an average that was
+    made of snapshots"""
     trained: RunConfig
     """of the run that trained them"""
     average: str = EMA

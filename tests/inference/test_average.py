@@ -19,7 +19,7 @@ from ddpm_core.inference.weights import load_average
 from ddpm_core.models.ema import EMA
 from ddpm_core.models.profiles import Power, gamma_of, inner_product
 from ddpm_core.preflight import preflight
-from ddpm_core.runs import chosen, layout, results
+from ddpm_core.runs import chosen, layout, reference, results
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.table import show_run
 from ddpm_core.sampling.stage import run_sample
@@ -177,6 +177,16 @@ def test_what_retention_deleted_is_found_in_its_snapshot(run):
     with pytest.raises(DamagedError, match="name another step"):
         load_average(store, after.checkpoint, average="power_05")
     assert chosen.require(store, model).is_retired
+
+
+def test_a_run_without_snapshots_has_no_average_to_be_made(run):
+    """Catches advice to make what `average` then refuses."""
+    store, config = run
+    plain = config.replaced({"train.power_averages": []})
+    assert reference.is_made(config, "power_12")
+    assert not reference.is_made(plain, "power_12")
+    with pytest.raises(ConfigError, match=r"ema and raw; name one$"):
+        chosen.require_reachable(store, named(plain, ":power_12"))
 
 
 def test_made_once_it_is_found_and_made_again_where_it_is_damaged(run, monkeypatch):
