@@ -53,8 +53,8 @@ class Weights:
         """Their name, how their digest begins, and the share of the first weights in them, where
         that is seen; and the same of those that guide them. For people.
         """
-        share = None
-        if "imported" not in self.checkpoint.body:
+        share, is_imported = None, "imported" in self.checkpoint.body
+        if self.trained.train.start is None and not is_imported:  # what it began from is no noise
             share = first_share(self.trained.train, self.average, self.step)
         said = f"{self.name} {self.sha256[:_SHOWN]}"
         if share is not None and share > MUCH_KEPT:

@@ -9,11 +9,13 @@ from ddpm_core import __main__ as command
 from ddpm_core.config.model_ref import ModelRef
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.preflight import preflight
+from ddpm_core.recipes import digits
 from ddpm_core.runs import chosen, layout, results
 from ddpm_core.runs.reference import canonical, trained_by
 from ddpm_core.runs.run import open_run
+from ddpm_core.runs.weights import Weights
 from ddpm_core.store.commit import commit, retire, write_file
-from ddpm_core.store.manifest import DamagedError, quarantine
+from ddpm_core.store.manifest import DamagedError, FileRecord, Manifest, quarantine
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import changes_of
 from flows import plan
@@ -299,3 +301,13 @@ def test_a_number_of_classes_is_the_same_if_it_goes_without_saying(store):
     open_run(store, tiny_config(name="plain"))
     with pytest.raises(ConfigError, match=r"model\.num_classes: 10 here, null there"):
         trained_by(store, named(ours, "plain"))
+
+
+@pytest.mark.parametrize("average", ["ema", "power_05"])
+def test_weights_that_a_run_began_from_are_not_called_random(average):
+    """Catches a division by 0 at step 0, and noise that is seen in what another run trained."""
+    changes = {"train.power_averages": [0.05], "train.num_steps": 9, "train.warmup_steps": 0}
+    config = digits().replaced({**changes, "train.start_from": "other@800"})
+    file = FileRecord("a", 1, "f" * 64)
+    checkpoint = Manifest("runs/digits/checkpoints/step_00000000", {"step": 0}, {average: file})
+    assert Weights(checkpoint, config, average).said == f"digits@0:{average} ffffffffffff"
