@@ -257,6 +257,10 @@ def _is_there(store: Store, config: RunConfig, stage: str) -> bool:
         return STAGES[stage].result(store, config) is not None
     except DamagedError:
         return False
+    except CheckpointError:
+        if STAGES[stage].uses_weights:  # there is what draws, and what guides it is to come
+            return False
+        raise
 
 
 def _is_imported(store: Store, config: RunConfig) -> bool:

@@ -1,10 +1,12 @@
 """What sections of a configuration must agree on: each rule raises ValueError, with a remedy."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddpm_core.config.diffusion import BinomialConfig, ContinuousConfig
 from ddpm_core.config.measure import EvaluateConfig
+from ddpm_core.config.model_ref import EMA, NEWEST, ModelRef
 from ddpm_core.diffusion.choices import is_of_one_step, require_possible, require_samplable
 from ddpm_core.errors import ConfigError
 
@@ -177,6 +179,26 @@ def _previews_are_possible(config: "RunConfig") -> None:
         )
 
 
+def _guide_is_another(config: "RunConfig") -> None:
+    sample = config.sample
+    if sample.guidance_by is not None and _meant(config, sample.guidance_by) == _meant(
+        config, sample.model or f":{EMA}"
+    ):
+        raise ValueError(
+            f"sample.guidance_by={sample.guidance_by} names the weights that draw, which are not "
+            "led away from themselves: name weaker ones, such as an earlier step, or leave it and "
+            "its settings out"
+        )
+
+
+def _meant(config: "RunConfig", text: str) -> ModelRef:
+    """Return a reference with what it leaves out, as it is once the run is trained."""
+    ref = ModelRef.parse(text)
+    ref = replace(ref, run=ref.run or config.name, sha256=None)
+    is_last = ref.run == config.name and ref.step in (None, NEWEST)
+    return replace(ref, step=config.train.num_steps) if is_last else ref
+
+
 def _images_and_workers_fit(config: "RunConfig") -> None:
     workers = config.compute.num_workers
     config.model.require_images(height=config.data.height, width=config.data.width)
@@ -196,6 +218,7 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _sampler_is_possible,
     _ddim_is_possible,
     _previews_are_possible,
+    _guide_is_another,
     _images_and_workers_fit,
 )
 """in the order in which they are tried; the first that does not hold is said"""

@@ -19,11 +19,12 @@ from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
-from ddpm_core.editing.method import edit_images
+from ddpm_core.editing.method import depth_of, edit_images, num_steps_at
 from ddpm_core.editing.request import Request
 from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
+from ddpm_core.inference.build import require_guidance
 from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
@@ -148,6 +149,7 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     labels: tuple[int, ...] = ()
     if config.num_classes is not None and isinstance(config.sample.labels, tuple):
         labels = plan_of(config, labelled_classes(store, config)).in_turn
+    _require_guidance(config, request, has_labels=bool(labels))
     weights = chosen.require(store, config)
     chosen.require_files(store, weights)
     inputs = read_inputs(request, config)
@@ -158,6 +160,27 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
         outputs.refuse_present(out, work.all_keys)
     out.require_writable()
     return work
+
+
+def _require_guidance(config: RunConfig, request: Request, *, has_labels: bool) -> None:
+    """Refuse settings of guidance by which nothing would be guided.
+
+    Raises:
+        ConfigError: there are no labels to be led away from, or no step in the interval.
+    """
+    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
+    if sample.guidance_scale != 1 and sample.guidance_by is None and not has_labels:
+        raise ConfigError(
+            f"sample.guidance_scale={sample.guidance_scale:g} leads beyond the prediction without "
+            "a label, and edit gives none unless sample.labels lists them; give --set "
+            "sample.labels=[3], by number or name, or sample.guidance_scale=1"
+        )
+    if (strength := request.method.strength) is None:
+        require_guidance(config)
+    else:
+        depth = depth_of(strength, num_timesteps)
+        steps = num_steps_at(sample, num_timesteps, depth)
+        require_guidance(config, depth=depth, num_steps=steps)
 
 
 class _Steps:

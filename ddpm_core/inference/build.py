@@ -159,8 +159,15 @@ def _steps_of(sample: SampleConfig, schedule: NoiseSchedule) -> Tensor:
     return torch.tensor(choose_timesteps(sample.spacing, num_timesteps, taken))
 
 
-def require_guidance(config: RunConfig) -> None:
+def require_guidance(
+    config: RunConfig, *, depth: int | None = None, num_steps: int | None = None
+) -> None:
     """Refuse an interval of guidance in which none of the sampler's steps lies.
+
+    Args:
+        config: the run's.
+        depth: steps of the chain that images are drawn from; None: all of them.
+        num_steps: of a depth, how many of those are taken.
 
     Raises:
         ConfigError: with the noise levels that there are.
@@ -169,6 +176,9 @@ def require_guidance(config: RunConfig) -> None:
     if sample.guidance_interval is None:
         return
     schedule = build_schedule(config)
+    if depth is not None:
+        schedule = make_schedule(schedule.betas[:depth])
+        sample = sample.model_copy(update={"num_steps": num_steps})
     steps = _steps_of(sample, schedule)
     if not bool(interval_of(sample).contains(schedule, steps).any()):
         signal, noise = schedule.signal_and_noise(steps, steps.double())

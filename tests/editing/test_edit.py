@@ -17,6 +17,7 @@ from tests.sampling.tiny import commit_random_weights, tiny_config
 
 SHAPE = (8, 8, 1)
 RIGHT = np.arange(8) >= 4
+GUIDED = ["--set", "sample.guidance_scale=2", "--set", "sample.guidance_by=:raw"]
 
 
 def picture(seed: int) -> np.ndarray:
@@ -110,6 +111,11 @@ def test_a_folder_is_edited_and_nothing_is_written_over(place, capsys):
         (["--mask", "nowhere.png"], 3, '--mask "nowhere.png": there is no such file or folder'),
         (["--mask", "masks"], 3, 'has no mask for "in here/b c.png"'),
         (["--strength", "0.5", "--model", "@7"], 4, "no checkpoint of step 7"),
+        (
+            ["--strength", "0.5", *GUIDED, "--set", "sample.guidance_interval=[4,null]"],
+            2,
+            "none of the 10 steps, which have sigma from",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_before_any_work(
@@ -166,9 +172,11 @@ def test_images_masks_and_results_may_lie_in_buckets(place, s3_server, capsys):
     assert "no image" in capsys.readouterr().err
 
 
-def test_a_model_of_labels_and_of_known_parts_is_given_both(store, tmp_path, monkeypatch):
-    """Catches labels that are not passed on, what is known that guidance drops, and a mask that is
-    not given to a network that takes it."""
+def test_a_model_of_labels_and_of_known_parts_is_given_both(
+    store, tmp_path, monkeypatch, capsys
+):
+    """Catches labels that are not passed on, what is known that guidance drops, a mask that is
+    not given to a network that takes it, and guidance away from no label that does nothing."""
     config = tiny_config(**{"model.conditioning": "label", "model.known": True})
     commit_random_weights(store, config)
     open_stage(store, config)
@@ -192,7 +200,10 @@ def test_a_model_of_labels_and_of_known_parts_is_given_both(store, tmp_path, mon
 
     monkeypatch.setattr(edit, "load_denoiser", watched)
     words = ["--image", str(tmp_path / "a.png"), "--mask", str(tmp_path / "mask.png")]
-    words += ["--set", 'sample.labels=["3"]', "--set", "sample.guidance_scale=2"]
+    words += ["--set", "sample.guidance_scale=2"]
+    assert run(tmp_path, *words, "--out", str(tmp_path / "out"), "--dry-run") == 2
+    assert "without a label, and edit gives none" in capsys.readouterr().err
+    words += ["--set", 'sample.labels=["3"]']
     assert run(tmp_path, *words, "--out", str(tmp_path / "out")) == 0
     given = seen[0]
     assert given.label.tolist() == [3, 3, 3, 3, 10, 10, 10, 10]

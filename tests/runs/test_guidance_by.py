@@ -91,6 +91,18 @@ def test_what_is_not_there_is_refused_before_anything_starts(store, half):
     assert chosen.require_named(store, by(half, "@6"), "model").step == 10, "alone, as exported"
 
 
+def test_a_guide_that_is_still_to_be_trained_is_waited_for(store, half):
+    """Catches: weights of another run that are there, and a refusal since this run's own, which
+    guide them, are trained first."""
+    strong = half.replaced({"name": "strong"})
+    open_run(store, strong)
+    checkpoint(store, strong, 10)
+    config = by(half, "@10", **{"sample.model": "strong"})
+    look(store, config, "train", "sample")
+    with pytest.raises(CheckpointError, match=r"guidance_by='@10': run 'tiny' has no checkpoint"):
+        look(store, config, "sample")
+
+
 def test_a_weaker_model_may_be_a_smaller_network_and_nothing_else(store, done):
     """Catches: noise, images or labels that mean something else to the one than to the other, and
     a refusal of what autoguidance is: another network."""
