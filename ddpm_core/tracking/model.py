@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,8 @@ from ddpm_core.tracking.receiver import Refused
 ALIAS = "champion"
 DIGEST_TAG, WEIGHTS = "ema_sha256", "weights"
 """what a version, and its files, say of the weights: SHA-256, and RUN@STEP:AVERAGE"""
+GUIDE_TAG = "guide_sha256"
+"""the same of the weights that guide them, if any do"""
 _NAME = "ddpm"
 # A database answers the first for an alias that is not set.
 _NOT_THERE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -71,22 +73,32 @@ def register_model(
         Unreachable: the server did not answer.
         Refused: it answered no.
     """
-    name, digest = model_name(config), weights.sha256
+    name, digests = model_name(config), _digests(weights)
     with answers(run.heard):
         versions = run.client.search_model_versions(f"name = '{name}'")
         run.heard()
-        known = [one for one in versions if one.tags.get(DIGEST_TAG) == digest and _owns(run, one)]
+        known = [one for one in versions if _is_of(one.tags, digests) and _owns(run, one)]
         if known:
             newest = max(known, key=lambda one: int(one.version))
         else:
             model = _uploaded(run, store, config, weights)
             _log_metrics(run, model.model_id, weights.step)
-            about = {DIGEST_TAG: digest, "step": str(weights.step), WEIGHTS: weights.name}
+            about = {**digests, "step": str(weights.step), WEIGHTS: weights.name}
             about |= {"guide": weights.weaker.name} if weights.weaker is not None else {}
             about |= run.identity.recorded.tags
             newest = _new_version(run, name, model, about, _description(name, weights))
         if is_champion:
             _move_alias(run, name, newest)
+
+
+def _digests(weights: Weights) -> dict[str, str]:
+    """Return what tells a model from those of other weights, and of others that guide them."""
+    guide = {} if weights.weaker is None else {GUIDE_TAG: weights.weaker.sha256}
+    return {DIGEST_TAG: weights.sha256, **guide}
+
+
+def _is_of(tags: Mapping[str, str], digests: Mapping[str, str]) -> bool:
+    return all(tags.get(tag) == digests.get(tag) for tag in (DIGEST_TAG, GUIDE_TAG))
 
 
 def _move_alias(run: MlflowRun, name: str, newest: Any) -> None:  # noqa: ANN401
@@ -154,7 +166,7 @@ def save_model(
         runs = {"run": config}
         if weaker is not None:
             runs["guide_run"], files["guide"] = weaker
-            digests["guide_sha256"] = _sha256(weaker[1])
+            digests[GUIDE_TAG] = _sha256(weaker[1])
         for role, one in runs.items():
             files[role] = Path(scratch) / f"{role}.json"
             files[role].write_text(one.to_json())
@@ -219,17 +231,18 @@ def signature(config: RunConfig) -> ModelSignature:
 
 def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights) -> LoggedModel:
     """Return the `LoggedModel` of these weights, made if an earlier try did not get that far."""
-    digest = weights.sha256
-    found = run.client.search_logged_models(
+    digests = _digests(weights)
+    of_weights = run.client.search_logged_models(
         [run.experiment_id],
-        filter_string=f"source_run_id = '{run.run_id}' AND tags.{DIGEST_TAG} = '{digest}'",
+        filter_string=f"source_run_id = '{run.run_id}' AND tags.{DIGEST_TAG} = '{weights.sha256}'",
     )
+    found = [one for one in of_weights if _is_of(one.tags, digests)]
     ready = [one for one in found if one.status == LoggedModelStatus.READY]
     if ready:
         return ready[0]
-    begun = list(found) or [
+    begun = found or [
         run.client.create_logged_model(
-            run.experiment_id, _NAME, source_run_id=run.run_id, tags={DIGEST_TAG: digest}
+            run.experiment_id, _NAME, source_run_id=run.run_id, tags=digests
         )
     ]
     model_id = begun[0].model_id

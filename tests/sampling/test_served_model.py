@@ -233,15 +233,16 @@ print(images.shape)
     assert files_of(folder) == before, "no .pyc of the code that travels with the model"
 
 
-def register(store, config, weights, *, step=10):
+def register(store, config, weights, *, step=10, guide=None):
     """Do what the end of an evaluation does; return the committed weights."""
     folder = f"{layout.run_folder(config.name)}/weights/{sha256_of(weights)[:16]}"
     record = write_file(store, folder, "ema", ".safetensors", weights)
     checkpoint = commit(store, folder, {"ema": record}, {"step": step})
+    weaker = None if guide is None else Weights(guide, config)
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
     tracker.log_points([{"step": 10, "loss": 0.1}])
     tracker.log_metrics({"fid": 12.5}, step=step)
-    tracker.register_model(Weights(checkpoint, config))
+    tracker.register_model(Weights(checkpoint, config, weaker=weaker))
     assert tracker.close(120)
     return checkpoint
 
@@ -314,8 +315,9 @@ def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, 
 
 
 def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema, monkeypatch):
-    """Catches a version for each repetition of the evaluation, a version that does not say which
-    weights it is, and an alias that stays behind, or that goes to weights of an earlier step."""
+    """Catches a version for each repetition of the evaluation, one that does not say which weights
+    it is, none for another guide of the same weights, and an alias that stays behind, or that goes
+    to weights of an earlier step."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = open_store(str(tmp_path / "root"))
     newer = safetensors.torch.save(random_weights(config, seed=1))
@@ -340,12 +342,17 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
 
     open_run(store, config)  # of its own weights; those of an earlier step are another evaluation
     earlier = safetensors.torch.save(random_weights(config, seed=2))
-    register(store, config.replaced({"sample.model": "@5"}), earlier, step=5)
+    guide = register(store, config.replaced({"sample.model": "@5"}), earlier, step=5)
     assert client.get_model_version_by_alias("ddpm-tiny", "champion").version == champion.version
     third = client.get_model_version("ddpm-tiny", "3")
     assert (third.tags["weights"], third.tags["step"]) == ("tiny@5:ema", "5")
     assert third.tags["ema_sha256"] == sha256_of(earlier)
     assert third.run_id != champion.run_id
+    for _ in range(2):
+        register(store, config, newer, guide=guide)
+    fourth = client.get_model_version_by_alias("ddpm-tiny", "champion")
+    assert int(fourth.version) == 4, "the same weights, guided by others since"
+    assert fourth.tags["guide_sha256"] == sha256_of(earlier)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(store))
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking_uri(store))
     loaded = mlflow.pyfunc.load_model("models:/ddpm-tiny@champion")
