@@ -102,8 +102,9 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
                 without rows: the first `count`.
             params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4). Of a
                 model of classes: `labels`, names or numbers that images 0, 1, ... have in turn
-                (default: as in the run's samples); `guidance_scale`, 0 to 1000 (default: theirs;
-                interval, rescaling and threshold are always theirs).
+                (default: as in the run's samples); `guidance_scale`, 0 to 1000, above 0 where
+                weaker weights guide (default: theirs; interval, rescaling and threshold are always
+                theirs).
 
         Returns:
             (count, height, width, channels) uint8, or uint16 of data.depth=16.
@@ -126,6 +127,11 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             raise MlflowException.invalid_parameter_value(
                 f"guidance_scale={scale:g} of the request: this model draws bits, which have no "
                 "guidance; give 1, or 0 for bits of no class"
+            )
+        if scale == 0 and self._weaker is not None:
+            raise MlflowException.invalid_parameter_value(
+                "guidance_scale=0 would draw from the weaker model alone; give another in the "
+                "request"
             )
         positions = torch.tensor(indices, dtype=torch.int64, device=self._device)
         size = self._config.sample.batch_size

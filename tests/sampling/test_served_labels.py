@@ -124,7 +124,7 @@ def test_the_signature_has_labels_where_the_network_takes_them():
 
 def test_the_weights_that_guide_lie_in_the_model(network, monkeypatch, tmp_path):
     """Catches a registered model that is guided by its own null, or by nothing; a guide of other
-    bytes than were registered.
+    bytes than were registered; and one that draws in its place.
     """
     from ddpm_core.sampling.served_model import SampledImages
     from ddpm_core.tracking.model import save_model
@@ -160,3 +160,5 @@ def test_the_weights_that_guide_lie_in_the_model(network, monkeypatch, tmp_path)
         )
         x_0 = draw(followed, torch.arange(4), CONFIG.data.shape, sample=config.sample, seed=0)
     assert np.array_equal(served.predict(None, NO_ROWS, {}), to_u8(x_0).numpy())
+    with pytest.raises(mlflow.exceptions.MlflowException, match="the weaker model alone"):
+        served.predict(None, NO_ROWS, {"guidance_scale": 0.0})
