@@ -31,6 +31,7 @@ from ddpm_core.preflight import Findings, preflight
 from ddpm_core.recipes import RECIPES
 from ddpm_core.run_commands import add_parsers, run_command
 from ddpm_core.runs import begun, chosen, going_on, layout, results
+from ddpm_core.runs.reference import given, keys_given
 from ddpm_core.runs.run import begin_stage, configure, open_stage, refuse_training_imported
 from ddpm_core.runs.stages import STAGES, any_checks
 from ddpm_core.store.storage import Store, open_store
@@ -120,7 +121,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         except CheckpointError:
             if not chosen.is_overtaken(store, config, named):
                 raise
-            say(f"weights: {named.sample.model} went meanwhile; beginning anew with the newest")
+            went = " or ".join(str(given(named, key)) for key in keys_given(named))
+            say(f"weights: {went} went meanwhile; beginning anew with the newest")
         else:
             break
     open_stage(store, named)  # unless `shard` has: of ablations alone, or where it was lost

@@ -28,6 +28,7 @@ def doubts(
             *of_training,
             _likelihood(config, num_test),
             _depth(config),
+            _threshold(config),
         )
         if line is not None
     ]
@@ -117,4 +118,14 @@ def _depth(config: RunConfig) -> str | None:
         f"data.depth={config.data.depth} with train.precision={precision}: in bfloat16, which auto "
         "takes on GPUs that have it, the network is shown 8 significant bits of each value; give "
         f"train.precision=float32, in which it is {whole}"
+    )
+
+
+def _threshold(config: RunConfig) -> str | None:
+    percentile = config.sample.threshold_percentile
+    if percentile is None or percentile > 1:
+        return None
+    return (
+        f"sample.threshold_percentile={percentile:g} is in per cent, and clips nearly every value "
+        f"of an image that leaves [-1, 1]; if a share was meant it is {100 * percentile:g}"
     )

@@ -34,6 +34,7 @@ def test_no_ablation_is_doubted(config):
         ),
         ({"train.warmup_steps": 1600}, ["warmup_steps=1600 is longer", "ends at 0.001"]),
         ({"data.num_test_images": 40}, ["num_likelihood_images=64, but 40 images are held out"]),
+        ({"sample.threshold_percentile": 0.995}, ["=0.995 is in per cent", "it is 99.5"]),
     ],
 )
 def test_what_can_hardly_be_meant_is_said_with_its_numbers(changes, said):
