@@ -172,9 +172,7 @@ def test_images_masks_and_results_may_lie_in_buckets(place, s3_server, capsys):
     assert "no image" in capsys.readouterr().err
 
 
-def test_a_model_of_labels_and_of_known_parts_is_given_both(
-    store, tmp_path, monkeypatch, capsys
-):
+def test_a_model_of_labels_and_of_known_parts_is_given_both(store, tmp_path, monkeypatch, capsys):
     """Catches labels that are not passed on, what is known that guidance drops, a mask that is
     not given to a network that takes it, and guidance away from no label that does nothing."""
     config = tiny_config(**{"model.conditioning": "label", "model.known": True})

@@ -114,7 +114,10 @@ def test_rescaling_is_by_the_share_that_is_given():
         ({"sample.guidance_rescale": 0.7}, "guidance_rescale=0.7 is a setting of guidance"),
         ({"sample.guidance_by": "@200"}, "guidance_by=@200 is a setting of guidance"),
         ({"sample.guidance_by": "@200", "sample.guidance_scale": 0.0}, "the weaker model alone"),
-        ({"sample.guidance_by": "@10", "sample.guidance_scale": 2.0}, "not led away from themselves"),
+        (
+            {"sample.guidance_by": "@10", "sample.guidance_scale": 2.0},
+            "not led away from themselves",
+        ),
         (
             {
                 "sample.guidance_by": "@newest",
