@@ -172,8 +172,8 @@ def require_guidance(
     Raises:
         ConfigError: with the noise levels that there are.
     """
-    sample = config.sample
-    if sample.guidance_interval is None:
+    sample, given = config.sample, config.sample.guidance_interval
+    if given is None:
         return
     schedule = build_schedule(config)
     if depth is not None:
@@ -184,7 +184,7 @@ def require_guidance(
         signal, noise = schedule.signal_and_noise(steps, steps.double())
         sigma = noise / signal
         raise ConfigError(
-            f"sample.guidance_interval={list(sample.guidance_interval)} holds the noise level of "
+            f"sample.guidance_interval={list(given)} holds the noise level of "
             f"none of the {len(steps)} steps, which have sigma from {float(sigma.min()):.3g} to "
             f"{float(sigma.max()):.3g}: nothing would be guided; give others, or leave it out"
         )
