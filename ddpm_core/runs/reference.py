@@ -20,7 +20,9 @@ from ddpm_core.store.storage import Store
 Key = Literal["model", "guidance_by"]
 """of the section `sample`: which of its two references"""
 REFERENCES: tuple[Key, ...] = ("model", "guidance_by")
-_OF_THE_OUTPUT = ("prediction", "variance")
+_OF_THE_TRAINING = ("prediction", "variance", "times", "log_sigma_mean", "log_sigma_std")
+"""keys of `diffusion` that say what a network predicts and at which times it was trained, not which
+noise there is"""
 
 
 def given(config: RunConfig, key: Key) -> str | None:
@@ -121,7 +123,7 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
     """Return what two networks must have in common for one to guide the other."""
     path = identity.counted("diffusion", config.diffusion)
     return {
-        **{f"diffusion.{key}": path[key] for key in path if key not in _OF_THE_OUTPUT},
+        **{f"diffusion.{key}": path[key] for key in path if key not in _OF_THE_TRAINING},
         "model.num_classes": config.num_classes,
         "data.depth": config.data.depth,
         # Which speaks of whole steps alone: what calls the one may not be able to call the other.

@@ -6,6 +6,7 @@ from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.preflight import preflight
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.runs import chosen, deletion, places, results
+from ddpm_core.runs.reference import trained_by
 from ddpm_core.runs.run import open_run
 from ddpm_core.store.commit import retire
 from ddpm_core.store.storage import open_store
@@ -128,6 +129,18 @@ def test_a_weaker_model_may_be_a_smaller_network_and_nothing_else(store, done):
         with pytest.raises(ConfigError, match="cannot guide run 'tiny'") as refused:
             look(store, config, "sample")
         assert words in str(refused.value)
+
+
+def test_a_weaker_model_may_be_trained_at_other_times(store, done):
+    """Catches: a refusal since the noises are others, where only how often each is seen is."""
+    config = done.replaced({"diffusion.kind": "vp"})
+    other = config.replaced({"name": "small", "diffusion.times": "log_normal"})
+    open_run(store, other)
+    assert trained_by(store, by(config, "small"), "guidance_by") == other
+    further = config.replaced({"name": "further", "diffusion.beta_max": 19.0})
+    open_run(store, further)
+    with pytest.raises(ConfigError, match=r"diffusion\.beta_max"):
+        trained_by(store, by(config, "further"), "guidance_by")
 
 
 def test_other_guides_are_another_job_another_run_in_mlflow_and_pinned_for_a_flow(store, done):
