@@ -25,6 +25,8 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.sampling.sampler import Noise, num_steps_of, run_sampler
 
 Name = Literal["replacement", "repaint"]
+_MAX_RESAMPLINGS = 1000
+"""hours for one small image; all levels are listed beforehand"""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,18 @@ class Method:
                     f"--method repaint takes ancestral steps, and sample.sampler={sample.sampler} "
                     "takes others; give --set sample.sampler=ancestral, or --method replacement"
                 )
-            if min(self.jump_length, self.num_resamplings) < 1:
+            depth = (
+                num_timesteps if self.strength is None else depth_of(self.strength, num_timesteps)
+            )
+            steps = num_steps_at(sample, num_timesteps, depth)
+            if not 1 <= self.jump_length < steps:
                 raise ConfigError(
-                    f"--jump {self.jump_length} and --resamplings {self.num_resamplings} must be "
-                    "at least 1"
+                    f"--jump {self.jump_length} must be at least 1 and less than the {steps} steps "
+                    "that are taken, else it never goes back"
+                )
+            if not 1 <= self.num_resamplings <= _MAX_RESAMPLINGS:
+                raise ConfigError(
+                    f"--resamplings {self.num_resamplings} must be from 1 to {_MAX_RESAMPLINGS}"
                 )
 
     def about(self, sample: SampleConfig, num_timesteps: int) -> dict[str, Any]:

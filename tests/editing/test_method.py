@@ -114,4 +114,8 @@ def test_what_does_not_go_together_is_refused():
     leading = {"sample.spacing": "leading", "sample.sampler": "ddim", "sample.num_steps": 10}
     assert "sample.spacing=trailing" in refused(Method(strength=0.5), **leading)
     assert "sample.sampler=ancestral" in refused(Method("repaint"), **{"sample.sampler": "ddim"})
-    assert "at least 1" in refused(Method("repaint", num_resamplings=0))
+    assert "from 1 to 1000" in refused(Method("repaint", num_resamplings=0))
+    assert "from 1 to 1000" in refused(Method("repaint", num_resamplings=10**8))
+    assert "less than the 10 steps" in refused(Method("repaint"), **{"sample.num_steps": 10})
+    half = Method("repaint", 0.5, jump_length=5)
+    assert "less than the 5 steps" in refused(half, **{"sample.num_steps": 10})
