@@ -1,7 +1,6 @@
 """ddpm edit: inpainting, outpainting and image to image with a trained model. Starts no Ray."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from ddpm_core.cli import (
@@ -83,7 +82,7 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--seed",
         dest="overrides",
         action="append",
-        type=lambda text: f"sample.seed={json.dumps(int(text))}",
+        type=lambda text: f"sample.seed={text}",
         metavar="N",
         help="short for --set sample.seed=N",
     )
