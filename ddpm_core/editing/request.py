@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, SampleConfig
 from ddpm_core.editing.canvas import Margins
 from ddpm_core.editing.method import Method
 from ddpm_core.errors import ConfigError
@@ -50,6 +50,8 @@ class Request:
             raise ConfigError(
                 "--method repaint is for what is known of an image; give --mask or --extend with it"
             )
+        if config.num_classes is not None and not isinstance(config.sample.labels, tuple):
+            _refuse_what_needs_labels(config.sample)
         for option, value in (("--variants", self.variants), ("--batch-size", self.batch_size)):
             if not 1 <= value <= 2**16:
                 raise ConfigError(f"{option} {value} must be from 1 to {2**16}")
@@ -69,3 +71,12 @@ class Request:
         if self.method.strength is not None:
             words.append(f"strength{self.method.strength:g}")
         return "-".join([*words, f"seed{config.sample.seed}"])
+
+
+def _refuse_what_needs_labels(sample: SampleConfig) -> None:
+    given = {"labels": sample.labels == "training", "guidance_scale": sample.guidance_scale != 1}
+    for key in (key for key, is_given in given.items() if is_given):
+        raise ConfigError(
+            f"sample.{key}={getattr(sample, key)} has no effect on images without labels; give "
+            "theirs, e.g. --set sample.labels=[3], or leave it out"
+        )
