@@ -6,7 +6,7 @@ All that can be refused is refused before the network is loaded.
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 
 from ddpm_core.conditioning import NOTHING, Conditioning, Known
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RunConfig, identity
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
 from ddpm_core.editing.method import depth_of, edit_images, num_steps_at
 from ddpm_core.editing.request import Request
-from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
 from ddpm_core.inference.build import require_guidance
 from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
+from ddpm_core.runs.run import check_stage
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import to_levels
 from ddpm_core.sampling.guided import guided
@@ -53,25 +53,33 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     """
     work = prepare(store, config, request, out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    weights = work.weights
-    denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
-    if not isinstance(denoiser, NetworkDenoiser):
-        raise ConfigError("edit changes images, and diffusion.kind=binomial is a chain of bits")
-    weaker = load_weaker(store, weights, device)
-    total, shape = len(work.jobs), work.inputs.levels.shape[1:]
-    count = request.variants
-    after = np.empty((len(work.keys), count, *shape), work.inputs.levels.dtype)
-    Progress("edit", 0, total, "images", weights.said).show()
-    for start in range(0, total, request.batch_size):
-        jobs = work.jobs[start : start + request.batch_size]
-        edited = _edited(denoiser, weaker, work, jobs, device, _Steps(start, total))
-        for (image, variant), levels in zip(jobs, edited, strict=True):
-            after[image, variant] = levels
-            key = work.keys[image][variant]
-            _write(out, key, png.encode(levels), overwrite=request.overwrite)
-        Progress("edit", start + len(jobs), total, "images").show()
-    for key, content in ((work.sheet_key, _sheet(work, after)), (work.record_key, work.record)):
-        _write(out, key, content, overwrite=request.overwrite)
+    weights, total = work.weights, len(work.jobs)
+    missing = [job for job in work.jobs if work.key_of(job) not in work.there]
+    done = total - len(missing)
+    # First, so that an edit that is cut off is known for this one when it is begun again; but not
+    # beside results of another that are written over one by one.
+    if request.overwrite:
+        out.delete(work.record_key)
+    else:
+        out.create(work.record_key, work.record)
+    Progress("edit", done, total, "images", weights.said).show()
+    if missing:
+        average = weights.average
+        denoiser = load_denoiser(store, config, weights.checkpoint, device, average=average)
+        if not isinstance(denoiser, NetworkDenoiser):
+            raise TypeError(type(denoiser))  # of bits: refused before
+        weaker = load_weaker(store, weights, device)
+    for start in range(0, len(missing), request.batch_size):
+        jobs = missing[start : start + request.batch_size]
+        edited = _edited(denoiser, weaker, work, jobs, device, _Steps(done, total))
+        for job, levels in zip(jobs, edited, strict=True):
+            _write(out, work.key_of(job), png.encode(levels), overwrite=request.overwrite)
+        done += len(jobs)
+        Progress("edit", done, total, "images").show()
+    if work.sheet_key not in work.there:
+        _write(out, work.sheet_key, _sheet(work, out), overwrite=request.overwrite)
+    if request.overwrite:
+        out.write(work.record_key, work.record)
     return [*work.all_keys]
 
 
@@ -87,6 +95,13 @@ class Work:
     """of the images, in turn; empty: of nothing"""
     keys: list[list[str]]
     """of each image and variant"""
+    there: frozenset[str]
+    """the keys that this very edit has written before it was cut off"""
+
+    def key_of(self, job: tuple[int, int]) -> str:
+        """Of the result of a job."""
+        image, variant = job
+        return self.keys[image][variant]
 
     @property
     def jobs(self) -> list[tuple[int, int]]:
@@ -121,6 +136,7 @@ class Work:
             "sampler": describe(config.sample, config.diffusion.num_timesteps),
             **request.method.about(config.sample, config.diffusion.num_timesteps),
             "batch_size": request.batch_size,
+            "data": identity.data(config.data),
         }
         if (weaker := self.weights.weaker) is not None:
             about["guide"] = {"name": weaker.name, "sha256": weaker.sha256}
@@ -133,6 +149,7 @@ class Work:
             row: dict[str, Any] = {"name": file.name, "sha256": self.inputs.sha256[number]}
             if self.inputs.masks:
                 row["mask"] = self.inputs.masks[number]
+                row["mask_sha256"] = self.inputs.masks_sha256[number]
             if self.labels:
                 row["label"] = self.labels[number % len(self.labels)]
             rows.append({**row, "results": self.keys[number]})
@@ -146,35 +163,31 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
         PipelineError: what cannot be done.
     """
     request.require_possible(config)
+    check_stage(store, config)
     labels: tuple[int, ...] = ()
     if config.num_classes is not None and isinstance(config.sample.labels, tuple):
         labels = plan_of(config, labelled_classes(store, config)).in_turn
-    _require_guidance(config, request, has_labels=bool(labels))
+    _require_guidance(config, request)
     weights = chosen.require(store, config)
     chosen.require_files(store, weights)
-    inputs = read_inputs(request, config)
+    inputs = read_inputs(request, config, out.uri)
     names, stems = [one.name for one in inputs.files], [one.stem for one in inputs.files]
     keys = outputs.keys_of(names, stems, request.what(config), request.variants)
-    work = Work(config, request, weights, inputs, labels, keys)
+    work = Work(config, request, weights, inputs, labels, keys, frozenset())
     if not request.overwrite:
-        outputs.refuse_present(out, work.all_keys)
+        there = outputs.written_before(out, work.all_keys, work.record_key, work.record)
+        work = replace(work, there=there)
     out.require_writable()
     return work
 
 
-def _require_guidance(config: RunConfig, request: Request, *, has_labels: bool) -> None:
-    """Refuse settings of guidance by which nothing would be guided.
+def _require_guidance(config: RunConfig, request: Request) -> None:
+    """Refuse an interval of guidance in which none of the edit's steps lies.
 
     Raises:
-        ConfigError: there are no labels to be led away from, or no step in the interval.
+        ConfigError: with the noise levels that there are.
     """
     sample, num_timesteps = config.sample, config.diffusion.num_timesteps
-    if sample.guidance_scale != 1 and sample.guidance_by is None and not has_labels:
-        raise ConfigError(
-            f"sample.guidance_scale={sample.guidance_scale:g} leads beyond the prediction without "
-            "a label, and edit gives none unless sample.labels lists them; give --set "
-            "sample.labels=[3], by number or name, or sample.guidance_scale=1"
-        )
     if (strength := request.method.strength) is None:
         require_guidance(config)
     else:
@@ -259,8 +272,12 @@ def _of_labels(
     return guided(denoiser, given, sample, weaker)
 
 
-def _sheet(work: Work, after: NDArray[Any]) -> bytes:
+def _sheet(work: Work, out: Store) -> bytes:
     inputs, shown = work.inputs, slice(0, outputs.MAX_SHOWN)
+    after = [
+        [_read(out, key, inputs.levels) for key in keys[: outputs.SHOWN_VARIANTS]]
+        for keys in work.keys[shown]
+    ]
     more = len(inputs.files) - outputs.MAX_SHOWN
     title = f"{work.weights.name}: {work.request.what(work.config)}"
     return outputs.sheet_of(
@@ -268,8 +285,12 @@ def _sheet(work: Work, after: NDArray[Any]) -> bytes:
         [file.name for file in inputs.files[shown]],
         _of_8_bits(inputs.levels[shown]),
         None if inputs.known is None else inputs.known[shown],
-        _of_8_bits(after[shown]),
+        _of_8_bits(np.array(after)),
     )
+
+
+def _read(out: Store, key: str, like: NDArray[Any]) -> NDArray[Any]:
+    return png.decode(out.read(key), like.shape[1:], origin=out.uri_of(key), depths=[like.dtype])
 
 
 def _of_8_bits(levels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -37,6 +37,13 @@ class ImageFiles:
     """images alone, by the bytes of their names; of a file, that one"""
     is_folder: bool
 
+    @property
+    def uri(self) -> str:
+        """Of the folder, or of the file."""
+        return (
+            self.container.uri if self.is_folder else f"{self.container.uri}/{self.entries[0].name}"
+        )
+
     def read(self, entry: Entry) -> ImageFile:
         """Return one of them.
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.editing.canvas import Canvas, Margins
 from ddpm_core.editing.files import ImageFile, ImageFiles, find_images
 from ddpm_core.editing.request import Request
-from ddpm_core.errors import DataError
-from ddpm_core.images.names import quoted
+from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.images.names import quoted, shown
 
 _MAX_BYTES = 2**31
 """of all images in the model's size, which are held in memory"""
@@ -28,14 +28,20 @@ class Inputs:
     sha256: tuple[str, ...]
     masks: tuple[str, ...]
     """their names; empty: there are none"""
+    masks_sha256: tuple[str, ...]
     levels: NDArray[Any]
     """(n, h, w, c)"""
     known: NDArray[np.bool_] | None
     """(n, h, w); None: no pixel is kept as it is"""
 
 
-def read_inputs(request: Request, config: RunConfig) -> Inputs:
+def read_inputs(request: Request, config: RunConfig, out_uri: str) -> Inputs:
     """Read and check all images and masks.
+
+    Args:
+        request: whose.
+        config: of the run.
+        out_uri: of the store in which the results will lie.
 
     Raises:
         ConfigError, DataError, StorageError: one of them cannot be used.
@@ -43,6 +49,10 @@ def read_inputs(request: Request, config: RunConfig) -> Inputs:
     canvas = Canvas(config.data, Margins() if request.margins is None else request.margins)
     images = find_images(request.images, option="--image")
     masks = None if request.masks is None else find_images(request.masks, option="--mask")
+    if images.is_folder:
+        _require_apart(images.container.uri, "--out", out_uri)
+        if masks is not None:
+            _require_apart(images.container.uri, "--mask", masks.uri)
     height, width = config.data.height, config.data.width
     image_bytes = height * width * config.data.channels * config.data.depth // 8
     if len(images.entries) * image_bytes > _MAX_BYTES:
@@ -50,23 +60,41 @@ def read_inputs(request: Request, config: RunConfig) -> Inputs:
             f"--image {request.images}: {len(images.entries)} images of {width}x{height} are more "
             f"than the {_MAX_BYTES // 2**30} GiB that are held at once; edit a part of them"
         )
-    files, sha256, names, levels, known = [], [], [], [], []
+    files, sha256, of_masks, levels, known = [], [], [], [], []
     for entry in images.entries:
         file = images.read(entry)
         levels.append(canvas.place(file))
         if request.is_inpainting:
             mask = None if masks is None else _mask_of(masks, file)
             known.append(canvas.known(mask, file))
-            names += [] if mask is None else [mask.name]
+            of_masks += [] if mask is None else [(mask.name, _sha256(mask))]
         files.append(ImageFile(file.name, b"", file.origin))
-        sha256.append(hashlib.sha256(file.content).hexdigest())
+        sha256.append(_sha256(file))
     return Inputs(
         tuple(files),
         tuple(sha256),
-        tuple(names),
+        tuple(name for name, _ in of_masks),
+        tuple(digest for _, digest in of_masks),
         np.stack(levels),
         np.stack(known) if request.is_inpainting else None,
     )
+
+
+def _require_apart(folder: str, option: str, uri: str) -> None:
+    """Refuse what would be taken for an image of the folder itself, now or the next time."""
+    if uri.startswith("s3://") or folder.startswith("s3://"):
+        is_below = f"{uri}/".startswith(f"{folder}/")
+    else:
+        is_below = Path(uri).resolve().is_relative_to(Path(folder).resolve())
+    if is_below:
+        raise ConfigError(
+            f"{option} {shown(uri)} lies in the folder of --image, {shown(folder)}, all images of "
+            "which are edited: it would be edited itself; give a place outside of it"
+        )
+
+
+def _sha256(file: ImageFile) -> str:
+    return hashlib.sha256(file.content).hexdigest()
 
 
 def _mask_of(masks: ImageFiles, image: ImageFile) -> ImageFile:

@@ -17,7 +17,8 @@ from ddpm_core.store.storage import Store
 
 MAX_SHOWN = 12
 """images of which the sheet has a row"""
-_SHOWN_VARIANTS = 8
+SHOWN_VARIANTS = 8
+"""of each"""
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9._+=-]")
 _MAX_PART = 120
 
@@ -28,10 +29,13 @@ def safe_name(stem: str) -> str:
 
 
 def _safe_part(part: str) -> str:
+    """Return a part of a name; with a digest where letters are lost, of which whole names consist
+    in other scripts.
+    """
     safe = _NOT_SAFE.sub("_", part)
     if not re.match("[A-Za-z0-9_]", safe):
         safe = f"_{safe}"
-    if len(safe) > _MAX_PART:
+    if len(safe) > _MAX_PART or not part.isascii():
         safe = f"{safe[:_MAX_PART]}-{hashlib.sha256(bytes_of(part)).hexdigest()[:8]}"
     return safe
 
@@ -60,21 +64,26 @@ def keys_of(names: Sequence[str], stems: Sequence[str], what: str, count: int) -
     return [[f"{safe}-{what}-{one + 1}.png" for one in range(count)] for safe in taken]
 
 
-def refuse_present(store: Store, keys: Sequence[str]) -> None:
-    """Refuse to write where something is.
+def written_before(
+    store: Store, keys: Sequence[str], record_key: str, record: bytes
+) -> frozenset[str]:
+    """Return which of the keys an edit has written that had the same record.
 
     Raises:
-        RunConflictError: naming the first that is there.
+        RunConflictError: something else is there; naming the first.
     """
     folders = {key.rpartition("/")[0] for key in keys}
     there = {folder: set(store.sizes(folder)) for folder in folders}
     found = [key for key in keys if key.rpartition("/")[2] in there[key.rpartition("/")[0]]]
+    if record_key in found and store.read(record_key) == record:
+        return frozenset(found)
     if found:
         raise RunConflictError(
             f"{store.uri_of(found[0])} is there already"
             + (f", and {len(found) - 1} more" if len(found) > 1 else "")
             + "; give another --out, or --overwrite"
         )
+    return frozenset()
 
 
 def sheet_of(
@@ -98,7 +107,7 @@ def sheet_of(
         white = np.where(known, 0, 255).astype(np.uint8)[..., None]
         shown = np.ascontiguousarray(np.broadcast_to(white, before.shape))
         blocks.append(Block("mask", shown[None]))
-    frames = after[:, :_SHOWN_VARIANTS].swapaxes(0, 1)
+    frames = after.swapaxes(0, 1)
     captions = [[str(one + 1)] for one in range(len(frames))]
     blocks.append(Block("after", frames, captions))
     rows = [drawable(name if len(name) <= 24 else f"{name[:21]}...") for name in names]

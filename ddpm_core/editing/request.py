@@ -36,6 +36,11 @@ class Request:
         Raises:
             ConfigError: naming the option, and what to give.
         """
+        if config.diffusion.kind == "binomial":
+            raise ConfigError(
+                "edit changes images, and diffusion.kind=binomial is a chain of bits; give another "
+                "model"
+            )
         if not self.is_inpainting and self.method.strength is None:
             raise ConfigError(
                 "nothing says what to make anew; give --mask (white is made anew), --extend "
@@ -74,7 +79,10 @@ class Request:
 
 
 def _refuse_what_needs_labels(sample: SampleConfig) -> None:
-    given = {"labels": sample.labels == "training", "guidance_scale": sample.guidance_scale != 1}
+    given = {
+        "labels": sample.labels == "training",
+        "guidance_scale": sample.guidance_scale != 1 and sample.guidance_by is None,
+    }
     for key in (key for key, is_given in given.items() if is_given):
         raise ConfigError(
             f"sample.{key}={getattr(sample, key)} has no effect on images without labels; give "

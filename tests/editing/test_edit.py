@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_core import __main__ as command
-from ddpm_core.editing import edit
+from ddpm_core.editing import edit, outputs
 from ddpm_core.images import png
 from ddpm_core.runs.run import open_stage
 from tests.fake_s3 import BUCKET
@@ -108,6 +108,13 @@ def test_a_folder_is_edited_and_nothing_is_written_over(place, capsys):
         (["--strength", "0.5", "--method", "repaint"], 2, "is for what is known of an image"),
         (["--strength", "0.5", "--jump", "3"], 2, "are of --method repaint"),
         (["--strength", "0.5", "--variants", "0"], 2, "--variants 0 must be"),
+        (["--strength", "0.5", "--out", "my photos/out"], 2, "it would be edited itself"),
+        (["--mask", "my photos/a.png"], 2, "it would be edited itself"),
+        (
+            ["--strength", "0.5", "--set", "diffusion.beta_start=0.0002"],
+            2,
+            "beta_start: 0.0001 -> 0.0002",
+        ),
         (["--mask", "nowhere.png"], 3, '--mask "nowhere.png": there is no such file or folder'),
         (["--mask", "masks"], 3, 'has no mask for "in here/b c.png"'),
         (["--strength", "0.5", "--model", "@7"], 4, "no checkpoint of step 7"),
@@ -126,11 +133,11 @@ def test_what_cannot_be_done_is_one_sentence_before_any_work(
     (place / "masks" / "a.png").write_bytes(mask_file())
     monkeypatch.chdir(place)
     monkeypatch.setattr(edit, "load_denoiser", None)
-    given = ["--image", "my photos", *words, "--out", "out"]
+    given = ["--image", "my photos", "--out", "out", *words]
     assert run(place, *given) == code
     message = capsys.readouterr().err
     assert part in message
-    assert len(message.splitlines()) == 1
+    assert len(message.splitlines()) == 1 + 2 * ("->" in message)
     assert not (place / "out").exists()
 
 
@@ -140,6 +147,44 @@ def test_two_images_of_one_name_are_refused(place, capsys):
     words = ["--image", str(place / "my photos"), "--strength", "0.5", "--out", str(place / "out")]
     assert run(place, *words) == 3
     assert '"a.jpg" and "a.png" would both be written as a-changed' in capsys.readouterr().err
+
+
+def test_an_edit_that_was_cut_off_goes_on_and_another_does_not(place, capsys, monkeypatch):
+    """Catches the same command that is refused by its own first files, results of another edit that
+    are taken for its own, and a network that is loaded where nothing is left to do."""
+    out = place / "out"
+    words = ["--image", str(place / "my photos"), "--mask", str(place / "mask.png")]
+    words += ["--variants", "2", "--out", str(out)]
+    assert run(place, *words) == 0
+    whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    kept, *rest = sorted(path for path in whole if path.parent.name == "in_here")
+    made = kept.stat().st_mtime_ns
+    for path in (*rest, out / "sheet-inpainted-seed0.png"):
+        path.unlink()
+    capsys.readouterr()
+    assert run(place, *words) == 0
+    assert "edit  3/6 images" in capsys.readouterr().out
+    assert kept.stat().st_mtime_ns == made
+    assert whole == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patched:
+        patched.setattr(edit, "load_denoiser", None)
+        assert run(place, *words) == 0
+    # Another mask of the same name is another edit.
+    turned = np.ascontiguousarray(np.broadcast_to(np.where(RIGHT, 0, 255), (8, 8)).astype(np.uint8))
+    Image.fromarray(turned).save(place / "mask.png")
+    assert run(place, *words) == 2
+    # Cut off while it writes over another's results: those that are left are not its own.
+    monkeypatch.setattr(edit, "_sheet", None)
+    with pytest.raises(TypeError):
+        run(place, *words, "--overwrite")
+    assert run(place, *words) == 2
+
+
+def test_names_of_other_scripts_stay_apart():
+    """Catches two names of one length, of whose letters none is left, that are one."""
+    stems = ["\u56fe\u4e00", "\u56fe\u4e8c"]
+    keys = outputs.keys_of([f"{stem}.png" for stem in stems], stems, "changed", 1)
+    assert keys == [["__-d3fb9f12-changed-1.png"], ["__-e5d0a660-changed-1.png"]]
 
 
 def test_a_dry_run_names_the_files_and_writes_none(place, capsys, monkeypatch):
@@ -166,7 +211,9 @@ def test_images_masks_and_results_may_lie_in_buckets(place, s3_server, capsys):
     local = ["--image", str(place / "my photos" / "a.png"), "--mask", str(place / "mask.png")]
     assert run(place, *local, "--out", str(place / "out")) == 0
     assert found == (place / "out" / "a-inpainted-seed0-1.png").read_bytes()
-    assert run(place, *words, "--out", f"s3://{BUCKET}/mine") == 2
+    assert run(place, *words, "--out", f"s3://{BUCKET}/mine", "--set", "sample.num_steps=9") == 2
+    assert run(place, "--image", there, *words[2:], "--out", f"s3://{BUCKET}/mine") == 2
+    assert "lies in the folder of --image" in capsys.readouterr().err
     s3_server.objects["their things/empty/notes.txt"] = b""
     assert run(place, "--image", f"{there}/empty", *words[2:], "--out", "out") == 3
     assert "no image" in capsys.readouterr().err
@@ -198,10 +245,10 @@ def test_a_model_of_labels_and_of_known_parts_is_given_both(store, tmp_path, mon
 
     monkeypatch.setattr(edit, "load_denoiser", watched)
     words = ["--image", str(tmp_path / "a.png"), "--mask", str(tmp_path / "mask.png")]
-    words += ["--set", "sample.guidance_scale=2"]
-    assert run(tmp_path, *words, "--out", str(tmp_path / "out"), "--dry-run") == 2
-    assert "without a label, and edit gives none" in capsys.readouterr().err
-    words += ["--set", 'sample.labels=["3"]']
+    words += ["--set", 'sample.labels=["3"]', "--set", "sample.guidance_scale=2"]
+    for without in (words[:-4] + words[-2:], [*words[:-4], "--set", "sample.labels=training"]):
+        assert run(tmp_path, *without, "--out", str(tmp_path / "out")) == 2
+        assert "has no effect on images without labels" in capsys.readouterr().err
     assert run(tmp_path, *words, "--out", str(tmp_path / "out")) == 0
     given = seen[0]
     assert given.label.tolist() == [3, 3, 3, 3, 10, 10, 10, 10]
