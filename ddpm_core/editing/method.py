@@ -86,8 +86,9 @@ class Method:
         said: dict[str, Any] = {"method": self.name}
         if self.strength is not None:
             depth = depth_of(self.strength, num_timesteps)
-            steps = num_steps_at(sample, num_timesteps, depth)
-            said |= {"strength": self.strength, "depth": depth, "steps_from_there": steps}
+            said |= {"strength": self.strength, "depth": depth}
+            if not sample.is_adaptive:
+                said["steps_from_there"] = num_steps_at(sample, num_timesteps, depth)
         if self.name == "repaint":
             said |= {"jump_length": self.jump_length, "num_resamplings": self.num_resamplings}
         return said
@@ -142,8 +143,9 @@ def edit_images(
     num_timesteps = chain_of(denoiser.path).num_timesteps
     if method.strength is not None:
         depth = depth_of(method.strength, num_timesteps)
-        steps = num_steps_at(sample, num_timesteps, depth)
-        sample = SampleConfig(**{**sample.model_dump(), "num_steps": steps})
+        if not sample.is_adaptive:
+            steps = num_steps_at(sample, num_timesteps, depth)
+            sample = SampleConfig(**{**sample.model_dump(), "num_steps": steps})
         denoiser = shortened(denoiser, depth)
         start = start_of(denoiser, images.to(dtype), state)
         state = start.heun_state if sample.sampler == "heun" else start.state

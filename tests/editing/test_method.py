@@ -119,3 +119,18 @@ def test_what_does_not_go_together_is_refused():
     assert "less than the 10 steps" in refused(Method("repaint"), **{"sample.num_steps": 10})
     half = Method("repaint", 0.5, jump_length=5)
     assert "less than the 5 steps" in refused(half, **{"sample.num_steps": 10})
+
+
+def test_an_adaptive_solver_begins_at_the_depth_with_steps_of_its_own():
+    """Catches a number of steps that is given to a solver which takes none."""
+    seen = []
+
+    def network(x_t, t):
+        seen.append(float(t[0]))
+        return IMAGES
+
+    denoiser = NetworkDenoiser(network, SHORT, "x_0", "fixed_small")
+    sample = sample_of("ode", ode_method="adaptive")
+    edited(Method(strength=0.4), sample, None, denoiser=denoiser)
+    assert seen[0] == depth_of(0.4, 50) - 1
+    assert "steps_from_there" not in Method(strength=0.4).about(sample, 50)
