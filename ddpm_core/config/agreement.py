@@ -76,6 +76,7 @@ def _bits_go_together(config: "RunConfig") -> None:
     wrong = (
         (not data.is_binary, f"data.name={data.name}", "images of two levels: heartbeat"),
         (train.loss != "vlb", f"train.loss={train.loss}", "the bound, train.loss=vlb"),
+        (config.model.known, "model.known=true", "no known part: leave model.known out"),
         (
             sample.sampler != "ancestral" or sample.num_steps is not None,
             f"sample.sampler={sample.sampler}, sample.num_steps={sample.num_steps}",

@@ -64,10 +64,7 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
         out.create(work.record_key, work.record)
     Progress("edit", done, total, "images", weights.said).show()
     if missing:
-        average = weights.average
-        denoiser = load_denoiser(store, config, weights.checkpoint, device, average=average)
-        if not isinstance(denoiser, NetworkDenoiser):
-            raise TypeError(type(denoiser))  # of bits: refused before
+        denoiser = _loaded(store, config, weights, device)
         weaker = load_weaker(store, weights, device)
     for start in range(0, len(missing), request.batch_size):
         jobs = missing[start : start + request.batch_size]
@@ -81,6 +78,16 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     if request.overwrite:
         out.write(work.record_key, work.record)
     return [*work.all_keys]
+
+
+def _loaded(
+    store: Store, config: RunConfig, weights: Weights, device: torch.device
+) -> NetworkDenoiser:
+    average = weights.average
+    denoiser = load_denoiser(store, config, weights.checkpoint, device, average=average)
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise TypeError(type(denoiser))  # of bits: refused before
+    return denoiser
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ HEARTBEAT = recipe("heartbeat")
         ({"diffusion.beta_schedule": "jsd"}, "is a key of diffusion.kind=chain"),
         ({"train.preview_every": 100}, "previews are of images"),
         ({"model.known": True}, "model.kind=mlp takes no mask"),
+        ({"model.kind": "dit", "model.patch_size": 1, "model.known": True}, "no known part: leave"),
         ({"data.height": 2}, "made of 1x20 values, and nothing around them"),
         ({"data.source": "bits.zip"}, "heartbeat is made here; give 'default'"),
         ({"data.depth": 16}, "depth=16 is a setting of collections"),

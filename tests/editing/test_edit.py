@@ -10,7 +10,11 @@ from PIL import Image
 
 from ddpm_core import __main__ as command
 from ddpm_core.editing import edit, outputs
+from ddpm_core.editing.method import Method
+from ddpm_core.editing.request import Request
+from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
+from ddpm_core.recipes import recipe
 from ddpm_core.runs.run import open_stage
 from tests.fake_s3 import BUCKET
 from tests.sampling.tiny import commit_random_weights, tiny_config
@@ -185,6 +189,13 @@ def test_names_of_other_scripts_stay_apart():
     stems = ["\u56fe\u4e00", "\u56fe\u4e8c"]
     keys = outputs.keys_of([f"{stem}.png" for stem in stems], stems, "changed", 1)
     assert keys == [["__-d3fb9f12-changed-1.png"], ["__-e5d0a660-changed-1.png"]]
+
+
+def test_a_chain_of_bits_is_refused_before_anything_is_read():
+    """Catches a refusal after the record is written."""
+    request = Request("nowhere", "out", method=Method(strength=0.5))
+    with pytest.raises(ConfigError, match="a chain of bits; give another model"):
+        request.require_possible(recipe("heartbeat"))
 
 
 def test_a_dry_run_names_the_files_and_writes_none(place, capsys, monkeypatch):
