@@ -14,6 +14,7 @@ from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs import base, layout, places, results
+from ddpm_core.runs.misfits import misfits, other_chain
 from ddpm_core.runs.run import configure, open_run
 from ddpm_core.runs.table import show_run
 from ddpm_core.sharding.stage import run_shard
@@ -259,18 +260,16 @@ def test_another_resolution_and_another_chain_fit(store):
     there = small_config(model__attention_resolutions=[4])
     large = {"data.height": 16, "data.width": 16, "data.name": "images", "data.grey": True}
     here = there.replaced({**large, "model.attention_resolutions": [8]})
-    assert base.misfits(there, here) == []
-    moved = base.misfits(there, here.replaced({"model.attention_resolutions": [16]}))
+    assert misfits(there, here) == []
+    moved = misfits(there, here.replaced({"model.attention_resolutions": [16]}))
     assert len(moved) == 1
     assert "set model.attention_resolutions=[8]" in moved[0]
     known = there.replaced({"model.known": True})
-    assert base.misfits(there, known) == [], "it is added, and begins at 0"
-    assert base.misfits(known, there) == [
-        "model.known: true there, false here; set model.known=true"
-    ]
-    assert base.other_chain(there, here) is None
+    assert misfits(there, known) == [], "it is added, and begins at 0"
+    assert misfits(known, there) == ["model.known: true there, false here; set model.known=true"]
+    assert other_chain(there, here) is None
     longer = here.replaced({"diffusion.num_timesteps": 30, "train.start_from": "small"})
-    assert "diffusion.num_timesteps is 24 there and 30 here" in base.other_chain(there, longer)
+    assert "diffusion.num_timesteps is 24 there and 30 here" in other_chain(there, longer)
 
 
 def test_what_is_not_there_is_refused_with_what_is(store):

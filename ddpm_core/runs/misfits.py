@@ -1,0 +1,93 @@
+"""Whether weights of one run fit another, key by key of their configurations. Knows no torch."""
+
+import json
+from typing import Any
+
+from ddpm_core.config import RunConfig, UNetConfig, identity
+from ddpm_core.diffusion.choices import is_learned
+
+_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known")
+"""keys of the network that may differ, some in one direction alone, see `misfits`"""
+
+
+def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Return a line for each key with which the weights of one run are none of another's."""
+    if theirs.model.kind != ours.model.kind:
+        return [misfit("model.kind", theirs.model.kind, ours.model.kind)]
+    there, here = (_of_network(one) for one in (theirs, ours))
+    lines = [
+        misfit(f"model.{key}", there.get(key), here.get(key))
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
+    ]
+    lines += _attention(theirs, ours)
+    if theirs.num_classes is not None and ours.num_classes is None:
+        lines.append(misfit("model.conditioning", "label", "none"))
+    if theirs.model.known and not ours.model.known:
+        lines.append(misfit("model.known", there=True, here=False))
+    if theirs.data.channels != ours.data.channels:
+        lines.append(
+            f"channels of the images: {theirs.data.channels} there, {ours.data.channels} here; set "
+            f"data.grey={json.dumps(theirs.data.channels == 1)}, or take other images"
+        )
+    first, second = theirs.diffusion, ours.diffusion
+    if first.prediction != second.prediction:
+        lines.append(misfit("diffusion.prediction", first.prediction, second.prediction))
+    if is_learned(first.variance) != is_learned(second.variance):
+        lines.append(misfit("diffusion.variance", first.variance, second.variance))
+    return lines
+
+
+def other_chain(theirs: RunConfig, ours: RunConfig) -> str | None:
+    """Return a line about a chain that the weights have not seen, which fits all the same."""
+    there, here = (identity.counted("diffusion", one.diffusion) for one in (theirs, ours))
+    lines = [
+        f"diffusion.{key} is {json.dumps(there.get(key))} there and {json.dumps(here.get(key))} "
+        "here"
+        for key in {**there, **here}
+        if there.get(key) != here.get(key) and key not in ("prediction", "variance")
+    ]
+    if not lines:
+        return None
+    return (
+        f"the weights of train.start_from={ours.train.start_from!r} were trained on another chain, "
+        f"and have to learn this one: {'; '.join(lines)}"
+    )
+
+
+def _of_network(config: RunConfig) -> dict[str, Any]:
+    section = identity.counted("model", config.model)
+    return {key: value for key, value in section.items() if key not in _FREE}
+
+
+def _attention(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Compare where attention is in the network: images of another height move it."""
+    there, here = _levels(theirs), _levels(ours)
+    if there == here or not isinstance(theirs.model, UNetConfig):
+        return []
+    wanted = sorted((ours.data.height // 2**level for level in there), reverse=True)
+    return [
+        f"model.attention_resolutions: {list(theirs.model.attention_resolutions)} of images of "
+        f"height {theirs.data.height} there, {_resolutions(ours)} of height {ours.data.height} "
+        f"here; set model.attention_resolutions={wanted}, which are the same places"
+    ]
+
+
+def _resolutions(config: RunConfig) -> list[int]:
+    model = config.model
+    return list(model.attention_resolutions) if isinstance(model, UNetConfig) else []
+
+
+def _levels(config: RunConfig) -> set[int]:
+    """Return the levels of a U-Net, from 0 at full resolution, that have attention."""
+    model = config.model
+    if not isinstance(model, UNetConfig):
+        return set()
+    heights = {level: config.data.height // 2**level for level in range(len(model.channel_mults))}
+    return {level for level, height in heights.items() if height in model.attention_resolutions}
+
+
+def misfit(key: str, there: object, here: object) -> str:
+    """Return the line of a key that must be as it is there."""
+    first, second = json.dumps(there), json.dumps(here)
+    return f"{key}: {first} there, {second} here; set {key}={first}"
