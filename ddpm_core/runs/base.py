@@ -119,8 +119,9 @@ def require_fit(store: Store, config: RunConfig) -> str | None:
         raise ConfigError(
             f"train.start_from={base.start.name!r} does not fit run {config.name!r}:{shown}"
         )
-    # A folder's chain takes torch to read.
-    return None if base.checkpoint is None else other_chain(base.trained, config)
+    # Which chain a folder's is takes torch to read; that it is one does not.
+    is_read = base.checkpoint is not None or base.trained.diffusion.kind != config.diffusion.kind
+    return other_chain(base.trained, config) if is_read else None
 
 
 def require_record(store: Store, config: RunConfig, checkpoint: Manifest) -> None:

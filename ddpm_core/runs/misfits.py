@@ -8,6 +8,9 @@ from ddpm_core.diffusion.choices import is_learned
 
 _FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known")
 """keys of the network that may differ, some in one direction alone, see `misfits`"""
+_OUTPUTS_APART = ("binomial", "flow", "edm")
+"""kinds of `diffusion` whose networks say what those of no other kind say: log odds of bits, the
+velocity, and what is left of the image once x_t is added, see `diffusion.path_network`"""
 
 
 def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
@@ -30,22 +33,17 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
             f"channels of the images: {theirs.data.channels} there, {ours.data.channels} here; set "
             f"data.grey={json.dumps(theirs.data.channels == 1)}, or take other images"
         )
-    first, second = theirs.diffusion, ours.diffusion
-    if first.prediction != second.prediction:
-        lines.append(misfit("diffusion.prediction", first.prediction, second.prediction))
-    if is_learned(first.variance) != is_learned(second.variance):
-        lines.append(misfit("diffusion.variance", first.variance, second.variance))
-    return lines
+    return lines + _outputs(theirs, ours)
 
 
 def other_chain(theirs: RunConfig, ours: RunConfig) -> str | None:
     """Return a line about a chain that the weights have not seen, which fits all the same."""
-    there, here = (identity.counted("diffusion", one.diffusion) for one in (theirs, ours))
+    is_same = theirs.diffusion.kind == ours.diffusion.kind
+    there, here = (_of_process(one, whole=is_same) for one in (theirs, ours))
     lines = [
-        f"diffusion.{key} is {json.dumps(there.get(key))} there and {json.dumps(here.get(key))} "
-        "here"
-        for key in {**there, **here}
-        if there.get(key) != here.get(key) and key not in ("prediction", "variance")
+        f"diffusion.{key} is {json.dumps(there[key])} there and {json.dumps(here[key])} here"
+        for key in there
+        if there[key] != here[key]
     ]
     if not lines:
         return None
@@ -53,6 +51,28 @@ def other_chain(theirs: RunConfig, ours: RunConfig) -> str | None:
         f"the weights of train.start_from={ours.train.start_from!r} were trained on another chain, "
         f"and have to learn this one: {'; '.join(lines)}"
     )
+
+
+def _of_process(config: RunConfig, *, whole: bool) -> dict[str, Any]:
+    """Return the keys that say which noise a network has seen; of another kind that alone."""
+    section = config.diffusion
+    if not whole:
+        return {"kind": section.kind}
+    return section.model_dump(mode="json", exclude={"prediction", "variance"})
+
+
+def _outputs(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Compare what the outputs of the networks mean."""
+    first, second = theirs.diffusion, ours.diffusion
+    if first.kind != second.kind and {first.kind, second.kind}.intersection(_OUTPUTS_APART):
+        return [misfit("diffusion.kind", first.kind, second.kind)]
+    lines = []
+    if first.prediction != second.prediction:
+        lines.append(misfit("diffusion.prediction", first.prediction, second.prediction))
+    is_said = is_learned(first.variance) or is_learned(second.variance)
+    if is_said and first.variance != second.variance:
+        lines.append(misfit("diffusion.variance", first.variance, second.variance))
+    return lines
 
 
 def _of_network(config: RunConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ddpm_core.exchange.networks import to_diffusers, write_network
 from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.inference.build import build_network
 from ddpm_core.inference.weights import load_average
+from ddpm_core.recipes import recipe
 from ddpm_core.runs import base, layout, places, results
 from ddpm_core.runs.misfits import misfits, other_chain
 from ddpm_core.runs.run import configure, open_run
@@ -270,6 +271,30 @@ def test_another_resolution_and_another_chain_fit(store):
     assert other_chain(there, here) is None
     longer = here.replaced({"diffusion.num_timesteps": 30, "train.start_from": "small"})
     assert "diffusion.num_timesteps is 24 there and 30 here" in other_chain(there, longer)
+
+
+def test_outputs_that_mean_something_else_do_not_fit(store):
+    """Catches: outputs compared by the name of the prediction, which for bits, EDM's network and
+    the paper's chain is x_0 alike; and two learned variances taken for one."""
+    chain = small_config(diffusion__prediction="x_0")
+    edm, vp = (chain.replaced({"diffusion.kind": kind}) for kind in ("edm", "vp"))
+    bits = recipe("heartbeat")
+    values = bits.replaced({"diffusion.kind": "chain", "diffusion.prediction": "x_0"})
+    line = 'diffusion.kind: "{0}" there, "{1}" here; set diffusion.kind="{0}"'
+    assert misfits(chain, edm) == [line.format("chain", "edm")]
+    assert misfits(edm, chain) == [line.format("edm", "chain")]
+    assert misfits(bits, values) == [line.format("binomial", "chain")]
+    assert misfits(edm, edm.replaced({"diffusion.sigma_data": 1.0})) == []
+
+    eps = small_config()
+    assert misfits(eps, vp) == [], "the noise is the noise on both"
+    assert other_chain(eps, vp).endswith('diffusion.kind is "chain" there and "vp" here')
+    learned, between = (
+        small_config(diffusion__variance=variance, train__loss="hybrid")
+        for variance in ("learned", "learned_range")
+    )
+    assert len(misfits(learned, between)) == 1
+    assert misfits(eps, small_config(diffusion__variance="fixed_large")) == []
 
 
 def test_what_is_not_there_is_refused_with_what_is(store):
