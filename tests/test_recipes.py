@@ -286,6 +286,13 @@ def test_ablations_of_a_run_that_leaves_steps_out_take_every_step():
     assert {run.sample for run in ablations(every).values()} == {every.sample}
 
 
+def test_ablations_of_a_run_with_previews_have_them_where_they_can():
+    """Catches: ablations refused for previews, which those that predict x_{t-1} cannot have."""
+    made = ablations(digits().replaced({"train.preview_every": 7}))
+    shown = {name: run.train.preview_every for name, run in made.items()}
+    assert shown == {name: None if name.startswith("mu") else 7 for name in made}
+
+
 def test_ablations_that_cannot_be_are_refused():
     """Catches: eps on a chain that ends in pure noise."""
     config = digits().replaced({"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"})

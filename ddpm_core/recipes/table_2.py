@@ -3,7 +3,13 @@
 from typing import NamedTuple
 
 from ddpm_core.config import MAX_RUN_NAME, ChainConfig, RunConfig, SampleConfig, TrainConfig
-from ddpm_core.diffusion.choices import Loss, PredictionKind, is_learned, require_samplable
+from ddpm_core.diffusion.choices import (
+    Loss,
+    PredictionKind,
+    is_learned,
+    is_of_one_step,
+    require_samplable,
+)
 from ddpm_core.errors import ConfigError
 
 _OF_WEIGHTINGS = ("min_snr_gamma", "p2_gamma", "p2_k")
@@ -41,7 +47,7 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
     Each differs from `config` in what the network predicts and how it is trained, and is called
     `<run>-<ablation>`. A fixed variance is that of `config`, or beta if its own is learned. All six
     are drawn alike: as `config` says, or where that cannot draw from the mean of x_{t-1}, as the
-    paper does, by every ancestral step. They have no DDIM tables.
+    paper does, by every ancestral step. They have no DDIM tables, and previews where there can be.
 
     Raises:
         ConfigError: if the process is no chain, an objective does not go with the rest of
@@ -68,6 +74,7 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
         )
     own, fields, drawn = config.diffusion.variance, TrainConfig.model_fields, _drawn(config)
     fixed = "fixed_large" if is_learned(own) else own
+    every = config.train.preview_every
     return {
         name: config.replaced(
             {
@@ -78,6 +85,7 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
                 "diffusion.prediction": row.prediction,
                 "diffusion.variance": "learned" if row.is_variance_learned else fixed,
                 "train.loss": row.loss,
+                "train.preview_every": None if is_of_one_step(row.prediction) else every,
                 "train.weighting": "none",
                 **{f"train.{key}": fields[key].default for key in _OF_WEIGHTINGS},
             }
