@@ -8,6 +8,7 @@ is made while they are there, or not at all, and nothing rests on it.
 """
 
 import re
+from collections.abc import Callable
 
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest
@@ -45,21 +46,33 @@ def steps(store: Store, run: str) -> list[int]:
     return sorted(int(found[1].removeprefix("step_")) for found in names if found is not None)
 
 
-def intact(store: Store, run: str, experiment: str, *, since: int) -> set[int]:
-    """Return the steps from `since` on whose preview is there, whole and of this experiment.
+def intact(
+    store: Store, run: str, experiment_of: Callable[[Manifest], str], *, since: int
+) -> set[int]:
+    """Return the steps from `since` on whose preview is there, whole and of its experiment.
 
     Others are quarantined, and so made again.
+
+    Args:
+        store: where.
+        run: name of the run.
+        experiment_of: returns the fingerprint that a preview must have.
+        since: a step.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    folder = layout.previews_folder(run)
-    return {
-        step
-        for step in steps(store, run)
-        if step >= since
-        and manifest.intact(store, folder, expected(step, experiment), name=name_of(step))
-    }
+    folder, found = layout.previews_folder(run), set()
+    for step in steps(store, run):
+        if step < since:
+            continue
+        there = manifest.intact(store, folder, expected(step), name=name_of(step))
+        if there is None:
+            continue
+        wanted = expected(step, experiment_of(there))
+        if manifest.intact(store, folder, wanted, name=name_of(step), check=Manifest.require_sizes):
+            found.add(step)
+    return found
 
 
 def load(store: Store, run: str, step: int) -> Manifest | None:

@@ -201,7 +201,7 @@ class _Host:
             preview.publish(store, origin, step, average, seen)
             self._tracker.log_previews()
 
-        made = previews.intact(store, run, origin.experiment, since=start)
+        made = previews.intact(store, run, origin.experiment_of, since=start)
         self._interleaved = Interleaved(self._training, self._config, preview, publish, made=made)
         return self._interleaved
 

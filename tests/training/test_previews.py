@@ -97,7 +97,8 @@ def test_a_killed_training_makes_the_same_previews(store, trackers, reference, s
 
 
 def test_what_is_there_is_not_made_again_unless_it_is_damaged(tmp_path):
-    """Catches a file that stays damaged because its name is there, or another experiment's."""
+    """Catches a file that stays damaged because its name is there, or another experiment's; and one
+    of the run while it was shorter, set aside where it goes on."""
     store, (preview, _) = open_store(str(tmp_path)), preview_of(small_config())
     seen = Seen(np.zeros((36, 8, 8, 1), np.uint8), 0.5)
     for step in (5, 10, 15, 20, 25):
@@ -105,10 +106,14 @@ def test_what_is_there_is_not_made_again_unless_it_is_damaged(tmp_path):
         made = preview.publish(store, Origin(experiment, "data"), step, "ema", seen)
         if step == 15:
             store.write(f"{made.folder}/{made.files['sheet'].name}", b"torn")
-    assert previews.intact(store, "small", "ours", since=10) == {10, 20}
+    ours = Origin("ours", "data").experiment_of
+    longer = Origin("longer", "data", {"ours": 10}).experiment_of
+    assert previews.intact(store, "small", ours, since=10) == {10, 20}
     assert previews.load(store, "small", 15) is None
     preview.publish(store, Origin("ours", "data"), 15, "ema", seen)
-    assert previews.intact(store, "small", "ours", since=10) == {10, 15, 20}
+    assert previews.intact(store, "small", ours, since=10) == {10, 15, 20}
+    assert previews.intact(store, "small", longer, since=10) == {10}
+    assert previews.load(store, "small", 20) is None
 
 
 def _two_ranks(rank, world_size, folder):
