@@ -92,7 +92,11 @@ class TrainConfig(Section):
 
     @property
     def averaged_before(self) -> int:
-        """Steps that the averages hold already, where they go on; 0: they begin with the run."""
+        """Steps of the run whose averages go on; 0: they begin with this one.
+
+        Not those of what that run began from in its turn, by which ema_warmup takes its averages
+        to be younger than they are.
+        """
         start = self.start
         if start is None or start.model.average != STATE:
             return 0
@@ -107,7 +111,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _root_has_a_step_to_fall_from(self) -> Self:
-        if self.learning_rate_schedule == "inverse_sqrt" and not self.warmup_steps:
+        before = [one.learning_rate_schedule for one in self.earlier]
+        if "inverse_sqrt" in (*before, self.learning_rate_schedule) and not self.warmup_steps:
             raise ValueError(
                 "learning_rate_schedule=inverse_sqrt falls as the square root of warmup_steps / "
                 "step, and warmup_steps is 0; give at least 1"

@@ -108,10 +108,14 @@ def test_segments_count_where_the_rates_differ_from_those_of_one_training():
     assert learning_rate(9, twice) == 1e-4
 
 
+ROOT = segment(10, learning_rate_schedule="inverse_sqrt")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"train.learning_rate_schedule": "inverse_sqrt", "train.warmup_steps": 0}, "at least 1"),
+        ({"train.earlier": [ROOT], "train.warmup_steps": 0}, "at least 1"),
         ({"train.earlier": [segment(10), segment(5)]}, "must end where the next begins"),
         ({"train.earlier": [segment(900)]}, "earlier has segments until"),
         ({"train.earlier": [segment(10, num_steps=5)]}, "none after its own num_steps"),
