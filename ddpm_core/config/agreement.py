@@ -105,6 +105,16 @@ def _bits_go_together(config: "RunConfig") -> None:
             )
 
 
+def _bumps_are_of_steps(config: "RunConfig") -> None:
+    kind = config.diffusion.kind
+    if config.model.kind == "mlp" and isinstance(config.diffusion, ContinuousConfig):
+        raise ValueError(
+            "model.kind=mlp is read out by bumps over the steps of a chain, and networks of "
+            f"diffusion.kind={kind} are given no step: set model.kind=unet or dit, or "
+            "diffusion.kind=chain or binomial"
+        )
+
+
 def _fourier_features_are_of_sigma(config: "RunConfig") -> None:
     kind, embedding = config.diffusion.kind, getattr(config.model, "time_embedding", None)
     if embedding == "fourier" and kind not in ("ve", "edm"):
@@ -213,6 +223,7 @@ def _images_and_workers_fit(config: "RunConfig") -> None:
 RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _labels_are_there,
     _bits_go_together,
+    _bumps_are_of_steps,
     _fourier_features_are_of_sigma,
     _flow_is_measured_in_continuous_time,
     _objective_is_possible,

@@ -44,3 +44,17 @@ def test_weights_in_continuous_time_are_not_written_for_diffusers(kind):
     section = digits().replaced({"diffusion.kind": kind}).diffusion
     with pytest.raises(ConfigError, match=f"diffusion.kind={kind} is no chain"):
         write_scheduler_config(section)
+
+
+@pytest.mark.parametrize("kind", ["vp", "flow", "edm"])
+def test_dense_layers_are_of_the_steps_of_a_chain(kind):
+    """Catches a network that is given log sigma, or times of up to 1000, where it has bumps over
+    T steps: it would read out one of them for all times, and train to the end."""
+    with pytest.raises(ConfigError, match=f"model.kind=mlp .* diffusion.kind={kind}"):
+        digits().replaced({"model.kind": "mlp", "diffusion.kind": kind})
+
+
+def test_images_without_any_deviation_are_refused():
+    """Catches a traceback of the weight 1 / sigma_data**2, which overflows."""
+    with pytest.raises(ConfigError, match="diffusion.sigma_data"):
+        digits().replaced({"diffusion.kind": "edm", "diffusion.sigma_data": 1e-300})

@@ -136,7 +136,7 @@ class EdmConfig(_SigmasConfig):
     """least noise, where images span [-1, 1]"""
     sigma_max: float = Field(80.0, gt=0, le=1e6)
     """most noise"""
-    sigma_data: float = Field(0.5, gt=0, le=100)
+    sigma_data: float = Field(0.5, ge=1e-3, le=100)
     """standard deviation of the images' values, by which input and output are scaled"""
     times: TrainingTimes = "log_normal"
     """as of the other kinds"""
