@@ -23,7 +23,7 @@ from ddpm_core.cli import (
     options_again,
     parse_overrides,
 )
-from ddpm_core.config import RunConfig
+from ddpm_core.config import ContinuousConfig, RunConfig
 from ddpm_core.edit_command import add_parser, run_edit_command
 from ddpm_core.errors import CheckpointError
 from ddpm_core.output import command_output, printable, say
@@ -104,10 +104,12 @@ def _run_stage(options: argparse.Namespace) -> None:
     )
     if any_checks(found.missing, "features"):
         _check_ahead(store, config)
-    if found.missing and config.sample.guidance_interval is not None:
-        from ddpm_core.inference.build import require_guidance  # with it comes torch
+    is_continuous = isinstance(config.diffusion, ContinuousConfig)
+    if found.missing and (is_continuous or config.sample.guidance_interval is not None):
+        from ddpm_core.inference import build  # with it comes torch
 
-        require_guidance(config)
+        build.require_process(config)
+        build.require_guidance(config)
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_plan(store, config, stage, found)), stream=sys.stderr)

@@ -159,6 +159,16 @@ def _steps_of(sample: SampleConfig, schedule: NoiseSchedule) -> Tensor:
     return torch.tensor(choose_timesteps(sample.spacing, num_timesteps, taken))
 
 
+def require_process(config: RunConfig) -> None:
+    """Refuse a process in continuous time that cannot be trained or drawn from.
+
+    Raises:
+        ConfigError: as `continuous.require_trainable`.
+    """
+    if isinstance(config.diffusion, ContinuousConfig):
+        continuous.require_trainable(config.diffusion)
+
+
 def require_guidance(
     config: RunConfig, *, depth: int | None = None, num_steps: int | None = None
 ) -> None:

@@ -1,5 +1,6 @@
 """From the section `diffusion` of a process in continuous time to its path and network."""
 
+import math
 from dataclasses import replace
 
 from ddpm_core.config import ContinuousConfig
@@ -14,6 +15,7 @@ from ddpm_core.diffusion.paths.sde import (
     VarianceExploding,
     VariancePreserving,
 )
+from ddpm_core.diffusion.paths.sigma import sigma_range
 from ddpm_core.diffusion.times import Times
 from ddpm_core.errors import ConfigError
 
@@ -62,8 +64,37 @@ def times_of(diffusion: ContinuousConfig) -> Times:
 
 
 def chain_made_of(diffusion: ContinuousConfig) -> NoiseSchedule:
-    """Return the chain of `num_timesteps` steps that is made of the path."""
-    return chain_of_path(path_of(diffusion), diffusion.num_timesteps)
+    """Return the chain of `num_timesteps` steps that is made of the path.
+
+    Raises:
+        ConfigError: its steps are so short that nothing happens in some of them.
+    """
+    try:
+        return chain_of_path(path_of(diffusion), diffusion.num_timesteps)
+    except ConfigError:
+        remedy = ", or raise diffusion.sigma_min" if hasattr(diffusion, "sigma_min") else ""
+        raise ConfigError(
+            f"the chain of diffusion.num_timesteps={diffusion.num_timesteps} steps of diffusion."
+            f"kind={diffusion.kind} has steps without noise, shorter than float64 can tell; lower "
+            f"diffusion.num_timesteps{remedy}"
+        ) from None
+
+
+def require_trainable(diffusion: ContinuousConfig) -> None:
+    """Refuse a path that cannot be measured and drawn from, or is trained at its ends.
+
+    Raises:
+        ConfigError: as `chain_made_of`; or most of its normal times lie beyond an end of the path,
+            and would all become that end.
+    """
+    chain_made_of(diffusion)
+    low, high = map(math.log, sigma_range(path_of(diffusion)))
+    if diffusion.times == "log_normal" and not low < diffusion.log_sigma_mean < high:
+        raise ConfigError(
+            f"diffusion.log_sigma_mean={diffusion.log_sigma_mean:g} lies beyond the path of "
+            f"diffusion.kind={diffusion.kind}, whose log sigma go from {low:.3g} to "
+            f"{high:.3g}: most times would be one end of it; give a mean between them"
+        )
 
 
 def on_path(network: Network, diffusion: ContinuousConfig) -> PathNetwork:

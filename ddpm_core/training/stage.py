@@ -7,7 +7,7 @@ from ddpm_core.cluster import group
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import end_warning, require_guidance
+from ddpm_core.inference.build import end_warning, require_guidance, require_process
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import base, going_on, layout, lease, results
 from ddpm_core.runs.run import require_feature_file
@@ -55,6 +55,7 @@ def run_train(store: Store, config: RunConfig) -> None:
     of_base = base.require_fit(store, config)
     if not results.has_foreign_network(store, config):
         require_feature_file(config)  # not after days of training
+    require_process(config)
     require_guidance(config)
     for warning in (end_warning(config), of_base, *doubts(config)):
         if warning is not None:

@@ -19,6 +19,7 @@ from ddpm_core.inference.build import (
     build_objective,
     build_schedule,
     end_warning,
+    require_process,
 )
 from tests.training.small import small_config
 
@@ -87,3 +88,21 @@ def test_a_path_that_does_not_end_in_noise_is_said(changes, key):
     """Catches: silence, and the keys of a chain in the sentence."""
     assert f"raise diffusion.{key}" in end_warning(small_config(**changes))
     assert end_warning(small_config(diffusion__kind=changes["diffusion__kind"])) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("edm", {"sigma_min": 1e-9}, "num_timesteps=.* raise diffusion.sigma_min"),
+        ("vp", {"num_timesteps": 300_000}, "num_timesteps=300000"),
+        ("edm", {"log_sigma_mean": -7.0}, "log_sigma_mean=-7 .* from -6.21 to 4.38"),
+        ("flow", {"log_sigma_mean": 40.0}, "log_sigma_mean=40 .* from -6.91 to 6.91"),
+    ],
+)
+def test_a_path_that_cannot_be_drawn_from_is_refused_before_it_is_trained(kind, changes, said):
+    """Catches a chain with steps of variance 0, which samples and bound need after the training,
+    and a training at one end of the path alone."""
+    keys = {f"diffusion__{key}": value for key, value in changes.items()}
+    with pytest.raises(ConfigError, match=said):
+        require_process(small_config(diffusion__kind=kind, **keys))
+    require_process(small_config(diffusion__kind=kind))
