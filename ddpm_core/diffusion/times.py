@@ -32,8 +32,8 @@ class Times:
     def at(self, share: Float[Tensor, "*d"]) -> Float64[Tensor, "*d"]:
         """Return the time below which this share of the times lies.
 
-        Of uniform shares it makes times of this distribution. Those of log_normal that lie beyond
-        an end of the path become that end.
+        Of uniform shares it makes times of this distribution. That of log_normal is the normal one
+        between the ends of the path, without its tails beyond them.
 
         Args:
             share: in (0, 1).
@@ -47,8 +47,9 @@ class Times:
                 first, last = self.path.log_snr_range
                 return self.path.time_at(first + share * (last - first))
             case "log_normal":
-                log_sigma = self.log_sigma_mean + self.log_sigma_std * torch.special.ndtri(share)
-                return self.path.time_at(-2 * log_sigma)
+                first, last = self._shares_of_ends
+                away = torch.special.ndtri(first + share * (last - first))
+                return self.path.time_at(-2 * (self.log_sigma_mean + self.log_sigma_std * away))
             case _:
                 assert_never(self.choice)
 
@@ -64,7 +65,18 @@ class Times:
             case "log_normal":
                 # log_snr is -2 log sigma.
                 away = (-0.5 * self.path.log_snr_at(t) - self.log_sigma_mean) / self.log_sigma_std
-                scale = 2 * self.log_sigma_std * math.sqrt(2 * math.pi)
+                first, last = self._shares_of_ends
+                scale = 2 * self.log_sigma_std * math.sqrt(2 * math.pi) * (last - first)
                 return (-0.5 * away.square()).exp() / scale
             case _:
                 assert_never(self.choice)
+
+    @property
+    def _shares_of_ends(self) -> tuple[float, float]:
+        """The shares of normal log sigma that lie below those of the path's two ends."""
+        away = [
+            (-0.5 * end - self.log_sigma_mean) / self.log_sigma_std
+            for end in self.path.log_snr_range
+        ]
+        first, last = (0.5 * math.erfc(-one / math.sqrt(2)) for one in away)
+        return first, last

@@ -84,8 +84,7 @@ def require_trainable(diffusion: ContinuousConfig) -> None:
     """Refuse a path that cannot be measured and drawn from, or is trained at its ends.
 
     Raises:
-        ConfigError: as `chain_made_of`; or most of its normal times lie beyond an end of the path,
-            and would all become that end.
+        ConfigError: as `chain_made_of`; or most of its normal times lie beyond an end of the path.
     """
     chain_made_of(diffusion)
     low, high = map(math.log, sigma_range(path_of(diffusion)))
@@ -93,7 +92,7 @@ def require_trainable(diffusion: ContinuousConfig) -> None:
         raise ConfigError(
             f"diffusion.log_sigma_mean={diffusion.log_sigma_mean:g} lies beyond the path of "
             f"diffusion.kind={diffusion.kind}, whose log sigma go from {low:.3g} to "
-            f"{high:.3g}: most times would be one end of it; give a mean between them"
+            f"{high:.3g}: most of its times would be past an end; give a mean between them"
         )
 
 
