@@ -148,8 +148,9 @@ def timestep_embedding(t: Real[Tensor, " b"], num_channels: int) -> Float[Tensor
 def fourier_features(t: Real[Tensor, " b"], num_frequencies: int) -> Float[Tensor, "b c"]:
     """Return [sin(2 pi t w), cos(2 pi t w)] with frequencies w of N(0, 16**2), in float32.
 
-    The w are that distribution's quantiles (i + 1/2) / n, where the source draws them once: they
-    are no weights, and the same in every network.
+    The |w| are that distribution's quantiles (i + 1/2) / n, where the source draws w once: they
+    are no weights, and the same in every network. The layer that follows has any sign; with both
+    of each frequency every feature would be there twice.
 
     Args:
         t: the logarithm of a noise level, some -7 to 7.
@@ -159,7 +160,8 @@ def fourier_features(t: Real[Tensor, " b"], num_frequencies: int) -> Float[Tenso
     scale 16); Tancik et al. 2020, arXiv:2006.10739, section 5.
     """
     places = torch.arange(num_frequencies, dtype=torch.float64, device=t.device) + 0.5
-    angles = 2 * math.pi * 16 * t.double()[:, None] * torch.special.ndtri(places / num_frequencies)
+    w = 16 * torch.special.ndtri(0.5 + places / (2 * num_frequencies))
+    angles = 2 * math.pi * t.double()[:, None] * w
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 

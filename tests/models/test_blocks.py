@@ -95,6 +95,9 @@ def test_fourier_features_are_of_scale_16_and_tell_near_noise_levels_apart():
     torch.testing.assert_close(features[:, 2000:].mean(1), expected, rtol=0, atol=1e-3)
     torch.testing.assert_close(features[:, :2000].square() + features[:, 2000:].square(),
                                torch.ones(3, 2000))  # fmt: skip
+    # Each says something of its own: w and -w would say the same twice.
+    of_many = fourier_features(torch.linspace(-3, 3, 2000), 8)
+    assert int(torch.linalg.matrix_rank(of_many, rtol=1e-3)) == 16
     # A network is not at the mercy of the last digit: of log sigma 4 it is 2e-4 of a turn.
     near = fourier_features(torch.tensor([4.0, 4.0 + 1e-6]), 128)
     assert float((near[0] - near[1]).abs().max()) < 1e-3
