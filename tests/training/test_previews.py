@@ -1,6 +1,7 @@
 """Previews while it trains: what they are of, when they are made, and that no bit comes of them."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.inference.build import build_denoiser, build_objective
+from ddpm_core.inference.build import build_denoiser, build_objective, in_training
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.inference.levels import to_u8
 from ddpm_core.loading.loader import to_unit_range
@@ -334,6 +335,36 @@ def test_a_preview_is_ddim_from_the_samples_noise_and_the_loss_of_fixed_pairs(
     with torch.no_grad():
         losses = objective.losses(network(x_t, t, given), x_0, x_t, t, eps)
     assert found.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vp", "flow", "edm"])
+def test_a_preview_in_continuous_time_is_of_the_path_it_is_trained_on(kind):
+    """Catches code indices of the chain for times, times evenly in t where the training's are not,
+    a network that is called without its clock and scales, and images of another process."""
+    config = small_config(diffusion__kind=kind, train__precision="float32")
+    preview, held_out = preview_of(config)
+    learner = make_learner(config)
+    preview.take(dict(learner.network.named_parameters()))
+    found = drawn(preview)
+    network = AveragedNetwork(learner.network, CPU, bfloat16=False)
+    start = seeding.key(config.sample.seed, "sample_init")
+    x_T = seeding.normal(start, 0, torch.arange(36), (1, 8, 8))
+    steps = choose_timesteps("trailing", config.diffusion.num_timesteps, 10)
+    chain = respaced(build_denoiser(config, network), steps)
+    expected = to_u8(ddim_sample(chain, x_T)).numpy()
+    assert np.abs(found.images_u8.astype(int) - expected).max() <= 1
+
+    pairs, objective = torch.arange(128), build_objective(config)
+    share, x_0 = (pairs.double() + 0.5) / 128, to_unit_range(held_out.images[pairs % 7], CPU)
+    by_kind = {"vp": 1e-5 + share * (1 - 1e-5), "flow": torch.special.ndtri(share).sigmoid()}
+    log_sigma = -1.2 + 1.2 * torch.special.ndtri(share)
+    t = by_kind.get(kind, (log_sigma - math.log(0.002)) / math.log(80 / 0.002))
+    eps = seeding.normal(seeding.key(config.train.seed, "preview"), 0, pairs, (1, 8, 8))
+    x_t = objective.noised(x_0, t, eps)
+    with torch.no_grad():
+        output = in_training(config, network)(x_t, t)
+    losses = objective.losses(output, x_0, x_t, t, eps)
+    assert found.loss == pytest.approx(float(losses.mean()), rel=1e-4)
 
 
 def test_a_preview_holds_no_more_images_at_once_than_a_rank_trains_on():
