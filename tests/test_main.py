@@ -148,7 +148,7 @@ def test_help_explains_every_key_with_its_default():
     assert keys >= 45
     assert "train.num_steps (800000): optimiser steps" in done.stdout
     words = " ".join(done.stdout.split())
-    for choices in ("[eps, x_0, x_prev, v]", "[simple, vlb, hybrid]", "[none, min_snr, p2]"):
+    for choices in ("[eps, x_0, x_prev, v, drift]", "[simple, vlb, hybrid]", "[none, min_snr, p2]"):
         assert choices in words
 
 

@@ -56,5 +56,5 @@ def test_dense_layers_are_of_the_steps_of_a_chain(kind):
 
 def test_images_without_any_deviation_are_refused():
     """Catches a traceback of the weight 1 / sigma_data**2, which overflows."""
-    with pytest.raises(ConfigError, match="diffusion.sigma_data"):
+    with pytest.raises(ConfigError, match=r"diffusion\.sigma_data"):
         digits().replaced({"diffusion.kind": "edm", "diffusion.sigma_data": 1e-300})

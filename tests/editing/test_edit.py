@@ -19,6 +19,8 @@ from ddpm_core.runs.run import open_stage
 from tests.fake_s3 import BUCKET
 from tests.sampling.tiny import commit_random_weights, tiny_config
 
+pytest_plugins = ["tests.s3_fixtures"]
+
 SHAPE = (8, 8, 1)
 RIGHT = np.arange(8) >= 4
 GUIDED = ["--set", "sample.guidance_scale=2", "--set", "sample.guidance_by=:raw"]

@@ -208,19 +208,19 @@ def test_what_another_version_measured_is_not_taken(monkeypatch):
 MEASURED = {
     "digits": "c4c8dec0d8851105",
     "digits-dit": "c4c8dec0d8851105",
-    "digits-classes": "c4c8dec0d8851105",
+    "digits-classes": "e9e21b2f3f186cb5",
     "digits-ddim": "395ceb30c5aa4feb",
     "digits-vp": "c44b3215cc222049",
     "digits-flow": "f5ae9c432389e6c2",
     "digits-edm": "06056f81b1f2b707",
     "mnist": "00b2c96d680f331b",
-    "mnist-classes": "00b2c96d680f331b",
+    "mnist-classes": "840c66ae100beb27",
     "fashion-mnist": "00b2c96d680f331b",
     "images": "00b2c96d680f331b",
-    "heartbeat": "d67366d2335798fa",
+    "heartbeat": "8714870da9ea27b6",
     "swiss-roll": "1da9fcfbb914073b",
     "cifar10": "d0602560709d0160",
-    "cifar10-classes": "d0602560709d0160",
+    "cifar10-classes": "6a48358309d536c2",
     "cifar10-ddim": "866080d3db6f57c6",
     "cifar10-vp": "313b2e9af514ebd9",
     "cifar10-subvp": "89092a5aadcd621a",
@@ -232,7 +232,8 @@ MEASURED = {
     "lsun-church": "2ebce7d618f679e5",
     "lsun-cat": "2ebce7d618f679e5",
 }
-"""recipe -> fingerprint of its chain, its sampling and what is measured"""
+"""recipe -> fingerprint of its chain, its sampling and what is measured; recipes of classes measure
+what their labels are worth and the diffusion classifier too, and all else as without"""
 
 
 def test_defaults_are_those_that_the_published_numbers_were_measured_with():
@@ -242,6 +243,8 @@ def test_defaults_are_those_that_the_published_numbers_were_measured_with():
         "num_likelihood_images": 256,
         "batch_size": 256,
         "seed": 0,
+        "num_classified_images": 0,
+        "label_worth": False,
         "ode_steps": 50,
         "features": "trained",
         "features_sha256": None,

@@ -142,7 +142,7 @@ def test_errors_of_the_way_back_are_in_levels_and_of_each_image(context):
         return (1 - schedule.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1).to(x_t) * x_t
 
     smooth = replace(context)
-    smooth.denoiser = replace(context.denoiser, network=guess)
+    smooth.measured = replace(context.denoiser, network=guess)
     found = pictures.of(smooth, Unit("round-trip", "ddim", 1, 4))
     few, all_steps = found["rmse"]
     assert bool((all_steps < few).all())
