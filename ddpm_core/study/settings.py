@@ -9,7 +9,7 @@ from ddpm_core.errors import ConfigError
 
 CLEAN = {"spacing": "trailing", "clip_x_0": True, "eta": 0.0, "ode_method": "heun", "churn": 0.0,
           "corrector_snr": 0.16, "ode_tolerance": 1e-5}  # fmt: skip
-"""what no sampler is asked for unless it says so"""
+"""settings of every sampler below, where it does not name its own"""
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ancestral": ("DDPM, respaced", {"sampler": "ancestral"}),
     "ddim": ("DDIM", {"sampler": "ddim"}),

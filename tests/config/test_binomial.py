@@ -22,6 +22,15 @@ HEARTBEAT = recipe("heartbeat")
             {"model.conditioning": "label", "sample.guidance_scale": 2.0},
             "no guidance: sample.guidance_scale=1",
         ),
+        ({"sample.threshold_percentile": 99.5}, "leave sample.threshold_percentile out"),
+        (
+            {
+                "model.conditioning": "label",
+                "sample.guidance_scale": 0.0,
+                "sample.guidance_interval": [0.3, 3],
+            },
+            "leave sample.guidance_interval out",
+        ),
         ({"diffusion.beta_schedule": "jsd"}, "is a key of diffusion.kind=chain"),
         ({"train.preview_every": 100}, "previews are of images"),
         ({"model.known": True}, "model.kind=mlp takes no mask"),

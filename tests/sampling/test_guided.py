@@ -7,8 +7,10 @@ import torch
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.paths.sigma import sigma_at
+from ddpm_core.diffusion.paths.spacing import karras_sigmas
 from ddpm_core.errors import ConfigError
-from ddpm_core.inference.build import require_guidance
+from ddpm_core.inference.build import build_schedule, require_guidance
 from ddpm_core.inference.denoiser import load_denoiser, load_weaker
 from ddpm_core.runs import chosen, layout, places, results
 from ddpm_core.sampling import stage
@@ -174,6 +176,24 @@ def test_an_interval_in_which_no_step_lies_is_refused_with_the_noise_levels():
     require_guidance(first)
     with pytest.raises(ConfigError, match="none of the 2 steps"):
         require_guidance(first.replaced({"sample.num_steps": 2}))
+
+
+def test_an_interval_may_lie_between_the_steps_of_the_chain_where_the_solver_goes():
+    """Catches: EDM's levels and those of an adaptive solver looked for among the chain's steps."""
+    config = tiny_config(**LABELLED, **{"sample.guidance_scale": 2.0, "sample.sampler": "heun"})
+    few = config.replaced({"sample.num_steps": 4})
+    sigma = karras_sigmas(build_schedule(config), 4)[2]
+    around = {"sample.guidance_interval": [0.99 * sigma, 1.01 * sigma]}
+    with pytest.raises(ConfigError, match="none of the 4 steps"):
+        require_guidance(few.replaced(around))
+    require_guidance(few.replaced({"sample.spacing": "karras", **around}))
+    # Of a step between the two that a solver of two steps takes below a depth of ten.
+    level = float(sigma_at(build_schedule(config), torch.tensor([2])))
+    ode = {"sample.sampler": "ode", "sample.guidance_interval": [0.99 * level, 1.01 * level]}
+    with pytest.raises(ConfigError, match="none of the 2 steps"):
+        require_guidance(config.replaced(ode), depth=10, num_steps=2)
+    adaptive = config.replaced({**ode, "sample.ode_method": "adaptive"})
+    require_guidance(adaptive, depth=10, num_steps=2)
 
 
 def test_what_is_set_is_said_and_nothing_else():

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.recipes import recipe
 from ddpm_core.runs import layout
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.weights import Weights
@@ -126,6 +127,19 @@ def test_a_number_out_of_range_is_refused_in_words(model, params, words):
     """Catches a request that fills the memory, and an error that says nothing."""
     with pytest.raises(mlflow.exceptions.MlflowException, match=words):
         model.predict([], params=params)
+
+
+def test_a_model_of_bits_draws_bits_and_refuses_guidance(tmp_path):
+    """Catches a chain of bits that cannot be served, and a request that is answered unguided."""
+    changes = {"diffusion.num_timesteps": 5, "model.conditioning": "label"}
+    bits = recipe("heartbeat").replaced(changes)
+    save_model(tmp_path / "bits", bits, safetensors.torch.save(random_weights(bits)))
+    served = mlflow.pyfunc.load_model(str(tmp_path / "bits"))
+    drawn = served.predict([], params={"count": 3})
+    assert drawn.shape == (3, 1, 20, 1)
+    assert set(np.unique(drawn)) == {0, 255}
+    with pytest.raises(mlflow.exceptions.MlflowException, match="bits, which have no guidance"):
+        served.predict([], params={"count": 1, "guidance_scale": 2.0})
 
 
 def test_the_server_takes_the_documented_requests(model, folder):

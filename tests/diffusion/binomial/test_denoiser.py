@@ -85,7 +85,9 @@ def test_the_bound_by_draws_is_that_by_enumeration():
     assert NUM_BITS * float(found.total.mean()) == pytest.approx(exact_bound(chain), abs=0.15)
     assert torch.equal(found.prior, torch.zeros(300))
     torch.testing.assert_close(found.total, found.terms.sum(1))
-    assert float(found.mse[:, -1].mean()) == pytest.approx(4 * 0.2 * 0.8, abs=0.05)  # knows nothing
+    assert float(found.mse[:, -1].mean()) == pytest.approx(
+        4 * 0.2 * 0.8, abs=0.05
+    )  # at the end all is noise
     assert float(found.mse[:, 0].mean()) < 1e-3
 
 
