@@ -92,7 +92,7 @@ class Conditioning:
                 f"{_words(self.parts)} and the null has {_words(null.parts)}"
             )
         changed = {
-            name: _together(_chosen(kept), [getattr(self, name), getattr(null, name)])
+            name: together(_chosen(kept), [getattr(self, name), getattr(null, name)])
             for name, kept in keep.items()
         }
         return replace(self, **changed)
@@ -118,7 +118,7 @@ class Conditioning:
         # The commonest case costs nothing.
         if not self.parts:
             return self
-        whole: Conditioning = _together(lambda tensors: function(tensors[0]), [self])
+        whole: Conditioning = together(lambda tensors: function(tensors[0]), [self])
         return whole
 
 
@@ -138,7 +138,7 @@ def cat(several: Sequence[Conditioning]) -> Conditioning:
     if any(one.parts != several[0].parts for one in several):
         found = sorted({_words(one.parts) for one in several})
         raise DataError(f"rows of other parts cannot be put together: {'; '.join(found)}")
-    whole: Conditioning = _together(lambda tensors: torch.cat(list(tensors)), several)
+    whole: Conditioning = together(lambda tensors: torch.cat(list(tensors)), several)
     return whole
 
 
@@ -175,19 +175,24 @@ def _chosen(kept: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
     return choose
 
 
-def _together(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:  # noqa: ANN401 - a tree
-    """Return a tree like the first value, each tensor made of those in its place in all of them."""
+def together(function: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Any]) -> Any:  # noqa: ANN401 - a tree
+    """Return a tree like the first value, each tensor made of those in its place in all of them.
+
+    Args:
+        function: called with the tensors of one place, one of each value.
+        values: trees of tensors, of tuples and dataclasses of them, and of None; all alike.
+    """
     first = values[0]
     if first is None:
         return None
     if isinstance(first, Tensor):
         return function(values)
     if isinstance(first, tuple):
-        return tuple(_together(function, place) for place in zip(*values, strict=True))
+        return tuple(together(function, place) for place in zip(*values, strict=True))
     if is_dataclass(first) and not isinstance(first, type):
         names = [one.name for one in fields(first)]
         parts = {
-            name: _together(function, [getattr(value, name) for value in values]) for name in names
+            name: together(function, [getattr(value, name) for value in values]) for name in names
         }
         return replace(first, **parts)
     raise TypeError(f"{type(first).__name__} is no part of a conditioning")

@@ -1,7 +1,7 @@
 """One step of training a denoiser on one rank (Ho et al. 2020, algorithm 1); nothing waits in it.
 
-Every number drawn is keyed by (seed, step, position in the global batch). A rank takes its slice
-of the batch; how many ranks there are changes rounding, the dropout masks, and nothing else.
+It is loaded, differentiated, averaged over the ranks, and the weights are moved. A rank takes its
+slice of the batch; how many ranks there are changes rounding, the dropout masks, and nothing else.
 """
 
 from dataclasses import replace
@@ -14,7 +14,6 @@ from ddpm_core.conditioning import MEMBERS, NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
 from ddpm_core.config.rates import learning_rate
-from ddpm_core.diffusion.continuous_objective import ContinuousObjective
 from ddpm_core.inference.build import (
     build_network,
     build_objective,
@@ -24,12 +23,10 @@ from ddpm_core.inference.build import (
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
+from ddpm_core.training.inputs import NUM_QUARTILES, Drawing, Inputs
 from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.parallel import Parallel
-from ddpm_core.training.regions import known_regions
 from ddpm_core.training.trainee import ADAM, Average, Trainee
-
-NUM_QUARTILES = 4
 
 
 class Denoising:
@@ -51,7 +48,6 @@ class Denoising:
         self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
         self._called = in_training(config, self.network)
         self.accepts = self.network.accepts & MEMBERS
-        self._null = self.network.null.to(self._device)
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
         self._optimiser = Optimiser(dict(self.network.named_parameters()))
@@ -64,13 +60,14 @@ class Denoising:
             [Average(MODEL, name, decay) for name, decay in averages_of(config.train).items()],
             self._counts,
         )
-        self._positions = parallel.rows(config.train.global_batch_size)
-        seed = config.train.seed
-        self._flip_key = seeding.key(seed, "flip")
-        self._timesteps_key = seeding.key(seed, "timesteps")
-        self._noise_key = seeding.key(seed, "noise")
-        self._drop_key = seeding.key(seed, "drop.label")
-        self._known_key = seeding.key(seed, "known")
+        self._drawing = Drawing(
+            config,
+            self._objective,
+            null=self.network.null.to(self._device),
+            accepts=self.network.accepts,
+            positions=parallel.rows(config.train.global_batch_size),
+        )
+        self._inputs: Inputs | None = None
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
 
     def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
@@ -84,48 +81,44 @@ class Denoising:
             images_u8: (b, c, h, w), this rank's slice of the global batch.
             conditioning: of each image.
         """
-        train = self._train
-        x_0 = to_unit_range(images_u8, self._device)
-        if train.random_flip:
-            x_0 = flip(x_0, seeding.coin(self._flip_key, step, self._positions))
-        t, quartile = self._times(step)
-        eps = seeding.normal(self._noise_key, step, self._positions, tuple(x_0.shape[1:]))
+        inputs = self._load(step, images_u8, conditioning)
+        self._differentiate(inputs)
+        self._parallel.average(self._params)
+        self._update(step)
+
+    def _load(self, step: int, images_u8: Tensor, conditioning: Conditioning) -> Inputs:
+        """Return what this step is computed from: always the same tensors, with other values."""
+        given = self._drawing.inputs(step, images_u8, conditioning)
         if self._has_dropout:
-            seeding.seed_dropout(train.seed, step, self._parallel.rank, self._device)
+            seeding.seed_dropout(self._train.seed, step, self._parallel.rank, self._device)
+        if self._inputs is None:
+            self._inputs = given.placed(self._device)
+        else:
+            self._inputs.take(given)
+        return self._inputs
 
-        given = self._dropped(step, conditioning.to(self._device))
-        if "known" in self.network.accepts:
-            mask = known_regions(self._known_key, step, self._positions, x_0)
-            given = replace(given, known=Known(x_0, mask))
-        losses = self._losses(x_0, t, eps, given)
-        self._parallel.backward(losses.mean(), self._params)
-        rate = learning_rate(step, train)
-        norm = self._optimiser.update(rate, grad_clip=train.grad_clip)
-        self.trainee.average(step + train.averaged_before)
-        self._counts.add(losses.detach(), quartile[:, None] == self._quartiles)
-        self._counts.note("grad_norm", norm)
+    def _differentiate(self, inputs: Inputs) -> None:
+        """Compute the gradient, and count the losses.
 
-    def _times(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the time of each image, and in which quarter of all it lies, by their noise."""
-        objective, key, positions = self._objective, self._timesteps_key, self._positions
-        if isinstance(objective, ContinuousObjective):
-            # In the middle of one of the 2**24 numbers, and so not 0.
-            share = seeding.uniform(key, step, positions, ()) + 2**-25
-            return objective.times.at(share), (share * NUM_QUARTILES).long()
-        num_timesteps = objective.schedule.num_timesteps
-        t = seeding.uniform_int(key, step, positions, num_timesteps)
-        return t, t * NUM_QUARTILES // num_timesteps
-
-    def _dropped(self, step: int, conditioning: Conditioning) -> Conditioning:
-        """Return the conditioning with the null in place of some labels, by key: the same after a
-        restart, and for any number of ranks.
-
-        Source: Ho and Salimans 2022, arXiv:2207.12598, algorithm 1.
+        Nothing here knows the number of the step: whatever differs between two steps is in the
+        values of tensors that stay where they are.
         """
-        if conditioning.label is None:
-            return conditioning
-        drawn = seeding.uniform(self._drop_key, step, self._positions, ())
-        return conditioning.where({"label": drawn >= self._train.label_dropout}, self._null)
+        x_0 = to_unit_range(inputs.images, self._device)
+        if inputs.flipped is not None:
+            x_0 = flip(x_0, inputs.flipped)
+        conditioning = inputs.conditioning
+        if inputs.known is not None:
+            conditioning = replace(conditioning, known=Known(x_0, inputs.known))
+        losses = self._losses(x_0, inputs.t, inputs.eps, conditioning)
+        self._parallel.differentiate(losses.mean(), self._params)
+        self._counts.add(losses.detach(), inputs.quartile[:, None] == self._quartiles)
+
+    def _update(self, step: int) -> None:
+        """Move weights and averages along the gradient, the same bits on all ranks."""
+        train = self._train
+        norm = self._optimiser.update(learning_rate(step, train), grad_clip=train.grad_clip)
+        self.trainee.average(step + train.averaged_before)
+        self._counts.note("grad_norm", norm)
 
     def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""

@@ -7,6 +7,7 @@ the ranks agree on goes over the CPU, beside the gradients.
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import accumulate
 
 import torch
 from torch import Tensor, distributed, nn
@@ -32,6 +33,8 @@ class Parallel:
         self._group = (
             distributed.new_group(backend="gloo", timeout=_TIMEOUT) if self.world_size > 1 else None
         )
+        # To a CPU that trains alone, the vector would be a pass over memory for nothing.
+        self._is_flat = self.world_size > 1 or self.device.type != "cpu"
         self._gradients: dict[tuple[nn.Parameter, ...], tuple[Tensor, list[Tensor]]] = {}
 
     # -- the work ----------------------------------------------------------------------------
@@ -48,22 +51,49 @@ class Parallel:
             loss: the mean over this rank's slice; the slices are equal.
             params: leaves, the same at every step; where the loss does not reach, it is 0.
         """
+        self.differentiate(loss, params)
+        self.average(params)
+
+    def differentiate(
+        self, loss: Tensor, params: Sequence[nn.Parameter], *, added: bool = False
+    ) -> None:
+        """Compute the gradient of this rank's loss, the first part of `backward`.
+
+        It computes on tensors that stay where they are, and so can be recorded.
+
+        Args:
+            loss: of this rank.
+            params: as of `backward`.
+            added: to the gradient that is there, since the last `average`, instead of in its place.
+        """
         params = tuple(params)
-        if self.world_size == 1:
-            for param in params:
-                param.grad = None  # of this loss alone, as with several ranks
+        if not self._is_flat:
+            if not added:
+                for param in params:
+                    param.grad = None  # of this loss alone
             torch.autograd.backward(loss, inputs=params)
+            return
+        found = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+        views = self._vector(params)[1]
+        if added:
+            torch._foreach_add_(views, found)
+        else:
+            torch._foreach_copy_(views, found)
+
+    def average(self, params: Sequence[nn.Parameter]) -> None:
+        """Give `params` the mean over the ranks of what they computed, the rest of `backward`."""
+        params = tuple(params)
+        if not self._is_flat:
             for param in params:
                 if param.grad is None:
                     param.grad = torch.zeros_like(param)
             return
         flat, views = self._vector(params)
-        flat.zero_()
+        if self.world_size > 1:
+            flat /= self.world_size
+            distributed.all_reduce(flat)
         for param, view in zip(params, views, strict=True):
             param.grad = view
-        torch.autograd.backward(loss, inputs=params)
-        flat /= self.world_size
-        distributed.all_reduce(flat)
 
     def add_up(self, sums: Tensor) -> None:
         """Replace `sums` on every rank by their sum over the ranks."""
@@ -82,11 +112,12 @@ class Parallel:
     def _vector(self, params: tuple[nn.Parameter, ...]) -> tuple[Tensor, list[Tensor]]:
         """Return one vector for all gradients, and each as a view that lies like its weight."""
         if params not in self._gradients:
-            flat = torch.zeros(sum(param.numel() for param in params), device=self.device)
-            ends = torch.tensor([param.numel() for param in params]).cumsum(0).tolist()
+            # Each begins at a multiple of 16 bytes, of which a GPU reads that many at once.
+            sizes = [-(-param.numel() // 4) * 4 for param in params]
+            flat = torch.zeros(sum(sizes), device=self.device)
             views = [
-                flat.as_strided(param.size(), param.stride(), end - param.numel())
-                for param, end in zip(params, ends, strict=True)
+                flat.as_strided(param.size(), param.stride(), end - size)
+                for param, size, end in zip(params, sizes, accumulate(sizes), strict=True)
             ]
             self._gradients[params] = flat, views
         return self._gradients[params]

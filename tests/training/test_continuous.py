@@ -60,7 +60,7 @@ def test_two_ranks_train_at_the_times_of_one():
     """Catches times by the place in a rank's batch: as many ranks, as many trainings."""
     learner, seen = make_learner(small_config(diffusion__kind="vp", **QUIET)), []
     for positions in (torch.arange(12), torch.arange(6), torch.arange(6, 12)):
-        learner._positions = positions
-        seen.append(learner._times(3))
+        learner._drawing.positions = positions
+        seen.append(learner._drawing.times(3))
     for whole, first, second in zip(*seen, strict=True):
         assert torch.equal(whole, torch.cat([first, second]))

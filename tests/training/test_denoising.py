@@ -164,10 +164,10 @@ def test_labels_are_left_out_by_key_and_the_network_sees_the_null_instead(monkey
 def test_ranks_leave_out_what_one_would():
     """Catches a dropout keyed by the row in a rank's own slice."""
     learner = make_learner(small_config(**LABELLED, train__label_dropout=0.5))
-    whole, halves = learner._dropped(3, labels_of(3)).label, []
+    whole, halves = learner._drawing.dropped(3, labels_of(3)).label, []
     for rows in torch.arange(12).chunk(2):  # the positions that two ranks have
-        learner._positions = rows
-        halves.append(learner._dropped(3, labels_of(3).rows(rows)).label)
+        learner._drawing.positions = rows
+        halves.append(learner._drawing.dropped(3, labels_of(3).rows(rows)).label)
     assert torch.equal(torch.cat(halves), whole)
     assert 0 < int((whole == 10).sum()) < 12
 

@@ -13,7 +13,9 @@ CONFIG = small_config(model__known=True, model__dropout=0.0)
 def seen_by(rank: int = 0, world_size: int = 1):
     """Return x_t, t and what is known, as the network of a rank sees them in step 3."""
     learner, seen = make_learner(CONFIG), []
-    learner._positions = learner._positions.chunk(world_size)[rank]  # as of `Parallel.rows`
+    learner._drawing.positions = learner._drawing.positions.chunk(world_size)[
+        rank
+    ]  # as of `Parallel.rows`
     learner.network.register_forward_pre_hook(lambda _, given: seen.append(given))
     learner.step(3, rank_slice(CONFIG, small_images(), 3, rank, world_size))
     (x_t, t, conditioning), weights = seen[0], learner.network.conv_known.weight
@@ -26,10 +28,10 @@ def test_the_network_is_shown_regions_of_the_very_images_that_are_noised():
     x_t, t, known, weights = seen_by()
     learner = make_learner(CONFIG)
     size = CONFIG.train.global_batch_size
-    regions = known_regions(learner._known_key, 3, torch.arange(size), x_t)
+    regions = known_regions(learner._drawing._known_key, 3, torch.arange(size), x_t)
     assert torch.equal(known.mask, regions)
     assert 0 < float(regions.float().mean()) < 1
-    eps = seeding.normal(learner._noise_key, 3, torch.arange(size), (1, 8, 8))
+    eps = seeding.normal(learner._drawing._noise_key, 3, torch.arange(size), (1, 8, 8))
     assert torch.equal(x_t, q_sample(learner._objective.schedule, known.values, t, eps))
     assert float(weights.detach().abs().max()) > 0
     parts = [seen_by(rank, 2)[2] for rank in (0, 1)]

@@ -1,0 +1,137 @@
+"""What a step of a denoiser's training is computed from: images, and the numbers drawn for them.
+
+Every number is keyed by (seed, step, position in the global batch). A rank draws those of its slice
+of the batch, so that how many ranks there are changes none of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpm_core import seeding
+from ddpm_core.conditioning import Conditioning, together
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.binomial.denoiser import BinomialObjective
+from ddpm_core.diffusion.continuous_objective import ContinuousObjective
+from ddpm_core.diffusion.objective import Objective
+from ddpm_core.training.regions import known_regions
+
+NUM_QUARTILES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Tensors of one rank's slice, all but the images on its device."""
+
+    images: Tensor
+    """(b, c, h, w) uint8 or uint16, as the data set has them"""
+    flipped: Tensor | None
+    """(b,) bool: whether it is mirrored; None: no image is"""
+    t: Tensor
+    """(b,) the time of each image"""
+    quartile: Tensor
+    """(b,) int64: in which quarter of all times it lies, by their noise"""
+    eps: Tensor
+    """(b, c, h, w) standard normal noise"""
+    conditioning: Conditioning
+    """of each image, the null in place of some labels; without what is known"""
+    known: Tensor | None
+    """(b, 1, h, w) bool: which pixels the network is shown; None: it takes none"""
+
+    def placed(self, device: torch.device) -> "Inputs":
+        """Return copies on `device`: places for the inputs of every step."""
+        copies: Inputs = together(lambda one: one[0].to(device, copy=True), [self])
+        return copies
+
+    def take(self, given: "Inputs") -> None:
+        """Overwrite these, where they are, by others; waits for nothing.
+
+        Raises:
+            ValueError: the others have another shape or dtype.
+        """
+        together(_overwritten, [self, given])
+
+
+def _overwritten(tensors: Sequence[Tensor]) -> Tensor:
+    place, given = tensors
+    if place.shape != given.shape or place.dtype != given.dtype:
+        raise ValueError(
+            f"a step was given a tensor {tuple(given.shape)} of {given.dtype} where those before "
+            f"had {tuple(place.shape)} of {place.dtype}; all steps must be given the same"
+        )
+    return place.copy_(given, non_blocking=True)
+
+
+class Drawing:
+    """Draws the inputs of each step, on the device of one rank.
+
+    Args:
+        config: the run.
+        objective: at whose times the network is trained.
+        null: of one image: the conditioning that says nothing.
+        accepts: the parts of a conditioning that the network takes.
+        positions: (b,) of this rank's slice in the global batch.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        objective: Objective | ContinuousObjective | BinomialObjective,
+        *,
+        null: Conditioning,
+        accepts: frozenset[str],
+        positions: Tensor,
+    ) -> None:
+        self._train, self._objective = config.train, objective
+        self._null, self._accepts, self.positions = null, accepts, positions
+        seed = config.train.seed
+        self._flip_key = seeding.key(seed, "flip")
+        self._timesteps_key = seeding.key(seed, "timesteps")
+        self._noise_key = seeding.key(seed, "noise")
+        self._drop_key = seeding.key(seed, "drop.label")
+        self._known_key = seeding.key(seed, "known")
+
+    def inputs(self, step: int, images: Tensor, conditioning: Conditioning) -> Inputs:
+        """Return the inputs of the step with `step` steps before it.
+
+        Args:
+            step: number of steps completed before this one.
+            images: (b, c, h, w) uint8 or uint16, this rank's slice of the global batch.
+            conditioning: of each image.
+        """
+        flips, knows = self._train.random_flip, "known" in self._accepts
+        shape, positions = tuple(images.shape[1:]), self.positions
+        t, quartile = self.times(step)
+        return Inputs(
+            images=images,
+            flipped=seeding.coin(self._flip_key, step, positions) if flips else None,
+            t=t,
+            quartile=quartile,
+            eps=seeding.normal(self._noise_key, step, positions, shape),
+            conditioning=self.dropped(step, conditioning.to(positions.device)),
+            known=known_regions(self._known_key, step, positions, images) if knows else None,
+        )
+
+    def times(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the time of each image, and in which quarter of all it lies, by their noise."""
+        objective, key, positions = self._objective, self._timesteps_key, self.positions
+        if isinstance(objective, ContinuousObjective):
+            # In the middle of one of the 2**24 numbers, and so not 0.
+            share = seeding.uniform(key, step, positions, ()) + 2**-25
+            return objective.times.at(share), (share * NUM_QUARTILES).long()
+        num_timesteps = objective.schedule.num_timesteps
+        t = seeding.uniform_int(key, step, positions, num_timesteps)
+        return t, t * NUM_QUARTILES // num_timesteps
+
+    def dropped(self, step: int, conditioning: Conditioning) -> Conditioning:
+        """Return the conditioning with the null in place of some labels, by key: the same after a
+        restart, and for any number of ranks.
+
+        Source: Ho and Salimans 2022, arXiv:2207.12598, algorithm 1.
+        """
+        if conditioning.label is None:
+            return conditioning
+        drawn = seeding.uniform(self._drop_key, step, self.positions, ())
+        return conditioning.where({"label": drawn >= self._train.label_dropout}, self._null)
