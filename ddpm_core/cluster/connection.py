@@ -75,7 +75,8 @@ def connect(compute: ComputeConfig) -> Connection:
     """
     use_directly()
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if ray.is_initialized():
+    is_new = not ray.is_initialized()
+    if not is_new:
         connection = Connection(joined=False)
     elif address == "local":
         connection = _start(compute)
@@ -88,6 +89,8 @@ def connect(compute: ComputeConfig) -> Connection:
     except BaseException:
         connection.close()
         raise
+    if is_new and compute.cuda_graphs and not uses_gpu(compute):
+        _log.warning("%scompute.cuda_graphs=true changes nothing here: no GPU is used", WARNING)
     return connection
 
 

@@ -20,3 +20,9 @@ class ComputeConfig(Section):
     """how often lost workers are replaced before the stage gives up"""
     collective_timeout_s: Annotated[Count, PLACE] = 120
     """seconds after which workers that wait for a lost one give up"""
+    compile: Annotated[bool, PLACE] = False
+    """fuse the kernels of the network: a minute or two at the start of each worker, then faster on
+    a GPU; it rounds otherwise, within what arithmetic of that precision does"""
+    cuda_graphs: Annotated[bool, PLACE] = False
+    """launch on a GPU what a step computes as one recorded graph: the same numbers with less work
+    for the CPU, and more memory; nothing changes on a CPU"""

@@ -65,7 +65,7 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     Progress("edit", done, total, "images", weights.said).show()
     if missing:
         denoiser = _loaded(store, config, weights, device)
-        weaker = load_weaker(store, weights, device)
+        weaker = load_weaker(store, weights, device, compute=config.compute)
     for start in range(0, len(missing), request.batch_size):
         jobs = missing[start : start + request.batch_size]
         edited = _edited(denoiser, weaker, work, jobs, device, _Steps(done, total))
@@ -84,7 +84,9 @@ def _loaded(
     store: Store, config: RunConfig, weights: Weights, device: torch.device
 ) -> NetworkDenoiser:
     average = weights.average
-    denoiser = load_denoiser(store, config, weights.checkpoint, device, average=average)
+    denoiser = load_denoiser(
+        store, config, weights.checkpoint, device, average=average, compute=config.compute
+    )
     if not isinstance(denoiser, NetworkDenoiser):
         raise TypeError(type(denoiser))  # of bits: refused before
     return denoiser

@@ -185,13 +185,14 @@ class EvaluationContext:
                 weights.checkpoint,
                 self.device,
                 average=weights.average,
+                compute=self.config.compute,
             )
 
     @cached_property
     def weaker(self) -> NetworkDenoiser | None:
         """Of the weights that guide those; None if there are none."""
         with torch.inference_mode(mode=False):
-            return load_weaker(self.store, self._weights, self.device)
+            return load_weaker(self.store, self._weights, self.device, compute=self.config.compute)
 
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
         """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""

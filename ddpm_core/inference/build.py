@@ -267,3 +267,12 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
         # A card before Ampere (8.0) computes it through float32: slower, and less exact.
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bfloat16"
+
+
+def layout_of(device: torch.device, *, compiled: bool) -> torch.memory_format:
+    """Return how images lie in memory where a network computes."""
+    # The norms of a GPU want channels first; with channels last, a step in bfloat16 takes 1.2
+    # times. Compiled they take either, and the compiler does not choose by itself.
+    if device.type == "cpu" or compiled:
+        return torch.channels_last
+    return torch.contiguous_format

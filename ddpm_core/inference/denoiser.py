@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_core.conditioning import NOTHING, Conditioning
-from ddpm_core.config import RunConfig
+from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.errors import CheckpointError
@@ -15,8 +15,10 @@ from ddpm_core.inference.build import (
     AnyNetwork,
     build_denoiser,
     build_network,
+    layout_of,
     uses_bfloat16,
 )
+from ddpm_core.inference.one_size import OfOneSize
 from ddpm_core.inference.weights import load_average
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
@@ -30,25 +32,42 @@ class AveragedNetwork:
         network: taken over: moved, and changed to where and how it computes.
         device: where it computes.
         bfloat16: whether its arithmetic is bfloat16, but that of its last layer.
+        compute: whether it is compiled and recorded: for batches of the size of the first, and of
+            half and twice that, as guidance calls it; None: neither.
     """
 
-    def __init__(self, network: AnyNetwork, device: torch.device, *, bfloat16: bool) -> None:
+    def __init__(
+        self,
+        network: AnyNetwork,
+        device: torch.device,
+        *,
+        bfloat16: bool,
+        compute: ComputeConfig | None = None,
+    ) -> None:
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
         self._device_type, self._bfloat16 = device.type, bfloat16
-        # As in training: on a GPU the norms want channels first.
-        self._layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+        self._layout = layout_of(device, compiled=compute is not None and compute.compile)
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
         if bfloat16:
             _round_weights(self._network)
+        self._often = None if compute is None else OfOneSize.of(self._output, device, compute)
         self.null = network.null.to(device)
         """of one image: the conditioning that says nothing, see `UNet.null`"""
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
         """Return the network's output; its arithmetic may be bfloat16, x_t's never is."""
-        with self._arithmetic():
-            x = x_t.to(torch.float32, memory_format=self._layout)
-            output: Tensor = self._network(x, t, conditioning)
+        x = x_t.to(torch.float32, memory_format=self._layout)
+        is_differentiated = torch.is_grad_enabled() and x.requires_grad
+        if self._often is None or is_differentiated:
+            output = self._output(x, t, conditioning)
+        else:
+            output = self._often(x, t, conditioning)
         return output.to(torch.float32, memory_format=torch.contiguous_format)
+
+    def _output(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        with self._arithmetic():
+            output: Tensor = self._network(x, t, conditioning)
+        return output
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         if not self._bfloat16:
@@ -74,8 +93,17 @@ def load_denoiser(
     device: torch.device,
     *,
     average: str = EMA,
+    compute: ComputeConfig | None = None,
 ) -> AnyDenoiser:
     """Read the averaged weights, verified, and put them where they compute.
+
+    Args:
+        store: where they are.
+        config: of the run that they are of.
+        checkpoint: that holds them.
+        device: where they compute.
+        average: which of its averages.
+        compute: how; see `AveragedNetwork`.
 
     Raises:
         CheckpointError: if they are damaged or do not fit `config`.
@@ -89,16 +117,25 @@ def load_denoiser(
             f"configuration: {error}. Use the version of this program that trained them"
         ) from None
     bfloat16 = uses_bfloat16(config.train.precision, device)
-    averaged = AveragedNetwork(network, device, bfloat16=bfloat16)
+    averaged = AveragedNetwork(network, device, bfloat16=bfloat16, compute=compute)
     return build_denoiser(config, averaged, averaged.null)
 
 
-def load_weaker(store: Store, weights: Weights, device: torch.device) -> NetworkDenoiser | None:
+def load_weaker(
+    store: Store, weights: Weights, device: torch.device, *, compute: ComputeConfig | None = None
+) -> NetworkDenoiser | None:
     """Read the weights that guide others, if there are any, as `load_denoiser` does."""
     weaker = weights.weaker
     if weaker is None:
         return None
-    found = load_denoiser(store, weaker.trained, weaker.checkpoint, device, average=weaker.average)
+    found = load_denoiser(
+        store,
+        weaker.trained,
+        weaker.checkpoint,
+        device,
+        average=weaker.average,
+        compute=compute,
+    )
     if not isinstance(found, NetworkDenoiser):
         raise CheckpointError(
             f"{weaker.name} are weights of a chain of bits, which guide no images"

@@ -36,6 +36,19 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _log = logging.getLogger(__name__)
 
 
+def chosen_folder() -> Path:
+    """Return the folder that the environment names, in which all caches lie; it need not exist.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    given = os.environ.get(FOLDER_VARIABLE)
+    try:
+        return Path(given).expanduser().absolute() if given else user_folder()
+    except RuntimeError as error:
+        raise ConfigError(f"{FOLDER_VARIABLE}={given!r}: {error}; give a folder") from None
+
+
 @dataclass(frozen=True)
 class Cache:
     """Files below `folder`, together at most `max_bytes` long."""
@@ -50,11 +63,7 @@ class Cache:
         Raises:
             ConfigError: if the limit is no number above 0, or there is no folder for it.
         """
-        given = os.environ.get(FOLDER_VARIABLE)
-        try:
-            folder = Path(given).expanduser().absolute() if given else user_folder()
-        except RuntimeError as error:
-            raise ConfigError(f"{FOLDER_VARIABLE}={given!r}: {error}; give a folder") from None
+        folder = chosen_folder()
         text = os.environ.get(LIMIT_VARIABLE) or str(_DEFAULT_GIB)
         try:
             gib = float(text)

@@ -52,8 +52,12 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             f"the weights {payload['weights'][:16]} that this stage began with are not there any "
             "more: they were trained again, exchanged or deleted; run the sample stage again"
         )
-    denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
-    weaker, plan = load_weaker(store, weights, device), Plan.of_payload(payload["plan"])
+    compute = config.compute
+    denoiser = load_denoiser(
+        store, config, weights.checkpoint, device, average=weights.average, compute=compute
+    )
+    weaker = load_weaker(store, weights, device, compute=compute)
+    plan = Plan.of_payload(payload["plan"])
 
     def make(unit: Unit) -> None:
         recorder = _Recorder(config)

@@ -14,12 +14,16 @@ from ddpm_core.conditioning import MEMBERS, NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
 from ddpm_core.config.rates import learning_rate
+from ddpm_core.diffusion.denoiser import Network
 from ddpm_core.inference.build import (
     build_network,
     build_objective,
     in_training,
+    layout_of,
     uses_bfloat16,
 )
+from ddpm_core.inference.compiling import compiled, said_of_compiling
+from ddpm_core.inference.replay import Record, Replay, recorder
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.training.counting import Counts
@@ -42,11 +46,13 @@ class Denoising:
         self._objective = build_objective(config)
         self._bfloat16 = uses_bfloat16(config.train.precision, self._device)
         self.network = build_network(config).train().to(self._device)
-        # On a GPU, whose norms want channels first, it costs: a step in bfloat16 takes 1.2 times.
-        on_cpu = self._device.type == "cpu"
-        self._layout = torch.channels_last if on_cpu else torch.contiguous_format
+        compute = config.compute
+        self._layout = layout_of(self._device, compiled=compute.compile)
         self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
-        self._called = in_training(config, self.network)
+        network: Network = self.network
+        if compute.compile:
+            network = compiled(self.network, num_threads=compute.cpus_per_worker)
+        self._called = in_training(config, network)
         self.accepts = self.network.accepts & MEMBERS
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
@@ -68,7 +74,11 @@ class Denoising:
             positions=parallel.rows(config.train.global_batch_size),
         )
         self._inputs: Inputs | None = None
+        record: Record[None] | None = recorder(self._device, wanted=compute.cuda_graphs)
+        self._differentiated = Replay(self._differentiate, record)
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
+        if compute.compile:
+            self._compile(config.data.shape)
 
     def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
         """Move the weights by one step, and count `loss`, its quartiles over t, and `grad_norm`.
@@ -81,13 +91,13 @@ class Denoising:
             images_u8: (b, c, h, w), this rank's slice of the global batch.
             conditioning: of each image.
         """
-        inputs = self._load(step, images_u8, conditioning)
-        self._differentiate(inputs)
+        self._load(step, images_u8, conditioning)
+        self._differentiated()
         self._parallel.average(self._params)
         self._update(step)
 
-    def _load(self, step: int, images_u8: Tensor, conditioning: Conditioning) -> Inputs:
-        """Return what this step is computed from: always the same tensors, with other values."""
+    def _load(self, step: int, images_u8: Tensor, conditioning: Conditioning) -> None:
+        """Put what this step is computed from where that of every step lies."""
         given = self._drawing.inputs(step, images_u8, conditioning)
         if self._has_dropout:
             seeding.seed_dropout(self._train.seed, step, self._parallel.rank, self._device)
@@ -95,14 +105,16 @@ class Denoising:
             self._inputs = given.placed(self._device)
         else:
             self._inputs.take(given)
-        return self._inputs
 
-    def _differentiate(self, inputs: Inputs) -> None:
-        """Compute the gradient, and count the losses.
+    def _differentiate(self) -> None:
+        """Compute the gradient of the inputs, and count their losses; it may be recorded.
 
         Nothing here knows the number of the step: whatever differs between two steps is in the
         values of tensors that stay where they are.
         """
+        inputs = self._inputs
+        if inputs is None:
+            raise RuntimeError("nothing is loaded")
         x_0 = to_unit_range(inputs.images, self._device)
         if inputs.flipped is not None:
             x_0 = flip(x_0, inputs.flipped)
@@ -119,6 +131,21 @@ class Denoising:
         norm = self._optimiser.update(learning_rate(step, train), grad_clip=train.grad_clip)
         self.trainee.average(step + train.averaged_before)
         self._counts.note("grad_norm", norm)
+
+    def _compile(self, shape: tuple[int, int, int]) -> None:
+        """Have the network compiled now, by a step that moves nothing: later ranks wait for each
+        other, and not for minutes.
+        """
+        size = len(self._drawing.positions)
+        labels = torch.zeros(size, dtype=torch.int64) if "label" in self.accepts else None
+        images_u8 = torch.zeros(size, *shape, dtype=torch.uint8)
+        with said_of_compiling():
+            self._load(0, images_u8, Conditioning(label=labels))
+            self._differentiate()
+        self._inputs = None
+        self._counts.window.zero_()
+        for param in self._params:
+            param.grad = None
 
     def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""

@@ -9,6 +9,7 @@ from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import has_snapshot, powers_of
 from ddpm_core.errors import CheckpointError, DataError
+from ddpm_core.inference.replay import off_the_default_stream
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.progress import Progress
@@ -64,14 +65,16 @@ def train_rank(
 
     Raises:
         DataError: the run has no data set, or it cannot be used.
-        ConfigError: it has another number of classes than the network.
+        ConfigError: it has another number of classes than the network; or what a step computes
+            cannot be compiled or recorded.
         CheckpointError: there are checkpoints, and none to continue from.
         DivergenceError: see `run_steps` and `soundness`.
         StorageError: the storage refuses or does not answer.
     """
     parallel = Parallel(place)
     images, origin = _data(store, config)
-    with closing(images):
+    stream = off_the_default_stream(place.device, wanted=config.compute.cuda_graphs)
+    with closing(images), stream:
         preview = None
         if config.train.preview_every is not None and not place.rank:
             preview = load_preview(store, config, place)

@@ -1,0 +1,249 @@
+"""Steps that are recorded and repeated are the steps themselves: here by a double of a graph."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ddpm_core import seeding
+from ddpm_core.conditioning import Conditioning
+from ddpm_core.config.rates import learning_rate
+from ddpm_core.inference.replay import NUM_WARM_UP, Replay
+from tests.graph_double import record_double
+from tests.training.small import (
+    average_of,
+    copy_of,
+    load,
+    make_learner,
+    rank_slice,
+    small_config,
+    small_images,
+    state_of,
+)
+
+KINDS = {
+    "chain": {"train__loss": "hybrid", "diffusion__variance": "learned_range"},
+    "given": {
+        "model__known": True,
+        "model__conditioning": "label",
+        "train__label_dropout": 0.5,
+    },
+    "rounded": {"train__precision": "bfloat16", "train__grad_clip": 1e-3},
+    "continuous": {"diffusion": {"kind": "edm", "times": "log_normal"}},
+}
+
+
+def config_of(kind="chain"):
+    changes = dict(KINDS[kind])
+    diffusion = changes.pop("diffusion", None)
+    config = small_config(**changes)
+    return config if diffusion is None else config.replaced({"diffusion": diffusion})
+
+
+def recorded(config):
+    """Return a learner whose middle part is repeated from its fourth step on."""
+    learner = make_learner(config)
+    learner._parallel._is_flat = True  # as on a GPU
+    learner._differentiated = Replay(learner._differentiate, record_double)
+    return learner
+
+
+def run(learner, config, start=0, stop=NUM_WARM_UP + 3):
+    images = small_images()
+    for step in range(start, stop):
+        given = [rank_slice(config, images, step, 0, 1)]
+        if learner.accepts:
+            given.append(Conditioning(label=(torch.arange(12) + step) % 10))
+        learner.step(step, *given)
+
+
+def everything_of(learner):
+    point = learner.trainee.counts.point()
+    return state_of(learner) | average_of(learner), point
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """What six steps of the chain's network end in."""
+    config = config_of()
+    learner = make_learner(config)
+    run(learner, config)
+    return everything_of(learner)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeated_steps_are_the_steps_themselves_bit_for_bit(kind):
+    """Catches whatever of a step is not in a tensor that stays where it is: images, draws, masks of
+    dropout, the learning rate, the first step's average, the losses that are counted.
+    """
+    config = config_of(kind)
+    learner, reference = recorded(config), make_learner(config)
+    run(learner, config)
+    run(reference, config)
+    found, expected = everything_of(learner), everything_of(reference)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    assert found[1] == expected[1]
+
+
+def test_a_resumed_training_records_anew_and_continues_bit_for_bit():
+    """Catches a recording of the addresses of another state, and a warm-up that is no steps."""
+    config = config_of()
+    whole, first, second = (recorded(config) for _ in range(3))
+    run(whole, config, stop=8)
+    run(first, config, stop=4)
+    load(second, state=copy_of(state_of(first)), ema=copy_of(average_of(first)))
+    run(second, config, start=4, stop=8)
+    torch.testing.assert_close(everything_of(second)[0], everything_of(whole)[0], rtol=0, atol=0)
+
+
+# -- what a recording would silently do wrong ------------------------------------------------------
+
+
+def new_images(learner):
+    """Images in a new tensor at each step."""
+    load_ = learner._load
+
+    def load_elsewhere(step, images_u8, conditioning):
+        load_(step, images_u8, conditioning)
+        learner._inputs = replace(learner._inputs, images=images_u8.clone())
+
+    learner._load = load_elsewhere
+
+
+def step_from_python(learner):
+    """Noise that is drawn where the step is recorded."""
+    differentiate, drawing = learner._differentiate, learner._drawing
+
+    def differentiate_and_draw():
+        eps = seeding.normal(drawing._noise_key, now[0], drawing.positions, (1, 8, 8))
+        learner._inputs.eps.copy_(eps)
+        differentiate()
+
+    now = noted_steps(learner)
+    learner._differentiated = Replay(differentiate_and_draw, record_double)
+
+
+def rate_from_python(learner):
+    """A learning rate that is a number of Python where the update is recorded."""
+    differentiate, train, update = learner._differentiate, learner._train, learner._optimiser.update
+
+    def whole():
+        differentiate()
+        learner._parallel.average(learner._params)
+        update(learning_rate(now[0], train), grad_clip=train.grad_clip)
+
+    now = noted_steps(learner)
+    learner._update = learner.trainee.average
+    learner._differentiated = Replay(whole, record_double)
+
+
+def branch_on_the_first_step(learner):
+    """An average that begins anew where a branch of Python says so, recorded as it was then."""
+    differentiate, train, update = learner._differentiate, learner._train, learner._optimiser.update
+
+    def whole():
+        differentiate()
+        learner.trainee.average(now[0])
+
+    now = noted_steps(learner)
+    learner._update = lambda step: update(learning_rate(step, train), grad_clip=train.grad_clip)
+    learner._differentiated = Replay(whole, record_double)
+    run(learner, config_of(), stop=1)  # fills tables
+    learner.trainee.counts.point()
+    load(
+        learner,
+        **{role: copy_of(part) for role, part in make_learner(config_of()).trainee.parts().items()},
+    )
+    learner._differentiated._num_calls = NUM_WARM_UP  # the very first step is recorded
+
+
+def noted_steps(learner):
+    """Return a list whose only member is the number of the step."""
+    load_, now = learner._load, [0]
+
+    def load_and_note(step, images_u8, conditioning):
+        now[0] = step
+        load_(step, images_u8, conditioning)
+
+    learner._load = load_and_note
+    return now
+
+
+def dropout_seeded_inside(learner):
+    """Dropout that Python seeds where the step is recorded."""
+    differentiate = learner._differentiate
+
+    def seeded():
+        seeding.seed_dropout(0, now[0], 0, learner._device)
+        differentiate()
+
+    learner._has_dropout, now = False, noted_steps(learner)
+    learner._differentiated = Replay(seeded, record_double)
+
+
+def gradient_made_anew(learner):
+    """A gradient in new tensors, of which only recording tells the optimiser."""
+    learner._parallel._is_flat = False
+
+
+MUTANTS = [
+    new_images,
+    step_from_python,
+    rate_from_python,
+    branch_on_the_first_step,
+    dropout_seeded_inside,
+    gradient_made_anew,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_double_of_a_graph_catches(mutant, eager):
+    """Catches a double that would let such a step pass: on a GPU it trains on wrong numbers."""
+    config = config_of()
+    learner = recorded(config)
+    mutant(learner)
+    run(learner, config)
+    tensors, expected = everything_of(learner)[0], eager[0]
+    assert any(not torch.equal(tensors[name], one) for name, one in expected.items())
+
+
+def test_reading_a_value_cannot_be_recorded():
+    """Catches a double in which `.item()` passes, which a GPU refuses while it records."""
+    learner = recorded(config_of())
+    differentiate = learner._differentiate
+
+    def reading():
+        differentiate()
+        float(learner._inputs.eps.sum())
+
+    learner._differentiated = Replay(reading, record_double)
+    with pytest.raises(RuntimeError, match="capturing"):
+        run(learner, config_of())
+
+
+class Count(TorchDispatchMode):
+    """How many operations there are, and which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def counted(work, *given):
+    with Count() as count:
+        work(*given)
+    return count.seen
+
+
+def test_what_is_launched_beside_the_recording_is_little():
+    """Catches seeding, an optimiser or an average that goes over the weights one by one."""
+    config = config_of()
+    learner = recorded(config)
+    run(learner, config)
+    update = counted(learner._update, 6)
+    assert len(update) <= 60, len(update)
