@@ -41,6 +41,10 @@ Purpose = Literal[
 Key = tuple[int, int]
 """Two words of 32 bits that name a stream."""
 
+Step = int | Tensor
+"""The step that numbers are drawn at, or (b,) int64: that of each row, whose range is not checked,
+since that would wait for the device."""
+
 _MASK_32 = 0xFFFFFFFF
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2 and section 3.3).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -61,12 +65,12 @@ def key(seed: int, purpose: Purpose, *words: int) -> Key:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
-def random_words(key: Key, step: int, positions: Tensor, num_words: int) -> Tensor:
+def random_words(key: Key, step: Step, positions: Tensor, num_words: int) -> Tensor:
     """Return uniform words of 32 bits; row i is a function of (key, step, positions[i]) alone.
 
     Args:
         key: the stream, see `key`.
-        step: optimiser step or timestep, 0 ... 2**32 - 1.
+        step: optimiser step or timestep, 0 ... 2**32 - 1; or that of each row.
         positions: (b,) integers >= 0: index in the global batch, or of the image.
         num_words: words per row; the first words do not depend on their number.
 
@@ -82,7 +86,7 @@ def random_words(key: Key, step: int, positions: Tensor, num_words: int) -> Tens
 
 def normal(
     key: Key,
-    step: int,
+    step: Step,
     positions: Tensor,
     shape: tuple[int, ...],
     *,
@@ -121,7 +125,7 @@ def normal(
 
 def uniform(
     key: Key,
-    step: int,
+    step: Step,
     positions: Tensor,
     shape: tuple[int, ...],
     *,
@@ -137,7 +141,7 @@ def uniform(
 
 def signs(
     key: Key,
-    step: int,
+    step: Step,
     positions: Tensor,
     shape: tuple[int, ...],
     *,
@@ -148,7 +152,7 @@ def signs(
     return ((words >> 31).to(dtype) * 2 - 1).reshape(len(positions), *shape)
 
 
-def uniform_int(key: Key, step: int, positions: Tensor, high: int) -> Tensor:
+def uniform_int(key: Key, step: Step, positions: Tensor, high: int) -> Tensor:
     """Return (b,) int64 uniform on 0 ... high - 1; the probabilities differ by < high / 2**32.
 
     Args:
@@ -165,7 +169,7 @@ def uniform_int(key: Key, step: int, positions: Tensor, high: int) -> Tensor:
     return (random_words(key, step, positions, 1)[:, 0] * high) >> 32
 
 
-def coin(key: Key, step: int, positions: Tensor) -> Tensor:
+def coin(key: Key, step: Step, positions: Tensor) -> Tensor:
     """Return (b,) bool, True with probability 1/2; arguments as in `random_words`."""
     return random_words(key, step, positions, 1)[:, 0] >= 2**31
 
@@ -200,18 +204,31 @@ def _joined(key: Key) -> int:
 
 
 def _blocks(
-    key: Key, step: int, positions: Tensor, num_words: int
+    key: Key, step: Step, positions: Tensor, num_words: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return four (b, blocks) tensors of words; the row is their interleaving."""
-    if not 0 <= step <= _MASK_32:
-        raise ValueError(f"step={step} must be in 0 ... 2**32 - 1")
     num_blocks = (num_words + 3) // 4
     size = (len(positions), num_blocks)
     block = torch.arange(num_blocks, device=positions.device).expand(size).clone()
     place = positions.long()[:, None]
     low = (place & _MASK_32).expand(size).clone()
     high = (place >> 32 & _MASK_32).expand(size).clone()
-    return philox((block, low, high, torch.full_like(block, step)), key)
+    if isinstance(step, Tensor):
+        steps = step[:, None].expand(size).clone()
+    else:
+        require_step(step)
+        steps = torch.full_like(block, step)
+    return philox((block, low, high, steps), key)
+
+
+def require_step(step: int) -> None:
+    """Refuse a step that does not fit its word of the counter.
+
+    Raises:
+        ValueError: with the range.
+    """
+    if not 0 <= step <= _MASK_32:
+        raise ValueError(f"step={step} must be in 0 ... 2**32 - 1")
 
 
 def philox(

@@ -1,9 +1,12 @@
 """Image i of a seed: a function of (seed, i) and the weights, of no batch and no worker."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.ahead import Ahead
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser
@@ -43,10 +46,9 @@ def draw(
     dtype = torch.float64 if sample.state == "float64" else torch.float32
     init_key, noise_key = seeding.key(seed, "sample_init"), seeding.key(seed, "sample_noise")
     x_T = seeding.normal(init_key, 0, positions, shape, dtype=dtype)  # noqa: N806
-    return run_sampler(
-        denoiser,
-        sample,
-        x_T,
-        noise=lambda number: seeding.normal(noise_key, number, positions, shape, dtype=dtype),
-        on_step=on_step,
+    noise = Ahead(
+        lambda number, rows: seeding.normal(noise_key, number, rows, shape, dtype=dtype),
+        positions,
+        row_size=math.prod(shape),
     )
+    return run_sampler(denoiser, sample, x_T, noise=noise.at, on_step=on_step)

@@ -66,19 +66,20 @@ class Denoising:
             [Average(MODEL, name, decay) for name, decay in averages_of(config.train).items()],
             self._counts,
         )
+        positions = parallel.rows(config.train.global_batch_size)
         self._drawing = Drawing(
             config,
             self._objective,
             null=self.network.null.to(self._device),
             accepts=self.network.accepts,
-            positions=parallel.rows(config.train.global_batch_size),
+            positions=positions,
         )
         self._inputs: Inputs | None = None
         record: Record[None] | None = recorder(self._device, wanted=compute.cuda_graphs)
         self._differentiated = Replay(self._differentiate, record)
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
         if compute.compile:
-            self._compile(config.data.shape)
+            self._compile((len(positions), *config.data.shape))
 
     def step(self, step: int, images_u8: Tensor, conditioning: Conditioning = NOTHING) -> None:
         """Move the weights by one step, and count `loss`, its quartiles over t, and `grad_norm`.
@@ -132,15 +133,13 @@ class Denoising:
         self.trainee.average(step + train.averaged_before)
         self._counts.note("grad_norm", norm)
 
-    def _compile(self, shape: tuple[int, int, int]) -> None:
+    def _compile(self, shape: tuple[int, ...]) -> None:
         """Have the network compiled now, by a step that moves nothing: later ranks wait for each
         other, and not for minutes.
         """
-        size = len(self._drawing.positions)
-        labels = torch.zeros(size, dtype=torch.int64) if "label" in self.accepts else None
-        images_u8 = torch.zeros(size, *shape, dtype=torch.uint8)
+        labels = torch.zeros(shape[0], dtype=torch.int64) if "label" in self.accepts else None
         with said_of_compiling():
-            self._load(0, images_u8, Conditioning(label=labels))
+            self._load(0, torch.zeros(shape, dtype=torch.uint8), Conditioning(label=labels))
             self._differentiate()
         self._inputs = None
         self._counts.window.zero_()

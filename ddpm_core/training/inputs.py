@@ -4,6 +4,7 @@ Every number is keyed by (seed, step, position in the global batch). A rank draw
 of the batch, so that how many ranks there are changes none of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
+from ddpm_core.ahead import Ahead
 from ddpm_core.conditioning import Conditioning, together
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BinomialObjective
@@ -64,6 +66,19 @@ def _overwritten(tensors: Sequence[Tensor]) -> Tensor:
     return place.copy_(given, non_blocking=True)
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What is drawn for a step, of each image; None where nothing is."""
+
+    flipped: Tensor | None
+    time: Tensor
+    """which of the times it has: of a chain the number, else a share of all"""
+    eps: Tensor
+    labelled: Tensor | None
+    """whether it keeps its label"""
+    known: Tensor | None
+
+
 class Drawing:
     """Draws the inputs of each step, on the device of one rank.
 
@@ -84,14 +99,16 @@ class Drawing:
         accepts: frozenset[str],
         positions: Tensor,
     ) -> None:
-        self._train, self._objective = config.train, objective
-        self._null, self._accepts, self.positions = null, accepts, positions
+        self._train, self._objective, self._null = config.train, objective, null
+        self._labels, self._knows = "label" in accepts, "known" in accepts
+        self._shape = config.data.shape
         seed = config.train.seed
         self._flip_key = seeding.key(seed, "flip")
         self._timesteps_key = seeding.key(seed, "timesteps")
         self._noise_key = seeding.key(seed, "noise")
         self._drop_key = seeding.key(seed, "drop.label")
         self._known_key = seeding.key(seed, "known")
+        self._ahead = Ahead(self._drawn, positions, row_size=math.prod(self._shape))
 
     def inputs(self, step: int, images: Tensor, conditioning: Conditioning) -> Inputs:
         """Return the inputs of the step with `step` steps before it.
@@ -101,37 +118,50 @@ class Drawing:
             images: (b, c, h, w) uint8 or uint16, this rank's slice of the global batch.
             conditioning: of each image.
         """
-        flips, knows = self._train.random_flip, "known" in self._accepts
-        shape, positions = tuple(images.shape[1:]), self.positions
-        t, quartile = self.times(step)
+        drawn = self._ahead.at(step)
+        t, quartile = self._times(drawn.time)
+        given = conditioning.to(drawn.time.device)
+        if drawn.labelled is not None:
+            given = given.where({"label": drawn.labelled}, self._null)
         return Inputs(
             images=images,
-            flipped=seeding.coin(self._flip_key, step, positions) if flips else None,
+            flipped=drawn.flipped,
             t=t,
             quartile=quartile,
-            eps=seeding.normal(self._noise_key, step, positions, shape),
-            conditioning=self.dropped(step, conditioning.to(positions.device)),
-            known=known_regions(self._known_key, step, positions, images) if knows else None,
+            eps=drawn.eps,
+            conditioning=given,
+            known=drawn.known,
         )
 
-    def times(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the time of each image, and in which quarter of all it lies, by their noise."""
-        objective, key, positions = self._objective, self._timesteps_key, self.positions
-        if isinstance(objective, ContinuousObjective):
+    def _drawn(self, step: seeding.Step, positions: Tensor) -> _Drawn:
+        train = self._train
+        labelled = None
+        if self._labels:
+            # Left out by key: the same after a restart, and for any number of ranks (Ho and
+            # Salimans 2022, arXiv:2207.12598, algorithm 1).
+            drawn = seeding.uniform(self._drop_key, step, positions, ())
+            labelled = drawn >= train.label_dropout
+        if isinstance(self._objective, ContinuousObjective):
             # In the middle of one of the 2**24 numbers, and so not 0.
-            share = seeding.uniform(key, step, positions, ()) + 2**-25
-            return objective.times.at(share), (share * NUM_QUARTILES).long()
-        num_timesteps = objective.schedule.num_timesteps
-        t = seeding.uniform_int(key, step, positions, num_timesteps)
-        return t, t * NUM_QUARTILES // num_timesteps
+            time = seeding.uniform(self._timesteps_key, step, positions, ()) + 2**-25
+        else:
+            num_timesteps = self._objective.schedule.num_timesteps
+            time = seeding.uniform_int(self._timesteps_key, step, positions, num_timesteps)
+        return _Drawn(
+            flipped=seeding.coin(self._flip_key, step, positions) if train.random_flip else None,
+            time=time,
+            eps=seeding.normal(self._noise_key, step, positions, self._shape),
+            labelled=labelled,
+            known=self._regions(step, positions) if self._knows else None,
+        )
 
-    def dropped(self, step: int, conditioning: Conditioning) -> Conditioning:
-        """Return the conditioning with the null in place of some labels, by key: the same after a
-        restart, and for any number of ranks.
+    def _regions(self, step: seeding.Step, positions: Tensor) -> Tensor:
+        like = torch.empty(1, *self._shape, device="meta")
+        return known_regions(self._known_key, step, positions, like)
 
-        Source: Ho and Salimans 2022, arXiv:2207.12598, algorithm 1.
-        """
-        if conditioning.label is None:
-            return conditioning
-        drawn = seeding.uniform(self._drop_key, step, self.positions, ())
-        return conditioning.where({"label": drawn >= self._train.label_dropout}, self._null)
+    def _times(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the time of each image, and in which quarter of all it lies, by their noise."""
+        objective = self._objective
+        if isinstance(objective, ContinuousObjective):
+            return objective.times.at(drawn), (drawn * NUM_QUARTILES).long()
+        return drawn, drawn * NUM_QUARTILES // objective.schedule.num_timesteps

@@ -14,7 +14,7 @@ _NOTHING, _INSIDE = 1 / 8, 1 / 4
 
 
 def known_regions(
-    key: seeding.Key, step: int, positions: Tensor, like: Tensor
+    key: seeding.Key, step: seeding.Step, positions: Tensor, like: Tensor
 ) -> Bool[Tensor, "b 1 h w"]:
     """Return which pixels are known of each image of a batch: a function of (key, step, position).
 
@@ -24,7 +24,7 @@ def known_regions(
 
     Args:
         key: of the purpose "known".
-        step: optimiser step.
+        step: optimiser step, or that of each row.
         positions: (b,) index of each image in the global batch.
         like: (b, c, h, w), whose size the regions have.
     """

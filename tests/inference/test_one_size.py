@@ -63,19 +63,32 @@ def test_samples_and_gradients_are_those_of_the_network_itself():
     plain = AveragedNetwork(perturbed(num_classes=4), CPU, bfloat16=False)
     drawn, grads = [], []
     for one in (network, plain):
+        with torch.inference_mode():
+            one(*inputs(4, 1), LABELS)
         denoiser = NetworkDenoiser(one, SHORT, null=one.null).given(LABELS)
         guided = Guided(denoiser, denoiser.given_nothing(), 2.0)
         sample, positions = SampleConfig(sampler="ddim", num_steps=6, eta=1.0), torch.arange(4)
         drawn.append(draw(guided, positions, (3, 8, 8), sample=sample, seed=0))
         with torch.no_grad():
-            drawn.append(one(*inputs(4, 1), LABELS))
+            drawn.append([one(*inputs(4, number), LABELS) for number in range(4)][-1])
         x_t, t = inputs(4, 2)
         one(x_t.requires_grad_(), t, LABELS).square().sum().backward()
         grads.append(x_t.grad)
     assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[1], drawn[3])
     assert torch.equal(*grads)
-    assert sizes == [8]
+    assert sizes == [8, 4]
+
+
+def test_an_output_is_a_tensor_of_its_own():
+    """Catches the memory of a recording that is handed out: the next call would overwrite it."""
+
+    def plus(x, t, _):
+        return x + t
+
+    add = OfOneSize(plus, plus, record_double)
+    found = [add(torch.full((2,), float(number)), torch.ones(2), NOTHING) for number in range(6)]
+    assert torch.stack(found)[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_on_a_cpu_nothing_is_recorded():

@@ -1,6 +1,7 @@
 """A run small enough for tests, and several ranks on this machine without Ray."""
 
 import io
+import math
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
+from ddpm_core.ahead import Ahead
 from ddpm_core.cluster import Place
 from ddpm_core.config import RunConfig
 from ddpm_core.inference.tensor_file import TensorFile, fill_tensors
@@ -19,6 +21,7 @@ from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.inputs import Drawing
 from ddpm_core.training.loop import Training
 from ddpm_core.training.parallel import Parallel
 
@@ -90,6 +93,14 @@ def make_learner(
 
 def parallel_of(rank: int = 0, world_size: int = 1, device: torch.device = CPU) -> Parallel:
     return Parallel(Place(rank=rank, world_size=world_size, device=device))
+
+
+def drawing_as(learner: Denoising, rank: int, world_size: int) -> Drawing:
+    """Have the learner draw what that rank would, without the others; return what draws."""
+    drawing = learner._drawing
+    rows = drawing._ahead.positions.chunk(world_size)[rank]
+    drawing._ahead = Ahead(drawing._drawn, rows, row_size=math.prod(drawing._shape))
+    return drawing
 
 
 def state_of(learner: Training) -> dict[str, Tensor]:

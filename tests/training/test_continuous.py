@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING
 from ddpm_core.inference.build import build_network
-from tests.training.small import make_learner, rank_slice, small_config, small_images
+from tests.training.small import drawing_as, make_learner, rank_slice, small_config, small_images
 
 QUIET = {"model__dropout": 0.0, "train__random_flip": False}
 
@@ -58,9 +59,11 @@ def test_a_step_is_the_papers_written_out_plainly(kind):
 
 def test_two_ranks_train_at_the_times_of_one():
     """Catches times by the place in a rank's batch: as many ranks, as many trainings."""
-    learner, seen = make_learner(small_config(diffusion__kind="vp", **QUIET)), []
-    for positions in (torch.arange(12), torch.arange(6), torch.arange(6, 12)):
-        learner._drawing.positions = positions
-        seen.append(learner._drawing.times(3))
+    config, seen = small_config(diffusion__kind="vp", **QUIET), []
+    for rank, world_size in ((0, 1), (0, 2), (1, 2)):
+        drawing = drawing_as(make_learner(config), rank, world_size)
+        images = torch.zeros(12 // world_size, 1, 8, 8, dtype=torch.uint8)
+        inputs = drawing.inputs(3, images, NOTHING)
+        seen.append((inputs.t, inputs.quartile, inputs.eps))
     for whole, first, second in zip(*seen, strict=True):
         assert torch.equal(whole, torch.cat([first, second]))

@@ -17,6 +17,7 @@ from tests.training.small import (
     CPU,
     average_of,
     copy_of,
+    drawing_as,
     load,
     make_learner,
     parallel_of,
@@ -163,12 +164,16 @@ def test_labels_are_left_out_by_key_and_the_network_sees_the_null_instead(monkey
 
 def test_ranks_leave_out_what_one_would():
     """Catches a dropout keyed by the row in a rank's own slice."""
-    learner = make_learner(small_config(**LABELLED, train__label_dropout=0.5))
-    whole, halves = learner._drawing.dropped(3, labels_of(3)).label, []
-    for rows in torch.arange(12).chunk(2):  # the positions that two ranks have
-        learner._drawing.positions = rows
-        halves.append(learner._drawing.dropped(3, labels_of(3).rows(rows)).label)
-    assert torch.equal(torch.cat(halves), whole)
+
+    def labels(rank, world_size):
+        learner = make_learner(small_config(**LABELLED, train__label_dropout=0.5))
+        rows = torch.arange(12).chunk(world_size)[rank]
+        images = torch.zeros(len(rows), 1, 8, 8, dtype=torch.uint8)
+        drawing = drawing_as(learner, rank, world_size)
+        return drawing.inputs(3, images, labels_of(3).rows(rows)).conditioning.label
+
+    whole = labels(0, 1)
+    assert torch.equal(torch.cat([labels(rank, 2) for rank in (0, 1)]), whole)
     assert 0 < int((whole == 10).sum()) < 12
 
 

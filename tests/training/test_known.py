@@ -5,7 +5,7 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.training.regions import known_regions
-from tests.training.small import make_learner, rank_slice, small_config, small_images
+from tests.training.small import drawing_as, make_learner, rank_slice, small_config, small_images
 
 CONFIG = small_config(model__known=True, model__dropout=0.0)
 
@@ -13,9 +13,7 @@ CONFIG = small_config(model__known=True, model__dropout=0.0)
 def seen_by(rank: int = 0, world_size: int = 1):
     """Return x_t, t and what is known, as the network of a rank sees them in step 3."""
     learner, seen = make_learner(CONFIG), []
-    learner._drawing.positions = learner._drawing.positions.chunk(world_size)[
-        rank
-    ]  # as of `Parallel.rows`
+    drawing_as(learner, rank, world_size)
     learner.network.register_forward_pre_hook(lambda _, given: seen.append(given))
     learner.step(3, rank_slice(CONFIG, small_images(), 3, rank, world_size))
     (x_t, t, conditioning), weights = seen[0], learner.network.conv_known.weight

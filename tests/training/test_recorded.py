@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.inference.replay import NUM_WARM_UP, Replay
 from tests.graph_double import record_double
@@ -116,7 +116,7 @@ def step_from_python(learner):
     differentiate, drawing = learner._differentiate, learner._drawing
 
     def differentiate_and_draw():
-        eps = seeding.normal(drawing._noise_key, now[0], drawing.positions, (1, 8, 8))
+        eps = seeding.normal(drawing._noise_key, now[0], torch.arange(12), (1, 8, 8))
         learner._inputs.eps.copy_(eps)
         differentiate()
 
@@ -241,9 +241,16 @@ def counted(work, *given):
 
 
 def test_what_is_launched_beside_the_recording_is_little():
-    """Catches seeding, an optimiser or an average that goes over the weights one by one."""
+    """Catches draws that are made for each step alone (521 operations each), and an optimiser or
+    an average that goes over the weights one by one.
+    """
     config = config_of()
-    learner = recorded(config)
-    run(learner, config)
-    update = counted(learner._update, 6)
-    assert len(update) <= 60, len(update)
+    learner, images = recorded(config), small_images()
+    run(learner, config, stop=1)
+    learner._drawing._ahead._chunks.clear()
+    given = rank_slice(config, images, 1, 0, 1), NOTHING
+    loaded = [counted(learner._load, step, *given) for step in range(16)]
+    assert sum(map(len, loaded)) / 16 <= 50, sum(map(len, loaded))
+    learner._differentiate()
+    updated = counted(learner._update, 16)
+    assert len(updated) <= 20, len(updated)
