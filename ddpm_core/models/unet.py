@@ -25,6 +25,7 @@ from ddpm_core.models.blocks import (
     Attention,
     Conv,
     Downsample,
+    Norm,
     ResBlock,
     Table,
     TimeEmbedding,
@@ -210,7 +211,7 @@ class UNet(nn.Module):
             )
             for level in reversed(levels)
         )
-        self.norm_out = nn.GroupNorm(num_groups, widths[0], eps=NORM_EPS)
+        self.norm_out = Norm(num_groups, widths[0], eps=NORM_EPS)
         self.conv_out = Conv(widths[0], out_channels, 3, gain=NEAR_ZERO)
         initialise(self, generator)
         # Further input channels of `conv_in`, but apart: the sums over the others keep their bits.

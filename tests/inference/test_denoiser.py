@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.inference import denoiser
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.models import blocks
 from ddpm_core.sampling.draw import draw
 from tests.diffusion.chains import SHORT
 from tests.gpu import no_waiting, quiet
@@ -29,6 +32,34 @@ def test_weights_rounded_once_are_those_that_autocast_rounds_in_each_call(bfloat
         assert found.dtype == torch.float32
         assert found.is_contiguous()
         assert torch.equal(found, expected)
+
+
+def in_float32(norm, x):
+    """Normalise as autocast does on a GPU."""
+    return functional.group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+
+def test_norms_that_stay_in_bfloat16_round_hardly_more(monkeypatch):
+    """Catches statistics, or a last layer, in bfloat16, and norms that a GPU computes in float32,
+    at twice the bytes. By a CPU, whose autocast rounds no weights of norms.
+    """
+    x_t, dtypes = noise(4, 3, 8, 8), []
+    exact = AveragedNetwork(perturbed(), CPU, bfloat16=False)(x_t, T)
+    monkeypatch.setattr(blocks, "KEPT_SHORT", ("cpu",))
+    monkeypatch.setattr(denoiser, "KEPT_SHORT", ("cpu",))
+    network = AveragedNetwork(perturbed(), CPU, bfloat16=True)
+    for one in network._network.modules():
+        if isinstance(one, blocks.Norm):
+            one.register_forward_hook(
+                lambda norm, x, y: dtypes.append((norm.weight.dtype, y.dtype))
+            )
+    kept = network(x_t, T)
+    assert set(dtypes) == {(torch.bfloat16, torch.bfloat16)}
+    monkeypatch.setattr(denoiser, "KEPT_SHORT", ())
+    monkeypatch.setattr(blocks.Norm, "forward", in_float32)
+    by_autocast = AveragedNetwork(perturbed(), CPU, bfloat16=True)(x_t, T)
+    errors = [float((one - exact).std() / exact.std()) for one in (by_autocast, kept)]
+    assert errors == pytest.approx([0.0112, 0.0133], rel=0.1)
 
 
 @pytest.mark.gpu
@@ -61,8 +92,8 @@ def test_bfloat16_on_a_gpu_rounds_to_about_a_hundredth(gpu):
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_ancestral_sampling_never_waits_for_the_gpu(bfloat16, gpu):
     """Catches `.item()` in network, denoiser or sampler: the GPU would idle between the layers."""
-    denoiser = NetworkDenoiser(AveragedNetwork(perturbed(), gpu, bfloat16=bfloat16), SHORT)
+    sampled = NetworkDenoiser(AveragedNetwork(perturbed(), gpu, bfloat16=bfloat16), SHORT)
     positions = torch.arange(2, device=gpu)
-    draw(denoiser, positions, (3, 8, 8), sample=SampleConfig(), seed=0)
+    draw(sampled, positions, (3, 8, 8), sample=SampleConfig(), seed=0)
     with no_waiting():
-        draw(denoiser, positions, (3, 8, 8), sample=SampleConfig(), seed=1)
+        draw(sampled, positions, (3, 8, 8), sample=SampleConfig(), seed=1)
