@@ -89,9 +89,15 @@ def connect(compute: ComputeConfig) -> Connection:
     except BaseException:
         connection.close()
         raise
-    if is_new and compute.cuda_graphs and not uses_gpu(compute):
-        _log.warning("%scompute.cuda_graphs=true changes nothing here: no GPU is used", WARNING)
+    if is_new:
+        _say_what_is_ignored(compute)
     return connection
+
+
+def _say_what_is_ignored(compute: ComputeConfig) -> None:
+    # Not refused: configurations travel between machines.
+    if compute.cuda_graphs and not uses_gpu(compute):
+        _log.warning("%scompute.cuda_graphs=true changes nothing here: no GPU is used", WARNING)
 
 
 def scratch() -> Path | None:

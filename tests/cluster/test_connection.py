@@ -257,3 +257,14 @@ def test_a_stage_joins_the_cluster_of_the_environment_and_leaves_it_running(ray_
     assert f"joined {here}" in done.stdout
     assert len(ray.nodes()) == 1
     assert ray.nodes()[0]["Alive"]
+
+
+@pytest.mark.parametrize(("gpus", "use_gpu"), [(0, None), (1, None), (1, False)])
+def test_graphs_that_nothing_comes_of_are_mentioned_once(gpus, use_gpu, monkeypatch, caplog):
+    """Catches a switch that silently does nothing, and one that fails where there is no GPU."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": float(gpus)})
+    for wanted in (True, False):
+        compute = ComputeConfig(use_gpu=use_gpu, cuda_graphs=wanted)
+        connection._say_what_is_ignored(compute)
+    is_used = gpus and use_gpu is None
+    assert caplog.text.count("compute.cuda_graphs=true changes nothing here") == (not is_used)

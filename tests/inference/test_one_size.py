@@ -1,5 +1,6 @@
 """A network that is called with batches of one size: recorded by a double of a graph, or plain."""
 
+import pytest
 import torch
 
 from ddpm_core.conditioning import NOTHING, Conditioning
@@ -100,3 +101,18 @@ def test_on_a_cpu_nothing_is_recorded():
     network = AveragedNetwork(perturbed(), CPU, bfloat16=False, compute=compute)
     assert network._often is None
     assert network(*inputs(4, 0), NOTHING).shape == (4, 3, 8, 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "heun", "dpm_solver", "unipc", "ode"])
+def test_samples_through_a_recorded_network_are_those_of_the_network(sampler, gpu, monkeypatch):
+    """Catches inputs or outputs of a replay that lie where another call is still reading."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    drawn = []
+    for compute in (None, ComputeConfig(cuda_graphs=True)):
+        network = AveragedNetwork(perturbed(), gpu, bfloat16=False, compute=compute)
+        sample, positions = SampleConfig(sampler=sampler), torch.arange(4, device=gpu)
+        denoiser = NetworkDenoiser(network, SHORT)
+        drawn.append([draw(denoiser, positions, (3, 8, 8), sample=sample, seed=s) for s in (0, 1)])
+    for plain, recorded_ in zip(*drawn, strict=True):
+        assert torch.equal(plain, recorded_)

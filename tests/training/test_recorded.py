@@ -1,5 +1,6 @@
 """Steps that are recorded and repeated are the steps themselves: here by a double of a graph."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config.rates import learning_rate
-from ddpm_core.inference.replay import NUM_WARM_UP, Replay
+from ddpm_core.errors import ConfigError
+from ddpm_core.inference.replay import NUM_WARM_UP, Replay, off_the_default_stream
+from tests.gpu import no_waiting, quiet
 from tests.graph_double import record_double
 from tests.training.small import (
     average_of,
@@ -254,3 +257,106 @@ def test_what_is_launched_beside_the_recording_is_little():
     learner._differentiate()
     updated = counted(learner._update, 16)
     assert len(updated) <= 20, len(updated)
+
+
+# -- on a GPU --------------------------------------------------------------------------------------
+
+
+def on_gpu(gpu, **compute):
+    """Return a learner on a GPU that steps as a rank does, and its configuration."""
+    config = config_of().replaced({f"compute.{key}": value for key, value in compute.items()})
+    return make_learner(config, device=gpu), config
+
+
+@pytest.fixture
+def own_stream(gpu, monkeypatch):
+    """The stream that `train_rank` sets; algorithms of cuDNN that are the same at each call."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with off_the_default_stream(gpu, wanted=True):
+        yield gpu
+
+
+@pytest.mark.gpu
+def test_replayed_steps_are_the_steps_themselves_on_a_gpu(own_stream):
+    """Catches what the double cannot know: addresses that move, generators, and other kernels while
+    a graph is recorded; and a training that resumes beside it.
+    """
+    replayed, config = on_gpu(own_stream, cuda_graphs=True)
+    eager, _ = on_gpu(own_stream)
+    run(replayed, config, stop=4)
+    resumed, _ = on_gpu(own_stream, cuda_graphs=True)
+    load(resumed, state=copy_of(state_of(replayed)), ema=copy_of(average_of(replayed)))
+    run(replayed, config, start=4, stop=9)
+    run(resumed, config, start=4, stop=9)
+    run(eager, config, stop=9)
+    assert replayed._differentiated._recorded is not None
+    for one in (replayed, resumed):
+        torch.testing.assert_close(state_of(one), state_of(eager), rtol=0, atol=0)
+        torch.testing.assert_close(average_of(one), average_of(eager), rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@quiet
+def test_a_replayed_step_never_waits_for_the_gpu(own_stream):
+    """Catches a copy into fixed tensors, or a replay, that blocks."""
+    learner, config = on_gpu(own_stream, cuda_graphs=True)
+    run(learner, config)
+    images_u8 = rank_slice(config, small_images(), 6, 0, 1).pin_memory()
+    with no_waiting():
+        for step in range(6, 9):
+            learner.step(step, images_u8)
+
+
+@pytest.mark.gpu
+def test_threads_that_pin_memory_do_not_spoil_a_recording(own_stream):
+    """Catches a recording that forbids other threads what the loader does meanwhile."""
+    is_done = threading.Event()
+
+    def pin():
+        while not is_done.is_set():
+            torch.empty(2**20, dtype=torch.uint8).pin_memory()
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        for _ in range(3):
+            learner, config = on_gpu(own_stream, cuda_graphs=True)
+            run(learner, config)
+            assert learner._differentiated._recorded is not None
+    finally:
+        is_done.set()
+        thread.join()
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_recorded_names_the_switch(own_stream):
+    """Catches a traceback of the driver's, or a step that silently is not recorded."""
+    learner, config = on_gpu(own_stream, cuda_graphs=True)
+    differentiate = learner._differentiate
+
+    def reading():
+        differentiate()
+        float(learner._inputs.eps.sum())
+
+    learner._differentiated = Replay(reading, learner._differentiated._record)
+    with pytest.raises(ConfigError, match=r"compute\.cuda_graphs=false"):
+        run(learner, config)
+
+
+@pytest.mark.gpu
+def test_compiled_steps_are_near_those_of_float32(own_stream):
+    """Catches norms or layouts that the compiler takes otherwise (pytorch#126635)."""
+    changes = {"train.precision": "float32", "model.dropout": 0.0}
+    config = config_of().replaced(changes)
+    plain = make_learner(config, device=own_stream)
+    both = {"compute.compile": True, "compute.cuda_graphs": True}
+    fast = make_learner(config.replaced(both), device=own_stream)
+    for learner in (plain, fast):
+        run(learner, config)
+    found, expected = fast.trainee.counts.point(), plain.trainee.counts.point()
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.005)
+    moments = [
+        torch.cat([one.flatten() for name, one in state_of(learner).items() if "exp_avg." in name])
+        for learner in (plain, fast)
+    ]
+    assert torch.cosine_similarity(*moments, dim=0) > 0.999
