@@ -60,7 +60,7 @@ def denoiser_of(config, weights):
     """Return the denoiser of a run's averages."""
     network = build_network(config)
     network.load_state_dict(weights)
-    averaged = AveragedNetwork(network, CPU, bfloat16=False)
+    averaged = AveragedNetwork(network, CPU, dtype=torch.float32)
     return build_denoiser(config, averaged, averaged.null)
 
 

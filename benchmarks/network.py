@@ -114,8 +114,8 @@ def their_training(config, device):
 
 
 def our_sampling(config, device):
-    bfloat16 = config.train.precision == "bfloat16"
-    network = AveragedNetwork(build_network(config), device, bfloat16=bfloat16)
+    dtype = getattr(torch, config.train.precision)
+    network = AveragedNetwork(build_network(config), device, dtype=dtype)
     denoiser, shape = build_denoiser(config, network), config.data.shape
     positions = torch.arange(config.train.global_batch_size, device=device)
     first, steps = seeding.key(0, "sample_init"), seeding.key(0, "sample_noise")

@@ -261,12 +261,15 @@ def build_denoiser(
     )
 
 
-def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """Return whether the network computes in bfloat16: `auto` is yes on GPUs that have it."""
-    if precision == "auto":
-        # A card before Ampere (8.0) computes it through float32: slower, and less exact.
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bfloat16"
+def arithmetic_of(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype in which the network computes: `auto` is bfloat16 on GPUs that have it."""
+    if precision != "auto":
+        dtype: torch.dtype = getattr(torch, precision)
+        return dtype
+    # A card before Ampere (8.0) computes it through float32: slower, and less exact. Not float16
+    # there: the training would be another, that leaves out steps.
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_it else torch.float32
 
 
 def layout_of(device: torch.device, *, compiled: bool) -> torch.memory_format:

@@ -13,10 +13,10 @@ from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import (
     AnyDenoiser,
     AnyNetwork,
+    arithmetic_of,
     build_denoiser,
     build_network,
     layout_of,
-    uses_bfloat16,
 )
 from ddpm_core.inference.one_size import OfOneSize
 from ddpm_core.inference.weights import load_average
@@ -32,7 +32,7 @@ class AveragedNetwork:
     Args:
         network: taken over: moved, and changed to where and how it computes.
         device: where it computes.
-        bfloat16: whether its arithmetic is bfloat16, but that of its last layer.
+        dtype: of its arithmetic, but that of its last layer.
         compute: whether it is compiled and recorded: for batches of the size of the first, and of
             half and twice that, as guidance calls it; None: neither.
     """
@@ -42,22 +42,23 @@ class AveragedNetwork:
         network: AnyNetwork,
         device: torch.device,
         *,
-        bfloat16: bool,
+        dtype: torch.dtype,
         compute: ComputeConfig | None = None,
     ) -> None:
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
-        self._device_type, self._bfloat16 = device.type, bfloat16
+        self._device_type, self._dtype = device.type, dtype
         self._layout = layout_of(device, compiled=compute is not None and compute.compile)
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
-        if bfloat16:
+        if dtype != torch.float32:
             is_compiled = compute is not None and compute.compile
-            _round_weights(self._network, norms=device.type in KEPT_SHORT and not is_compiled)
+            norms = device.type in KEPT_SHORT and not is_compiled
+            _round_weights(self._network, dtype, norms=norms)
         self._often = None if compute is None else OfOneSize.of(self._output, device, compute)
         self.null = network.null.to(device)
         """of one image: the conditioning that says nothing, see `UNet.null`"""
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
-        """Return the network's output; its arithmetic may be bfloat16, x_t's never is."""
+        """Return the network's output; its arithmetic may be narrower, x_t's never is."""
         x = x_t.to(torch.float32, memory_format=self._layout)
         is_differentiated = torch.is_grad_enabled() and x.requires_grad
         if self._often is None or is_differentiated:
@@ -72,12 +73,12 @@ class AveragedNetwork:
         return output
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        if not self._bfloat16:
+        if self._dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self._device_type, torch.bfloat16)
+        return torch.autocast(self._device_type, self._dtype)
 
 
-def _round_weights(network: AnyNetwork, *, norms: bool) -> None:
+def _round_weights(network: AnyNetwork, dtype: torch.dtype, *, norms: bool) -> None:
     """Round what would be rounded anew in every call, to the same values, but once.
 
     In a forward pass of CIFAR-10's network those copies are a quarter of the time of a CPU, and
@@ -86,7 +87,7 @@ def _round_weights(network: AnyNetwork, *, norms: bool) -> None:
     kinds = (nn.Conv2d, nn.Linear, *((Norm,) if norms else ()))
     for layer in network.modules():
         if isinstance(layer, kinds) and layer is not network.last:
-            layer.to(torch.bfloat16)
+            layer.to(dtype)
 
 
 def load_denoiser(
@@ -119,8 +120,8 @@ def load_denoiser(
             f"the weights in {store.uri_of(checkpoint.folder)} do not fit the network of this "
             f"configuration: {error}. Use the version of this program that trained them"
         ) from None
-    bfloat16 = uses_bfloat16(config.train.precision, device)
-    averaged = AveragedNetwork(network, device, bfloat16=bfloat16, compute=compute)
+    dtype = arithmetic_of(config.train.precision, device)
+    averaged = AveragedNetwork(network, device, dtype=dtype, compute=compute)
     return build_denoiser(config, averaged, averaged.null)
 
 

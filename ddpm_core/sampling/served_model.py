@@ -39,9 +39,9 @@ from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
 from ddpm_core.inference.build import (  # noqa: E402
     AnyDenoiser,
+    arithmetic_of,
     build_denoiser,
     build_network,
-    uses_bfloat16,
 )
 from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
@@ -190,8 +190,8 @@ def _denoiser(config: RunConfig, file: Path, sha256: str, device: torch.device) 
         raise CheckpointError(
             f"the weights of this model do not fit its run.json: {error}; register it again"
         ) from error
-    bfloat16 = uses_bfloat16(config.train.precision, device)
-    averaged = AveragedNetwork(network, device, bfloat16=bfloat16)
+    dtype = arithmetic_of(config.train.precision, device)
+    averaged = AveragedNetwork(network, device, dtype=dtype)
     return build_denoiser(config, averaged, averaged.null)
 
 

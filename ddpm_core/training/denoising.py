@@ -16,11 +16,11 @@ from ddpm_core.config.averages import averages_of
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.diffusion.denoiser import Network
 from ddpm_core.inference.build import (
+    arithmetic_of,
     build_network,
     build_objective,
     in_training,
     layout_of,
-    uses_bfloat16,
 )
 from ddpm_core.inference.compiling import compiled, said_of_compiling
 from ddpm_core.inference.replay import Record, Replay, recorder
@@ -44,7 +44,7 @@ class Denoising:
     def __init__(self, config: RunConfig, parallel: Parallel) -> None:
         self._train, self._parallel, self._device = config.train, parallel, parallel.device
         self._objective = build_objective(config)
-        self._bfloat16 = uses_bfloat16(config.train.precision, self._device)
+        self._dtype = arithmetic_of(config.train.precision, self._device)
         self.network = build_network(config).train().to(self._device)
         compute = config.compute
         self._layout = layout_of(self._device, compiled=compute.compile)
@@ -149,6 +149,6 @@ class Denoising:
     def _losses(self, x_0: Tensor, t: Tensor, eps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the loss of each image, (b,) float32."""
         x_t = self._objective.noised(x_0, t, eps).contiguous(memory_format=self._layout)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             output = self._called(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps)

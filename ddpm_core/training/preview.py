@@ -29,11 +29,11 @@ from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.inference.build import (
+    arithmetic_of,
     build_denoiser,
     build_network,
     build_objective,
     in_training,
-    uses_bfloat16,
 )
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.inference.levels import to_u8
@@ -129,8 +129,8 @@ class Preview:
         device, world_size = place.device, place.world_size
         self._config, self._held_out, self._device = config, held_out, device
         network = build_network(config)
-        bfloat16 = uses_bfloat16(config.train.precision, device)
-        self._network = AveragedNetwork(network, device, bfloat16=bfloat16)
+        dtype = arithmetic_of(config.train.precision, device)
+        self._network = AveragedNetwork(network, device, dtype=dtype)
         self._params = dict(network.named_parameters())  # as they are where it computes
         self._objective = build_objective(config)
         self._called = in_training(config, self._network)

@@ -18,15 +18,15 @@ CPU = torch.device("cpu")
 T = torch.tensor([0, 999, 17, 500])
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_weights_rounded_once_are_those_that_autocast_rounds_in_each_call(bfloat16):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_rounded_once_are_those_that_autocast_rounds_in_each_call(dtype):
     """Catches a last layer or a norm whose weights are rounded too, and an output in that dtype."""
     network = perturbed().eval().to(memory_format=torch.channels_last)
     x_t = noise(4, 3, 8, 8)
     inner = x_t.to(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         expected = network(inner, T)
-    averaged = AveragedNetwork(perturbed(), CPU, bfloat16=bfloat16)
+    averaged = AveragedNetwork(perturbed(), CPU, dtype=dtype)
     for x in (x_t, x_t.double(), inner):
         found = averaged(x, T)
         assert found.dtype == torch.float32
@@ -44,10 +44,10 @@ def test_norms_that_stay_in_bfloat16_round_hardly_more(monkeypatch):
     at twice the bytes. By a CPU, whose autocast rounds no weights of norms.
     """
     x_t, dtypes = noise(4, 3, 8, 8), []
-    exact = AveragedNetwork(perturbed(), CPU, bfloat16=False)(x_t, T)
+    exact = AveragedNetwork(perturbed(), CPU, dtype=torch.float32)(x_t, T)
     monkeypatch.setattr(blocks, "KEPT_SHORT", ("cpu",))
     monkeypatch.setattr(denoiser, "KEPT_SHORT", ("cpu",))
-    network = AveragedNetwork(perturbed(), CPU, bfloat16=True)
+    network = AveragedNetwork(perturbed(), CPU, dtype=torch.bfloat16)
     for one in network._network.modules():
         if isinstance(one, blocks.Norm):
             one.register_forward_hook(
@@ -57,7 +57,7 @@ def test_norms_that_stay_in_bfloat16_round_hardly_more(monkeypatch):
     assert set(dtypes) == {(torch.bfloat16, torch.bfloat16)}
     monkeypatch.setattr(denoiser, "KEPT_SHORT", ())
     monkeypatch.setattr(blocks.Norm, "forward", in_float32)
-    by_autocast = AveragedNetwork(perturbed(), CPU, bfloat16=True)(x_t, T)
+    by_autocast = AveragedNetwork(perturbed(), CPU, dtype=torch.bfloat16)(x_t, T)
     errors = [float((one - exact).std() / exact.std()) for one in (by_autocast, kept)]
     assert errors == pytest.approx([0.0112, 0.0133], rel=0.1)
 
@@ -69,8 +69,8 @@ def test_a_gpu_predicts_what_a_cpu_does(gpu):
     The tolerance is that of the embedding: the sine of an angle of 1000 that is rounded.
     """
     x_t = noise(4, 3, 8, 8)
-    expected = AveragedNetwork(perturbed(), CPU, bfloat16=False)(x_t, T)
-    network = AveragedNetwork(perturbed(), gpu, bfloat16=False)
+    expected = AveragedNetwork(perturbed(), CPU, dtype=torch.float32)(x_t, T)
+    network = AveragedNetwork(perturbed(), gpu, dtype=torch.float32)
     assert float(expected.std()) > 0.1
     for x in (x_t, x_t.double(), x_t.to(memory_format=torch.channels_last)):
         found = network(x.to(gpu), T.to(gpu))
@@ -82,17 +82,20 @@ def test_a_gpu_predicts_what_a_cpu_does(gpu):
 def test_bfloat16_on_a_gpu_rounds_to_about_a_hundredth(gpu):
     """Catches an autocast of another device, and layers whose rounding is not made up for."""
     x_t, t = noise(4, 3, 8, 8).to(gpu), T.to(gpu)
-    exact, rounded = (AveragedNetwork(perturbed(), gpu, bfloat16=b)(x_t, t) for b in (False, True))
+    exact, rounded = (
+        AveragedNetwork(perturbed(), gpu, dtype=dtype)(x_t, t)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     assert rounded.dtype == torch.float32
     assert 1e-4 < float((rounded - exact).std() / exact.std()) < 0.04
 
 
 @pytest.mark.gpu
 @quiet
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_ancestral_sampling_never_waits_for_the_gpu(bfloat16, gpu):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ancestral_sampling_never_waits_for_the_gpu(dtype, gpu):
     """Catches `.item()` in network, denoiser or sampler: the GPU would idle between the layers."""
-    sampled = NetworkDenoiser(AveragedNetwork(perturbed(), gpu, bfloat16=bfloat16), SHORT)
+    sampled = NetworkDenoiser(AveragedNetwork(perturbed(), gpu, dtype=dtype), SHORT)
     positions = torch.arange(2, device=gpu)
     draw(sampled, positions, (3, 8, 8), sample=SampleConfig(), seed=0)
     with no_waiting():

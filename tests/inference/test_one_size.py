@@ -21,7 +21,7 @@ LABELS = Conditioning(label=torch.tensor([0, 3, 1, 2]))
 
 def recorded(**changes) -> tuple[AveragedNetwork, list[int]]:
     """Return a network that is recorded, and the sizes of the batches that were."""
-    network, sizes = AveragedNetwork(perturbed(**changes), CPU, bfloat16=False), []
+    network, sizes = AveragedNetwork(perturbed(**changes), CPU, dtype=torch.float32), []
 
     def record(work):
         repeat, result = record_double(work)
@@ -42,7 +42,7 @@ def test_repeated_calls_return_what_the_network_does_for_every_size():
     overwrites, conditioning of the first call, and a batch of another size that is padded.
     """
     network, sizes = recorded(num_classes=4)
-    plain = AveragedNetwork(perturbed(num_classes=4), CPU, bfloat16=False)
+    plain = AveragedNetwork(perturbed(num_classes=4), CPU, dtype=torch.float32)
     found, expected = [], []
     for number in range(NUM_WARM_UP + 3):
         for count in (4, 8, 2, 3):
@@ -61,7 +61,7 @@ def test_samples_and_gradients_are_those_of_the_network_itself():
     nothing is differentiated, and guidance whose calls of two sizes are one.
     """
     network, sizes = recorded(num_classes=4)
-    plain = AveragedNetwork(perturbed(num_classes=4), CPU, bfloat16=False)
+    plain = AveragedNetwork(perturbed(num_classes=4), CPU, dtype=torch.float32)
     drawn, grads = [], []
     for one in (network, plain):
         with torch.inference_mode():
@@ -98,7 +98,7 @@ def test_on_a_cpu_nothing_is_recorded():
     assert recorder(torch.device("cuda"), wanted=True) is record_graph
     assert recorder(torch.device("cuda"), wanted=False) is None
     compute = ComputeConfig(cuda_graphs=True)
-    network = AveragedNetwork(perturbed(), CPU, bfloat16=False, compute=compute)
+    network = AveragedNetwork(perturbed(), CPU, dtype=torch.float32, compute=compute)
     assert network._often is None
     assert network(*inputs(4, 0), NOTHING).shape == (4, 3, 8, 8)
 

@@ -34,7 +34,7 @@ def network():
     with torch.no_grad():
         for param in unet.parameters():
             param.add_(0.05 * torch.randn(param.shape, generator=generator))
-    return AveragedNetwork(unet, torch.device("cpu"), bfloat16=False)
+    return AveragedNetwork(unet, torch.device("cpu"), dtype=torch.float32)
 
 
 def drawn(network, positions, *, shape=SHAPE, seed=0, sample=ANCESTRAL, **options):

@@ -47,7 +47,7 @@ def trained_on(config, images) -> NetworkDenoiser:
         learner.step(step, images_u8[rows], Conditioning(label=labels[rows]))
     network = build_network(config)
     network.load_state_dict(learner.trainee.averaged())
-    averaged = AveragedNetwork(network, CPU, bfloat16=False)
+    averaged = AveragedNetwork(network, CPU, dtype=torch.float32)
     return build_denoiser(config, averaged, averaged.null)
 
 

@@ -258,7 +258,7 @@ def test_a_gpu_makes_the_samples_of_a_cpu(trained, in_process, recording_tracker
 
     In float32: another rounding may turn single levels.
     """
-    monkeypatch.setattr("ddpm_core.inference.denoiser.uses_bfloat16", lambda *_: False)
+    monkeypatch.setattr("ddpm_core.inference.denoiser.arithmetic_of", lambda *_: torch.float32)
     in_process.device = gpu
     store, config = trained
     stage.run_sample(store, config)

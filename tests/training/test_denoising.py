@@ -1,6 +1,7 @@
 """The step against closed forms and against the same step written out plainly."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import build_network, build_schedule, uses_bfloat16
+from ddpm_core.inference.build import arithmetic_of, build_network, build_schedule
 from tests.gpu import no_waiting, quiet
 from tests.training.small import (
     CPU,
@@ -256,22 +257,29 @@ def test_state_of_another_network_is_refused():
 
 def test_precision():
     """Catches auto that means bfloat16 on a CPU, where it is slower and rounds for nothing."""
-    assert not uses_bfloat16("auto", CPU)
-    assert uses_bfloat16("bfloat16", CPU)
-    assert not uses_bfloat16("float32", torch.device("cuda"))
+    assert arithmetic_of("auto", CPU) == torch.float32
+    assert arithmetic_of("bfloat16", CPU) == torch.bfloat16
+    assert arithmetic_of("float16", CPU) == torch.float16
+    assert arithmetic_of("float32", torch.device("cuda")) == torch.float32
 
 
-def test_auto_is_not_bfloat16_on_a_card_that_emulates_it(monkeypatch):
-    """Catches a Turing or Volta card on which every product goes through float32 and back."""
-    asked = []
-
-    def is_supported(including_emulation=True):
-        asked.append(including_emulation)
-        return including_emulation
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
-    assert not uses_bfloat16("auto", torch.device("cuda"))
-    assert asked == [False]
+@pytest.mark.parametrize(("major", "expected"), [(7, torch.float32), (8, torch.bfloat16)])
+def test_auto_is_bfloat16_from_ampere_on(major, expected, monkeypatch):
+    """Catches a Turing or Volta card on which every product goes through float32 and back: there
+    torch calls it supported, since it can be emulated.
+    """
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    of_card = SimpleNamespace(major=major)
+    for name, value in {
+        "is_available": True,
+        "current_device": 0,
+        "get_device_properties": of_card,
+        "_check_bf16_tensor_supported": True,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    assert torch.cuda.is_bf16_supported()
+    assert arithmetic_of("auto", torch.device("cuda")) == expected
 
 
 def test_bfloat16_trains_weights_that_stay_float32():
@@ -436,7 +444,8 @@ def test_state_goes_from_gpu_to_cpu_and_back_bit_for_bit(gpu):
 @pytest.mark.gpu
 def test_bfloat16_on_a_gpu_trains_weights_that_stay_float32(gpu):
     """Catches an `auto` that stays float32, a network that is cast as a whole, and NaN."""
-    assert uses_bfloat16("auto", gpu) == torch.cuda.is_bf16_supported()
+    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert arithmetic_of("auto", gpu) == (torch.bfloat16 if has_it else torch.float32)
     config = small_config(train__precision="bfloat16", model__dropout=0.0)
     exactly = small_config(train__precision="float32", model__dropout=0.0)
     learner, reference = make_learner(config, device=gpu), make_learner(exactly, device=gpu)

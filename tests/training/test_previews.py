@@ -311,7 +311,7 @@ def test_a_preview_is_ddim_from_the_samples_noise_and_the_loss_of_fixed_pairs(
     assert np.array_equal(drawn(preview).images_u8, found.images_u8)
 
     learner.network.load_state_dict(weights)
-    network = AveragedNetwork(learner.network, CPU, bfloat16=precision == "bfloat16")
+    network = AveragedNetwork(learner.network, CPU, dtype=getattr(torch, precision))
     denoiser = build_denoiser(config, network, network.null)
     count, rows = len(found.images_u8), None
     positions = torch.arange(count)
@@ -346,7 +346,7 @@ def test_a_preview_in_continuous_time_is_of_the_path_it_is_trained_on(kind):
     learner = make_learner(config)
     preview.take(dict(learner.network.named_parameters()))
     found = drawn(preview)
-    network = AveragedNetwork(learner.network, CPU, bfloat16=False)
+    network = AveragedNetwork(learner.network, CPU, dtype=torch.float32)
     start = seeding.key(config.sample.seed, "sample_init")
     x_T = seeding.normal(start, 0, torch.arange(36), (1, 8, 8))
     steps = choose_timesteps("trailing", config.diffusion.num_timesteps, 10)

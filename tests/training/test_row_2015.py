@@ -31,7 +31,7 @@ def trained(config: RunConfig, train: torch.Tensor) -> AnyDenoiser:
     for step in range(config.train.num_steps):
         learner.step(step, rank_slice(config, image_set, step, 0, 1))
     learner.network.load_state_dict(average_of(learner))
-    return build_denoiser(config, AveragedNetwork(learner.network, CPU, bfloat16=False))
+    return build_denoiser(config, AveragedNetwork(learner.network, CPU, dtype=torch.float32))
 
 
 def drawn(denoiser: AnyDenoiser, config: RunConfig, count: int) -> torch.Tensor:

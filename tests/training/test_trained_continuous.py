@@ -37,7 +37,7 @@ def test_the_bound_and_the_flow_agree_on_held_out_digits(name, most):
         learner.step(step, images_u8[torch.from_numpy(rows)])
     network = build_network(config)
     network.load_state_dict(learner.trainee.averaged())
-    denoiser = build_denoiser(config, AveragedNetwork(network, CPU, bfloat16=False))
+    denoiser = build_denoiser(config, AveragedNetwork(network, CPU, dtype=torch.float32))
     shown, positions = held_out_u8[:NUM_IMAGES], torch.arange(NUM_IMAGES)
     bound = likelihood_part(denoiser, shown, positions, seed=0)
     bits = float((bound["prior"] + bound["terms"].sum(dim=1)).mean())
