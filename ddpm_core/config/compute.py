@@ -26,3 +26,9 @@ class ComputeConfig(Section):
     cuda_graphs: Annotated[bool, PLACE] = False
     """launch on a GPU what a step computes as one recorded graph: the same numbers with less work
     for the CPU, and more memory; nothing changes on a CPU"""
+    micro_batch_size: Annotated[Few | None, PLACE] = None
+    """images of a worker's share of the batch that the network is shown at once in training; null:
+    all. Less memory, and the same gradient but for rounding; dropout draws other masks"""
+    checkpoint_activations: Annotated[bool, PLACE] = False
+    """whether training computes the activations inside the network's blocks a second time instead
+    of keeping them: less memory, a third more time, the same bits"""

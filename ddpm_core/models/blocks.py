@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.models.recompute import Recomputable
 
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear | None)
 
@@ -211,7 +212,7 @@ class TimeEmbedding(nn.Module):
         return F.silu(embedded if other is None else embedded + other)
 
 
-class ResBlock(nn.Module):
+class ResBlock(Recomputable):
     def __init__(
         self,
         in_channels: int,
@@ -232,8 +233,13 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if same else Conv(in_channels, out_channels, 1)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
+        self,
+        x: Float[Tensor, "b c1 h w"],
+        embedding: Float[Tensor, "b e"],
+        skip: Float[Tensor, "b c2 h w"] | None = None,
     ) -> Float[Tensor, "b k h w"]:
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)  # here, so that the copy need not be kept
         h = self.conv_1(F.silu(self.norm_1(x)))
         h = h + self.time_proj(embedding)[:, :, None, None]
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
@@ -241,7 +247,7 @@ class ResBlock(nn.Module):
         return summed
 
 
-class Attention(nn.Module):
+class Attention(Recomputable):
     """Self-attention among all pixels, one head, scale 1/sqrt(channels)."""
 
     def __init__(self, channels: int, *, num_groups: int) -> None:
@@ -262,7 +268,7 @@ class Attention(nn.Module):
         return x + change.squeeze(1).transpose(1, 2).reshape(x.shape)
 
 
-class Downsample(nn.Module):
+class Downsample(Recomputable):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv(channels, channels, 3, stride=2, padding=0)
@@ -273,7 +279,7 @@ class Downsample(nn.Module):
         return halved
 
 
-class Upsample(nn.Module):
+class Upsample(Recomputable):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv(channels, channels, 3)

@@ -27,6 +27,7 @@ from ddpm_core.models.blocks import (
     null_of,
     timestep_embedding,
 )
+from ddpm_core.models.recompute import Recomputable
 
 TIME_FEATURES = 256
 """sines and cosines of the timestep, for networks of any size"""
@@ -118,7 +119,7 @@ class SelfAttention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """Attention, then two layers on each token; the embedding shifts, scales and gates both."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:

@@ -107,7 +107,7 @@ class _UpStage(_Stage):
     ) -> Float[Tensor, "b c2 h2 w2"]:
         """Return the feature map for the next stage; each block takes one off `skips`."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
-            h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
+            h = attention(block(h, embedding, skips.pop()))
         return h if self.upsample is None else self.upsample(h)
 
 
