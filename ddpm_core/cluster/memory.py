@@ -3,6 +3,8 @@
 from ddpm_core.errors import ConfigError
 
 TRAIN_KEYS = (
+    "compute.micro_batch_size (to half of a worker's images, say) or set "
+    "compute.checkpoint_activations=true, both of which train as before; or lower "
     "train.global_batch_size (each worker holds its share: more workers on more devices also help)"
 )
 POOL_KEYS = (

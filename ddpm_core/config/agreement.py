@@ -220,6 +220,23 @@ def _images_and_workers_fit(config: "RunConfig") -> None:
         )
 
 
+def _memory_is_saved(config: "RunConfig") -> None:
+    compute, size = config.compute, config.train.global_batch_size
+    share = size // compute.num_workers
+    if compute.micro_batch_size is not None and compute.micro_batch_size > share:
+        raise ValueError(
+            f"compute.micro_batch_size={compute.micro_batch_size} is more than the {share} images "
+            f"of a worker (train.global_batch_size={size}, compute.num_workers="
+            f"{compute.num_workers}), which are in memory at once without it: leave it out, or "
+            "give fewer"
+        )
+    if compute.checkpoint_activations and config.model.kind == "mlp":
+        raise ValueError(
+            "compute.checkpoint_activations=true computes blocks of a network twice, and "
+            "model.kind=mlp has no blocks: leave it out; compute.micro_batch_size saves memory too"
+        )
+
+
 RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _labels_are_there,
     _bits_go_together,
@@ -232,5 +249,6 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _previews_are_possible,
     _guide_is_another,
     _images_and_workers_fit,
+    _memory_is_saved,
 )
 """in the order in which they are tried; the first that does not hold is said"""

@@ -1,7 +1,8 @@
 """One step of training a denoiser on one rank (Ho et al. 2020, algorithm 1); nothing waits in it.
 
 It is loaded, differentiated, averaged over the ranks, and the weights are moved. A rank takes its
-slice of the batch; how many ranks there are changes rounding, the dropout masks, and nothing else.
+slice of the batch, whole or in pieces; how many ranks and pieces there are changes rounding, the
+dropout masks, and nothing else.
 """
 
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ddpm_core.inference.compiling import compiled, said_of_compiling
 from ddpm_core.inference.replay import Record, Replay, recorder
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
+from ddpm_core.models.recompute import recompute_activations
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.inputs import NUM_QUARTILES, Drawing, Inputs
 from ddpm_core.training.optimiser import Optimiser
@@ -49,6 +51,9 @@ class Denoising:
         compute = config.compute
         self._layout = layout_of(self._device, compiled=compute.compile)
         self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's stub
+        self._micro_batch_size = compute.micro_batch_size
+        if compute.checkpoint_activations:
+            recompute_activations(self.network)
         network: Network = self.network
         if compute.compile:
             network = compiled(self.network, num_threads=compute.cpus_per_worker)
@@ -116,15 +121,23 @@ class Denoising:
         inputs = self._inputs
         if inputs is None:
             raise RuntimeError("nothing is loaded")
+        count, losses = len(inputs.t), []
+        for piece in inputs.pieces(self._micro_batch_size or count):
+            found = self._losses_of(piece)
+            # Each divided by all there are: pieces may be of unequal sizes.
+            self._parallel.differentiate(found.sum() / count, self._params, added=bool(losses))
+            losses.append(found.detach())
+        self._counts.add(torch.cat(losses), inputs.quartile[:, None] == self._quartiles)
+
+    def _losses_of(self, inputs: Inputs) -> Tensor:
+        """Return the loss of each image, (b,) float32."""
         x_0 = to_unit_range(inputs.images, self._device)
         if inputs.flipped is not None:
             x_0 = flip(x_0, inputs.flipped)
         conditioning = inputs.conditioning
         if inputs.known is not None:
             conditioning = replace(conditioning, known=Known(x_0, inputs.known))
-        losses = self._losses(x_0, inputs.t, inputs.eps, conditioning)
-        self._parallel.differentiate(losses.mean(), self._params)
-        self._counts.add(losses.detach(), inputs.quartile[:, None] == self._quartiles)
+        return self._losses(x_0, inputs.t, inputs.eps, conditioning)
 
     def _update(self, step: int) -> None:
         """Move weights and averages along the gradient, the same bits on all ranks."""

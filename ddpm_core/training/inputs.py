@@ -5,7 +5,7 @@ of the batch, so that how many ranks there are changes none of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,13 @@ class Inputs:
     """of each image, the null in place of some labels; without what is known"""
     known: Tensor | None
     """(b, 1, h, w) bool: which pixels the network is shown; None: it takes none"""
+
+    def pieces(self, size: int) -> Iterator["Inputs"]:
+        """Return the inputs of so many images after the other, the last of the rest; not copies."""
+        for start in range(0, len(self.t), size):
+            rows = slice(start, start + size)
+            piece: Inputs = together(lambda one, rows=rows: one[0][rows], [self])
+            yield piece
 
     def placed(self, device: torch.device) -> "Inputs":
         """Return copies on `device`: places for the inputs of every step."""

@@ -31,7 +31,7 @@ def test_each_kind_of_it_is_recognised(error):
     """Catches torch's error on a device only: numpy and the CPU's allocator raise others."""
     lack = lack_of_memory(error, TRAIN_KEYS)
     assert str(lack).startswith("out of memory: ")
-    assert "Lower train.global_batch_size" in str(lack)
+    assert "Lower compute.micro_batch_size" in str(lack)
     assert "\n" not in str(lack)
     assert lack.exit_code == 2, "the same again would end the same"
 

@@ -34,6 +34,8 @@ from ddpm_core.recipes import digits, mnist, recipe
             ["model.num_classes=9", "digits has 10 classes"],
         ),
         ({"compute.num_workers": 3}, ["global_batch_size=64", "num_workers=3", "change one"]),
+        ({"compute.micro_batch_size": 33, "compute.num_workers": 2}, ["32 images", "leave it out"]),
+        ({"model": {"kind": "mlp"}, "compute.checkpoint_activations": True}, ["no blocks"]),
         (
             {"model.attention_resolutions": 16},
             ["attention_resolutions=16", "(heights, in pixels", "; write [16])"],

@@ -295,7 +295,8 @@ def test_bfloat16_trains_weights_that_stay_float32():
 
 
 def _two_ranks(rank, world_size, folder):
-    config = small_config(model__dropout=0.0)
+    # In pieces of 4 and 2 images.
+    config = small_config(model__dropout=0.0, compute__micro_batch_size=4)
     learner = make_learner(config, rank, world_size)
     run(learner, config, 0, 4, rank, world_size)
     tensors = state_of(learner) | {
@@ -315,8 +316,8 @@ def _two_ranks(rank, world_size, folder):
 
 
 def test_two_ranks_take_the_step_of_one(tmp_path):
-    """Catches gradients that are summed or not shared, ranks that draw the same noise, and
-    clipping before the ranks' gradients are averaged.
+    """Catches gradients that are summed or not shared, ranks that draw the same noise, clipping
+    before the ranks' gradients are averaged, and pieces of a slice that weigh too much.
     """
     run_group(_two_ranks, 2, tmp_path)
     config = small_config(model__dropout=0.0)
