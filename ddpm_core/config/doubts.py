@@ -114,9 +114,12 @@ def _depth(config: RunConfig) -> str | None:
         return None
     # On GPUs torch rounds convolutions to TF32, and the matrices that patches go through are whole.
     whole = "11 on a GPU and 24 on a CPU" if config.model.kind == "unet" else "24"
+    shown = (
+        "float16" if precision == "float16" else "bfloat16, which auto takes on GPUs that have it"
+    )
     return (
-        f"data.depth={config.data.depth} with train.precision={precision}: in bfloat16, which auto "
-        "takes on GPUs that have it, the network is shown 8 significant bits of each value; give "
+        f"data.depth={config.data.depth} with train.precision={precision}: in {shown}, the network "
+        f"is shown {11 if precision == 'float16' else 8} significant bits of each value; give "
         f"train.precision=float32, in which it is {whole}"
     )
 

@@ -72,9 +72,10 @@ class TrainConfig(Section):
     of diffusers (path or s3:// URI); kept with its digest, and copied when the training begins"""
     start_optimiser: Literal["fresh", "kept"] = "fresh"
     """of start_from=RUN@STEP:raw or :state: whether Adam's moments are taken too, or begin at 0"""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """arithmetic of the network; auto is bfloat16 on GPUs that have it, else float32, in which
-    torch rounds convolutions on GPUs to TF32"""
+    torch rounds convolutions on GPUs to TF32; float16, with a scaled loss, is for GPUs without
+    bfloat16 (before Ampere)"""
     log_every: Annotated[Count, HOUSEKEEPING] = 100
     """steps between two points of the curves"""
     checkpoint_every: Annotated[Count, HOUSEKEEPING] = 5000

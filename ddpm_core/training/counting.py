@@ -1,5 +1,6 @@
 """Counters between two points of the curves: sums on the device, read at a point."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -60,7 +61,7 @@ class Counts:
         sums, counts, values = numbers[:size], numbers[size : 2 * size], numbers[2 * size :]
         point = dict(zip(self._latest, values, strict=True))
         if self._whole is not None:
-            point[self._whole] = sum(sums) / sum(counts)
+            point[self._whole] = sum(sums) / sum(counts) if sum(counts) else math.nan
         for name, total, count in zip(self._columns, sums, counts, strict=True):
             if count:
                 point[name] = total / count

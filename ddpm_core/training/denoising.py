@@ -32,6 +32,7 @@ from ddpm_core.training.counting import Counts
 from ddpm_core.training.inputs import NUM_QUARTILES, Drawing, Inputs
 from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.scaling import LossScaling
 from ddpm_core.training.trainee import ADAM, Average, Trainee
 
 
@@ -64,12 +65,15 @@ class Denoising:
         self._optimiser = Optimiser(dict(self.network.named_parameters()))
         self._params = list(self._optimiser.params.values())
         quartiles = [f"loss_q{quartile}" for quartile in range(NUM_QUARTILES)]
-        self._counts = Counts(quartiles, whole="loss", latest=["grad_norm"], parallel=parallel)
+        self._scaling = LossScaling(self._device) if self._dtype == torch.float16 else None
+        latest = ["grad_norm"] if self._scaling is None else list(self._scaling.noted())
+        self._counts = Counts(quartiles, whole="loss", latest=latest, parallel=parallel)
         self.trainee = Trainee(
             {MODEL: self.network},
             {ADAM: self._optimiser},
             [Average(MODEL, name, decay) for name, decay in averages_of(config.train).items()],
             self._counts,
+            self._scaling,
         )
         positions = parallel.rows(config.train.global_batch_size)
         self._drawing = Drawing(
@@ -121,13 +125,22 @@ class Denoising:
         inputs = self._inputs
         if inputs is None:
             raise RuntimeError("nothing is loaded")
-        count, losses = len(inputs.t), []
+        count, found = len(inputs.t), []
         for piece in inputs.pieces(self._micro_batch_size or count):
-            found = self._losses_of(piece)
+            losses = self._losses_of(piece)
             # Each divided by all there are: pieces may be of unequal sizes.
-            self._parallel.differentiate(found.sum() / count, self._params, added=bool(losses))
-            losses.append(found.detach())
-        self._counts.add(torch.cat(losses), inputs.quartile[:, None] == self._quartiles)
+            loss = losses.sum() / count
+            if self._scaling is not None:
+                loss = loss * self._scaling.scale
+            self._parallel.differentiate(loss, self._params, added=bool(found))
+            found.append(losses.detach())
+        self._count(torch.cat(found), inputs.quartile[:, None] == self._quartiles)
+
+    def _count(self, losses: Tensor, members: Tensor) -> None:
+        if self._scaling is not None:  # one that overflows has the step left out, and is seen there
+            is_number = losses.isfinite()
+            losses, members = losses.where(is_number, 0), members & is_number[:, None]
+        self._counts.add(losses, members)
 
     def _losses_of(self, inputs: Inputs) -> Tensor:
         """Return the loss of each image, (b,) float32."""
@@ -142,9 +155,13 @@ class Denoising:
     def _update(self, step: int) -> None:
         """Move weights and averages along the gradient, the same bits on all ranks."""
         train = self._train
-        norm = self._optimiser.update(learning_rate(step, train), grad_clip=train.grad_clip)
+        norm = self._optimiser.update(
+            learning_rate(step, train), grad_clip=train.grad_clip, scaling=self._scaling
+        )
         self.trainee.average(step + train.averaged_before)
-        self._counts.note("grad_norm", norm)
+        noted = {"grad_norm": norm} if self._scaling is None else self._scaling.noted()
+        for name, value in noted.items():
+            self._counts.note(name, value)
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         """Have the network compiled now, by a step that moves nothing: later ranks wait for each

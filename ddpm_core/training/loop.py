@@ -17,6 +17,7 @@ from ddpm_core.config import TrainConfig
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.errors import DivergenceError
 from ddpm_core.loading.batches import Batches
+from ddpm_core.training.scaling import FLOOR
 from ddpm_core.training.trainee import Trainee
 
 
@@ -52,7 +53,8 @@ class Point:
     values: dict[str, float]
     """the same however often the run was interrupted: what the training counts (of denoising
     `loss` and `loss_q0` ... `loss_q3`, means since the last point, and `grad_norm` of the last
-    step), `learning_rate` (of the last step), `images_seen`"""
+    step; in float16 `loss_scale` and, since step 0, `skipped_steps`), `learning_rate` (of the last
+    step), `images_seen`"""
     timing: dict[str, float]
     """this time's speed: `images_per_s`, `step_s`, and `data_wait_s` (in all, since the last
     point; seconds in which the step waited for its batch)"""
@@ -81,7 +83,8 @@ def run_steps(
         start: completed steps.
 
     Raises:
-        DivergenceError: if loss or gradient are not finite at a point.
+        DivergenceError: if loss or gradient are not finite at a point, or, in float16, are not
+            whatever the scale.
     """
     last_point, committed, begin, waited = start, start, time.perf_counter(), 0.0
     for step in range(start, train.num_steps):
@@ -123,6 +126,13 @@ def _values(training: Training, train: TrainConfig, step: int, committed: int) -
             f"training diverged by step {step + 1}: {numbers}, learning rate {rate:.3g}; all must "
             f"be finite. The last checkpoint is of step {committed}. Lower train.learning_rate or "
             "raise train.warmup_steps, under another run name"
+        )
+    if point.get("loss_scale") == FLOOR:
+        raise DivergenceError(
+            f"training diverged by step {step + 1}: its gradients overflow float16 even of a loss "
+            f"times {FLOOR:.2g}, and {point['skipped_steps']:.0f} steps were left out. The last "
+            f"checkpoint is of step {committed}. Set train.precision=float32 (or bfloat16), or "
+            "lower train.learning_rate, under another run name"
         )
     seen = float((step + 1) * train.global_batch_size)
     return point | {"learning_rate": rate, "images_seen": seen}

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from ddpm_core.training.scaling import LossScaling
+
 _EPS = 1e-8
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -46,16 +48,24 @@ class Optimiser:
         }
 
     @torch.no_grad()
-    def update(self, rate: float, *, grad_clip: float = math.inf) -> Tensor:
+    def update(
+        self, rate: float, *, grad_clip: float = math.inf, scaling: LossScaling | None = None
+    ) -> Tensor:
         """Move the parameters along their gradients, and drop these.
 
         Args:
             rate: of this step.
             grad_clip: largest norm of the gradient of all parameters together.
+            scaling: of the loss that the gradients are of; where they are not finite, nothing is
+                moved, and the step does not count. Needs `fused`.
 
         Returns:
             The norm before clipping, a scalar on the device.
         """
+        if scaling is not None:
+            scaling.unscale(
+                [param.grad for param in self.params.values() if param.grad is not None]
+            )
         norm = nn.utils.clip_grad_norm_(self.params.values(), grad_clip, foreach=True)
         moved = {name: param for name, param in self.params.items() if param.grad is not None}
         averages, squares, steps = (
@@ -69,6 +79,7 @@ class Optimiser:
             [],
             steps,
             fused=self._fused,
+            found_inf=None if scaling is None else scaling.judge(norm),
             amsgrad=False,
             beta1=self.betas[0],
             beta2=self.betas[1],

@@ -19,10 +19,11 @@ from ddpm_core.models import ema
 from ddpm_core.models.profiles import Decay
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.optimiser import Optimiser
+from ddpm_core.training.scaling import LossScaling
 
 ADAM = "adam"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_TAKEN = ("raw", "state", "history", "window", "module", "optimiser")
+_TAKEN = ("raw", "state", "history", "window", "module", "optimiser", "scaling")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Trainee:
         optimisers: what moves them. A module may have several, and an optimiser several modules.
         averages: of which modules, and how fast; begun with the weights as they are.
         counts: of the curves.
+        scaling: of the loss; None: it is not scaled.
 
     Raises:
         ConfigError: a name that is taken or cannot be that of a part, or a module not there.
@@ -56,9 +58,11 @@ class Trainee:
         optimisers: Mapping[str, Optimiser],
         averages: Sequence[Average],
         counts: Counts,
+        scaling: LossScaling | None = None,
     ) -> None:
         _require_names([*modules, *optimisers, *{one.name for one in averages}])
         self.modules, self.optimisers, self.counts = dict(modules), dict(optimisers), counts
+        self._scaling = {} if scaling is None else scaling.state()
         self._averages: dict[str, tuple[Average, ema.EMA]] = {}
         for one in averages:
             if one.module not in modules:
@@ -102,10 +106,12 @@ class Trainee:
         """Return the tensors themselves, by the role of their part of a checkpoint.
 
         `state` has `model.*`, `adam.exp_avg.*`, `adam.exp_avg_sq.*`, `adam.step` and the counts'
-        `window`, which is whole on rank 0 after `counts.gather`; `module.NAME` and
-        `optimiser.NAME` have those of other names, and each average has its own.
+        `window`, which is whole on rank 0 after `counts.gather`, and `scaling.*` where the loss is
+        scaled; `module.NAME` and `optimiser.NAME` have those of other names, and each average has
+        its own.
         """
-        parts: dict[str, dict[str, Tensor]] = {STATE: {"window": self.counts.window}}
+        scaling = {f"scaling.{key}": one for key, one in self._scaling.items()}
+        parts: dict[str, dict[str, Tensor]] = {STATE: {"window": self.counts.window} | scaling}
         for name, module in self.modules.items():
             part = parts.setdefault(STATE if name == MODEL else f"module.{name}", {})
             tensors = module.state_dict()

@@ -308,6 +308,7 @@ def _two_ranks(rank, world_size, folder):
     assert parallel.gather(10 - rank) == [10, 9]
     assert parallel.from_rank_0(rank + 5) == 5
     assert parallel.gather_text("é" * rank) == ["", "é"]
+    save_file(_overflow_on_one(rank, world_size), folder / f"half{rank}.safetensors")
     point = learner.trainee.counts.point()
     save_file(
         {key: torch.tensor(value, dtype=torch.float64) for key, value in point.items()},
@@ -315,9 +316,22 @@ def _two_ranks(rank, world_size, folder):
     )
 
 
+def _overflow_on_one(rank, world_size):
+    """Return the state after a step in float16 whose gradient is infinite on rank 1 alone."""
+    config = small_config(model__dropout=0.0, train__precision="float16")
+    learner = make_learner(config, rank, world_size)
+    run(learner, config, 0, 2, rank, world_size)
+    if rank:
+        losses = learner._losses
+        learner._losses = lambda *given: losses(*given) * math.inf
+    run(learner, config, 2, 3, rank, world_size)
+    return {name: one.contiguous() for name, one in state_of(learner).items() if name != "window"}
+
+
 def test_two_ranks_take_the_step_of_one(tmp_path):
     """Catches gradients that are summed or not shared, ranks that draw the same noise, clipping
-    before the ranks' gradients are averaged, and pieces of a slice that weigh too much.
+    before the ranks' gradients are averaged, pieces of a slice that weigh too much, and a step in
+    float16 that each rank judges by its own gradient.
     """
     run_group(_two_ranks, 2, tmp_path)
     config = small_config(model__dropout=0.0)
@@ -334,6 +348,10 @@ def test_two_ranks_take_the_step_of_one(tmp_path):
     torch.testing.assert_close(points[0], points[1], rtol=0, atol=0)
     for key, value in alone.trainee.counts.point().items():
         assert points[0][key].item() == pytest.approx(value, rel=1e-3)
+    halves = [load_file(tmp_path / f"half{rank}.safetensors") for rank in range(2)]
+    torch.testing.assert_close(halves[0], halves[1], rtol=0, atol=0)
+    assert halves[0]["scaling.skipped"] == 1
+    assert halves[0]["adam.step"] == 2
 
 
 def _three_ranks(rank, world_size, folder):

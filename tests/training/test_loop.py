@@ -116,6 +116,30 @@ def test_divergence_is_reported_with_its_evidence():
             next(events)
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (
+            math.inf,
+            r"by step 31: its gradients overflow float16 .* 6\.1e-05, and 31 steps were .*0\.",
+        ),
+        (math.nan, r"by step 31: .*loss nan"),
+    ],
+)
+def test_float16_that_overflows_at_any_scale_has_diverged(broken, told):
+    """Catches a training that leaves out every step to its end, or divides by no losses at all."""
+    config = small_config(train__num_steps=40, train__log_every=31, train__precision="float16")
+    config = config.replaced({"train.checkpoint_every": 40})
+    learner = make_learner(config)
+    weight = learner.network.conv_in.weight
+    if math.isnan(broken):
+        weight.data[0, 0, 0, 0] = broken
+    else:
+        weight.register_hook(lambda gradient: gradient * broken)
+    with batches_of(config) as batches, pytest.raises(DivergenceError, match=told):
+        next(run_steps(learner, batches, config.train, start=0))
+
+
 def test_batches_are_the_slices_of_this_rank_from_any_step():
     """Catches a slice of another rank, and a resume that begins with batch 0."""
     config, images = small_config(train__num_steps=6), small_images()
