@@ -235,6 +235,15 @@ def _memory_is_saved(config: "RunConfig") -> None:
             "compute.checkpoint_activations=true computes blocks of a network twice, and "
             "model.kind=mlp has no blocks: leave it out; compute.micro_batch_size saves memory too"
         )
+    # What the masks of dropout are drawn from is set back for the second time, which a graph cannot
+    # hold (pytorch#162504), and which compiled code does by ways of its own (pytorch#190758).
+    for key in ("cuda_graphs", "compile"):
+        if compute.checkpoint_activations and getattr(compute, key):
+            raise ValueError(
+                f"compute.checkpoint_activations=true does not go with compute.{key}=true, under "
+                "which torch cannot compute activations twice with the same dropout: leave one of "
+                "the two out; compute.micro_batch_size saves memory with either"
+            )
 
 
 RULES: tuple[Callable[["RunConfig"], None], ...] = (

@@ -35,6 +35,10 @@ from ddpm_core.recipes import digits, mnist, recipe
         ),
         ({"compute.num_workers": 3}, ["global_batch_size=64", "num_workers=3", "change one"]),
         ({"compute.micro_batch_size": 33, "compute.num_workers": 2}, ["32 images", "leave it out"]),
+        *(
+            ({f"compute.{key}": True, "compute.checkpoint_activations": True}, [f"{key}=true"])
+            for key in ("cuda_graphs", "compile")
+        ),
         ({"model": {"kind": "mlp"}, "compute.checkpoint_activations": True}, ["no blocks"]),
         (
             {"model.attention_resolutions": 16},

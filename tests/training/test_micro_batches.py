@@ -50,8 +50,8 @@ def gradient(config, dtype):
     learner._called = in_training(config, lambda x_t, *given: network(x_t.to(dtype), *given))
     seeded = torch.Generator().manual_seed(0)
     images = torch.randint(0, 2, (12, *config.data.shape), generator=seeded).to(torch.uint8) * 255
-    inputs = learner._load(3, images, LABELS if config.num_classes else NOTHING)
-    learner._differentiate(inputs)
+    learner._load(3, images, LABELS if config.num_classes else NOTHING)
+    learner._differentiate()
     learner._parallel.average(learner._params)
     return {name: one.grad for name, one in network.named_parameters()}, learner._counts.point()
 

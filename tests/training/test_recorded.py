@@ -33,6 +33,7 @@ KINDS = {
         "train__label_dropout": 0.5,
     },
     "rounded": {"train__precision": "bfloat16", "train__grad_clip": 1e-3},
+    "pieces": {"compute__micro_batch_size": 5, "train__precision": "float16"},
     "continuous": {"diffusion": {"kind": "edm", "times": "log_normal"}},
 }
 
