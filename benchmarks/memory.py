@@ -137,7 +137,7 @@ def main():
         sizes.append(f"{title}: {millions:.1f} M parameters, batch {size}")
     head += [
         f"- {'; '.join(sizes)}",
-        "- dropout 0.1: in pieces it draws other masks, hence another norm",
+        "- gradient norm of the second step, where dropout has little to drop yet",
         "",
     ]
     args.out.write_text("\n".join([*head, *lines]) + "\n")

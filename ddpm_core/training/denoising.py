@@ -125,7 +125,8 @@ class Denoising:
         inputs = self._inputs
         if inputs is None:
             raise RuntimeError("nothing is loaded")
-        count, found = len(inputs.t), []
+        count = len(inputs.t)
+        found: list[Tensor] = []
         for piece in inputs.pieces(self._micro_batch_size or count):
             losses = self._losses_of(piece)
             # Each divided by all there are: pieces may be of unequal sizes.

@@ -91,10 +91,11 @@ def _differentiated(config: RunConfig, device: torch.device, size: int, *, last:
                 # Of images, which have few channels: any loss is as large.
                 loss = output.float().square().sum()
                 parallel.differentiate(loss, params, added=number > 0)
-    return live.most
+    most: int = live.most
+    return most
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Counts the bytes of tensors made within it.
 
     Args:
@@ -102,8 +103,9 @@ class _LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, others: list[Any]) -> None:
-        super().__init__()
-        self.most = self._now = 0
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self._now = 0
+        self.most = 0
         self._seen = weakref.WeakSet(one.untyped_storage() for one in others)
 
     def __torch_dispatch__(

@@ -7,6 +7,7 @@ of the batch, so that how many ranks there are changes none of them.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ class Inputs:
     def pieces(self, size: int) -> Iterator["Inputs"]:
         """Return the inputs of so many images after the other, the last of the rest; not copies."""
         for start in range(0, len(self.t), size):
-            rows = slice(start, start + size)
-            piece: Inputs = together(lambda one, rows=rows: one[0][rows], [self])
+            take = partial(_rows, slice(start, start + size))
+            piece: Inputs = together(take, [self])
             yield piece
 
     def placed(self, device: torch.device) -> "Inputs":
@@ -61,6 +62,10 @@ class Inputs:
             ValueError: the others have another shape or dtype.
         """
         together(_overwritten, [self, given])
+
+
+def _rows(rows: slice, tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0][rows]
 
 
 def _overwritten(tensors: Sequence[Tensor]) -> Tensor:
