@@ -18,6 +18,7 @@ from ddpm_core.cli import (
     add_command,
     add_model_argument,
     add_run_arguments,
+    changes_of,
     describe_keys,
     exit_code_of,
     options_again,
@@ -50,6 +51,7 @@ examples:
   python -m ddpm_core sample runs/runs/short/run.json --set sample.num_images=100
   python -m ddpm_core sample short --model @newest
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
+  python -m ddpm_core train images --size 64 --scale S --run photos --set data.source=photos.zip
   python -m ddpm_core verify short
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   python -m ddpm_core runs list
@@ -89,7 +91,7 @@ def _act(options: argparse.Namespace) -> None:
 
 def _run_stage(options: argparse.Namespace) -> None:
     stage: str = options.stage
-    changes = parse_overrides(options.overrides)
+    changes = changes_of(options, options.target)
     root, config = configure(options.target, root=options.root, run=options.run, changes=changes)
     if any_checks([stage], "images"):
         refuse_training_imported(options.target, root=options.root, config=config)
@@ -165,7 +167,7 @@ def _import_weights(options: argparse.Namespace) -> None:
         options.recipe,
         root=options.root,
         run=options.run,
-        changes=parse_overrides(options.overrides),
+        changes=changes_of(options, options.recipe),
     )
     num_weights = sum(tensor.numel() for tensor in found.weights.values())
     if options.dry_run:

@@ -17,6 +17,7 @@ from ddpm_core.errors import INTERRUPTED_EXIT_CODE, ConfigError, PipelineError
 from ddpm_core.extras import packages_named
 from ddpm_core.output import printable, say
 from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
+from ddpm_core.recipes.sizes import OF_RECIPE, SCALES, SIZES, dialled
 from ddpm_core.runs.run import DEFAULT_ROOT
 
 MODEL_KEY, START_KEY = "sample.model", "train.start_from"
@@ -55,7 +56,7 @@ def add_command(
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --root, --run, --set, --on-bad, --from and --dry-run."""
+    """Add --root, --run, --size, --scale, --set, --on-bad, --from and --dry-run."""
     parser.add_argument(
         "--root",
         metavar="URI",
@@ -64,6 +65,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--run", metavar="NAME", help="name of the run (default: the recipe's, e.g. digits)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        choices=SIZES,
+        help=f"of the recipe {OF_RECIPE}: pixels on a side, from which network and training follow "
+        "(docs/sizes.md); a key given by --set wins",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=SCALES,
+        help=f"of the recipe {OF_RECIPE}: small (S), of the size of DDPM's networks (M) or of "
+        "ADM's (L); with --size",
     )
     parser.add_argument(
         "--set",
@@ -111,11 +125,22 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def changes_of(options: argparse.Namespace, target: str) -> dict[str, Any]:
+    """Return what the options change of what `target` names: --set, --size and --scale.
+
+    Raises:
+        ConfigError: as `parse_overrides`; or `target` takes no --size and --scale.
+    """
+    given = parse_overrides(options.overrides)
+    return dialled(target, size=options.size, scale=options.scale, changes=given)
+
+
 def options_again(options: argparse.Namespace) -> list[str]:
-    """Return --root, --run and --set as words, as they were given."""
+    """Return --root, --run, --size, --scale and --set as words, as they were given."""
     words = [word for item in options.overrides for word in ("--set", item)]
-    for name, value in (("--run", options.run), ("--root", options.root)):
-        words = [name, value, *words] if value is not None else words
+    for key in ("scale", "size", "run", "root"):
+        value = getattr(options, key)
+        words = [f"--{key}", str(value), *words] if value is not None else words
     return words
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from ddpm_core import __main__ as one
 from ddpm_core import cluster
-from ddpm_core.cli import exit_code_of, options_again, parse_overrides
+from ddpm_core.cli import changes_of, exit_code_of, options_again
 from ddpm_core.output import command_output, say
 from ddpm_core.progress import BEGINS, ENDS
 from ddpm_core.runs.run import configure
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _join(options: argparse.Namespace, joined: contextlib.ExitStack) -> None:
     """Join the cluster for all stages: one that finds a connection leaves it open."""
-    changes = parse_overrides(options.overrides)
+    changes = changes_of(options, options.target)
     _, config = configure(options.target, root=options.root, run=options.run, changes=changes)
     joined.enter_context(cluster.connect(config.compute))
 
@@ -44,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ddpm_core.several")
     parser.add_argument("stages", metavar="STAGE,STAGE...", type=lambda text: text.split(","))
     parser.add_argument("target", metavar="RECIPE|RUN")
-    parser.add_argument("--root")
-    parser.add_argument("--run")
+    for option in ("--root", "--run", "--scale"):
+        parser.add_argument(option)
+    parser.add_argument("--size", type=int)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     return parser
 

@@ -13,9 +13,9 @@ from typing import Any
 from ddpm_core.cli import (
     TARGET_HELP,
     add_run_arguments,
+    changes_of,
     describe_keys,
     exit_code_of,
-    parse_overrides,
 )
 from ddpm_core.config import RunConfig
 from ddpm_core.extras import require_packages
@@ -36,6 +36,7 @@ examples:
   {command} digits
   {command} digits --run short --set train.num_steps=500
   {command} mnist --set data.source=/data/mnist --set compute.num_workers=4
+  {command} images --size 64 --scale S --run photos --set data.source=/data/photos --dry-run
   {command} cifar10 --root s3://bucket/ddpm --ray-address http://ray-head:8265
   {command} runs/runs/short/run.json
 
@@ -86,7 +87,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, options: argparse.Namespace) -> None:
-    changes = parse_overrides(options.overrides)
+    changes = changes_of(options, options.target)
     store, config = plan.resolve(
         options.target, root=options.root, run=options.run, overrides=changes
     )

@@ -26,6 +26,7 @@ from prefect.runtime import flow_run as current_flow_run
 from ddpm_core import progress
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
+from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs import chosen
 from ddpm_core.runs.run import begin_stage
 from ddpm_core.runs.stages import STAGES
@@ -193,9 +194,9 @@ def stop_jobs(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa:
     given = {one.name: one.default for one in declared} | flow_run.parameters
     if given["ray_address"] is None:
         return  # the embedded Ray ended with the flow's process
-    store, config = resolve(
-        given["recipe"], root=given["root"], run=given["run"], overrides=given["overrides"]
-    )
+    recipe, dials = given["recipe"], {key: given[key] for key in ("size", "scale")}
+    changes = dialled(recipe, **dials, changes=given["overrides"])
+    store, config = resolve(recipe, root=given["root"], run=given["run"], overrides=changes)
     jobs = RayJobs(Cluster(given["ray_address"]))
     for stage in STAGES:
         stop_alive(jobs, run_prefix(store, config.name, stage) + "-")

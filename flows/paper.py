@@ -12,8 +12,9 @@ if __name__ == "__main__":
 
     sys.exit(main(PAPER))
 
+from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs.run import DEFAULT_ROOT
-from flows.stages import Overrides, Recipe, RunName, recorded, run_all
+from flows.stages import ImageScale, ImageSize, Overrides, Recipe, RunName, recorded, run_all
 
 
 @recorded("paper")
@@ -23,6 +24,8 @@ def paper(
     run: RunName = None,
     overrides: Overrides = None,
     ray_address: str | None = None,
+    size: ImageSize = None,
+    scale: ImageScale = None,
 ) -> list[dict[str, str]]:
     """Reproduce the paper's tables and figures on the images of a recipe; see docs/paper.md.
 
@@ -36,8 +39,11 @@ def paper(
         overrides: keys to change, e.g. {"study.ablation_steps": 500, "study.num_images": 1000}.
         ray_address: URL of a Ray cluster's dashboard, e.g. http://ray-head:8265; default: a Ray
             of its own on the machine that runs the flow.
+        size: of the recipe images: pixels on a side; network and training follow from it.
+        scale: of the recipe images: of the network and its training: S, M or L.
 
     Returns:
         For each stage its name and where its result lies.
     """
-    return run_all("paper", recipe, root, run, overrides, ray_address)
+    changes = dialled(recipe, size=size, scale=scale, changes=overrides)
+    return run_all("paper", recipe, root, run, changes, ray_address)

@@ -13,6 +13,7 @@ from prefect.exceptions import TerminationSignal
 from pydantic import TypeAdapter, WithJsonSchema
 
 from ddpm_core.config.run import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.recipes.sizes import SCALES, SIZES, Scale, Size, dialled
 from ddpm_core.runs.run import DEFAULT_ROOT, check_run
 from ddpm_core.runs.stages import STAGES, Pipeline, Stage, stages_of
 from ddpm_core.servers.server import use_directly
@@ -64,6 +65,9 @@ def _shown_as(kind: str, **rules: Any) -> WithJsonSchema:  # noqa: ANN401
 
 RunName = Annotated[str | None, _shown_as("string", pattern=RUN_NAME_PATTERN)]
 """a wrong name is refused by Prefect's form, and by its server, before there is a flow run"""
+ImageSize = Annotated[Size | None, _shown_as("integer", enum=[*SIZES, None])]
+ImageScale = Annotated[Scale | None, _shown_as("string", enum=[*SCALES, None])]
+"""of the recipe images; any other is refused in the same way"""
 Value = bool | int | float | str | list[int | float | str | dict[str, int | float | str]] | None
 Overrides = Annotated[
     dict[str, Value] | None,
@@ -183,8 +187,11 @@ def flow_of(stage: Stage) -> Flow[..., dict[str, str]]:
         run: RunName = None,
         overrides: Overrides = None,
         ray_address: str | None = None,
+        size: ImageSize = None,
+        scale: ImageScale = None,
     ) -> dict[str, str]:
-        return _stage_in_prefect(stage.name, recipe, root, run, overrides, ray_address)
+        changes = dialled(recipe, size=size, scale=scale, changes=overrides)
+        return _stage_in_prefect(stage.name, recipe, root, run, changes, ray_address)
 
     make.__name__ = make.__qualname__ = _attribute(stage)  # where Prefect finds it again
     make.__doc__ = f"{stage.help[0].upper()}{stage.help[1:]}; parameters as of `train-ddpm`."

@@ -13,8 +13,9 @@ if __name__ == "__main__":
 
     sys.exit(main(TRAIN_DDPM))
 
+from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs.run import DEFAULT_ROOT
-from flows.stages import Overrides, Recipe, RunName, recorded, run_all
+from flows.stages import ImageScale, ImageSize, Overrides, Recipe, RunName, recorded, run_all
 
 
 @recorded("train-ddpm")
@@ -24,6 +25,8 @@ def train_ddpm(
     run: RunName = None,
     overrides: Overrides = None,
     ray_address: str | None = None,
+    size: ImageSize = None,
+    scale: ImageScale = None,
 ) -> list[dict[str, str]]:
     """Train a diffusion model from images, sample from it, and measure it.
 
@@ -37,8 +40,11 @@ def train_ddpm(
         overrides: keys to change, e.g. {"train.num_steps": 500, "compute.num_workers": 4}.
         ray_address: URL of a Ray cluster's dashboard, e.g. http://ray-head:8265; default: a Ray
             of its own on the machine that runs the flow.
+        size: of the recipe images: pixels on a side; network and training follow from it.
+        scale: of the recipe images: of the network and its training: S, M or L.
 
     Returns:
         For each stage its name and where its result lies.
     """
-    return run_all("train-ddpm", recipe, root, run, overrides, ray_address)
+    changes = dialled(recipe, size=size, scale=scale, changes=overrides)
+    return run_all("train-ddpm", recipe, root, run, changes, ray_address)
