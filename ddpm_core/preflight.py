@@ -14,6 +14,7 @@ from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
+from ddpm_core.rehearse import ELSEWHERE, rehearsed
 from ddpm_core.runs import base, chosen, going_on, results
 from ddpm_core.runs.reference import is_own, keys_given
 from ddpm_core.runs.run import check_stage, require_feature_file
@@ -37,9 +38,11 @@ class Findings:
     """of the images; None if they are sharded already, or lie where only others see them"""
     doubts: list[str]
     """settings that can hardly be meant"""
+    here: bool = True
+    """whether this machine is the one that would train"""
 
     def lines(self, config: RunConfig) -> list[str]:
-        """Return them for people."""
+        """Return them for people; of a training, after a few steps of it for trial."""
         seen, lines = (
             self.source,
             [f"network: {config.model.kind}, {config.num_parameters:,} parameters"],
@@ -59,7 +62,7 @@ class Findings:
             f"{size_text(use.samples)} of samples"
         )
         if any(STAGES[stage].is_training for stage in self.missing):
-            lines.append("time: said by the training, after its first steps")
+            lines += rehearsed(config) if self.here else [ELSEWHERE]
         return lines + [f"warning: {doubt}" for doubt in self.doubts]
 
 
@@ -120,7 +123,7 @@ def preflight(
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
     found += [of_base] if of_base is not None else []
-    return Findings(missing, source, found)
+    return Findings(missing, source, found, here)
 
 
 def require_earlier(

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ddpm_core import machine
+from ddpm_core import machine, preflight
 from ddpm_core.loading.cache import FOLDER_VARIABLE
 from tests.seconds import pytest_terminal_summary
 from tests.sharing import (
@@ -52,6 +52,16 @@ def _two_cores():
     counted = machine.cores
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "cores", lambda: max(2, counted()))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_rehearsals():
+    """Leave out of dry runs the processes that measure: they are seconds of each, and the subject
+    of `training/test_rehearsal.py`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "rehearsed", lambda config: [])
         yield
 
 

@@ -1,5 +1,6 @@
 """The program of each rank of a training: data, state, loop; rank 0 also logs and stores."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -8,20 +9,22 @@ from typing import Any
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import has_snapshot, powers_of
+from ddpm_core.config.needs import lack_text, memory_text, rate_text, speed_text
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.inference.replay import off_the_default_stream
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
-from ddpm_core.progress import Progress
+from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import layout, places, previews, results
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training import checkpoint, retention, snapshots
+from ddpm_core.training import checkpoint, memory, retention, snapshots
 from ddpm_core.training.checkpoint import Begun, Curve, Origin, Written
 from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.interleaved import Interleaved
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
 from ddpm_core.training.parallel import Parallel
@@ -29,7 +32,11 @@ from ddpm_core.training.preview import Preview, Seen, load_preview
 from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
 from ddpm_core.training.trainee import Trainee
 
+_log = logging.getLogger(__name__)
+
 _SHOW_EVERY_S = 2.0
+_SMALL = 2 * 10**6
+"""parameters up to which every machine has the memory, and the seconds of counting are not spent"""
 _NONE = -1
 """in place of the step of a checkpoint: that of step 0 is what a run begins from"""
 
@@ -191,7 +198,8 @@ class _Host:
         curve: Curve,
     ) -> None:
         self._store, self._config, self._origin = store, config, origin
-        self._training, self._parallel, self._tracker = training, parallel, tracker
+        self._parallel, self._tracker = parallel, tracker
+        self._training = FirstSteps(training, parallel.device, self._measured)
         self._curve = curve
         self._shown_s = -_SHOW_EVERY_S
         self._interleaved: Interleaved | None = None
@@ -216,6 +224,8 @@ class _Host:
             self._tracker.log_previews()
         note = f"continues from the checkpoint of step {start}" if start else "begins"
         self._show(start, note)
+        if self._config.num_parameters > _SMALL:
+            self._say_memory(start)
         self._parallel.wait()
         training = self._interleaved or self._training
         for event in run_steps(training, batches, self._config.train, start=start):
@@ -238,7 +248,7 @@ class _Host:
             left_s = (num_steps - point.step) * point.timing["step_s"]
             self._show(
                 point.step,
-                f"loss {point.values['loss']:.4f}  {point.timing['images_per_s']:.0f} images/s"
+                f"loss {point.values['loss']:.4f}  {rate_text(point.timing['images_per_s'])}"
                 f"  eta {_duration(left_s)}",
             )
 
@@ -262,6 +272,19 @@ class _Host:
         )
         retention.prune(self._store, config.name, config.train.keep_checkpoints)
         self._parallel.wait()
+
+    def _say_memory(self, start: int) -> None:
+        """Show what a step takes, before the first one may find that there is not as much."""
+        config, device = self._config, self._parallel.device
+        needs = memory.needs(config, device, world_size=self._parallel.world_size)
+        room = memory.available(device)
+        self._show(start, memory_text(needs, world_size=self._parallel.world_size))
+        lack = lack_text(config, needs, room, is_card=device.type == "cuda")
+        if lack is not None:
+            _log.warning("%s%s", WARNING, lack)
+
+    def _measured(self, step: int, step_s: float) -> None:
+        self._show(step, f"measured: {speed_text(self._config, step_s, begun=step)}")
 
     def _show(self, step: int, note: str) -> None:
         Progress("train", step, self._config.train.num_steps, "steps", note).show()

@@ -1,0 +1,110 @@
+"""What a training needs of a machine, memory and time, and what of it fits: numbers, and in words.
+
+The numbers come from `training.memory`, which counts, and from steps that were timed.
+"""
+
+from dataclasses import dataclass
+
+from ddpm_core.config.run import RunConfig
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that one worker of a training takes at once, about, and what it computes."""
+
+    state: int
+    """weights, Adam's moments and averages: there all the time"""
+    step: int
+    """activations, what comes and goes with them, and the gradient"""
+    process: int
+    """the program and its libraries"""
+    images: int
+    """of its batch"""
+    flops: int
+    """of forward and backward of one image"""
+
+    @property
+    def total(self) -> int:
+        return self.state + self.step + self.process
+
+    def with_images(self, images: int) -> int:
+        """Return the total for another number of images in its batch."""
+        return self.state + self.process + self.step * images // self.images
+
+
+def memory_text(needs: Needs, *, world_size: int) -> str:
+    """Return what is needed, for people."""
+    each = f"each of {world_size} workers needs" if world_size > 1 else "needed are"
+    return (
+        f"{each} about {gib(needs.total)}: weights, Adam and averages {gib(needs.state)}, a step "
+        f"of {needs.images} images {gib(needs.step)}, the program {gib(needs.process)}"
+    )
+
+
+def lack_text(config: RunConfig, needs: Needs, room: int | None, *, is_card: bool) -> str | None:
+    """Return what to do where the memory will not do; None: it will, or is not known.
+
+    Args:
+        config: of the run.
+        needs: of one worker.
+        room: bytes that there are for one worker.
+        is_card: whether they are a card's.
+    """
+    if room is None or needs.total <= room:
+        return None
+    where = "the card has" if is_card else "the machine has, for each worker,"
+    workers = config.train.global_batch_size // needs.images
+    divisors = [n for n in range(1, needs.images) if needs.images % n == 0]
+    fitting = [n for n in divisors if needs.with_images(n) <= room]
+    said = f"a training needs about {gib(needs.total)} and {where} {gib(room)}"
+    if not fitting:
+        return (
+            f"{said}; even with one image at a time it needs {gib(needs.with_images(1))}: take a "
+            "smaller --scale or --size (of another recipe: smaller keys of model)"
+        )
+    return (
+        f"{said}; with --set train.global_batch_size={max(fitting) * workers} it needs "
+        f"{gib(needs.with_images(max(fitting)))}"
+    )
+
+
+def time_text(seconds: float) -> str:
+    """Return a length of time for people: 40 s, 12 min, 3.4 hours, 12 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    if hours < 48:
+        return f"{hours:.1f} hours" if hours < 10 else f"{hours:.0f} hours"
+    return f"{hours / 24:,.0f} days"
+
+
+def speed_text(config: RunConfig, step_s: float, *, begun: int = 0) -> str:
+    """Return images per second, and how long the rest of the training takes.
+
+    Args:
+        config: of the run.
+        step_s: seconds of a step.
+        begun: steps that are done.
+    """
+    train = config.train
+    left = train.num_steps - begun
+    return (
+        f"{rate_text(train.global_batch_size / step_s)}, about {time_text(left * step_s)} for "
+        f"{'the other ' if begun else ''}{left} steps of {train.global_batch_size}"
+    )
+
+
+def rate_text(images_per_s: float) -> str:
+    """Return a speed for people: 1520 images/s, 0.43 images/s."""
+    digits = f"{images_per_s:.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
+    return f"{digits} images/s"
+
+
+def gib(num_bytes: int) -> str:
+    """Return a size of memory for people."""
+    value = num_bytes / _GIB
+    return f"{value:.0f} GiB" if value >= 9.95 else f"{value:.2g} GiB"

@@ -1,0 +1,195 @@
+"""A few steps of a training before it begins, for a dry run: memory counted, speed measured.
+
+python -m ddpm_core.training.rehearsal is a worker of that: it reads the configuration, says that
+it is ready, and measures when it is told to, so that all workers of a machine do so at once.
+What is trained is thrown away: nothing is read of a run, and nothing written.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm_core.cluster import Place
+from ddpm_core.conditioning import Conditioning
+from ddpm_core.config import RunConfig, UNetConfig
+from ddpm_core.config.needs import Needs
+from ddpm_core.inference.build import build_network, uses_bfloat16
+from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.memory import available, needs
+from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.trainee import ADAM
+
+_MEASURED_S = 2.0
+_MOST_STEPS = 50
+_WARM_UP = 5
+"""steps of a GPU before one that is timed: compiling, choosing kernels, recording"""
+_LONGEST_STEP_S = 4.0
+"""seconds that one step of a rehearsal may take, as far as is known before it"""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one worker."""
+
+    update_s: float
+    """of optimiser and averages, once a step"""
+    image_s: float
+    """of forward and backward of one image"""
+    images: int
+    """that were passed at once; 0: none were, and the times follow from the operations"""
+
+
+def main() -> None:
+    """Answer one dry run: two lines of JSON, and between them a line is awaited."""
+    asked = json.loads(sys.stdin.readline())
+    config = RunConfig.from_dict(asked["config"], origin="the dry run")
+    device, world_size = _device(config)
+    torch.set_num_threads(config.compute.cpus_per_worker)
+    found = needs(config, device, world_size=world_size)
+    room = available(device)
+    room = None if room is None else room // (world_size if device.type == "cpu" else 1)
+    prepared = _Prepared(config, device, found, room)
+    first = {
+        "needs": asdict(found),
+        "world_size": world_size,
+        "room": room,
+        "device": device.type,
+    }
+    _answer(first)
+    sys.stdin.readline()
+    _answer(asdict(prepared.timed()))
+
+
+def _answer(values: dict[str, Any]) -> None:
+    sys.stdout.write(f"{json.dumps(values)}\n")
+    sys.stdout.flush()
+
+
+def _device(config: RunConfig) -> tuple[torch.device, int]:
+    """Return where a worker of this machine's own Ray would train, and how many there would be.
+
+    As `cluster.connection.num_workers`: not more than there are cards, if these are used because
+    they are there.
+    """
+    compute = config.compute
+    if compute.use_gpu is False or not torch.cuda.is_available():
+        return torch.device("cpu"), compute.num_workers
+    cards = torch.cuda.device_count()
+    fitting = [n for n in range(1, cards + 1) if compute.num_workers % n == 0]
+    is_bound = compute.use_gpu is None
+    return torch.device("cuda"), max(fitting) if is_bound else compute.num_workers
+
+
+class _Prepared:
+    """A worker that has done what a first step does, and waits to be timed.
+
+    Args:
+        config: of the run.
+        device: of the worker.
+        found: what it needs.
+        room: bytes that it may take; None: not known.
+    """
+
+    def __init__(
+        self, config: RunConfig, device: torch.device, found: Needs, room: int | None
+    ) -> None:
+        self._config, self._device, self._found = config, device, found
+        self._bfloat16 = uses_bfloat16(config.train.precision, device)
+        self._guess_s = found.flops / self._rate()
+        most = min(found.images, int(_LONGEST_STEP_S / self._guess_s))
+        fitting = (n for n in range(most, 0, -1) if room is None or found.with_images(n) <= room)
+        self._images = next(fitting, 0)
+        self._holds_weights = room is None or 2 * found.state <= room
+        if self._images:
+            changes = {"train.global_batch_size": self._images, "compute.num_workers": 1}
+            alone = Parallel(Place(rank=0, world_size=1, device=device))
+            self._training = Denoising(config.replaced(changes), alone)
+            shape = (self._images, *config.data.shape)
+            self._batch = torch.zeros(shape, dtype=getattr(torch, config.data.dtype))
+            null, accepts = self._training.network.null, self._training.accepts
+            members = Conditioning(**{part: getattr(null, part) for part in accepts})
+            self._given = members.repeated(self._images)
+            for step in range(1 if device.type == "cpu" else _WARM_UP):
+                self._training.step(step, self._batch, self._given)
+
+    def timed(self) -> Speed:
+        """Return how long the parts of a step take."""
+        if not self._images:
+            return Speed(0.0, self._by_operations(), 0)
+        steps, begin = [], time.perf_counter()
+        while len(steps) < _MOST_STEPS and time.perf_counter() - begin < _MEASURED_S:
+            number = len(steps) + _WARM_UP
+            steps.append(self._seconds(self._training.step, number, self._batch, self._given))
+        step_s, update_s = statistics.median(steps), self._update_s()
+        return Speed(update_s, max(step_s - update_s, 0.0) / self._images, self._images)
+
+    def _seconds(self, work: Callable[..., object], *given: object) -> float:
+        self._wait()
+        begin = time.perf_counter()
+        work(*given)
+        self._wait()
+        return time.perf_counter() - begin
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _update_s(self) -> float:
+        trainee = self._training.trainee
+        for param in self._training.network.parameters():
+            param.grad = torch.zeros_like(param)
+
+        def update() -> None:
+            trainee.optimisers[ADAM].update(0.0)
+            trainee.average(_WARM_UP)
+
+        return self._seconds(update)
+
+    def _rate(self) -> float:
+        """Return the operations per second of a convolution as in the middle of a network."""
+        images, layer = (1 if self._device.type == "cpu" else 64), nn.Conv2d(128, 128, 3, padding=1)
+        layer, x = layer.to(self._device), torch.zeros(images, 128, 32, 32, device=self._device)
+        x.requires_grad_()
+
+        def both() -> None:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+                layer(x).sum().backward()
+
+        self._seconds(both)
+        return 3 * 2 * 9 * 128**2 * 32**2 * images / min(self._seconds(both) for _ in range(3))
+
+    def _by_operations(self) -> float:
+        """Return the seconds of an image by those of a smaller one, and the operations of both."""
+        network, shape, halvings = self._config.model, self._config.data.shape, 0
+        if not isinstance(network, UNetConfig) or not self._holds_weights:
+            return self._guess_s
+        least = 2 ** len(network.channel_mults)
+        while (
+            self._guess_s / 4**halvings > _LONGEST_STEP_S
+            and min(shape[1:]) >> (halvings + 1) >= least
+        ):
+            halvings += 1
+        unet = build_network(self._config).train().to(self._device)
+        x = torch.zeros(1, shape[0], *(one >> halvings for one in shape[1:]), device=self._device)
+        given = unet.null.to(self._device)
+
+        def both() -> None:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+                output = unet(x, torch.zeros(1, dtype=torch.int64, device=self._device), given)
+            output.square().mean().backward()
+
+        with FlopCounterMode(display=False) as flops:
+            seconds = self._seconds(both)
+        return seconds * self._found.flops / flops.get_total_flops()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What a step takes, counted on tensors without values, against tensors that are there."""
+
+import pytest
+import torch
+
+from ddpm_core.inference.build import build_network
+from ddpm_core.recipes.small import digits_dit
+from ddpm_core.training.memory import _Alive, available, count, needs
+from tests.training.small import CPU, small_config
+
+IMAGES = 5
+
+
+def passed(config, saved):
+    """Call the real network as `count` does; return what is kept and the peak, in bytes."""
+    network = build_network(config).train()
+    weights = {param.untyped_storage()._cdata for param in network.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage
+        return tensor
+
+    with _Alive() as alive:
+        x_t = torch.zeros(IMAGES, *config.data.shape).contiguous(memory_format=torch.channels_last)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            times = torch.zeros(IMAGES, dtype=torch.int64)
+            output = network(x_t, times, network.null.repeated(IMAGES))
+        loss = output.square().mean()
+        kept = sum(storage.nbytes() for storage in saved.values())
+        # What is there beside it, and is not saved: the times, the output, the loss.
+        rest = alive.now - kept
+        saved.clear()
+        loss.backward()
+    return kept, rest, alive.peak
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small_config(),
+        small_config(model__attention_resolutions=[4], model__conditioning="label"),
+        digits_dit().replaced({"model.num_layers": 1, "model.known": True}),
+    ],
+    ids=["unet", "attention-and-labels", "dit"],
+)
+def test_what_is_counted_is_what_autograd_saves(config):
+    """Catches: a tensor that is saved and not counted, one that is counted twice, and one whose
+    end is missed: truth is each storage that autograd's own hooks are given, and the same peak of
+    tensors that are there.
+    """
+    counted = count(config, CPU, images=IMAGES)
+    kept, rest, peak = passed(config, {})
+    assert counted.kept == kept + rest
+    assert 0 <= rest < 0.25 * kept
+    assert counted.peak == peak
+    assert counted.flops > 0
+
+
+def test_a_worker_holds_weights_moments_averages_and_a_step():
+    """Catches: an average that is not counted, the batch of all workers in each of them, and a
+    gradient that is left out where the ranks add it up in a vector of its own.
+    """
+    config = small_config(train__ema_decays=[0.5, 0.8])
+    one, two = needs(config, CPU, world_size=1), needs(config, CPU, world_size=2)
+    weights = 4 * config.num_parameters
+    assert one.state == two.state == weights * (1 + 2 + 3)
+    assert (one.images, two.images) == (12, 6)
+    half = count(config, CPU, images=6, adds_up=True)
+    assert two.step == half.peak + round(0.3 * half.peak) + weights
+    assert one.flops == two.flops
+    assert one.total == one.state + one.step + one.process
+
+
+def test_in_bfloat16_a_step_takes_less():
+    """Catches: activations counted in float32 whatever the arithmetic."""
+    config = small_config(model__base_channels=32)
+    half = config.replaced({"train.precision": "bfloat16"})
+    assert count(half, CPU, images=8).peak < 0.85 * count(config, CPU, images=8).peak
+
+
+def test_the_memory_of_a_machine_is_that_of_its_container(monkeypatch):
+    """Catches: the memory of the host, of which a container may use a part."""
+    monkeypatch.setattr("ddpm_core.machine.memory_bytes", lambda: 123)
+    assert available(CPU) == 123
