@@ -13,7 +13,7 @@ from typing import Any
 
 from ddpm_core import machine
 from ddpm_core.config import RunConfig
-from ddpm_core.config.needs import Needs, gib, lack_text, memory_text, speed_text
+from ddpm_core.config.needs import Needs, gib, memory_text, speed_text
 from ddpm_core.progress import WARNING
 
 _LIMIT_S = 180.0
@@ -77,8 +77,8 @@ def _lines(
     where = "the card" if is_card else "this machine"
     has = "" if room is None else f"; {where} has {gib(room * (1 if is_card else world_size))}"
     lines = [f"memory: {memory_text(needs, world_size=world_size)}{has}"]
-    if (lack := lack_text(config, needs, room, is_card=is_card)) is not None:
-        lines.append(f"{WARNING}{lack}")
+    if prepared["lack"] is not None:
+        lines.append(f"{WARNING}{prepared['lack']}")
     known = [one for one in speeds if one is not None]
     if len(known) < len(speeds):
         return [*lines, "time: not known, since a step could not be measured here"]

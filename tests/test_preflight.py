@@ -38,6 +38,18 @@ def photos(folder, count):
     return str(folder)
 
 
+def test_a_training_is_rehearsed_where_this_machine_would_do_it(store, monkeypatch):
+    """Catches: seconds of measuring for stages that train nothing, and the speed of a laptop said
+    of a cluster.
+    """
+    monkeypatch.setattr("ddpm_core.preflight.rehearsed", lambda config: [f"time: {config.name}"])
+    config = digits()
+    assert look(store, config, PIPELINE).lines(config)[-1] == "time: digits"
+    away = look(store, config, PIPELINE, here=False).lines(config)
+    assert away[-1] == "memory and time: not known here; the training says them, on its cluster"
+    assert not any("time" in line for line in look(store, config, ["shard"]).lines(config))
+
+
 @pytest.mark.parametrize(
     ("config", "kind", "said"),
     [

@@ -3,6 +3,7 @@
 The numbers come from `training.memory`, which counts, and from steps that were timed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ddpm_core.config.run import RunConfig
@@ -16,12 +17,16 @@ class Needs:
 
     state: int
     """weights, Adam's moments and averages: there all the time"""
+    gradient: int
+    """of which a step of whole batches never holds all and its activations at once"""
     step: int
-    """activations, what comes and goes with them, and the gradient"""
+    """activations, what comes and goes with them, and the gradient as far as it is there by then"""
     process: int
     """the program and its libraries"""
     images: int
     """of its batch"""
+    at_once: int
+    """images that the network is shown at once"""
     flops: int
     """of forward and backward of one image"""
 
@@ -30,8 +35,9 @@ class Needs:
         return self.state + self.step + self.process
 
     def with_images(self, images: int) -> int:
-        """Return the total for another number of images in its batch."""
-        return self.state + self.process + self.step * images // self.images
+        """Return the total, about, where as many or fewer are shown at once."""
+        rest = self.state + self.gradient + self.process
+        return min(self.total, rest + self.step * images // self.at_once)
 
 
 def memory_text(needs: Needs, *, world_size: int) -> str:
@@ -39,34 +45,48 @@ def memory_text(needs: Needs, *, world_size: int) -> str:
     each = f"each of {world_size} workers needs" if world_size > 1 else "needed are"
     return (
         f"{each} about {gib(needs.total)}: weights, Adam and averages {gib(needs.state)}, a step "
-        f"of {needs.images} images {gib(needs.step)}, the program {gib(needs.process)}"
+        f"of {needs.at_once} images at once {gib(needs.step)}, the program {gib(needs.process)}"
     )
 
 
-def lack_text(config: RunConfig, needs: Needs, room: int | None, *, is_card: bool) -> str | None:
+def lack_text(
+    needs: Needs, room: int | None, *, recomputed: Callable[[], Needs], is_card: bool
+) -> str | None:
     """Return what to do where the memory will not do; None: it will, or is not known.
 
     Args:
-        config: of the run.
         needs: of one worker.
         room: bytes that there are for one worker.
-        is_card: whether they are a card's.
+        recomputed: returns the needs with compute.checkpoint_activations=true; called where more
+            images than one at a time do not fit without.
+        is_card: whether the room is a card's.
     """
     if room is None or needs.total <= room:
         return None
     where = "the card has" if is_card else "the machine has, for each worker,"
-    workers = config.train.global_batch_size // needs.images
-    divisors = [n for n in range(1, needs.images) if needs.images % n == 0]
-    fitting = [n for n in divisors if needs.with_images(n) <= room]
     said = f"a training needs about {gib(needs.total)} and {where} {gib(room)}"
-    if not fitting:
-        return (
-            f"{said}; even with one image at a time it needs {gib(needs.with_images(1))}: take a "
-            "smaller --scale or --size (of another recipe: smaller keys of model)"
-        )
+    if (size := _fitting(needs, room, least=2)) is not None:
+        return f"{said}; {_pieces(needs, size)}"
+    needs, key = recomputed(), "--set compute.checkpoint_activations=true"
+    if needs.total <= room:
+        return f"{said}; with {key} it needs {gib(needs.total)}"
+    if (size := _fitting(needs, room, least=1)) is not None:
+        return f"{said}; with {key} {_pieces(needs, size).removeprefix('with ')}"
     return (
-        f"{said}; with --set train.global_batch_size={max(fitting) * workers} it needs "
-        f"{gib(needs.with_images(max(fitting)))}"
+        f"{said}; even with one image at a time it needs {gib(needs.with_images(1))}: take a "
+        "smaller --scale or --size (of another recipe: smaller keys of model)"
+    )
+
+
+def _fitting(needs: Needs, room: int, *, least: int) -> int | None:
+    """Return the largest number of images at once, of equal pieces of the batch, that fits."""
+    sizes = (n for n in range(needs.at_once - 1, least - 1, -1) if needs.images % n == 0)
+    return next((n for n in sizes if needs.with_images(n) <= room), None)
+
+
+def _pieces(needs: Needs, size: int) -> str:
+    return (
+        f"with --set compute.micro_batch_size={size} it needs about {gib(needs.with_images(size))}"
     )
 
 

@@ -15,8 +15,8 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.training.loop import Training
 from ddpm_core.training.trainee import Trainee
 
-_ENOUGH, _ENOUGH_S = 8, 2.0
-"""steps, or their seconds"""
+_ENOUGH, _FEW, _ENOUGH_S = 8, 3, 2.0
+"""steps; or a few, if they take as many seconds"""
 
 
 class FirstSteps:
@@ -63,6 +63,7 @@ class FirstSteps:
             self._is_first = False
             return
         self._seconds.append(self._now() - begin)
-        if len(self._seconds) >= _ENOUGH or sum(self._seconds) >= _ENOUGH_S:
+        num_timed, timed_s = len(self._seconds), sum(self._seconds)
+        if num_timed >= _ENOUGH or (num_timed >= _FEW and timed_s >= _ENOUGH_S):
             self._is_done = True
             self._said(step + 1, statistics.median(self._seconds))

@@ -2,16 +2,19 @@
 
 The network is called on tensors without values (FakeTensorMode): every tensor that forward and
 backward make is counted as it comes and goes, so that the peak is the true one to the byte, but for
-what libraries take inside one operation.
+what libraries take inside one operation. The tensors of a GPU are counted as those of a CPU, under
+the rules by which a GPU's autocast chooses their types.
 """
 
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
-from ddpm_core.config.needs import Needs
-from ddpm_core.inference.build import build_network, uses_bfloat16
+from ddpm_core.config.needs import Needs, lack_text
+from ddpm_core.inference.build import arithmetic_of, build_network
+from ddpm_core.models.recompute import recompute_activations
 
 _WEIGHT = 4
 """bytes: weights, gradient, moments and averages are float32"""
@@ -46,17 +50,35 @@ def needs(config: RunConfig, device: torch.device, *, world_size: int) -> Needs:
     Source of the parts: Rajbhandari et al. 2020, arXiv:1910.02054, section 3; Adam has two moments.
     """
     images = config.train.global_batch_size // world_size
-    adds_up = world_size > 1
-    counted = count(config, device, images=images, adds_up=adds_up)
+    at_once = min(config.compute.micro_batch_size or images, images)
+    counted = count(config, device, images=at_once, adds_up=at_once < images)
     weights = _WEIGHT * config.num_parameters
-    step = counted.peak + weights if adds_up else max(counted.peak, weights)
+    # As `Parallel`: in a vector of all, and else piece by piece, or as the pass makes it.
+    has_vector = world_size > 1 or device.type != "cpu"
+    step = counted.peak + (weights if has_vector or at_once < images else 0)
     return Needs(
         state=weights * (3 + len(averages_of(config.train))),
-        step=step + round(_WITHIN[device.type] * counted.peak),
+        gradient=weights,
+        step=max(step, weights) + round(_WITHIN[device.type] * counted.peak),
         process=_PROCESS[device.type],
         images=images,
-        flops=counted.flops // images,
+        at_once=at_once,
+        flops=counted.flops // at_once,
     )
+
+
+def lack(
+    config: RunConfig, device: torch.device, found: Needs, *, world_size: int, room: int | None
+) -> str | None:
+    """Return what to do where `found` is more than there is room for; None: it is not."""
+
+    def recomputed() -> Needs:
+        if config.model.kind == "mlp":  # which has no blocks
+            return found
+        changes = {"compute.checkpoint_activations": True}
+        return needs(config.replaced(changes), device, world_size=world_size)
+
+    return lack_text(found, room, recomputed=recomputed, is_card=device.type == "cuda")
 
 
 def count(
@@ -71,21 +93,25 @@ def count(
         adds_up: whether the gradient is there already, and the pass adds to it; then it is not
             counted.
     """
-    bfloat16 = uses_bfloat16(config.train.precision, device)
-    with FakeTensorMode(), torch.device(device):
+    dtype = arithmetic_of(config.train.precision, device)
+    with ExitStack() as modes:
+        modes.enter_context(FakeTensorMode())
         network = build_network(config).train()
+        if config.compute.checkpoint_activations:
+            recompute_activations(network)
         for param in network.parameters():
             param.grad = torch.zeros_like(param) if adds_up else None
-        with FlopCounterMode(display=False) as flops, _Alive() as alive:
-            x_t = torch.zeros(images, *config.data.shape)
-            if device.type == "cpu":  # as `Denoising` lays them out
-                x_t = x_t.contiguous(memory_format=torch.channels_last)
-            times = torch.zeros(images, dtype=torch.int64)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                output = network(x_t, times, network.null.repeated(images))
-            loss = output.square().mean()
-            kept = alive.now
-            loss.backward()
+        flops = modes.enter_context(FlopCounterMode(display=False))
+        alive = modes.enter_context(_Alive())
+        if device.type == "cuda":
+            modes.enter_context(_NormsInFloat32())
+        x_t = torch.zeros(images, *config.data.shape).contiguous(memory_format=torch.channels_last)
+        times = torch.zeros(images, dtype=torch.int64)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = network(x_t, times, network.null.repeated(images))
+        loss = output.square().mean()
+        kept = alive.now
+        loss.backward()
     return Counted(kept, alive.peak, flops.get_total_flops())
 
 
@@ -130,3 +156,21 @@ class _Alive(TorchDispatchMode):
 
     def _gone(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
+
+
+class _NormsInFloat32(TorchFunctionMode):
+    """Normalises in float32, as autocast does on a GPU and not on a CPU.
+
+    Source: torch, `autocast_mode.h`, the operations of AT_FORALL_FP32.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401 - torch's
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - of any function
+        if func in (nn.functional.group_norm, nn.functional.layer_norm):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))

@@ -21,9 +21,10 @@ from ddpm_core.cluster import Place
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.needs import Needs
-from ddpm_core.inference.build import build_network, uses_bfloat16
+from ddpm_core.inference.build import arithmetic_of, build_network
+from ddpm_core.models.recompute import recompute_activations
 from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.memory import available, needs
+from ddpm_core.training.memory import available, lack, needs
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.trainee import ADAM
 
@@ -59,6 +60,7 @@ def main() -> None:
     prepared = _Prepared(config, device, found, room)
     first = {
         "needs": asdict(found),
+        "lack": lack(config, device, found, world_size=world_size, room=room),
         "world_size": world_size,
         "room": room,
         "device": device.type,
@@ -102,14 +104,18 @@ class _Prepared:
         self, config: RunConfig, device: torch.device, found: Needs, room: int | None
     ) -> None:
         self._config, self._device, self._found = config, device, found
-        self._bfloat16 = uses_bfloat16(config.train.precision, device)
+        self._dtype = arithmetic_of(config.train.precision, device)
         self._guess_s = found.flops / self._rate()
         most = min(found.images, int(_LONGEST_STEP_S / self._guess_s))
         fitting = (n for n in range(most, 0, -1) if room is None or found.with_images(n) <= room)
         self._images = next(fitting, 0)
         self._holds_weights = room is None or 2 * found.state <= room
         if self._images:
-            changes = {"train.global_batch_size": self._images, "compute.num_workers": 1}
+            changes = {
+                "train.global_batch_size": self._images,
+                "compute.num_workers": 1,
+                "compute.micro_batch_size": min(self._images, found.at_once),
+            }
             alone = Parallel(Place(rank=0, world_size=1, device=device))
             self._training = Denoising(config.replaced(changes), alone)
             shape = (self._images, *config.data.shape)
@@ -153,6 +159,9 @@ class _Prepared:
 
         return self._seconds(update)
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+
     def _rate(self) -> float:
         """Return the operations per second of a convolution as in the middle of a network."""
         images, layer = (1 if self._device.type == "cpu" else 64), nn.Conv2d(128, 128, 3, padding=1)
@@ -160,7 +169,7 @@ class _Prepared:
         x.requires_grad_()
 
         def both() -> None:
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            with self._autocast():
                 layer(x).sum().backward()
 
         self._seconds(both)
@@ -178,11 +187,13 @@ class _Prepared:
         ):
             halvings += 1
         unet = build_network(self._config).train().to(self._device)
+        if self._config.compute.checkpoint_activations:
+            recompute_activations(unet)
         x = torch.zeros(1, shape[0], *(one >> halvings for one in shape[1:]), device=self._device)
         given = unet.null.to(self._device)
 
         def both() -> None:
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            with self._autocast():
                 output = unet(x, torch.zeros(1, dtype=torch.int64, device=self._device), given)
             output.square().mean().backward()
 

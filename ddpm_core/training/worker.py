@@ -9,7 +9,7 @@ from typing import Any
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import has_snapshot, powers_of
-from ddpm_core.config.needs import lack_text, memory_text, rate_text, speed_text
+from ddpm_core.config.needs import memory_text, rate_text, speed_text
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.inference.replay import off_the_default_stream
 from ddpm_core.loading.batches import Batches
@@ -276,10 +276,10 @@ class _Host:
     def _say_memory(self, start: int) -> None:
         """Show what a step takes, before the first one may find that there is not as much."""
         config, device = self._config, self._parallel.device
-        needs = memory.needs(config, device, world_size=self._parallel.world_size)
-        room = memory.available(device)
-        self._show(start, memory_text(needs, world_size=self._parallel.world_size))
-        lack = lack_text(config, needs, room, is_card=device.type == "cuda")
+        world_size, room = self._parallel.world_size, memory.available(device)
+        needs = memory.needs(config, device, world_size=world_size)
+        self._show(start, memory_text(needs, world_size=world_size))
+        lack = memory.lack(config, device, needs, world_size=world_size, room=room)
         if lack is not None:
             _log.warning("%s%s", WARNING, lack)
 

@@ -1,5 +1,7 @@
 """What a training needs, in words: numbers, and what to do where a machine has less."""
 
+from dataclasses import replace
+
 import pytest
 
 from ddpm_core.config.needs import Needs, gib, lack_text, memory_text, speed_text, time_text
@@ -7,8 +9,17 @@ from ddpm_core.recipes import recipe
 from ddpm_core.recipes.sizes import sized
 
 GIB = 2**30
-# A batch of 64: half a GiB for each image.
-NEEDS = Needs(state=2 * GIB, step=32 * GIB, process=GIB // 2, images=64, flops=10**12)
+# Half a GiB for each image of a batch of 64.
+NEEDS = Needs(
+    state=2 * GIB,
+    gradient=GIB,
+    step=32 * GIB,
+    process=GIB // 2,
+    images=64,
+    at_once=64,
+    flops=10**12,
+)
+FRUGAL = replace(NEEDS, step=8 * GIB)
 
 
 def config_of(**changes):
@@ -16,13 +27,13 @@ def config_of(**changes):
     return recipe("images").replaced({**sized(256, "S"), "data.source": "/photos", **given})
 
 
-def test_the_parts_add_up_and_a_smaller_batch_takes_less():
-    """Catches: weights that shrink with the batch."""
+def test_the_parts_add_up_and_fewer_images_take_less():
+    """Catches: weights that shrink with the batch, and a gradient that pieces add to left out."""
     assert NEEDS.total == 34.5 * GIB
-    assert NEEDS.with_images(16) == 10.5 * GIB
+    assert NEEDS.with_images(16) == 11.5 * GIB
     text = memory_text(NEEDS, world_size=2)
     assert text.startswith("each of 2 workers needs about 34 GiB: ")
-    assert "a step of 64 images 32 GiB" in text
+    assert "a step of 64 images at once 32 GiB" in text
 
 
 @pytest.mark.parametrize(
@@ -32,25 +43,30 @@ def test_the_parts_add_up_and_a_smaller_batch_takes_less():
         (35 * GIB, None),
         (
             24 * GIB,
-            "about 34 GiB and the card has 24 GiB; with --set train.global_batch_size=32 it",
+            "34 GiB and the card has 24 GiB; with --set compute.micro_batch_size=32 it",
         ),
-        (11 * GIB, "--set train.global_batch_size=16 it needs 10 GiB"),
-        (GIB, "even with one image at a time it needs 3 GiB: take a smaller --scale or --size"),
+        (12 * GIB, "; with --set compute.micro_batch_size=16 it needs about 12 GiB"),
+        (
+            4.4 * GIB,
+            "activations=true --set compute.micro_batch_size=4 it needs about 4",
+        ),
+        (3.9 * GIB, "=true --set compute.micro_batch_size=2 it needs about 3.8 GiB"),
+        (GIB, "even with one image at a time it needs 3.6 GiB: take a smaller --scale or --size"),
     ],
 )
 def test_a_card_that_is_too_small_is_told_what_fits(room, part):
     """Catches: an end after minutes, "out of memory", and a remedy that does not fit either."""
-    said = lack_text(config_of(), NEEDS, room, is_card=True)
+    said = lack_text(NEEDS, room, recomputed=lambda: FRUGAL, is_card=True)
     assert (said is None) == (part is None)
     assert part is None or part in said
 
 
-def test_the_batch_that_fits_is_that_of_all_workers():
-    """Catches: the batch of one worker given as that of all."""
-    config = config_of(compute__num_workers=2, train__global_batch_size=128)
-    said = lack_text(config, NEEDS, 24 * GIB, is_card=False)
-    assert "--set train.global_batch_size=64 " in said
-    assert "the machine has, for each worker, 24 GiB" in said
+def test_activations_are_recomputed_where_pieces_do_not_do():
+    """Catches: two keys where one is enough, and pieces of one image where blocks would do."""
+    large = replace(NEEDS, images=2, at_once=2)
+    said = lack_text(large, 20 * GIB, recomputed=lambda: FRUGAL, is_card=False)
+    assert said.endswith("with --set compute.checkpoint_activations=true it needs 10 GiB")
+    assert "the machine has, for each worker, 20 GiB" in said
 
 
 def test_speed_is_in_images_and_the_time_is_that_of_the_steps_that_are_left():

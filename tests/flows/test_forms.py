@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ddpm_core.cli import parse_overrides
 from ddpm_core.config.run import RUN_NAME_PATTERN
 from ddpm_core.recipes import RECIPES, recipe
+from ddpm_core.recipes.sizes import sized
 from ddpm_core.runs.run import configure, open_run
 from flows import plan
 
@@ -45,7 +46,7 @@ def test_every_stage_is_a_flow_where_prefect_looks_for_it(entrypoint, monkeypatc
         names[attribute] = flow.name
         assert flow.fn.__name__ == attribute
         assert list(flow.parameters.properties) == [
-            "recipe", "root", "run", "overrides", "ray_address",
+            "recipe", "root", "run", "overrides", "ray_address", "size", "scale",
         ]  # fmt: skip
     assert names.pop("shard_dataset") == "shard-dataset"
     assert all(attribute == name for attribute, name in names.items())
@@ -65,6 +66,30 @@ def test_form_takes_every_key_as_it_is(name):
     validate(sent, train_ddpm.parameters.model_dump_for_openapi(), raise_on_error=True)
     taken = train_ddpm.validate_parameters(sent)["overrides"]
     assert json.dumps(taken) == json.dumps(overrides)
+
+
+def test_dials_are_parameters_and_arrive_as_ordinary_keys(monkeypatch):
+    """Catches: a size of the form that trains 32x32, a wrong one that Prefect's form takes, and a
+    dial that wins over the overrides.
+    """
+    from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+    from flows import paper, train_ddpm
+
+    sent = {"recipe": "images", "size": 128, "scale": "M", "overrides": {"train.num_steps": 7}}
+    given = {**sized(128, "M"), "train.num_steps": 7}
+    for module, flow in ((train_ddpm, train_ddpm.train_ddpm), (paper, paper.paper)):
+        schema = flow.parameters.model_dump_for_openapi()
+        validate(sent, schema, raise_on_error=True)
+        for wrong in ({"size": 65}, {"scale": "XL"}, {"size": "64"}):
+            with pytest.raises(ValidationError):
+                validate(sent | wrong, schema, raise_on_error=True)
+        seen = []
+        monkeypatch.setattr(
+            module, "run_all", lambda *parameters, seen=seen: seen.append(parameters)
+        )
+        flow.fn(**flow.validate_parameters(sent))
+        assert seen[0][4] == given
 
 
 @pytest.mark.parametrize("labels", [["cat", "dog"], ["3"], [3, "3", "cat"], [3], [1, 0]], ids=str)

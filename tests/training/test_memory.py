@@ -5,7 +5,7 @@ import torch
 
 from ddpm_core.inference.build import build_network
 from ddpm_core.recipes.small import digits_dit
-from ddpm_core.training.memory import _Alive, available, count, needs
+from ddpm_core.training.memory import _Alive, available, count, lack, needs
 from tests.training.small import CPU, small_config
 
 IMAGES = 5
@@ -67,10 +67,37 @@ def test_a_worker_holds_weights_moments_averages_and_a_step():
     weights = 4 * config.num_parameters
     assert one.state == two.state == weights * (1 + 2 + 3)
     assert (one.images, two.images) == (12, 6)
-    half = count(config, CPU, images=6, adds_up=True)
+    half = count(config, CPU, images=6)
     assert two.step == half.peak + round(0.3 * half.peak) + weights
     assert one.flops == two.flops
     assert one.total == one.state + one.step + one.process
+
+
+def test_micro_batches_and_recomputed_activations_are_counted():
+    """Catches: keys that save memory and change no estimate, and the gradient forgotten that the
+    second piece adds to.
+    """
+    config = small_config(train__global_batch_size=24)
+    pieces = config.replaced({"compute.micro_batch_size": 6})
+    frugal = config.replaced({"compute.checkpoint_activations": True})
+    whole, six, again = (needs(one, CPU, world_size=1) for one in (config, pieces, frugal))
+    added = count(pieces, CPU, images=6, adds_up=True)
+    assert six.step == added.peak + round(0.3 * added.peak) + six.gradient
+    assert (six.images, six.at_once, whole.at_once) == (24, 6, 24)
+    guessed = whole.with_images(6)
+    assert guessed - whole.process == pytest.approx(six.total - six.process, rel=0.05)
+    assert guessed < whole.total
+    assert count(frugal, CPU, images=24).kept < 0.7 * count(config, CPU, images=24).kept
+    assert again.step < whole.step
+    said = lack(config, CPU, whole, world_size=1, room=whole.total - 1)
+    assert "with --set compute.micro_batch_size=12 it needs about" in said
+
+
+def test_norms_are_in_float32_on_a_gpu():
+    """Catches: a GPU's activations in bfloat16 alone, two thirds of what autocast keeps there."""
+    config = small_config(model__base_channels=32, train__precision="bfloat16")
+    on_cpu, on_card = (count(config, torch.device(one), images=8) for one in ("cpu", "cuda"))
+    assert on_card.kept > 1.2 * on_cpu.kept
 
 
 def test_in_bfloat16_a_step_takes_less():

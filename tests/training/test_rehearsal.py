@@ -71,7 +71,16 @@ def test_a_large_network_is_judged_by_a_smaller_image(monkeypatch):
 
 
 ANSWER = {
-    "needs": {"state": 2**30, "step": 2**30, "process": 0, "images": 6, "flops": 10**9},
+    "needs": {
+        "state": 2**30,
+        "gradient": 0,
+        "step": 2**30,
+        "process": 0,
+        "images": 6,
+        "at_once": 6,
+        "flops": 10**9,
+    },
+    "lack": None,
     "world_size": 2,
     "room": 2**30,
     "device": "cpu",
@@ -79,14 +88,14 @@ ANSWER = {
 
 
 def test_the_slowest_worker_and_the_least_memory_are_said():
-    """Catches: the mean of the workers, of which each step waits for the last; a machine that is
-    too small without a word; the update counted once for each image.
+    """Catches: the mean of the workers, for the last of which each step waits; a lack of memory
+    that is not passed on; the update counted once for each image.
     """
     speeds = [{"update_s": 1.0, "image_s": one, "images": 6} for one in (0.5, 2.0)]
     config = small_config(compute__num_workers=2, train__num_steps=100)
-    memory, lack, time = rehearse._lines(config, ANSWER, speeds)
+    memory, lack, time = rehearse._lines(config, ANSWER | {"lack": "too little"}, speeds)
     assert memory.endswith("; this machine has 2 GiB")
-    assert lack.startswith("warning: a training needs about 2 GiB and the machine has, for each")
+    assert lack == "warning: too little"
     assert time.startswith("time: 0.92 images/s, about 22 min for 100 steps of 12, measured")
     speeds[0]["images"] = 0
     assert "estimated by a smaller image" in rehearse._lines(config, ANSWER, speeds)[-1]
@@ -120,13 +129,13 @@ def test_the_first_steps_are_timed_once_and_change_nothing():
     plain, timed = (rehearsal.Denoising(config, Parallel(ALONE)) for _ in range(2))
     wrapped = FirstSteps(timed, CPU, lambda *given: said.append(given), now=tick)
     images = torch.zeros(12, *config.data.shape, dtype=torch.uint8)
-    for step in range(4):
+    for step in range(6):
         for one in (plain, wrapped):
             one.step(step, images, rehearsal.Conditioning())
     assert len(said) == 1
     (step, step_s), *_ = said
-    assert step == 2
-    assert step_s == 2
+    assert step == 4
+    assert step_s == 4  # of 2, 4 and 6
     pairs = zip(plain.network.parameters(), timed.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert wrapped.trainee is timed.trainee
