@@ -29,9 +29,6 @@ def examine(root: str) -> None:
 
 def _all(root: str) -> Iterator[Finding]:
     yield from machine.examined()
-    from ddpm_core.doctor import fits  # with it comes torch, which has its own line
-
-    yield fits.examined()
     store: Store | None = None
     try:
         store = open_store(root)

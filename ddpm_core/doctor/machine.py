@@ -33,6 +33,9 @@ def examined() -> Iterator[Finding]:
         yield _shared_memory(shutil.disk_usage(_SHM).total)
     yield _descriptors(*resource.getrlimit(resource.RLIMIT_NOFILE))
     yield _torch()
+    from ddpm_core.doctor import fits  # with it comes torch
+
+    yield fits.examined()
 
 
 def _python(found: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Finding:

@@ -73,8 +73,9 @@ def lack(
     """Return what to do where `found` is more than there is room for; None: it is not."""
 
     def recomputed() -> Needs:
-        if config.model.kind == "mlp":  # which has no blocks
-            return found
+        compute = config.compute
+        if config.model.kind == "mlp" or compute.compile or compute.cuda_graphs:
+            return found  # no blocks, or none that may be computed again
         changes = {"compute.checkpoint_activations": True}
         return needs(config.replaced(changes), device, world_size=world_size)
 

@@ -173,6 +173,10 @@ def test_progress_is_reported_for_people_and_for_the_flow(store, trackers, capsy
     lines = [
         parse(line, STAGES) for line in capsys.readouterr().out.splitlines() if "train " in line
     ]
+    # After as many steps as take their time; each of the others says it too.
+    (speed,) = [line for line in lines if line.note.startswith("measured: ")]
+    assert "images/s, about" in speed.note
+    lines.remove(speed)
     assert [(line.done, line.total, line.unit) for line in lines] == [
         (0, 20, "steps"),
         (4, 20, "steps"),
