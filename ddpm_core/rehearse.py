@@ -25,18 +25,20 @@ def rehearsed(config: RunConfig) -> list[str]:
     compute = config.compute
     count = max(1, min(compute.num_workers, machine.cores() // compute.cpus_per_worker))
     workers = [_started(compute.cpus_per_worker) for _ in range(count)]
-    limit = threading.Timer(_LIMIT_S, lambda: [one.kill() for one in workers])
+    limit = threading.Timer(_LIMIT_S, _end, [workers])
     limit.start()
     try:
         asked = {"config": config.model_dump(mode="json")}
         prepared = _answers(workers, [asked] * count)
         on_card = prepared[0] is not None and prepared[0]["device"] == "cuda"
         timed = workers[:1] if on_card else workers
-        speeds = _answers(timed, [None] * len(timed)) if None not in prepared else [None]
+        speeds: list[dict[str, Any] | None] = [None]
+        if None not in prepared:
+            speeds = _answers(timed, [None] * len(timed))
     finally:
         limit.cancel()
+        _end(workers)
         for one in workers:
-            one.kill()
             one.communicate()
     return _lines(config, prepared[0], speeds)
 
@@ -50,6 +52,11 @@ def _started(num_threads: int) -> "subprocess.Popen[str]":
         stderr=subprocess.DEVNULL,
         text=True,
     )
+
+
+def _end(workers: list["subprocess.Popen[str]"]) -> None:
+    for one in workers:
+        one.kill()
 
 
 def _answers(workers: list[Any], asked: list[Any]) -> list[dict[str, Any] | None]:

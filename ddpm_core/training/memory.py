@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from ddpm_core import machine
 from ddpm_core.config import RunConfig
@@ -100,12 +99,11 @@ def count(
         network = build_network(config).train()
         if config.compute.checkpoint_activations:
             recompute_activations(network)
+        if device.type == "cuda":
+            _normalise_in_float32(network)
         for param in network.parameters():
             param.grad = torch.zeros_like(param) if adds_up else None
-        flops = modes.enter_context(FlopCounterMode(display=False))
         alive = modes.enter_context(_Alive())
-        if device.type == "cuda":
-            modes.enter_context(_NormsInFloat32())
         x_t = torch.zeros(images, *config.data.shape).contiguous(memory_format=torch.channels_last)
         times = torch.zeros(images, dtype=torch.int64)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -113,7 +111,7 @@ def count(
         loss = output.square().mean()
         kept = alive.now
         loss.backward()
-    return Counted(kept, alive.peak, flops.get_total_flops())
+    return Counted(kept, alive.peak, alive.flops)
 
 
 def available(device: torch.device) -> int | None:
@@ -126,11 +124,14 @@ def available(device: torch.device) -> int | None:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made within the block, until they are gone."""
+    """Counts the bytes of all tensors that are made within the block, until they are gone.
+
+    And the operations: torch's own counter of them keeps tensors that are computed again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.peak = 0, 0
+        self.now, self.peak, self.flops = 0, 0, 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -141,6 +142,9 @@ class _Alive(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - of any operation
         made = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(getattr(func, "overloadpacket", None))
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=made)
         for one in tree_leaves(made):
             if isinstance(one, Tensor):
                 self._add(one.untyped_storage())
@@ -159,19 +163,11 @@ class _Alive(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
-class _NormsInFloat32(TorchFunctionMode):
-    """Normalises in float32, as autocast does on a GPU and not on a CPU.
+def _normalise_in_float32(network: nn.Module) -> None:
+    """Have a network normalise in float32, as autocast does on a GPU and not on a CPU.
 
     Source: torch, `autocast_mode.h`, the operations of AT_FORALL_FP32.
     """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,  # noqa: ANN401 - torch's
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - of any function
-        if func in (nn.functional.group_norm, nn.functional.layer_norm):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
