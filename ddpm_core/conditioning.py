@@ -58,6 +58,9 @@ class Conditioning:
     known: Known | None = None
     """the part of each image that is known, its mask (b, 1, h, w); a mask that is False everywhere
     is the null. Guidance does not drop it, and no data set holds it: training draws it"""
+    augment: Tensor | None = None
+    """(b, 9) float32: how each image was transformed, see `training.augmentation`; zeros are the
+    null, with which images are drawn and measured. Training alone draws others"""
 
     @property
     def parts(self) -> frozenset[str]:
@@ -121,6 +124,9 @@ class Conditioning:
         whole: Conditioning = together(lambda tensors: function(tensors[0]), [self])
         return whole
 
+
+AUGMENT_NUMBERS = 9
+"""that say how an image was transformed"""
 
 NOTHING = Conditioning()
 """of an unconditional network"""

@@ -79,7 +79,9 @@ def read_weights(
             "begin another run from theirs"
         )
     if source.endswith(".npz"):
-        return _from_npz(source, recipe_name, root, {"train.num_steps": 1, **changes}, run)
+        return _from_npz(
+            source, recipe_name, root, {"train.num_steps": 1, "train.augment": 0.0, **changes}, run
+        )
     return _from_folder(source, recipe_name, root, changes, run)
 
 
@@ -174,6 +176,7 @@ def _from_folder(
         "train.num_steps": 1,
         "train.loss": "hybrid" if learned else "simple",
         "train.weighting": "none",
+        "train.augment": 0.0,
     }
     home, config = configure(
         recipe_name, root=root, run=run, changes={**sections, **train, **changes}

@@ -24,6 +24,7 @@ Purpose = Literal[
     "flip",
     "drop.label",
     "known",
+    "augment",
     "edit",
     "dropout",
     "sample_init",

@@ -115,6 +115,23 @@ def _bumps_are_of_steps(config: "RunConfig") -> None:
         )
 
 
+def _augmented_are_images(config: "RunConfig") -> None:
+    given, data = f"train.augment={config.train.augment}", config.data
+    if not config.train.augment:
+        return
+    if not config.model.time_features or config.diffusion.kind == "binomial":
+        raise ValueError(
+            f"{given} turns and moves images and tells the network so, for which there are "
+            f"model.kind=unet and dit on Gaussian noise, not model.kind={config.model.kind} with "
+            f"diffusion.kind={config.diffusion.kind}; leave train.augment out"
+        )
+    if min(data.height, data.width) < 2:
+        raise ValueError(
+            f"{given} continues images by reflection, and with data.height={data.height}, "
+            f"data.width={data.width} there is none; leave train.augment out"
+        )
+
+
 def _fourier_features_are_of_sigma(config: "RunConfig") -> None:
     kind, embedding = config.diffusion.kind, getattr(config.model, "time_embedding", None)
     if embedding == "fourier" and kind not in ("ve", "edm"):
@@ -250,6 +267,7 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _labels_are_there,
     _bits_go_together,
     _bumps_are_of_steps,
+    _augmented_are_images,
     _fourier_features_are_of_sigma,
     _flow_is_measured_in_continuous_time,
     _objective_is_possible,

@@ -93,6 +93,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "start_optimiser": "fresh",
         "learning_rate_schedule": "constant",
         "earlier": (),
+        "augment": 0.0,
     },
     "sample": {
         "labels": "balanced",

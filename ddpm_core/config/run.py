@@ -20,6 +20,7 @@ from ddpm_core.config.explain import explain
 from ddpm_core.config.kinds import Kinds, kinds_of, shared_keys, with_kinds
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig, UNetConfig
+from ddpm_core.config.model.network import AUGMENT_NUMBERS
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.section import Section, Uncounted
 from ddpm_core.config.train import TrainConfig
@@ -65,11 +66,16 @@ class RunConfig(Section):
     def num_parameters(self) -> int:
         """Parameters of the network, as torch builds it."""
         rows = 0 if self.num_classes is None else self.num_classes + 1
-        return rows * self.model.row_size + self.model.num_parameters(
-            in_channels=self.data.channels,
-            out_channels=self.out_channels,
-            height=self.data.height,
-            width=self.data.width,
+        of_augment = AUGMENT_NUMBERS * self.model.time_features if self.train.augment else 0
+        return (
+            of_augment
+            + rows * self.model.row_size
+            + self.model.num_parameters(
+                in_channels=self.data.channels,
+                out_channels=self.out_channels,
+                height=self.data.height,
+                width=self.data.width,
+            )
         )
 
     @property

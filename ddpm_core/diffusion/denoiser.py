@@ -90,11 +90,15 @@ class NetworkDenoiser:
 
         Args:
             conditioning: of each image of the batches it will be called with, or one row for all.
-                Without `known`, as much is known of them as before.
+                Without `known`, as much is known of them as before; so it is of `augment`.
         """
-        if conditioning.known is None:
-            conditioning = replace(conditioning, known=self.conditioning.known)
-        return replace(self, conditioning=conditioning)
+        own = self.conditioning
+        kept = replace(
+            conditioning,
+            known=own.known if conditioning.known is None else conditioning.known,
+            augment=own.augment if conditioning.augment is None else conditioning.augment,
+        )
+        return replace(self, conditioning=kept)
 
     def knowing(self, known: Known) -> "NetworkDenoiser":
         """Return the denoiser of images of which this is known, if its network is given that."""
@@ -104,7 +108,7 @@ class NetworkDenoiser:
 
     def given_nothing(self) -> "NetworkDenoiser":
         """Return the denoiser of images of which nothing is said, but what is known of them."""
-        return self.given(replace(self.null, known=None))
+        return self.given(Conditioning(label=self.null.label))
 
     def predict(self, x_t: Images, t: Times) -> Prediction:
         """Return what the network predicts: one call.

@@ -15,6 +15,7 @@ from ddpm_core.config import DiTConfig, MLPConfig, RunConfig, UNetConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import dit_config, unet_config
 from ddpm_core.models import dit_interop, interop
+from ddpm_core.models.fit import SILENT_LAYERS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def write_network(config: RunConfig) -> Written:
 
 
 def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return our weights by diffusers' names."""
+    """Return our weights by diffusers' names, without layers that add nothing to what is drawn."""
+    weights = {k: value for k, value in weights.items() if not k.startswith(SILENT_LAYERS)}
     match config.model:
         case UNetConfig():
             return interop.to_diffusers(weights)

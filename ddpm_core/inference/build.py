@@ -1,6 +1,7 @@
 """From a configuration to what training, sampling and evaluation share."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -61,6 +62,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_groups=model.num_groups,
                 num_classes=config.num_classes,
                 takes_known=model.known,
+                takes_augment=config.train.augment > 0,
                 fourier=model.time_embedding == "fourier",
                 generator=generator,
             )
@@ -75,6 +77,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_heads=model.num_heads,
                 num_classes=config.num_classes,
                 takes_known=model.known,
+                takes_augment=config.train.augment > 0,
                 generator=generator,
             )
         case MLPConfig() as model:
@@ -256,7 +259,7 @@ def build_denoiser(
         build_schedule(config),
         prediction=diffusion.prediction,
         variance=diffusion.variance,
-        conditioning=Conditioning(known=null.known),
+        conditioning=replace(null, label=None),
         null=null,
     )
 

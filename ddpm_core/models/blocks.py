@@ -15,7 +15,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, Known
 from ddpm_core.models.recompute import Recomputable
 
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear | None)
@@ -86,18 +86,24 @@ class Table(nn.Embedding):
         """Left to `initialise`: here there is no generator."""
 
 
-def null_of(num_classes: int | None, *, known_channels: int | None = None) -> Conditioning:
+def null_of(
+    num_classes: int | None, *, known_channels: int | None = None, takes_augment: bool = False
+) -> Conditioning:
     """Return the conditioning of one image that says nothing.
 
     Args:
         num_classes: whose labels the network takes; None: it takes none.
         known_channels: of the images of which it takes the known part; None: it takes none.
+        takes_augment: whether it takes how images were transformed.
     """
     label = None if num_classes is None else torch.tensor([num_classes])
-    if known_channels is None:
-        return NOTHING if label is None else Conditioning(label=label)
-    nothing = torch.zeros(1, known_channels, 1, 1)
-    return Conditioning(label=label, known=Known(nothing, nothing[:, :1] > 0))
+    augment = torch.zeros(1, AUGMENT_NUMBERS) if takes_augment else None
+    known = None
+    if known_channels is not None:
+        nothing = torch.zeros(1, known_channels, 1, 1)
+        known = Known(nothing, nothing[:, :1] > 0)
+    null = Conditioning(label=label, known=known, augment=augment)
+    return null if null.parts else NOTHING
 
 
 def known_channels_of(known: Known, like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
@@ -188,7 +194,7 @@ def fourier_features(t: Real[Tensor, " b"], num_frequencies: int) -> Float[Tenso
 class TimeEmbedding(nn.Module):
     """Sines and cosines of the time, and two layers; the result has passed the swish of the blocks.
 
-    What else is embedded in a vector is added before that swish.
+    What else is embedded in a vector is added before that swish, or before the two layers.
 
     Args:
         base_channels: as many as there are sines and cosines of a timestep.
@@ -202,10 +208,14 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = Linear(4 * base_channels, 4 * base_channels)
 
     def forward(
-        self, t: Real[Tensor, " b"], other: Float[Tensor, "b e"] | None = None
+        self,
+        t: Real[Tensor, " b"],
+        other: Float[Tensor, "b e"] | None = None,
+        before: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b e"]:
         embed = fourier_features if self.fourier else timestep_embedding
         embedding = embed(t, self.base_channels).to(self.linear_1.weight.dtype)
+        embedding = embedding if before is None else embedding + before
         # Every residual block begins with a swish of this; once is enough.
         hidden = F.silu(self.linear_1(embedding))
         embedded: Tensor = self.linear_2(hidden)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_core.conditioning import NOTHING, Conditioning, require_accepted
+from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, require_accepted
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import (
     NORM_EPS,
@@ -93,9 +93,12 @@ class TimeMLP(nn.Module):
         self.linear_1 = Linear(TIME_FEATURES, hidden_size)
         self.linear_2 = Linear(hidden_size, hidden_size)
 
-    def forward(self, t: Real[Tensor, " b"]) -> Float[Tensor, "b d"]:
+    def forward(
+        self, t: Real[Tensor, " b"], before: Float[Tensor, "b f"] | None = None
+    ) -> Float[Tensor, "b d"]:
         features = timestep_embedding(t, TIME_FEATURES).roll(TIME_FEATURES // 2, dims=1)
-        hidden = F.silu(self.linear_1(features.to(self.linear_1.weight.dtype)))
+        features = features.to(self.linear_1.weight.dtype)
+        hidden = F.silu(self.linear_1(features if before is None else features + before))
         embedding: Tensor = self.linear_2(hidden)
         return embedding
 
@@ -155,6 +158,7 @@ class DiT(nn.Module):
         num_heads: heads of every attention.
         num_classes: as of `UNet`.
         takes_known: as of `UNet`.
+        takes_augment: as of `UNet`.
         generator: CPU generator from which the initial weights are drawn.
 
     Raises:
@@ -175,10 +179,15 @@ class DiT(nn.Module):
         num_heads: int,
         num_classes: int | None = None,
         takes_known: bool = False,
+        takes_augment: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.null = null_of(num_classes, known_channels=in_channels if takes_known else None)
+        self.null = null_of(
+            num_classes,
+            known_channels=in_channels if takes_known else None,
+            takes_augment=takes_augment,
+        )
         """of one image: the value of each part that says nothing"""
         self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
@@ -200,6 +209,8 @@ class DiT(nn.Module):
         known_area = (in_channels + 1) * area
         further = Linear(known_area, hidden_size, bias=False) if takes_known else None
         self.patch_known = begun_at_zero(further)
+        augment = Linear(AUGMENT_NUMBERS, TIME_FEATURES, bias=False) if takes_augment else None
+        self.augment_embed = begun_at_zero(augment)
 
     @torch.no_grad()
     def _begin_embedding(self, generator: torch.Generator) -> None:
@@ -233,7 +244,9 @@ class DiT(nn.Module):
                 f"are those of {self.image_size[0]}x{self.image_size[1]}; give such images"
             )
         # What every modulation begins with; once is enough.
-        embedding = self.time_embed(t)
+        layer = self.augment_embed
+        augment = None if layer is None else layer(conditioning.augment)
+        embedding = self.time_embed(t, augment)
         if self.class_embed is not None:
             embedding = embedding + self.class_embed(conditioning.label)
         embedding = F.silu(embedding)

@@ -16,8 +16,10 @@ from ddpm_core.errors import CheckpointError
 
 CLASS_ROWS = "class_embed.weight"
 """the learned row of each class, and last that of no class; added to the embedding of the time"""
-ADDED_LAYERS = ("class_embed.", "conv_known.", "patch_known.")
+ADDED_LAYERS = ("class_embed.", "conv_known.", "patch_known.", "augment_embed.")
 """how the names of layers begin whose outputs are added to what a network without them computes"""
+SILENT_LAYERS = ("augment_embed.",)
+"""of those the ones that add nothing where images are drawn: without them the same are"""
 _SHOWN = 5
 
 
@@ -54,7 +56,11 @@ def fit(
             misfits.append(f"{name}: {_size(found)} there, {_size(tensor)} here")
         else:
             fitted[name] = found.to(torch.float32)
-    misfits += [f"{name}: {_size(weights[name])} there, not here" for name in weights.keys() - like]
+    misfits += [
+        f"{name}: {_size(weights[name])} there, not here"
+        for name in weights.keys() - like
+        if not name.startswith(SILENT_LAYERS)
+    ]
     if misfits:
         more = f"\n  and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
         raise CheckpointError(

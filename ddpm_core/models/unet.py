@@ -17,7 +17,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_core.conditioning import NOTHING, Conditioning, require_accepted
+from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, require_accepted
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import (
     NEAR_ZERO,
@@ -25,6 +25,7 @@ from ddpm_core.models.blocks import (
     Attention,
     Conv,
     Downsample,
+    Linear,
     Norm,
     ResBlock,
     Table,
@@ -150,6 +151,7 @@ class UNet(nn.Module):
             num_classes; None: it takes no label.
         takes_known: whether it takes what is known of the images. The weights of that begin at 0,
             so that it begins as the exact network without, and all others have the same names.
+        takes_augment: whether it takes how its images were transformed; likewise.
         fourier: whether its times are no code indices but log sigma, see `fourier_features`.
         generator: CPU generator from which the initial weights are drawn.
 
@@ -171,11 +173,16 @@ class UNet(nn.Module):
         num_groups: int,
         num_classes: int | None = None,
         takes_known: bool = False,
+        takes_augment: bool = False,
         fourier: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.null = null_of(num_classes, known_channels=in_channels if takes_known else None)
+        self.null = null_of(
+            num_classes,
+            known_channels=in_channels if takes_known else None,
+            takes_augment=takes_augment,
+        )
         """of one image: the value of each part that says nothing"""
         self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
@@ -217,6 +224,10 @@ class UNet(nn.Module):
         # Further input channels of `conv_in`, but apart: the sums over the others keep their bits.
         further = Conv(in_channels + 1, base_channels, 3, bias=False) if takes_known else None
         self.conv_known = begun_at_zero(further)
+        # Without bias: of the null, zeros, it adds nothing.
+        time_features = self.time_embed.linear_1.in_features
+        augment = Linear(AUGMENT_NUMBERS, time_features, bias=False) if takes_augment else None
+        self.augment_embed = begun_at_zero(augment)
 
     @property
     def last(self) -> nn.Module:
@@ -244,7 +255,9 @@ class UNet(nn.Module):
                 f"{len(self.down) - 1} times; pad them to multiples of {divisor}"
             )
         rows = None if self.class_embed is None else self.class_embed(conditioning.label)
-        embedding = self.time_embed(t, rows)
+        layer = self.augment_embed
+        augment = None if layer is None else layer(conditioning.augment)
+        embedding = self.time_embed(t, rows, augment)
         h = self.conv_in(x_t)
         if self.conv_known is not None and conditioning.known is not None:
             h = h + self.conv_known(known_channels_of(conditioning.known, x_t))

@@ -28,6 +28,7 @@ from ddpm_core.inference.replay import Record, Replay, recorder
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.models.recompute import recompute_activations
+from ddpm_core.training.augmentation import Augmentation
 from ddpm_core.training.counting import Counts
 from ddpm_core.training.inputs import NUM_QUARTILES, Drawing, Inputs
 from ddpm_core.training.optimiser import Optimiser
@@ -84,6 +85,7 @@ class Denoising:
             positions=positions,
         )
         self._inputs: Inputs | None = None
+        self._augment = Augmentation(config, self._device) if config.train.augment else None
         record: Record[None] | None = recorder(self._device, wanted=compute.cuda_graphs)
         self._differentiated = Replay(self._differentiate, record)
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
@@ -149,6 +151,9 @@ class Denoising:
         if inputs.flipped is not None:
             x_0 = flip(x_0, inputs.flipped)
         conditioning = inputs.conditioning
+        if self._augment is not None and inputs.transform is not None:
+            x_0 = self._augment(x_0, inputs.transform)
+            conditioning = replace(conditioning, augment=inputs.transform.label)
         if inputs.known is not None:
             conditioning = replace(conditioning, known=Known(x_0, inputs.known))
         return self._losses(x_0, inputs.t, inputs.eps, conditioning)

@@ -19,6 +19,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BinomialObjective
 from ddpm_core.diffusion.continuous_objective import ContinuousObjective
 from ddpm_core.diffusion.objective import Objective
+from ddpm_core.training.augmentation import Transform, draw_transform
 from ddpm_core.training.regions import known_regions
 
 NUM_QUARTILES = 4
@@ -32,6 +33,8 @@ class Inputs:
     """(b, c, h, w) uint8 or uint16, as the data set has them"""
     flipped: Tensor | None
     """(b,) bool: whether it is mirrored; None: no image is"""
+    transform: Transform | None
+    """what is done to it then; None: nothing"""
     t: Tensor
     """(b,) the time of each image"""
     quartile: Tensor
@@ -39,7 +42,7 @@ class Inputs:
     eps: Tensor
     """(b, c, h, w) standard normal noise"""
     conditioning: Conditioning
-    """of each image, the null in place of some labels; without what is known"""
+    """of each image, the null in place of some labels; without what is known, and what is done"""
     known: Tensor | None
     """(b, 1, h, w) bool: which pixels the network is shown; None: it takes none"""
 
@@ -83,6 +86,7 @@ class _Drawn:
     """What is drawn for a step, of each image; None where nothing is."""
 
     flipped: Tensor | None
+    transform: Transform | None
     time: Tensor
     """which of the times it has: of a chain the number, else a share of all"""
     eps: Tensor
@@ -138,6 +142,7 @@ class Drawing:
         return Inputs(
             images=images,
             flipped=drawn.flipped,
+            transform=drawn.transform,
             t=t,
             quartile=quartile,
             eps=drawn.eps,
@@ -159,8 +164,12 @@ class Drawing:
         else:
             num_timesteps = self._objective.schedule.num_timesteps
             time = seeding.uniform_int(self._timesteps_key, step, positions, num_timesteps)
+        transform = None
+        if train.augment:
+            transform = draw_transform(train.seed, step, positions, train.augment)
         return _Drawn(
             flipped=seeding.coin(self._flip_key, step, positions) if train.random_flip else None,
+            transform=transform,
             time=time,
             eps=seeding.normal(self._noise_key, step, positions, self._shape),
             labelled=labelled,

@@ -34,6 +34,11 @@ class DiTConfig(NetworkConfig):
         """Features of the row that is learned for each class, and of that for none."""
         return self.hidden_size
 
+    @property
+    def time_features(self) -> int:
+        """Sines and cosines of the time, of networks of any size."""
+        return 256
+
     @model_validator(mode="after")
     def _features_divide(self) -> Self:
         if self.hidden_size % 4 or self.hidden_size % self.num_heads:
@@ -73,7 +78,7 @@ class DiTConfig(NetworkConfig):
     ) -> int:
         """Return the parameters of `models.dit.DiT`, those of its classes left out."""
         d, area = self.hidden_size, self.patch_size**2
-        outside = linear(area * in_channels, d) + linear(256, d) + linear(d, d)
+        outside = linear(area * in_channels, d) + linear(self.time_features, d) + linear(d, d)
         outside += linear(d, 2 * d) + linear(d, area * out_channels)
         outside += area * (in_channels + 1) * d if self.known else 0
         attention, layers = linear(d, 3 * d) + linear(d, d), linear(d, 4 * d) + linear(4 * d, d)

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from ddpm_core.config.section import Section
 
+AUGMENT_NUMBERS = 9
+"""numbers that a network of train.augment is given, as in `conditioning`"""
+
 
 class NetworkConfig(Section):
     """The keys of every kind. Abstract: `kind` has no default here."""
@@ -20,6 +23,11 @@ class NetworkConfig(Section):
     known: bool = False
     """whether the network is given, beside x_t, the part of each image that is known, and a mask of
     it: for inpainting. Training erases random regions"""
+
+    @property
+    def time_features(self) -> int:
+        """Features of the time, to which what is given of train.augment is added; 0: not here."""
+        return 0
 
     @model_validator(mode="after")
     def _classes_belong_to_labels(self) -> Self:

@@ -89,6 +89,11 @@ class UNetConfig(NetworkConfig):
         """Parameters of the row that each class has, and that of no class."""
         return 4 * self.base_channels
 
+    @property
+    def time_features(self) -> int:
+        """Sines and cosines of the time."""
+        return 2 * self.base_channels if self.time_embedding == "fourier" else self.base_channels
+
     def num_parameters(
         self,
         *,
@@ -103,8 +108,7 @@ class UNetConfig(NetworkConfig):
         base, embedding = self.base_channels, 4 * self.base_channels
         widths = [base * mult for mult in self.channel_mults]
         attends = [height // 2**level in self.attention_resolutions for level in range(len(widths))]
-        features = 2 * base if self.time_embedding == "fourier" else base
-        total = linear(features, embedding) + linear(embedding, embedding)
+        total = linear(self.time_features, embedding) + linear(embedding, embedding)
         total += _conv(in_channels, base) + 2 * widths[0] + _conv(widths[0], out_channels)
         total += 9 * (in_channels + 1) * base if self.known else 0
         total += 2 * _block(widths[-1], widths[-1], embedding) + _attention(widths[-1])
