@@ -168,7 +168,7 @@ def _from_folder(
     diffusion = read_scheduler_config(found.scheduler, origin=f"the scheduler of {source}")
     _require_same_images(source, network, recipe_name, changes)
     _require_room_for_variance(source, network, diffusion)
-    learned = is_learned(diffusion["variance"])
+    learned = is_learned(diffusion.get("variance", "fixed_small"))
     sections = {f"model.{key}": value for key, value in network.model.items()}
     sections |= {f"diffusion.{key}": value for key, value in diffusion.items()}
     # Nothing of this section is used, but it must be valid together with the others.
@@ -249,7 +249,7 @@ def _require_room_for_variance(
     source: str, network: Described, diffusion: Mapping[str, Any]
 ) -> None:
     """Refuse a network whose output has no second half for a learned variance, or one too many."""
-    channels, variance = network.shape[0], diffusion["variance"]
+    channels, variance = network.shape[0], diffusion.get("variance", "fixed_small")
     needed = channels * (2 if is_learned(variance) else 1)
     if network.out_channels != needed:
         raise ConfigError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddpm_core.exchange import dit_config, unet_config
+from ddpm_core.exchange.continuous_scheduler import CLASS_NAMES, read_continuous
 from ddpm_core.exchange.files import Files
 from ddpm_core.exchange.keys import Described, Keys
 
@@ -30,13 +31,16 @@ def read_network(values: Mapping[str, Any], *, origin: str) -> Described:
     return unet_config.read_unet_config(values, origin=origin)
 
 
-def read_described(files: Files, *, origin: str) -> tuple[Described, dict[str, str]]:
-    """Return the network of a folder, and what its output is: `prediction` and `variance`.
+def read_described(files: Files, *, origin: str) -> tuple[Described, dict[str, Any]]:
+    """Return the network of a folder, and the keys of `diffusion` that say what its output is:
+    `prediction` and `variance` of a chain, all of a process in continuous time.
 
     Raises:
         ConfigError: naming each key with which it would be another function than ours.
     """
     network = read_network(files.network, origin=f"the network of {origin}")
+    if files.scheduler.get("_class_name") in CLASS_NAMES:
+        return network, read_continuous(files.scheduler, origin=f"the scheduler of {origin}")
     said = {key: files.scheduler[key] for key in _OF_OUTPUTS if key in files.scheduler}
     keys = Keys(said, origin=f"the scheduler of {origin}")
     outputs = read_outputs(keys)

@@ -1,8 +1,8 @@
 """What diffusers calls a network of each kind, and how its weights are moved.
 
-A U-Net is a part of a `DDPMPipeline`, unless it takes labels, which that cannot give. Of a
-transformer on pixels diffusers has no pipeline (its `DiTPipeline` needs latents and labels). The
-folder of either has the network and the chain, and no index.
+A U-Net is a part of a `DDPMPipeline`, unless it takes labels or a scaled image, which that cannot
+give. Of a transformer on pixels diffusers has no pipeline (its `DiTPipeline` needs latents and
+labels). The folder of either has the network and the chain, and no index.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,9 @@ def write_network(config: RunConfig) -> Written:
     match config.model:
         case UNetConfig() as model:
             values = unet_config.write_unet_config(config, model)
-            pipeline = "DDPMPipeline" if config.num_classes is None else None
+            # It gives no labels, and hands the image on without the scale of EDM's schedulers.
+            is_whole = config.num_classes is None and config.diffusion.kind != "edm"
+            pipeline = "DDPMPipeline" if is_whole else None
             return Written("unet", values, pipeline)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)

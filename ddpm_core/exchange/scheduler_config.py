@@ -1,5 +1,7 @@
 """The chain in two spellings: our diffusion section, and a `DDPMScheduler`'s configuration.
 
+Of other schedulers and kinds see `continuous_scheduler`.
+
 diffusers takes beta_start and beta_end as they are; ours are stated for a chain of 1000 steps and
 scaled by 1000/T. Both say the same betas, to the last bit, wherever float64 has such numbers.
 
@@ -16,6 +18,11 @@ from ddpm_core.config import ChainConfig, DiffusionConfig
 from ddpm_core.diffusion.choices import BetaSchedule
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.errors import ConfigError
+from ddpm_core.exchange.continuous_scheduler import (
+    CLASS_NAMES,
+    read_continuous,
+    write_continuous,
+)
 from ddpm_core.exchange.described import PREDICTIONS, VARIANCES, read_outputs
 from ddpm_core.exchange.keys import Keys
 
@@ -52,6 +59,8 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
     Raises:
         ConfigError: naming each key with which it would be another chain, or other steps.
     """
+    if values.get("_class_name") in CLASS_NAMES:
+        return read_continuous(values, origin=origin)
     keys = Keys(values, origin=origin)
     for key, (default, allowed) in _FIXED.items():
         keys.fixed(key, default, allowed)
@@ -82,17 +91,14 @@ def read_scheduler_config(values: Mapping[str, Any], *, origin: str) -> dict[str
 
 
 def write_scheduler_config(diffusion: DiffusionConfig) -> dict[str, Any]:
-    """Return the scheduler_config.json of the `DDPMScheduler` that is the chain of `diffusion`.
+    """Return the scheduler_config.json of the scheduler that is the process of `diffusion`: of a
+    chain a `DDPMScheduler`.
 
     Raises:
         ConfigError: if there is none.
     """
     if not isinstance(diffusion, ChainConfig):
-        raise ConfigError(
-            f"diffusion.kind={diffusion.kind} is no chain that a DDPMScheduler knows, which calls "
-            "networks at the steps of a chain of images; only weights of diffusion.kind=chain can "
-            "be written for diffusers"
-        )
+        return write_continuous(diffusion)
     names = {ours: theirs for theirs, ours in reversed(_SCHEDULES.items())}
     variances = {ours: theirs for theirs, ours in reversed(VARIANCES.items())}
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}

@@ -119,8 +119,9 @@ def require_fit(store: Store, config: RunConfig) -> str | None:
         raise ConfigError(
             f"train.start_from={base.start.name!r} does not fit run {config.name!r}:{shown}"
         )
-    # Which chain a folder's is takes torch to read; that it is one does not.
-    is_read = base.checkpoint is not None or base.trained.diffusion.kind != config.diffusion.kind
+    # Which chain a folder's is takes torch to read; that it is one does not, nor do EDM's sigmas.
+    there, here = base.trained.diffusion.kind, config.diffusion.kind
+    is_read = base.checkpoint is not None or there != here or there == "edm"
     return other_chain(base.trained, config) if is_read else None
 
 
@@ -225,13 +226,14 @@ def _of_folder(start: Start) -> Base:
     keys["data.grey"] = channels == 1
     keys |= {f"model.{key}": value for key, value in network.model.items()}
     keys |= {f"diffusion.{key}": value for key, value in outputs.items()}
-    learned = is_learned(outputs["variance"])  # type: ignore[arg-type]  # one of ours
+    variance = outputs.get("variance", "fixed_small")
+    learned = is_learned(variance)
     keys["train.loss"] = "hybrid" if learned else "simple"
     trained = recipe("images").replaced(keys)
     if network.out_channels != trained.out_channels:
         raise ConfigError(
             f"{given}: its network has out_channels={network.out_channels}, and with its "
-            f"scheduler's variance_type={outputs['variance']} it must have {trained.out_channels}; "
+            f"scheduler's variance_type={variance} it must have {trained.out_channels}; "
             "one of the two files belongs to something else"
         )
     weights = start.sha256 or ""

@@ -22,7 +22,7 @@ from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import original_name
 from ddpm_core.recipes import digits
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import base, layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
@@ -150,6 +150,36 @@ def test_diffusers_loads_our_folder_and_computes_the_same(tmp_path, variance, pr
         assert float(expected.std()) > 0.1
         assert float((theirs(x_t, t).sample - expected).abs().max()) < 1e-10
         assert float((alone.eval()(x_t, t).sample - expected).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["flow", "edm"])
+def test_a_run_in_continuous_time_goes_to_diffusers_and_back(tmp_path, kind):
+    """Catches: an index of a pipeline that does not scale EDM's images, a chain in the place of the
+    path, a layer of the augmentation that diffusers does not know, and another run that begins from
+    the folder as if it were of a chain."""
+    changes = {"diffusion.kind": kind, "train.augment": 0.1}
+    config, ema = exported(tmp_path / "ours", tmp_path / "folder", **changes)
+    if kind == "flow":
+        pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "folder")
+        assert type(pipeline.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
+        pipeline.set_progress_bar_config(disable=True)
+        assert pipeline(2, num_inference_steps=3, output_type="np").images.shape == (2, 8, 8, 1)
+    else:
+        assert not (tmp_path / "folder/model_index.json").exists()
+        scheduler = diffusers.EDMEulerScheduler.from_pretrained(tmp_path / "folder/scheduler")
+        assert scheduler.config.sigma_data == config.diffusion.sigma_data
+    back = imported(tmp_path / "folder", tmp_path / "again", recipe="digits-edm")
+    default = 1000 if kind == "flow" else config.diffusion.num_timesteps
+    assert back.diffusion == config.diffusion.model_copy(update={"num_timesteps": default})
+    store = open_store(str(tmp_path / "again"))
+    again = load_average(store, results.final_checkpoint(store, back))
+    assert ema.keys() - again.keys() == {"augment_embed.weight"}
+    assert all(torch.equal(again[name], ema[name]) for name in again)
+
+    begun = config.replaced({"name": "new", "train.start_from": str(tmp_path / "folder")})
+    assert base.require_fit(store, begun) is None
+    with pytest.raises(ConfigError, match=f'diffusion.kind: "{kind}" there, "chain" here'):
+        base.require_fit(store, begun.replaced({"diffusion.kind": "chain"}))
 
 
 TRANSFORMER = {
