@@ -61,6 +61,12 @@ PUBLISHED = {
 }
 
 
+PUBLISHED["cifar10-edm-augmented"] = PUBLISHED["cifar10-edm"] | {
+    "train.augment": 0.12,  # train.py: --augment
+    "train.random_flip": False,  # --xflip
+}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_constants_are_those_of_the_paper(name):
     """Catches: a constant of another path, of images in [0, 1], or of the paper's first recipe."""

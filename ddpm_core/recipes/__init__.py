@@ -11,10 +11,12 @@ from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes.continuous import (
     cifar10_edm,
+    cifar10_edm_augmented,
     cifar10_subvp,
     cifar10_ve,
     cifar10_vp,
     digits_edm,
+    digits_few,
     digits_flow,
     digits_vp,
 )
@@ -62,6 +64,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits-vp": digits_vp,
     "digits-flow": digits_flow,
     "digits-edm": digits_edm,
+    "digits-few": digits_few,
     "mnist": mnist,
     "mnist-classes": mnist_classes,
     "fashion-mnist": fashion_mnist,
@@ -75,6 +78,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar10-subvp": cifar10_subvp,
     "cifar10-ve": cifar10_ve,
     "cifar10-edm": cifar10_edm,
+    "cifar10-edm-augmented": cifar10_edm_augmented,
     "celebahq": celebahq,
     "lsun-bedroom": lsun_bedroom,
     "lsun-bedroom-large": lsun_bedroom_large,

@@ -3,9 +3,9 @@
 Full size with the constants of the papers' CIFAR-10 configurations. What our U-Net has not of their
 networks (DDPM++, NCSN++): residual blocks of BigGAN with rescaled skips, an up-sampling and a
 down-sampling of their own in such blocks, one attention a level on the way up where ours has one
-after each block; NCSN++ also filtered resampling and inputs of several resolutions. EDM's training
-has an augmentation in 12 of 100 images whose strength the network is told; here images are mirrored
-instead.
+after each block; NCSN++ also filtered resampling and inputs of several resolutions. In the place of
+EDM's augmentation `cifar10_edm` mirrors images, as it did before there was one;
+`cifar10_edm_augmented` has it.
 
 Source: Song et al. 2021, arXiv:2011.13456, appendix H and the configurations
 `{vp,subvp}/cifar10_ddpmpp_continuous.py` and `ve/cifar10_ncsnpp_continuous.py` of its code; Karras
@@ -70,6 +70,22 @@ def digits_edm() -> RunConfig:
     )
 
 
+def digits_few() -> RunConfig:
+    """100 digits, with EDM's augmentation: without it the network knows them by heart after 400 of
+    its 2000 steps.
+    """
+    return digits_edm().replaced(
+        {
+            "name": "digits-few",
+            "data.num_test_images": 1697,
+            "train.augment": 0.15,
+            "train.global_batch_size": 32,
+            "train.num_steps": 2000,
+            "train.ema_decay": 0.99,
+        }
+    )
+
+
 def cifar10_vp() -> RunConfig:
     """CIFAR-10 on the variance preserving path, DDPM++'s constants: 1.3 M steps of 128."""
     return cifar10().replaced(
@@ -120,4 +136,11 @@ def cifar10_edm() -> RunConfig:
             "train.ema_decay": 0.99929,  # halved in 0.5 M images
             **_EDM_SAMPLER,
         }
+    )
+
+
+def cifar10_edm_augmented() -> RunConfig:
+    """`cifar10-edm` with the augmentation of its source, which mirrors images and says so."""
+    return cifar10_edm().replaced(
+        {"name": "cifar10-edm-augmented", "train.augment": 0.12, "train.random_flip": False}
     )
