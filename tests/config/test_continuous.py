@@ -3,7 +3,6 @@
 import pytest
 
 from ddpm_core.errors import ConfigError
-from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.recipes import digits
 
 
@@ -36,14 +35,6 @@ def test_what_cannot_be_is_refused_with_the_key(kind, changes, parts):
         digits().replaced({"diffusion.kind": kind, **changes})
     for part in parts:
         assert part in str(caught.value), caught.value
-
-
-@pytest.mark.parametrize("kind", ["vp", "subvp", "ve", "flow", "edm"])
-def test_weights_in_continuous_time_are_not_written_for_diffusers(kind):
-    """Catches: a DDPMScheduler of another process beside them."""
-    section = digits().replaced({"diffusion.kind": kind}).diffusion
-    with pytest.raises(ConfigError, match=f"diffusion.kind={kind} is no chain"):
-        write_scheduler_config(section)
 
 
 @pytest.mark.parametrize("kind", ["vp", "flow", "edm"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddpm_core.config import RunConfig
-from ddpm_core.config.diffusion import EdmConfig
+from ddpm_core.config.diffusion import BinomialConfig, EdmConfig, SubVpConfig, VeConfig, VpConfig
 from ddpm_core.diffusion.paths.spacing import karras_sigmas
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
 from ddpm_core.errors import ConfigError
@@ -126,10 +126,15 @@ def test_a_scheduler_that_calls_a_network_otherwise_is_refused(name, key, value)
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
-    [("vp", "999 times that"), ("subvp", "no scheduler of"), ("ve", r"images in \[0, 1\]")],
+    ("section", "says"),
+    [
+        (VpConfig(), "999 times that"),
+        (SubVpConfig(), "no scheduler of"),
+        (VeConfig(), r"images in \[0, 1\]"),
+        (BinomialConfig(), "a chain of bits"),
+    ],
 )
-def test_a_process_that_no_scheduler_is_says_why(kind, says):
+def test_a_process_that_no_scheduler_is_says_why(section, says):
     """Catches a folder that diffusers loads and draws noise from."""
-    with pytest.raises(ConfigError, match=f"diffusion.kind={kind} cannot be .*{says}"):
-        write_scheduler_config(continuous(**{"diffusion.kind": kind}).diffusion)
+    with pytest.raises(ConfigError, match=f"diffusion.kind={section.kind} cannot be .*{says}"):
+        write_scheduler_config(section)
