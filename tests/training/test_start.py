@@ -167,6 +167,16 @@ def test_conditioning_is_added_to_a_base_without_and_begins_as_it(store):
     train_rank(store, config, ALONE)
 
 
+def test_augmentation_is_added_to_a_base_without_and_left_out_again(store):
+    """Catches: a layer that begins drawn; a run that cannot go on without what adds nothing."""
+    begun(store, **{"train.augment": 0.2})
+    ours, theirs = weights(store, "next", 0), weights(store, "small", 20)
+    assert not ours.pop("augment_embed.weight").any()
+    assert same(ours, theirs)
+    begun(store, **{"name": "third", "train.start_from": "next@0:state"})
+    assert same(weights(store, "third", 0), theirs)
+
+
 def test_classes_go_by_their_names(store, monkeypatch):
     """Catches: the rows of a base by number, where other folders come first by name."""
     config = base.pinned(
