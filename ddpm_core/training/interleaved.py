@@ -1,8 +1,7 @@
 """A training with previews between its steps: a piece of one at a time, so that no step waits long.
 
 The weights are copied when a preview is due, and drawn from while the training goes on. What is
-drawn a thread publishes: a storage that does not answer holds up the next checkpoint, in which all
-ranks wait, and no step.
+drawn a thread publishes: a storage that does not answer holds up the next checkpoint and no step.
 
 Nothing of it reaches the training: other weights, other numbers (`seeding`), another network.
 """
@@ -90,23 +89,21 @@ class Interleaved:
         self._advance(self._pieces_a_step)
         self._training.step(step, images_u8, conditioning)
 
-    def settle(self, completed: int) -> None:
-        """Keep all previews of earlier steps, since nothing before a checkpoint is made again.
-
-        After the last step its own is made, too.
+    def settle(self, completed: int) -> list[Future[None]]:
+        """Draw what is left of the previews of earlier steps; after the last step its own, too.
 
         Args:
             completed: steps, of which a checkpoint is about to be made.
 
-        Raises:
-            StorageError: one could not be kept.
+        Returns:
+            What publishes them, and raises StorageError if one cannot be kept: to be done before
+            that checkpoint is committed, since nothing before it is made again.
         """
         if completed == self._num_steps:
             self._begin_if_due(completed)
         self._advance(None)
-        for one in self._publishing:
-            one.result()
-        self._publishing.clear()
+        publishing, self._publishing = self._publishing, []
+        return publishing
 
     def __enter__(self) -> Self:
         return self

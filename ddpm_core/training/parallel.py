@@ -22,13 +22,15 @@ _TIMEOUT = timedelta(minutes=30)
 class Parallel:
     """This rank among those of torch's process group, or alone.
 
-    Every method but `rows` and `writes` is called by all ranks together.
+    Every method but `rows` and `writes` is called by all ranks together, in one order; so another
+    thread needs `another`.
 
     Args:
         place: this rank; the process group must exist if there are several.
     """
 
     def __init__(self, place: Place) -> None:
+        self._place = place
         self.rank, self.world_size, self.device = place.rank, place.world_size, place.device
         self._group = (
             distributed.new_group(backend="gloo", timeout=_TIMEOUT) if self.world_size > 1 else None
@@ -36,6 +38,10 @@ class Parallel:
         # To a CPU that trains alone, the vector would be a pass over memory for nothing.
         self._is_flat = self.world_size > 1 or self.device.type != "cpu"
         self._gradients: dict[tuple[nn.Parameter, ...], tuple[Tensor, list[Tensor]]] = {}
+
+    def another(self) -> "Parallel":
+        """Return this rank once more, with connections of its own, for another thread."""
+        return Parallel(self._place)
 
     # -- the work ----------------------------------------------------------------------------
 

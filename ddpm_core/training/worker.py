@@ -8,7 +8,6 @@ from typing import Any
 
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
-from ddpm_core.config.averages import has_snapshot, powers_of
 from ddpm_core.config.needs import memory_text, rate_text, speed_text
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.inference.replay import off_the_default_stream
@@ -21,15 +20,15 @@ from ddpm_core.shards.index import load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
-from ddpm_core.training import checkpoint, memory, retention, snapshots
-from ddpm_core.training.checkpoint import Begun, Curve, Origin, Written
+from ddpm_core.training import checkpoint, memory
+from ddpm_core.training.checkpoint import Begun, Curve, Origin
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.interleaved import Interleaved
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.preview import Preview, Seen, load_preview
-from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
+from ddpm_core.training.storing import Storing
 from ddpm_core.training.trainee import Trainee
 
 _log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ def train_rank(
         )
         with batches:
             if place.rank:
-                _follow(store, config, training, parallel, batches, start)
+                _follow(store, config, origin, training, parallel, batches, start)
             else:
                 with open_tracker(store, config, stage="train") as tracker, ExitStack() as stack:
                     host = _Host(store, config, origin, training, parallel, tracker, curve)
@@ -155,33 +154,19 @@ def _resume(
 def _follow(
     store: Store,
     config: RunConfig,
+    origin: Origin,
     training: Training,
     parallel: Parallel,
     batches: Batches,
     start: int,
 ) -> None:
-    parallel.wait()
-    for event in run_steps(training, batches, config.train, start=start):
-        if isinstance(event, Commit):
-            _write(store, config.name, training.trainee, parallel, event.step)
-            parallel.wait()
-
-
-def _write(store: Store, run: str, trainee: Trainee, parallel: Parallel, step: int) -> Written:
-    """Write what this rank holds of a checkpoint, if it is sound; return what all have written."""
-    parts = trainee.parts()
-    require_finite(parts, step=step)
-    digest = weights_digest(trainee.weights())
-    require_equal(parallel.gather(digest), step=step)
-    held = {role: tensors for role, tensors in parts.items() if parallel.writes(role)}
-    own = checkpoint.write_parts(store, run, step, held)
-    written = checkpoint.from_texts(parallel.gather_text(checkpoint.to_text(own)))
-    if missing := parts.keys() - written.keys():
-        raise CheckpointError(
-            f"no rank has written {', '.join(sorted(missing))} of the checkpoint of step {step}: "
-            "it is not published; this is a mistake in `Parallel.writes`"
-        )
-    return written
+    with Storing(store, config, origin, training.trainee, parallel) as storing:
+        parallel.wait()
+        for event in run_steps(training, batches, config.train, start=start):
+            storing.check()
+            if isinstance(event, Commit):
+                storing.take(event.step, history=[])
+        storing.finish()
 
 
 class _Host:
@@ -226,14 +211,20 @@ class _Host:
         self._show(start, note)
         if self._config.num_parameters > _SMALL:
             self._say_memory(start)
-        self._parallel.wait()
-        training = self._interleaved or self._training
-        for event in run_steps(training, batches, self._config.train, start=start):
-            match event:
-                case Point():
-                    self._take(event)
-                case Commit():
-                    self._store_checkpoint(event.step)
+        training, store, config = self._training, self._store, self._config
+        with Storing(store, config, self._origin, training.trainee, self._parallel) as storing:
+            self._parallel.wait()
+            steps = self._interleaved or training
+            for event in run_steps(steps, batches, config.train, start=start):
+                storing.check()
+                match event:
+                    case Point():
+                        self._take(event)
+                    case Commit(step):
+                        # Nothing before a checkpoint is made again.
+                        drawn = self._interleaved.settle(step) if self._interleaved else []
+                        storing.take(step, self._curve, after=drawn)
+            storing.finish()
         if (done := results.final_checkpoint(self._store, self._config)) is not None:
             # Most of it is there already, with the times of its steps.
             deliver_curve(self._tracker, self._store, done)
@@ -251,27 +242,6 @@ class _Host:
                 f"loss {point.values['loss']:.4f}  {rate_text(point.timing['images_per_s'])}"
                 f"  eta {_duration(left_s)}",
             )
-
-    def _store_checkpoint(self, step: int) -> None:
-        config, trainee = self._config, self._training.trainee
-        if self._interleaved is not None:
-            self._interleaved.settle(step)
-        written = _write(self._store, config.name, trainee, self._parallel, step)
-        if has_snapshot(config.train, step):
-            powers, parts = powers_of(config.train), trainee.parts()
-            kept = {role: part for role, part in parts.items() if role.partition(".")[0] in powers}
-            snapshots.keep(self._store, config.name, self._origin, step, kept)
-        checkpoint.commit(
-            self._store,
-            config.name,
-            self._origin,
-            step=step,
-            images_seen=step * config.train.global_batch_size,
-            written=written,
-            history=self._curve,
-        )
-        retention.prune(self._store, config.name, config.train.keep_checkpoints)
-        self._parallel.wait()
 
     def _say_memory(self, start: int) -> None:
         """Show what a step takes, before the first one may find that there is not as much."""

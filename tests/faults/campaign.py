@@ -42,7 +42,7 @@ from ddpm_core.store.storage import Store, open_store, sha256_of
 from ddpm_core.training import checkpoint, start
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verify import verify
-from tests.faults import damage, flow_kills, swaps
+from tests.faults import damage, flow_kills, kill_storing, swaps
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 from tests.training.small import CPU, small_config
 
@@ -271,6 +271,24 @@ class Campaign:
             in_child(lambda: finish(store, RUNS["a"]), self.folder, after_s)
         self._settle(event, store)
 
+    def kill_storing(self) -> None:
+        """Kill the process at a call of the thread that stores checkpoints, up to five times.
+
+        Only once another step is done, if there is one: the state is no longer what is stored.
+        """
+        root = self._root()
+        store, times = open_store(str(root)), self.rng.randint(1, 5)
+        calls = [self.rng.randint(1, kill_storing.CALLS) for _ in range(times)]
+        event = Event("kill while a checkpoint is stored", f"at calls {calls}")
+        for call in calls:
+            in_child(lambda call=call: self._killed_storing(store, call), self.folder)
+        self._settle(event, store)
+
+    @staticmethod
+    def _killed_storing(store: Store, call: int) -> None:
+        kill_storing.install(call)
+        finish(store, RUNS["a"], "train")
+
     def strike(self, kind: str, act: Callable[[Path, random.Random], str]) -> None:
         """Let something happen to a copy of the finished runs."""
         root = self._root()
@@ -369,6 +387,7 @@ class Campaign:
         return [one for one in self.events if not one.outcome.endswith("same bytes")]
 
 
+KILLS = ("kill", "kill while going on", "kill while a checkpoint is stored")
 KINDS: dict[str, Callable[[Path, random.Random], str]] = {**damage.KINDS, **swaps.KINDS}
 
 
@@ -423,6 +442,8 @@ def run(
                     campaign.kill()
                 case "kill while going on":
                     campaign.kill_going_on()
+                case "kill while a checkpoint is stored":
+                    campaign.kill_storing()
                 case _:
                     campaign.strike(kind, KINDS[kind])
             if progress:
@@ -434,7 +455,7 @@ def run(
 def _endless(rng: random.Random):
     """Yield every kind of event once in random order, again and again."""
     while True:
-        kinds = ["kill", "kill while going on", *KINDS]
+        kinds = [*KILLS, *KINDS]
         rng.shuffle(kinds)
         yield from kinds
 

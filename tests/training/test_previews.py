@@ -166,6 +166,12 @@ def interleaved(preview, publish=lambda *_: None, *, made=(), **changes):
     return training, lambda step: training.step(step, images, Conditioning())
 
 
+def settled(training, completed):
+    """Wait for all that a checkpoint waits for, before it is committed."""
+    for one in training.settle(completed):
+        one.result()
+
+
 def test_a_step_waits_for_one_piece_and_a_checkpoint_for_all(monkeypatch):
     """Catches a preview that is drawn as a whole between two steps, one that is begun before the
     checkpoint of its own step, and one that is not kept before a later checkpoint."""
@@ -177,14 +183,14 @@ def test_a_step_waits_for_one_piece_and_a_checkpoint_for_all(monkeypatch):
         done = []
         for number in range(20):
             if number == 18:
-                training.settle(18)
+                settled(training, 18)
                 assert kept == [0, 12]
             step(number)
             done.append(preview.done)
         assert done == [*range(1, 11), 10, 10, 1, 2, 3, 4, 5, 6, 10, 10]
-        training.settle(25)
+        settled(training, 25)
         assert kept == [0, 12]
-        training.settle(26)
+        settled(training, 26)
         assert kept == [0, 12, 26]
 
 
@@ -206,7 +212,7 @@ def test_the_average_is_shown_once_it_has_forgotten_the_first_weights():
             if number:
                 expected = before if 0.6 ** (number - 1) <= 0.05 else raw
                 assert all(torch.equal(preview.taken[-1][key], expected[key]) for key in expected)
-        training.settle(9)
+        settled(training, 9)
     assert kept == [(n, "raw") for n in range(7)] + [(n, "ema") for n in (7, 8, 9)]
 
 
@@ -221,7 +227,7 @@ def test_a_storage_that_fails_ends_no_step(monkeypatch):
         for number in range(5):
             step(number)
         with pytest.raises(StorageError, match="away"):
-            training.settle(5)
+            settled(training, 5)
 
 
 def test_a_preview_of_diverged_weights_is_left_out(caplog):
@@ -232,7 +238,7 @@ def test_a_preview_of_diverged_weights_is_left_out(caplog):
     with training:
         for number in range(3):
             step(number)
-        training.settle(3)
+        settled(training, 3)
     assert "the preview of step 2 is left out: its loss is nan" in caplog.text
 
 
