@@ -278,7 +278,8 @@ class Campaign:
         """
         root = self._root()
         store, times = open_store(str(root)), self.rng.randint(1, 5)
-        calls = [self.rng.randint(1, kill_storing.CALLS) for _ in range(times)]
+        calls = [self.rng.randint(1, kill_storing.CALLS_OF_ONE + 2) for _ in range(times - 1)]
+        calls.append(self.rng.randint(1, kill_storing.CALLS))
         event = Event("kill while a checkpoint is stored", f"at calls {calls}")
         for call in calls:
             in_child(lambda call=call: self._killed_storing(store, call), self.folder)

@@ -12,8 +12,8 @@ from typing import Any
 from ddpm_core.store.storage import LocalStore
 from ddpm_core.training.denoising import Denoising
 
-CALLS = 20
-"""how many such calls a training makes of four checkpoints, of which one is retired"""
+CALLS_OF_ONE, CALLS = 4, 20
+"""how many such calls a training makes of one checkpoint, and of four, of which one is retired"""
 NAMES = ("write", "create", "delete")
 STEP_S = 1.0
 """for how long a step is waited for: behind the last checkpoint there is none"""

@@ -110,9 +110,7 @@ def test_what_is_stored_is_the_state_as_it_was(tmp_path, monkeypatch, gate, copy
     assert any(same) == all(same) == (copy is HostCopy)
 
 
-def test_steps_go_on_while_a_checkpoint_is_stored(
-    store, sharded, trackers, reference, monkeypatch
-):
+def test_steps_go_on_while_a_checkpoint_is_stored(store, sharded, trackers, reference, monkeypatch):
     """Catches steps that wait for the storage, and any checkpoint, the last or not, that is not
     that of a training whose steps wait.
     """
@@ -275,7 +273,9 @@ def _two_ranks(rank, world_size, folder):
         assert layout.committed_steps(store, "small") == [5]
         learner.network.conv_out.bias.data += rank
         one.take(10, [])
-        with pytest.raises(DivergenceError, match=r"weights of rank\(s\) 1 are not those of rank 0"):
+        with pytest.raises(
+            DivergenceError, match=r"weights of rank\(s\) 1 are not those of rank 0"
+        ):
             one.finish()
     parallel.wait()
     assert layout.committed_steps(store, "small") == [5]
