@@ -1,14 +1,16 @@
-"""How long the steps of a training wait for a checkpoint, and what it costs to store it beside them.
+"""How long the steps of a training wait for a checkpoint that is stored beside them.
 
     python -m benchmarks.checkpoints                             # cifar10's network, on a CPU
     python -m benchmarks.checkpoints --batch 128 --device cuda   # where there is one
 
-In turn, in every round: some steps alone; a checkpoint that is stored while the steps wait; and one
-that is stored beside them, with the steps that it takes. Shown are medians over the rounds. `stop`
-is what the next step waits for; what storing beside costs the steps meanwhile is in theirs.
+In turn, in every round: some steps alone; a checkpoint that is stored while the steps wait; one that
+is stored beside them, with the steps meanwhile, of which the first may be over before the thread
+has begun. Shown are medians over the rounds, by the clock and, of what no thread does beside, of
+processors: these hold on a machine that others use. `stop` is what the next step waits for.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -27,14 +29,14 @@ from ddpm_core.training.storing import Storing
 
 
 def seconds_of(work, device):
-    """How long it takes, with what the device has yet to do."""
+    """How long it takes by the clock, with what the device has yet to do; and of processors."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begun = time.perf_counter()
+    begun, begun_cpu = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - begun_cpu
 
 
 def measure(config, device, folder, *, rounds, num_steps):
@@ -65,7 +67,8 @@ def measure(config, device, folder, *, rounds, num_steps):
             while not storing._stored.done():
                 meanwhile.append(seconds_of(step, device))
             storing.finish()
-            beside = time.perf_counter() - begun
+            beside = time.perf_counter() - begun, math.nan
+            meanwhile = [(clock, math.nan) for clock, _ in meanwhile]
             if number:
                 for values, new in zip(
                     found.values(), (alone, [waited], [stop], [beside], meanwhile), strict=True
@@ -73,7 +76,11 @@ def measure(config, device, folder, *, rounds, num_steps):
                     values += new
             else:
                 first = stop
-    return {"first stop": first, **{name: statistics.median(one) for name, one in found.items()}}
+    medians = {
+        name: tuple(statistics.median(values) for values in zip(*pairs, strict=True))
+        for name, pairs in found.items()
+    }
+    return {"first stop": first, **medians}
 
 
 def main():
@@ -94,8 +101,12 @@ def main():
     megabytes = 16 * config.num_parameters / 2**20
     print("\n".join(about("benchmarks.checkpoints", num_cores=torch.get_num_threads())))
     print(f"{options.recipe}, {options.batch} images a step, {megabytes:.0f} MiB of state")
-    for name, value in found.items():
-        print(f"{name:<24} {value:8.3f} s  {value / found['step alone']:6.3f} steps")
+    clock_s, cpu_s = found["step alone"]
+    for name, (clock, cpu) in found.items():
+        print(
+            f"{name:<24} {clock:8.3f} s {clock / clock_s:6.3f} steps   "
+            f"{cpu:8.3f} s {cpu / cpu_s:6.3f} steps of processors"
+        )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class HostCopy:
         copies, originals = zip(*pairs.values(), strict=True)
         torch._foreach_copy_(copies, originals, non_blocking=True)
         if any(one.is_cuda for one in originals):
-            self._is_there = torch.cuda.Event()
+            self._is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._is_there.record()
 
     def wait(self) -> None:

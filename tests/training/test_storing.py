@@ -179,9 +179,10 @@ def test_a_storage_that_refuses_ends_the_training(
         true_write(self, key, *args, **more)
 
     monkeypatch.setattr(Denoising, "step", noted_step)
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"^cannot write it: No"):
+    with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "write", full)
-        train_rank(store, small_config(), ALONE)
+        with pytest.raises(StorageError, match=r"^cannot write it: No space"):
+            train_rank(store, small_config(), ALONE)
     assert steps[-1] == last_step
     assert trackers[0].closed is StorageError
     assert newest_checkpoint(store, "small").body["step"] == struck - 5
@@ -200,10 +201,14 @@ def test_an_interruption_waits_and_stays_one(store, trackers, gate, monkeypatch)
     def refused(*_args):
         raise StorageError("away")
 
+    def interrupted():
+        with storing_of(store, make_learner(small_config())) as one:
+            one.take(10, [])
+            raise Killed
+
     monkeypatch.setattr(checkpoint, "write_parts", refused)
-    with pytest.raises(Killed) as caught, storing_of(store, make_learner(small_config())) as one:
-        one.take(10, [])
-        raise Killed
+    with pytest.raises(Killed) as caught:
+        interrupted()
     assert caught.value.__notes__ == ["The checkpoint of step 10 was not stored: away"]
 
 
