@@ -3,10 +3,10 @@
     python -m benchmarks.checkpoints                             # cifar10's network, on a CPU
     python -m benchmarks.checkpoints --batch 128 --device cuda   # where there is one
 
-In turn, in every round: some steps alone; a checkpoint that is stored while the steps wait; one that
-is stored beside them, with the steps meanwhile, of which the first may be over before the thread
-has begun. Shown are medians over the rounds, by the clock and, of what no thread does beside, of
-processors: these hold on a machine that others use. `stop` is what the next step waits for.
+In turn, in every round: some steps alone; a checkpoint that is stored while the steps wait; one
+that is stored beside them, with the steps meanwhile. Shown are medians over the rounds, by the
+clock and, of what no thread does beside, of processors: these hold on a machine that others use.
+`stop` is what the next step waits for.
 """
 
 import argparse
