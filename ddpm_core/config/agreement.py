@@ -227,6 +227,22 @@ def _meant(config: "RunConfig", text: str) -> ModelRef:
     return replace(ref, step=config.train.num_steps) if is_last else ref
 
 
+def _state_is_divided_among_several(config: "RunConfig") -> None:
+    if not config.compute.divide_state:
+        return
+    if config.compute.num_workers == 1:
+        raise ValueError(
+            "compute.divide_state=true divides the state of a training among its workers, and "
+            "compute.num_workers is 1; give more, or leave divide_state out"
+        )
+    if config.train.preview_every is not None:
+        raise ValueError(
+            f"train.preview_every={config.train.preview_every}: previews are drawn by one worker "
+            "from an average, of which none has the whole with compute.divide_state=true; leave "
+            "out one of the two"
+        )
+
+
 def _images_and_workers_fit(config: "RunConfig") -> None:
     workers = config.compute.num_workers
     config.model.require_images(height=config.data.height, width=config.data.width)
@@ -277,5 +293,6 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _guide_is_another,
     _images_and_workers_fit,
     _memory_is_saved,
+    _state_is_divided_among_several,
 )
 """in the order in which they are tried; the first that does not hold is said"""

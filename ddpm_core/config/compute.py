@@ -32,3 +32,7 @@ class ComputeConfig(Section):
     checkpoint_activations: Annotated[bool, PLACE] = False
     """whether training computes the activations inside the network's blocks a second time instead
     of keeping them: less memory, a third more time, the same bits"""
+    divide_state: Annotated[bool, PLACE] = False
+    """divide Adam's moments and the averages among the workers of a training: of 20 bytes a
+    parameter each holds 8, and its share of the rest; the same bits, and every step sends the
+    weights"""

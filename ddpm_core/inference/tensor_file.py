@@ -11,7 +11,7 @@ import io
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, final
 
 import torch
@@ -45,12 +45,16 @@ class TensorFile:
 
     Args:
         tensors: by name.
+        fetch: returns the numbers of one that is on the device `meta`, by its name.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, fetch: Callable[[str], Tensor] | None = None
+    ) -> None:
         order = {dtype: number for number, dtype in enumerate(_DTYPES)}
         names = sorted(tensors, key=lambda name: (order[tensors[name].dtype], name))
         self._tensors = [tensors[name].detach() for name in names]
+        self._names, self._fetch = names, fetch
         entries, end = {}, 0
         self._starts = []
         for name, tensor in zip(names, self._tensors, strict=True):
@@ -85,7 +89,10 @@ class TensorFile:
     def _bytes_of(self, number: int) -> memoryview:
         if self._passed[0] != number:
             self._passed = -1, memoryview(b"")  # the one before goes first
-            self._passed = number, bytes_of(self._tensors[number])
+            tensor = self._tensors[number]
+            if tensor.is_meta and self._fetch is not None:
+                tensor = self._fetch(self._names[number])
+            self._passed = number, bytes_of(tensor)
         return self._passed[1]
 
 

@@ -1,6 +1,6 @@
 """The moving average of the weights, from which images are drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Float
@@ -16,16 +16,25 @@ class EMA:
     Args:
         params: the weights themselves, e.g. `dict(model.named_parameters())`: each update takes
             them as they are then, and in float32 it copies none. The average begins as they are.
+        held: of which the average is kept here; it is on the device `meta` for the others. None:
+            of all.
 
     Source: Ho et al. 2020, arXiv:2006.11239, appendix B.
     """
 
-    def __init__(self, params: Mapping[str, Tensor]) -> None:
-        self._params = list(params.values())
+    def __init__(
+        self, params: Mapping[str, Tensor], *, held: Collection[str] | None = None
+    ) -> None:
+        names = list(params) if held is None else [name for name in params if name in held]
+        self._params = [params[name] for name in names]
+        averages = {name: params[name].detach().to(torch.float32, copy=True) for name in names}
+        self._values = list(averages.values())
         self._averages = {
-            name: param.detach().to(torch.float32, copy=True) for name, param in params.items()
+            name: averages[name]
+            if name in averages
+            else torch.empty_like(param, dtype=torch.float32, device="meta", requires_grad=False)
+            for name, param in params.items()
         }
-        self._values = list(self._averages.values())
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
@@ -34,6 +43,8 @@ class EMA:
         Args:
             decay: in [0, 1); 0 makes it the weights, as in the first step of a run.
         """
+        if not self._values:
+            return
         if decay == 0:
             torch._foreach_copy_(self._values, self._params)
             return

@@ -17,7 +17,7 @@ none is left, that is an error and never a fresh start.
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -68,6 +68,8 @@ class Origin:
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 """tensors by name, by the role of their file"""
+Fetch = Callable[[str, str], Tensor]
+"""from role and name of a tensor that another rank holds to its numbers"""
 Written = Mapping[str, FileRecord]
 """files that are written, by their role"""
 
@@ -84,7 +86,9 @@ class Begun:
 # -- writing -----------------------------------------------------------------------------------
 
 
-def write_parts(store: Store, run: str, step: int, parts: Parts) -> Written:
+def write_parts(
+    store: Store, run: str, step: int, parts: Parts, *, fetch: Fetch | None = None
+) -> Written:
     """Store parts of the checkpoint after `step` steps, which counts once all are published.
 
     Any rank writes those that it holds.
@@ -94,15 +98,21 @@ def write_parts(store: Store, run: str, step: int, parts: Parts) -> Written:
         run: name of the run.
         step: completed optimiser steps.
         parts: tensors by name, by role; they must not change meanwhile.
+        fetch: returns the numbers of one that is on the device `meta`.
 
     Raises:
         StorageError: the storage refuses or does not answer.
     """
     folder = layout.checkpoint_folder(run, step)
     return {
-        role: write_file(store, folder, role, ".safetensors", TensorFile(tensors))
+        role: write_file(store, folder, role, ".safetensors", file_of(role, tensors, fetch))
         for role, tensors in parts.items()
     }
+
+
+def file_of(role: str, tensors: Mapping[str, Tensor], fetch: Fetch | None) -> TensorFile:
+    """Return the file of a part; `fetch` as of `write_parts`."""
+    return TensorFile(tensors, fetch=None if fetch is None else partial(fetch, role))
 
 
 def commit(

@@ -34,6 +34,7 @@ from ddpm_core.training.inputs import NUM_QUARTILES, Drawing, Inputs
 from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.scaling import LossScaling
+from ddpm_core.training.shares import Share
 from ddpm_core.training.trainee import ADAM, Average, Trainee
 
 
@@ -63,7 +64,10 @@ class Denoising:
         self.accepts = self.network.accepts & MEMBERS
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
-        self._optimiser = Optimiser(dict(self.network.named_parameters()))
+        params = dict(self.network.named_parameters())
+        divides = config.compute.divide_state and parallel.world_size > 1
+        share = Share(params, parallel) if divides else None
+        self._optimiser = Optimiser(params, share=share)
         self._params = list(self._optimiser.params.values())
         quartiles = [f"loss_q{quartile}" for quartile in range(NUM_QUARTILES)]
         self._scaling = LossScaling(self._device) if self._dtype == torch.float16 else None
@@ -75,6 +79,7 @@ class Denoising:
             [Average(MODEL, name, decay) for name, decay in averages_of(config.train).items()],
             self._counts,
             self._scaling,
+            held={} if share is None else {MODEL: share.names},
         )
         positions = parallel.rows(config.train.global_batch_size)
         self._drawing = Drawing(

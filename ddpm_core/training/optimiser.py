@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from ddpm_core.training.scaling import LossScaling
+from ddpm_core.training.shares import Share
 
 _EPS = 1e-8
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -25,6 +26,7 @@ class Optimiser:
         params: what it moves, by the names that the moments have in a checkpoint.
         betas: decay of the first and of the second moment, each in [0, 1).
         fused: whether one kernel does all; else as `torch.optim.Adam` chooses when it is not told.
+        share: of the parameters, if this rank moves some of them and others the rest.
 
     Source: Kingma & Ba 2015, algorithm 1.
     """
@@ -35,14 +37,21 @@ class Optimiser:
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         fused: bool = True,
+        share: Share | None = None,
     ) -> None:
         self.params = dict(params)
         self.betas = betas
-        self._fused = fused or None
+        self._fused, self._share = fused or None, share
+        held = self.params.keys() if share is None else share.names
         self._state = {
             name: {
                 "step": torch.zeros((), device=param.device if fused else None),
-                **{moment: torch.zeros_like(param, requires_grad=False) for moment in _MOMENTS},
+                **{
+                    moment: torch.zeros_like(
+                        param, device=None if name in held else "meta", requires_grad=False
+                    )
+                    for moment in _MOMENTS
+                },
             }
             for name, param in self.params.items()
         }
@@ -68,6 +77,24 @@ class Optimiser:
             )
         norm = nn.utils.clip_grad_norm_(self.params.values(), grad_clip, foreach=True)
         moved = {name: param for name, param in self.params.items() if param.grad is not None}
+        found_inf = None if scaling is None else scaling.judge(norm)
+        if self._share is None:
+            self._move(moved, rate, found_inf)
+        else:
+            held = {name: moved[name] for name in moved if name in self._share.names}
+            self._move(held, rate, found_inf)
+            others = [self._state[name]["step"] for name in moved if name not in self._share.names]
+            torch._foreach_add_(others, 1)
+            if found_inf is not None:
+                torch._foreach_add_(others, found_inf, alpha=-1)
+            self._share.spread()
+        for param in moved.values():
+            param.grad = None
+        return norm
+
+    def _move(
+        self, moved: Mapping[str, nn.Parameter], rate: float, found_inf: Tensor | None
+    ) -> None:
         averages, squares, steps = (
             [self._state[name][key] for name in moved] for key in (*_MOMENTS, "step")
         )
@@ -79,7 +106,7 @@ class Optimiser:
             [],
             steps,
             fused=self._fused,
-            found_inf=None if scaling is None else scaling.judge(norm),
+            found_inf=found_inf,
             amsgrad=False,
             beta1=self.betas[0],
             beta2=self.betas[1],
@@ -88,12 +115,12 @@ class Optimiser:
             eps=_EPS,
             maximize=False,
         )
-        for param in moved.values():
-            param.grad = None
-        return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Return `exp_avg.*`, `exp_avg_sq.*` and the one `step` of all parameters; not copies."""
+        """Return `exp_avg.*`, `exp_avg_sq.*` and the one `step` of all parameters; not copies.
+
+        What another rank holds is on the device `meta`.
+        """
         state = {
             f"{moment}.{name}": own[moment]
             for name, own in self._state.items()

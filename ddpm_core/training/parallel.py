@@ -22,8 +22,8 @@ _TIMEOUT = timedelta(minutes=30)
 class Parallel:
     """This rank among those of torch's process group, or alone.
 
-    Every method but `rows` and `writes` is called by all ranks together, in one order; so another
-    thread needs `another`.
+    Every method but `rows`, `writes`, `send` and `receive` is called by all ranks together, in one
+    order; so another thread needs `another`.
 
     Args:
         place: this rank; the process group must exist if there are several.
@@ -150,6 +150,14 @@ class Parallel:
         padded[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
         gathered = zip(self._gathered(padded), sizes, strict=True)
         return [bytes(one[:size].tolist()).decode() for one, size in gathered]
+
+    def send(self, tensor: Tensor, rank: int) -> None:
+        """Send a tensor of the CPU, row-major, to a rank that calls `receive`."""
+        distributed.send(tensor, rank, group=self._group)
+
+    def receive(self, into: Tensor, rank: int) -> None:
+        """Overwrite a tensor of the CPU by the one that a rank sends."""
+        distributed.recv(into, rank, group=self._group)
 
     def wait(self) -> None:
         """Return once all ranks have come here."""

@@ -9,15 +9,22 @@ checkpoint's 16 and more. One is committed before the checkpoint of its step, so
 which is killed in between makes it again; of two that differ by rounding the first counts.
 """
 
-from ddpm_core.inference.tensor_file import TensorFile
 from ddpm_core.runs import layout
 from ddpm_core.store.commit import commit_first, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.storage import Store
-from ddpm_core.training.checkpoint import Origin, Parts
+from ddpm_core.training.checkpoint import Fetch, Origin, Parts, file_of
 
 
-def keep(store: Store, run: str, origin: Origin, step: int, averages: Parts) -> None:
+def keep(
+    store: Store,
+    run: str,
+    origin: Origin,
+    step: int,
+    averages: Parts,
+    *,
+    fetch: Fetch | None = None,
+) -> None:
     """Commit the snapshot after `step` steps.
 
     Args:
@@ -26,6 +33,7 @@ def keep(store: Store, run: str, origin: Origin, step: int, averages: Parts) -> 
         origin: what it belongs to.
         step: completed optimiser steps.
         averages: the averages of power functions, by the names that a checkpoint has for them.
+        fetch: as of `checkpoint.write_parts`.
 
     Raises:
         StorageError: the storage refuses or does not answer.
@@ -33,7 +41,7 @@ def keep(store: Store, run: str, origin: Origin, step: int, averages: Parts) -> 
     folder = layout.snapshot_folder(run, step)
     body = {"step": step, "experiment": origin.experiment, "dataset": origin.dataset}
     files = {
-        role: write_file(store, folder, role, ".safetensors", TensorFile(tensors))
+        role: write_file(store, folder, role, ".safetensors", file_of(role, tensors, fetch))
         for role, tensors in averages.items()
     }
     commit_first(store, folder, files, body, Expected(body))

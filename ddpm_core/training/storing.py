@@ -23,7 +23,8 @@ from ddpm_core.errors import CheckpointError, PipelineError
 from ddpm_core.progress import WARNING
 from ddpm_core.store.storage import Store
 from ddpm_core.training import checkpoint, retention, snapshots
-from ddpm_core.training.checkpoint import Curve, Origin, Parts, Written
+from ddpm_core.training.checkpoint import Curve, Origin, Written
+from ddpm_core.training.elsewhere import Elsewhere
 from ddpm_core.training.host_copy import HostCopy
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
@@ -65,6 +66,7 @@ class Storing:
         self._store, self._config, self._origin = store, config, origin
         self._trainee, self._parallel, self._now = trainee, parallel, now
         self._beside = parallel.another()
+        self._elsewhere = Elsewhere(trainee.parts(), self._beside)
         self._copy = HostCopy(self._held())
         self._stored: Future[float] | None = None
         self._step, self._taken_s, self._is_said = 0, now(), False
@@ -124,9 +126,15 @@ class Storing:
     # -- what steps wait for -----------------------------------------------------------------
 
     def _held(self) -> dict[str, dict[str, Tensor]]:
-        """Return what this rank writes of a checkpoint, and what is compared: not copies."""
+        """Return what this rank holds of what is written, and what is compared: not copies."""
         parts = self._trainee.parts()
-        held = {role: part for role, part in parts.items() if self._parallel.writes(role)}
+        held = {
+            role: {name: one for name, one in part.items() if not one.is_meta}
+            for role, part in parts.items()
+            if self._parallel.writes(role)
+        }
+        for role, name in self._elsewhere.sent:
+            held.setdefault(role, {})[name] = parts[role][name]
         return held | {_WEIGHTS: self._trainee.weights()}
 
     def _end(self) -> float | None:
@@ -160,26 +168,45 @@ class Storing:
         require_finite(self._copy.parts, step=step)
         digest = weights_digest(self._copy.parts[_WEIGHTS])
         require_equal(self._beside.gather(digest), step=step)
-        held = {role: part for role, part in self._copy.parts.items() if role != _WEIGHTS}
-        own = checkpoint.write_parts(self._store, self._config.name, step, held)
+        own = self._write(step)
         written = checkpoint.from_texts(self._beside.gather_text(checkpoint.to_text(own)))
         if not self._beside.rank:
             for one in after:
                 one.result()
-            self._commit(step, history, written, held)
+            self._commit(step, history, written)
         return self._now() - begun_s
 
-    def _commit(self, step: int, history: Curve, written: Written, parts: Parts) -> None:
+    def _write(self, step: int) -> Written:
+        """Write the parts that this rank writes, and on rank 0 the snapshot; or send for them."""
+        run, train, copies = self._config.name, self._config.train, self._copy.parts
+        parts = {
+            role: {name: copies[role].get(name, one) for name, one in part.items()}
+            for role, part in self._trainee.parts().items()
+            if self._beside.writes(role)
+        }
+        if self._beside.rank:
+            self._elsewhere.serve(copies)
+        fetch = self._elsewhere.fetch
+        try:
+            written = checkpoint.write_parts(self._store, run, step, parts, fetch=fetch)
+            if not self._beside.rank and has_snapshot(train, step):
+                powers = powers_of(train)
+                kept = {
+                    role: part for role, part in parts.items() if role.partition(".")[0] in powers
+                }
+                snapshots.keep(self._store, run, self._origin, step, kept, fetch=fetch)
+            return written
+        finally:
+            if not self._beside.rank:
+                self._elsewhere.end()
+
+    def _commit(self, step: int, history: Curve, written: Written) -> None:
         store, run, train = self._store, self._config.name, self._config.train
         if missing := self._trainee.parts().keys() - written.keys():
             raise CheckpointError(
                 f"no rank has written {', '.join(sorted(missing))} of the checkpoint of step "
                 f"{step}: it is not published; this is a mistake in `Parallel.writes`"
             )
-        if has_snapshot(train, step):
-            powers = powers_of(train)
-            kept = {role: part for role, part in parts.items() if role.partition(".")[0] in powers}
-            snapshots.keep(store, run, self._origin, step, kept)
         checkpoint.commit(
             store,
             run,

@@ -7,8 +7,9 @@ it: only that kind of training knows it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from ddpm_core.training.optimiser import Optimiser
 from ddpm_core.training.scaling import LossScaling
 
 ADAM = "adam"
+NOTHING_DIVIDED: Mapping[str, Collection[str]] = MappingProxyType({})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAKEN = ("raw", "state", "history", "window", "module", "optimiser", "scaling")
 
@@ -47,6 +49,7 @@ class Trainee:
         averages: of which modules, and how fast; begun with the weights as they are.
         counts: of the curves.
         scaling: of the loss; None: it is not scaled.
+        held: by module, the parameters whose averages this rank holds, where ranks divide them.
 
     Raises:
         ConfigError: a name that is taken or cannot be that of a part, or a module not there.
@@ -59,6 +62,8 @@ class Trainee:
         averages: Sequence[Average],
         counts: Counts,
         scaling: LossScaling | None = None,
+        *,
+        held: Mapping[str, Collection[str]] = NOTHING_DIVIDED,
     ) -> None:
         _require_names([*modules, *optimisers, *{one.name for one in averages}])
         self.modules, self.optimisers, self.counts = dict(modules), dict(optimisers), counts
@@ -74,12 +79,17 @@ class Trainee:
             if role in self._averages:
                 raise ConfigError(f"there are two averages {role!r}; give one another name")
             params = dict(modules[one.module].named_parameters())
-            self._averages[role] = one, ema.EMA(params)
+            self._averages[role] = one, ema.EMA(params, held=held.get(one.module))
 
     def average(self, step: int) -> None:
         """Take the weights into all averages, after the step with `step` steps before it."""
         for one, moving in self._averages.values():
             moving.update(one.decay.at(step))
+
+    def begin_averages(self) -> None:
+        """Make all averages the weights as they are, as before the first step."""
+        for _, moving in self._averages.values():
+            moving.update(0)
 
     def averaged(self, module: str = MODEL, average: str = EMA) -> dict[str, Tensor]:
         """Return an average by the names of the module's parameters and buffers; not copies."""
@@ -108,7 +118,7 @@ class Trainee:
         `state` has `model.*`, `adam.exp_avg.*`, `adam.exp_avg_sq.*`, `adam.step` and the counts'
         `window`, which is whole on rank 0 after `counts.gather`, and `scaling.*` where the loss is
         scaled; `module.NAME` and `optimiser.NAME` have those of other names, and each average has
-        its own.
+        its own. What another rank holds is on the device `meta`.
         """
         scaling = {f"scaling.{key}": one for key, one in self._scaling.items()}
         parts: dict[str, dict[str, Tensor]] = {STATE: {"window": self.counts.window} | scaling}

@@ -23,6 +23,7 @@ from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint, memory
 from ddpm_core.training.checkpoint import Begun, Curve, Origin
 from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.elsewhere import absent
 from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.interleaved import Interleaved
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
@@ -145,7 +146,15 @@ def _resume(
         begun = checkpoint.resume_at(store, run, step, parts) if step != _NONE else None
     if begun is None:
         # Two kinds of processors may draw other initial weights.
-        parallel.share(tensor for _, part in sorted(parts.items()) for tensor in part.values())
+        divided = set().union(*absent(parts, parallel))
+        parallel.share(
+            tensor
+            for role, part in sorted(parts.items())
+            for name, tensor in part.items()
+            if (role, name) not in divided
+        )
+        if divided:
+            trainee.begin_averages()
     trainee.settle()
     parallel.wait()
     return begun
