@@ -48,9 +48,9 @@ class Gate:
         self.is_open, self._write = threading.Event(), checkpoint.write_parts
         monkeypatch.setattr(checkpoint, "write_parts", self._write_later)
 
-    def _write_later(self, *args):
+    def _write_later(self, *args, **more):
         assert self.is_open.wait(PATIENCE_S)
-        return self._write(*args)
+        return self._write(*args, **more)
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def test_steps_go_on_while_a_checkpoint_is_stored(store, sharded, trackers, refe
             completed[0] = number + 1
             done.notify_all()
 
-    def write_after_another_step(store, run, step, parts):
+    def write_after_another_step(store, run, step, parts, **more):
         with done:
             assert done.wait_for(lambda: completed[0] > min(step, 19), PATIENCE_S)
-        return true_write(store, run, step, parts)
+        return true_write(store, run, step, parts, **more)
 
     monkeypatch.setattr(Denoising, "step", counted_step)
     monkeypatch.setattr(checkpoint, "write_parts", write_after_another_step)
@@ -198,7 +198,7 @@ def test_an_interruption_waits_and_stays_one(store, trackers, gate, monkeypatch)
     train_until(store, small_config(), 6, monkeypatch)
     assert newest_checkpoint(store, "small").body["step"] == 5
 
-    def refused(*_args):
+    def refused(*_args, **_more):
         raise StorageError("away")
 
     def interrupted():
@@ -221,11 +221,11 @@ def test_checkpoints_too_close_to_each_other_are_said_once(tmp_path, monkeypatch
         waiting.set()
         return wait(futures)
 
-    def slow_write(*args):
+    def slow_write(*args, **more):
         assert waiting.wait(PATIENCE_S)
         waiting.clear()
         clock[0] += 7.0
-        return true_write(*args)
+        return true_write(*args, **more)
 
     monkeypatch.setattr(storing, "wait", noted_wait)
     monkeypatch.setattr(checkpoint, "write_parts", slow_write)
@@ -264,9 +264,9 @@ def _two_ranks(rank, world_size, folder):
     parallel, true_write = parallel_of(rank, world_size), checkpoint.write_parts
     is_open = threading.Event()
 
-    def write_later(*args):
+    def write_later(*args, **more):
         assert is_open.wait(PATIENCE_S)
-        return true_write(*args)
+        return true_write(*args, **more)
 
     checkpoint.write_parts = write_later
     with storing_of(store, learner, parallel) as one:
