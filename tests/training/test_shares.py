@@ -14,7 +14,7 @@ from ddpm_core.training import worker
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.shares import divided
 from ddpm_core.training.worker import train_rank
-from tests.training.small import CPU, make_learner, run_group, small_config
+from tests.training.small import CPU, make_learner, run_group, small_config, state_of
 from tests.training.test_averages import snapshots_of
 from tests.training.test_worker import ALONE, FakeTracker, Killed
 
@@ -37,7 +37,7 @@ def _train(rank, world_size, folder):
             sum(one.nbytes for one in part.values() if not one.is_meta)
             for part in self.trainee.parts().values()
         ]
-        torch.save(held, folder / f"held-{rank}")
+        torch.save([sum(held), state_of(self)["adam.step"].item()], folder / f"held-{rank}")
 
     Denoising.step = fatal_step
     with pytest.raises(Killed):
@@ -58,8 +58,8 @@ def trained(tmp_path_factory):
 
 def test_the_bits_are_those_of_ranks_that_hold_all(trained):
     """Catches an update or an average of a part only, weights that are not sent, a norm of a part
-    of the gradient, a step that only some parameters count, a share that is not resumed, and a
-    checkpoint or snapshot that lacks what another rank holds.
+    of the gradient, a share that is not resumed, and a checkpoint or snapshot that lacks what
+    another rank holds.
     """
     whole, parts = (open_store(str(trained / name)) for name in ("whole", "divided"))
     config = small_config(**WHOLE)
@@ -71,12 +71,15 @@ def test_the_bits_are_those_of_ranks_that_hold_all(trained):
 
 
 def test_each_rank_holds_its_share(trained):
-    """Catches moments or averages that every rank holds all the same."""
+    """Catches moments or averages that every rank holds all the same, and steps that are counted
+    only of the weights that a rank moves.
+    """
     learner = make_learner(small_config(**WHOLE))
     whole = sum(one.nbytes for part in learner.trainee.parts().values() for one in part.values())
     weights = sum(one.nbytes for one in learner.trainee.weights().values())
     for rank in (0, 1):
-        held = sum(torch.load(trained / f"held-{rank}"))
+        held, num_steps = torch.load(trained / f"held-{rank}")
+        assert num_steps == 4
         assert weights < held < weights + 0.55 * (whole - weights)
 
 
