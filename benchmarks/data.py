@@ -6,6 +6,9 @@
 Every round runs all readers one after the other; shown are medians over the rounds. Local: the
 second of two epochs, in which everything has started and lies in the page cache. S3: the first
 epoch, start of the processes and fetching included (not so for the bound), with an empty cache.
+
+The bound reads and decodes with the fastest decoder that is installed (`decoders.py`); peers with
+formats of their own (`data_peers.py`) are measured on the disk, where they are installed.
 """
 
 import argparse
@@ -18,9 +21,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import data_peers as others
 from benchmarks import data_readers as readers
 from benchmarks.about import about
 from benchmarks.data_sets import CASES, image_files, write_folder, write_shards
+from benchmarks.decoders import fastest
 from ddpm_core.loading.cache import FOLDER_VARIABLE, LIMIT_VARIABLE
 from ddpm_core.store.storage import open_store
 
@@ -54,8 +59,11 @@ def empty_cache():
     shutil.rmtree(os.environ[FOLDER_VARIABLE], ignore_errors=True)
 
 
-def measure(case, uri, options):
-    """{reader: [images/s of each round]} of a case at a place."""
+def measure(case, uri, options, own_formats):
+    """{reader: [images/s of each round]} of a case at a place, and the name of the decoder.
+
+    `own_formats`: the peers that have one, {name: its folder}, measured on the disk alone.
+    """
     store, remote = open_store(uri), uri.startswith("s3://")
     count = options.images
     files = image_files(case, count)
@@ -63,7 +71,13 @@ def measure(case, uri, options):
     # One request for each image: a tenth of them says enough.
     keys = write_folder(store, case, files[: count // 10] if remote else files)
     of = rate_of_first if remote else rate_of_second
-    found = {name: [] for name in ("ours", *PEERS, "bound")}
+    decoder, decode = fastest(case, files)
+    paths = [Path(uri, index.manifest.folder, shard.name) for shard in index.shards["train"]]
+    if remote:
+        own_formats = {}
+    for name, folder in own_formats.items():
+        others.write(name, folder, files)
+    found = {name: [] for name in ("ours", *PEERS, *own_formats, "bound")}
     for _ in range(options.rounds):
         empty_cache()
         found["ours"].append(of(readers.ours(uri, index, options.processes), count))
@@ -71,8 +85,13 @@ def measure(case, uri, options):
         found["torch folder"].append(
             of(readers.torch_folder(uri, keys, options.processes), len(keys))
         )
-        found["bound"].append(readers.bound(uri, index, options.processes))
-    return found
+        for name, folder in own_formats.items():
+            sizes = others.read(
+                name, folder, options.processes, decode=decode, case=case, paths=paths
+            )
+            found[name].append(of(sizes, count))
+        found["bound"].append(readers.bound(uri, index, options.processes, decode))
+    return found, decoder
 
 
 def measure_cached(case, uri, options):
@@ -105,10 +124,10 @@ def main():
     if not cases:
         parser.error(f"--only {options.only}: no such case; {[case.name for case in CASES]}")
 
-    lines = [
-        "| images | from | ours | webdataset | torch folder | bound | x best peer | of bound |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    named = others.installed()
+    heads = ["images", "from", "ours", *PEERS, *named, "bound", "decoder of the bound"]
+    heads += ["x best peer", "of bound"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     print(*lines, sep="\n", flush=True)
     worst_peer, worst_bound = float("inf"), float("inf")
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,7 +136,8 @@ def main():
         places = [f"{scratch}/root", *([options.root.rstrip("/")] if options.root else [])]
         for uri in places:
             for case in cases:
-                found = measure(case, uri, options)
+                folders = {name: f"{scratch}/{len(lines)}-{name}" for name in named}
+                found, decoder = measure(case, uri, options, folders)
                 medians = {name: statistics.median(rates) for name, rates in found.items()}
                 # Of each round, so that what slows the machine slows both sides.
                 ratios = [
@@ -127,12 +147,17 @@ def main():
                 peer, limit = (statistics.median(column) for column in zip(*ratios, strict=True))
                 worst_peer, worst_bound = min(worst_peer, peer), min(worst_bound, limit)
                 place = "S3" if uri.startswith("s3://") else "disk"
-                rates = " | ".join(f"{value:,.0f}" for value in medians.values())
-                lines.append(f"| {case.name} | {place} | {rates} | {peer:.2f} | {limit:.2f} |")
+                shown = [
+                    f"{medians[name]:,.0f}" if name in medians else ""
+                    for name in ("ours", *PEERS, *named, "bound")
+                ]
+                cells = [case.name, place, *shown, decoder, f"{peer:.2f}", f"{limit:.2f}"]
+                lines.append(f"| {' | '.join(cells)} |")
                 print(lines[-1], flush=True)
         for case in (one for one in cases if one in CASES[:2]):
             value = statistics.median(measure_cached(case, places[0], options))
-            lines.append(f"| {case.name} | memory (small set) | {value:,.0f} | | | | | |")
+            rest = " |" * (len(heads) - 3)
+            lines.append(f"| {case.name} | memory (small set) | {value:,.0f} |{rest}")
             print(lines[-1], flush=True)
     last = f"worst of all cases: {worst_peer:.2f} x the best peer, {worst_bound:.2f} of the bound"
     if options.out:

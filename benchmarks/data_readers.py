@@ -55,7 +55,7 @@ def _batches(images, index, num_epochs):
     train = TrainConfig(num_steps=num_steps, global_batch_size=BATCH)
     with Batches(images, train, start=0, rank=0, world_size=1, pinned=False) as batches:
         for _ in range(num_steps):
-            yield len(batches.take().images_u8)
+            yield len(batches.take().images)
 
 
 def web_dataset(uri, index, num_processes):
@@ -120,8 +120,8 @@ def torch_folder(uri, keys, num_processes):
             yield len(batch)
 
 
-def bound(uri, index, num_processes):
-    """Images/s of bare loops that read the shards in order and decode their images."""
+def bound(uri, index, num_processes, decode):
+    """Images/s of bare loops that read the shards in order and `decode` their images."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(num_processes + 1)
     shards = index.shards["train"]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm_core.shards.index import Index, Shard
+from ddpm_core.shards.members import ClassMember, ImageMember
 from ddpm_core.store.manifest import FileRecord, Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
@@ -87,13 +88,15 @@ def write_shards(store: Store, case: Case, files: list[bytes]) -> Index:
     return Index(
         manifest=Manifest(folder, {}, records),
         fingerprint=sha256_of(folder.encode()),
-        shape=(case.channels, case.side, case.side),
-        classes=tuple("0123456789"),
+        image=ImageMember(
+            "uint8",
+            (case.channels, case.side, case.side),
+            mean=(0.0,) * case.channels,
+            std=(1.0,) * case.channels,
+            file_bytes=None,
+        ),
+        others={"label": ClassMember(tuple("0123456789"), counts={})},
         num_images={"train": len(files)},
-        class_counts={},
-        mean=(0.0,),
-        std=(1.0,),
-        png_bytes=None,
         shards={"train": tuple(shards)},
         rejected=(),
     )
