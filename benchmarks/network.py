@@ -115,7 +115,7 @@ def their_training(config, device):
 
 def our_sampling(config, device):
     dtype = getattr(torch, config.train.precision)
-    network = AveragedNetwork(build_network(config), device, dtype=dtype)
+    network = AveragedNetwork(build_network(config), device, dtype=dtype, compute=config.compute)
     denoiser, shape = build_denoiser(config, network), config.data.shape
     positions = torch.arange(config.train.global_batch_size, device=device)
     first, steps = seeding.key(0, "sample_init"), seeding.key(0, "sample_noise")
