@@ -1,6 +1,8 @@
 """The cores of this machine are those that this process may use."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -82,3 +84,27 @@ def test_a_container_s_memory_is_the_limit(limits, monkeypatch, tmp_path):
     assert memory_bytes() == 1000
     monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
     assert memory_bytes() is None
+
+
+_FAULTS = """
+import resource
+from ddpm_core.machine import keep_freed_memory
+{call}
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * (64 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_freed_memory_is_taken_again_without_asking_the_system():
+    """Catches a threshold that is refused or reset: 64 MB are 16,384 pages, mapped every time."""
+
+    def faults(call):
+        command = [sys.executable, "-c", _FAULTS.format(call=call)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    if faults("") < 1000:
+        pytest.skip("this allocator keeps what is freed")
+    assert faults("keep_freed_memory()") < 1000

@@ -33,6 +33,7 @@ from ddpm_core.cluster.silence import Silence
 from ddpm_core.cluster.start import StartLimit, read_reason, release_places
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
+from ddpm_core.machine import keep_freed_memory
 
 _log = logging.getLogger(__name__)
 
@@ -171,6 +172,7 @@ class _Threads:
 
     def __call__(self, payload: dict[str, Any]) -> None:
         torch.set_num_threads(self._num_threads)
+        keep_freed_memory()
         try:
             self._worker(payload)
         except (PipelineError, RuntimeError, MemoryError) as error:

@@ -15,6 +15,7 @@ from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
 from ddpm_core.cluster.memory import POOL_KEYS, lack_of_memory
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
+from ddpm_core.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +145,7 @@ class _PoolActor:
         import torch  # here, because it takes three seconds
 
         torch.set_num_threads(self._num_threads)
+        keep_freed_memory()
         gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
         return torch.device("cuda:0" if gpus else "cpu")
 

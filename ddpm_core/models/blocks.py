@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, Known
+from ddpm_core.models.on_cpu import Dropout, GroupNorm, attend
 from ddpm_core.models.recompute import Recomputable
 
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear | None)
@@ -62,7 +63,7 @@ class Linear(nn.Linear):
         """Left to `initialise`: here there is no generator."""
 
 
-class Norm(nn.GroupNorm):
+class Norm(GroupNorm):
     """Group normalisation that on a GPU keeps to 16 bits where its input has them.
 
     Autocast computes it in float32, and so the swish behind it: twice the bytes to and fro, of what
@@ -237,7 +238,7 @@ class ResBlock(Recomputable):
         self.conv_1 = Conv(in_channels, out_channels, 3)
         self.time_proj = Linear(embed_channels, out_channels)
         self.norm_2 = Norm(num_groups, out_channels, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_2 = Conv(out_channels, out_channels, 3, gain=NEAR_ZERO)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else Conv(in_channels, out_channels, 1)
@@ -271,9 +272,7 @@ class Attention(Recomputable):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         pixels = self.norm(x).flatten(2).transpose(1, 2).unsqueeze(1)  # b 1 (h w) c
-        mixed = F.scaled_dot_product_attention(
-            self.query(pixels), self.key(pixels), self.value(pixels)
-        )
+        mixed = attend(self.query(pixels), self.key(pixels), self.value(pixels))
         change: Tensor = self.proj_out(mixed)
         return x + change.squeeze(1).transpose(1, 2).reshape(x.shape)
 

@@ -27,6 +27,7 @@ from ddpm_core.models.blocks import (
     null_of,
     timestep_embedding,
 )
+from ddpm_core.models.on_cpu import attend
 from ddpm_core.models.recompute import Recomputable
 
 TIME_FEATURES = 256
@@ -117,7 +118,7 @@ class SelfAttention(nn.Module):
         b, n, d = x.shape
         heads = self.query_key_value(x).reshape(b, n, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         out: Tensor = self.proj_out(mixed.transpose(1, 2).reshape(b, n, d))
         return out
 
