@@ -1,4 +1,4 @@
-"""How many cores and how much memory a process has here: not more than a container is allowed."""
+"""What a process has here: cores and memory, not more than a container is allowed; matrix units."""
 
 import ctypes
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_CPUINFO = Path("/proc/cpuinfo")
 
 # Parameters of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -44,6 +45,15 @@ def memory_bytes() -> int | None:
             except (OSError, ValueError):  # not there, or "max"
                 continue
     return min(found)
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the processor has matrix units for bfloat16 (AMX), as Linux names them."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    return any("amx_bf16" in line.split() for line in lines if line.startswith("flags"))
 
 
 def keep_freed_memory() -> None:

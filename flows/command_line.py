@@ -145,6 +145,7 @@ def _run_flow(command: Command, parameters: dict[str, Any], console: Console) ->
 
             with show_on(console):
                 run_flow(command.load(), command.stages, parameters)
+            api.begin_close()  # while Ray ends
     finally:
         api.close()
 

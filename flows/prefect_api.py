@@ -76,6 +76,11 @@ class PrefectApi:
         os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "2"
         return True
 
+    def begin_close(self) -> None:
+        """Have the server ended, if it is our own, and do not wait for that: `close` does."""
+        if self._server is not None:
+            self._server.begin_close()
+
     def close(self) -> None:
         """End the server, if it is our own, and take back what `use` changed."""
         if self._server is not None:

@@ -7,7 +7,11 @@ import sys
 import pytest
 
 from ddpm_core import machine
-from ddpm_core.machine import cores, memory_bytes  # cores: tests/conftest.py says two for one
+from ddpm_core.machine import (
+    cores,
+    memory_bytes,
+    multiplies_bfloat16,
+)  # cores: tests/conftest.py says two for one
 
 
 @pytest.fixture
@@ -108,3 +112,14 @@ def test_freed_memory_is_taken_again_without_asking_the_system():
     if faults("") < 1000:
         pytest.skip("this allocator keeps what is freed")
     assert faults("keep_freed_memory()") < 1000
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False), (None, False)]
+)
+def test_matrix_units_are_those_of_the_processor_s_flags(flags, has, tmp_path, monkeypatch):
+    """Catches AVX-512's bfloat16, which is no faster, and a system without that file."""
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    assert multiplies_bfloat16() == has

@@ -48,6 +48,8 @@ _SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
     # Relative paths in the environment (MLFLOW_TRACKING_URI) mean the same on every worker.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # How soon it is seen that all ranks are done; Ray's own 2 s are a second of each training.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # It would only wait for a checkpoint ahead of time, which our workers do not make.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Printed lines go to the log as they are, once.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ddpm_core.doctor.finding import Finding, bad, look, ok
 from ddpm_core.extras import EXTRAS
-from ddpm_core.machine import cores, memory_bytes
+from ddpm_core.machine import cores, memory_bytes, multiplies_bfloat16
 
 _PYTHONS = ((3, 11), (3, 13))
 _SHOWN = ("torch", "ray", "mlflow", "prefect", "webdataset", "s3fs")
@@ -19,7 +19,6 @@ _GOOD_MEMORY = 4 * _GIB
 _GOOD_SHM = _GIB
 _LEAST_DESCRIPTORS, _GOOD_DESCRIPTORS, _MOST_DESCRIPTORS = 256, 1024, 65536
 _NVIDIA = Path("/proc/driver/nvidia/version")
-_CPUINFO = Path("/proc/cpuinfo")
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at, not written
 
 
@@ -143,7 +142,7 @@ def _torch() -> Finding:
             "whether the driver is as new as that CUDA",
         )
     threads = f"{said}, {torch.get_num_threads()} threads, no GPU"
-    if not _has_amx(_CPUINFO.read_text() if _CPUINFO.exists() else ""):
+    if not multiplies_bfloat16():
         return ok("GPU", threads)
     return ok(
         "GPU",
@@ -167,9 +166,3 @@ def _gpus(said: str) -> Finding:
         f"{text}; no arithmetic in bfloat16",
         "It trains in float32, also with train.precision=auto; train.precision=float16 is faster",
     )
-
-
-def _has_amx(cpuinfo: str) -> bool:
-    """Return whether /proc/cpuinfo names a processor with matrix units for bfloat16."""
-    flags = (line.split() for line in cpuinfo.splitlines() if line.startswith("flags"))
-    return any("amx_bf16" in one for one in flags)

@@ -64,6 +64,11 @@ class Server:
         how = f"in {START_TIMEOUT_S:.0f} s" if self.is_running() else "and ended"
         raise ClusterError(f"{self._name} did not start {how}; its log ends:\n{log[-2000:]}")
 
+    def begin_close(self) -> None:
+        """Have it ended, and do not wait for that: `close` does."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def close(self) -> None:
         """End it and all it started, and remove its folder."""
         self._exit.close()

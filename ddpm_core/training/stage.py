@@ -4,10 +4,12 @@ import logging
 
 from ddpm_core import cluster
 from ddpm_core.cluster import group
+from ddpm_core.cluster.connection import uses_gpu
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import end_warning, require_guidance, require_process
+from ddpm_core.machine import multiplies_bfloat16
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import base, going_on, layout, lease, results
 from ddpm_core.runs.run import require_feature_file
@@ -27,6 +29,9 @@ from ddpm_core.training import checkpoint, start
 from ddpm_core.training.worker import deliver_curve, payload_of, train_worker
 
 _log = logging.getLogger(__name__)
+
+_LARGE = 5_000_000
+"""parameters from which the products of matrices are most of a step"""
 
 
 def run_train(store: Store, config: RunConfig) -> None:
@@ -73,6 +78,8 @@ def run_train(store: Store, config: RunConfig) -> None:
         payload = payload_of(store, config)
         # The worker of rank 0 logs; if it is killed with the group, its end is noted from here.
         with cluster.connect(config.compute), open_tracker(store, config, stage="train"):
+            if (hint := _idle_units(config)) is not None:
+                Progress("train", 0, num_steps, "steps", hint).show()
             group.train_group(train_worker, payload, config.compute, name=config.name)
     if results.final_checkpoint(store, config) is None:
         folder = layout.checkpoint_folder(config.name, num_steps)
@@ -80,6 +87,19 @@ def run_train(store: Store, config: RunConfig) -> None:
             f"all workers ended, but {store.uri_of(folder)} is not there; all nodes must see the "
             "same storage: use s3:// or a shared folder as root"
         )
+
+
+def _idle_units(config: RunConfig) -> str | None:
+    """Return what to say where a large network is trained beside matrix units that do nothing."""
+    precision = config.train.precision
+    if precision not in ("auto", "float32") or config.num_parameters < _LARGE:
+        return None
+    if not multiplies_bfloat16() or uses_gpu(config.compute):
+        return None
+    return (
+        f"this processor multiplies matrices in bfloat16, and train.precision={precision} does not "
+        "use that: a run with --set train.precision=bfloat16 trains about twice as fast"
+    )
 
 
 def _show_classes(store: Store, config: RunConfig) -> None:

@@ -80,14 +80,6 @@ def test_a_gpu_that_torch_cannot_use_is_in_the_way(cuda, word, monkeypatch, tmp_
     assert word in found.said
 
 
-@pytest.mark.parametrize(
-    ("flags", "has"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)]
-)
-def test_matrix_units_are_recognised(flags, has):
-    """Catches vector instructions, which gain little, taken for matrix units."""
-    assert machine._has_amx(f"processor : 0\nflags\t\t: {flags}\n") == has
-
-
 def test_missing_extras_are_named(monkeypatch):
     """Catches a report that says only which packages there are."""
     monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "ray" else object())

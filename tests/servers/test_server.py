@@ -1,6 +1,8 @@
 """What is on this machine is reached without a proxy."""
 
 import os
+import sys
+import time
 
 import pytest
 
@@ -35,3 +37,18 @@ def test_requests_of_this_process_go_straight(monkeypatch):
     assert requests.utils.should_bypass_proxies("http://127.0.0.1:8265/x", no_proxy=None)
     assert not urllib.request.proxy_bypass("example.org")
     assert os.environ["no_proxy"] == "127.0.0.1,localhost,::1"
+
+
+def test_a_server_ends_once_its_end_has_begun_and_may_still_be_closed(tmp_path):
+    """Catches a beginning that waits, one that ends nothing, and an end that cannot begin twice."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    serving = server.Server("a server", command, folder, dict(os.environ))
+    assert serving.is_running()
+    serving.begin_close()
+    serving.begin_close()
+    while serving.is_running():
+        time.sleep(0.01)
+    serving.close()
+    assert not folder.exists()

@@ -11,6 +11,7 @@ from ddpm_core.cluster import group
 from ddpm_core.config import identity
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.progress import WARNING, parse
+from ddpm_core.recipes import cifar10
 from ddpm_core.runs import layout, lease, results
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.commit import commit, write_file
@@ -235,3 +236,21 @@ def test_a_name_that_no_class_has_is_refused_before_the_training(tmp_path, group
     with pytest.raises(ConfigError, match="'cat', which is no class of the images"):
         run_train(store, CONFIG.replaced(changes))
     assert not groups
+
+
+@pytest.mark.parametrize(
+    ("changes", "units", "gpu", "said"),
+    [
+        ({}, True, False, True),
+        ({"train.precision": "bfloat16"}, True, False, False),
+        ({"model.base_channels": 32}, True, False, False),
+        ({}, False, False, False),
+        ({}, True, True, False),
+    ],
+)
+def test_idle_matrix_units_are_spoken_of(changes, units, gpu, said, monkeypatch):
+    """Catches the hint on a GPU, for a network that gains nothing, or where it is followed."""
+    monkeypatch.setattr(stage, "multiplies_bfloat16", lambda: units)
+    monkeypatch.setattr(stage, "uses_gpu", lambda _compute: gpu)
+    hint = stage._idle_units(cifar10().replaced(changes))
+    assert (hint is not None and "--set train.precision=bfloat16" in hint) == said
