@@ -116,6 +116,7 @@ def rows(network, precision):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--only", nargs=3, metavar=("NETWORK", "WAY", "PRECISION"))
     args = parser.parse_args()
     if args.only is not None:
@@ -126,13 +127,14 @@ def main():
         "CPU s a step | x as it is | gradient norm |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for network in NETWORKS:
+    for network in args.networks:
         for line in rows(network, "float32"):
             print(line, flush=True)
             lines.append(line)
     head = ["# Memory of a training step", "", *about("benchmarks.memory", num_cores=1)]
     sizes = []
-    for title, (_, size, _) in NETWORKS.items():
+    for title in args.networks:
+        size = NETWORKS[title][1]
         millions = config_of(title, "as it is", "float32").num_parameters / 1e6
         sizes.append(f"{title}: {millions:.1f} M parameters, batch {size}")
     head += [
