@@ -123,14 +123,14 @@ def available(device: torch.device) -> int | None:
     return machine.memory_bytes()
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Counts the bytes of all tensors that are made within the block, until they are gone.
 
     And the operations: torch's own counter of them keeps tensors that are computed again.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.now, self.peak, self.flops = 0, 0, 0
         self._sizes: dict[int, int] = {}
 

@@ -130,7 +130,8 @@ class _Prepared:
         """Return how long the parts of a step take."""
         if not self._images:
             return Speed(0.0, self._by_operations(), 0)
-        steps, begin = [], time.perf_counter()
+        steps: list[float] = []
+        begin = time.perf_counter()
         while len(steps) < _MOST_STEPS and time.perf_counter() - begin < _MEASURED_S:
             number = len(steps) + _WARM_UP
             steps.append(self._seconds(self._training.step, number, self._batch, self._given))
@@ -199,7 +200,8 @@ class _Prepared:
 
         with FlopCounterMode(display=False) as flops:
             seconds = self._seconds(both)
-        return seconds * self._found.flops / flops.get_total_flops()
+        operations: int = flops.get_total_flops()
+        return seconds * self._found.flops / operations
 
 
 if __name__ == "__main__":
