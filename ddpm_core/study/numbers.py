@@ -24,13 +24,19 @@ SPACES = ("pixels", "features")
 SOLVERS = ("heun", "adaptive")
 
 
-def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) -> dict[str, Any]:
+def numbers_of(
+    findings: Findings,
+    config: RunConfig,
+    protocol: dict[str, Any],
+    labels: Tensor | None = None,
+) -> dict[str, Any]:
     """Return all numbers of the study.
 
     Args:
         findings: of all units.
         config: the run's.
         protocol: which weights, data and feature network these are, and `num_images` of each split.
+        labels: (n,) of the images that are drawn, in their order; None: they have none.
 
     Raises:
         DivergenceError: if the bound of an image is not finite.
@@ -70,7 +76,7 @@ def numbers_of(findings: Findings, config: RunConfig, protocol: dict[str, Any]) 
         },
         "round_trip": _round_trip(findings),
         **(
-            {"ddim": ddim.numbers_of(findings, config, reference)}
+            {"ddim": ddim.numbers_of(findings, config, reference, labels)}
             if config.study.ddim_steps
             else {}
         ),

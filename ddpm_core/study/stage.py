@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import torch
+
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.features import describe_network
@@ -12,6 +14,7 @@ from ddpm_core.evaluation.stage import deliver_evaluation
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
 from ddpm_core.runs import places, results
+from ddpm_core.sampling.plan import load_plan
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.expected import Expected
@@ -103,7 +106,8 @@ def _publish(inputs: Inputs, folder: str, expected: Expected, findings: Findings
     )
     num_images = dict(inputs.index.num_images)
     protocol = {**inputs.weights, "features": features, "num_images": num_images}
-    numbers = numbers_of(findings, config, protocol)
+    labels = load_plan(store, config).labels(torch.arange(config.study.num_images))
+    numbers = numbers_of(findings, config, protocol, labels)
     canonical_json(numbers)  # refuses NaN and infinity, which are no JSON
     contents = {
         NUMBERS_ROLE: (".json", (json.dumps(numbers, indent=2, sort_keys=True) + "\n").encode()),

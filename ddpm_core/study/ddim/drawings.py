@@ -127,7 +127,8 @@ def _table_1(numbers: dict[str, Any], config: RunConfig, data: str) -> Iterator[
 
 def _consistency(rows: list[dict[str, Any]], config: RunConfig) -> Iterator[str]:
     yield from ["", "## The same x_T in few steps and in the most", ""]
-    yield "In brackets: of two that do not share x_T."
+    of_label = "" if config.num_classes is None else ", of one label"
+    yield f"In brackets: of two that do not share x_T{of_label}."
     yield ""
     yield from _head(["", "S", "against", "RMSE [levels]", "distance of features", "same class"])
     for row in rows:

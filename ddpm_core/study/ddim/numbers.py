@@ -15,13 +15,16 @@ from ddpm_core.study.ddim.cells import TAUS, cell_name, cells
 from ddpm_core.study.findings import Findings
 
 
-def numbers_of(findings: Findings, config: RunConfig, reference: Seen | None) -> dict[str, Any]:
+def numbers_of(
+    findings: Findings, config: RunConfig, reference: Seen | None, labels: Tensor | None
+) -> dict[str, Any]:
     """Return the numbers of the tables.
 
     Args:
         findings: of all units.
         config: the run's, with `study.ddim_steps`.
         reference: what was seen of the training images; None without a feature network.
+        labels: (n,) of the images that are drawn, in their order; None: they have none.
     """
     return {
         "clip_x_0": config.sample.clip_x_0,
@@ -34,7 +37,7 @@ def numbers_of(findings: Findings, config: RunConfig, reference: Seen | None) ->
             }
             for cell in cells(config)
         ],
-        "consistency": _consistency(findings, config),
+        "consistency": _consistency(findings, config, labels),
         "reconstruction": [
             one for tau in TAUS for one in _reconstruction(findings, tau, config.study.ddim_steps)
         ],
@@ -51,21 +54,23 @@ def _quality(findings: Findings, name: str, reference: Seen | None) -> dict[str,
     }
 
 
-def _consistency(findings: Findings, config: RunConfig) -> list[dict[str, Any]]:
+def _consistency(
+    findings: Findings, config: RunConfig, labels: Tensor | None
+) -> list[dict[str, Any]]:
     """Return how alike the images of the same x_T are, in few steps and in the most.
 
     Each number is of an image and that of its own x_T in the most steps, and beside it (`other`) of
-    an image and that of another x_T: what would be found if x_T said nothing. Where labels are
-    given the class says nothing either, and is left out.
+    an image and that of another x_T, of the same label where there are labels: what would be found
+    if x_T said nothing. Then the class says nothing either, and is left out.
     """
     steps, found = sorted(config.study.ddim_steps), []
     for noise in ("0", "1"):
         most = _images_of(findings, noise, steps[-1])
-        if config.num_classes is not None:
+        if labels is not None:
             most.pop("probabilities", None)
         for num_steps in steps[:-1]:
             few = _images_of(findings, noise, num_steps)
-            own, other = (_alike(few, most, shift) for shift in (0, 1))
+            own, other = _alike(few, most), _alike(*_beside_others(few, most, labels))
             found.append({"noise": noise, "steps": num_steps, "against": steps[-1], **own})
             found[-1] |= {f"other_{key}": value for key, value in other.items()}
     return found
@@ -77,17 +82,35 @@ def _images_of(findings: Findings, noise: str, num_steps: int) -> dict[str, Tens
     return {name: findings.rows("ddim", part, name) for name in names}
 
 
-def _alike(few: dict[str, Tensor], most: dict[str, Tensor], shift: int) -> dict[str, float]:
+def _beside_others(
+    few: dict[str, Tensor], most: dict[str, Tensor], labels: Tensor | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return each image of `few`, and from `most` that of another x_T: the last before it of the
+    same label, of the first of a label the last. Images without another are left out.
+    """
+    kept, others = {}, {}
+    for name in few.keys() & most.keys():
+        count = len(few[name])
+        of_each = torch.zeros(count) if labels is None else labels[:count]
+        other = torch.arange(count)
+        for label in of_each.unique():
+            places = (of_each == label).nonzero().flatten()
+            other[places] = places.roll(1)
+        has_other = other != torch.arange(count)
+        kept[name], others[name] = few[name][has_other], most[name][other[has_other]]
+    return kept, others
+
+
+def _alike(few: dict[str, Tensor], most: dict[str, Tensor]) -> dict[str, float]:
     """Return RMSE in levels and distance of features, as means, and the share of one class."""
-    rolled = {name: rows.roll(shift, 0) for name, rows in most.items()}
-    apart_u8 = few["shown"].double() - rolled["shown"].double()
-    pixels = apart_u8.flatten(1).square().mean(dim=1).sqrt()
-    found = {"rmse": float(pixels.mean())}
-    if "features" in few:
-        apart = (few["features"] - rolled["features"]).norm(dim=1)
-        found["feature_distance"] = float(apart.mean())
-    if "probabilities" in most:
-        classes = few["probabilities"].argmax(1) == rolled["probabilities"].argmax(1)
+    found = {}
+    if len(few["shown"]):
+        apart_u8 = few["shown"].double() - most["shown"].double()
+        found["rmse"] = float(apart_u8.flatten(1).square().mean(dim=1).sqrt().mean())
+    if len(few.get("features", ())):
+        found["feature_distance"] = float((few["features"] - most["features"]).norm(dim=1).mean())
+    if len(most.get("probabilities", ())):
+        classes = few["probabilities"].argmax(1) == most["probabilities"].argmax(1)
         found["same_class"] = float(classes.double().mean())
     return found
 

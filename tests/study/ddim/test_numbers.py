@@ -10,7 +10,7 @@ from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.store.storage import open_store
 from ddpm_core.study.ddim import drawings
 from ddpm_core.study.ddim.cells import cells
-from ddpm_core.study.ddim.numbers import _alike
+from ddpm_core.study.ddim.numbers import _alike, _beside_others
 from ddpm_core.study.numbers import metrics_of, numbers_of
 from ddpm_core.study.units import Unit
 from tests.study.made_up import NUM_TEST, NUM_TRAIN, made_up, make_up
@@ -79,11 +79,11 @@ def test_images_of_one_x_T_are_compared_with_the_longest_way_and_with_another_x_
         "features": most["features"] + torch.tensor([0.6, 0.8]),
         "probabilities": torch.eye(3)[[0, 1, 1]],
     }
-    assert _alike(few, most, 0) == pytest.approx(
+    assert _alike(few, most) == pytest.approx(
         {"rmse": 7, "feature_distance": 1, "same_class": 2 / 3}
     )
     # Image i beside that of x_T i - 1: 7 - 200, 107 and 107 levels apart.
-    other = _alike(few, most, 1)
+    other = _alike(*_beside_others(few, most, None))
     assert other["rmse"] == pytest.approx((193 + 107 + 107) / 3)
     assert other["same_class"] == pytest.approx(1 / 3)
 
@@ -99,12 +99,23 @@ def test_consistency_is_of_ddim_and_of_ddpm(numbers):
     assert rows[1]["feature_distance"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_labels_that_are_given_leave_no_class_to_compare(found):
-    """Catches: "the same class" of images that were drawn of it."""
+def test_images_of_labels_are_compared_with_those_of_the_same_label(found):
+    """Catches: images of two labels for what x_T does, an image beside itself where it is the only
+    one of its label, "the same class" of images that were drawn of it.
+    """
     config = CONFIG.replaced({"model.conditioning": "label"})
-    rows = numbers_of(found, config, PROTOCOL)["ddim"]["consistency"]
-    assert not any("same_class" in row for row in rows)
-    assert all("feature_distance" in row for row in rows)
+    labels = torch.tensor([0, 1, 2, 1, 0, 1])
+    rows = numbers_of(found, config, PROTOCOL, labels)["ddim"]["consistency"]
+    few, most = (whole("ddim", f"0-linear-{steps}", 6)["features"] for steps in (5, 21))
+    pairs = [(0, 4), (4, 0), (1, 5), (3, 1), (5, 3)]
+    expected = torch.stack([(few[one] - most[other]).norm() for one, other in pairs]).mean()
+    assert rows[0]["other_feature_distance"] == pytest.approx(float(expected), rel=1e-5)
+    assert rows[0]["feature_distance"] == pytest.approx(float((few - most).norm(dim=1).mean()))
+    assert not any("same_class" in key for row in rows for key in row)
+    alone = numbers_of(found, config, PROTOCOL, torch.arange(6))["ddim"]
+    assert "other_feature_distance" not in alone["consistency"][0]
+    page = drawings.tables_markdown(alone, config, "digits")
+    assert "In brackets: of two that do not share x_T, of one label." in page
 
 
 def test_errors_there_and_back_are_of_all_images(numbers):
