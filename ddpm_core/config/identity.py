@@ -83,7 +83,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     "data": {"depth": 8},
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
     "model.unet": {"time_embedding": "sinusoidal"},
-    "diffusion": {"kind": "chain"},
+    "diffusion": {"kind": "chain", "chain_times": "equal"},
     "train": {
         "label_dropout": 0.1,
         "ema_decays": (),

@@ -19,6 +19,7 @@ from ddpm_core.diffusion.denoiser import Network
 from ddpm_core.diffusion.paths.path import ContinuousPath
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
 from ddpm_core.diffusion.shapes import Images, Times
+from ddpm_core.diffusion.times import Times as Distribution
 from ddpm_core.diffusion.wrappers.respacing import chain_at
 
 
@@ -89,14 +90,23 @@ class ChainNetwork:
         return _call(self.network, x_t, time, conditioning)
 
 
-def chain_of_path(path: ContinuousPath, num_timesteps: int) -> NoiseSchedule:
-    """Return the chain of T times of the path, at equal distances up to its end.
+def chain_of_path(
+    path: ContinuousPath, num_timesteps: int, times: Distribution | None = None
+) -> NoiseSchedule:
+    """Return the chain of T times of the path, up to its end.
 
-    On the variance preserving path it is nearly that of `make_betas("linear", T)`.
+    Args:
+        path: the path. On the variance preserving one, at equal distances, the chain is nearly that
+            of `make_betas("linear", T)`.
+        num_timesteps: T.
+        times: between two of the chain's times lies 1/T of these; None: equal distances of time.
     """
     start, end = path.time_range
-    times = torch.linspace(0, end, num_timesteps + 1, dtype=torch.float64)[1:]
-    return chain_at(path, times.clamp(min=start, max=end))
+    if times is None:
+        chosen = torch.linspace(0, end, num_timesteps + 1, dtype=torch.float64)[1:]
+    else:
+        chosen = times.at(torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps)
+    return chain_at(path, chosen.clamp(min=start, max=end))
 
 
 def _call(network: Network, x: Images, t: Times, conditioning: Conditioning) -> Tensor:

@@ -70,7 +70,8 @@ def chain_made_of(diffusion: ContinuousConfig) -> NoiseSchedule:
         ConfigError: its steps are so short that nothing happens in some of them.
     """
     try:
-        return chain_of_path(path_of(diffusion), diffusion.num_timesteps)
+        times = times_of(diffusion) if diffusion.chain_times == "training" else None
+        return chain_of_path(path_of(diffusion), diffusion.num_timesteps, times)
     except ConfigError:
         remedy = ", or raise diffusion.sigma_min" if hasattr(diffusion, "sigma_min") else ""
         raise ConfigError(

@@ -12,6 +12,7 @@ from ddpm_core.recipes import digits
         ("vp", {"diffusion.beta_min": 30.0}, ["beta_min=30.0 is above beta_max=20.0"]),
         ("ve", {"diffusion.sigma_min": 200.0}, ["sigma_min=200.0 must be below sigma_max=100.0"]),
         ("vp", {"diffusion.log_sigma_mean": 1.0}, ["log_sigma_mean=1.0", "times=log_normal"]),
+        ("vp", {"diffusion.chain_times": "training"}, ["chain_times=training", "times=uniform"]),
         ("subvp", {"diffusion.prediction": "v"}, ["diffusion.prediction", "'eps' or 'x_0'"]),
         ("flow", {"diffusion.beta_max": 1.0}, ["is a key of diffusion.kind=vp", "kind=flow"]),
         ("edm", {"diffusion.prediction": "eps"}, ["diffusion.prediction is a key of"]),

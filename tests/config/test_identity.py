@@ -49,7 +49,8 @@ def test_every_recipe_has_the_fingerprints_that_it_had(name):
     What is changed on purpose in a recipe is written here; what is not, is never changed here.
     On purpose: digits-classes, mnist-classes and cifar10-classes measure what they make of labels
     (evaluate.num_classified_images, label_worth), so that their evaluations, studies and ablations
-    are others than before; weights and samples are the same. Runs go by their run.json.
+    are others than before; weights and samples are the same. The chain of digits-flow has its steps
+    where its training has its times (diffusion.chain_times). Runs go by their run.json.
     """
     config, golden = recipe(name), GOLDEN[name]
     now = {what: found[-1] if isinstance(found, list) else found for what, found in golden.items()}

@@ -1,6 +1,7 @@
 """Training in continuous time: times, forms of networks and losses, against closed forms."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -221,3 +222,18 @@ def test_the_chain_of_vp_is_nearly_the_papers():
     assert float(chain.alphas_cumprod[-1]) == pytest.approx(math.exp(-10.05), rel=1e-9)
     torch.testing.assert_close(chain.betas[1:], paper.betas[1:], rtol=0.1, atol=0)
     assert chain_of_path(VarianceExploding(), 3).num_timesteps == 3
+
+
+def test_a_chain_has_its_steps_where_the_training_has_its_times():
+    """Catches equal distances all the same, a chain that ends where its last step begins, shares
+    of log_snr, which falls, for those of sigma: on the straight line log sigma are quantiles of
+    N(-1, 1/4), and the last is the path's end.
+    """
+    line, count = Straight(end=0.999), 40
+    times = Times(line, "log_normal", log_sigma_mean=-1.0, log_sigma_std=0.5)
+    chain = chain_of_path(line, count, times)
+    log_sigma = -0.5 * chain.log_snr_at(torch.arange(count))
+    normal = NormalDist(-1.0, 0.5)
+    expected = [normal.inv_cdf((step + 1) / count) for step in range(count - 1)]
+    torch.testing.assert_close(log_sigma[:-1], torch.tensor(expected, dtype=torch.float64))
+    assert float(log_sigma[-1]) == pytest.approx(math.log(999), rel=1e-6)

@@ -211,7 +211,7 @@ MEASURED = {
     "digits-classes": "e9e21b2f3f186cb5",
     "digits-ddim": "395ceb30c5aa4feb",
     "digits-vp": "c44b3215cc222049",
-    "digits-flow": "f5ae9c432389e6c2",
+    "digits-flow": "4a5f07b2dbdc9518",
     "digits-edm": "06056f81b1f2b707",
     "digits-few": "06056f81b1f2b707",
     "mnist": "00b2c96d680f331b",

@@ -26,6 +26,10 @@ class ContinuousConfig(ProcessConfig):
     """of times=log_normal: mean of log sigma"""
     log_sigma_std: float = Field(1.0, gt=0)
     """of times=log_normal: standard deviation of log sigma"""
+    chain_times: Literal["equal", "training"] = "equal"
+    """where the steps of the chain lie that is made of the path: at equal distances of its time
+    (equal); or as densely as the times of the training (training), so that the bound measures
+    noise levels that the network has seen"""
 
     @property
     def variance(self) -> Variance:
@@ -41,6 +45,15 @@ class ContinuousConfig(ProcessConfig):
     def _normal_times_have_their_knobs(self) -> Self:
         knobs = ("log_sigma_mean", "log_sigma_std")
         self.refuse_unused("times", dict.fromkeys(knobs, "log_normal"))
+        return self
+
+    @model_validator(mode="after")
+    def _chain_follows_times_that_are_not_uniform(self) -> Self:
+        if self.chain_times == "training" and self.times == "uniform":
+            raise ValueError(
+                "chain_times=training is the same as equal with times=uniform; leave it out, or "
+                "set times=log_snr or log_normal"
+            )
         return self
 
 

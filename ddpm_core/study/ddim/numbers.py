@@ -93,7 +93,7 @@ def _beside_others(
         count = len(few[name])
         of_each = torch.zeros(count) if labels is None else labels[:count]
         other = torch.arange(count)
-        for label in of_each.unique():
+        for label in set(of_each.tolist()):
             places = (of_each == label).nonzero().flatten()
             other[places] = places.roll(1)
         has_other = other != torch.arange(count)
