@@ -9,7 +9,7 @@ from ddpm_core.config.diffusion import (
     DiffusionConfig,
 )
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
-from ddpm_core.config.model import DiTConfig, MLPConfig, ModelConfig, UNetConfig
+from ddpm_core.config.model import DiTConfig, MLPConfig, ModelConfig, MultiScaleConfig, UNetConfig
 from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.train import TrainConfig
@@ -29,6 +29,7 @@ __all__ = [
     "EvaluateConfig",
     "MLPConfig",
     "ModelConfig",
+    "MultiScaleConfig",
     "RunConfig",
     "SampleConfig",
     "StudyConfig",

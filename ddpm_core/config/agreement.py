@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ddpm_core.config.diffusion import BinomialConfig, ContinuousConfig
 from ddpm_core.config.measure import EvaluateConfig
+from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.config.model_ref import EMA, NEWEST, ModelRef
 from ddpm_core.diffusion.choices import is_of_one_step, require_possible, require_samplable
 from ddpm_core.errors import ConfigError
@@ -106,11 +107,12 @@ def _bits_go_together(config: "RunConfig") -> None:
 
 
 def _bumps_are_of_steps(config: "RunConfig") -> None:
-    kind = config.diffusion.kind
-    if config.model.kind == "mlp" and isinstance(config.diffusion, ContinuousConfig):
+    model, kind = config.model, config.diffusion.kind
+    is_continuous = isinstance(config.diffusion, ContinuousConfig)
+    if is_continuous and isinstance(model, BumpsConfig):
         raise ValueError(
-            "model.kind=mlp is read out by bumps over the steps of a chain, and networks of "
-            f"diffusion.kind={kind} are given no step: set model.kind=unet or dit, or "
+            f"model.kind={model.kind} is read out by bumps over the steps of a chain, and networks "
+            f"of diffusion.kind={kind} are given no step: set model.kind=unet or dit, or "
             "diffusion.kind=chain or binomial"
         )
 

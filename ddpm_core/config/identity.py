@@ -64,6 +64,13 @@ FORMAT_1: Mapping[str, frozenset[str]] = {
 OF_KIND: Mapping[str, frozenset[str]] = {
     "dit": frozenset(["kind", "patch_size", "hidden_size", "num_layers", "num_heads"]),
     "mlp": frozenset(["kind", "hidden_size", "num_layers", "first_gain", "num_bumps"]),
+    "multiscale": frozenset(
+        [
+            *("kind", "conv_channels", "num_conv_layers", "num_scales", "num_bumps"),
+            *("dense_size", "num_dense_layers", "dense_channels"),
+            *("upper_channels", "num_upper_layers"),
+        ]
+    ),
     "binomial": frozenset(["kind", "num_timesteps"]),
     **{
         kind: frozenset(f"kind num_timesteps times log_sigma_mean log_sigma_std {keys}".split())

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddpm_core.config import DiTConfig, MLPConfig, RunConfig, UNetConfig
+from ddpm_core.config import DiTConfig, MLPConfig, MultiScaleConfig, RunConfig, UNetConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import dit_config, unet_config
 from ddpm_core.models import dit_interop, interop
@@ -50,7 +50,7 @@ def write_network(config: RunConfig) -> Written:
             return Written("unet", values, pipeline)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
-        case MLPConfig():
+        case MLPConfig() | MultiScaleConfig():
             raise _no_such_network()
 
 
@@ -62,7 +62,7 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
             return interop.to_diffusers(weights)
         case DiTConfig() as model:
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
-        case MLPConfig():
+        case MLPConfig() | MultiScaleConfig():
             raise _no_such_network()
 
 
@@ -79,12 +79,12 @@ def from_diffusers(
             return interop.from_diffusers(tensors, like)
         case DiTConfig() as model:
             return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
-        case MLPConfig():
+        case MLPConfig() | MultiScaleConfig():
             raise _no_such_network()
 
 
 def _no_such_network() -> ConfigError:
     return ConfigError(
-        "diffusers has no network of dense layers that is read out by bumps (model.kind=mlp); "
+        "diffusers has no network that is read out by bumps (model.kind=mlp and multiscale); "
         "weights of a U-Net or a transformer can be moved"
     )

@@ -13,6 +13,7 @@ from ddpm_core.config import (
     ContinuousConfig,
     DiTConfig,
     MLPConfig,
+    MultiScaleConfig,
     RunConfig,
     SampleConfig,
     UNetConfig,
@@ -31,12 +32,13 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.inference import continuous
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
+from ddpm_core.models.multiscale import MultiScale
 from ddpm_core.models.unet import UNet
 
 _LARGEST_END = 1e-3
 
 
-AnyNetwork = UNet | DiT | MLP
+AnyNetwork = UNet | DiT | MLP | MultiScale
 """(x_t, t, conditioning) -> prediction, of any kind"""
 AnyDenoiser = NetworkDenoiser | BitDenoiser
 """of images, on a path of Gaussian noise, or of bits"""
@@ -87,6 +89,23 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 hidden_size=model.hidden_size,
                 num_layers=model.num_layers,
                 first_gain=model.first_gain,
+                num_bumps=model.num_bumps,
+                num_timesteps=config.diffusion.num_timesteps,
+                num_classes=config.num_classes,
+                generator=generator,
+            )
+        case MultiScaleConfig() as model:
+            return MultiScale(
+                shape=data.shape,
+                out_channels=config.out_channels,
+                conv_channels=model.conv_channels,
+                num_conv_layers=model.num_conv_layers,
+                num_scales=model.num_scales,
+                dense_size=model.dense_size,
+                num_dense_layers=model.num_dense_layers,
+                dense_channels=model.dense_channels,
+                upper_channels=model.upper_channels,
+                num_upper_layers=model.num_upper_layers,
                 num_bumps=model.num_bumps,
                 num_timesteps=config.diffusion.num_timesteps,
                 num_classes=config.num_classes,

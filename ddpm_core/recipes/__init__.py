@@ -30,7 +30,13 @@ from ddpm_core.recipes.paper import (
     lsun_cat,
     lsun_church,
 )
-from ddpm_core.recipes.row_2015 import heartbeat, swiss_roll
+from ddpm_core.recipes.row_2015 import (
+    cifar10_2015,
+    digits_2015,
+    heartbeat,
+    mnist_2015,
+    swiss_roll,
+)
 from ddpm_core.recipes.small import (
     digits,
     digits_classes,
@@ -71,9 +77,12 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "images": images,
     "heartbeat": heartbeat,
     "swiss-roll": swiss_roll,
+    "digits-2015": digits_2015,
+    "mnist-2015": mnist_2015,
     "cifar10": cifar10,
     "cifar10-classes": cifar10_classes,
     "cifar10-ddim": cifar10_ddim,
+    "cifar10-2015": cifar10_2015,
     "cifar10-vp": cifar10_vp,
     "cifar10-subvp": cifar10_subvp,
     "cifar10-ve": cifar10_ve,

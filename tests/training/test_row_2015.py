@@ -9,7 +9,12 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.evaluation.worker import likelihood_part
-from ddpm_core.inference.build import AnyDenoiser, build_denoiser, build_schedule
+from ddpm_core.inference.build import (
+    AnyDenoiser,
+    build_denoiser,
+    build_network,
+    build_schedule,
+)
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.loading.loader import ImageSet, to_unit_range
 from ddpm_core.recipes import recipe
@@ -111,3 +116,25 @@ def test_a_network_learns_the_swiss_roll(tmp_path):
     curve = roll_at(np.linspace(0, 1, 2000))
     away = np.sqrt(((samples[:, None] - curve) ** 2).sum(2).min(1))
     assert np.quantile(away, 0.95) < 3 * ROLL_NOISE
+
+
+@pytest.mark.slow
+def test_the_convolutional_network_learns_under_the_bound(tmp_path):
+    """Catches: layers that no gradient reaches, a bound of another reverse step than was trained.
+    In 250 of the recipe's 3000 steps it falls from 7.72 bits/dim to 6.26.
+    """
+    config = recipe("digits-2015").replaced({"train.num_steps": 250, "train.ema_decay": 0.9})
+    config = config.replaced({"train.warmup_steps": 10, "compute.num_workers": 1})
+    splits = load_splits(config.data, cache=tmp_path)
+    test = pixels(splits.test)[:32]
+
+    def bits(denoiser):
+        part = likelihood_part(denoiser, test, torch.arange(32), seed=0)
+        return float((part["prior"] + part["terms"].sum(1)).mean())
+
+    untrained = AveragedNetwork(build_network(config), CPU, bfloat16=False)
+    before, after = (
+        bits(build_denoiser(config, untrained)),
+        bits(trained(config, pixels(splits.train))),
+    )
+    assert after < before - 1

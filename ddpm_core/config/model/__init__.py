@@ -9,8 +9,11 @@ from pydantic import Field
 
 from ddpm_core.config.model.dit import DiTConfig
 from ddpm_core.config.model.mlp import MLPConfig
+from ddpm_core.config.model.multiscale import MultiScaleConfig
 from ddpm_core.config.model.unet import UNetConfig
 
-ModelConfig = Annotated[UNetConfig | DiTConfig | MLPConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    UNetConfig | DiTConfig | MLPConfig | MultiScaleConfig, Field(discriminator="kind")
+]
 
-__all__ = ["DiTConfig", "MLPConfig", "ModelConfig", "UNetConfig"]
+__all__ = ["DiTConfig", "MLPConfig", "ModelConfig", "MultiScaleConfig", "UNetConfig"]

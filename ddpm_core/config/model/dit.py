@@ -19,7 +19,8 @@ class DiTConfig(NetworkConfig):
     """the keys that make it large or small"""
 
     kind: Literal["dit"] = "dit"
-    """which network: the paper's U-Net (unet), a transformer (dit), or dense layers (mlp)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
+    convolutions at several scales beside dense layers (multiscale)"""
     patch_size: Few = 2
     """pixels on a side of a patch, p; each patch is a token"""
     hidden_size: Few = 384

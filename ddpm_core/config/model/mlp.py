@@ -1,22 +1,23 @@
 """The section `model` of the network of dense layers, and what follows from it."""
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.config.model.count import linear
-from ddpm_core.config.model.network import NetworkConfig
 from ddpm_core.config.section import Few
 
 
-class MLPConfig(NetworkConfig):
+class MLPConfig(BumpsConfig):
     """Dense layers on all pixels at once (Sohl-Dickstein et al. 2015), for vectors."""
 
     size_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers", "num_bumps")
     """the keys that make it large or small"""
 
     kind: Literal["mlp"] = "mlp"
-    """which network: the paper's U-Net (unet), a transformer (dit), or dense layers (mlp)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
+    convolutions at several scales beside dense layers (multiscale)"""
     hidden_size: Few = 128
     """features of a layer"""
     num_layers: int = Field(2, ge=1, le=1000)
@@ -24,17 +25,6 @@ class MLPConfig(NetworkConfig):
     first_gain: float = Field(1.0, gt=0, le=100)
     """how much larger the weights of the first layer begin: above 1 for few values, of which sharp
     functions are wanted"""
-    num_bumps: int = Field(10, ge=2, le=1000)
-    """bumps over the timestep by which the last layer is read out"""
-
-    @model_validator(mode="after")
-    def _takes_no_mask(self) -> Self:
-        if self.known:
-            raise ValueError(
-                "known=true is for networks of images, and model.kind=mlp takes no mask; leave it "
-                "out, or set model.kind=unet or dit"
-            )
-        return self
 
     @property
     def row_size(self) -> int:

@@ -14,7 +14,8 @@ class NetworkConfig(Section):
     """The keys of every kind. Abstract: `kind` has no default here."""
 
     kind: str
-    """which network: the paper's U-Net (unet), a transformer (dit), or dense layers (mlp)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
+    convolutions at several scales beside dense layers (multiscale)"""
     conditioning: Literal["none", "label"] = "none"
     """what the network is given beside x_t and t: nothing, or the class of each image (label)"""
     num_classes: int | None = Field(None, ge=2, le=2**16)

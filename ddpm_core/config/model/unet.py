@@ -20,7 +20,8 @@ class UNetConfig(NetworkConfig):
     """the keys that make it large or small"""
 
     kind: Literal["unet"] = "unet"
-    """which network: the paper's U-Net (unet), a transformer (dit), or dense layers (mlp)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
+    convolutions at several scales beside dense layers (multiscale)"""
     base_channels: Few = 128
     """channels at full resolution"""
     channel_mults: Annotated[tuple[Few, ...], Field(min_length=1, max_length=_MAX_LEVELS)] = (
