@@ -23,18 +23,24 @@ from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.units.ranges import Arrays
 
 NUM_TIMES = 20
-"""noise levels at which each image is looked at; on digits 10 classify 96.0 %, 20 97.3 %, 40 98.0 %
-"""
+"""noise levels at which each image is looked at; of 150 digits 10 classify 95.3 to 98.7 %, by which
+levels they are, 20 97.3 to 98.7 %, 40 98.0 to 98.7 %, 80 99.3 %"""
 
 
-def classifier_times(num_timesteps: int) -> list[int]:
+def classifier_times(num_timesteps: int, num_times: int = NUM_TIMES) -> list[int]:
     """Return the code indices at which images are classified: the middles of equal parts."""
-    count = min(NUM_TIMES, num_timesteps)
+    count = min(num_times, num_timesteps)
     return [(2 * part + 1) * num_timesteps // (2 * count) for part in range(count)]
 
 
 def classified_part(
-    denoiser: NetworkDenoiser, images_u8: Tensor, positions: Tensor, *, num_classes: int, seed: int
+    denoiser: NetworkDenoiser,
+    images_u8: Tensor,
+    positions: Tensor,
+    *,
+    num_classes: int,
+    seed: int,
+    num_times: int = NUM_TIMES,
 ) -> Arrays:
     """Return `eps`, (n, k) float64: how badly the noise of each image is predicted by each class.
 
@@ -44,6 +50,7 @@ def classified_part(
         positions: (n,) place of each image in the held-out split, of which its noise is a function.
         num_classes: k.
         seed: of the noise.
+        num_times: noise levels at which each image is looked at.
     """
     key, shape = seeding.key(seed, "classifier"), tuple(images_u8.shape[1:])
     labels = torch.arange(num_classes, device=positions.device)[:, None]
@@ -51,7 +58,7 @@ def classified_part(
         found = class_errors(
             [denoiser.given(Conditioning(label=label)) for label in labels],
             to_unit_range(images_u8, positions.device),
-            times=classifier_times(denoiser.schedule.num_timesteps),
+            times=classifier_times(denoiser.schedule.num_timesteps, num_times),
             noise=lambda draw: seeding.normal(key, draw, positions, shape),
         )
     return {"eps": found.eps.to("cpu", torch.float64)}

@@ -163,12 +163,15 @@ def test_a_weaker_model_guides_without_narrowing_the_classes(digits):
 
 def test_the_network_itself_classifies_digits(digits):
     """Catches a classifier that the network's condition does not reach, or noise of its own for
-    each class. Measured: 0.98 of 150.
+    each class. Measured: 149 of 150 at 80 noise levels, of which the bar leaves out 4; at
+    the 20 of the metric, whose draws are fewer, 146 to 148, by which levels they are.
 
     Source: Li et al. 2023, arXiv:2303.16203, eq. 7.
     """
     count = 150
     images_u8 = torch.from_numpy(digits.test.images_u8[:count]).permute(0, 3, 1, 2).contiguous()
-    found = classified_part(digits.denoiser, images_u8, torch.arange(count), num_classes=10, seed=0)
+    found = classified_part(
+        digits.denoiser, images_u8, torch.arange(count), num_classes=10, seed=0, num_times=80
+    )
     is_right = found["eps"].argmin(dim=1).numpy() == digits.test.labels[:count]
     assert is_right.mean() >= 0.97
