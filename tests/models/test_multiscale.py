@@ -8,6 +8,7 @@ import torch
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import MultiScaleConfig
 from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.exchange.networks import write_network
 from ddpm_core.inference.build import build_denoiser, build_network, build_schedule
 from ddpm_core.models.multiscale import MultiScale, MultiScaleConv
 from ddpm_core.recipes import digits, recipe
@@ -170,3 +171,9 @@ def test_labels_move_it_and_images_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ConfigError, match=said):
             digits().replaced({"model.kind": "multiscale", **changes})
+
+
+def test_it_is_not_written_for_diffusers():
+    """Catches: a folder that names a network of diffusers, which has none like it."""
+    with pytest.raises(ConfigError, match="no network that is read out by bumps"):
+        write_network(recipe("mnist-2015"))
