@@ -110,7 +110,7 @@ def test_samples_through_a_recorded_network_are_those_of_the_network(sampler, gp
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     drawn = []
     for compute in (None, ComputeConfig(cuda_graphs=True)):
-        network = AveragedNetwork(perturbed(), gpu, bfloat16=False, compute=compute)
+        network = AveragedNetwork(perturbed(), gpu, dtype=torch.float32, compute=compute)
         sample, positions = SampleConfig(sampler=sampler), torch.arange(4, device=gpu)
         denoiser = NetworkDenoiser(network, SHORT)
         drawn.append([draw(denoiser, positions, (3, 8, 8), sample=sample, seed=s) for s in (0, 1)])
