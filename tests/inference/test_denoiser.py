@@ -63,6 +63,19 @@ def test_norms_that_stay_in_bfloat16_round_hardly_more(monkeypatch):
 
 
 @pytest.mark.gpu
+def test_norms_of_a_gpu_stay_in_bfloat16_under_autocast(gpu):
+    """Catches a rule of autocast that a CPU has not: norms in float32, and the swish with them."""
+    norm, x = blocks.Norm(4, 8).to(gpu), torch.randn(2, 8, 4, 4, device=gpu)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = norm(x.bfloat16())
+        assert found.dtype == torch.bfloat16
+        assert norm(x).dtype == torch.float32
+    found.float().square().sum().backward()
+    assert norm.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(found.float(), norm(x), rtol=0, atol=0.03)
+
+
+@pytest.mark.gpu
 def test_a_gpu_predicts_what_a_cpu_does(gpu):
     """Catches axes exchanged by the other memory order, and weights left behind.
 
