@@ -67,6 +67,12 @@ class Conditioning:
         """The names of the parts that are given."""
         return frozenset(one.name for one in fields(self) if getattr(self, one.name) is not None)
 
+    def only(self, parts: frozenset[str]) -> "Conditioning":
+        """Return this without the parts that are not named."""
+        if self.parts <= parts:
+            return self
+        return replace(self, **dict.fromkeys(self.parts - parts))
+
     def rows(self, index: Tensor) -> "Conditioning":
         """Return the rows `index`, (k,) int64 or (b,) bool, of every part."""
         return self._mapped(lambda tensor: tensor[index.to(tensor.device)])

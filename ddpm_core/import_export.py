@@ -30,6 +30,7 @@ from ddpm_core.models.interop import from_original
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import chosen, layout, places, results
 from ddpm_core.runs.run import configure, open_run
+from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store, open_store
@@ -145,6 +146,7 @@ def export_weights(
     """
     changes = {} if model is None else {"sample.model": model}
     home, config = configure(target, root=root, run=None, changes=changes)
+    require_denoiser(config, "export-weights")
     network, scheduler = write_network(config), write_scheduler_config(config.diffusion)
     store = open_store(home)
     found = chosen.require_named(store, config, "model")  # alone: what guides them stays
@@ -192,6 +194,7 @@ def _from_npz(
 ) -> Imported:
     recipe(recipe_name)  # no run.json: that is a run already
     home, config = configure(recipe_name, root=root, run=run, changes=changes)
+    require_denoiser(config, "import-weights")
     if not isinstance(config.model, UNetConfig):
         raise ConfigError(
             f"model.kind={config.model.kind}: the original's variables ({source}) are those of a "

@@ -18,7 +18,7 @@ from ddpm_core.rehearse import ELSEWHERE, rehearsed
 from ddpm_core.runs import base, chosen, going_on, results
 from ddpm_core.runs.reference import is_own, keys_given
 from ddpm_core.runs.run import check_stage, require_feature_file
-from ddpm_core.runs.stages import STAGES, any_checks
+from ddpm_core.runs.stages import STAGES, any_checks, needs_of, require_stages, stages_of
 from ddpm_core.shards.classes import classes_text, labelled_classes, require_classes, require_labels
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.sources.download import downloads_folder
@@ -57,9 +57,10 @@ class Findings:
         use = disk_use(config, num_images)
         shards = f"{size_text(use.dataset)} of shards, " if use.dataset is not None else ""
         kept = f"{size_text(use.snapshots)} of snapshots, " if use.snapshots else ""
+        draws = "sample" in stages_of("train-ddpm", config.role)
         lines.append(
-            f"disk: about {shards}{size_text(use.checkpoints)} of checkpoints, {kept}at most "
-            f"{size_text(use.samples)} of samples"
+            f"disk: about {shards}{size_text(use.checkpoints)} of checkpoints, {kept}"
+            + (f"at most {size_text(use.samples)} of samples" if draws else "no samples")
         )
         if any(STAGES[stage].is_training for stage in self.missing):
             lines += rehearsed(config) if self.here else [ELSEWHERE]
@@ -94,6 +95,7 @@ def preflight(
         StorageError: the storage does not answer, or cannot be written to.
     """
     tracking_uri(store)
+    require_stages(config, stages)
     check_stage(store, config)
     require_earlier(store, config, stages, command)
     # What is damaged the stage sets aside and makes again.
@@ -131,7 +133,7 @@ def require_earlier(
 ) -> None:
     """Refuse a stage whose input is neither there nor made by `stages`; see `preflight`."""
     for stage in stages:
-        for need in STAGES[stage].needs:
+        for need in needs_of(stage, config.role):
             # Of a damaged one the stage that reads it says what is damaged, and what to do.
             if need not in stages and not _is_served(store, config, need):
                 kind, words = STAGES[need].absence(store, config)
@@ -234,14 +236,17 @@ def require_meanings(
     Raises:
         ConfigError: with what to set.
     """
-    if config.num_classes is None:
+    if config.num_classes is None and config.sample.guidance_by is None:
         return
     if classes is not None:
         require_classes(config, classes)
     if not (is_own(config) or any(STAGES[stage].uses_weights for stage in missing)):
         return
     with suppress(DataError):  # the stages that read the index say what is damaged
-        if (known := labelled_classes(store, config, ours=classes)) is not None:
+        known = labelled_classes(store, config, ours=classes)
+        if known is None and config.num_classes is None:
+            return
+        if known is not None:
             classes = known.names
         if classes is not None or not any_checks(missing, "images"):
             require_labels(config, classes)

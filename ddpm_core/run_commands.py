@@ -139,5 +139,6 @@ def _average(options: argparse.Namespace) -> None:
     )
     run_json = store.uri_of(layout.run_json_key(config.name))
     reference = made.weights.name.removeprefix(config.name)
-    words = ["python", "-m", "ddpm_core", "sample", run_json, "--model", reference]
+    stage = "sample" if config.role == "denoiser" else "evaluate"
+    words = ["python", "-m", "ddpm_core", stage, run_json, "--model", reference]
     say(f"average  {shlex.join(words)}")

@@ -17,7 +17,7 @@ from ddpm_core.cli import (
     describe_keys,
     exit_code_of,
 )
-from ddpm_core.config import RunConfig
+from ddpm_core.config import Role, RunConfig
 from ddpm_core.extras import require_packages
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings
@@ -55,10 +55,9 @@ class Command:
     module: str
     description: str
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Their names, in the order in which the flow runs them."""
-        return stages_of(self.name)
+    def stages(self, role: Role = "denoiser") -> tuple[str, ...]:
+        """Return the names of those of a run of such a network, in the order in which they run."""
+        return stages_of(self.name, role)
 
     def load(self) -> Callable[..., Any]:
         """Import the flow, and with it Prefect."""
@@ -93,7 +92,7 @@ def _run(command: Command, options: argparse.Namespace) -> None:
     )
     check_run(store, config)
     use_directly()
-    found = plan.check(store, config, command.stages, options.ray_address)
+    found = plan.check(store, config, command.stages(config.role), options.ray_address)
     if options.dry_run:
         say(config.to_json(), end="")
         say(printable(_dry(command, options, store, config, found)), stream=sys.stderr)
@@ -106,7 +105,8 @@ def _run(command: Command, options: argparse.Namespace) -> None:
         require_packages("prefect", "ray")  # whose servers would end in a traceback
         begin_stage(store, config)
         parameters = plan.parameters_of(config, store, options.target)
-        _run_flow(command, parameters | {"ray_address": options.ray_address}, console)
+        parameters["ray_address"] = options.ray_address
+        _run_flow(command, parameters, console, command.stages(config.role))
         console.say(f"run {config.name!r} is done, in {duration(time.monotonic() - began)}")
     say(plan.summary(store, config))
 
@@ -118,14 +118,16 @@ def _dry(
     config: RunConfig,
     found: Findings,
 ) -> str:
-    lines = [plan.describe(store, config, options.ray_address, command.stages)]
+    lines = [plan.describe(store, config, options.ray_address, command.stages(config.role))]
     lines += found.lines(config) if found.missing else []
     changes = [begun.changes_of(store, config.name), begun.housekeeping_of(store, config)]
     changes.append(going_on.said_of(store, config))
     return "\n".join(filter(None, [*lines, *changes]))
 
 
-def _run_flow(command: Command, parameters: dict[str, Any], console: Console) -> None:
+def _run_flow(
+    command: Command, parameters: dict[str, Any], console: Console, stages: Sequence[str]
+) -> None:
     """Start what is not configured, and run the flow."""
     # Our own lines say what happens; Prefect's would say it again, with tracebacks.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -144,7 +146,7 @@ def _run_flow(command: Command, parameters: dict[str, Any], console: Console) ->
             from flows.stages import run_flow
 
             with show_on(console):
-                run_flow(command.load(), command.stages, parameters)
+                run_flow(command.load(), stages, parameters)
             api.begin_close()  # while Ray ends
     finally:
         api.close()

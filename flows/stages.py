@@ -28,6 +28,7 @@ Recipe = Literal[
     "digits",
     "digits-dit",
     "digits-classes",
+    "digits-classifier",
     "digits-ddim",
     "digits-vp",
     "digits-flow",
@@ -35,6 +36,7 @@ Recipe = Literal[
     "digits-few",
     "mnist",
     "mnist-classes",
+    "mnist-classifier",
     "fashion-mnist",
     "images",
     "heartbeat",
@@ -43,6 +45,7 @@ Recipe = Literal[
     "mnist-2015",
     "cifar10",
     "cifar10-classes",
+    "cifar10-classifier",
     "cifar10-ddim",
     "cifar10-2015",
     "cifar10-vp",
@@ -128,8 +131,8 @@ def run_all(
         overrides: keys to change.
         ray_address: of a cluster.
     """
-    names = stages_of(pipeline)
     store, config = resolve(recipe, root=root, run=run, overrides=overrides)
+    names = stages_of(pipeline, config.role)
     check_run(store, config)
     check(store, config, names, ray_address, look=False)
     overrides = with_weights(store, config, overrides)

@@ -11,6 +11,7 @@ import pytest
 
 from ddpm_core import cluster
 from ddpm_core.config import ComputeConfig
+from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage, worker
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
@@ -19,7 +20,9 @@ from tests.own_cache import cache_folder
 from tests.sampling.tiny import (
     _sampled_root,
     _trained_root,
+    classifier_config,
     commit_earlier,
+    commit_random_weights,
     files_of,
     one_thread,
     recording_tracker,
@@ -85,7 +88,8 @@ def make_dying_worker(payload, get_device):
 @pytest.mark.usefixtures("recording_tracker")
 def test_samples_are_the_same_from_one_worker_three_and_after_a_death(sampled, monkeypatch):
     """Catches: noise that depends on the worker, units lost or doubled when a worker dies, an actor
-    that is not guided by the earlier step, or only some of the way."""
+    that is not guided by the earlier step, or only some of the way; and the same of a classifier,
+    whose labels go to the actors."""
     store, config = sampled
     commit_earlier(store, config, 5)
     config = config.replaced(
@@ -96,11 +100,16 @@ def test_samples_are_the_same_from_one_worker_three_and_after_a_death(sampled, m
             "sample.threshold_percentile": 99,
         }
     )
+    commit_random_weights(store, classifier_config())
+    open_run(store, classifier_config())
+    by_class = {"sample.guidance_by": "judge", "sample.num_images": 12}
+    configs = [config, config.replaced(by_class)]
     with monkeypatch.context() as patch:
         run_in_process(patch)
-        folder = stage.run_sample(store, config)
+        folder, classes = (stage.run_sample(store, one) for one in configs)
     expected = files_of(store, folder)  # made here, in the order of the units
     assert sum(name.endswith(".tar") for name in expected) == 4
+    of_classes = files_of(store, classes)
 
     def again(num_workers: int) -> dict[str, bytes]:
         for name in store.names(folder):
@@ -113,6 +122,11 @@ def test_samples_are_the_same_from_one_worker_three_and_after_a_death(sampled, m
     monkeypatch.setattr(stage, "make_worker", make_dying_worker)
     assert again(2) == expected
     assert {"died-1", "died-2"} <= {path.name for path in Path(store.uri).iterdir()}
+    monkeypatch.undo()
+    for name in of_classes:
+        store.delete(f"{classes}/{name}")
+    stage.run_sample(store, configs[1].replaced({"compute.num_workers": 3}))
+    assert files_of(store, classes) == of_classes
 
 
 def test_shards_are_the_same_from_one_worker_two_and_three(tmp_path):

@@ -178,7 +178,7 @@ def test_an_unknown_recipe_or_ablation_names_the_known_ones():
     """Catches: a KeyError as the message."""
     with pytest.raises(
         ConfigError,
-        match=r"no recipe 'imagenet'; .*digits, digits-dit, digits-classes, digits-ddim, digits-vp",
+        match=r"no recipe 'imagenet'; .*digits, digits-dit, digits-classes, digits-classifier, ",
     ):
         recipe("imagenet")
     with pytest.raises(ConfigError, match=r"no recipe 'imagenet'"):
@@ -189,7 +189,7 @@ def test_an_unknown_recipe_or_ablation_names_the_known_ones():
 
 
 def is_chain(config):
-    return config.diffusion.kind == "chain"
+    return config.diffusion.kind == "chain" and config.role == "denoiser"
 
 
 # -- table 2 -------------------------------------------------------------------------------------
@@ -247,7 +247,10 @@ def test_ablations_differ_in_what_table_2_varies_and_in_nothing_else(base):
 
 
 def test_ablations_of_another_process_are_refused():
-    """Catches: a chain in place of the path, or a sentence about keys that nobody gave."""
+    """Catches: a chain in place of the path, a sentence about keys that nobody gave, and six
+    classifiers that are trained alike."""
+    with pytest.raises(ConfigError, match=r"model\.kind=classifier is a classifier of them"):
+        recipe("digits-classifier:eps-l-fixed")
     with pytest.raises(ConfigError, match=r"are of the chain, and diffusion\.kind=vp is another"):
         recipe("digits-vp:eps-l-fixed")
 

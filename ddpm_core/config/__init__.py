@@ -9,7 +9,15 @@ from ddpm_core.config.diffusion import (
     DiffusionConfig,
 )
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
-from ddpm_core.config.model import DiTConfig, MLPConfig, ModelConfig, MultiScaleConfig, UNetConfig
+from ddpm_core.config.model import (
+    ClassifierConfig,
+    DiTConfig,
+    MLPConfig,
+    ModelConfig,
+    MultiScaleConfig,
+    UNetConfig,
+)
+from ddpm_core.config.model.network import Role
 from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.train import TrainConfig
@@ -20,6 +28,7 @@ __all__ = [
     "BinomialConfig",
     "Bundle",
     "ChainConfig",
+    "ClassifierConfig",
     "Collection",
     "ComputeConfig",
     "ContinuousConfig",
@@ -30,6 +39,7 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "MultiScaleConfig",
+    "Role",
     "RunConfig",
     "SampleConfig",
     "StudyConfig",

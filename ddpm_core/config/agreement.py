@@ -23,22 +23,30 @@ _OF_IMAGES = (
 )
 """keys of `sample` that are stated for images and not for bits"""
 
+_OF_DENOISERS = {
+    "train": ("loss", "weighting", "label_dropout", "preview_every"),
+    "sample": ("labels", "guidance_scale", "guidance_by", *_OF_IMAGES[1:]),
+    "evaluate": ("num_classified_images", "label_worth", "ode_steps", "features"),
+}
+"""section -> keys that a run of a classifier has no use for"""
+
 
 def _labels_are_there(config: "RunConfig") -> None:
     data, model = config.data, config.model
-    if model.conditioning == "none":
+    if not model.uses_labels:
         _refuse_knobs_of_labels(config)
         return
+    key = "conditioning=label" if model.role == "denoiser" else f"kind={model.kind}"
     if not data.class_folders:
         raise ValueError(
-            "model.conditioning=label goes by the classes of the images, and with "
+            f"model.{key} goes by the classes of the images, and with "
             "data.class_folders=false there is one for all; leave out one of the two"
         )
     if config.num_classes is None:
         raise ValueError(
-            f"model.conditioning=label with data.name={data.name} needs model.num_classes, the "
-            "number of folders that are classes; --dry-run without model.conditioning says "
-            "which there are"
+            f"model.{key} with data.name={data.name} needs model.num_classes, the "
+            f"number of folders that are classes; --dry-run without model.{key.partition('=')[0]} "
+            "says which there are"
         )
     if data.num_classes not in (None, config.num_classes):
         raise ValueError(
@@ -54,15 +62,17 @@ def _labels_are_there(config: "RunConfig") -> None:
 
 
 def _refuse_knobs_of_labels(config: "RunConfig") -> None:
-    knobs = [("train", "label_dropout"), ("sample", "labels")]
+    knobs = [("train", "label_dropout")]
     knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
-    if config.sample.guidance_by is None:  # whose reference needs no label
+    if config.sample.guidance_by is None:
         knobs.append(("sample", "guidance_scale"))
+    if config.sample.guidance_by is None or _is_own(config):  # else perhaps by a classifier
+        knobs.append(("sample", "labels"))
     for name, key in knobs:
         section = getattr(config, name)
         value = getattr(section, key)
         if value != type(section).model_fields[key].default:
-            other = " or sample.guidance_by" if key == "guidance_scale" else ""
+            other = " or sample.guidance_by" if name == "sample" else ""
             raise ValueError(
                 f"{name}.{key}={value} is a setting of model.conditioning=label{other}, and "
                 f"the network is given no label; leave {name}.{key} out, or set "
@@ -209,8 +219,35 @@ def _previews_are_possible(config: "RunConfig") -> None:
         )
 
 
+def _classifiers_only_classify(config: "RunConfig") -> None:
+    """Refuse what a run of a classifier has no use for: what it draws, or how it denoises."""
+    if config.role != "classifier":
+        return
+    kind = f"model.kind={config.model.kind}"
+    if config.diffusion.kind == "binomial":
+        raise ValueError(
+            f"{kind} is trained on images with Gaussian noise, and diffusion.kind=binomial is a "
+            "chain of bits; set another diffusion.kind"
+        )
+    for name, keys in _OF_DENOISERS.items():
+        section = getattr(config, name)
+        for key in keys:
+            value, default = getattr(section, key), type(section).model_fields[key].default
+            if value != default:
+                raise ValueError(
+                    f"{name}.{key}={value} is of networks that draw images, and {kind} says which "
+                    f"class an image is of; leave {name}.{key} out"
+                )
+
+
 def _guide_is_another(config: "RunConfig") -> None:
     sample = config.sample
+    if sample.guidance_by is not None and sample.guidance_scale == 1 and _is_own(config):
+        raise ValueError(
+            f"sample.guidance_by={sample.guidance_by} is a setting of guidance, and with "
+            "sample.guidance_scale=1 there is none; leave sample.guidance_by out, or give "
+            "sample.guidance_scale=2, say"
+        )
     if sample.guidance_by is not None and _meant(config, sample.guidance_by) == _meant(
         config, sample.model or f":{EMA}"
     ):
@@ -219,6 +256,11 @@ def _guide_is_another(config: "RunConfig") -> None:
             "led away from themselves: name weaker ones, such as an earlier step, or leave it and "
             "its settings out"
         )
+
+
+def _is_own(config: "RunConfig") -> bool:
+    """Say whether the weights that guide are of the run's own training."""
+    return ModelRef.parse(config.sample.guidance_by or "").run in (None, config.name)
 
 
 def _meant(config: "RunConfig", text: str) -> ModelRef:
@@ -292,6 +334,7 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _sampler_is_possible,
     _ddim_is_possible,
     _previews_are_possible,
+    _classifiers_only_classify,
     _guide_is_another,
     _images_and_workers_fit,
     _memory_is_saved,

@@ -41,13 +41,14 @@ if TYPE_CHECKING:
     from ddpm_core.config.data import DataConfig
     from ddpm_core.config.run import RunConfig
 
+_LEVELS = "base_channels channel_mults num_res_blocks attention_resolutions dropout num_groups"
+
 FORMAT_1: Mapping[str, frozenset[str]] = {
     section: frozenset(keys.split())
     for section, keys in {
         "data": "name height width grey crop resize background encoding class_folders "
         "num_test_images images_per_shard",
-        "model": "base_channels channel_mults num_res_blocks attention_resolutions dropout "
-        "num_groups",
+        "model": _LEVELS,
         "diffusion": "num_timesteps beta_schedule beta_start beta_end zero_terminal_snr "
         "prediction variance",
         "train": "num_steps loss weighting min_snr_gamma p2_gamma p2_k global_batch_size "
@@ -71,6 +72,7 @@ OF_KIND: Mapping[str, frozenset[str]] = {
             *("upper_channels", "num_upper_layers"),
         ]
     ),
+    "classifier": frozenset({"kind", *_LEVELS.split()}),
     "binomial": frozenset(["kind", "num_timesteps"]),
     **{
         kind: frozenset(f"kind num_timesteps times log_sigma_mean log_sigma_std {keys}".split())

@@ -20,7 +20,7 @@ from ddpm_core.config.explain import explain
 from ddpm_core.config.kinds import Kinds, kinds_of, shared_keys, with_kinds
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig, UNetConfig
-from ddpm_core.config.model.network import AUGMENT_NUMBERS
+from ddpm_core.config.model.network import AUGMENT_NUMBERS, Role
 from ddpm_core.config.sample import SampleConfig
 from ddpm_core.config.section import Section, Uncounted
 from ddpm_core.config.train import TrainConfig
@@ -65,7 +65,8 @@ class RunConfig(Section):
     @property
     def num_parameters(self) -> int:
         """Parameters of the network, as torch builds it."""
-        rows = 0 if self.num_classes is None else self.num_classes + 1
+        # Beside its classes a network that is given one has a row for none.
+        rows = 0 if self.num_classes is None else self.num_classes + (self.role == "denoiser")
         of_augment = AUGMENT_NUMBERS * self.model.time_features if self.train.augment else 0
         return (
             of_augment
@@ -79,9 +80,14 @@ class RunConfig(Section):
         )
 
     @property
+    def role(self) -> Role:
+        """What the network says of x_t, on which it depends which stages the run has."""
+        return self.model.role
+
+    @property
     def num_classes(self) -> int | None:
-        """Classes whose label the network is given; None: it is given none."""
-        if self.model.conditioning == "none":
+        """Classes whose label the network is given, or says; None: neither."""
+        if not self.model.uses_labels:
             return None
         return self.model.num_classes or self.data.num_classes
 

@@ -45,16 +45,19 @@ class SampleConfig(Section):
     """arithmetic between the calls of the network"""
 
     labels: Literal["balanced", "training"] | tuple[int | str, ...] = "balanced"
-    """of model.conditioning=label, what the images are of: each class in turn (balanced); classes
-    as often as among the training images (training); or these in turn, by number or name, as in
-    [3] or ["cat", "dog"]"""
+    """of model.conditioning=label, or guidance by a classifier, what the images are of: each class
+    in turn (balanced); classes as often as among the training images (training); or these in turn,
+    by number or name, as in [3] or ["cat", "dog"]"""
     guidance_scale: float = Field(1.0, ge=0, le=1000)
     """how far the prediction is followed beyond that of a reference, which is the network without
     the label (model.conditioning=label), or other weights (guidance_by); 1: no guidance, 0: as
-    without labels, both at half the calls of the network"""
+    without labels, both at half the calls of the network. Of a classifier: how many times the
+    gradient of log p(class | x_t) is followed, 1 as it is"""
     guidance_by: Annotated[str | None, PLACE] = None
-    """other weights as the reference, of a weaker model given the same labels, if any: a smaller
-    network or an earlier step, as RUN@STEP:AVERAGE (@200, small@newest); with guidance_scale"""
+    """other weights that guide, as RUN@STEP:AVERAGE (@200, small@newest): a weaker model given the
+    same labels, if any, as the reference (a smaller network, an earlier step); or a classifier of
+    noised images (a run of model.kind=classifier), which also makes images of classes of a network
+    that takes no labels; with guidance_scale"""
     guidance_interval: tuple[float, float | None] | None = None
     """noise levels sigma = noise / signal in (low, high] at which there is guidance, as in [0.3, 3]
     or, without an end, [0.3, null]; null or []: all. Elsewhere the network is called once"""
@@ -150,9 +153,11 @@ class SampleConfig(Section):
 
     @model_validator(mode="after")
     def _guidance_matters(self) -> Self:
-        for key in ("guidance_by", "guidance_interval", "guidance_rescale"):
+        # With other weights that are a classifier scale 1 is guidance; see `runs.reference`.
+        is_none = self.guidance_scale == 1 and self.guidance_by is None
+        for key in ("guidance_interval", "guidance_rescale"):
             value = getattr(self, key)
-            if self.guidance_scale == 1 and value != type(self).model_fields[key].default:
+            if is_none and value != type(self).model_fields[key].default:
                 raise ValueError(
                     f"{key}={value} is a setting of guidance, and with guidance_scale=1 there is "
                     f"none; leave {key} out, or give guidance_scale=2, say"
@@ -160,7 +165,8 @@ class SampleConfig(Section):
         if self.guidance_by is not None and self.guidance_scale == 0:
             raise ValueError(
                 f"guidance_scale=0 with guidance_by={self.guidance_by} would draw from the weaker "
-                "model alone; give those weights as model, or another guidance_scale"
+                "model alone, and with a classifier without it; give those weights as model, "
+                "another guidance_scale, or leave guidance_by out"
             )
         return self
 

@@ -21,13 +21,16 @@ from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
 from ddpm_core.editing.method import depth_of, edit_images, num_steps_at
 from ddpm_core.editing.request import Request
+from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
 from ddpm_core.inference.build import require_guidance
-from ddpm_core.inference.denoiser import load_denoiser, load_weaker
+from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
+from ddpm_core.runs.reference import classifier_of
 from ddpm_core.runs.run import check_stage
+from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import to_levels
 from ddpm_core.sampling.guided import guided
@@ -65,10 +68,10 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
     Progress("edit", done, total, "images", weights.said).show()
     if missing:
         denoiser = _loaded(store, config, weights, device)
-        weaker = load_weaker(store, weights, device, compute=config.compute)
+        guide = load_guide(store, weights, device, compute=config.compute)
     for start in range(0, len(missing), request.batch_size):
         jobs = missing[start : start + request.batch_size]
-        edited = _edited(denoiser, weaker, work, jobs, device, _Steps(done, total))
+        edited = _edited(denoiser, guide, work, jobs, device, _Steps(done, total))
         for job, levels in zip(jobs, edited, strict=True):
             _write(out, work.key_of(job), png.encode(levels), overwrite=request.overwrite)
         done += len(jobs)
@@ -171,11 +174,17 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     Raises:
         PipelineError: what cannot be done.
     """
+    require_denoiser(config, "edit")
     request.require_possible(config)
     check_stage(store, config)
     labels: tuple[int, ...] = ()
-    if config.num_classes is not None and isinstance(config.sample.labels, tuple):
+    if isinstance(config.sample.labels, tuple):
         labels = plan_of(config, labelled_classes(store, config)).in_turn
+    elif classifier_of(store, config) is not None:
+        raise ConfigError(
+            f"sample.guidance_by={config.sample.guidance_by!r} is a classifier, which leads to the "
+            "class that an image is to be of; give it, e.g. --set sample.labels=[3]"
+        )
     _require_guidance(config, request)
     weights = chosen.require(store, config)
     chosen.require_files(store, weights)
@@ -228,7 +237,7 @@ def position_of(name: str, variant: int) -> int:
 
 def _edited(
     denoiser: NetworkDenoiser,
-    weaker: NetworkDenoiser | None,
+    guide: Guide | None,
     work: Work,
     jobs: Sequence[tuple[int, int]],
     device: torch.device,
@@ -247,9 +256,9 @@ def _edited(
     if inputs.known is not None:
         known = Known(images, torch.from_numpy(inputs.known[numbers]).to(device)[:, None])
         denoiser = denoiser.knowing(known)
-        weaker = None if weaker is None else weaker.knowing(known)
+        guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
     x_0 = edit_images(
-        _of_labels(denoiser, weaker, work, numbers, device),
+        _of_labels(denoiser, guide, work, numbers, device),
         images,
         known,
         torch.tensor(positions, device=device),
@@ -265,7 +274,7 @@ def _edited(
 
 def _of_labels(
     denoiser: NetworkDenoiser,
-    weaker: NetworkDenoiser | None,
+    guide: Guide | None,
     work: Work,
     numbers: Sequence[int],
     device: torch.device,
@@ -277,8 +286,9 @@ def _of_labels(
         given = Conditioning(label=torch.tensor(labels, device=device))
     elif work.config.num_classes is not None:
         denoiser = denoiser.given_nothing()
-        weaker = None if weaker is None else weaker.given_nothing()
-    return guided(denoiser, given, sample, weaker)
+        guide = guide.given_nothing() if isinstance(guide, NetworkDenoiser) else guide
+    # Not every step of the chain is taken, or not from its end.
+    return guided(denoiser, given, sample, guide, form="eps")
 
 
 def _sheet(work: Work, out: Store) -> bytes:

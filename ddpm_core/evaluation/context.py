@@ -16,11 +16,12 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.conditioning import MEMBERS, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
 from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
 from ddpm_core.inference.build import AnyDenoiser
-from ddpm_core.inference.denoiser import load_denoiser, load_weaker
+from ddpm_core.inference.denoiser import Guide, load_averaged, load_denoiser, load_guide
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.runs import chosen, results
@@ -189,10 +190,20 @@ class EvaluationContext:
             )
 
     @cached_property
-    def weaker(self) -> NetworkDenoiser | None:
+    def classifier(self) -> Classifier:
+        """Of the weights that are measured, as `measured`."""
+        weights = self._weights
+        with torch.inference_mode(mode=False):
+            average, checkpoint = weights.average, weights.checkpoint
+            return Classifier(
+                load_averaged(self.store, self.config, checkpoint, self.device, average=average)
+            )
+
+    @cached_property
+    def guide(self) -> Guide | None:
         """Of the weights that guide those; None if there are none."""
         with torch.inference_mode(mode=False):
-            return load_weaker(self.store, self._weights, self.device, compute=self.config.compute)
+            return load_guide(self.store, self._weights, self.device, compute=self.config.compute)
 
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
         """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""
@@ -202,9 +213,20 @@ class EvaluationContext:
         """As `denoiser_of`, of images or bits."""
         return self.measured.given(self._given(images, start, stop))
 
+    def labels_of(self, images: Images, start: int, stop: int) -> Tensor:
+        """Return the labels of images `start` to `stop` - 1 of a split, (n,) int64."""
+        label = self._members(images, start, stop, frozenset({"label"})).label
+        if label is None:
+            raise DataError("the images have no labels")
+        return label
+
     def _given(self, images: Images, start: int, stop: int) -> Conditioning:
-        numbers = np.arange(start, stop)
-        accepts, num_classes = self.measured.null.parts & MEMBERS, self.config.num_classes
+        return self._members(images, start, stop, self.measured.null.parts & MEMBERS)
+
+    def _members(
+        self, images: Images, start: int, stop: int, accepts: frozenset[str]
+    ) -> Conditioning:
+        numbers, num_classes = np.arange(start, stop), self.config.num_classes
         given = conditioning_of(images, numbers, accepts, num_classes=num_classes)
         return given.to(self.device)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import OutputKind
 from ddpm_core.drawing import pictures
-from ddpm_core.drawing.plot import BLUE, DPI, ORANGE, drawable, dress, plot, png
+from ddpm_core.drawing.plot import BLUE, DPI, GREY, ORANGE, drawable, dress, plot, png
 from ddpm_core.evaluation.metrics import Bound
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
@@ -68,6 +68,8 @@ def rate_distortion_figure(bound: Bound) -> bytes:
 
 def loss_label(config: RunConfig) -> str:
     """Return what the training loss of the run is, and its unit; see `Objective.losses`."""
+    if config.role == "classifier":
+        return "mean cross entropy [nats]"
     predicted = _PREDICTED[config.diffusion.prediction]
     match config.train.loss:
         case "simple":
@@ -102,6 +104,30 @@ def loss_figure(history: Sequence[Mapping[str, float]], *, label: str) -> bytes:
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, ncols=2)
+    return png(figure)
+
+
+def accuracy_figure(metric: Mapping[str, Any]) -> bytes:
+    """Return the share of noised images that a classifier has right over the time of their noise.
+
+    Args:
+        metric: of `noised.accuracy_metric`.
+    """
+    count = metric["protocol"]["num_images"]
+    figure, axes = plot(
+        f"Noised held-out images classified right: {100 * metric['value']:.1f} % (n = {count})",
+        "timestep t",
+        "share classified right",
+    )
+    times = [one["t"] for one in metric["by_noise"]]
+    shares = np.array([one["value"] for one in metric["by_noise"]])
+    error = np.sqrt(shares * (1 - shares) / count)
+    axes.fill_between(times, shares - error, shares + error, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(times, shares, color=BLUE, linewidth=1.8, marker="o", markersize=4)
+    axes.axhline(metric["chance"], color=GREY, linestyle="--", label="the commonest class")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
     return png(figure)
 
 

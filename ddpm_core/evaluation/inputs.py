@@ -8,6 +8,7 @@ from ddpm_core.errors import DataError
 from ddpm_core.evaluation.features import FeatureRecipe, feature_recipe
 from ddpm_core.runs import chosen, places, refusals, results
 from ddpm_core.runs.places import Place
+from ddpm_core.runs.stages import needs_of
 from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, load_index
@@ -26,14 +27,17 @@ class Inputs:
     config: RunConfig
     of_weights: Weights
     index: Index
-    samples: Manifest
+    drawn: Manifest | None
+    """the samples; None: the network draws none"""
 
     @classmethod
     def of(cls, store: Store, config: RunConfig) -> Self:
         weights = chosen.require(store, config)
         config = weights.pinned_in(config)
-        found, samples = results.dataset_of(store, config), results.samples_of(store, config)
-        if found is None or samples is None:
+        draws = "sample" in needs_of("evaluate", config.role)
+        found = results.dataset_of(store, config)
+        samples = results.samples_of(store, config) if draws else None
+        if found is None or (draws and samples is None):
             what, stage = ("data set", "shard") if found is None else ("samples", "sample")
             command = refusals.command_of(store, config, stage)
             raise DataError(
@@ -43,6 +47,17 @@ class Inputs:
         index = load_index(store, found.folder, found.body["fingerprint"])
         require_classes(config, index.label.names)
         return cls(store, config, weights, index, samples)
+
+    @property
+    def samples(self) -> Manifest:
+        """The samples.
+
+        Raises:
+            DataError: the network draws none.
+        """
+        if self.drawn is None:
+            raise DataError(f"run {self.config.name!r} of a {self.config.role} has no samples")
+        return self.drawn
 
     @property
     def place(self) -> Place:
@@ -62,7 +77,7 @@ class Inputs:
     def recipe(self) -> FeatureRecipe | None:
         """Of the feature network, if there is one."""
         index = self.index
-        if self.why_no_distance is not None:
+        if self.drawn is None or self.why_no_distance is not None:
             return None
         return feature_recipe(self.config.evaluate, index.manifest.folder, index.fingerprint)
 

@@ -12,11 +12,13 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
+from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import seen_of
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
@@ -31,11 +33,10 @@ from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.tracking import Tracker, open_tracker
+from ddpm_core.tracking import open_tracker
 from ddpm_core.training.checkpoint import Curve
 from ddpm_core.units.ranges import Findings
 
-METRICS_ROLE = "metrics"
 _NUM_COMPARED = 100
 
 
@@ -53,6 +54,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         row of each, `judge_accuracy` if the features are trained, and `diffusion_classifier` and
         `label_worth` if `evaluate` asks for them. Where there is no feature network the distance
         has the value None and a `reason`.
+
+        Of a classifier there is `noised_accuracy` alone, which needs no samples.
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
@@ -86,7 +89,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
         # Of a training that was killed after its last checkpoint, only a later stage can.
         deliver_own_curve(tracker, store, config, inputs.of_weights)
-        deliver_samples(tracker, store, config, inputs.of_weights, inputs.samples)
+        if inputs.drawn is not None:
+            deliver_samples(tracker, store, config, inputs.of_weights, inputs.drawn)
         deliver_evaluation(tracker, inputs, committed)
     total = len(units)
     Progress("evaluate", total, total, "units", summary(numbers) + note).show()
@@ -95,6 +99,12 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
 
 def summary(numbers: dict[str, Any]) -> str:
     """Return the numbers in one line."""
+    if (accuracy := numbers.get("noised_accuracy")) is not None:
+        least = accuracy["by_noise"][0]
+        return (
+            f"{100 * accuracy['value']:.1f} % of the noised images classified right, "
+            f"{100 * least['value']:.1f} % at t = {least['t']}"
+        )
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score, judged = numbers.get("inception_score"), numbers.get("judge_accuracy")
     own = numbers.get("diffusion_classifier")
@@ -117,7 +127,9 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
 
     Of weights that were deleted before the stage began there is no `history`, and no loss figure.
     """
-    store, config, weights = inputs.store, inputs.config, inputs.weights
+    if inputs.config.role == "classifier":
+        return _commit(inputs, _of_classifier(inputs, findings), history)
+    config, weights = inputs.config, inputs.weights
     bound = Bound.of(findings.each("bound", "test"))
     numbers = {
         "bits_per_dim": metrics.bits_per_dim_metric(
@@ -135,12 +147,33 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
         "rate-distortion-figure": (".png", figures.rate_distortion_figure(bound)),
         "comparison-figure": (".png", _comparison(inputs)),
     }
+    if "classes" in numbers:
+        contents["classes-figure"] = (".png", figures.classes_figure(numbers["classes"]))
+    return _commit(inputs, contents, history)
+
+
+def _of_classifier(inputs: Inputs, findings: Findings[Kind]) -> dict[str, tuple[str, bytes]]:
+    """Return the files of the evaluation of a classifier."""
+    rows = {name: findings.rows("accuracy", "test", name).numpy() for name in ("is_right", "nats")}
+    counts = np.array(inputs.index.label.counts["test"])
+    metric = accuracy_metric(
+        **rows, config=inputs.config, weights=inputs.weights, class_counts=counts
+    )
+    return {
+        METRICS_ROLE: (".json", _json({"noised_accuracy": metric})),
+        "accuracy-figure": (".png", figures.accuracy_figure(metric)),
+    }
+
+
+def _commit(
+    inputs: Inputs, contents: dict[str, tuple[str, bytes]], history: Curve | None
+) -> Manifest:
+    """Write the files of an evaluation and the figure of its training, and commit them."""
+    store = inputs.store
     if history is not None:
         label = figures.loss_label(inputs.of_weights.trained)
         contents["loss-figure"] = (".png", figures.loss_figure(history, label=label))
-    if "classes" in numbers:
-        contents["classes-figure"] = (".png", figures.classes_figure(numbers["classes"]))
-    place = inputs.place
+    numbers, place = json.loads(contents[METRICS_ROLE][1]), inputs.place
     files = write_files(store, place.folder, contents)
     said = {**place.expected.body, **place.expected.noted, **place.expected.if_written}
     return commit(store, place.folder, files, {**said, "summary": summary(numbers)})
@@ -179,20 +212,21 @@ def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
 
 
 def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:
-    """Return what is measured of a network that takes labels; {} of others."""
-    store, config = inputs.store, inputs.config
-    if config.num_classes is None:
-        return {}
+    """Return what is measured by class: of samples that have one, and a network of labels."""
+    store, config, names = inputs.store, inputs.config, inputs.index.label.names
+    plan = load_plan(store, config)
+    drawn = plan.labels(torch.arange(config.sample.num_images))
+    if drawn is None or plan.names not in ((), names):
+        return {}  # of the classes of a classifier that has others than these images
     with closing(load_split(store, inputs.index, "test")) as held_out:
         labels = held_out.member(LABEL, np.arange(inputs.num_test)).numpy()
-    drawn = load_plan(store, config).labels(torch.arange(config.sample.num_images))
     judged = None
-    if inputs.recipe is not None and config.evaluate.features == "trained" and drawn is not None:
+    if inputs.recipe is not None and config.evaluate.features == "trained":
         samples, test = (_most_probable(findings, part) for part in ("samples", "test"))
         judged = Judged(drawn.numpy(), samples), Judged(labels, test)
     used, classified, saved = _of_labels(inputs, findings, bound, labels)
     rows = class_rows(
-        inputs.index.label.names,
+        names,
         bound.total,
         labels[: len(bound.total)],
         judged,
@@ -206,7 +240,7 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
         config,
         inputs.weights,
         network=describe_network(store, inputs.recipe),
-        num_classes=config.num_classes,
+        num_classes=len(names),
     )
     return {"judge_accuracy": metric, **used, "classes": rows}
 
@@ -243,50 +277,6 @@ def _comparison(inputs: Inputs) -> bytes:
     with closing(load_split(store, inputs.index, "test", eight_bits=True)) as held_out:
         held_out_u8 = held_out.images(0, _NUM_COMPARED).permute(0, 2, 3, 1).numpy()
     return figures.comparison_figure(samples, held_out_u8, num_images=_NUM_COMPARED)
-
-
-def deliver_evaluation(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
-    """Log what was measured and register the model, unless MLflow is known to have it."""
-    tracker.deliver(committed, lambda: _log(tracker, inputs, committed))
-
-
-def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
-    store, weights = inputs.store, inputs.of_weights
-    numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
-    bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
-    score = numbers.get("inception_score") or {"value": None, "test": None}
-    judged = numbers.get("judge_accuracy") or {"value": None, "held_out": None}
-    own = numbers.get("diffusion_classifier") or {"value": None}
-    worth = numbers.get("label_worth") or {"value": None, "entropy": None}
-    values = {
-        "eval/bits_per_dim": bits["value"],
-        "eval/bits_per_dim_standard_error": bits["standard_error"],
-        "eval/bits_per_dim_prior": bits["prior"],
-        "eval/bits_per_dim_rate": bits["rate"],
-        "eval/bits_per_dim_decoder": bits["decoder"],
-        "eval/relative_to_gaussian": numbers.get("relative_to_gaussian", {}).get("value"),
-        "eval/bits_per_dim_flow": numbers.get("bits_per_dim_flow", {}).get("value"),
-        "eval/frechet_distance_test": distance["samples_test"],
-        "eval/frechet_distance_train": distance["samples_train"],
-        "eval/frechet_distance_floor": distance["test_train"],
-        "eval/inception_score": score["value"],
-        "eval/inception_score_test": score["test"],
-        "eval/judge_accuracy": judged["value"],
-        "eval/judge_accuracy_held_out": judged["held_out"],
-        "eval/diffusion_classifier": own["value"],
-        "eval/label_worth": worth["value"],
-        "eval/label_entropy": worth["entropy"],
-    }
-    tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=weights.step)
-    for role, record in committed.files.items():
-        if record.name.endswith(".png"):
-            tracker.log_image(f"{role}.png", committed, role)
-        else:
-            tracker.log_artifact(f"evaluation/{role}.json", committed, role)
-    tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
-    if tracker.registers:
-        # Last, so that the model gets the numbers that describe it.
-        tracker.register_model(weights)
 
 
 def _json(values: dict[str, Any]) -> bytes:

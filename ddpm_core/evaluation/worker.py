@@ -22,14 +22,17 @@ from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid
 from ddpm_core.evaluation.context import EvaluationContext, measuring
 from ddpm_core.evaluation.label_use import classified_part
+from ddpm_core.evaluation.noised import accuracy_part
 from ddpm_core.inference import continuous
+from ddpm_core.inference.build import build_schedule
 from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
-Kind = Literal["bound", "flow", "unlabelled", "classes", "features"]
+Kind = Literal["bound", "flow", "unlabelled", "classes", "features", "accuracy"]
 """bound: bits/dim by every term, of held-out images; flow: the same images' through the probability
 flow, of a process in continuous time; unlabelled: the bound of a network of labels that is given
-none; classes: how well it predicts their noise by each label; features: of the images of a set"""
+none; classes: how well it predicts their noise by each label; features: of the images of a set;
+accuracy: what a classifier makes of held-out images at each noise"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
@@ -52,6 +55,8 @@ def units_of(
         num_test: held-out images there are.
         has_features: whether there is a feature network.
     """
+    if config.role == "classifier":
+        return list(_network_units("accuracy", num_test, config.evaluate))
     features = (
         *Unit.cut("features", "train", num_train, FEATURE_IMAGES),
         *Unit.cut("features", "test", num_test, FEATURE_IMAGES),
@@ -188,6 +193,15 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
                 context.look(one, classify=unit.part != "train") for one in _batches(context, unit)
             ]
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
+        case "accuracy":
+            return accuracy_part(
+                context.classifier,
+                build_schedule(context.config),
+                context.exact(unit.part).images(unit.start, unit.stop),
+                context.labels_of(context.exact(unit.part), unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                seed=context.config.evaluate.seed,
+            )
         case _:
             assert_never(unit.kind)
 

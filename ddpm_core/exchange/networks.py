@@ -11,7 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ddpm_core.config import DiTConfig, MLPConfig, MultiScaleConfig, RunConfig, UNetConfig
+from ddpm_core.config import (
+    ClassifierConfig,
+    DiTConfig,
+    MLPConfig,
+    MultiScaleConfig,
+    RunConfig,
+    UNetConfig,
+)
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import dit_config, unet_config
 from ddpm_core.models import dit_interop, interop
@@ -50,8 +57,8 @@ def write_network(config: RunConfig) -> Written:
             return Written("unet", values, pipeline)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
-        case MLPConfig() | MultiScaleConfig():
-            raise _no_such_network()
+        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() as model:
+            raise _no_such_network(model.kind)
 
 
 def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,8 +69,8 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
             return interop.to_diffusers(weights)
         case DiTConfig() as model:
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
-        case MLPConfig() | MultiScaleConfig():
-            raise _no_such_network()
+        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() as model:
+            raise _no_such_network(model.kind)
 
 
 def from_diffusers(
@@ -79,12 +86,13 @@ def from_diffusers(
             return interop.from_diffusers(tensors, like)
         case DiTConfig() as model:
             return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
-        case MLPConfig() | MultiScaleConfig():
-            raise _no_such_network()
+        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() as model:
+            raise _no_such_network(model.kind)
 
 
-def _no_such_network() -> ConfigError:
+def _no_such_network(kind: str) -> ConfigError:
+    what = "classifier" if kind == "classifier" else "network that is read out by bumps"
     return ConfigError(
-        "diffusers has no network that is read out by bumps (model.kind=mlp and multiscale); "
-        "weights of a U-Net or a transformer can be moved"
+        f"diffusers has no {what} (model.kind={kind}); weights of a U-Net or a transformer can be "
+        "moved"
     )

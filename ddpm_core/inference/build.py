@@ -10,6 +10,7 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import (
     BinomialConfig,
+    ClassifierConfig,
     ContinuousConfig,
     DiTConfig,
     MLPConfig,
@@ -30,6 +31,7 @@ from ddpm_core.diffusion.paths.spacing import choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Interval
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference import continuous
+from ddpm_core.models.classifier import NoisedClassifier
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
 from ddpm_core.models.multiscale import MultiScale
@@ -38,8 +40,8 @@ from ddpm_core.models.unet import UNet
 _LARGEST_END = 1e-3
 
 
-AnyNetwork = UNet | DiT | MLP | MultiScale
-"""(x_t, t, conditioning) -> prediction, of any kind"""
+AnyNetwork = UNet | DiT | MLP | MultiScale | NoisedClassifier
+"""(x_t, t, conditioning) -> prediction, or logits of classes, of any kind"""
 AnyDenoiser = NetworkDenoiser | BitDenoiser
 """of images, on a path of Gaussian noise, or of bits"""
 
@@ -109,6 +111,19 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_bumps=model.num_bumps,
                 num_timesteps=config.diffusion.num_timesteps,
                 num_classes=config.num_classes,
+                generator=generator,
+            )
+        case ClassifierConfig() as model:
+            return NoisedClassifier(
+                in_channels=data.channels,
+                num_classes=config.num_classes or 0,
+                base_channels=model.base_channels,
+                channel_mults=model.channel_mults,
+                num_res_blocks=model.num_res_blocks,
+                attention_resolutions=model.attention_resolutions,
+                image_height=data.height,
+                dropout=model.dropout,
+                num_groups=model.num_groups,
                 generator=generator,
             )
 
@@ -225,6 +240,9 @@ def require_guidance(
 def build_objective(config: RunConfig) -> Objective | ContinuousObjective | BinomialObjective:
     """Return what the network of `config` is trained to minimise."""
     train, diffusion = config.train, config.diffusion
+    if config.role == "classifier":
+        # Of it the noise alone is used; samplers call it on the chain, also of a continuous path.
+        return Objective(build_schedule(config), prediction="x_0")
     if isinstance(diffusion, BinomialConfig):
         return BinomialObjective(BinomialChain(diffusion.num_timesteps))
     if isinstance(diffusion, ContinuousConfig):
@@ -253,7 +271,7 @@ def build_objective(config: RunConfig) -> Objective | ContinuousObjective | Bino
 
 def in_training(config: RunConfig, network: Network) -> Network:
     """Return the network as it is called in training: with x_t and the times of its process."""
-    if isinstance(config.diffusion, ContinuousConfig):
+    if config.role == "denoiser" and isinstance(config.diffusion, ContinuousConfig):
         return continuous.on_path(network, config.diffusion)
     return network
 
@@ -267,7 +285,12 @@ def build_denoiser(
         config: the run's.
         network: trained.
         null: its conditioning that says nothing, where it takes any.
+
+    Raises:
+        ConfigError: the network is a classifier.
     """
+    if config.role != "denoiser":
+        raise ConfigError(f"model.kind={config.model.kind} classifies x_t and predicts no image")
     diffusion = config.diffusion
     if isinstance(diffusion, BinomialConfig):
         return BitDenoiser(network, BinomialChain(diffusion.num_timesteps), null=null)

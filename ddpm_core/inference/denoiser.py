@@ -1,4 +1,4 @@
-"""From a checkpoint to the denoiser that samplers and the bound take."""
+"""From a checkpoint to the denoiser that samplers and the bound take, and to what guides it."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,6 +9,7 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import (
     AnyDenoiser,
@@ -24,6 +25,9 @@ from ddpm_core.models.blocks import KEPT_SHORT, Norm
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
+
+Guide = NetworkDenoiser | Classifier
+"""what may guide a denoiser: a weaker model, or a classifier of noised images"""
 
 
 class AveragedNetwork:
@@ -112,6 +116,20 @@ def load_denoiser(
     Raises:
         CheckpointError: if they are damaged or do not fit `config`.
     """
+    averaged = load_averaged(store, config, checkpoint, device, average=average, compute=compute)
+    return build_denoiser(config, averaged, averaged.null)
+
+
+def load_averaged(
+    store: Store,
+    config: RunConfig,
+    checkpoint: Manifest,
+    device: torch.device,
+    *,
+    average: str = EMA,
+    compute: ComputeConfig | None = None,
+) -> AveragedNetwork:
+    """As `load_denoiser`, of networks of any role: what they say is left to the caller."""
     network = build_network(config)
     try:
         network.load_state_dict(load_average(store, checkpoint, average=average))
@@ -121,25 +139,21 @@ def load_denoiser(
             f"configuration: {error}. Use the version of this program that trained them"
         ) from None
     dtype = arithmetic_of(config.train.precision, device)
-    averaged = AveragedNetwork(network, device, dtype=dtype, compute=compute)
-    return build_denoiser(config, averaged, averaged.null)
+    return AveragedNetwork(network, device, dtype=dtype, compute=compute)
 
 
-def load_weaker(
+def load_guide(
     store: Store, weights: Weights, device: torch.device, *, compute: ComputeConfig | None = None
-) -> NetworkDenoiser | None:
+) -> Guide | None:
     """Read the weights that guide others, if there are any, as `load_denoiser` does."""
     weaker = weights.weaker
     if weaker is None:
         return None
-    found = load_denoiser(
-        store,
-        weaker.trained,
-        weaker.checkpoint,
-        device,
-        average=weaker.average,
-        compute=compute,
-    )
+    trained, checkpoint, average = weaker.trained, weaker.checkpoint, weaker.average
+    if trained.role == "classifier":
+        # Only differentiated: neither compiled nor recorded.
+        return Classifier(load_averaged(store, trained, checkpoint, device, average=average))
+    found = load_denoiser(store, trained, checkpoint, device, average=average, compute=compute)
     if not isinstance(found, NetworkDenoiser):
         raise CheckpointError(
             f"{weaker.name} are weights of a chain of bits, which guide no images"

@@ -38,7 +38,7 @@ from ddpm_core.models.blocks import (
 )
 
 
-class _Common(TypedDict):
+class Common(TypedDict):
     """What all residual blocks of a network share."""
 
     embed_channels: int
@@ -50,7 +50,7 @@ class _Stage(nn.Module):
     """The blocks of one resolution, each followed by attention or by nothing. Abstract."""
 
     def __init__(
-        self, inputs: Sequence[int], width: int, *, attends: bool, **common: Unpack[_Common]
+        self, inputs: Sequence[int], width: int, *, attends: bool, **common: Unpack[Common]
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResBlock(num_in, width, **common) for num_in in inputs)
@@ -60,8 +60,8 @@ class _Stage(nn.Module):
         )
 
 
-class _DownStage(_Stage):
-    """Ends by halving, but at the lowest resolution."""
+class DownStage(_Stage):
+    """The blocks of a resolution on the way down; ends by halving, but at the lowest one."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class _DownStage(_Stage):
         *,
         lowest: bool,
         attends: bool,
-        **common: Unpack[_Common],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(inputs, width, attends=attends, **common)
         self.downsample = None if lowest else Downsample(width)
@@ -98,7 +98,7 @@ class _UpStage(_Stage):
         *,
         highest: bool,
         attends: bool,
-        **common: Unpack[_Common],
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(inputs, width, attends=attends, **common)
         self.upsample = None if highest else Upsample(width)
@@ -112,10 +112,10 @@ class _UpStage(_Stage):
         return h if self.upsample is None else self.upsample(h)
 
 
-class _Middle(nn.Module):
+class Middle(nn.Module):
     """Two blocks at the lowest resolution, and always attention between them."""
 
-    def __init__(self, width: int, **common: Unpack[_Common]) -> None:
+    def __init__(self, width: int, **common: Unpack[Common]) -> None:
         super().__init__()
         self.block_1 = ResBlock(width, width, **common)
         self.attention = Attention(width, num_groups=common["num_groups"])
@@ -187,10 +187,10 @@ class UNet(nn.Module):
         self.accepts = self.null.parts
         """the parts of a conditioning that it takes"""
         heights = [image_height // 2**level for level in range(len(channel_mults))]
-        _check(base_channels, channel_mults, num_groups, attention_resolutions, heights)
-        common = _Common(embed_channels=4 * base_channels, dropout=dropout, num_groups=num_groups)
+        check_levels(base_channels, channel_mults, num_groups, attention_resolutions, heights)
+        common = Common(embed_channels=4 * base_channels, dropout=dropout, num_groups=num_groups)
         widths = [base_channels * mult for mult in channel_mults]
-        down_inputs, up_inputs = _block_inputs(base_channels, widths, num_res_blocks)
+        down_inputs, up_inputs = block_inputs(base_channels, widths, num_res_blocks)
         levels = range(len(widths))
 
         self.time_embed = TimeEmbedding(base_channels, fourier=fourier)
@@ -198,7 +198,7 @@ class UNet(nn.Module):
         self.class_embed = None if rows is None else Table(rows, 4 * base_channels)
         self.conv_in = Conv(in_channels, base_channels, 3)
         self.down = nn.ModuleList(
-            _DownStage(
+            DownStage(
                 down_inputs[level],
                 widths[level],
                 lowest=level == levels[-1],
@@ -207,7 +207,7 @@ class UNet(nn.Module):
             )
             for level in levels
         )
-        self.middle = _Middle(widths[-1], **common)
+        self.middle = Middle(widths[-1], **common)
         self.up = nn.ModuleList(
             _UpStage(
                 up_inputs[level],
@@ -248,12 +248,7 @@ class UNet(nn.Module):
         """
         if self.accepts or conditioning is not NOTHING:
             require_accepted(conditioning, self.accepts, model="this U-Net")
-        divisor = 2 ** (len(self.down) - 1)
-        if x_t.shape[2] % divisor or x_t.shape[3] % divisor:
-            raise ConfigError(
-                f"images of {x_t.shape[2]}x{x_t.shape[3]} pixels cannot be halved "
-                f"{len(self.down) - 1} times; pad them to multiples of {divisor}"
-            )
+        check_size(x_t, len(self.down))
         rows = None if self.class_embed is None else self.class_embed(conditioning.label)
         layer = self.augment_embed
         augment = None if layer is None else layer(conditioning.augment)
@@ -273,7 +268,21 @@ class UNet(nn.Module):
         return prediction
 
 
-def _block_inputs(
+def check_size(x_t: Float[Tensor, "b c h w"], num_levels: int) -> None:
+    """Refuse images that cannot be halved as often as there are levels.
+
+    Raises:
+        ConfigError: with what they are to be multiples of.
+    """
+    divisor = 2 ** (num_levels - 1)
+    if x_t.shape[2] % divisor or x_t.shape[3] % divisor:
+        raise ConfigError(
+            f"images of {x_t.shape[2]}x{x_t.shape[3]} pixels cannot be halved "
+            f"{num_levels - 1} times; pad them to multiples of {divisor}"
+        )
+
+
+def block_inputs(
     base_channels: int, widths: Sequence[int], num_res_blocks: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return the input channels of each block, by level: on the way down, and on the way up.
@@ -295,13 +304,18 @@ def _block_inputs(
     return down, [up[level] for level in range(len(widths))]
 
 
-def _check(
+def check_levels(
     base_channels: int,
     channel_mults: Sequence[int],
     num_groups: int,
     attention_resolutions: Sequence[int],
     heights: Sequence[int],
 ) -> None:
+    """Refuse channels and resolutions that do not fit together.
+
+    Raises:
+        ConfigError: with what must hold.
+    """
     if base_channels < 4 or base_channels % 2:
         raise ConfigError(
             f"base_channels={base_channels} must be even and at least 4, half for the sines and "

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
+from ddpm_core.recipes.classifier import cifar10_classifier, digits_classifier, mnist_classifier
 from ddpm_core.recipes.continuous import (
     cifar10_edm,
     cifar10_edm_augmented,
@@ -66,6 +67,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits": digits,
     "digits-dit": digits_dit,
     "digits-classes": digits_classes,
+    "digits-classifier": digits_classifier,
     "digits-ddim": digits_ddim,
     "digits-vp": digits_vp,
     "digits-flow": digits_flow,
@@ -73,6 +75,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits-few": digits_few,
     "mnist": mnist,
     "mnist-classes": mnist_classes,
+    "mnist-classifier": mnist_classifier,
     "fashion-mnist": fashion_mnist,
     "images": images,
     "heartbeat": heartbeat,
@@ -81,6 +84,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "mnist-2015": mnist_2015,
     "cifar10": cifar10,
     "cifar10-classes": cifar10_classes,
+    "cifar10-classifier": cifar10_classifier,
     "cifar10-ddim": cifar10_ddim,
     "cifar10-2015": cifar10_2015,
     "cifar10-vp": cifar10_vp,

@@ -62,6 +62,11 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
             f"after it, as in <run>-{longest}, it may have at most {most}; give a shorter one "
             "(--run NAME)"
         )
+    if config.role != "denoiser":
+        raise ConfigError(
+            f"the ablations of the paper's table 2 are of networks that draw images, and "
+            f"model.kind={config.model.kind} is a {config.role} of them; take another recipe"
+        )
     if config.sample.guidance_by is not None:
         raise ConfigError(
             f"sample.guidance_by={config.sample.guidance_by!r} guides the run's own network, and "

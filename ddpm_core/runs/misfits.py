@@ -24,6 +24,8 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
         if there.get(key) != here.get(key)
     ]
     lines += _attention(theirs, ours)
+    if ours.role == "classifier" and theirs.num_classes != ours.num_classes:
+        lines.append(misfit("model.num_classes", theirs.num_classes, ours.num_classes))
     if theirs.num_classes is not None and ours.num_classes is None:
         lines.append(misfit("model.conditioning", "label", "none"))
     if theirs.model.known and not ours.model.known:

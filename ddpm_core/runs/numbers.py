@@ -36,6 +36,8 @@ class Numbers:
 
 def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
     """Return the numbers of an evaluation's metrics.json to look at first."""
+    if (accuracy := metrics.get("noised_accuracy")) is not None:
+        return [_accuracy(accuracy)]
     bits, distance = metrics["bits_per_dim"], metrics["frechet_distance"]
     error = bits.get("standard_error")
     value, spread = f"{bits['value']:.3f}", "" if error is None else f" ± {error:.3f}"
@@ -56,6 +58,16 @@ def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
     return found
 
 
+def _accuracy(accuracy: Mapping[str, Any]) -> Number:
+    value, count = f"{accuracy['value']:.3f}", accuracy["protocol"]["num_images"]
+    least = accuracy["by_noise"][0]
+    text = (
+        f"{value}  (of {count} held-out images at every noise; {least['value']:.3f} at the least, "
+        f"chance {accuracy['chance']:.3f})"
+    )
+    return Number("accuracy", value, "classified right", text)
+
+
 def _distance(distance: Mapping[str, Any]) -> Number:
     if distance["value"] is None:  # of images of one class there is none
         return Number("Frechet", None, "Frechet distance", f"not measured: {distance['reason']}")
@@ -69,6 +81,6 @@ def _distance(distance: Mapping[str, Any]) -> Number:
 
 EVALUATION = Numbers(
     title="metrics",
-    columns=("bits/dim", "Frechet", "inception", "judged"),
+    columns=("bits/dim", "Frechet", "inception", "judged", "accuracy"),
     read=lambda store, result: of_metrics(json.loads(result.read(store, "metrics"))),
 )

@@ -216,9 +216,12 @@ def ablations(store: Store, config: RunConfig) -> Place:
 
 def measured_weights(config: RunConfig, weights: Weights, dataset: str) -> dict[str, Any]:
     """Return which weights were measured on which data set, for protocols and manifests."""
-    trained = weights.trained.train
+    trained, by_class = weights.trained.train, weights.is_guided_by_class
+    # Of a network that is given labels they are said with the numbers that depend on them.
+    drawn = {"labels": config.sample.labels} if by_class and config.num_classes is None else {}
     return {
         **weights.identity(config.name),
+        **drawn,
         "loss": trained.loss,
         "weighting": trained.weighting,
         "precision": config.train.precision,

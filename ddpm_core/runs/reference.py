@@ -1,7 +1,7 @@
 """What the references of a configuration name, before any checkpoint is looked at.
 
-There are two: `sample.model`, the weights that draw, and `sample.guidance_by`, those of a weaker
-model that guides them.
+There are two: `sample.model`, the weights that draw, and `sample.guidance_by`, those that guide
+them: of a weaker model, or of a classifier.
 """
 
 import json
@@ -82,8 +82,16 @@ def trained_by(store: Store, config: RunConfig, key: Key = "model") -> RunConfig
         close = near(run, store.names("runs"))
         meant = f"; did you mean {close!r}?" if close else ""
         raise ConfigError(f"{said(config, key)}: there is no run {run!r} below {store.uri}{meant}")
-    use_of = _use_of if key == "model" else _guidance_of
-    if lines := _differences(use_of(config), use_of(found)):
+    _require_role(config, found, key)
+    if key == "model":
+        here, there = _use_of(config), _use_of(found)
+    elif found.role == "classifier":
+        here, there = _classified(config), _classified(found)
+        if config.num_classes is None:  # the classifier says of what its images are
+            there["model.num_classes"] = None
+    else:
+        here, there = _guidance_of(config), _guidance_of(found)
+    if lines := _differences(here, there):
         shown = "".join(f"\n  {line}" for line in lines)
         raise ConfigError(
             f"{said(config, key)}: the weights of run {run!r} are of another network or diffusion "
@@ -92,9 +100,53 @@ def trained_by(store: Store, config: RunConfig, key: Key = "model") -> RunConfig
             if key == "model"
             else f"{said(config, key)}: run {run!r} cannot guide run {config.name!r}, since its "
             f"images, their labels or the noise on them are others:{shown}\n"
-            "Train a weaker model that differs in its network and its length alone"
+            + (
+                "Train a weaker model that differs in its network and its length alone"
+                if found.role == "denoiser"
+                else "Train a classifier of the same images with the same noise"
+            )
         )
     return found
+
+
+def classifier_of(store: Store, config: RunConfig) -> RunConfig | None:
+    """Return the configuration of the classifier that guides the samples of a run, if one does.
+
+    Raises:
+        ConfigError: as `trained_by`.
+    """
+    if config.sample.guidance_by is None:
+        return None
+    found = trained_by(store, config, "guidance_by")
+    return found if found.role == "classifier" else None
+
+
+def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
+    """Refuse weights of another role, and settings that do not go with how they guide."""
+    sample, given_as = config.sample, said(config, key)
+    if key == "model" and found.role != config.role:
+        raise ConfigError(
+            f"{given_as}: the weights of run {found.name!r} are of a {found.role} "
+            f"(model.kind={found.model.kind}), and run {config.name!r} is of a {config.role}"
+            + (f"; give sample.guidance_by={found.name}" if found.role == "classifier" else "")
+        )
+    if key == "model":
+        return
+    if found.role == "classifier" and sample.guidance_rescale > 0:
+        raise ConfigError(
+            f"sample.guidance_rescale={sample.guidance_rescale} is stated for guidance away from a "
+            f"reference, and {given_as} is a classifier, which has none; leave it out"
+        )
+    if found.role == "denoiser" and sample.guidance_scale == 1:
+        raise ConfigError(
+            f"{given_as} is a setting of guidance, and with sample.guidance_scale=1 there is none; "
+            "leave sample.guidance_by out, or give sample.guidance_scale=2, say"
+        )
+    if found.role == "denoiser" and config.num_classes is None and sample.labels != "balanced":
+        raise ConfigError(
+            f"sample.labels={json.dumps(sample.labels)} is a setting of networks that take labels "
+            f"and of guidance by a classifier, and {given_as} is neither; leave sample.labels out"
+        )
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
@@ -130,6 +182,13 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
         "diffusion.prediction=x_prev": config.diffusion.prediction == "x_prev",
         "shape of the images": list(config.data.shape),
     }
+
+
+def _classified(config: RunConfig) -> dict[str, Any]:
+    """Return what a network and a classifier must have in common for the one to guide the other."""
+    alike = _guidance_of(config)
+    del alike["diffusion.prediction=x_prev"]  # a classifier is called wherever the network is
+    return alike
 
 
 def canonical(store: Store, config: RunConfig, key: Key = "model") -> ModelRef:

@@ -7,10 +7,10 @@ torch: that module is imported when the stage runs.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Literal
+from typing import Literal, NoReturn
 
-from ddpm_core.config import RunConfig
-from ddpm_core.errors import CheckpointError, DataError, PipelineError
+from ddpm_core.config import Role, RunConfig
+from ddpm_core.errors import CheckpointError, ConfigError, DataError, PipelineError
 from ddpm_core.runs import layout, refusals, results
 from ddpm_core.runs.numbers import EVALUATION, Numbers
 from ddpm_core.store.manifest import Manifest
@@ -72,7 +72,10 @@ class Stage:
     serves: Callable[[Store, RunConfig], object | None] | None = None
     """returns what later stages need of it, None while that is not there; by default its result"""
     needs: tuple[str, ...] = ()
-    """stages whose results must be there, or be made before it by the same command"""
+    """stages whose results must be there, or be made before it by the same command, as far as the
+    run has them"""
+    roles: tuple[Role, ...] = ("denoiser",)
+    """of the networks whose runs have it"""
     checks: tuple[Check, ...] = ()
     sections: tuple[Section, ...] = ()
     """which, beside the experiment, determine its result. With any, a run may have several, each in
@@ -111,18 +114,20 @@ _ENTRIES = (
         result=results.dataset_of,
         place="dataset.json",
         label="shards",
+        roles=("denoiser", "classifier"),
         checks=("images",),
         flow="shard-dataset",
     ),
     Stage(
         name="train",
-        help="train the U-Net with Ray Train; continues from the newest checkpoint",
+        help="train the network with Ray Train; continues from the newest checkpoint",
         entry="ddpm_core.training.stage:run_train",
         result=results.final_checkpoint,
         serves=results.weights_of,
         place="checkpoints",
         label="checkpoint",
         absence=_not_trained,
+        roles=("denoiser", "classifier"),
         checks=("images", "cores", "features"),
         is_training=True,
     ),
@@ -142,12 +147,13 @@ _ENTRIES = (
     ),
     Stage(
         name="evaluate",
-        help="measure bits/dim, Frechet distance and inception score",
+        help="measure bits/dim, Frechet distance and inception score; of a classifier its accuracy",
         entry="ddpm_core.evaluation.stage:run_evaluate",
         result=results.evaluation_of,
         place="evaluation",
         label="figures",
         needs=("train", "sample"),
+        roles=("denoiser", "classifier"),
         checks=("cores", "features"),
         sections=("sample", "evaluate"),
         numbers=EVALUATION,
@@ -180,9 +186,53 @@ STAGES = {stage.name: stage for stage in _ENTRIES}
 """name -> stage, in the order of the pipeline"""
 
 
-def stages_of(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return the names of the stages that a pipeline runs, in their order."""
-    return tuple(name for name, stage in STAGES.items() if pipeline in stage.pipelines)
+def stages_of(pipeline: Pipeline, role: Role = "denoiser") -> tuple[str, ...]:
+    """Return the names of the stages that a pipeline runs, in their order.
+
+    Args:
+        pipeline: which.
+        role: of the run's network: of those that are not the pipeline's, the run has no results.
+    """
+    return tuple(
+        name
+        for name, stage in STAGES.items()
+        if pipeline in stage.pipelines and role in stage.roles
+    )
+
+
+def needs_of(stage: str, role: Role) -> tuple[str, ...]:
+    """Return the stages that a stage of such a run needs."""
+    return tuple(need for need in STAGES[stage].needs if role in STAGES[need].roles)
+
+
+def require_stages(config: RunConfig, stages: Iterable[str]) -> None:
+    """Refuse stages that a run of this network does not have.
+
+    Raises:
+        ConfigError: with those that it has.
+    """
+    for stage in stages:
+        if config.role not in STAGES[stage].roles:
+            refuse_role(config, stage)
+
+
+def require_denoiser(config: RunConfig, command: str) -> None:
+    """Refuse a command that is of networks that draw images, for a run of another.
+
+    Raises:
+        ConfigError: with the stages that it has.
+    """
+    if config.role != "denoiser":
+        refuse_role(config, command)
+
+
+def refuse_role(config: RunConfig, what: str) -> NoReturn:
+    has = ", ".join(stages_of("train-ddpm", config.role))
+    raise ConfigError(
+        f"{what} is of networks that draw images, and run {config.name!r} is a {config.role} of "
+        f"them (model.kind={config.model.kind}): it has the stages {has}. To draw with it, give "
+        f"another run --set sample.guidance_by={config.name}"
+    )
 
 
 def any_checks(stages: Iterable[str], check: Check) -> bool:

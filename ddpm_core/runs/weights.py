@@ -26,7 +26,8 @@ class Weights:
     is_retired: bool = False
     """whether retention has deleted the files: what was made of them stays, and nothing new is"""
     weaker: "Weights | None" = None
-    """those that guide them, if `sample.guidance_by` names any"""
+    """those that guide them, if `sample.guidance_by` names any: of a weaker model, or a classifier
+    """
 
     @property
     def role(self) -> str:
@@ -73,8 +74,13 @@ class Weights:
         return {"ema_sha256" if self.average == EMA else "weights_sha256": self.sha256, **guide}
 
     @property
+    def is_guided_by_class(self) -> bool:
+        """Whether a classifier guides them."""
+        return self.weaker is not None and self.weaker.trained.role == "classifier"
+
+    @property
     def guide(self) -> dict[str, Any]:
-        """What determines the guidance by weaker weights; {} if there are none."""
+        """What determines the guidance by other weights; {} if there are none."""
         if self.weaker is None:
             return {}
         of = self.weaker.trained

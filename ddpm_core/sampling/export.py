@@ -13,6 +13,7 @@ from ddpm_core.errors import DataError, RunConflictError, StorageError
 from ddpm_core.images.names import bytes_of
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout, results
+from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.sampling.units import read_pictures, units_of
 from ddpm_core.store.storage import Store
@@ -35,6 +36,7 @@ def export_samples(store: Store, config: RunConfig, folder: Path) -> int:
         RunConflictError: another file of that name stands in the folder.
         StorageError: the folder cannot be written.
     """
+    require_denoiser(config, "export-samples")
     samples = results.samples_of(store, config)
     if samples is None:
         raise DataError(

@@ -5,7 +5,11 @@ reference is other weights (`guidance_by`: autoguidance), given the same label; 
 itself without the label (classifier-free guidance). With scale 1, and outside the interval, no
 reference is called.
 
-Source: as of `diffusion.wrappers.guidance` and `diffusion.wrappers.thresholding`.
+Where the other weights are a classifier, the image is led up the gradient of its label's
+probability instead: by ancestral sampling of all steps in the mean of each, after the threshold as
+in the original; by everything else in eps, before it.
+
+Source: as of `diffusion.wrappers.guidance`, `classifier_guidance` and `thresholding`.
 """
 
 import math
@@ -15,10 +19,12 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, ClassifierGuided, Form
 from ddpm_core.diffusion.wrappers.guidance import Guided
-from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold
+from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold, StaticThreshold
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.build import AnyDenoiser, interval_of
+from ddpm_core.inference.denoiser import Guide
 
 
 @overload
@@ -26,20 +32,26 @@ def guided(
     denoiser: NetworkDenoiser,
     given: Conditioning,
     sample: SampleConfig,
-    weaker: NetworkDenoiser | None = None,
+    guide: Guide | None = None,
+    *,
+    form: Form | None = None,
 ) -> Denoiser: ...
 @overload
 def guided(
     denoiser: AnyDenoiser,
     given: Conditioning,
     sample: SampleConfig,
-    weaker: NetworkDenoiser | None = None,
+    guide: Guide | None = None,
+    *,
+    form: Form | None = None,
 ) -> Denoiser | BitDenoiser: ...
 def guided(
     denoiser: AnyDenoiser,
     given: Conditioning,
     sample: SampleConfig,
-    weaker: NetworkDenoiser | None = None,
+    guide: Guide | None = None,
+    *,
+    form: Form | None = None,
 ) -> Denoiser | BitDenoiser:
     """Return the denoiser of images of this conditioning, as `sample` says to draw them.
 
@@ -47,24 +59,68 @@ def guided(
         denoiser: of a network with its null.
         given: of each image, or of one for all; without parts the images are of nothing.
         sample: scale, interval and rescaling of the guidance, and the threshold.
-        weaker: the weights that `sample.guidance_by` names; None: it names none.
+        guide: the weights that `sample.guidance_by` names; None: it names none.
+        form: of guidance by a classifier; None: as goes with all that `sample` says of the sampler.
 
     Raises:
-        ConfigError: guidance of bits; the other settings of it a configuration of bits refuses.
+        ConfigError: guidance of bits; the other settings of it a configuration of bits refuses; a
+            classifier, and the images are of no class.
     """
     if isinstance(denoiser, BitDenoiser):
         return _of_bits(denoiser, given, sample)
+    if isinstance(guide, Classifier):
+        return _climbing(denoiser, given, sample, guide, form or form_of(sample))
     own = denoiser.given(given) if given.parts else denoiser
     followed: Denoiser = own
-    if weaker is not None:
-        reference = weaker.given(given) if given.parts else weaker
+    if guide is not None:
+        reference = guide.given(given) if given.parts else guide
         followed = _guided(own, reference, sample)
     elif given.parts:
         followed = _guided(own, denoiser.given_nothing(), sample)
+    return _thresholded(followed, sample)
+
+
+def form_of(sample: SampleConfig) -> Form:
+    """Return the form in which a classifier guides this sampler.
+
+    The mean is that of one step of the whole chain, which ancestral sampling of all steps takes.
+    """
+    return "mean" if sample.sampler == "ancestral" and sample.num_steps is None else "eps"
+
+
+def _climbing(
+    denoiser: NetworkDenoiser,
+    given: Conditioning,
+    sample: SampleConfig,
+    classifier: Classifier,
+    form: Form,
+) -> Denoiser:
+    """Return the denoiser that a classifier guides to labels, which its network may take too."""
+    if given.label is None:
+        raise ConfigError(
+            "guidance by a classifier leads to classes, and these images are of none; give "
+            "sample.labels"
+        )
+    taken = given.only(denoiser.null.parts)
+    own: Denoiser = denoiser.given(taken) if taken.parts else denoiser
+    if form == "mean":
+        own = _thresholded(own, sample, static=sample.clip_x_0)
+    followed = ClassifierGuided(
+        own,
+        classifier.log_probability(given.label),
+        sample.guidance_scale,
+        form,
+        interval_of(sample),
+    )
+    return followed if form == "mean" else _thresholded(followed, sample)
+
+
+def _thresholded(denoiser: Denoiser, sample: SampleConfig, *, static: bool = False) -> Denoiser:
+    """Return the denoiser with the threshold that `sample` names; else, if so, the static one."""
     if sample.threshold_percentile is None:
-        return followed
+        return StaticThreshold(denoiser) if static else denoiser
     cap = math.inf if sample.threshold_cap is None else sample.threshold_cap
-    return DynamicThreshold(followed, sample.threshold_percentile / 100, cap)
+    return DynamicThreshold(denoiser, sample.threshold_percentile / 100, cap)
 
 
 def _of_bits(denoiser: BitDenoiser, given: Conditioning, sample: SampleConfig) -> BitDenoiser:

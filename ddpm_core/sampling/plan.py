@@ -79,18 +79,22 @@ def plan_of(config: RunConfig, classes: Classes | None) -> Plan:
 
     Args:
         config: the run's.
-        classes: of its data set; None: there is none, as of imported weights.
+        classes: that the labels of its samples stand for, see `labelled_classes`; None: there are
+            none, or not known, as of imported weights.
 
     Raises:
         ConfigError: `sample.labels` needs a data set, or names no class of it.
     """
-    if config.num_classes is None:
+    num_classes, is_guided = config.num_classes, config.sample.guidance_by is not None
+    if num_classes is None and is_guided and classes is not None:  # by a classifier, to them
+        num_classes = len(classes.names)
+    if num_classes is None:
         return Plan()
     names = () if classes is None else classes.names
     require_labels(config, None if classes is None else names)
     match config.sample.labels:
         case "balanced":
-            return Plan(in_turn=tuple(range(config.num_classes)), names=names)
+            return Plan(in_turn=tuple(range(num_classes)), names=names)
         case "training":
             counts = () if classes is None else classes.counts
             return Plan(counts=counts, names=names, seed=config.sample.seed)

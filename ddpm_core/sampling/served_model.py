@@ -7,7 +7,7 @@
 where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or names certain
 images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. A model of classes takes
 `"labels": ["cat", "3"]`, names or numbers in turn, and `"guidance_scale": 2` besides, as does one
-that weaker weights guide; they lie in the model too. In Python,
+that other weights guide; they lie in the model too. In Python,
 `mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
 MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.
 """
@@ -36,14 +36,15 @@ _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402
+from ddpm_core.diffusion.denoiser import NetworkDenoiser  # noqa: E402
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
 from ddpm_core.inference.build import (  # noqa: E402
-    AnyDenoiser,
     arithmetic_of,
     build_denoiser,
     build_network,
 )
-from ddpm_core.inference.denoiser import AveragedNetwork  # noqa: E402
+from ddpm_core.inference.denoiser import AveragedNetwork, Guide  # noqa: E402
 from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
 from ddpm_core.sampling.guided import guided  # noqa: E402
 from ddpm_core.sampling.plan import Plan, plan_of  # noqa: E402
@@ -74,14 +75,13 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         self._config = RunConfig.from_json(Path(artifacts["run"]).read_bytes())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         weights = Path(artifacts["weights"])
-        self._denoiser = _denoiser(self._config, weights, said["ema_sha256"], self._device)
-        self._weaker = None
+        network = _network(self._config, weights, said["ema_sha256"], self._device)
+        self._denoiser = build_denoiser(self._config, network, network.null)
+        self._guide: Guide | None = None
         if "guide" in artifacts:
             of = RunConfig.from_json(Path(artifacts["guide_run"]).read_bytes())
-            guide = _denoiser(of, Path(artifacts["guide"]), said["guide_sha256"], self._device)
-            if isinstance(guide, BitDenoiser):
-                raise CheckpointError("the guide of this model is a chain of bits; register again")
-            self._weaker = guide
+            guide = _network(of, Path(artifacts["guide"]), said["guide_sha256"], self._device)
+            self._guide = _guide_of(of, guide)
         size = self._config.num_parameters
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
@@ -103,7 +103,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4). Of a
                 model of classes: `labels`, names or numbers that images 0, 1, ... have in turn
                 (default: as in the run's samples); `guidance_scale`, 0 to 1000, above 0 where
-                weaker weights guide (default: theirs; interval, rescaling and threshold are always
+                a weaker model guides (default: theirs; interval, rescaling and threshold are always
                 theirs).
 
         Returns:
@@ -128,7 +128,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
                 f"guidance_scale={scale:g} of the request: this model draws bits, which have no "
                 "guidance; give 1, or 0 for bits of no class"
             )
-        if scale == 0 and self._weaker is not None:
+        if scale == 0 and isinstance(self._guide, NetworkDenoiser):
             raise MlflowException.invalid_parameter_value(
                 "guidance_scale=0 would draw from the weaker model alone; give another in the "
                 "request"
@@ -145,7 +145,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
 
     def _plan_of(self, labels: Sequence[str]) -> Plan:
         """Return what the images of a request are of."""
-        if self._config.num_classes is None or not len(labels):
+        if self._plan == Plan() or not len(labels):
             return self._plan
         names, words = self._plan.names, [str(label) for label in labels]
         listed = [
@@ -165,7 +165,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
     def _draw(self, positions: torch.Tensor, seed: int, plan: Plan, scale: float) -> torch.Tensor:
         sample = self._config.sample.model_copy(update={"guidance_scale": scale})
         x_0 = draw(
-            guided(self._denoiser, plan.conditioning(positions), sample, self._weaker),
+            guided(self._denoiser, plan.conditioning(positions), sample, self._guide),
             positions,
             self._config.data.shape,
             sample=sample,
@@ -174,8 +174,17 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         return to_levels(x_0, self._config.data.num_levels)
 
 
-def _denoiser(config: RunConfig, file: Path, sha256: str, device: torch.device) -> AnyDenoiser:
-    """Return the denoiser of a file of weights, verified."""
+def _guide_of(config: RunConfig, network: AveragedNetwork) -> Guide:
+    if config.role == "classifier":
+        return Classifier(network)
+    guide = build_denoiser(config, network, network.null)
+    if isinstance(guide, BitDenoiser):
+        raise CheckpointError("the guide of this model is a chain of bits; register again")
+    return guide
+
+
+def _network(config: RunConfig, file: Path, sha256: str, device: torch.device) -> AveragedNetwork:
+    """Return the network of a file of weights, verified."""
     weights = file.read_bytes()
     found = hashlib.sha256(weights).hexdigest()
     if found != sha256:
@@ -191,8 +200,7 @@ def _denoiser(config: RunConfig, file: Path, sha256: str, device: torch.device) 
             f"the weights of this model do not fit its run.json: {error}; register it again"
         ) from error
     dtype = arithmetic_of(config.train.precision, device)
-    averaged = AveragedNetwork(network, device, dtype=dtype)
-    return build_denoiser(config, averaged, averaged.null)
+    return AveragedNetwork(network, device, dtype=dtype)
 
 
 @contextmanager

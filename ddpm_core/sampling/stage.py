@@ -136,8 +136,9 @@ def _commit(
     grid_png = pictures.to_png(_grid(shown, plan))
     files[GRID_ROLE] = write_file(store, folder, GRID_ROLE, ".png", grid_png)
     files[STRIP_ROLE] = made[units[0].name].files[STRIP_ROLE]
+    num_classes = config.num_classes or len(plan.names) or None
     body = {
-        **describe(sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
+        **describe(sample, config.diffusion.num_timesteps, num_classes=num_classes),
         **expected.body,
         **expected.noted,
         "fingerprint": expected.if_written["fingerprint"],

@@ -12,7 +12,7 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.denoiser import load_denoiser, load_weaker
+from ddpm_core.inference.denoiser import load_denoiser, load_guide
 from ddpm_core.runs import results
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
 from ddpm_core.sampling.guided import guided
@@ -56,7 +56,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     denoiser = load_denoiser(
         store, config, weights.checkpoint, device, average=weights.average, compute=compute
     )
-    weaker = load_weaker(store, weights, device, compute=compute)
+    guide = load_guide(store, weights, device, compute=compute)
     plan = Plan.of_payload(payload["plan"])
 
     def make(unit: Unit) -> None:
@@ -69,7 +69,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             recorder.begin(start, unit.stop)
             positions = torch.arange(start, stop, device=device)
             x_0 = draw(
-                guided(denoiser, plan.conditioning(positions), config.sample, weaker),
+                guided(denoiser, plan.conditioning(positions), config.sample, guide),
                 positions,
                 config.data.shape,
                 sample=config.sample,

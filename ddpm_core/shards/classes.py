@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.runs import results
-from ddpm_core.runs.reference import is_own, keys_given, said, trained_by
+from ddpm_core.runs.reference import classifier_of, is_own, keys_given, said, trained_by
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
 
@@ -43,10 +43,11 @@ def known_classes(store: Store, config: RunConfig) -> Classes | None:
 def labelled_classes(
     store: Store, config: RunConfig, *, ours: Sequence[str] | None = None
 ) -> Classes | None:
-    """Return the classes that the labels of a run's weights stand for; None: not known, or none.
+    """Return the classes that the labels of a run's samples stand for; None: not known, or none.
 
-    Those of the data set of the run that trained the weights; where that has none, of its own. A
-    weaker model that guides them must call them so too.
+    Those of the data set of the run that trained the weights; where that has none, of its own. What
+    guides them must call them so too. Where the network takes no labels and a classifier guides it,
+    those of the classifier's data set.
 
     Args:
         store: the root.
@@ -56,10 +57,10 @@ def labelled_classes(
     Raises:
         ConfigError: one of the data sets has another number of classes than the network has
             labels, or they name them otherwise.
-        DataError: an index cannot be read.
+        DataError: an index cannot be read; or a classifier guides whose data set is gone.
     """
     if config.num_classes is None:
-        return None
+        return _classes_of_guide(store, config)
     own = known_classes(store, config)
     names = own.names if own is not None else ours
     if names is not None:
@@ -82,6 +83,20 @@ def labelled_classes(
     return found
 
 
+def _classes_of_guide(store: Store, config: RunConfig) -> Classes | None:
+    classifier = classifier_of(store, config)
+    if classifier is None:
+        return None
+    found = known_classes(store, classifier)
+    if found is None:
+        raise DataError(
+            f"{said(config, 'guidance_by')}: run {classifier.name!r} has no data set any more that "
+            "says what its classes are; give it back its dataset.json, or run its shard stage"
+        )
+    require_classes(classifier, found.names)
+    return found
+
+
 def require_classes(config: RunConfig, classes: Sequence[str]) -> None:
     """Refuse a data set of another number of classes than the network has labels.
 
@@ -96,10 +111,11 @@ def require_classes(config: RunConfig, classes: Sequence[str]) -> None:
     if wanted is None or wanted == len(classes):
         return
     if len(classes) == 1:
+        key = "conditioning" if config.role == "denoiser" else "kind"
         raise ConfigError(
-            f"model.conditioning=label, but all images are of one class, {classes[0]!r}: a label "
-            "says nothing of them. Leave out model.conditioning and model.num_classes, or sort "
-            "the images into a folder for each class"
+            f"model.{key}={getattr(config.model, key)}, but all images are of one class, "
+            f"{classes[0]!r}: a label says nothing of them. Leave out model.{key} and "
+            "model.num_classes, or sort the images into a folder for each class"
         )
     raise ConfigError(
         f"model.num_classes={wanted}, but the images have {len(classes)} classes "
@@ -109,7 +125,7 @@ def require_classes(config: RunConfig, classes: Sequence[str]) -> None:
 
 
 def require_labels(config: RunConfig, classes: Sequence[str] | None) -> None:
-    """Refuse `sample.labels` of a network of labels that these classes give no meaning.
+    """Refuse `sample.labels` that these classes give no meaning.
 
     Args:
         config: of the run.
@@ -118,8 +134,6 @@ def require_labels(config: RunConfig, classes: Sequence[str] | None) -> None:
     Raises:
         ConfigError: as `label_numbers`, or labels as in the training set where none is known.
     """
-    if config.num_classes is None:
-        return
     if config.sample.labels == "training" and classes is None:
         raise ConfigError(
             "sample.labels=training goes by the training images, and this run has no data "
@@ -132,14 +146,21 @@ def label_numbers(config: RunConfig, classes: Sequence[str] | None) -> tuple[int
     """Return the labels that `sample.labels` lists, as numbers.
 
     Args:
-        config: of a run whose network takes labels, and `sample.labels` a list.
+        config: of a run whose samples are of classes.
         classes: of the data set, by label; None if it is not known.
 
     Raises:
-        ConfigError: a name that no class has, or that two have, or names where none is known.
+        ConfigError: a name that no class has, or that two have, or names where none is known; a
+            number that no class has.
     """
     listed = config.sample.labels
     given = listed if isinstance(listed, tuple) else ()
+    for one in given:
+        if classes is not None and isinstance(one, int) and not 0 <= one < len(classes):
+            raise ConfigError(
+                f"sample.labels has {one}, and the {len(classes)} classes have the numbers 0 to "
+                f"{len(classes) - 1}: {classes_text(classes)}"
+            )
     return tuple(one if isinstance(one, int) else _number_of(one, classes) for one in given)
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, DivergenceError
-from ddpm_core.evaluation.stage import METRICS_ROLE, run_evaluate
+from ddpm_core.evaluation.delivery import METRICS_ROLE
+from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.progress import Progress
 from ddpm_core.recipes import PAPER_TABLE_2, Table2Row, ablation_runs
 from ddpm_core.runs import going_on, places, results

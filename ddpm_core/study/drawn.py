@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,11 +11,14 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.context import EvaluationContext
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
 from ddpm_core.study.units import Unit
 from ddpm_core.units.ranges import Arrays
+
+D = TypeVar("D", bound=NetworkDenoiser | Classifier)
 
 
 class Counts:
@@ -23,14 +27,15 @@ class Counts:
     def __init__(self) -> None:
         self.num_images = 0
 
-    def of(self, denoiser: NetworkDenoiser) -> NetworkDenoiser:
-        """Return the denoiser of a network whose images are counted."""
+    def of(self, whole: D) -> D:
+        """Return the denoiser, or the classifier, of a network whose images are counted."""
+        called: Callable[..., Tensor] = whole.network
 
         def network(x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:
             self.num_images += len(x_t)
-            return denoiser.network(x_t, t, conditioning)
+            return called(x_t, t, conditioning) if conditioning.parts else called(x_t, t)
 
-        return replace(denoiser, network=network)
+        return replace(whole, network=network)
 
 
 def counted(
@@ -44,12 +49,12 @@ def counted(
         denoiser: of the run's network.
         sample: how they are guided.
     """
-    counts, weaker = Counts(), context.weaker
+    counts, guide = Counts(), context.guide
     followed = guided(
         counts.of(denoiser),
         context.plan.conditioning(positions),
         sample,
-        None if weaker is None else counts.of(weaker),
+        None if guide is None else counts.of(guide),
     )
     return followed, counts
 

@@ -94,7 +94,7 @@ def _latents(context: EvaluationContext, unit: Unit) -> Arrays:
     first = torch.zeros(1, dtype=torch.int64, device=context.device)
     given, sample = context.plan.conditioning(first), context.config.sample
     shared = shared_latents(
-        guided(context.denoiser, given, sample, context.weaker),  # as the first sample is drawn
+        guided(context.denoiser, given, sample, context.guide),  # as the first sample is drawn
         chain(context.denoiser.schedule.num_timesteps),
         times=times,
         num_images=unit.stop - unit.start,

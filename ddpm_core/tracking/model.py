@@ -154,7 +154,8 @@ def save_model(
         config: the run's.
         weights: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
         name: which weights they are, as RUN@STEP:AVERAGE.
-        classes: of the run's data set, whose names a model of classes takes; None: not known.
+        classes: that the labels of its images stand for, whose names a model of classes takes;
+            None: not known, or it has none.
         weaker: configuration and file of the weights that guide these; None: there are none.
         model: what MLflow should know besides; None for a model of no run.
 
@@ -178,10 +179,10 @@ def save_model(
                 model_config={
                     **digests,
                     WEIGHTS: name,
-                    **_said_of(config, classes),
+                    **_said_of(classes),
                 },
                 code_paths=[str(_PACKAGE)],
-                signature=signature(config),
+                signature=signature(config, has_classes=classes is not None),
                 # The model folder then holds serving_input_example.json: a request to copy.
                 input_example=({"index": [0, 1, 2, 3]}, {"seed": 0, "count": 4}),
                 # Without "+cpu" and the like, which no index knows.
@@ -198,8 +199,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _said_of(config: RunConfig, classes: Classes | None) -> dict[str, Any]:
-    if config.num_classes is None or classes is None:
+def _said_of(classes: Classes | None) -> dict[str, Any]:
+    if classes is None:
         return {}
     return {"classes": list(classes.names), "class_counts": list(classes.counts)}
 
@@ -214,11 +215,16 @@ def _no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = before
 
 
-def signature(config: RunConfig) -> ModelSignature:
-    """Return what the model takes and gives: see `sampling.served_model`."""
+def signature(config: RunConfig, *, has_classes: bool = False) -> ModelSignature:
+    """Return what the model takes and gives: see `sampling.served_model`.
+
+    Args:
+        config: the run's.
+        has_classes: whether its images are of classes, also if its network takes no labels.
+    """
     channels, height, width = config.data.shape
     params = [ParamSpec("seed", "long", 0), ParamSpec("count", "long", 4)]
-    if config.num_classes is not None:
+    if config.num_classes is not None or has_classes:
         params.append(ParamSpec("labels", "string", [], shape=(-1,)))
     if config.num_classes is not None or config.sample.guidance_by is not None:
         params.append(ParamSpec("guidance_scale", "double", config.sample.guidance_scale))

@@ -1,7 +1,7 @@
 """Counters between two points of the curves: sums on the device, read at a point."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Counts:
         whole: name of the mean over all columns; None where that has no meaning.
         latest: names of the values of the last step alone, e.g. the norm of its gradient.
         parallel: the ranks that count together.
+        others: further means over all columns of their own, e.g. of the accuracy.
     """
 
     def __init__(
@@ -29,20 +30,32 @@ class Counts:
         whole: str | None,
         latest: Sequence[str],
         parallel: Parallel,
+        others: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._columns, self._whole, self._parallel = tuple(columns), whole, parallel
-        self.window = torch.zeros(2, len(columns), dtype=torch.float64, device=parallel.device)
+        self._parallel, self._whole = parallel, whole
+        self._columns: tuple[str, ...] = ()
+        self._places: dict[str | None, slice] = {}
+        for name, own in ((whole, columns), *(others or {}).items()):
+            self._places[name] = slice(len(self._columns), len(self._columns) + len(own))
+            self._columns += tuple(own)
+        size = len(self._columns)
+        self.window = torch.zeros(2, size, dtype=torch.float64, device=parallel.device)
         """sums of the values by column, and below them how many they are"""
         self._latest = {name: torch.zeros((), device=parallel.device) for name in latest}
 
-    def add(self, values: Tensor, members: Tensor) -> None:
+    def add(self, values: Tensor, members: Tensor, *, to: str | None = None) -> None:
         """Count values (b,), each in the column where `members` (b, columns) is True.
 
         By a product with 0 and 1: an index would need atomics.
+
+        Args:
+            values: of each image.
+            members: of the columns of `to`.
+            to: one of `others`; None: what is counted first.
         """
-        members = members.double()
-        self.window[0] += values.double() @ members
-        self.window[1] += members.sum(dim=0)
+        members, place = members.double(), self._places[to or self._whole]
+        self.window[0, place] += values.double() @ members
+        self.window[1, place] += members.sum(dim=0)
 
     def note(self, name: str, value: Tensor) -> None:
         """Take the value of this step, a scalar that is the same on all ranks."""
@@ -60,8 +73,10 @@ class Counts:
         size = len(self._columns)
         sums, counts, values = numbers[:size], numbers[size : 2 * size], numbers[2 * size :]
         point = dict(zip(self._latest, values, strict=True))
-        if self._whole is not None:
-            point[self._whole] = sum(sums) / sum(counts) if sum(counts) else math.nan
+        for whole, place in self._places.items():
+            if whole is not None:
+                count = sum(counts[place])
+                point[whole] = sum(sums[place]) / count if count else math.nan
         for name, total, count in zip(self._columns, sums, counts, strict=True):
             if count:
                 point[name] = total / count

@@ -6,6 +6,7 @@ dropout masks, and nothing else.
 """
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,17 @@ from ddpm_core.training.trainee import ADAM, Average, Trainee
 class Denoising:
     """The training of one network: predict what was done to an image.
 
+    `Classifying` is the same training of another aim; nothing else derives from it.
+
     Args:
         config: the run.
         parallel: this rank.
     """
+
+    counted: ClassVar[tuple[str, ...]] = ()
+    """what is counted by quartile beside the loss"""
+    taught: ClassVar[frozenset[str]] = frozenset()
+    """what the loss needs of each image, beside what the network is given"""
 
     def __init__(self, config: RunConfig, parallel: Parallel) -> None:
         self._train, self._parallel, self._device = config.train, parallel, parallel.device
@@ -61,7 +69,7 @@ class Denoising:
         if compute.compile:
             network = compiled(self.network, num_threads=compute.cpus_per_worker)
         self._called = in_training(config, network)
-        self.accepts = self.network.accepts & MEMBERS
+        self.accepts = self.network.accepts & MEMBERS | self.taught
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
         params = dict(self.network.named_parameters())
@@ -69,10 +77,19 @@ class Denoising:
         share = Share(params, parallel) if divides else None
         self._optimiser = Optimiser(params, share=share)
         self._params = list(self._optimiser.params.values())
-        quartiles = [f"loss_q{quartile}" for quartile in range(NUM_QUARTILES)]
+        first, *others = (
+            [f"{name}_q{quartile}" for quartile in range(NUM_QUARTILES)]
+            for name in ("loss", *self.counted)
+        )
         self._scaling = LossScaling(self._device) if self._dtype == torch.float16 else None
         latest = ["grad_norm"] if self._scaling is None else list(self._scaling.noted())
-        self._counts = Counts(quartiles, whole="loss", latest=latest, parallel=parallel)
+        self._counts = Counts(
+            first,
+            whole="loss",
+            latest=latest,
+            parallel=parallel,
+            others=dict(zip(self.counted, others, strict=True)),
+        )
         self.trainee = Trainee(
             {MODEL: self.network},
             {ADAM: self._optimiser},

@@ -29,7 +29,7 @@ from ddpm_core.progress import Progress
 from ddpm_core.runs import base, layout, places, results
 from ddpm_core.runs.base import Base
 from ddpm_core.runs.weights import is_average
-from ddpm_core.shards.classes import known_classes
+from ddpm_core.shards.classes import classes_text, known_classes
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.training import checkpoint
@@ -181,4 +181,10 @@ def class_rows(store: Store, config: RunConfig, found: Base) -> Sequence[int | N
         )
     if ours is None:
         return None
+    if config.role == "classifier" and theirs.names != ours.names:
+        raise CheckpointError(
+            f"train.start_from={found.start.name!r}: run {found.trained.name!r} tells "
+            f"{classes_text(theirs.names)} apart, and these images have the classes "
+            f"{classes_text(ours.names)}; begin from random weights"
+        )
     return [theirs.names.index(name) if name in theirs.names else None for name in ours.names]

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
 from ddpm_core import cluster
-from ddpm_core.config import RunConfig
+from ddpm_core.config import Role, RunConfig
 from ddpm_core.config.needs import memory_text, rate_text, speed_text
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.inference.replay import off_the_default_stream
@@ -22,6 +22,7 @@ from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint, memory
 from ddpm_core.training.checkpoint import Begun, Curve, Origin
+from ddpm_core.training.classifying import Classifying
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.elsewhere import absent
 from ddpm_core.training.first_steps import FirstSteps
@@ -37,6 +38,10 @@ _log = logging.getLogger(__name__)
 _SHOW_EVERY_S = 2.0
 _SMALL = 2 * 10**6
 """parameters up to which every machine has the memory, and the seconds of counting are not spent"""
+_KINDS: Mapping[Role, Callable[[RunConfig, Parallel], Training]] = {
+    "denoiser": Denoising,
+    "classifier": Classifying,
+}
 _NONE = -1
 """in place of the step of a checkpoint: that of step 0 is what a run begins from"""
 
@@ -60,7 +65,7 @@ def train_rank(
     store: Store,
     config: RunConfig,
     place: cluster.Place,
-    kind: Callable[[RunConfig, Parallel], Training] = Denoising,
+    kind: Callable[[RunConfig, Parallel], Training] | None = None,
 ) -> None:
     """Train from the newest checkpoint, or step 0, to the last step.
 
@@ -68,7 +73,8 @@ def train_rank(
         store: where the run lies.
         config: the run.
         place: this rank.
-        kind: builds what is trained, as it is before the first step: the same on every rank.
+        kind: builds what is trained, as it is before the first step: the same on every rank; None:
+            as goes with the role of the run's network.
 
     Raises:
         DataError: the run has no data set, or it cannot be used.
@@ -87,7 +93,7 @@ def train_rank(
             preview = load_preview(store, config, place)
         # Once all are here: from then on the ranks wait for each other for seconds only.
         parallel.wait()
-        training = kind(config, parallel)
+        training = (kind or _KINDS[config.role])(config, parallel)
         begun = _resume(store, config.name, origin, training.trainee, parallel)
         if begun is None and config.train.start is not None:
             raise CheckpointError(

@@ -130,7 +130,7 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
         ({"model.kind": ["dit"]}, ['model.kind=["dit"]: no such kind']),
         (
             {"model.kind": "dit", "model.base_channels": 64},
-            ["model.base_channels is a key of model.kind=unet, and this is model.kind=dit; leave"],
+            ["a key of model.kind=unet and model.kind=classifier, and this is model.kind=dit; le"],
         ),
         (
             {"model.patch_size": 2},
@@ -143,6 +143,10 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
         (
             {"model.conditioning": "label", "model.num_classes": 2},
             ["model.num_classes=2, but digits has 10 classes; set model.num_classes=null"],
+        ),
+        (
+            {"model.kind": "classifier", "model.known": True, "model.attention_resolutions": [8]},
+            ["known=true is for networks that are given something", "set model.known=false"],
         ),
         ({"model.kind": "dit", "model.patch_sise": 2}, ["did you mean 'patch_size'?"]),
         ({"model.kind": "dit", "model.depth": 2}, ["did you mean 'model.num_layers'?"]),
@@ -180,7 +184,7 @@ def test_what_is_wrong_with_a_kind_or_its_keys_is_said_in_its_words(changes, par
     ("model", "part"),
     [
         ({"kind": "dti"}, """model.kind="dti": no such kind; did you mean 'dit'?"""),
-        ({"kind": "dit", "dropout": 0.1}, "model.dropout is a key of model.kind=unet, and this is"),
+        ({"kind": "dit", "dropout": 0.1}, "a key of model.kind=unet and model.kind=classifier, an"),
         (
             {"patch_size": 2},
             "model.patch_size is a key of model.kind=dit, and this is model.kind=un",
@@ -226,8 +230,8 @@ def test_every_key_is_known_to_help_and_form():
         assert set(config.flat()) <= set(RunConfig.keys())
     text = describe_keys()
     assert 'model.kind ("unet"): which network' in text
-    assert "[unet, dit, mlp, multiscale]" in " ".join(text.split())
-    of_dit = text[text.index("of model.kind=dit:") : text.index("diffusion.num_timesteps")]
+    assert "[unet, dit, mlp, multiscale, classifier]" in " ".join(text.split())
+    of_dit = text[text.index("of model.kind=dit:") : text.index("of model.kind=mlp:")]
     assert "    model.patch_size (2): pixels on a side" in of_dit
     assert "base_channels" not in of_dit
 

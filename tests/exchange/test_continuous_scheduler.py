@@ -37,7 +37,7 @@ def both(config):
     perturb(network, scale=0.1)
     theirs = diffusers.UNet2DModel.from_config(write_network(config).config).eval()
     theirs.load_state_dict(to_diffusers(config, network.state_dict()))
-    averaged = AveragedNetwork(network, torch.device("cpu"), bfloat16=False)
+    averaged = AveragedNetwork(network, torch.device("cpu"), dtype=torch.float32)
     return build_denoiser(config, averaged), theirs
 
 

@@ -15,7 +15,7 @@ from tests.flows.fakes import PNG, recorded
 
 def test_grid_is_inlined_in_a_size_that_a_page_can_hold(store, config):
     """Catches: a file:// link, which no browser opens from Prefect's page, for a grid in colour."""
-    recorded(store, config, *TRAIN_DDPM.stages)
+    recorded(store, config, *TRAIN_DDPM.stages())
     samples = STAGES["sample"].result(store, config)
     small = artifacts._inlined(store, samples, "grid")
     assert base64.b64decode(small.removeprefix("data:image/png;base64,")) == PNG

@@ -27,13 +27,13 @@ from tests.flows.fakes import finish, is_done, recorded
 def test_stages_are_done_one_after_the_other(store, config):
     """Catches: a result looked for in the wrong place, or taken for granted."""
     recorded(store, config)
-    for stage in PAPER.stages:
-        assert is_done(store, config, *TRAIN_DDPM.stages) == (stage in ("study", "ablations"))
-        assert not is_done(store, config, *PAPER.stages)
+    for stage in PAPER.stages():
+        assert is_done(store, config, *TRAIN_DDPM.stages()) == (stage in ("study", "ablations"))
+        assert not is_done(store, config, *PAPER.stages())
         assert STAGES[stage].result(store, config) is None
         finish(store, config, stage)
         assert STAGES[stage].result(store, config) is not None
-    assert is_done(store, config, *PAPER.stages)
+    assert is_done(store, config, *PAPER.stages())
 
 
 def test_ids_tell_runs_roots_stages_and_samplings_apart(store, config, tmp_path):
@@ -45,7 +45,7 @@ def test_ids_tell_runs_roots_stages_and_samplings_apart(store, config, tmp_path)
     ids = {plan.job_prefix(store, config, stage) for stage in STAGES}
     assert len(ids) == len(STAGES)
     more_pictures = config.replaced({"study.num_shown": 5})
-    for stage in PAPER.stages:
+    for stage in PAPER.stages():
         ours = plan.job_prefix(store, config, stage)
         assert ours.startswith(plan.run_prefix(store, config.name, stage))
         assert ours != plan.job_prefix(other_root, config, stage)
@@ -174,7 +174,7 @@ def test_parameters_resolve_to_the_configuration_they_were_made_of(name, store):
 
 def test_summary_names_places_numbers_and_the_next_step(store, config, monkeypatch):
     """Catches: a number without what it was measured on, a password of MLflow's on the screen."""
-    recorded(store, config, *TRAIN_DDPM.stages)
+    recorded(store, config, *TRAIN_DDPM.stages())
     text = plan.summary(store, config)
     samples = STAGES["sample"].result(store, config)
     assert f"{store.uri_of(samples.folder)}/{samples.files['grid'].name}" in text
@@ -218,12 +218,12 @@ def test_more_workers_than_cores_are_refused_where_they_would_run(store, config,
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 4)
     asked = []
     wide = config.replaced({"compute.num_workers": 4})
-    plan.check(store, wide, TRAIN_DDPM.stages, None)
+    plan.check(store, wide, TRAIN_DDPM.stages(), None)
     wider = wide.replaced({"compute.cpus_per_worker": 2})
     with pytest.raises(ConfigError, match=r"4 worker\(s\) with 2 CPU each; this machine has 4"):
-        plan.check(store, wider, TRAIN_DDPM.stages, None)
+        plan.check(store, wider, TRAIN_DDPM.stages(), None)
     monkeypatch.setattr(plan, "require_answer", asked.append)
-    plan.check(store, wider, TRAIN_DDPM.stages, "http://head:8265")
+    plan.check(store, wider, TRAIN_DDPM.stages(), "http://head:8265")
     assert asked == ["http://head:8265"], "and a cluster is, before anything is sent to it"
 
 
@@ -234,9 +234,9 @@ def test_a_feature_network_is_looked_for_only_where_it_would_be_read(
     given = {"evaluate.features": str(tmp_path / "net.pt"), "evaluate.features_sha256": "0" * 64}
     config = config.replaced({**given, "compute.num_workers": 1})
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        plan.check(store, config, TRAIN_DDPM.stages, None)
+        plan.check(store, config, TRAIN_DDPM.stages(), None)
     monkeypatch.setattr(plan, "require_answer", lambda _: None)
-    plan.check(store, config, TRAIN_DDPM.stages, "http://head:8265")
+    plan.check(store, config, TRAIN_DDPM.stages(), "http://head:8265")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_dry_run_shows_no_plan_that_would_be_refused(
 
 def test_a_finished_run_needs_no_machine(store, config, monkeypatch, capsys):
     """Catches: results that cannot be looked up on a smaller machine than they were made on."""
-    recorded(store, config, *TRAIN_DDPM.stages)
+    recorded(store, config, *TRAIN_DDPM.stages())
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     assert main(["digits", "--root", store.uri, "--run", config.name]) == 0
     assert "done already" in capsys.readouterr().out
@@ -274,16 +274,16 @@ def main(arguments: list[str], command: Command = TRAIN_DDPM) -> int:
 def test_the_paper_s_plan_has_two_stages_more(store, config, monkeypatch, capsys):
     """Catches: a plan that shows four stages and runs six, or another flow's done taken for this
     one's."""
-    recorded(store, config, *TRAIN_DDPM.stages)
+    recorded(store, config, *TRAIN_DDPM.stages())
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     arguments = ["digits", "--root", store.uri, "--run", config.name, "--dry-run"]
     assert main(arguments) == 0
     pipeline = planned(capsys.readouterr().err)
     assert main(arguments, PAPER) == 0
     found = planned(capsys.readouterr().err)
-    assert list(pipeline) == list(TRAIN_DDPM.stages)
-    assert list(found) == list(PAPER.stages)
-    assert {stage: found[stage] for stage in TRAIN_DDPM.stages} == pipeline
+    assert list(pipeline) == list(TRAIN_DDPM.stages())
+    assert list(found) == list(PAPER.stages())
+    assert {stage: found[stage] for stage in TRAIN_DDPM.stages()} == pipeline
     assert all(state.startswith(f"done: {store.uri}/") for state in pipeline.values())
     for stage in ("study", "ablations"):
         assert found[stage] == "would run with 2 workers on an embedded Ray on this machine"
@@ -299,7 +299,7 @@ def test_a_finished_paper_needs_no_machine_and_names_all_its_places(
     store, config, monkeypatch, capsys
 ):
     """Catches: six jobs for what is there, or a study that nobody finds."""
-    recorded(store, config, *PAPER.stages)
+    recorded(store, config, *PAPER.stages())
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 1)
     monkeypatch.setattr(command_line, "_run_flow", None)  # is not asked
     assert main(["digits", "--root", store.uri, "--run", config.name], PAPER) == 0
@@ -312,12 +312,12 @@ def test_a_finished_paper_needs_no_machine_and_names_all_its_places(
 
 def test_an_unfinished_paper_is_run_as_the_flow_paper(store, config, monkeypatch):
     """Catches: the wrong flow behind the command, parameters that resolve to something else."""
-    recorded(store, config, *TRAIN_DDPM.stages, "study")
+    recorded(store, config, *TRAIN_DDPM.stages(), "study")
     monkeypatch.setattr("ddpm_core.machine.cores", lambda: 8)
     asked = []
     monkeypatch.setattr(command_line, "_run_flow", lambda *given: asked.append(given))
     assert main(["digits", "--root", store.uri, "--run", config.name], PAPER) == 0
-    ((command, parameters, _),) = asked
+    ((command, parameters, *_),) = asked
     assert command is PAPER
     assert parameters == {
         "recipe": "digits", "root": store.uri, "run": config.name, "overrides": {},
@@ -364,7 +364,7 @@ def without_times(stderr: str) -> str:
 
 def test_command_line_sees_a_finished_run_without_prefect_or_ray(store, config):
     """Catches: seconds of imports and servers for nothing, and a dry run that starts them."""
-    recorded(store, config, *TRAIN_DDPM.stages)
+    recorded(store, config, *TRAIN_DDPM.stages())
     arguments = ("digits", "--root", store.uri, "--run", config.name)
     for extra in ((), ("--dry-run",)):
         done = run_cli(*arguments, *extra)

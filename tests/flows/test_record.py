@@ -144,8 +144,8 @@ def test_whole_flow_is_done_where_no_api_answers(store, config, shown, monkeypat
     parameters = {"recipe": "digits", "root": store.uri, "run": config.name}
     parameters |= {"overrides": {}, "ray_address": None}
     with temporary_settings(updates={PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages, parameters)
-    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
+        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages(), parameters)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages())
     assert jobs.ran == ["shard", "train", "train", "sample", "evaluate"]
     assert len(jobs.submitted) == 2
     assert shown.getvalue().count("Prefect's API is gone") == 1

@@ -12,10 +12,12 @@ def test_numbers_of_an_evaluation_say_what_they_were_measured_on():
     images = {"num_images": {"samples": 80, "test": 297}}
     judged = {"value": 0.96, "held_out": 0.98, "chance": 0.1, "protocol": images}
     metrics = {**json.loads(METRICS), "inception_score": score, "judge_accuracy": judged}
-    found = of_metrics(metrics)
+    told = {"value": 0.71, "chance": 0.11, "by_noise": [{"value": 0.97}]}
+    accuracy = {**told, "protocol": {"num_images": 297}}
+    found = of_metrics(metrics) + of_metrics({"noised_accuracy": accuracy})
     assert [(one.column, one.value) for one in found] == [
         ("bits/dim", "3.250"), ("Frechet", "12.50"), ("inception", "7.50"),
-        ("judged", "0.960"),
+        ("judged", "0.960"), ("accuracy", "0.710"),
     ]  # fmt: skip
     assert tuple(one.column for one in found) == EVALUATION.columns
     assert [one.text for one in found] == [
@@ -23,6 +25,7 @@ def test_numbers_of_an_evaluation_say_what_they_were_measured_on():
         "12.50  (floor 1.50; 80 samples, 297 held-out images)",
         "7.50  (at most 10; held-out images 9.00)",
         "0.960  (of 80 samples; held-out images 0.980, chance 0.100)",
+        "0.710  (of 297 held-out images at every noise; 0.970 at the least, chance 0.110)",
     ]
 
 

@@ -9,9 +9,10 @@ from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.sigma import sigma_at
 from ddpm_core.diffusion.paths.spacing import karras_sigmas
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.build import build_schedule, require_guidance
-from ddpm_core.inference.denoiser import load_denoiser, load_weaker
+from ddpm_core.inference.denoiser import load_denoiser, load_guide
 from ddpm_core.runs import chosen, layout, places, results
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
@@ -104,6 +105,57 @@ def test_rescaling_is_by_the_share_that_is_given():
     own = predicted(x_t, LATE)[0].eps
     half = predicted(x_t, LATE, guidance_scale=3.0, guidance_rescale=1.0)[0].eps
     torch.testing.assert_close(half.flatten(1).std(1), own.flatten(1).std(1))
+
+
+# -- by a classifier ------------------------------------------------------------------------------
+
+
+def logits(x_t, t):
+    """A classifier of ten classes that tells them by the mean of the image."""
+    return 3.0 * x_t.mean(dim=(1, 2, 3))[:, None] * torch.arange(10) + 0 * t[:, None]
+
+
+def climbed(x_t, given=THREE, null=NOTHING, **sample):
+    """Return what a network that takes `null` predicts, guided by the classifier, and unguided."""
+    denoiser = NetworkDenoiser(Linear(), SHORT, null=null)
+    settings = SampleConfig.model_validate({"guidance_by": "judge", **sample})
+    own = denoiser.given(given) if null.parts else denoiser
+    followed = guided(denoiser, given, settings, Classifier(logits))
+    return followed.predict(x_t, LATE), own.predict(x_t, LATE)
+
+
+def test_a_classifier_moves_the_mean_of_every_ancestral_step_and_else_the_noise():
+    """Catches: the mean of one step taken for that of several, a form that clips what it moved, a
+    move that is not clipped before it, scale 1 taken for none."""
+    x_t = 2 * normal(2, 1, 4, 4)
+    gradient = torch.autograd.functional.jacobian(
+        lambda x: logits(x, LATE).log_softmax(1)[:, 3].sum(), x_t
+    )
+    for scale in (1.0, 2.5):
+        said, own = climbed(x_t, guidance_scale=scale)
+        clipped = own.reverse(clip_x_0=True)
+        moved = clipped.mean + scale * clipped.log_variance.exp() * gradient
+        torch.testing.assert_close(said.reverse(clip_x_0=True).mean, moved)
+    for changes in ({"sampler": "ddim"}, {"num_steps": 5}, {"sampler": "heun"}):
+        said, own = climbed(x_t, guidance_scale=2.5, **changes)
+        noise = (1 - SHORT.alphas_cumprod[40]).sqrt()
+        torch.testing.assert_close(said.eps, own.eps - 2.5 * noise * gradient)
+
+
+def test_a_classifier_leads_networks_of_labels_and_of_none():
+    """Catches: a label for a network that takes none, none for one that does, and images of no
+    class that are led somewhere."""
+    x_t, ddim = normal(2, 1, 4, 4), {"sampler": "ddim"}
+    unlabelled, labelled = climbed(x_t, **ddim)[0], climbed(x_t, null=NULL, **ddim)[0]
+    torch.testing.assert_close(labelled.eps - unlabelled.eps, torch.full_like(x_t, 0.3))
+    with pytest.raises(ConfigError, match=r"these images are of none; give sample\.labels"):
+        climbed(x_t, given=NOTHING)
+
+
+def test_a_threshold_comes_before_a_move_of_the_mean_and_after_one_of_the_noise():
+    x_t, options = 3 * normal(2, 1, 4, 4), {"guidance_scale": 9.0, "threshold_percentile": 90.0}
+    assert float(climbed(x_t, sampler="ddim", **options)[0].x_0.abs().max()) <= 1 + 1e-9
+    assert float(climbed(x_t, **options)[0].x_0.abs().max()) > 1.1
 
 
 # -- what is refused, counted and said ------------------------------------------------------------
@@ -245,7 +297,7 @@ def test_an_earlier_step_guides_an_unconditional_run(
 
     weights = chosen.require(store, config)
     denoiser = load_denoiser(store, config, weights.checkpoint, cpu())
-    weaker = load_weaker(store, weights, cpu())
+    weaker = load_guide(store, weights, cpu())
     positions = torch.arange(2)
     followed = guided(denoiser, NOTHING, config.sample, weaker)
     x_0 = draw(followed, positions, config.data.shape, sample=config.sample, seed=0)

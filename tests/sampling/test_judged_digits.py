@@ -15,6 +15,7 @@ from sklearn.svm import SVC
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.label_use import classified_part
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.inference.build import build_denoiser, build_network
@@ -39,16 +40,22 @@ def pixels(images_u8) -> np.ndarray:
 
 def trained_on(config, images) -> NetworkDenoiser:
     """Return the denoiser of the averaged weights after a run's training."""
+    averaged = averaged_of(make_learner(config), config, images)
+    return build_denoiser(config, averaged, averaged.null)
+
+
+def averaged_of(learner, config, images) -> AveragedNetwork:
+    """Return the averaged weights after a run's training."""
     images_u8 = torch.from_numpy(images.images_u8).permute(0, 3, 1, 2).contiguous()
-    labels, learner = torch.from_numpy(images.labels), make_learner(config)
+    labels = torch.from_numpy(images.labels)
     for step in range(config.train.num_steps):
         size, seed = config.train.global_batch_size, config.train.seed
         rows = torch.from_numpy(global_batch_indices(seed, step, size, len(labels)))
-        learner.step(step, images_u8[rows], Conditioning(label=labels[rows]))
+        given = Conditioning(label=labels[rows]).only(learner.accepts)
+        learner.step(step, images_u8[rows], given)
     network = build_network(config)
     network.load_state_dict(learner.trainee.averaged())
-    averaged = AveragedNetwork(network, CPU, dtype=torch.float32)
-    return build_denoiser(config, averaged, averaged.null)
+    return AveragedNetwork(network, CPU, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -82,22 +89,22 @@ class Digits:
         self.denoiser = trained_on(self.config, self.train)
         self.judge = SVC(gamma=0.05, C=10).fit(pixels(self.train.images_u8), self.train.labels)
 
-    def drawn(self, weaker=None, **sample) -> Drawn:
+    def drawn(self, guide=None, denoiser=None, **sample) -> Drawn:
         settings, calls = SampleConfig.model_validate(sample), []
 
-        def counted(denoiser):
-            def network(x_t, t, conditioning):
-                calls.append(len(x_t))
-                return denoiser.network(x_t, t, conditioning)
+        def counted(one):
+            def network(*given):
+                calls.append(len(given[0]))
+                return one.network(*given)
 
-            return replace(denoiser, network=network)
+            return replace(one, network=network)
 
         positions, plan = torch.arange(NUM_IMAGES), Plan(in_turn=tuple(range(10)))
         followed = guided(
-            counted(self.denoiser),
+            counted(denoiser or self.denoiser),
             plan.conditioning(positions),
             settings,
-            None if weaker is None else counted(weaker),
+            None if guide is None else counted(guide),
         )
         x_0 = draw(followed, positions, self.config.data.shape, sample=settings, seed=0)
         values, labels = pixels(to_u8(x_0)), plan.labels(positions).numpy()
@@ -159,6 +166,33 @@ def test_a_weaker_model_guides_without_narrowing_the_classes(digits):
     real = spread(pixels(digits.train.images_u8), digits.train.labels)
     assert drawn.spread >= 0.9 * real, (drawn.spread, real)
     assert drawn.right > 0.9
+
+
+def test_a_classifier_of_noised_images_leads_a_network_without_labels(digits):
+    """Catches a gradient that leads nowhere or away, and shows that the noise matters: a classifier
+    that is as good on images, and saw no noise, leads to what deceives it.
+
+    Measured at scales 0, 1, 3, 8: 0.12, 0.59, 0.92, 0.98 of 300 judged right; by the classifier of
+    clean images 0.56, 0.71, 0.76, which takes 0.73, 0.93, 0.98 of them for what they are to be.
+
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.
+    """
+    plain = recipe("digits").replaced({"compute.num_workers": 1})
+    denoiser = trained_on(plain, digits.train)
+    config = recipe("digits-classifier").replaced({"compute.num_workers": 1})
+    noised = Classifier(averaged_of(make_learner(config), config, digits.train))
+    learner, never = make_learner(config), torch.zeros(config.train.global_batch_size).long()
+    learner._drawing._times = lambda _drawn: (never, never)  # of the least noise alone
+    clean = Classifier(averaged_of(learner, config, digits.train))
+
+    def right(guide, scale):
+        by = {"guidance_by": "judge", "guidance_scale": scale}
+        return digits.drawn(guide, denoiser, **by).right
+
+    once, thrice = right(noised, 1.0), right(noised, 3.0)
+    assert 0.4 <= once < thrice, (once, thrice)
+    assert thrice >= 0.88
+    assert thrice - right(clean, 3.0) >= 0.15
 
 
 def test_the_network_itself_classifies_digits(digits):

@@ -12,12 +12,14 @@ import torch
 
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
+from ddpm_core.shards.classes import Classes
 from tests.quiet_mlflow import mlflow
-from tests.sampling.tiny import tiny_config
+from tests.sampling.tiny import classifier_config, tiny_config
 
 NAMES = [f"n{label}" for label in range(6)] + ["twice", "twice", "cat", "3"]
 CONFIG = tiny_config(**{"model.conditioning": "label", "sample.batch_size": 4})
@@ -120,6 +122,50 @@ def test_the_signature_has_labels_where_the_network_takes_them():
     by = {"sample.guidance_by": "@5", "sample.guidance_scale": 3.0}
     unlabelled = [param.name for param in signature(tiny_config(**by)).params]
     assert unlabelled == [*plain, "guidance_scale"]
+
+
+def test_a_classifier_lies_in_the_model_and_leads_to_the_labels_of_a_request(monkeypatch, tmp_path):
+    """Catches: a classifier that is loaded as what draws, a model of an unconditional network that
+    takes no labels, and a request's labels that reach nothing."""
+    from ddpm_core.sampling.served_model import SampledImages
+    from ddpm_core.tracking.model import save_model
+
+    config = tiny_config(**{"sample.guidance_by": "judge", "sample.guidance_scale": 40.0})
+    runs = {"ema": config, "judge": classifier_config()}
+    networks = {role: build_network(one).eval() for role, one in runs.items()}
+    files = {role: tmp_path / f"{role}.safetensors" for role in runs}
+    generator = torch.Generator().manual_seed(0)
+    for role, network in networks.items():
+        for param in network.parameters():
+            param.data += 0.05 * torch.randn(param.shape, generator=generator)
+        files[role].write_bytes(safetensors.torch.save(network.state_dict()))
+    served, said = SampledImages(), {}
+
+    def load(folder, *, artifacts, model_config, signature, **rest):
+        served.load_context(SimpleNamespace(artifacts=artifacts, model_config=model_config))
+        said["params"] = [param.name for param in signature.params]
+
+    monkeypatch.setattr(mlflow.pyfunc, "save_model", load)
+    classes = Classes(tuple("abcdefghij"), (1,) * 10)
+    guide = runs["judge"], files["judge"]
+    save_model(tmp_path / "model", config, files["ema"], classes=classes, weaker=guide)
+    assert said["params"] == ["seed", "count", "labels", "guidance_scale"]
+
+    def drawn(labels, scale):
+        sample = config.sample.model_copy(update={"guidance_scale": scale})
+        denoiser = build_denoiser(config, networks["ema"])
+        given = Conditioning(label=torch.tensor(labels))
+        followed = guided(denoiser, given, sample, Classifier(networks["judge"]))
+        x_0 = draw(followed, torch.arange(2), config.data.shape, sample=sample, seed=0)
+        return to_u8(x_0).numpy()
+
+    two = {"count": 2}
+    assert np.array_equal(served.predict(None, NO_ROWS, two), drawn([0, 1], 40.0))
+    asked = served.predict(None, NO_ROWS, {**two, "labels": ["d", "9"], "guidance_scale": 90.0})
+    assert np.array_equal(asked, drawn([3, 9], 90.0))
+    assert not np.array_equal(asked, drawn([9, 3], 90.0))
+    plain = served.predict(None, NO_ROWS, {**two, "guidance_scale": 0.0})
+    assert np.array_equal(plain, drawn([5, 6], 0.0))
 
 
 def test_the_weights_that_guide_lie_in_the_model(network, monkeypatch, tmp_path):

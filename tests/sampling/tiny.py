@@ -50,6 +50,14 @@ def tiny_config(**changes) -> RunConfig:
     )
 
 
+def classifier_config(**changes) -> RunConfig:
+    """Return a classifier of the images and the noise of `tiny_config`."""
+    config = tiny_config(name="judge")
+    keys = ("base_channels", "channel_mults", "num_res_blocks", "attention_resolutions")
+    half = config.model.model_dump(mode="json", include={*keys, "num_groups"})
+    return config.replaced({"model": {"kind": "classifier", **half}, **changes})
+
+
 def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> Manifest:
     """Shard the data and commit a final checkpoint whose weights were never trained.
 

@@ -20,6 +20,7 @@ from ddpm_core.runs import layout, places
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
+from ddpm_core.training.classifying import Classifying
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.inputs import Drawing
 from ddpm_core.training.loop import Training
@@ -88,7 +89,8 @@ def rank_slice(config: RunConfig, image_set: ImageSet, step: int, rank: int, wor
 def make_learner(
     config: RunConfig, rank: int = 0, world_size: int = 1, device: torch.device = CPU
 ) -> Denoising:
-    return Denoising(config, parallel_of(rank, world_size, device))
+    kind = Classifying if config.role == "classifier" else Denoising
+    return kind(config, parallel_of(rank, world_size, device))
 
 
 def parallel_of(rank: int = 0, world_size: int = 1, device: torch.device = CPU) -> Parallel:

@@ -132,7 +132,7 @@ def test_the_convolutional_network_learns_under_the_bound(tmp_path):
         part = likelihood_part(denoiser, test, torch.arange(32), seed=0)
         return float((part["prior"] + part["terms"].sum(1)).mean())
 
-    untrained = AveragedNetwork(build_network(config), CPU, bfloat16=False)
+    untrained = AveragedNetwork(build_network(config), CPU, dtype=torch.float32)
     before, after = (
         bits(build_denoiser(config, untrained)),
         bits(trained(config, pixels(splits.train))),

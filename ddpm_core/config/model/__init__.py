@@ -7,13 +7,22 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ddpm_core.config.model.classifier import ClassifierConfig
 from ddpm_core.config.model.dit import DiTConfig
 from ddpm_core.config.model.mlp import MLPConfig
 from ddpm_core.config.model.multiscale import MultiScaleConfig
 from ddpm_core.config.model.unet import UNetConfig
 
 ModelConfig = Annotated[
-    UNetConfig | DiTConfig | MLPConfig | MultiScaleConfig, Field(discriminator="kind")
+    UNetConfig | DiTConfig | MLPConfig | MultiScaleConfig | ClassifierConfig,
+    Field(discriminator="kind"),
 ]
 
-__all__ = ["DiTConfig", "MLPConfig", "ModelConfig", "MultiScaleConfig", "UNetConfig"]
+__all__ = [
+    "ClassifierConfig",
+    "DiTConfig",
+    "MLPConfig",
+    "ModelConfig",
+    "MultiScaleConfig",
+    "UNetConfig",
+]

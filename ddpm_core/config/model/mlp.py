@@ -16,8 +16,9 @@ class MLPConfig(BumpsConfig):
     """the keys that make it large or small"""
 
     kind: Literal["mlp"] = "mlp"
-    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
-    convolutions at several scales beside dense layers (multiscale)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
+    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
+    images, to guide the others by (classifier)"""
     hidden_size: Few = 128
     """features of a layer"""
     num_layers: int = Field(2, ge=1, le=1000)

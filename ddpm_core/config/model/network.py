@@ -1,6 +1,6 @@
 """What the section `model` has of every kind of network."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,19 +8,25 @@ from ddpm_core.config.section import Section
 
 AUGMENT_NUMBERS = 9
 """numbers that a network of train.augment is given, as in `conditioning`"""
+Role = Literal["denoiser", "classifier"]
+"""what a network says of x_t: what was done to the image, or of which class it is. A run has the
+stages of its network's role, see `runs.stages`"""
 
 
 class NetworkConfig(Section):
     """The keys of every kind. Abstract: `kind` has no default here."""
 
+    role: ClassVar[Role] = "denoiser"
+
     kind: str
-    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
-    convolutions at several scales beside dense layers (multiscale)"""
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
+    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
+    images, to guide the others by (classifier)"""
     conditioning: Literal["none", "label"] = "none"
     """what the network is given beside x_t and t: nothing, or the class of each image (label)"""
     num_classes: int | None = Field(None, ge=2, le=2**16)
-    """of conditioning=label: classes of the data set; null for data sets whose number is known,
-    needed for collections of image files"""
+    """of conditioning=label and kind=classifier: classes of the data set; null for data sets whose
+    number is known, needed for collections of image files"""
     known: bool = False
     """whether the network is given, beside x_t, the part of each image that is known, and a mask of
     it: for inpainting. Training erases random regions"""
@@ -29,6 +35,11 @@ class NetworkConfig(Section):
     def time_features(self) -> int:
         """Features of the time, to which what is given of train.augment is added; 0: not here."""
         return 0
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the training goes by the labels of the images."""
+        return self.conditioning != "none"
 
     @model_validator(mode="after")
     def _classes_belong_to_labels(self) -> Self:

@@ -13,15 +13,12 @@ _MAX_LEVELS = 16
 """An image would have 2**15 pixels on a side."""
 
 
-class UNetConfig(NetworkConfig):
-    """The U-Net of the paper (appendix B)."""
+class LevelsConfig(NetworkConfig):
+    """What the U-Net and the classifier that is its first half have in common. Abstract."""
 
     size_keys: ClassVar[tuple[str, ...]] = ("base_channels", "channel_mults", "num_res_blocks")
     """the keys that make it large or small"""
 
-    kind: Literal["unet"] = "unet"
-    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp), or
-    convolutions at several scales beside dense layers (multiscale)"""
     base_channels: Few = 128
     """channels at full resolution"""
     channel_mults: Annotated[tuple[Few, ...], Field(min_length=1, max_length=_MAX_LEVELS)] = (
@@ -39,9 +36,6 @@ class UNetConfig(NetworkConfig):
     """probability of dropping a feature inside a residual block"""
     num_groups: Few = 32
     """groups of every group normalisation"""
-    time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
-    """sines and cosines of the timestep (sinusoidal); or, of diffusion.kind=ve and edm, Fourier
-    features of log sigma (fourier)"""
 
     @model_validator(mode="after")
     def _timestep_has_sines_and_cosines(self) -> Self:
@@ -85,6 +79,18 @@ class UNetConfig(NetworkConfig):
                     f"maps are {heights} pixels high; choose among these"
                 )
 
+
+class UNetConfig(LevelsConfig):
+    """The U-Net of the paper (appendix B)."""
+
+    kind: Literal["unet"] = "unet"
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
+    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
+    images, to guide the others by (classifier)"""
+    time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """sines and cosines of the timestep (sinusoidal); or, of diffusion.kind=ve and edm, Fourier
+    features of log sigma (fourier)"""
+
     @property
     def row_size(self) -> int:
         """Parameters of the row that each class has, and that of no class."""
@@ -110,22 +116,30 @@ class UNetConfig(NetworkConfig):
         widths = [base * mult for mult in self.channel_mults]
         attends = [height // 2**level in self.attention_resolutions for level in range(len(widths))]
         total = linear(self.time_features, embedding) + linear(embedding, embedding)
-        total += _conv(in_channels, base) + 2 * widths[0] + _conv(widths[0], out_channels)
+        total += conv(in_channels, base) + 2 * widths[0] + conv(widths[0], out_channels)
         total += 9 * (in_channels + 1) * base if self.known else 0
-        total += 2 * _block(widths[-1], widths[-1], embedding) + _attention(widths[-1])
+        total += 2 * block(widths[-1], widths[-1], embedding) + attention(widths[-1])
         for level, num_in, width in _blocks(base, widths, self.num_res_blocks):
-            total += _block(num_in, width, embedding)
-            total += _attention(width) if attends[level] else 0
+            total += block(num_in, width, embedding)
+            total += attention(width) if attends[level] else 0
         # Each level but the lowest is halved at its end, and each but the highest doubled.
-        return total + sum(_conv(w, w) for w in widths[:-1]) + sum(_conv(w, w) for w in widths[1:])
+        return total + sum(conv(w, w) for w in widths[:-1]) + sum(conv(w, w) for w in widths[1:])
+
+
+def halved_blocks(
+    base: int, widths: list[int], num_res_blocks: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (level, input channels, output channels) of each block on the way down."""
+    for level, width in enumerate(widths):
+        for num_in in (widths[level - 1] if level else base, *[width] * (num_res_blocks - 1)):
+            yield level, num_in, width
 
 
 def _blocks(base: int, widths: list[int], num_res_blocks: int) -> Iterator[tuple[int, int, int]]:
     """Yield (level, input channels, output channels) of each block, down and up."""
+    yield from halved_blocks(base, widths, num_res_blocks)
     kept = [base]
-    for level, width in enumerate(widths):
-        for num_in in (kept[-1], *[width] * (num_res_blocks - 1)):
-            yield level, num_in, width
+    for width in widths:
         kept += [width] * (num_res_blocks + 1)
     kept.pop()  # the lowest level is not halved
     below = widths[-1]
@@ -135,21 +149,24 @@ def _blocks(base: int, widths: list[int], num_res_blocks: int) -> Iterator[tuple
         below = width
 
 
-def _block(num_in: int, num_out: int, embedding: int) -> int:
+def block(num_in: int, num_out: int, embedding: int) -> int:
+    """Return the parameters of a residual block."""
     shortcut = 0 if num_in == num_out else num_in * num_out + num_out
     norms = 2 * num_in + 2 * num_out
     return (
         norms
-        + _conv(num_in, num_out)
+        + conv(num_in, num_out)
         + linear(embedding, num_out)
-        + _conv(num_out, num_out)
+        + conv(num_out, num_out)
         + shortcut
     )
 
 
-def _attention(channels: int) -> int:
+def attention(channels: int) -> int:
+    """Return the parameters of the attention after a block."""
     return 2 * channels + 4 * linear(channels, channels)
 
 
-def _conv(num_in: int, num_out: int) -> int:
+def conv(num_in: int, num_out: int) -> int:
+    """Return the parameters of a convolution of 3x3 pixels."""
     return 9 * num_in * num_out + num_out

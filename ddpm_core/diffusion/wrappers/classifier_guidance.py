@@ -17,8 +17,10 @@ from torch import Tensor
 from ddpm_core.diffusion.choices import require_end_known
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
+from ddpm_core.diffusion.paths.schedule import expand
 from ddpm_core.diffusion.prediction import Prediction
 from ddpm_core.diffusion.shapes import Images, Times
+from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Interval
 from ddpm_core.errors import ConfigError
 
 LogProbability = Callable[[Tensor, Tensor], Tensor]
@@ -28,6 +30,23 @@ Form = Literal["mean", "eps"]
 """mean: moves the mean of the reverse step by its variance times the gradient (algorithm 1), for
 ancestral sampling over the chain's own steps. eps: adds the gradient to the score (algorithm 2),
 for all samplers and paths."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network that says of which class x_t is."""
+
+    network: Callable[[Tensor, Tensor], Tensor]
+    """(x_t, t) -> (b, k): logits"""
+
+    def log_probability(self, labels: Tensor) -> LogProbability:
+        """Return log p(y | x_t) of labels, int64: one of each x_t, or one for all of them."""
+
+        def of_label(x_t: Tensor, t: Tensor) -> Tensor:
+            log_p = self.network(x_t, t).log_softmax(dim=1)
+            return log_p.gather(1, labels.expand(len(x_t))[:, None])[:, 0]
+
+        return of_label
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,9 @@ class ClassifierGuided:
     In the form mean nothing clips after the move. To clip before it, as the original does, wrap a
     `StaticThreshold`; for fewer steps, a `respaced` denoiser.
 
+    For batches outside the interval the classifier is not called, and what the denoiser predicts is
+    returned as it is (Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 6, of this guidance).
+
     Raises:
         ConfigError: if the scale is out of its range; in the form mean, if the path has no steps;
             in the form eps, if it ends in pure noise.
@@ -50,6 +72,7 @@ class ClassifierGuided:
     scale: float
     """at least 0: 0 is no guidance"""
     form: Form = "eps"
+    interval: Interval = EVERYWHERE
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
@@ -73,6 +96,17 @@ class ClassifierGuided:
         said = self.denoiser.predict(x_t, t)
         if self.scale == 0:
             return said
+        everywhere = self.interval.is_everything
+        inside = None if everywhere else self.interval.contains(self.path, t)
+        if inside is not None and not bool(inside.any()):
+            return said
+        moved = self._moved(said, x_t, t)
+        if inside is not None:
+            own = said.of_kind(moved.kind)
+            moved = replace(moved, value=torch.where(expand(inside, own), moved.value, own))
+        return moved
+
+    def _moved(self, said: Prediction, x_t: Images, t: Times) -> Prediction:
         match self.form:
             case "mean":
                 if t.is_floating_point():

@@ -66,7 +66,9 @@ def _arcs(context: EvaluationContext, unit: Unit) -> Arrays:
     images = ddim_sample(
         # All of what the first sample is of.
         chain_of_steps(
-            guided(context.denoiser, given, sample, context.weaker), "linspace", num_steps
+            guided(context.denoiser, given, sample, context.guide, form="eps"),
+            "linspace",
+            num_steps,
         ),
         mixed.flatten(0, 1),
         clip_x_0=context.config.sample.clip_x_0,

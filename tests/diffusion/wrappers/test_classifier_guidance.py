@@ -5,7 +5,9 @@ import torch
 
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.flow import Straight
-from ddpm_core.diffusion.wrappers.classifier_guidance import ClassifierGuided
+from ddpm_core.diffusion.paths.sigma import sigma_at
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, ClassifierGuided
+from ddpm_core.diffusion.wrappers.guidance import Interval
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.thresholding import StaticThreshold
 from ddpm_core.errors import ConfigError
@@ -88,6 +90,46 @@ def test_the_mean_form_is_the_step_of_the_class_but_for_the_root_of_alpha():
     moved = guided.reverse(clip_x_0=False).mean - plain
     root = SHORT.alphas.sqrt()[1:, None]  # the first step's variance is not its beta
     torch.testing.assert_close(moved[1:], root * (expected - plain)[1:], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["eps", "mean"])
+def test_beyond_the_interval_there_is_none_and_no_call(form):
+    """Catches: an interval of times, one that is turned round, a classifier called in vain, and
+    rows of a batch that are guided since others are."""
+    low, high = (float(sigma_at(SHORT, torch.tensor([t]))) for t in (19, 30))
+    calls, classifier = [], log_posterior(SHORT)
+
+    def counted(x_t, t):
+        calls.append(len(x_t))
+        return classifier(x_t, t)
+
+    plain, everywhere = DATA.denoiser(SHORT), ClassifierGuided
+    x_t, t = normal(50, 2, seed=1), every_t(SHORT)
+    said = ClassifierGuided(plain, counted, 2.0, form, Interval(low, high)).predict(x_t, t)
+    full = everywhere(plain, classifier, 2.0, form).predict(x_t, t)
+    inside = (t > 19) & (t <= 30)
+    assert torch.equal(said.eps[inside], full.eps[inside])
+    torch.testing.assert_close(said.eps[~inside], plain.predict(x_t, t).eps[~inside])
+    assert not torch.allclose(said.eps[inside], plain.predict(x_t, t).eps[inside])
+    guided = ClassifierGuided(plain, counted, 2.0, form, Interval(low, high))
+    early = guided.predict(x_t[:19], t[:19])
+    assert torch.equal(early.value, plain.predict(x_t[:19], t[:19]).value)
+    assert calls == [50]
+
+
+def test_a_classifier_says_the_logarithm_of_the_probability_of_each_label():
+    """Catches: logits that are not normalised, whose gradient pulls towards every class at once;
+    the label of another row."""
+
+    def logits(x_t, _t):
+        squares = ((x_t[:, None] - DATA.means) / DATA.stds).square()
+        return (-0.5 * squares - DATA.stds.log()).sum(2) + DATA.weights.log()
+
+    x, labels = normal(6, 2, seed=1), torch.tensor([0, 1, 1, 0, 1, 0])
+    found = Classifier(logits).log_probability(labels)(x, torch.zeros(6))
+    densities = torch.distributions.Normal(DATA.means, DATA.stds).log_prob(x[:, None]).sum(2).exp()
+    share = DATA.weights * densities / (DATA.weights * densities).sum(1, keepdim=True)
+    torch.testing.assert_close(found.exp(), share[torch.arange(6), labels])
 
 
 def test_it_works_where_nothing_is_differentiated():

@@ -26,9 +26,9 @@ def test_pipeline_runs_its_stages_in_order_and_then_never_again(store, config, j
     from flows.train_ddpm import train_ddpm
 
     results = train_ddpm(**given)
-    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
-    assert jobs.ran == list(TRAIN_DDPM.stages)
-    assert is_done(store, config, *TRAIN_DDPM.stages)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages())
+    assert jobs.ran == list(TRAIN_DDPM.stages())
+    assert is_done(store, config, *TRAIN_DDPM.stages())
     entered = len(jobs.entered)
     assert train_ddpm(**given) == results
     assert len(jobs.ran) == 4
@@ -43,9 +43,9 @@ def test_the_paper_s_six_stages_run_in_order_and_then_never_again(store, config,
 
     train_ddpm(**given)
     results = paper(**given)
-    assert [result["stage"] for result in results] == list(PAPER.stages)
-    assert PAPER.stages == ("shard", "train", "sample", "evaluate", "study", "ablations")
-    assert jobs.ran == list(PAPER.stages)
+    assert [result["stage"] for result in results] == list(PAPER.stages())
+    assert PAPER.stages() == ("shard", "train", "sample", "evaluate", "study", "ablations")
+    assert jobs.ran == list(PAPER.stages())
     assert [STAGES[one["stage"]].result(store, config) is not None for one in results] == [True] * 6
     assert results[4]["result"].startswith(f"{store.uri}/runs/{config.name}/study/")
     assert results[5]["result"].startswith(f"{store.uri}/runs/{config.name}/ablations/")
@@ -93,7 +93,7 @@ def test_stages_on_a_ray_of_the_flow_s_own_are_one_job(store, config, jobs, give
     assert [log.name.split("-")[1] for log in logs] == ["evaluate", "sample", "shard", "train"]
     assert {log.read_text() for log in logs} == {"shard  5/10 images\nand more\n"}
     assert f"train      runs in job {name}" in stream.getvalue()
-    for stage in TRAIN_DDPM.stages:
+    for stage in TRAIN_DDPM.stages():
         assert re.search(rf"{stage} +done in", stream.getvalue())
 
 
@@ -126,7 +126,7 @@ def test_stages_on_a_cluster_are_jobs_of_their_own(jobs, given):
     from flows.train_ddpm import train_ddpm
 
     train_ddpm(**given, ray_address="http://head:8265")
-    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(TRAIN_DDPM.stages)
+    assert [name.split("-")[1] for name, _ in jobs.submitted] == list(TRAIN_DDPM.stages())
 
 
 def test_stage_flow_alone_attaches_to_the_living_job(store, config, jobs, given):
@@ -231,7 +231,7 @@ def test_damaged_result_is_made_again_by_its_stage(store, config, jobs, given, m
     """Catches: a flow that refuses for ever what the stage that it would start mends."""
     from flows.train_ddpm import train_ddpm
 
-    recorded(store, config, *TRAIN_DDPM.stages)
+    recorded(store, config, *TRAIN_DDPM.stages())
     damaged = ["shard", "sample"]
 
     def look(stage, real):

@@ -117,10 +117,10 @@ def test_api_lost_in_a_stage_ends_its_record_and_no_work(store, config, jobs, gi
     stream = io.StringIO()
     parameters = given | {"ray_address": None}
     with console.show_on(console.Console(stream)):
-        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages, parameters)
-    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
-    assert jobs.ran == list(TRAIN_DDPM.stages)
-    assert is_done(store, config, *TRAIN_DDPM.stages)
+        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages(), parameters)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages())
+    assert jobs.ran == list(TRAIN_DDPM.stages())
+    assert is_done(store, config, *TRAIN_DDPM.stages())
     assert stream.getvalue().count("Prefect's API is gone (ConnectError: nobody there)") == 1
 
 
@@ -142,9 +142,9 @@ def test_api_lost_for_good_ends_no_work(store, config, jobs, given, monkeypatch)
     stream = io.StringIO()
     parameters = given | {"ray_address": None}
     with console.show_on(console.Console(stream)):
-        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages, parameters)
-    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages)
-    assert is_done(store, config, *TRAIN_DDPM.stages)
+        results = stages.run_flow(train_ddpm, TRAIN_DDPM.stages(), parameters)
+    assert [result["stage"] for result in results] == list(TRAIN_DDPM.stages())
+    assert is_done(store, config, *TRAIN_DDPM.stages())
     assert stream.getvalue().count("Prefect's API is gone") == 1
     assert stream.getvalue().count("done already") == 1, "of the stage in which it was lost"
 
