@@ -67,8 +67,12 @@ def _prepare(num_threads: int) -> None:
 
     What it keeps is code that is run: torch's own folder has a name that anybody can make first.
     """
+    # Not imported before it is needed: a second of every process.
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     os.environ[_THREADS] = str(num_threads)
-    if os.environ.get(_FOLDER):
+    # Parts of torch set the variable to its default, when they are first used.
+    if os.environ.get(_FOLDER) not in (None, "", default_cache_dir()):
         return
     folder = own_folder(chosen_folder(), "compiled")
     try:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference import compiling
@@ -74,7 +75,7 @@ def test_a_training_compiles_as_one_graph_before_its_first_step(changes, tmp_pat
 def test_what_is_compiled_lies_where_nobody_else_writes(tmp_path, monkeypatch):
     """Catches torch's own folder, whose name anybody can make first, and one that others write."""
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path))
-    monkeypatch.setenv(compiling._FOLDER, "")
+    monkeypatch.setenv(compiling._FOLDER, default_cache_dir())  # as torch does by itself
     monkeypatch.setenv(compiling._THREADS, "7")
     compiling._prepare(3)
     assert os.environ[compiling._FOLDER] == str(tmp_path / "compiled")
