@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import statistics
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -150,32 +151,39 @@ def busy(work, device):
 def measure_steps(row, options, device):
     """What a row of training or sampling says."""
     config = configuration(row, options)
-    most = 10**9 if row.kind == "train" else config.diffusion.num_timesteps
-    works = []
-
-    def make(own_config, own_device):
-        works.append(work_of(row, own_config, own_device))
-        return works[0]
-
-    side = network.Side(make, config, device, options.seconds / ROUNDS, most)
-    for _ in range(ROUNDS if options.seconds else 0):
-        side.measure()
-    if not side.rates:
+    work = work_of(row, config, device)
+    _seconds(work, network.WARM_UP + 2, device)  # compiled, and recorded at the fourth call
+    if not options.seconds:
         return {"warmed": True}
+    most = 10**9 if row.kind == "train" else config.diffusion.num_timesteps
+    once = _seconds(work, 2, device) / 2
+    num_steps = min(most, max(2, round(options.seconds / ROUNDS / once)))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    rates = [num_steps / _seconds(work, num_steps, device) for _ in range(ROUNDS)]
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     size = config.train.global_batch_size
-    steps_per_s = statistics.median(side.rates)
+    steps_per_s = statistics.median(rates)
     passes = 1 + BACKWARD if row.kind == "train" else 1
     found = {
         "steps_per_s": steps_per_s,
         "images_per_s": steps_per_s * size,
-        "spread": (max(side.rates) - min(side.rates)) / steps_per_s,
+        "spread": (max(rates) - min(rates)) / steps_per_s,
         "tflops_per_s": steps_per_s * size * passes * forward_flops(config) / 1e12,
-        "peak_mib": side.peak / 2**20,
+        "peak_mib": peak / 2**20,
     }
     if device.type == "cuda":
-        found |= busy(works[0], device)
+        found |= busy(work, device)
         found["busy_share"] = found["busy_ms"] / 1e3 * steps_per_s
     return found
+
+
+def _seconds(work, num_steps, device):
+    begin = time.perf_counter()
+    work(num_steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
 
 
 def measure_matmul(device):
