@@ -307,10 +307,11 @@ def _memory_is_saved(config: "RunConfig") -> None:
             f"{compute.num_workers}), which are in memory at once without it: leave it out, or "
             "give fewer"
         )
-    if compute.checkpoint_activations and config.model.kind == "mlp":
+    if compute.checkpoint_activations and isinstance(config.model, BumpsConfig):
         raise ValueError(
-            "compute.checkpoint_activations=true computes blocks of a network twice, and "
-            "model.kind=mlp has no blocks: leave it out; compute.micro_batch_size saves memory too"
+            "compute.checkpoint_activations=true computes blocks of a network twice, and model.kind"
+            f"={config.model.kind} has none: leave it out; compute.micro_batch_size saves memory "
+            "too"
         )
     # What the masks of dropout are drawn from is set back for the second time, which a graph cannot
     # hold (pytorch#162504), and which compiled code does by ways of its own (pytorch#190758).

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
+from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.config.needs import Needs, lack_text
 from ddpm_core.inference.build import arithmetic_of, build_network
 from ddpm_core.models.recompute import recompute_activations
@@ -73,7 +74,7 @@ def lack(
 
     def recomputed() -> Needs:
         compute = config.compute
-        if config.model.kind == "mlp" or compute.compile or compute.cuda_graphs:
+        if isinstance(config.model, BumpsConfig) or compute.compile or compute.cuda_graphs:
             return found  # no blocks, or none that may be computed again
         changes = {"compute.checkpoint_activations": True}
         return needs(config.replaced(changes), device, world_size=world_size)

@@ -39,7 +39,13 @@ from ddpm_core.recipes import digits, mnist, recipe
             ({f"compute.{key}": True, "compute.checkpoint_activations": True}, [f"{key}=true"])
             for key in ("cuda_graphs", "compile")
         ),
-        ({"model": {"kind": "mlp"}, "compute.checkpoint_activations": True}, ["no blocks"]),
+        *(
+            (
+                {"model": {"kind": kind}, "compute.checkpoint_activations": True},
+                [f"{kind} has none"],
+            )
+            for kind in ("mlp", "multiscale")
+        ),
         (
             {"model.attention_resolutions": 16},
             ["attention_resolutions=16", "(heights, in pixels", "; write [16])"],

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.inference.build import build_network
+from ddpm_core.recipes import recipe
 from ddpm_core.recipes.small import digits_dit
 from ddpm_core.training.memory import _Alive, available, count, lack, needs
 from tests.training.small import CPU, small_config
@@ -92,6 +93,15 @@ def test_micro_batches_and_recomputed_activations_are_counted():
     assert again.step < 0.7 * whole.step
     said = lack(config, CPU, whole, world_size=1, room=whole.total - 1)
     assert "with --set compute.micro_batch_size=12 it needs about" in said
+
+
+def test_a_network_without_blocks_is_not_told_to_compute_them_twice():
+    """Catches: a remedy that saves nothing, or that the configuration refuses."""
+    config = recipe("digits-2015")
+    found = needs(config, CPU, world_size=1)
+    said = lack(config, CPU, found, world_size=1, room=found.state)
+    assert said is not None
+    assert "checkpoint_activations" not in said
 
 
 def test_norms_are_in_float32_on_a_gpu():
