@@ -193,11 +193,11 @@ def _new_kinds(base: RunConfig, config: RunConfig, changes: Mapping[str, Any]) -
         own = {k: v for k, v in now.items() if k.startswith(section) and k not in given}
         if own:
             gone = [key for key in before if key.startswith(section) and key not in now]
-            yield (
-                f"{kind}={now[kind]}: not given, and so as by default, are "
-                f"{', '.join(f'{key}={json.dumps(value)}' for key, value in own.items())}; "
-                f"{', '.join(gone)} are keys of {kind}={before[kind]} and fall away"
-            )
+            by_default = ", ".join(f"{key}={json.dumps(value)}" for key, value in own.items())
+            line = f"{kind}={now[kind]}: not given, and so as by default, are {by_default}"
+            if gone:
+                line += f"; {', '.join(gone)} are keys of {kind}={before[kind]} and fall away"
+            yield line
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

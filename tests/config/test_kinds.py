@@ -264,6 +264,15 @@ def test_a_flow_and_a_job_are_given_the_same_network(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_a_kind_whose_keys_the_other_has_too_takes_none_away(tmp_path, caplog):
+    """Catches: "are keys of diffusion.kind=flow and fall away" of no key."""
+    changes = {"diffusion.kind": "ve", "diffusion.chain_times": "equal"}
+    configure("digits-flow", root=str(tmp_path), run="r", changes=changes)
+    (line,) = caplog.messages
+    assert line.startswith("diffusion.kind=ve: not given, and so as by default, are diffusion.num")
+    assert "fall away" not in line
+
+
 def configure_again(target, options, root) -> str:
     changes = [
         word for flag, word in zip(options[::2], options[1::2], strict=True) if flag == "--set"
