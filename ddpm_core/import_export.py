@@ -79,6 +79,12 @@ def read_weights(
             "imported weights begin from nothing (--from, train.start_from); import them, and "
             "begin another run from theirs"
         )
+    if changes.get("train.augment"):
+        raise ConfigError(
+            f"train.augment={changes['train.augment']}: imported weights are of a network that is "
+            "not given how images were transformed; leave it out, or import them and begin an "
+            "augmented run from theirs"
+        )
     if source.endswith(".npz"):
         return _from_npz(
             source, recipe_name, root, {"train.num_steps": 1, "train.augment": 0.0, **changes}, run

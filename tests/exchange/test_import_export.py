@@ -411,6 +411,7 @@ def test_a_checkpoint_of_the_original_becomes_the_run_of_its_recipe(tmp_path):
         ("digits", {"data.height": 16}, "the recipe digits has 1x16x8"),
         ("digits", {"model.dropout": 0.5}, "--set model.dropout: the folder says what network"),
         ("digits", {"diffusion.num_timesteps": 50}, "--set diffusion.num_timesteps: the folder"),
+        ("digits", {"train.augment": 0.1}, "begin an augmented run from theirs"),
         ("runs/x/run.json", {}, "no recipe 'runs/x/run.json'"),
     ],
 )
