@@ -117,6 +117,11 @@ class MultiScale(nn.Module):
         self.readout = BumpReadout(num_bumps, num_timesteps)
         initialise(self, generator)
 
+    @property
+    def last(self) -> nn.Module:
+        """The layer whose output is the prediction, but for the readout; it computes in float32."""
+        return self.layer_out
+
     def forward(
         self,
         x_t: Float[Tensor, "b c h w"],

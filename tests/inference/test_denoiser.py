@@ -7,8 +7,10 @@ from torch.nn import functional
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.inference import denoiser
+from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.models import blocks
+from ddpm_core.recipes import digits
 from ddpm_core.sampling.draw import draw
 from tests.diffusion.chains import SHORT
 from tests.gpu import no_waiting, quiet
@@ -32,6 +34,22 @@ def test_weights_rounded_once_are_those_that_autocast_rounds_in_each_call(dtype)
         assert found.dtype == torch.float32
         assert found.is_contiguous()
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "multiscale"])
+def test_a_network_without_blocks_is_called_in_16_bits(kind):
+    """Catches a kind of network that does not say which layer is its last, and a last layer whose
+    weights are rounded.
+    """
+    config = digits().replaced({"model.kind": kind, "train.precision": "bfloat16"})
+    network = build_network(config)
+    torch.nn.init.normal_(network.last.weight, generator=torch.Generator().manual_seed(0))
+    x_t, t = noise(4, *config.data.shape), torch.arange(4)
+    expected = network.eval()(x_t, t).detach()
+    found = AveragedNetwork(network, CPU, dtype=torch.bfloat16)(x_t, t)
+    assert network.last.weight.dtype == torch.float32
+    error = float((found - expected).std() / expected.std())
+    assert 0 < error < 0.02
 
 
 def in_float32(norm, x):
