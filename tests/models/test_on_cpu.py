@@ -89,3 +89,15 @@ def test_dropout_takes_any_number_of_numbers(shape):
     assert not torch.equal(layer(x), first)
     assert set(torch.cat([layer(x).flatten() for _ in range(20)]).tolist()) == {0.0, 2.0}
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_is_that_of_torch_where_it_is_compiled(monkeypatch):
+    """Catches numbers drawn in place, which the compiler cannot trace: no network with dropout
+    would be compiled on a CPU.
+    """
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    x, found = torch.ones(64), []
+    for layer in (Dropout(0.25), nn.Dropout(0.25)):
+        seeding.seed_dropout(0, 0, 0, CPU)
+        found.append(layer(x))
+    assert torch.equal(*found)
