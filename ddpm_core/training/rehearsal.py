@@ -23,7 +23,7 @@ from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.needs import Needs
 from ddpm_core.inference.build import arithmetic_of, build_network
 from ddpm_core.models.recompute import recompute_activations
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.classifying import KINDS
 from ddpm_core.training.memory import available, lack, needs
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.trainee import ADAM
@@ -114,15 +114,16 @@ class _Prepared:
             changes = {
                 "train.global_batch_size": self._images,
                 "compute.num_workers": 1,
+                "compute.divide_state": False,
                 "compute.micro_batch_size": min(self._images, found.at_once),
             }
             alone = Parallel(Place(rank=0, world_size=1, device=device))
-            self._training = Denoising(config.replaced(changes), alone)
+            self._training = KINDS[config.role](config.replaced(changes), alone)
             shape = (self._images, *config.data.shape)
             self._batch = torch.zeros(shape, dtype=getattr(torch, config.data.dtype))
-            null, accepts = self._training.network.null, self._training.accepts
-            members = Conditioning(**{part: getattr(null, part) for part in accepts})
-            self._given = members.repeated(self._images)
+            labels = torch.zeros(self._images, dtype=torch.int64)
+            takes_labels = "label" in self._training.accepts
+            self._given = Conditioning(label=labels if takes_labels else None)
             for step in range(1 if device.type == "cpu" else _WARM_UP):
                 self._training.step(step, self._batch, self._given)
 

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
 
 from ddpm_core import cluster
-from ddpm_core.config import Role, RunConfig
+from ddpm_core.config import RunConfig
 from ddpm_core.config.needs import memory_text, rate_text, speed_text
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.inference.replay import off_the_default_stream
@@ -22,8 +22,7 @@ from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint, memory
 from ddpm_core.training.checkpoint import Begun, Curve, Origin
-from ddpm_core.training.classifying import Classifying
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.classifying import KINDS
 from ddpm_core.training.elsewhere import absent
 from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.interleaved import Interleaved
@@ -38,10 +37,6 @@ _log = logging.getLogger(__name__)
 _SHOW_EVERY_S = 2.0
 _SMALL = 2 * 10**6
 """parameters up to which every machine has the memory, and the seconds of counting are not spent"""
-_KINDS: Mapping[Role, Callable[[RunConfig, Parallel], Training]] = {
-    "denoiser": Denoising,
-    "classifier": Classifying,
-}
 _NONE = -1
 """in place of the step of a checkpoint: that of step 0 is what a run begins from"""
 
@@ -93,7 +88,7 @@ def train_rank(
             preview = load_preview(store, config, place)
         # Once all are here: from then on the ranks wait for each other for seconds only.
         parallel.wait()
-        training = (kind or _KINDS[config.role])(config, parallel)
+        training = (kind or KINDS[config.role])(config, parallel)
         begun = _resume(store, config.name, origin, training.trainee, parallel)
         if begun is None and config.train.start is not None:
             raise CheckpointError(

@@ -9,6 +9,7 @@ from ddpm_core.config.needs import Needs
 from ddpm_core.recipes import digits, recipe
 from ddpm_core.recipes.sizes import sized
 from ddpm_core.training import rehearsal
+from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.memory import needs
 from ddpm_core.training.parallel import Parallel
@@ -23,8 +24,10 @@ def prepared(config, *, room=None):
 
 
 def test_a_dry_run_counts_and_measures_with_processes_of_its_own():
-    """Catches: a rehearsal that ends with a traceback, or of which nothing is said."""
-    config = small_config(compute__num_workers=2)
+    """Catches: a rehearsal that ends with a traceback, or of which nothing is said, also where the
+    workers divide what one of them rehearses alone.
+    """
+    config = small_config(compute__num_workers=2, compute__divide_state=True)
     memory, time = rehearse.rehearsed(config)
     assert memory.startswith("memory: each of 2 workers needs about 0.63 GiB: ")
     assert time.startswith("time: ")
@@ -42,6 +45,13 @@ def test_true_steps_are_timed_and_nothing_is_left_of_them():
     assert speed.image_s == 0
     moved = zip(weights, one._training.network.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in moved)
+
+
+def test_a_classifier_is_rehearsed_as_what_it_is():
+    """Catches: the step of a denoiser, of which a classifier's dry run would end."""
+    changes = {"model.base_channels": 8, "train.global_batch_size": 4, "compute.num_workers": 1}
+    one = prepared(recipe("digits-classifier").replaced(changes))
+    assert "accuracy" in one._training.trainee.counts.point()
 
 
 def test_a_batch_that_would_take_too_long_or_too_much_is_made_smaller(monkeypatch):
@@ -126,7 +136,7 @@ def test_the_first_steps_are_timed_once_and_change_nothing():
         now["s"] += next(clock)
         return now["s"]
 
-    plain, timed = (rehearsal.Denoising(config, Parallel(ALONE)) for _ in range(2))
+    plain, timed = (Denoising(config, Parallel(ALONE)) for _ in range(2))
     wrapped = FirstSteps(timed, CPU, lambda *given: said.append(given), now=tick)
     images = torch.zeros(12, *config.data.shape, dtype=torch.uint8)
     for step in range(6):
