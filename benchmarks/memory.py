@@ -4,8 +4,8 @@
 
 Each row is a process of its own on one thread of a CPU: what its memory grows by, at most, from
 before the training is built to the end of its second step, as the system counts it (ru_maxrss);
-beside it what `training.footprint` counts without computing anything. Seconds are those of the
-processor, of the second step: other programs on the machine change them little.
+beside it the tensors that `training.memory` counts without computing anything. Seconds are those
+of the processor, of the second step: other programs on the machine change them little.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.about import about
 from ddpm_core.cluster import Place
 from ddpm_core.recipes import recipe
 from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.footprint import footprint
+from ddpm_core.training.memory import needs
 from ddpm_core.training.parallel import Parallel
 
 OUT = Path(__file__).parent / "results" / "memory-cpu.md"
@@ -96,14 +96,15 @@ def rows(network, precision):
     whole = None
     for way in WAYS:
         found = measured(network, way, precision)
-        counted = footprint(config_of(network, way, precision), torch.device("cpu"))
+        device = torch.device("cpu")
+        counted = needs(config_of(network, way, precision), device, world_size=1)
         whole = whole or found
         cells = [
             network,
             precision,
             way.replace("B/4", str(NETWORKS[network][1] // 4)),
             f"{found['peak'] / 1e9:.2f}",
-            f"{counted.total / 1e9:.2f}",
+            f"{(counted.state + counted.step - counted.scratch) / 1e9:.2f}",
             f"{(found['peak'] - counted.state) / 1e9:.2f}",
             f"{(found['peak'] - counted.state) / (whole['peak'] - counted.state):.2f}",
             f"{found['seconds']:.1f}",

@@ -29,6 +29,8 @@ class Needs:
     """images that the network is shown at once"""
     flops: int
     """of forward and backward of one image"""
+    scratch: int = 0
+    """of `step`, what is no tensor: an allowance"""
 
     @property
     def total(self) -> int:

@@ -75,6 +75,10 @@ class Norm(GroupNorm):
         is_short = x.dtype in (torch.bfloat16, torch.float16)
         if x.device.type not in KEPT_SHORT or not is_short or torch.compiler.is_compiling():
             return super().forward(x)
+        return self.kept_short(x)
+
+    def kept_short(self, x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *d"]:
+        """Return what `forward` does on a GPU; of float32 it is `nn.GroupNorm`."""
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return F.group_norm(x, self.num_groups, weight, bias, self.eps)

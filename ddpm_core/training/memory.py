@@ -2,17 +2,17 @@
 
 The network is called on tensors without values (FakeTensorMode): every tensor that forward and
 backward make is counted as it comes and goes, so that the peak is the true one to the byte, but for
-what libraries take inside one operation. The tensors of a GPU are counted as those of a CPU, under
-the rules by which a GPU's autocast chooses their types.
+what libraries take inside one operation. The tensors of a GPU are counted as those of a CPU, with
+norms of the types that they have there. What compiled and recorded code takes is not known.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,6 +24,7 @@ from ddpm_core.config.averages import averages_of
 from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.config.needs import Needs, lack_text
 from ddpm_core.inference.build import arithmetic_of, build_network
+from ddpm_core.models.blocks import Norm
 from ddpm_core.models.recompute import recompute_activations
 
 _WEIGHT = 4
@@ -53,13 +54,18 @@ def needs(config: RunConfig, device: torch.device, *, world_size: int) -> Needs:
     at_once = min(config.compute.micro_batch_size or images, images)
     counted = count(config, device, images=at_once, adds_up=at_once < images)
     weights = _WEIGHT * config.num_parameters
+    divided = (2 + len(averages_of(config.train))) * weights
+    if config.compute.divide_state:
+        divided = -(-divided // world_size)
     # As `Parallel`: in a vector of all, and else piece by piece, or as the pass makes it.
     has_vector = world_size > 1 or device.type != "cpu"
     step = counted.peak + (weights if has_vector or at_once < images else 0)
+    scratch = round(_WITHIN[device.type] * counted.peak)
     return Needs(
-        state=weights * (3 + len(averages_of(config.train))),
+        state=weights + divided,
         gradient=weights,
-        step=max(step, weights) + round(_WITHIN[device.type] * counted.peak),
+        step=max(step, weights) + scratch,
+        scratch=scratch,
         process=_PROCESS[device.type],
         images=images,
         at_once=at_once,
@@ -101,10 +107,14 @@ def count(
         if config.compute.checkpoint_activations:
             recompute_activations(network)
         if device.type == "cuda":
-            _normalise_in_float32(network)
-        for param in network.parameters():
+            for one in network.modules():
+                if isinstance(one, Norm):
+                    one.forward = one.kept_short  # type: ignore[method-assign]
+        params = list(network.parameters())
+        for param in params:
             param.grad = torch.zeros_like(param) if adds_up else None
-        alive = modes.enter_context(_Alive())
+        there = [*params, *(param.grad for param in params if param.grad is not None)]
+        alive = modes.enter_context(_Alive(there))
         x_t = torch.zeros(images, *config.data.shape).contiguous(memory_format=torch.channels_last)
         times = torch.zeros(images, dtype=torch.int64)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -128,12 +138,15 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Counts the bytes of all tensors that are made within the block, until they are gone.
 
     And the operations: torch's own counter of them keeps tensors that are computed again.
+
+    Args:
+        there: tensors that are not counted, and seen where something is a view of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, there: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.now, self.peak, self.flops = 0, 0, 0
-        self._sizes: dict[int, int] = {}
+        self._sizes = {one.untyped_storage()._cdata: 0 for one in there}
 
     def __torch_dispatch__(
         self,
@@ -162,13 +175,3 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     def _gone(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
-
-
-def _normalise_in_float32(network: nn.Module) -> None:
-    """Have a network normalise in float32, as autocast does on a GPU and not on a CPU.
-
-    Source: torch, `autocast_mode.h`, the operations of AT_FORALL_FP32.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
