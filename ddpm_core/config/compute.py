@@ -22,7 +22,8 @@ class ComputeConfig(Section):
     """seconds after which workers that wait for a lost one give up"""
     compile: Annotated[bool, PLACE] = False
     """fuse the kernels of the network: a minute or two at the start of each worker, then faster on
-    a GPU; it rounds otherwise, within what arithmetic of that precision does"""
+    a GPU; it rounds otherwise, within what arithmetic of that precision does, and dropout draws
+    other masks"""
     cuda_graphs: Annotated[bool, PLACE] = False
     """launch on a GPU what a step computes as one recorded graph: the same numbers with less work
     for the CPU, and more memory; nothing changes on a CPU"""
