@@ -130,6 +130,8 @@ class Augmentation:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self._size = config.data.height, config.data.width
         self._resample = Resampler(*self._size, device)
+        # To know which images are more than mirrored, a GPU would be waited for.
+        self._chooses = device.type == "cpu"
 
     def __call__(self, x_0: Float[Tensor, "b c h w"], transform: Transform) -> Tensor:
         """Return each image under its transform; where that is nothing, the image itself.
@@ -139,10 +141,9 @@ class Augmentation:
         x_0 = torch.where(_rows(transform.mirror > 0), x_0.flip(3), x_0)
         x_0 = torch.where(_rows(transform.upend > 0), x_0.flip(2), x_0)
         inverse, resamples = transform.inverse(*self._size), transform.resamples
-        if x_0.device.type == "cpu":
+        if self._chooses:
             x_0[resamples] = self._resample(x_0[resamples], inverse[resamples])
             return x_0
-        # All of them: to know which, a GPU would be waited for.
         return torch.where(_rows(resamples), self._resample(x_0, inverse), x_0)
 
 

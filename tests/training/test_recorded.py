@@ -33,7 +33,11 @@ KINDS = {
         "train__label_dropout": 0.5,
     },
     "rounded": {"train__precision": "bfloat16", "train__grad_clip": 1e-3},
-    "pieces": {"compute__micro_batch_size": 5, "train__precision": "float16"},
+    "pieces": {
+        "compute__micro_batch_size": 5,
+        "train__precision": "float16",
+        "train__augment": 0.5,
+    },
     "continuous": {"diffusion": {"kind": "edm", "times": "log_normal"}},
 }
 
@@ -49,6 +53,8 @@ def recorded(config):
     """Return a learner whose middle part is repeated from its fourth step on."""
     learner = make_learner(config)
     learner._parallel._is_flat = True  # as on a GPU
+    if learner._augment is not None:
+        learner._augment._chooses = False
     learner._differentiated = Replay(learner._differentiate, record_double)
     return learner
 
