@@ -1,5 +1,6 @@
 """Ranks that divide Adam's moments and the averages: less on each, and not a bit otherwise."""
 
+import math
 import re
 
 import pytest
@@ -12,6 +13,8 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
 from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.optimiser import Optimiser
+from ddpm_core.training.scaling import LossScaling
 from ddpm_core.training.shares import divided
 from ddpm_core.training.worker import train_rank
 from tests.training.small import CPU, make_learner, run_group, small_config, state_of
@@ -111,3 +114,27 @@ def test_nothing_to_divide_is_refused():
         small_config(compute__divide_state=True)
     with pytest.raises(ConfigError, match="previews are drawn by one worker from an average"):
         small_config(**DIVIDED, train__preview_every=3)
+
+
+class _Part:
+    """A share of two weights, of which this rank moves one; the other rank is not there."""
+
+    names = frozenset({"a"})
+
+    def spread(self):
+        pass
+
+
+def test_a_step_that_overflows_counts_on_no_rank():
+    """Catches steps that Adam counts, where a gradient in float16 overflows, of the weights that
+    another rank moves: the first of them is the one in a checkpoint.
+    """
+    params = {"b": torch.nn.Parameter(torch.ones(2)), "a": torch.nn.Parameter(torch.ones(3))}
+    optimiser, scaling = Optimiser(params, share=_Part()), LossScaling(CPU)
+    for value, counted in ((math.inf, 0), (1.0, 1), (math.nan, 1)):
+        for param in params.values():
+            param.grad = torch.full_like(param, value)
+        optimiser.update(0.1, scaling=scaling)
+        assert [float(one) for one in optimiser._steps()] == [counted, counted]
+    assert torch.equal(params["b"].detach(), torch.ones(2))
+    assert params["a"].isfinite().all()
