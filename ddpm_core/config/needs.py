@@ -17,6 +17,8 @@ class Needs:
 
     state: int
     """weights, Adam's moments and averages: there all the time"""
+    copies: int
+    """of these, which worker 0 has for the checkpoint that is stored and for previews"""
     gradient: int
     """of which a step of whole batches never holds all and its activations at once"""
     step: int
@@ -34,20 +36,22 @@ class Needs:
 
     @property
     def total(self) -> int:
-        return self.state + self.step + self.process
+        return self.state + self.copies + self.step + self.process
 
     def with_images(self, images: int) -> int:
         """Return the total, about, where as many or fewer are shown at once."""
-        rest = self.state + self.gradient + self.process
+        rest = self.state + self.copies + self.gradient + self.process
         return min(self.total, rest + self.step * images // self.at_once)
 
 
 def memory_text(needs: Needs, *, world_size: int) -> str:
     """Return what is needed, for people."""
     each = f"each of {world_size} workers needs" if world_size > 1 else "needed are"
+    copies = f"copies of them {gib(needs.copies)}, " if needs.copies else ""
     return (
-        f"{each} about {gib(needs.total)}: weights, Adam and averages {gib(needs.state)}, a step "
-        f"of {needs.at_once} images at once {gib(needs.step)}, the program {gib(needs.process)}"
+        f"{each} about {gib(needs.total)}: weights, Adam and averages {gib(needs.state)}, {copies}a "
+        f"step of {needs.at_once} images at once {gib(needs.step)}, the program "
+        f"{gib(needs.process)}"
     )
 
 

@@ -46,7 +46,7 @@ class Counted(NamedTuple):
 
 
 def needs(config: RunConfig, device: torch.device, *, world_size: int) -> Needs:
-    """Return what each of `world_size` workers takes on `device`.
+    """Return what each of `world_size` workers takes on `device`: that of rank 0, the most.
 
     Source of the parts: Rajbhandari et al. 2020, arXiv:1910.02054, section 3; Adam has two moments.
     """
@@ -61,8 +61,12 @@ def needs(config: RunConfig, device: torch.device, *, world_size: int) -> Needs:
     has_vector = world_size > 1 or device.type != "cpu"
     step = counted.peak + (weights if has_vector or at_once < images else 0)
     scratch = round(_WITHIN[device.type] * counted.peak)
+    state = weights + divided
+    # As `HostCopy`, which a card's memory has nothing of, and `Preview`.
+    previewed = 0 if config.train.preview_every is None else weights
     return Needs(
-        state=weights + divided,
+        state=state,
+        copies=(state if device.type == "cpu" else 0) + previewed,
         gradient=weights,
         step=max(step, weights) + scratch,
         scratch=scratch,

@@ -23,7 +23,9 @@ def test_the_largest_that_fits_is_named(room, verdict, part, monkeypatch):
 
     def needs_of(size, scale, device):
         state = 32 * fits._config_of(size, scale).num_parameters
-        return fits.Needs(state=state, gradient=0, step=0, process=0, images=1, at_once=1, flops=1)
+        return fits.Needs(
+            state=state, copies=0, gradient=0, step=0, process=0, images=1, at_once=1, flops=1
+        )
 
     monkeypatch.setattr(fits, "_needs_of", needs_of)
     found = fits.examined()

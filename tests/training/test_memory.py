@@ -7,6 +7,7 @@ from ddpm_core.conditioning import NOTHING
 from ddpm_core.inference.build import build_network
 from ddpm_core.recipes import recipe
 from ddpm_core.recipes.small import digits_dit
+from ddpm_core.training.host_copy import HostCopy
 from ddpm_core.training.memory import _Alive, available, count, lack, needs
 from tests.training.small import CPU, make_learner, rank_slice, small_config, small_images
 
@@ -76,7 +77,22 @@ def test_a_worker_holds_weights_moments_averages_and_a_step():
     half = count(config, CPU, images=6)
     assert two.step == half.peak + round(0.3 * half.peak) + weights
     assert one.flops == two.flops
-    assert one.total == one.state + one.step + one.process
+    assert one.total == one.state + one.copies + one.step + one.process
+
+
+def test_what_is_held_and_copied_is_what_a_worker_has():
+    """Catches: the copy that a checkpoint is stored from, or the weights of a preview, left out of
+    what a CPU needs, or counted on a card; a state that is divided and counted as a whole.
+    """
+    config = small_config(compute__num_workers=3, train__ema_decays=[0.5])
+    shown = config.replaced({"train.preview_every": 5})
+    copied = HostCopy(make_learner(config).trainee.parts()).parts.values()
+    held = sum({id(one): one.nbytes for part in copied for one in part.values()}.values())
+    exact = pytest.approx(held, rel=0.01)  # scalars of Adam and of the curves are not counted
+    on_cpu, on_card = (needs(shown, torch.device(one), world_size=3) for one in ("cpu", "cuda"))
+    weights = 4 * config.num_parameters
+    assert needs(config, CPU, world_size=3).copies == on_cpu.state == exact
+    assert (on_cpu.copies - on_cpu.state, on_card.copies) == (weights, weights)
 
 
 def test_micro_batches_and_recomputed_activations_are_counted():
