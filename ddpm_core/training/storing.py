@@ -148,9 +148,11 @@ class Storing:
     def _judge_interval(self, step: int, due_s: float, took_s: float | None) -> None:
         """Say once that checkpoints come so often that steps wait for them, if they do."""
         waited_s, steps_s = self._now() - due_s, due_s - self._taken_s
-        is_short = waited_s > max(LONG_S, MUCH_TIME * steps_s) and steps_s > 0
-        if took_s is None or not is_short or self._is_said or self._parallel.rank:
+        is_long = waited_s > max(LONG_S, MUCH_TIME * steps_s)
+        if not is_long or self._is_said or self._parallel.rank:
             return
+        if took_s is None or not took_s > steps_s > 0:
+            return  # it was another rank that was waited for
         self._is_said = True
         every = math.ceil((step - self._step) * took_s / steps_s)
         _log.warning(
@@ -180,7 +182,8 @@ class Storing:
         """Write the parts that this rank writes, and on rank 0 the snapshot; or send for them."""
         run, train, copies = self._config.name, self._config.train, self._copy.parts
         parts = {
-            role: {name: copies[role].get(name, one) for name, one in part.items()}
+            # What is neither copied nor elsewhere is a KeyError here: the next step changes it.
+            role: {name: one if one.is_meta else copies[role][name] for name, one in part.items()}
             for role, part in self._trainee.parts().items()
             if self._beside.writes(role)
         }

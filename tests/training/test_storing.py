@@ -242,6 +242,26 @@ def test_checkpoints_too_close_to_each_other_are_said_once(tmp_path, monkeypatch
     )
 
 
+def test_another_rank_that_is_late_is_no_reason_for_fewer_checkpoints(
+    tmp_path, monkeypatch, caplog
+):
+    """Catches advice that is not the remedy: what is waited for is not the storage."""
+    store, learner, clock = open_store(str(tmp_path)), make_learner(small_config()), [0.0]
+    parallel = parallel_of()
+
+    def late():
+        clock[0] += 7.0
+
+    monkeypatch.setattr(parallel, "wait", late)
+    with storing_of(store, learner, parallel, now=lambda: clock[0]) as one:
+        for step in (5, 10):
+            clock[0] += 5.0
+            one.take(step, [])
+            wait([one._stored])
+        one.finish()
+    assert caplog.records == []
+
+
 def test_a_copy_is_of_the_tensors_order_and_once_of_each():
     """Catches twice the memory for weights that lie in two parts, and a copy that has to turn every
     weight around while the steps wait.
