@@ -49,8 +49,8 @@ def memory_text(needs: Needs, *, world_size: int) -> str:
     each = f"each of {world_size} workers needs" if world_size > 1 else "needed are"
     copies = f"copies of them {gib(needs.copies)}, " if needs.copies else ""
     return (
-        f"{each} about {gib(needs.total)}: weights, Adam and averages {gib(needs.state)}, {copies}a "
-        f"step of {needs.at_once} images at once {gib(needs.step)}, the program "
+        f"{each} about {gib(needs.total)}: weights, Adam and averages {gib(needs.state)}, {copies}"
+        f"a step of {needs.at_once} images at once {gib(needs.step)}, the program "
         f"{gib(needs.process)}"
     )
 
