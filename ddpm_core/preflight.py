@@ -12,9 +12,10 @@ from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
+from ddpm_core.config.needs import is_small
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
-from ddpm_core.rehearse import ELSEWHERE, rehearsed
+from ddpm_core.rehearse import ELSEWHERE, SMALL, rehearsed
 from ddpm_core.runs import base, chosen, going_on, results
 from ddpm_core.runs.reference import is_own, keys_given
 from ddpm_core.runs.run import check_stage, require_feature_file
@@ -63,7 +64,7 @@ class Findings:
             + (f"at most {size_text(use.samples)} of samples" if draws else "no samples")
         )
         if any(STAGES[stage].is_training for stage in self.missing):
-            lines += rehearsed(config) if self.here else [ELSEWHERE]
+            lines += SMALL if is_small(config) else rehearsed(config) if self.here else ELSEWHERE
         return lines + [f"warning: {doubt}" for doubt in self.doubts]
 
 

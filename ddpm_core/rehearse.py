@@ -9,23 +9,34 @@ import os
 import subprocess
 import sys
 import threading
-from typing import Any
+from contextlib import ExitStack
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from ddpm_core import machine
 from ddpm_core.config import RunConfig
 from ddpm_core.config.needs import Needs, gib, memory_text, speed_text
+from ddpm_core.output import printable
 from ddpm_core.progress import WARNING
 
 _LIMIT_S = 180.0
-ELSEWHERE = "memory and time: not known here; the training says them, on its cluster"
+ELSEWHERE = ["memory and time: not known here; the training says them, on its cluster"]
+SMALL = ["memory and time: less than 1 GiB a worker, and minutes; the training says how many"]
 
 
 def rehearsed(config: RunConfig) -> list[str]:
     """Return lines about the memory and the time of the training, on this machine."""
     compute = config.compute
     count = max(1, min(compute.num_workers, machine.cores() // compute.cpus_per_worker))
-    workers = [_started(compute.cpus_per_worker) for _ in range(count)]
-    limit = threading.Timer(_LIMIT_S, _end, [workers])
+    with ExitStack() as stack:
+        said = [stack.enter_context(TemporaryFile("w+", errors="replace")) for _ in range(count)]
+        return _measured(config, [_started(compute.cpus_per_worker, one) for one in said], said)
+
+
+def _measured(
+    config: RunConfig, workers: "list[subprocess.Popen[str]]", said: list[IO[str]]
+) -> list[str]:
+    count, limit = len(workers), threading.Timer(_LIMIT_S, _end, [workers])
     limit.start()
     try:
         asked = {"config": config.model_dump(mode="json")}
@@ -40,16 +51,30 @@ def rehearsed(config: RunConfig) -> list[str]:
         _end(workers)
         for one in workers:
             one.communicate()
+    if prepared[0] is None:
+        return [_ended(workers[0].returncode, said[0])]
     return _lines(config, prepared[0], speeds)
 
 
-def _started(num_threads: int) -> "subprocess.Popen[str]":
+def _ended(code: int, said: IO[str]) -> str:
+    """Return what to say where a worker has counted nothing; one that is killed says nothing."""
+    said.seek(0)
+    last = (said.read().strip().splitlines() or [f"exit code {code}"])[-1]
+    killed = f"it found no memory, or took longer than {_LIMIT_S:.0f} s"
+    why = killed if code < 0 else printable(last[:300])
+    return (
+        f"memory and time: not known, since the process that was to count them ended: {why}; "
+        "python -m ddpm_core doctor examines this machine"
+    )
+
+
+def _started(num_threads: int, said: IO[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "ddpm_core.training.rehearsal"],
         env=os.environ | {"OMP_NUM_THREADS": str(num_threads)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=said,
         text=True,
     )
 
@@ -72,13 +97,8 @@ def _answers(workers: list[Any], asked: list[Any]) -> list[dict[str, Any] | None
 
 
 def _lines(
-    config: RunConfig, prepared: dict[str, Any] | None, speeds: list[dict[str, Any] | None]
+    config: RunConfig, prepared: dict[str, Any], speeds: list[dict[str, Any] | None]
 ) -> list[str]:
-    if prepared is None:
-        return [
-            "memory and time: not known, since the process that was to count them ended: the "
-            "memory of this machine may be used up; python -m ddpm_core doctor examines it"
-        ]
     needs, world_size = Needs(**prepared["needs"]), prepared["world_size"]
     is_card, room = prepared["device"] == "cuda", prepared["room"]
     where = "the card" if is_card else "this machine"
@@ -89,7 +109,10 @@ def _lines(
     known = [one for one in speeds if one is not None]
     if len(known) < len(speeds):
         return [*lines, "time: not known, since a step could not be measured here"]
-    step_s = max(one["update_s"] + needs.images * one["image_s"] for one in known)
+    passes = -(-needs.images // needs.at_once)
+    step_s = max(
+        one["update_s"] + passes * one["pass_s"] + needs.images * one["image_s"] for one in known
+    )
     how = "measured" if all(one["images"] for one in known) else "estimated by a smaller image"
     said = f"time: {speed_text(config, step_s)}, {how} on {where}"
     return [*lines, f"{said}, {needs.flops / 1e9:,.3g} GFLOP an image"]

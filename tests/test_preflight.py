@@ -39,12 +39,17 @@ def photos(folder, count):
 
 
 def test_a_training_is_rehearsed_where_this_machine_would_do_it(store, monkeypatch):
-    """Catches: seconds of measuring for stages that train nothing, and the speed of a laptop said
-    of a cluster.
+    """Catches: seconds of measuring for stages that train nothing, or train for minutes, and the
+    speed of a laptop said of a cluster.
     """
     monkeypatch.setattr("ddpm_core.preflight.rehearsed", lambda config: [f"time: {config.name}"])
     config = digits()
+    few = look(store, config, PIPELINE).lines(config)
+    assert few[-1].startswith("memory and time: less than 1 GiB a worker, and minutes")
+    config = config.replaced({"train.num_steps": 20 * config.train.num_steps})
     assert look(store, config, PIPELINE).lines(config)[-1] == "time: digits"
+    large = config.replaced({"train.num_steps": 1, "train.global_batch_size": 1024})
+    assert "time: digits" in look(store, large, PIPELINE).lines(large)
     away = look(store, config, PIPELINE, here=False).lines(config)
     assert away[-1] == "memory and time: not known here; the training says them, on its cluster"
     assert not any("time" in line for line in look(store, config, ["shard"]).lines(config))

@@ -7,7 +7,7 @@ import pytest
 from ddpm_core.__main__ import _parser
 from ddpm_core.cli import changes_of, options_again
 from ddpm_core.config.model.count import linear
-from ddpm_core.config.model.unet import _block, _blocks, _conv
+from ddpm_core.config.model.unet import _blocks, block, conv
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import ConfigError
@@ -72,7 +72,7 @@ def test_l_with_what_adm_adds_has_adm_s_parameters(size, published):
     outs = [out for _, _, out in _blocks(model.base_channels, widths, model.num_res_blocks)]
     scales = sum(linear(embedding, out) for out in [*outs, widths[-1], widths[-1]])
     resampled = sum(
-        _block(width, width, embedding) + linear(embedding, width) - _conv(width, width)
+        block(width, width, embedding) + linear(embedding, width) - conv(width, width)
         for width in [*widths[:-1], *widths[1:]]
     )
     adm = config.num_parameters + scales + resampled + 1000 * embedding
@@ -122,12 +122,34 @@ def test_what_is_given_wins_and_one_dial_is_enough():
     assert dialled("digits", size=None, scale=None, changes=None) == {}
 
 
+def test_what_is_given_as_a_section_wins_and_another_kind_of_noise_goes_with_a_dial():
+    """Catches: `model={...}` overwritten by the dial without a word, and a key of chains that
+    nobody gave, refused in a path.
+    """
+    whole = dialled("images", size=64, scale="S", changes={"model": {"base_channels": 32}})
+    model = recipe("images").replaced({"data.source": "/photos", **whole}).model
+    assert (model.base_channels, model.channel_mults) == (32, (1, 2, 3, 4))
+    for given in ({"diffusion.kind": "edm"}, {"diffusion": {"kind": "edm"}}):
+        found = dialled("images", size=64, scale="S", changes=given)
+        config = recipe("images").replaced({"data.source": "/photos", **found})
+        assert config.diffusion.kind == "edm"
+        assert config.data.height == 64
+    for given in ({"model.kind": "dit"}, {"model": {"kind": "dit"}}):
+        with pytest.raises(ConfigError, match=r"--size 64 is of a U-Net, and model\.kind=dit"):
+            dialled("images", size=64, scale=None, changes=given)
+
+
 @pytest.mark.parametrize(
     ("target", "size", "scale", "part"),
     [
-        ("digits", 64, None, "--size 64 is of the recipe images, and 'digits'"),
-        ("images:eps-l-fixed", None, "S", "--scale S is of the recipe images"),
-        ("runs/photos", 64, "S", "--size 64 --scale S is of the recipe images, and 'runs/photos'"),
+        ("digits", 64, None, "--size 64 is of the recipe images alone, not of 'digits'"),
+        ("images:eps-l-fixed", None, "S", "--scale S is of the recipe images alone"),
+        (
+            "runs/photos",
+            64,
+            "S",
+            "--size 64 --scale S is of the recipe images alone, not of 'runs/p",
+        ),
         ("images", 48, None, "there are sizes 32, 64, 128, 256 and scales S, M, L"),
         ("images", 64, "XL", "--scale XL: there are"),
     ],

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from ddpm_core.config.run import RunConfig
 
 _GIB = 2**30
+_SMALL_STEP, _SMALL_TRAINING = 2e10, 2e13
+"""operations"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ class Needs:
         """Return the total, about, where as many or fewer are shown at once."""
         rest = self.state + self.copies + self.gradient + self.process
         return min(self.total, rest + self.step * images // self.at_once)
+
+
+def is_small(config: RunConfig) -> bool:
+    """Say whether a training takes minutes, and less than 1 GiB, on any machine: each weight is
+    multiplied once for each pixel at most, and backward takes twice as much as forward.
+    """
+    image = 3 * 2 * config.num_parameters * config.data.height * config.data.width
+    step = image * config.train.global_batch_size
+    return step <= _SMALL_STEP and step * config.train.num_steps <= _SMALL_TRAINING
 
 
 def memory_text(needs: Needs, *, world_size: int) -> str:

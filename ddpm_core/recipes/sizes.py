@@ -25,6 +25,8 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 OF_RECIPE = "images"
 """the recipe that takes them"""
 
+_OF_KINDS = ("unet", "classifier")
+"""the networks that have the keys which follow"""
 _FIRST: tuple[Size, Scale] = (64, "S")
 """what one of the two is where only the other is given"""
 _MULTS: Mapping[int, list[int]] = {
@@ -53,7 +55,8 @@ def dialled(
         changes: `{"section.key": value}` that the user gives.
 
     Raises:
-        ConfigError: `target` takes no dials, or there is no such size or scale.
+        ConfigError: `target` takes no dials, there is no such size or scale, or the network is
+            given as one of another kind.
     """
     if size is None and scale is None:
         return dict(changes or {})
@@ -62,8 +65,8 @@ def dialled(
     )
     if target != OF_RECIPE:
         raise ConfigError(
-            f"{dials} is of the recipe {OF_RECIPE}, and {target!r} has its own network; leave it "
-            "out, or set single keys with --set"
+            f"{dials} is of the recipe {OF_RECIPE} alone, not of {target!r}: a run keeps what it "
+            "was begun with; leave it out, or set single keys with --set"
         )
     size, scale = size or _FIRST[0], scale or _FIRST[1]
     if size not in SIZES or scale not in SCALES:
@@ -71,7 +74,27 @@ def dialled(
             f"{dials}: there are sizes {', '.join(map(str, SIZES))} and scales "
             f"{', '.join(SCALES)}; give one of each"
         )
-    return {**sized(size, scale), **(changes or {})}
+    given = dict(changes or {})
+    words = set(given) | {
+        f"{section}.{key}"
+        for section, one in given.items()
+        if isinstance(one, Mapping)
+        for key in one
+    }
+    if (kind := _kind(given, "model", "unet")) not in _OF_KINDS:
+        raise ConfigError(
+            f"{dials} is of a U-Net, and model.kind={kind} is given; leave one of them out (of the "
+            "images alone the size is --set data.height and data.width)"
+        )
+    if _kind(given, "diffusion", "chain") != "chain":
+        words.add("diffusion.beta_schedule")  # of chains alone
+    return {key: one for key, one in sized(size, scale).items() if key not in words} | given
+
+
+def _kind(given: Mapping[str, Any], section: str, first: str) -> object:
+    whole = given.get(section)
+    own = whole.get("kind", first) if isinstance(whole, Mapping) else first
+    return given.get(f"{section}.kind", own)
 
 
 def sized(size: Size, scale: Scale) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4: trained on images
 the process, by cross entropy.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ddpm_core.conditioning import Conditioning
-from ddpm_core.config import Role, RunConfig
+from ddpm_core.config import RunConfig
 from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.inputs import NUM_QUARTILES
 from ddpm_core.training.parallel import Parallel
@@ -48,7 +47,3 @@ class Classifying(Denoising):
         is_right = logits.detach().argmax(dim=1) == labels
         self._counts.add(is_right, quartile[:, None] == self._quartiles, to="accuracy")
         return cross_entropy(logits, labels, reduction="none")
-
-
-KINDS: Mapping[Role, type[Denoising]] = {"denoiser": Denoising, "classifier": Classifying}
-"""what trains a network of that role"""

@@ -23,7 +23,7 @@ from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.needs import Needs
 from ddpm_core.inference.build import arithmetic_of, build_network
 from ddpm_core.models.recompute import recompute_activations
-from ddpm_core.training.classifying import KINDS
+from ddpm_core.training.kinds import training_of
 from ddpm_core.training.memory import available, lack, needs
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.trainee import ADAM
@@ -32,8 +32,12 @@ _MEASURED_S = 2.0
 _MOST_STEPS = 50
 _WARM_UP = 5
 """steps of a GPU before one that is timed: compiling, choosing kernels, recording"""
+_PIECES = 4
+"""of the images of a step, or fewer, to tell what each pass costs from what each image costs"""
+_FEW = 16
+"""images, of which a pass that costs as much as one has no share that counts"""
 _LONGEST_STEP_S = 4.0
-"""seconds that one step of a rehearsal may take, as far as is known before it"""
+"""seconds that an image may take, as far as is known before it, and twice what a step may"""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Speed:
 
     update_s: float
     """of optimiser and averages, once a step"""
+    pass_s: float
+    """of forward and backward, however many images they are of"""
     image_s: float
-    """of forward and backward of one image"""
+    """of forward and backward for each image"""
     images: int
     """that were passed at once; 0: none were, and the times follow from the operations"""
 
@@ -106,38 +112,57 @@ class _Prepared:
         self._config, self._device, self._found = config, device, found
         self._dtype = arithmetic_of(config.train.precision, device)
         self._guess_s = found.flops / self._rate()
-        most = min(found.images, int(_LONGEST_STEP_S / self._guess_s))
+        most = int(_LONGEST_STEP_S / self._guess_s)
+        most = min(found.images, max(1, most // 2) if most else 0)
         fitting = (n for n in range(most, 0, -1) if room is None or found.with_images(n) <= room)
         self._images = next(fitting, 0)
         self._holds_weights = room is None or 2 * found.state <= room
         if self._images:
-            changes = {
-                "train.global_batch_size": self._images,
-                "compute.num_workers": 1,
-                "compute.divide_state": False,
-                "compute.micro_batch_size": min(self._images, found.at_once),
-            }
-            alone = Parallel(Place(rank=0, world_size=1, device=device))
-            self._training = KINDS[config.role](config.replaced(changes), alone)
-            shape = (self._images, *config.data.shape)
-            self._batch = torch.zeros(shape, dtype=getattr(torch, config.data.dtype))
-            labels = torch.zeros(self._images, dtype=torch.int64)
-            takes_labels = "label" in self._training.accepts
-            self._given = Conditioning(label=labels if takes_labels else None)
-            for step in range(1 if device.type == "cpu" else _WARM_UP):
-                self._training.step(step, self._batch, self._given)
+            self._prepare(min(self._images, found.at_once))
+
+    def _prepare(self, micro_batch_size: int) -> None:
+        config, images = self._config, self._images
+        changes = {
+            "train.global_batch_size": images,
+            "compute.num_workers": 1,
+            "compute.divide_state": False,
+            "compute.micro_batch_size": micro_batch_size,
+        }
+        alone = Parallel(Place(rank=0, world_size=1, device=self._device))
+        self._training = training_of(config.replaced(changes), alone)
+        dtype = getattr(torch, config.data.dtype)
+        self._batch = torch.zeros((images, *config.data.shape), dtype=dtype)
+        null, accepts = self._training.network.null, self._training.accepts
+        given = {part: getattr(null, part) for part in accepts}
+        if "label" in self._training.taught:
+            given["label"] = torch.zeros(1, dtype=torch.int64)
+        self._given = Conditioning(**given).repeated(images)
+        for step in range(1 if self._device.type == "cpu" else _WARM_UP):
+            self._training.step(step, self._batch, self._given)
 
     def timed(self) -> Speed:
         """Return how long the parts of a step take."""
         if not self._images:
-            return Speed(0.0, self._by_operations(), 0)
+            return Speed(0.0, 0.0, self._by_operations(), 0)
+        step_s, update_s, pass_s = self._step_s(), self._update_s(), 0.0
+        size = -(-self._images // _PIECES)
+        if size < self._images < min(self._found.at_once, _FEW):
+            # As many images in more passes: what a pass costs once, of which few images have a
+            # larger share than the batch has.
+            del self._training
+            self._prepare(size)
+            more = -(-self._images // size) - 1
+            pass_s = min(max(self._step_s() - step_s, 0.0) / more, max(step_s - update_s, 0.0))
+        image_s = max(step_s - update_s - pass_s, 0.0) / self._images
+        return Speed(update_s, pass_s, image_s, self._images)
+
+    def _step_s(self) -> float:
         steps: list[float] = []
         begin = time.perf_counter()
         while len(steps) < _MOST_STEPS and time.perf_counter() - begin < _MEASURED_S:
             number = len(steps) + _WARM_UP
             steps.append(self._seconds(self._training.step, number, self._batch, self._given))
-        step_s, update_s = statistics.median(steps), self._update_s()
-        return Speed(update_s, max(step_s - update_s, 0.0) / self._images, self._images)
+        return statistics.median(steps)
 
     def _seconds(self, work: Callable[..., object], *given: object) -> float:
         self._wait()

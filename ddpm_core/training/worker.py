@@ -22,10 +22,10 @@ from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import checkpoint, memory
 from ddpm_core.training.checkpoint import Begun, Curve, Origin
-from ddpm_core.training.classifying import KINDS
 from ddpm_core.training.elsewhere import absent
 from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.interleaved import Interleaved
+from ddpm_core.training.kinds import training_of
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.preview import Preview, Seen, load_preview
@@ -88,7 +88,7 @@ def train_rank(
             preview = load_preview(store, config, place)
         # Once all are here: from then on the ranks wait for each other for seconds only.
         parallel.wait()
-        training = (kind or KINDS[config.role])(config, parallel)
+        training = (kind or training_of)(config, parallel)
         begun = _resume(store, config.name, origin, training.trainee, parallel)
         if begun is None and config.train.start is not None:
             raise CheckpointError(

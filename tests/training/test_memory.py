@@ -66,8 +66,8 @@ def test_what_is_counted_is_what_autograd_saves(config):
 
 
 def test_a_worker_holds_weights_moments_averages_and_a_step():
-    """Catches: an average that is not counted, the batch of all workers in each of them, and a
-    gradient that is left out where the ranks add it up in a vector of its own.
+    """Catches: an average or the copy that is stored meanwhile not counted, the batch of all
+    workers in each of them, and a gradient left out where the ranks add it up in a vector.
     """
     config = tiny(train__ema_decays=[0.5, 0.8])
     one, two = needs(config, CPU, world_size=1), needs(config, CPU, world_size=2)

@@ -1,5 +1,7 @@
 """A training before it begins: what a worker of a dry run answers, and what is made of it."""
 
+import io
+
 import pytest
 import torch
 
@@ -7,10 +9,12 @@ from ddpm_core import rehearse
 from ddpm_core.cluster import Place
 from ddpm_core.config.needs import Needs
 from ddpm_core.recipes import digits, recipe
+from ddpm_core.recipes.classifier import digits_classifier
 from ddpm_core.recipes.sizes import sized
 from ddpm_core.training import rehearsal
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.classifying import Classifying
 from ddpm_core.training.first_steps import FirstSteps
+from ddpm_core.training.kinds import training_of
 from ddpm_core.training.memory import needs
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.rehearsal import _Prepared
@@ -47,11 +51,34 @@ def test_true_steps_are_timed_and_nothing_is_left_of_them():
     assert any(not torch.equal(a, b) for a, b in moved)
 
 
-def test_a_classifier_is_rehearsed_as_what_it_is():
-    """Catches: the step of a denoiser, of which a classifier's dry run would end."""
-    changes = {"model.base_channels": 8, "train.global_batch_size": 4, "compute.num_workers": 1}
-    one = prepared(recipe("digits-classifier").replaced(changes))
-    assert "accuracy" in one._training.trainee.counts.point()
+def test_a_classifier_and_a_divided_state_are_rehearsed():
+    """Catches: a denoiser's loss of logits, a classifier without labels, and a single worker that
+    is refused since it has none to divide its state with.
+    """
+    classifier = digits_classifier().replaced({"train.global_batch_size": 4})
+    assert type(prepared(classifier)._training) is Classifying
+    divided = small_config(compute__num_workers=2, compute__divide_state=True)
+    assert prepared(divided)._images == 12
+
+
+def test_what_a_pass_costs_once_is_told_from_what_each_image_costs(monkeypatch):
+    """Catches: few images measured, and their share of a pass taken for that of a batch: 40 %."""
+    monkeypatch.setattr(_Prepared, "_update_s", lambda self: 1.0)
+    monkeypatch.setattr(
+        _Prepared,
+        "_step_s",
+        lambda self: (
+            1.0
+            + 0.5 * self._images
+            + 3.0 * -(-self._images // (self._training._micro_batch_size or self._images))
+        ),
+    )
+    config = small_config()
+    few = prepared(config, room=needs(config, CPU, world_size=1).with_images(5)).timed()
+    assert (few.images, few.update_s) == (5, 1.0)
+    assert (few.pass_s, few.image_s) == (pytest.approx(3.0), pytest.approx(0.5))
+    whole = prepared(config).timed()
+    assert whole.update_s + whole.pass_s + 12 * whole.image_s == pytest.approx(1.0 + 3.0 + 6.0)
 
 
 def test_a_batch_that_would_take_too_long_or_too_much_is_made_smaller(monkeypatch):
@@ -60,7 +87,7 @@ def test_a_batch_that_would_take_too_long_or_too_much_is_made_smaller(monkeypatc
     found = needs(config, CPU, world_size=1)
     assert prepared(config, room=found.with_images(5))._images == 5
     monkeypatch.setattr(_Prepared, "_rate", lambda self: found.flops / 1.0)
-    assert prepared(config)._images == rehearsal._LONGEST_STEP_S
+    assert prepared(config)._images == rehearsal._LONGEST_STEP_S / 2
 
 
 def test_a_large_network_is_judged_by_a_smaller_image(monkeypatch):
@@ -101,21 +128,22 @@ def test_the_slowest_worker_and_the_least_memory_are_said():
     """Catches: the mean of the workers, for the last of which each step waits; a lack of memory
     that is not passed on; the update counted once for each image.
     """
-    speeds = [{"update_s": 1.0, "image_s": one, "images": 6} for one in (0.5, 2.0)]
+    speeds = [{"update_s": 1.0, "pass_s": 0.0, "image_s": one, "images": 6} for one in (0.5, 2.0)]
     config = small_config(compute__num_workers=2, train__num_steps=100)
     memory, lack, time = rehearse._lines(config, ANSWER | {"lack": "too little"}, speeds)
     assert memory.endswith("; this machine has 2 GiB")
     assert lack == "warning: too little"
     assert time.startswith("time: 0.92 images/s, about 22 min for 100 steps of 12, measured")
+    pieces = ANSWER | {"needs": ANSWER["needs"] | {"at_once": 4}}
+    costly = rehearse._lines(config, pieces, [speeds[0] | {"pass_s": 4.0}])
+    assert "about 20 min for 100 steps" in costly[-1]  # 1 + 2 passes of 4 + 6 images of 0.5
     speeds[0]["images"] = 0
     assert "estimated by a smaller image" in rehearse._lines(config, ANSWER, speeds)[-1]
 
 
-@pytest.mark.parametrize(("first", "speeds"), [(None, [None]), (ANSWER, [None])])
-def test_a_worker_that_ended_is_no_error(first, speeds):
+def test_a_worker_that_ended_is_no_error():
     """Catches: a dry run that ends with a traceback on a machine that is too small."""
-    lines = rehearse._lines(small_config(), first, speeds)
-    assert "not" in lines[-1]
+    assert rehearse._lines(small_config(), ANSWER, [None])[-1].startswith("time: not known")
 
 
 def test_a_process_that_ends_answers_nothing(monkeypatch):
@@ -123,6 +151,14 @@ def test_a_process_that_ends_answers_nothing(monkeypatch):
     monkeypatch.setattr(rehearse.sys, "executable", "/bin/false")
     (line,) = rehearse.rehearsed(digits().replaced({"compute.num_workers": 1}))
     assert line.startswith("memory and time: not known")
+    assert "exit code 1; python -m ddpm_core doctor" in line
+
+
+def test_why_a_process_ended_is_said_as_it_is():
+    """Catches: a lack of memory blamed for a mistake of ours, whose words are thrown away."""
+    said = io.StringIO("Traceback\n  ...\nConfigError: no such thing\n")
+    assert "ended: ConfigError: no such thing; " in rehearse._ended(1, said)
+    assert "ended: it found no memory, or took longer than 180 s; " in rehearse._ended(-9, said)
 
 
 def test_the_first_steps_are_timed_once_and_change_nothing():
@@ -136,7 +172,7 @@ def test_the_first_steps_are_timed_once_and_change_nothing():
         now["s"] += next(clock)
         return now["s"]
 
-    plain, timed = (Denoising(config, Parallel(ALONE)) for _ in range(2))
+    plain, timed = (training_of(config, Parallel(ALONE)) for _ in range(2))
     wrapped = FirstSteps(timed, CPU, lambda *given: said.append(given), now=tick)
     images = torch.zeros(12, *config.data.shape, dtype=torch.uint8)
     for step in range(6):

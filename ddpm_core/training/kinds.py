@@ -1,0 +1,15 @@
+"""What is trained, by the role of a run's network."""
+
+from collections.abc import Mapping
+
+from ddpm_core.config import Role, RunConfig
+from ddpm_core.training.classifying import Classifying
+from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.parallel import Parallel
+
+_KINDS: Mapping[Role, type[Denoising]] = {"denoiser": Denoising, "classifier": Classifying}
+
+
+def training_of(config: RunConfig, parallel: Parallel) -> Denoising:
+    """Return the training of a run as it is before the first step: the same on every rank."""
+    return _KINDS[config.role](config, parallel)
