@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -34,7 +35,7 @@ def rehearsed(config: RunConfig) -> list[str]:
 
 
 def _measured(
-    config: RunConfig, workers: "list[subprocess.Popen[str]]", said: list[IO[str]]
+    config: RunConfig, workers: "list[subprocess.Popen[str]]", said: Sequence[IO[str]]
 ) -> list[str]:
     count, limit = len(workers), threading.Timer(_LIMIT_S, _end, [workers])
     limit.start()
