@@ -25,7 +25,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *d"]:
-        few = self.num_channels < _FEW * self.num_groups
+        few = self.num_channels < _FEW * self.num_groups and self.weight.dtype == torch.float32
         if few and x.device.type == "cpu" and x.dtype == torch.bfloat16:
             return super().forward(x.float()).to(x.dtype)
         return super().forward(x)
@@ -35,15 +35,16 @@ class Dropout(nn.Dropout):
     """`nn.Dropout`; on a CPU its masks are drawn four to a number of 64 bits.
 
     They are drawn from torch's default generator as there. p is rounded to a multiple of 2**-16,
-    and what stays is scaled by just its reciprocal. A mask takes 0.4 of the time.
+    and what stays is scaled by just its reciprocal; where that would be none or all, torch draws.
+    A mask takes 0.4 of the time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # The compiler has no numbers in place, and fuses what torch draws itself.
-        compiles = torch.compiler.is_compiling()
-        if not self.training or self.p in (0, 1) or x.device.type != "cpu" or compiles:
-            return super().forward(x)
         dropped = round(self.p * _PARTS)
+        # The compiler has no numbers in place, and fuses what torch draws itself.
+        ours = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not self.training or not 0 < dropped < _PARTS or not ours:
+            return super().forward(x)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         drawn = words.view(torch.int16)[: x.numel()]
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):

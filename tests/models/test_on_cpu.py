@@ -48,6 +48,13 @@ def test_group_norm_in_bfloat16_is_that_of_float64_but_for_one_rounding(channels
     assert worst(found, with_gradients(exact, x.double())) < 2**-8
 
 
+def test_group_norm_takes_weights_of_bfloat16():
+    """Catches float32 numbers beside them, which torch refuses."""
+    x = random(1, 8, 4, 4, dtype=torch.bfloat16)
+    found = [kind(2, 8).to(torch.bfloat16)(x) for kind in (GroupNorm, nn.GroupNorm)]
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("tokens", [6, 1025])
 def test_attention_in_bfloat16_is_that_of_float64_but_for_roundings(tokens):
     """Catches a scale by the tokens, a softmax over the queries, a key that is not transposed."""
@@ -101,3 +108,14 @@ def test_dropout_is_that_of_torch_where_it_is_compiled(monkeypatch):
         seeding.seed_dropout(0, 0, 0, CPU)
         found.append(layer(x))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("p", [2**-18, 1 - 2**-18])
+def test_dropout_of_almost_none_or_all_is_torch_s(p):
+    """Catches p rounded to 0, which drops nothing and says so nowhere, and a division by 1 - 1."""
+    x, found = torch.ones(2**19), []
+    for layer in (Dropout(p), nn.Dropout(p)):
+        seeding.seed_dropout(0, 0, 0, CPU)
+        found.append(layer(x))
+    assert torch.equal(*found)
+    assert 0 < int((found[0] == 0).sum()) < len(x)
