@@ -9,6 +9,7 @@ import pytest
 from ddpm_core import machine
 from ddpm_core.machine import (
     cores,
+    keep_freed_memory,
     memory_bytes,
     multiplies_bfloat16,
 )  # cores: tests/conftest.py says two for one
@@ -112,6 +113,40 @@ def test_freed_memory_is_taken_again_without_asking_the_system():
     if faults("") < 1000:
         pytest.skip("this allocator keeps what is freed")
     assert faults("keep_freed_memory()") < 1000
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (2**62, [(-3, 2**30), (-1, -1)]),
+        (2**25, [(-3, 2**30), (-3, 2**25), (-1, -1)]),
+        (0, [(-3, 2**30), (-3, 2**25)]),
+    ],
+)
+def test_a_threshold_that_an_older_glibc_refuses_is_lowered(most, expected, monkeypatch):
+    """Catches glibc before 2.35, which then maps every block of 128 KiB anew: 2**25 is its most."""
+    said = []
+
+    class Libc:
+        def mallopt(self, parameter, value):
+            said.append((parameter, value))
+            return int(value <= most)
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _name: Libc())
+    keep_freed_memory()
+    assert said == expected
+
+
+def test_without_glibc_nothing_is_changed(monkeypatch):
+    """Catches the end of every worker on musl, on macOS, and in a static program."""
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _name: object())
+    keep_freed_memory()
+
+    def absent(_name):
+        raise OSError("Dynamic loading not supported")
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", absent)
+    keep_freed_memory()
 
 
 @pytest.mark.parametrize(
