@@ -39,15 +39,18 @@ def test_requests_of_this_process_go_straight(monkeypatch):
     assert os.environ["no_proxy"] == "127.0.0.1,localhost,::1"
 
 
-def test_a_server_ends_once_its_end_has_begun_and_may_still_be_closed(tmp_path):
+def test_a_server_ends_once_its_end_has_begun_and_may_still_be_closed(tmp_path, monkeypatch):
     """Catches a beginning that waits, one that ends nothing, and an end that cannot begin twice."""
     folder = tmp_path / "server"
     folder.mkdir()
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     serving = server.Server("a server", command, folder, dict(os.environ))
     assert serving.is_running()
+    waited, wait = [], serving._process.wait
+    monkeypatch.setattr(serving._process, "wait", lambda **given: (waited.append(1), wait(**given)))
     serving.begin_close()
     serving.begin_close()
+    assert not waited
     while serving.is_running():
         time.sleep(0.01)
     serving.close()
