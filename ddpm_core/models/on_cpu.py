@@ -1,6 +1,6 @@
 """Layers of the networks where torch has a slow kernel on a CPU: the same functions by other ones.
 
-What is gained was measured on two cores without matrix units (benchmarks/results/network-cpu.md).
+What is gained was measured on two cores without matrix units (docs/cpu.md).
 """
 
 import math
