@@ -12,6 +12,7 @@ GIB = 2**30
 # Half a GiB for each image of a batch of 64.
 NEEDS = Needs(
     state=2 * GIB,
+    copies=0,
     gradient=GIB,
     step=32 * GIB,
     process=GIB // 2,
@@ -31,6 +32,8 @@ def test_the_parts_add_up_and_fewer_images_take_less():
     """Catches: weights that shrink with the batch, and a gradient that pieces add to left out."""
     assert NEEDS.total == 34.5 * GIB
     assert NEEDS.with_images(16) == 11.5 * GIB
+    on_cpu = replace(NEEDS, copies=2 * GIB)
+    assert (on_cpu.total, on_cpu.with_images(16)) == (36.5 * GIB, 13.5 * GIB)
     text = memory_text(NEEDS, world_size=2)
     assert text.startswith("each of 2 workers needs about 34 GiB: ")
     assert "a step of 64 images at once 32 GiB" in text
