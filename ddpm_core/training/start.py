@@ -33,7 +33,7 @@ from ddpm_core.shards.classes import classes_text, known_classes
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.training import checkpoint
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.kinds import training_of
 from ddpm_core.training.loop import Training
 from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.trainee import ADAM
@@ -45,7 +45,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def copy_base(
     store: Store,
     config: RunConfig,
-    kind: Callable[[RunConfig, Parallel], Training] = Denoising,
+    kind: Callable[[RunConfig, Parallel], Training] | None = None,
 ) -> None:
     """Copy what the run begins from, if it begins from anything and has not begun.
 
@@ -60,7 +60,7 @@ def copy_base(
     if config.train.start is None or _has_checkpoints(store, config.name):
         return
     found = base.base_of(store, config)
-    training = kind(config, Parallel(_ALONE))
+    training = (kind or training_of)(config, Parallel(_ALONE))
     parts = training.trainee.parts()
     _fill(store, config, found, parts)
     training.trainee.settle()

@@ -138,6 +138,22 @@ def test_an_average_that_goes_on_is_not_copied_over_by_the_first_step(store):
     torch.testing.assert_close(after[name], expected)
 
 
+def test_a_classifier_begins_from_one_and_goes_on(store):
+    """Catches: a first checkpoint with the counts of a denoiser, without the accuracy, which no
+    classifier can be resumed from.
+    """
+    keys = {"base_channels", "channel_mults", "attention_resolutions", "num_groups"}
+    half = small_config().model.model_dump(mode="json", include=keys)
+    changes = {"model": {"kind": "classifier", **half}, "train.num_steps": 2}
+    first = small_config().replaced({"name": "says", **changes})
+    run_shard(store, first)
+    train_rank(store, first, ALONE)
+    config = begun(store, **changes, **{"train.start_from": "says:state"})
+    assert same(weights(store, "next", 0), weights(store, "says", 2))
+    train_rank(store, config, ALONE)
+    assert checkpoint(store, config, 2) is not None
+
+
 def test_averages_that_are_to_go_on_must_be_there(store):
     """Catches: an average that begins at random beside others that go on, or that is refused only
     once all is sharded; powers of the steps of another run."""
