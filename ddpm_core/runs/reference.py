@@ -20,9 +20,10 @@ from ddpm_core.store.storage import Store
 Key = Literal["model", "guidance_by"]
 """of the section `sample`: which of its two references"""
 REFERENCES: tuple[Key, ...] = ("model", "guidance_by")
-_OF_THE_TRAINING = ("prediction", "variance", "times", "log_sigma_mean", "log_sigma_std")
+_OF_THE_OUTPUT = ("prediction", "variance")
+_OF_THE_TRAINING = (*_OF_THE_OUTPUT, "times", "log_sigma_mean", "log_sigma_std")
 """keys of `diffusion` that say what a network predicts and at which times it was trained, not which
-noise there is"""
+noise there is; but with chain_times=training, where the chain has its steps at those times"""
 
 
 def given(config: RunConfig, key: Key) -> str | None:
@@ -174,8 +175,10 @@ def _use_of(config: RunConfig) -> dict[str, Any]:
 def _guidance_of(config: RunConfig) -> dict[str, Any]:
     """Return what two networks must have in common for one to guide the other."""
     path = identity.counted("diffusion", config.diffusion)
+    at_those_times = getattr(config.diffusion, "chain_times", None) == "training"
+    free = _OF_THE_OUTPUT if at_those_times else _OF_THE_TRAINING
     return {
-        **{f"diffusion.{key}": path[key] for key in path if key not in _OF_THE_TRAINING},
+        **{f"diffusion.{key}": path[key] for key in path if key not in free},
         "model.num_classes": config.num_classes,
         "data.depth": config.data.depth,
         # Which speaks of whole steps alone: what calls the one may not be able to call the other.

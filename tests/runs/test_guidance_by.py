@@ -143,6 +143,17 @@ def test_a_weaker_model_may_be_trained_at_other_times(store, done):
         trained_by(store, by(config, "further"), "guidance_by")
 
 
+def test_times_at_which_the_chain_has_its_steps_are_its_noise(store, done):
+    """Catches: a step of the same number with other noise on it, for a weaker model as for a
+    classifier, where diffusion.chain_times=training.
+    """
+    dense = {"diffusion.times": "log_normal", "diffusion.chain_times": "training"}
+    config = done.replaced({"diffusion.kind": "vp", **dense})
+    open_run(store, config.replaced({"name": "small", "diffusion.log_sigma_mean": -2.0}))
+    with pytest.raises(ConfigError, match=r"log_sigma_mean: 0.0 here, -2.0 there"):
+        trained_by(store, by(config, "small"), "guidance_by")
+
+
 def test_other_guides_are_another_job_another_run_in_mlflow_and_pinned_for_a_flow(store, done):
     """Catches: the job of another guide joined, numbers of two guides in one MLflow run, and stages
     of one flow that use two."""
