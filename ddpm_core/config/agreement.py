@@ -8,7 +8,12 @@ from ddpm_core.config.diffusion import BinomialConfig, ContinuousConfig
 from ddpm_core.config.measure import EvaluateConfig
 from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.config.model_ref import EMA, NEWEST, ModelRef
-from ddpm_core.diffusion.choices import is_of_one_step, require_possible, require_samplable
+from ddpm_core.diffusion.choices import (
+    is_learned,
+    is_of_one_step,
+    require_possible,
+    require_samplable,
+)
 from ddpm_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -238,6 +243,12 @@ def _classifiers_only_classify(config: "RunConfig") -> None:
                     f"{name}.{key}={value} is of networks that draw images, and {kind} says which "
                     f"class an image is of; leave {name}.{key} out"
                 )
+    if is_learned(config.diffusion.variance):
+        raise ValueError(
+            f"diffusion.variance={config.diffusion.variance} is of networks that predict the "
+            f"variance of a step too, and {kind} says which class an image is of; set "
+            "diffusion.variance=fixed_small"
+        )
 
 
 def _guide_is_another(config: "RunConfig") -> None:
@@ -331,11 +342,11 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _augmented_are_images,
     _fourier_features_are_of_sigma,
     _flow_is_measured_in_continuous_time,
+    _classifiers_only_classify,
     _objective_is_possible,
     _sampler_is_possible,
     _ddim_is_possible,
     _previews_are_possible,
-    _classifiers_only_classify,
     _guide_is_another,
     _images_and_workers_fit,
     _memory_is_saved,

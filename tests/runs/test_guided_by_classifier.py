@@ -54,6 +54,7 @@ def test_a_classifier_is_sharded_trained_and_evaluated_and_nothing_else(store):
     ("changes", "words"),
     [
         ({"train.loss": "vlb", "diffusion.variance": "learned"}, r"train\.loss=vlb is of networks"),
+        ({"diffusion.variance": "learned"}, r"set diffusion\.variance=fixed_small"),
         ({"train.preview_every": 5}, r"train\.preview_every=5 is of networks that draw"),
         ({"sample.guidance_by": "tiny"}, r"sample\.guidance_by=tiny is of networks"),
         ({"evaluate.label_worth": True}, r"label_worth=True is of networks"),
