@@ -92,6 +92,11 @@ class SampleConfig(Section):
         """Whether the solver takes steps of its own, and `num_steps` says nothing."""
         return self.ode_method == "adaptive"
 
+    @property
+    def is_of_all_steps(self) -> bool:
+        """Whether every step of the chain is drawn from the Gaussian of that step."""
+        return self.sampler == "ancestral" and self.num_steps is None
+
     @field_validator("model", "guidance_by")
     @classmethod
     def _models_are_references(cls, model: str | None) -> str | None:

@@ -28,7 +28,7 @@ from ddpm_core.inference.build import require_guidance
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
-from ddpm_core.runs.reference import classifier_of
+from ddpm_core.runs.reference import classifier_of, require_end_known
 from ddpm_core.runs.run import check_stage
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
@@ -178,9 +178,12 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     request.require_possible(config)
     check_stage(store, config)
     labels: tuple[int, ...] = ()
+    classifier = classifier_of(store, config)
+    if classifier is not None:
+        require_end_known(config)
     if isinstance(config.sample.labels, tuple):
         labels = plan_of(config, labelled_classes(store, config)).in_turn
-    elif classifier_of(store, config) is not None:
+    elif classifier is not None:
         raise ConfigError(
             f"sample.guidance_by={config.sample.guidance_by!r} is a classifier, which leads to the "
             "class that an image is to be of; give it, e.g. --set sample.labels=[3]"

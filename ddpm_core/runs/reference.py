@@ -138,6 +138,8 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
             f"sample.guidance_rescale={sample.guidance_rescale} is stated for guidance away from a "
             f"reference, and {given_as} is a classifier, which has none; leave it out"
         )
+    if found.role == "classifier" and not sample.is_of_all_steps:
+        require_end_known(config)
     if found.role == "denoiser" and sample.guidance_scale == 1:
         raise ConfigError(
             f"{given_as} is a setting of guidance, and with sample.guidance_scale=1 there is none; "
@@ -147,6 +149,21 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
         raise ConfigError(
             f"sample.labels={json.dumps(sample.labels)} is a setting of networks that take labels "
             f"and of guidance by a classifier, and {given_as} is neither; leave sample.labels out"
+        )
+
+
+def require_end_known(config: RunConfig) -> None:
+    """Refuse a classifier that is to move eps where eps says nothing of the image.
+
+    Raises:
+        ConfigError: the chain ends in pure noise.
+    """
+    if config.diffusion.ends_in_pure_noise:
+        raise ConfigError(
+            f"{said(config, 'guidance_by')} is a classifier, which moves the predicted noise of "
+            "all that does not take every step of the chain by sample.sampler=ancestral, and where "
+            "the chain ends in pure noise that says nothing of the image; draw with "
+            "sample.sampler=ancestral and sample.num_steps=null, or leave the classifier out"
         )
 
 

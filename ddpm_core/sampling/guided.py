@@ -85,7 +85,7 @@ def form_of(sample: SampleConfig) -> Form:
 
     The mean is that of one step of the whole chain, which ancestral sampling of all steps takes.
     """
-    return "mean" if sample.sampler == "ancestral" and sample.num_steps is None else "eps"
+    return "mean" if sample.is_of_all_steps else "eps"
 
 
 def _climbing(

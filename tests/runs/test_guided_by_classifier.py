@@ -144,6 +144,22 @@ def test_what_does_not_go_with_the_classifier_is_refused_before_anything(store, 
         )
 
 
+def test_a_chain_that_ends_in_pure_noise_is_guided_in_the_mean_alone(store, half):
+    """Catches: a refusal once the images are to be drawn, that speaks of another prediction."""
+    ends = {"diffusion.zero_terminal_snr": True, "diffusion.prediction": "v"}
+    for config in (classifier_config(**ends), half.replaced({"name": "base", **ends})):
+        open_run(store, config)
+        checkpoint(store, config, 10)
+    config = config.replaced({"sample.guidance_by": "judge"})
+    look(store, config, "sample")
+    few = {"sample.num_steps": 5, "diffusion.variance": "fixed_small"}
+    for change in ({"sample.sampler": "ddim"}, few):
+        with pytest.raises(ConfigError, match=r"ends in pure noise .* sample.num_steps=null"):
+            look(store, config.replaced(change), "train", "sample")
+    with pytest.raises(ConfigError, match="ends in pure noise"):
+        look(store, config, "sample", "study")
+
+
 def test_classes_of_the_two_must_be_the_same(store, judged):
     """Catches: a base of labels that is led to other classes than it is given."""
     labelled = judged.replaced({"model.conditioning": "label", "name": "labelled"})
