@@ -110,6 +110,7 @@ def test_a_large_network_is_judged_by_a_smaller_image(monkeypatch):
 ANSWER = {
     "needs": {
         "state": 2**30,
+        "copies": 0,
         "gradient": 0,
         "step": 2**30,
         "process": 0,
