@@ -21,6 +21,19 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import Linear, Table, initialise, null_of
 
 
+def require_shape(x_t: Float[Tensor, "b c h w"], shape: tuple[int, int, int]) -> None:
+    """Refuse images that a network of dense layers cannot take.
+
+    Raises:
+        ConfigError: if they have another (channels, height, width) than `shape`.
+    """
+    if tuple(x_t.shape[1:]) != shape:
+        raise ConfigError(
+            f"images shaped {tuple(x_t.shape[1:])} were given to a network that takes those of "
+            f"{shape}; give such images"
+        )
+
+
 class BumpReadout(nn.Module):
     """Means over n numbers, weighted by Gaussian bumps over the timestep.
 
@@ -117,11 +130,7 @@ class MLP(nn.Module):
         """
         if self.accepts or conditioning is not NOTHING:
             require_accepted(conditioning, self.accepts, model="this network")
-        if tuple(x_t.shape[1:]) != self.shape:
-            raise ConfigError(
-                f"images shaped {tuple(x_t.shape[1:])} were given to a network whose first layer "
-                f"takes those of {self.shape}; give such images"
-            )
+        require_shape(x_t, self.shape)
         x = x_t.flatten(1).to(self.layer_out.weight.dtype)
         for number, layer in enumerate(self.layers):
             x = layer(x)

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_core.conditioning import NOTHING, Conditioning, require_accepted
-from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import Conv, Linear, Table, initialise, null_of
-from ddpm_core.models.mlp import BumpReadout
+from ddpm_core.models.mlp import BumpReadout, require_shape
 
 _LEAK = 0.05
 
@@ -136,11 +135,7 @@ class MultiScale(nn.Module):
         """
         if self.accepts or conditioning is not NOTHING:
             require_accepted(conditioning, self.accepts, model="this network")
-        if tuple(x_t.shape[1:]) != self.shape:
-            raise ConfigError(
-                f"images shaped {tuple(x_t.shape[1:])} were given to a network that takes those "
-                f"of {self.shape}; give such images"
-            )
+        require_shape(x_t, self.shape)
         x = self._below(x_t.to(self.layer_out.weight.dtype))
         for number, layer in enumerate(self.upper):
             x = layer(x)

@@ -1,7 +1,7 @@
 """A few steps of a training before it begins, for a dry run: memory counted, speed measured.
 
 python -m ddpm_core.training.rehearsal is a worker of that: it reads the configuration, says that
-it is ready, and measures when it is told to, so that all workers of a machine do so at once.
+it is ready, and measures once it reads a line, so that all workers of a machine do so at once.
 What is trained is thrown away: nothing is read of a run, and nothing written.
 """
 

@@ -73,7 +73,7 @@ def test_activations_are_recomputed_where_pieces_do_not_do():
 
 
 def test_speed_is_in_images_and_the_time_is_that_of_the_steps_that_are_left():
-    """Catches: steps taken for images, and a run that goes on and is told the time of all of it."""
+    """Catches: steps taken for images, and the time of all steps said of a run that goes on."""
     config = config_of(train__num_steps=1000)
     assert speed_text(config, 0.5) == "128 images/s, about 8 min for 1000 steps of 64"
     rest = speed_text(config, 0.5, begun=900)
