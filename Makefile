@@ -94,4 +94,7 @@ endef
 	$(new_venv)
 	@echo "installing into .venv, with what the tests need: this takes minutes, and pip says nothing meanwhile"
 	$(call install,dev)
+# Without its dependency torchvision, whose wheels must be of the same build as torch's: where they
+# are not, as beside a torch for CPUs, its import fails and takes diffusers and transformers along.
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torch-fidelity
 	@touch .venv/.installed $@
