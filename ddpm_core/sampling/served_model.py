@@ -5,20 +5,22 @@
     curl localhost:5001/invocations -H 'Content-Type: application/json' -d @request.json
 
 where request.json is `{"inputs": [], "params": {"seed": 0, "count": 4}}`, or names certain
-images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. A model of classes takes
+images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. `"sampler": "unipc"` and
+`"num_steps": 10` draw otherwise than the run did, `"format": "png"` answers with PNG files in
+base64. A model of classes takes
 `"labels": ["cat", "3"]`, names or numbers in turn, and `"guidance_scale": 2` besides, as does one
 that other weights guide; they lie in the model too. In Python,
 `mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
 MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.
 """
 
+import base64
 import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,19 +38,18 @@ _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
 
 from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402
-from ddpm_core.diffusion.denoiser import NetworkDenoiser  # noqa: E402
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
+from ddpm_core.images import png  # noqa: E402
 from ddpm_core.inference.build import (  # noqa: E402
     arithmetic_of,
     build_denoiser,
     build_network,
 )
 from ddpm_core.inference.denoiser import AveragedNetwork, Guide  # noqa: E402
-from ddpm_core.sampling.draw import draw, to_levels  # noqa: E402
-from ddpm_core.sampling.guided import guided  # noqa: E402
-from ddpm_core.sampling.plan import Plan, plan_of  # noqa: E402
-from ddpm_core.shards.classes import Classes, label_numbers  # noqa: E402
+from ddpm_core.sampling.loaded import Model, Wish  # noqa: E402
+from ddpm_core.sampling.plan import plan_of  # noqa: E402
+from ddpm_core.shards.classes import Classes  # noqa: E402
 
 sys.dont_write_bytecode = not _writes_bytecode
 
@@ -72,46 +73,48 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             ConfigError: run.json is not valid.
         """
         artifacts, said = context.artifacts, context.model_config
-        self._config = RunConfig.from_json(Path(artifacts["run"]).read_bytes())
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        weights = Path(artifacts["weights"])
-        network = _network(self._config, weights, said["ema_sha256"], self._device)
-        self._denoiser = build_denoiser(self._config, network, network.null)
-        self._guide: Guide | None = None
+        config = RunConfig.from_json(Path(artifacts["run"]).read_bytes())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = _network(config, Path(artifacts["weights"]), said["ema_sha256"], device)
+        guide: Guide | None = None
         if "guide" in artifacts:
             of = RunConfig.from_json(Path(artifacts["guide_run"]).read_bytes())
-            guide = _network(of, Path(artifacts["guide"]), said["guide_sha256"], self._device)
-            self._guide = _guide_of(of, guide)
-        size = self._config.num_parameters
+            found = _network(of, Path(artifacts["guide"]), said["guide_sha256"], device)
+            guide = _guide_of(of, found)
+        size = config.num_parameters
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
         classes = Classes(tuple(names), tuple(counts)) if names else None
-        self._plan = plan_of(self._config, classes)
+        denoiser = build_denoiser(config, network, network.null)
+        self._model = Model(config, denoiser, guide, plan_of(config, classes), device)
 
     def predict(
         self,
         context: mlflow.pyfunc.PythonModelContext,  # noqa: ARG002 - MLflow's signature
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[str]:
         """Return images.
 
         Args:
             context: MLflow's.
             model_input: the column `index` says which images of the seed, 0 or more each;
                 without rows: the first `count`.
-            params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4). Of a
+            params: `seed`, 0 to 2**63 - 1 (default 0); `count`, 1 to 1024 (default 4);
+                `sampler`, one of `sample.sampler` (default, and "": the run's own), and
+                `num_steps`, how many steps it takes (default, and 0: as the run, or all of another
+                sampler); `format`, array or png. Of a
                 model of classes: `labels`, names or numbers that images 0, 1, ... have in turn
                 (default: as in the run's samples); `guidance_scale`, 0 to 1000, above 0 where
                 a weaker model guides (default: theirs; interval, rescaling and threshold are always
                 theirs).
 
         Returns:
-            (count, height, width, channels) uint8, or uint16 of data.depth=16.
+            (count, height, width, channels) uint8, or uint16 of data.depth=16; of format=png the
+            PNG file of each image in base64.
 
         Raises:
-            MlflowException: a number out of its range, or guidance of bits; the server answers 400
-                with the reason.
+            MlflowException: what cannot be done; the server answers 400 with the reason.
         """
         values = params or {}
         seed = _within("seed", int(values.get("seed", 0)), 0, 2**63 - 1)
@@ -120,58 +123,27 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         if "index" in model_input and len(model_input):
             _within("number of rows", len(model_input), 1, MAX_COUNT)
             indices = [_within("index", int(one), 0, 2**63 - 1) for one in model_input["index"]]
-        plan = self._plan_of(values.get("labels", []))
-        own = self._config.sample.guidance_scale
-        scale = _within("guidance_scale", float(values.get("guidance_scale", own)), 0, 1000)
-        if isinstance(self._denoiser, BitDenoiser) and scale not in (0, 1):
-            raise MlflowException.invalid_parameter_value(
-                f"guidance_scale={scale:g} of the request: this model draws bits, which have no "
-                "guidance; give 1, or 0 for bits of no class"
-            )
-        if scale == 0 and isinstance(self._guide, NetworkDenoiser):
-            raise MlflowException.invalid_parameter_value(
-                "guidance_scale=0 would draw from the weaker model alone; give another in the "
-                "request"
-            )
-        positions = torch.tensor(indices, dtype=torch.int64, device=self._device)
-        size = self._config.sample.batch_size
-        starts = range(0, len(indices), size)
-        with _threads(1 if self._one_thread else torch.get_num_threads()):
-            batches = [
-                self._draw(positions[start : start + size], seed, plan, scale) for start in starts
-            ]
-        images_u8: np.ndarray = torch.cat(batches).cpu().numpy()
-        return images_u8
-
-    def _plan_of(self, labels: Sequence[str]) -> Plan:
-        """Return what the images of a request are of."""
-        if self._plan == Plan() or not len(labels):
-            return self._plan
-        names, words = self._plan.names, [str(label) for label in labels]
-        listed = [
-            int(word)
-            if word not in names and word.isascii() and word.isdigit() and len(word) < 7
-            else word
-            for word in words
-        ]
-        try:
-            config = self._config.replaced({"sample.labels": listed})
-            return replace(self._plan, in_turn=label_numbers(config, names or None))
-        except ConfigError as error:
-            raise MlflowException.invalid_parameter_value(
-                f"labels={words} of the request: {error}"
-            ) from None
-
-    def _draw(self, positions: torch.Tensor, seed: int, plan: Plan, scale: float) -> torch.Tensor:
-        sample = self._config.sample.model_copy(update={"guidance_scale": scale})
-        x_0 = draw(
-            guided(self._denoiser, plan.conditioning(positions), sample, self._guide),
-            positions,
-            self._config.data.shape,
-            sample=sample,
-            seed=seed,
+        form = values.get("format", "array")
+        if form not in ("array", "png"):
+            raise _refused(f"format={form!r} must be array or png")
+        scale = values.get("guidance_scale")
+        labels = values.get("labels", [])
+        wish = Wish(
+            sampler=values.get("sampler") or None,
+            num_steps=int(values.get("num_steps", 0)) or None,
+            # A model of no classes was always free to ignore them.
+            labels=[str(label) for label in labels] if self._model.has_classes else [],
+            guidance_scale=None if scale is None else float(scale),
         )
-        return to_levels(x_0, self._config.data.num_levels)
+        try:
+            drawing = self._model.drawing(wish)
+        except ConfigError as error:
+            raise _refused(str(error)) from None
+        with _threads(1 if self._one_thread else torch.get_num_threads()):
+            images = self._model.images(indices, drawing, seed=seed)
+        if form == "png":
+            return [base64.b64encode(png.encode(image)).decode() for image in images]
+        return images
 
 
 def _guide_of(config: RunConfig, network: AveragedNetwork) -> Guide:
@@ -224,10 +196,12 @@ def _forget_bytecode() -> None:
 
 def _within(name: str, value: N, low: int, high: int) -> N:
     if not low <= value <= high:
-        raise MlflowException.invalid_parameter_value(
-            f"{name}={value} must be {low} to {high}; change it in the request"
-        )
+        raise _refused(f"{name}={value} must be {low} to {high}")
     return value
+
+
+def _refused(reason: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(f"{reason}; change it in the request")
 
 
 if __name__.startswith("code_model_"):  # as MLflow names it, from the model's folder

@@ -223,7 +223,13 @@ def signature(config: RunConfig, *, has_classes: bool = False) -> ModelSignature
         has_classes: whether its images are of classes, also if its network takes no labels.
     """
     channels, height, width = config.data.shape
-    params = [ParamSpec("seed", "long", 0), ParamSpec("count", "long", 4)]
+    params = [
+        ParamSpec("seed", "long", 0),
+        ParamSpec("count", "long", 4),
+        ParamSpec("sampler", "string", ""),
+        ParamSpec("num_steps", "long", 0),
+        ParamSpec("format", "string", "array"),
+    ]
     if config.num_classes is not None or has_classes:
         params.append(ParamSpec("labels", "string", [], shape=(-1,)))
     if config.num_classes is not None or config.sample.guidance_by is not None:

@@ -101,8 +101,8 @@ def test_images_are_of_the_labels_of_the_request(model, network, params, labels,
         ),
         ({"labels": ["twice"]}, "the name of 2 classes"),
         ({"labels": ["10"]}, "the numbers 0 to 9"),
-        ({"guidance_scale": -1.0}, "guidance_scale=-1.0 must be 0 to 1000"),
-        ({"guidance_scale": float("nan")}, "guidance_scale=nan must be 0 to 1000"),
+        ({"guidance_scale": -1.0}, "guidance_scale=-1.0: Input should be greater"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=NaN: Input should be a finite"),
     ],
 )
 def test_what_no_class_is_called_is_refused_in_words(model, params, words):
@@ -115,7 +115,7 @@ def test_the_signature_has_labels_where_the_network_takes_them():
     from ddpm_core.tracking.model import signature
 
     plain = [param.name for param in signature(tiny_config()).params]
-    assert plain == ["seed", "count"]
+    assert plain == ["seed", "count", "sampler", "num_steps", "format"]
     labelled = signature(CONFIG.replaced({"sample.guidance_scale": 1.5})).params
     assert [param.name for param in labelled] == [*plain, "labels", "guidance_scale"]
     assert labelled.params[-1].default == 1.5
@@ -149,7 +149,7 @@ def test_a_classifier_lies_in_the_model_and_leads_to_the_labels_of_a_request(mon
     classes = Classes(tuple("abcdefghij"), (1,) * 10)
     guide = runs["judge"], files["judge"]
     save_model(tmp_path / "model", config, files["ema"], classes=classes, weaker=guide)
-    assert said["params"] == ["seed", "count", "labels", "guidance_scale"]
+    assert {"labels", "guidance_scale"} < set(said["params"])
 
     def drawn(labels, scale):
         sample = config.sample.model_copy(update={"guidance_scale": scale})

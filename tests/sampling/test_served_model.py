@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from ddpm_core.errors import CheckpointError
+from ddpm_core.images import png
 from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import layout
@@ -98,6 +100,25 @@ def test_image_i_of_a_seed_is_the_one_that_sampling_draws(model, config, ema):
     assert (model.predict([], params={"seed": 4}) != expected).any()
 
 
+def test_a_request_may_name_sampler_steps_and_form(model):
+    """Catches: a sampler that MLflow drops on the way, steps of the run's, and a PNG of other
+    pixels than the array."""
+    request = {"seed": 3, "count": 2, "sampler": "unipc", "num_steps": 4}
+    drawn = model.predict([], params=request)
+    assert (drawn != model.predict([], params={"seed": 3, "count": 2})).any()
+    files = model.predict([], params={**request, "format": "png"})
+    for file, image in zip(files, drawn, strict=True):
+        content = base64.b64decode(file)
+        np.testing.assert_array_equal(png.decode(content, image.shape, origin="answer"), image)
+    for params, words in (
+        ({"sampler": "best"}, "sample.sampler"),
+        ({"num_steps": 400}, "num_steps=400"),
+        ({"format": "gif"}, "array or png"),
+    ):
+        with pytest.raises(mlflow.exceptions.MlflowException, match=words):
+            model.predict([], params=params)
+
+
 def test_a_small_network_runs_on_one_thread(folder, monkeypatch):
     """Catches threads that wait for each other on a busy machine (minutes instead of seconds), and
     a caller's number of threads that is changed for good."""
@@ -138,7 +159,7 @@ def test_a_model_of_bits_draws_bits_and_refuses_guidance(tmp_path):
     drawn = served.predict([], params={"count": 3})
     assert drawn.shape == (3, 1, 20, 1)
     assert set(np.unique(drawn)) == {0, 255}
-    with pytest.raises(mlflow.exceptions.MlflowException, match="bits, which have no guidance"):
+    with pytest.raises(mlflow.exceptions.MlflowException, match="bits: it takes no guidance"):
         served.predict([], params={"count": 1, "guidance_scale": 2.0})
 
 

@@ -1,0 +1,325 @@
+"""Runs from Python: load one, and draw, edit and mix images with it.
+
+    from ddpm_core.api import Run, grid
+
+    run = Run.load("digits")                        # below ./runs; or a folder, or s3://...
+    images = run.sample(16, steps=20, sampler="unipc")      # (16, 8, 8, 1) uint8
+    grid(images).save("sixteen.png")
+
+Starts neither Ray nor MLflow, writes nothing below the root, and computes on a GPU if there is one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.config import RunConfig
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.interpolation import interpolate
+from ddpm_core.drawing import pictures
+from ddpm_core.editing.canvas import Canvas
+from ddpm_core.editing.files import ImageFile
+from ddpm_core.editing.method import Method, edit_images
+from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.runs import chosen, results
+from ddpm_core.runs.run import check_stage, configure
+from ddpm_core.runs.stages import require_denoiser
+from ddpm_core.runs.weights import Weights
+from ddpm_core.sampling.draw import to_levels
+from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.loaded import Drawing, Model, Moment, Wish
+from ddpm_core.store.storage import Store, open_store
+
+Images = NDArray[Any]
+"""(n, height, width, channels) uint8, or uint16 of data.depth=16"""
+
+
+class Run:
+    """A trained run, with its weights in memory.
+
+    Attributes:
+        config: the run's whole configuration.
+        weights: which weights these are: `name` (RUN@STEP:AVERAGE), `step`, `sha256`.
+        classes: names of the classes of its images, by label; none: they are of nothing.
+    """
+
+    def __init__(self, store: Store, config: RunConfig, weights: Weights, model: Model) -> None:
+        self.config, self.weights = config, weights
+        self.classes = model.plan.names
+        self._store, self._model = store, model
+
+    @classmethod
+    def load(
+        cls,
+        target: str,
+        *,
+        root: str | None = None,
+        model: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        device: str | None = None,
+    ) -> Self:
+        """Read the weights of a run, verified.
+
+        Args:
+            target: path or URI of the run's folder or its run.json; or its name below the root.
+            root: folder or s3://bucket/prefix the run lies in; None: as `target` says, else ./runs.
+            model: which weights, as RUN@STEP:AVERAGE (@400, @newest, :raw); None: the average after
+                the last step.
+            settings: other keys, as {"sample.guidance_by": "@400"}.
+            device: of torch, e.g. "cuda:1"; None: the GPU if there is one.
+
+        Raises:
+            PipelineError: there is no such run, or its weights are not there, or damaged.
+        """
+        changes = dict(settings or {})
+        if model is not None:
+            changes["sample.model"] = model
+        where, config = configure(target, root=root, run=None, changes=changes)
+        store = open_store(where)
+        require_denoiser(config, "sample")
+        check_stage(store, config)
+        weights = chosen.require(store, config)
+        chosen.require_files(store, weights)
+        found = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loaded = Model.load(store, config, weights, torch.device(found))
+        return cls(store, config, weights, loaded)
+
+    def sample(
+        self,
+        num_images: int | Sequence[int] = 1,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        labels: Sequence[int | str] = (),
+        guidance: float | None = None,
+        seed: int | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> Images:
+        """Draw images; image i of a seed is the same however many are drawn beside it.
+
+        Args:
+            num_images: how many: images 0, 1, ... of the seed; or which.
+            steps: of the sampler; None: as many as the run's samples have, or all of another
+                sampler.
+            sampler: as `sample.sampler`; None: the run's.
+            labels: of images 0, 1, ... in turn, by number or name.
+            guidance: as `sample.guidance_scale`; None: the run's.
+            seed: None: the run's.
+            settings: other keys of the section `sample`, e.g. eta=0.5.
+
+        Raises:
+            ConfigError: these do not go together.
+        """
+        drawing = self._drawing(steps, sampler, labels, guidance, settings)
+        return self._model.images(_indices(num_images), drawing, seed=seed)
+
+    def stream(
+        self,
+        num_images: int | Sequence[int] = 1,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        labels: Sequence[int | str] = (),
+        guidance: float | None = None,
+        seed: int | None = None,
+        every: int = 1,
+        **settings: Any,  # noqa: ANN401
+    ) -> Iterator[Moment]:
+        """Yield images while they are drawn: the predicted x_0 after every so many steps.
+
+        Args and Raises are those of `sample`; all images are one batch.
+        """
+        drawing = self._drawing(steps, sampler, labels, guidance, settings)
+        return self._model.moments(_indices(num_images), drawing, seed=seed, every=every)
+
+    def edit(
+        self,
+        images: Images,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        strength: float | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        labels: Sequence[int | str] = (),
+        guidance: float | None = None,
+        seed: int | None = None,
+    ) -> Images:
+        """Make images anew where the mask is True, or as a whole from a depth.
+
+        Args:
+            images: in the model's shape, see `read`.
+            mask: (n, height, width) or (height, width); the rest keeps its values. None: all.
+            strength: how far back to noise, from 0 to 1; None: all the way, with a mask only.
+            steps: as of `sample`.
+            sampler: as of `sample`.
+            labels: of the images in turn; none: of nothing.
+            guidance: as of `sample`.
+            seed: as of `sample`.
+
+        Raises:
+            ConfigError: these do not go together.
+            DataError: the images or the mask have another shape.
+        """
+        images = self._require(images)
+        if mask is None and strength is None:
+            raise ConfigError("nothing says what to make anew: give a mask, or a strength")
+        drawing = self._drawing(steps, sampler, labels, guidance, {})
+        config, method = drawing.config, Method(strength=strength)
+        method.require_possible(config)
+        x_0, known, guide = self._to_unit(images), None, self._model.guide
+        denoiser = self._images_alone()
+        if mask is not None:
+            kept = ~np.broadcast_to(np.asarray(mask, bool), images.shape[:3])
+            known = Known(x_0, torch.from_numpy(kept.copy()).to(x_0.device)[:, None])
+            denoiser = denoiser.knowing(known)
+            guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
+        positions = torch.arange(len(images), device=x_0.device)
+        followed: Denoiser = denoiser.given_nothing()
+        if labels:
+            label = drawing.plan.labels(positions)
+            given = NOTHING if label is None else Conditioning(label=label)
+            followed = guided(denoiser, given, config.sample, guide, form="eps")
+        edited = edit_images(
+            followed,
+            x_0,
+            known,
+            positions,
+            method=method,
+            sample=config.sample,
+            seed=config.sample.seed if seed is None else seed,
+        )
+        return self._levels(edited)
+
+    def interpolate(
+        self, image: Images, other: Images, num_images: int = 8, *, depth: float = 0.5
+    ) -> Images:
+        """Return images on the way from one to another, the reconstructions of both included.
+
+        Args:
+            image: (height, width, channels), see `read`.
+            other: as `image`.
+            num_images: at least 2.
+            depth: how far both are noised before they are mixed, as a share of the chain.
+
+        Raises:
+            ConfigError, DataError: as `edit`.
+
+        Source: Ho et al. 2020, arXiv:2006.11239, section 4.4.
+        """
+        if num_images < 2 or not 0 <= depth <= 1:
+            raise ConfigError(
+                f"num_images={num_images}, depth={depth}: give at least 2 images, and a depth from "
+                "0 to 1"
+            )
+        ends = self._to_unit(self._require(np.stack([image, other])))
+        denoiser = self._images_alone()
+        position, shape = torch.zeros(1, dtype=torch.int64, device=ends.device), ends.shape[1:]
+        key = seeding.key(self.config.sample.seed, "edit", 1)
+        start = seeding.key(self.config.sample.seed, "edit", 0)
+        with torch.inference_mode():
+            mixed = interpolate(
+                denoiser.given_nothing(),
+                ends[:1],
+                ends[1:],
+                depth=round(depth * denoiser.schedule.num_timesteps),
+                weights=[number / (num_images - 1) for number in range(num_images)],
+                eps=seeding.normal(start, 0, position, tuple(shape)),
+                noise=lambda number: seeding.normal(key, number, position, tuple(shape)),
+            )
+        return self._levels(mixed[:, 0])
+
+    def read(self, file: str | Path) -> Images:
+        """Return an image file as the model sees it: cropped and resized by the data set's rule.
+
+        Returns:
+            (height, width, channels).
+
+        Raises:
+            DataError: it is no image that can be used.
+        """
+        try:
+            content = Path(file).read_bytes()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}") from None
+        return Canvas(self.config.data).place(ImageFile(Path(file).name, content, str(file)))
+
+    @property
+    def metrics(self) -> Mapping[str, Any] | None:
+        """What the evaluation of these weights and samples measured; None: there is none."""
+        found = results.evaluation_of(self._store, self.config)
+        if found is None:
+            return None
+        values: Mapping[str, Any] = json.loads(found.read(self._store, "metrics"))
+        return values
+
+    @property
+    def denoiser(self) -> Denoiser | BitDenoiser:
+        """The network as samplers call it, for a sampler of your own: `predict(x_t, t)`."""
+        return self._model.denoiser
+
+    def _drawing(
+        self,
+        steps: int | None,
+        sampler: str | None,
+        labels: Sequence[int | str],
+        guidance: float | None,
+        settings: Mapping[str, Any],
+    ) -> Drawing:
+        return self._model.drawing(Wish(sampler, steps, labels, guidance, settings))
+
+    def _images_alone(self) -> NetworkDenoiser:
+        denoiser = self._model.denoiser
+        if isinstance(denoiser, BitDenoiser):
+            raise ConfigError(
+                "this is a chain of bits, from which images are neither edited nor mixed"
+            )
+        return denoiser
+
+    def _require(self, images: Images) -> Images:
+        data, images = self.config.data, np.asarray(images)
+        shape = (data.height, data.width, data.channels)
+        if images.ndim != 4 or images.shape[1:] != shape or images.dtype != np.dtype(data.dtype):
+            raise DataError(
+                f"images are {images.shape} {images.dtype}, and this model has (n, "
+                f"{', '.join(map(str, shape))}) {data.dtype}; `read` makes them of a file"
+            )
+        return images
+
+    def _to_unit(self, images: Images) -> torch.Tensor:
+        half = (self.config.data.num_levels - 1) / 2
+        levels = torch.from_numpy(images.astype(np.int64)).permute(0, 3, 1, 2)
+        return (levels.to(self._model.device).float() / half - 1).contiguous()
+
+    def _levels(self, x_0: torch.Tensor) -> Images:
+        levels: Images = to_levels(x_0, self.config.data.num_levels).cpu().numpy()
+        return levels
+
+
+def grid(images: Images) -> Image.Image:
+    """Return images on one sheet, enlarged for people.
+
+    Args:
+        images: (n, height, width, channels); of 16 bits v / 257 is shown.
+    """
+    if images.dtype != np.uint8:
+        images = (images // 257).astype(np.uint8)
+    return pictures.as_pillow(pictures.grid(images))
+
+
+def _indices(num_images: int | Sequence[int]) -> list[int]:
+    if isinstance(num_images, int):
+        if num_images < 1:
+            raise ConfigError(f"num_images={num_images} must be at least 1")
+        return list(range(num_images))
+    if not num_images or min(num_images) < 0:
+        raise ConfigError(f"num_images={list(num_images)} must be numbers of images from 0 on")
+    return list(num_images)

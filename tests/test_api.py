@@ -1,0 +1,124 @@
+"""Runs from Python."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_core.api import Run, grid
+from ddpm_core.errors import CheckpointError, ConfigError, DataError
+from ddpm_core.images import png
+from ddpm_core.runs import results
+from ddpm_core.runs.run import open_run
+from ddpm_core.sampling.stage import run_sample
+from ddpm_core.sampling.units import read_pictures, units_of
+from tests.sampling.tiny import (  # noqa: F401 - fixtures
+    _trained_root,
+    in_process,
+    one_thread,
+    recording_tracker,
+    store,
+    tiny_config,
+    trained,
+)
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture
+def run(trained):  # noqa: F811
+    where, config = trained
+    open_run(where, config)
+    return Run.load("tiny", root=where.uri)
+
+
+def test_its_images_are_those_of_the_stage(run, trained, in_process, recording_tracker):  # noqa: F811
+    """Catches: other weights, another seed or another chain than `ddpm sample` draws with."""
+    where, config = trained
+    run_sample(where, config)
+    samples = results.samples_of(where, config)
+    made = [
+        png.decode(content, SHAPE, origin=name)
+        for unit in units_of(config.sample)
+        for name, content in read_pictures(where, samples, unit)
+    ]
+    np.testing.assert_array_equal(run.sample(4), np.stack(made[:4]))
+    np.testing.assert_array_equal(run.sample([3, 2]), np.stack([made[3], made[2]]))
+    assert (run.sample(4, seed=1) != np.stack(made[:4])).any()
+
+
+def test_another_sampler_has_its_own_defaults(trained):  # noqa: F811
+    """Catches: settings tuned to the run's sampler that another one refuses or takes for its own,
+    and a request that is drawn as the run draws."""
+    where, config = trained
+    by = {"sample.sampler": "ddim", "sample.num_steps": 7, "sample.eta": 0.5}
+    open_run(where, config)
+    run = Run.load("tiny", root=where.uri, settings=by)
+    plain = run.sample(2)
+    np.testing.assert_array_equal(run.sample(2, sampler="ddim", steps=7, eta=0.5), plain)
+    assert (run.sample(2, steps=5) != plain).any()
+    assert len(list(run.stream(1, sampler="heun"))) == config.diffusion.num_timesteps
+    run.sample(1, sampler="langevin")
+    with pytest.raises(ConfigError, match="num_steps"):
+        run.sample(1, sampler="unipc", steps=500)
+    with pytest.raises(ConfigError, match="of no class"):
+        run.sample(1, labels=[3])
+
+
+def test_a_stream_ends_with_the_images_and_may_be_left(run):
+    """Catches: an x_0_hat given for the image, steps counted wrongly, a thread that draws on."""
+    import threading
+
+    moments = list(run.stream(2, steps=6, sampler="unipc", every=2))
+    assert [(one.step, one.num_steps) for one in moments] == [(2, 6), (4, 6), (6, 6)]
+    np.testing.assert_array_equal(moments[-1].images, run.sample(2, steps=6, sampler="unipc"))
+    assert (moments[0].images != moments[-1].images).any()
+    left = run.stream(1)
+    next(left)
+    left.close()
+    assert "drawing" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_is_not_masked_keeps_its_values(run):
+    """Catches: a mask that is inverted, and one that is passed over."""
+    images = run.sample(2)
+    mask = np.zeros(SHAPE[:2], bool)
+    mask[2:5, 1:] = True
+    edited = run.edit(images, mask=mask, steps=5, sampler="ddim", seed=3)
+    np.testing.assert_array_equal(edited[:, ~mask], images[:, ~mask])
+    assert (edited[:, mask] != images[:, mask]).any()
+    assert (run.edit(images, strength=0.5) != images).any()
+    with pytest.raises(ConfigError, match="give a mask, or a strength"):
+        run.edit(images)
+    with pytest.raises(DataError, match=r"\(n, 8, 8, 1\) uint8"):
+        run.edit(images[..., 0], strength=0.5)
+
+
+def test_a_way_without_noise_begins_and_ends_with_the_two_images(run):
+    """Catches: ends exchanged, or mixed in other shares than said."""
+    first, last = run.sample(2)
+    way = run.interpolate(first, last, 5, depth=0)
+    np.testing.assert_array_equal(way[0], first)
+    np.testing.assert_array_equal(way[-1], last)
+    np.testing.assert_allclose(way[2], (first / 2 + last / 2), atol=1)
+    assert run.interpolate(first, last, 3).shape == (3, *SHAPE)
+
+
+def test_files_become_what_the_model_sees(run, tmp_path):
+    """Catches: an image that is squeezed, and an array that people cannot look at."""
+    Image.new("RGB", (40, 20), (200, 200, 200)).save(tmp_path / "wide.png")
+    seen = run.read(tmp_path / "wide.png")
+    assert seen.shape == SHAPE
+    assert set(seen.ravel()) == {200}
+    assert grid(np.stack([seen] * 3)).size[0] > 100
+    with pytest.raises(DataError, match="cannot be read"):
+        run.read(tmp_path / "none.png")
+
+
+def test_what_is_not_there_is_refused_in_words(trained):  # noqa: F811
+    where, config = trained
+    open_run(where, config)
+    with pytest.raises(ConfigError, match="neither a recipe"):
+        Run.load("other", root=where.uri)
+    with pytest.raises(CheckpointError, match="400"):
+        Run.load("tiny", root=where.uri, model="@400")
+    assert Run.load("tiny", root=where.uri).metrics is None
