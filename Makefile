@@ -15,7 +15,7 @@ BIN := .venv/bin
 # takes what.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-all test-nodes test-gpu end-to-end faults test-fast check lint map s3-server ui results clean
+.PHONY: help run paper test test-all test-nodes test-gpu end-to-end faults test-fast check lint map s3-server ui results play clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,11 @@ check: lint test-all ## lint and every test
 
 ui: results .venv/.installed ## open MLflow on the results under ROOT (loopback, PORT=5000)
 	@$(BIN)/python -m ddpm_core.tracking.ui "$$ROOT" --port "$$PORT"
+
+play: export ROOT := $(ROOT)
+play: .venv/.installed ## open a page to play with the newest model under ROOT (loopback, PORT=7860)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[play]'
+	@$(BIN)/python -m ddpm_core play --root "$$ROOT" $(if $(filter file,$(origin PORT)),,--port '$(PORT)') $(ARGS)
 
 results:
 	@test -n "$$MLFLOW_TRACKING_URI" || test -e "$$ROOT/mlflow.db" || { \

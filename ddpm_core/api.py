@@ -19,28 +19,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ddpm_core import seeding
-from ddpm_core.conditioning import NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
-from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
-from ddpm_core.diffusion.interpolation import interpolate
+from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.drawing import pictures
+from ddpm_core.editing import arrays
+from ddpm_core.editing.arrays import Images, Received
 from ddpm_core.editing.canvas import Canvas
 from ddpm_core.editing.files import ImageFile
-from ddpm_core.editing.method import Method, edit_images
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.runs import chosen, results
-from ddpm_core.runs.run import check_stage, configure
+from ddpm_core.runs import chosen, layout, results
+from ddpm_core.runs.run import DEFAULT_ROOT, check_stage, configure
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
-from ddpm_core.sampling.draw import to_levels
-from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.loaded import Drawing, Model, Moment, Wish
 from ddpm_core.store.storage import Store, open_store
-
-Images = NDArray[Any]
-"""(n, height, width, channels) uint8, or uint16 of data.depth=16"""
 
 
 class Run:
@@ -80,6 +73,8 @@ class Run:
         Raises:
             PipelineError: there is no such run, or its weights are not there, or damaged.
         """
+        if "/" not in target and not target.endswith(".json"):  # never a recipe of that name
+            target = f"{(root or DEFAULT_ROOT).rstrip('/')}/{layout.run_folder(target)}"
         changes = dict(settings or {})
         if model is not None:
             changes["sample.model"] = model
@@ -169,35 +164,16 @@ class Run:
             ConfigError: these do not go together.
             DataError: the images or the mask have another shape.
         """
-        images = self._require(images)
-        if mask is None and strength is None:
-            raise ConfigError("nothing says what to make anew: give a mask, or a strength")
         drawing = self._drawing(steps, sampler, labels, guidance, {})
-        config, method = drawing.config, Method(strength=strength)
-        method.require_possible(config)
-        x_0, known, guide = self._to_unit(images), None, self._model.guide
-        denoiser = self._images_alone()
-        if mask is not None:
-            kept = ~np.broadcast_to(np.asarray(mask, bool), images.shape[:3])
-            known = Known(x_0, torch.from_numpy(kept.copy()).to(x_0.device)[:, None])
-            denoiser = denoiser.knowing(known)
-            guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
-        positions = torch.arange(len(images), device=x_0.device)
-        followed: Denoiser = denoiser.given_nothing()
-        if labels:
-            label = drawing.plan.labels(positions)
-            given = NOTHING if label is None else Conditioning(label=label)
-            followed = guided(denoiser, given, config.sample, guide, form="eps")
-        edited = edit_images(
-            followed,
-            x_0,
-            known,
-            positions,
-            method=method,
-            sample=config.sample,
-            seed=config.sample.seed if seed is None else seed,
+        return arrays.edit(
+            self._model,
+            drawing,
+            images,
+            mask=mask,
+            strength=strength,
+            is_labelled=bool(labels),
+            seed=seed,
         )
-        return self._levels(edited)
 
     def interpolate(
         self, image: Images, other: Images, num_images: int = 8, *, depth: float = 0.5
@@ -215,27 +191,24 @@ class Run:
 
         Source: Ho et al. 2020, arXiv:2006.11239, section 4.4.
         """
-        if num_images < 2 or not 0 <= depth <= 1:
-            raise ConfigError(
-                f"num_images={num_images}, depth={depth}: give at least 2 images, and a depth from "
-                "0 to 1"
-            )
-        ends = self._to_unit(self._require(np.stack([image, other])))
-        denoiser = self._images_alone()
-        position, shape = torch.zeros(1, dtype=torch.int64, device=ends.device), ends.shape[1:]
-        key = seeding.key(self.config.sample.seed, "edit", 1)
-        start = seeding.key(self.config.sample.seed, "edit", 0)
-        with torch.inference_mode():
-            mixed = interpolate(
-                denoiser.given_nothing(),
-                ends[:1],
-                ends[1:],
-                depth=round(depth * denoiser.schedule.num_timesteps),
-                weights=[number / (num_images - 1) for number in range(num_images)],
-                eps=seeding.normal(start, 0, position, tuple(shape)),
-                noise=lambda number: seeding.normal(key, number, position, tuple(shape)),
-            )
-        return self._levels(mixed[:, 0])
+        return arrays.between(self._model, image, other, num_images, depth=depth)
+
+    def code(self, image: Images, num_moments: int = 8) -> Sequence[Received]:
+        """Send an image step by step, as the paper's progressive code, and show it on the way.
+
+        Args:
+            image: (height, width, channels), see `read`.
+            num_moments: how often it is shown, at least 2, from noise to the end.
+
+        Returns:
+            Bits per dimension so far, the error in levels, and the image, of each moment.
+
+        Raises:
+            ConfigError, DataError: as `edit`.
+
+        Source: Ho et al. 2020, arXiv:2006.11239, section 4.3.
+        """
+        return arrays.code(self._model, image, num_moments)
 
     def read(self, file: str | Path) -> Images:
         """Return an image file as the model sees it: cropped and resized by the data set's rule.
@@ -275,33 +248,6 @@ class Run:
         settings: Mapping[str, Any],
     ) -> Drawing:
         return self._model.drawing(Wish(sampler, steps, labels, guidance, settings))
-
-    def _images_alone(self) -> NetworkDenoiser:
-        denoiser = self._model.denoiser
-        if isinstance(denoiser, BitDenoiser):
-            raise ConfigError(
-                "this is a chain of bits, from which images are neither edited nor mixed"
-            )
-        return denoiser
-
-    def _require(self, images: Images) -> Images:
-        data, images = self.config.data, np.asarray(images)
-        shape = (data.height, data.width, data.channels)
-        if images.ndim != 4 or images.shape[1:] != shape or images.dtype != np.dtype(data.dtype):
-            raise DataError(
-                f"images are {images.shape} {images.dtype}, and this model has (n, "
-                f"{', '.join(map(str, shape))}) {data.dtype}; `read` makes them of a file"
-            )
-        return images
-
-    def _to_unit(self, images: Images) -> torch.Tensor:
-        half = (self.config.data.num_levels - 1) / 2
-        levels = torch.from_numpy(images.astype(np.int64)).permute(0, 3, 1, 2)
-        return (levels.to(self._model.device).float() / half - 1).contiguous()
-
-    def _levels(self, x_0: torch.Tensor) -> Images:
-        levels: Images = to_levels(x_0, self.config.data.num_levels).cpu().numpy()
-        return levels
 
 
 def grid(images: Images) -> Image.Image:

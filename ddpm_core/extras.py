@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, str] = {
     "lmdb": "lmdb",
     "fastapi": "flows",
     "prefect": "flows",
+    "gradio": "play",
 }
 """module -> the extra of pyproject.toml that installs it"""
 

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from ddpm_core.cli import TARGET_HELP, add_command, add_model_argument, parse_overrides
+from ddpm_core.extras import require_packages
 from ddpm_core.output import printable, say
 from ddpm_core.runs import layout
 from ddpm_core.runs.deletion import delete_run
@@ -19,6 +20,7 @@ from ddpm_core.store.storage import open_store
 COMMANDS = {
     "runs": "list, show, compare or delete the runs below a root",
     "export-samples": "write the samples of a run as PNG files",
+    "play": "open a page on this machine to draw, mix, paint and compress with a trained run",
     "doctor": "look at this machine and what the environment names, and say what is in the way",
     "average": "make an average of a trained run's weights, of any width, of its snapshots",
 }
@@ -28,7 +30,7 @@ _SHOWN = 0.01
 
 def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the command line."""
-    runs, exporting, doctor, averaging = (
+    runs, exporting, playing, doctor, averaging = (
         add_command(stages, name, text, allow_abbrev=False) for name, text in COMMANDS.items()
     )
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -59,6 +61,25 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="as it was given to `sample`, if those samples are meant",
     )
     add_model_argument(exporting)
+    playing.add_argument(
+        "target",
+        metavar="RUN",
+        nargs="?",
+        help=f"{TARGET_HELP}; without: the newest below the root",
+    )
+    playing.add_argument("--root", metavar="URI", help="where the run lies, if not there")
+    playing.add_argument(
+        "--port", type=int, default=7860, help="port on this machine, reached from it alone (7860)"
+    )
+    playing.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one key, e.g. sample.guidance_by=digits-classifier",
+    )
+    add_model_argument(playing)
     text = "folder or s3://bucket/prefix that runs are to lie in; made if it is not there"
     doctor.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help=text)
     averaging.add_argument(
@@ -94,6 +115,9 @@ def run_command(options: argparse.Namespace) -> None:
     if options.stage == "average":
         _average(options)
         return
+    if options.stage == "play":
+        _play(options)
+        return
     store = open_store(options.root)
     match options.action:
         case "list":
@@ -115,6 +139,19 @@ def _export(options: argparse.Namespace) -> None:
     folder = Path(options.folder).expanduser()
     count = export_samples(open_store(root), config, folder)
     say(f"export-samples  {count} images  {folder}")
+
+
+def _play(options: argparse.Namespace) -> None:
+    require_packages("gradio")
+    from ddpm_core.api import Run
+    from ddpm_core.play.newest import newest_run
+    from ddpm_core.play.page import serve
+
+    root = options.root
+    target = options.target or newest_run(open_store(DEFAULT_ROOT if root is None else root))
+    run = Run.load(target, root=root, settings=parse_overrides(options.overrides))
+    say(f"play  {run.weights.said}  http://127.0.0.1:{options.port}  (end it with Ctrl+C)")
+    serve(run, port=options.port)
 
 
 def _average(options: argparse.Namespace) -> None:

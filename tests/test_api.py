@@ -103,6 +103,21 @@ def test_a_way_without_noise_begins_and_ends_with_the_two_images(run):
     assert run.interpolate(first, last, 3).shape == (3, *SHAPE)
 
 
+def test_a_code_begins_with_nothing_and_ends_near_the_image(run):
+    """Catches: bits counted from the wrong end, and moments in another order than said."""
+    image = run.sample(1)[0]
+    received = run.code(image, 4)
+    bits = [one.bits_per_dim for one in received]
+    assert bits == sorted(bits)
+    assert 0 <= bits[0] < 0.1 * bits[-1]
+    last = received[-1]
+    assert last.image.shape == image.shape
+    # A random network is no model of the image, but little noise hides little of it.
+    assert last.rmse < received[0].rmse
+    found = np.sqrt(np.mean((last.image.astype(float) - image) ** 2))
+    assert found == pytest.approx(last.rmse, abs=1)
+
+
 def test_files_become_what_the_model_sees(run, tmp_path):
     """Catches: an image that is squeezed, and an array that people cannot look at."""
     Image.new("RGB", (40, 20), (200, 200, 200)).save(tmp_path / "wide.png")

@@ -14,17 +14,18 @@ echo "make $1 speaks"
 test ! -e "$PWD/$1-fails"
 """
 INSTALL = """#!/bin/sh
-env > "$PWD/env-of-s3-server"
-test ! -e "$PWD/s3-server-fails"
+env > "$PWD/env-of-$(basename "$0")"
+test ! -e "$PWD/$(basename "$0")-fails"
 """
+PACKAGES = ("s3-server", "browser")
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """Give a folder with the gate, in a path with a space."""
     folder = tmp_path / "a checkout"
-    for name, text in (("bin/make", MAKE), ("infra/s3-server", INSTALL)):
-        (folder / name).parent.mkdir(parents=True)
+    for name, text in (("bin/make", MAKE), *((f"infra/{one}", INSTALL) for one in PACKAGES)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     shutil.copytree(PROJECT / ".ci", folder / ".ci")
@@ -66,17 +67,18 @@ def test_nothing_comes_in_from_outside_and_the_tests_have_the_last_word(checkout
     for name in ("lint", "test-all"):
         assert env_of(name).keys() == declared
         assert env_of(name)["HOME"] != "/root"
-    for name in (".installed-dev", "s3-server"):
+    for name in (".installed-dev", *PACKAGES):
         assert env_of(name).keys() == declared | registries.keys()
         assert env_of(name).items() >= registries.items()
 
 
-@pytest.mark.parametrize("part", ["lint", "test-all", "s3-server"])
-def test_a_part_that_fails_fails_the_gate_but_for_the_s3_server(checkout, part):
+@pytest.mark.parametrize("part", ["lint", "test-all", *PACKAGES])
+def test_a_part_that_fails_fails_the_gate_but_for_packages(checkout, part):
     """Catches: the outcome of what runs in the background lost, and a failure without its words."""
     (checkout / f"{part}-fails").touch()
     done = gate(checkout)
-    assert (done.returncode == 0) == (part == "s3-server")
+    assert (done.returncode == 0) == (part in PACKAGES)
     assert "make test-all speaks" in done.stdout
     assert ("make lint speaks" in done.stdout) == (part == "lint")
-    assert ("the tests marked s3 will say" in done.stdout) == (part == "s3-server")
+    assert ("without the s3-server" in done.stdout) == (part == "s3-server")
+    assert ("without the browser" in done.stdout) == (part == "browser")

@@ -1,0 +1,225 @@
+"""Images in memory, made anew, mixed, or sent bit by bit: for the Python API and the page to play.
+
+Images are (n, height, width, channels) in the model's own shape and levels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_core import seeding
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.interpolation import interpolate
+from ddpm_core.diffusion.measures.likelihood import bits_per_dim
+from ddpm_core.diffusion.measures.rate_distortion import mean_rmse, progressive_decoding, rate
+from ddpm_core.diffusion.paths.path import chain_of
+from ddpm_core.diffusion.paths.spacing import choose_timesteps
+from ddpm_core.diffusion.wrappers.respacing import respaced
+from ddpm_core.editing.method import Method, edit_images
+from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.sampling.draw import to_levels
+from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.loaded import Drawing, Model
+
+Images = NDArray[Any]
+"""(n, height, width, channels) uint8, or uint16 of data.depth=16"""
+_LONGEST_CODE = 250
+"""steps of a chain that is sent step by step; a longer one is sent in so many of its steps"""
+_EDIT_START, _EDIT_STEPS, _CODE = 0, 1, 2
+"""indices of the keys of noise of the purpose "edit" """
+
+
+def edit(
+    model: Model,
+    drawing: Drawing,
+    images: Images,
+    *,
+    mask: NDArray[np.bool_] | None,
+    strength: float | None,
+    is_labelled: bool,
+    seed: int | None,
+) -> Images:
+    """Make images anew where the mask is True, or as a whole from a depth.
+
+    Args:
+        model: that draws.
+        drawing: how.
+        images: to be edited.
+        mask: (n, height, width) or (height, width); the rest keeps its values. None: all.
+        strength: how far back to noise, from 0 to 1; None: all the way, with a mask only.
+        is_labelled: whether they become images of the labels of the drawing, else of nothing.
+        seed: None: the run's.
+
+    Raises:
+        ConfigError: these do not go together.
+        DataError: the images or the mask have another shape.
+    """
+    images = _required(model, images)
+    if mask is None and strength is None:
+        raise ConfigError("nothing says what to make anew: give a mask, or a strength")
+    config, method = drawing.config, Method(strength=strength)
+    method.require_possible(config)
+    x_0, known, guide, denoiser = _to_unit(model, images), None, model.guide, _of_images(model)
+    if mask is not None:
+        known = Known(x_0, torch.from_numpy(_kept(mask, images)).to(x_0.device)[:, None])
+        denoiser = denoiser.knowing(known)
+        guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
+    positions = torch.arange(len(images), device=x_0.device)
+    followed: Denoiser = denoiser.given_nothing()
+    if is_labelled:
+        label = drawing.plan.labels(positions)
+        given = NOTHING if label is None else Conditioning(label=label)
+        followed = guided(denoiser, given, config.sample, guide, form="eps")
+    edited = edit_images(
+        followed,
+        x_0,
+        known,
+        positions,
+        method=method,
+        sample=config.sample,
+        seed=config.sample.seed if seed is None else seed,
+    )
+    return _levels(model, edited)
+
+
+def between(model: Model, image: Images, other: Images, num_images: int, *, depth: float) -> Images:
+    """Return images on the way from one to another, the reconstructions of both included.
+
+    Args:
+        model: that draws.
+        image: (height, width, channels).
+        other: as `image`.
+        num_images: at least 2.
+        depth: how far both are noised before they are mixed, as a share of the chain.
+
+    Raises:
+        ConfigError: a number is out of its range, or the model draws bits.
+        DataError: the images have another shape.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, section 4.4.
+    """
+    if num_images < 2 or not 0 <= depth <= 1:
+        raise ConfigError(
+            f"num_images={num_images}, depth={depth}: give at least 2 images, and a depth from "
+            "0 to 1"
+        )
+    ends = _to_unit(model, _required(model, np.stack([image, other])))
+    denoiser = _of_images(model)
+    with torch.inference_mode():
+        mixed = interpolate(
+            denoiser.given_nothing(),
+            ends[:1],
+            ends[1:],
+            depth=round(depth * denoiser.schedule.num_timesteps),
+            weights=[number / (num_images - 1) for number in range(num_images)],
+            eps=_noise(model, _EDIT_START, ends[:1], 0),
+            noise=lambda number: _noise(model, _EDIT_STEPS, ends[:1], number),
+        )
+    return _levels(model, mixed[:, 0])
+
+
+class Received(NamedTuple):
+    """What a receiver shows of an image of which so many bits have come."""
+
+    bits_per_dim: float
+    rmse: float
+    """of the shown image, in levels of 0 ... 255"""
+    image: Images
+    """(height, width, channels)"""
+
+
+def code(model: Model, image: Images, num_moments: int) -> Sequence[Received]:
+    """Send an image step by step, as the paper's progressive code, and show it on the way.
+
+    No bits are written: those that an ideal coder would need are counted.
+
+    Args:
+        model: whose chain is the code.
+        image: (height, width, channels).
+        num_moments: how often it is shown, at least 2, from noise to the end.
+
+    Raises:
+        ConfigError: a number is out of its range, or the model draws bits.
+        DataError: the image has another shape.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, section 4.3.
+    """
+    x_0 = _to_unit(model, _required(model, image[None]))
+    denoiser: Denoiser = _of_images(model).given_nothing()
+    length = chain_of(denoiser.path).num_timesteps
+    if length > _LONGEST_CODE:
+        denoiser = respaced(denoiser, choose_timesteps("trailing", length, _LONGEST_CODE))
+        length = _LONGEST_CODE
+    if not 2 <= num_moments <= length:
+        raise ConfigError(f"num_moments={num_moments} must be from 2 to {length}")
+    # Denser towards the end, where most bits come; never the same step twice.
+    times = [length - 1]
+    for number in range(1, num_moments):
+        share = 1 - number / (num_moments - 1)
+        wanted = round((length - 1) * share**2)
+        times.append(max(num_moments - 1 - number, min(wanted, times[-1] - 1)))
+
+    def noise(number: int) -> Tensor:
+        return _noise(model, _CODE, x_0, number)
+
+    levels = model.config.data.num_levels
+    with torch.inference_mode():
+        bound = bits_per_dim(denoiser, x_0, noise=noise, num_levels=levels)
+        shown = progressive_decoding(denoiser, x_0, times=times, noise=noise).x_0_hat
+    bits = rate(bound.prior, bound.terms)
+    images = _levels(model, shown[:, 0])
+    errors = mean_rmse((shown - x_0).square().flatten(2).mean(2).T)
+    return [
+        Received(float(bits[t]), float(error), one)
+        for t, error, one in zip(times, errors, images, strict=True)
+    ]
+
+
+def _of_images(model: Model) -> NetworkDenoiser:
+    if isinstance(model.denoiser, BitDenoiser):
+        raise ConfigError("this is a chain of bits, with which no image is edited or mixed")
+    return model.denoiser
+
+
+def _noise(model: Model, purpose: int, like: Tensor, number: int) -> Tensor:
+    key = seeding.key(model.config.sample.seed, "edit", purpose)
+    positions = torch.arange(len(like), device=like.device)
+    return seeding.normal(key, number, positions, tuple(like.shape[1:]))
+
+
+def _required(model: Model, images: Images) -> Images:
+    data, images = model.config.data, np.asarray(images)
+    shape = (data.height, data.width, data.channels)
+    if images.ndim != 4 or images.shape[1:] != shape or images.dtype != np.dtype(data.dtype):
+        raise DataError(
+            f"images are {images.shape} {images.dtype}, and this model has (n, "
+            f"{', '.join(map(str, shape))}) {data.dtype}; `Run.read` makes them of a file"
+        )
+    return images
+
+
+def _kept(mask: NDArray[np.bool_], images: Images) -> NDArray[np.bool_]:
+    mask, wanted = np.asarray(mask), images.shape[:3]
+    if mask.dtype != bool or mask.shape not in (wanted, wanted[1:]):
+        raise DataError(
+            f"the mask is {mask.shape} {mask.dtype}; give bool of the shape {wanted}, or "
+            f"{wanted[1:]} for all images"
+        )
+    return ~np.broadcast_to(mask, wanted)
+
+
+def _to_unit(model: Model, images: Images) -> Tensor:
+    half = (model.config.data.num_levels - 1) / 2
+    levels = torch.from_numpy(images.astype(np.int64)).permute(0, 3, 1, 2)
+    return (levels.to(model.device).float() / half - 1).contiguous()
+
+
+def _levels(model: Model, x_0: Tensor) -> Images:
+    levels: Images = to_levels(x_0, model.config.data.num_levels).cpu().numpy()
+    return levels

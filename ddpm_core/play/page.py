@@ -1,0 +1,253 @@
+"""The page: draw, watch, move between two images, paint a mask, compress."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import wraps
+from inspect import isgeneratorfunction
+from typing import Any, ParamSpec, TypeVar, get_args
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from ddpm_core.api import Run
+from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
+from ddpm_core.diffusion.choices import Sampler
+from ddpm_core.errors import ConfigError, PipelineError
+from ddpm_core.play.shown import enlarged, mask_of, sheet_of
+
+_FEW_STEPS = 50
+_MOMENTS = 8
+_SHOWN = 24
+"""times a drawing is shown while it is made"""
+_MOST = 64
+"""images of one drawing"""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def page_of(run: Run) -> gr.Blocks:
+    """Return the page of a run, not served yet.
+
+    One drawing at a time computes; others wait.
+    """
+    acts = _Acts(run)
+    config = run.config
+    about = (
+        f"**{run.weights.name}** · {config.data.name} {'×'.join(map(str, config.data.shape))} · "
+        f"{config.num_parameters / 1e6:.2f} M parameters"
+    )
+    with gr.Blocks(title=f"{config.name}: play", analytics_enabled=False) as page:
+        gr.Markdown(f"# {config.name}\n{about}")
+        with gr.Row():
+            with gr.Column(scale=1):
+                sampler, steps = _sampler_of(run)
+                label = gr.Dropdown(
+                    ["all in turn", *run.classes],
+                    value="all in turn",
+                    label="class",
+                    visible=bool(run.classes),
+                    elem_id="class",
+                )
+                guidance = gr.Slider(
+                    0, 10, value=config.sample.guidance_scale, step=0.1,
+                    label="guidance", visible=acts.is_guided, elem_id="guidance",
+                )  # fmt: skip
+                seed = gr.Number(0, precision=0, minimum=0, label="seed", elem_id="seed")
+            with gr.Column(scale=3):
+                how = [sampler, steps, label, guidance, seed]
+                with gr.Tab("draw"):
+                    _draw_tab(acts, how)
+                if acts.edits:
+                    with gr.Tab("between two"):
+                        _between_tab(acts, how)
+                    with gr.Tab("paint"):
+                        _paint_tab(acts, how)
+                    with gr.Tab("compress"):
+                        _code_tab(acts, how)
+    page.queue(default_concurrency_limit=1, api_open=False)
+    return page
+
+
+def serve(run: Run, *, port: int) -> None:
+    """Serve the page on loopback until the process is interrupted.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    page = page_of(run)
+    # The default theme's letters would be fetched from elsewhere.
+    theme = gr.themes.Default(font="sans-serif", font_mono="monospace")
+    try:
+        page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+        )
+    except OSError as error:
+        raise ConfigError(f"port {port} cannot be used ({error}); give another, --port") from None
+
+
+class _Acts:
+    """What the buttons do."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self._one = run, threading.Lock()
+        self.edits = not isinstance(run.denoiser, BitDenoiser)
+        sample = run.config.sample
+        self.is_guided = self.edits and (bool(run.classes) or sample.guidance_by is not None)
+
+    def draw(self, count: int, *how: Any) -> Iterator[tuple[Image.Image, str]]:  # noqa: ANN401
+        """Show images while they are drawn."""
+        every = max(1, int(how[1]) // _SHOWN)
+        with self._one:
+            for moment in self.run.stream(int(count), every=every, **self._wish(*how)):
+                yield sheet_of(moment.images), f"step {moment.step} of {moment.num_steps}"
+
+    def one(self, *how: Any, index: int = 0) -> Any:  # noqa: ANN401
+        """Draw one image; the second is of the next class where all come in turn."""
+        with self._one:
+            return self.run.sample([index], **self._wish(*how))[0]
+
+    def between(self, other_seed: int, depth: float, *how: Any) -> Image.Image:  # noqa: ANN401
+        """Draw two images and what lies between them."""
+        ends = [self.one(*how), self.one(*how[:-1], other_seed, index=1)]
+        with self._one:
+            way = self.run.interpolate(ends[0], ends[1], _MOMENTS, depth=depth)
+        return sheet_of(np.concatenate([ends[:1], way, ends[1:]]), num_columns=_MOMENTS + 2)
+
+    def canvas(self, file: str | None, *how: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return what is painted on: the user's image, else one that is drawn."""
+        picture = enlarged(self._image(file, *how))
+        return {"background": picture, "layers": [], "composite": picture}
+
+    def paint(self, painted: dict[str, Any], file: str | None, *how: Any) -> Image.Image:  # noqa: ANN401
+        """Make anew what was painted over, in four ways."""
+        data, image = self.run.config.data, self._image(file, *how)
+        layers = [] if painted is None else painted["layers"]
+        mask = mask_of(layers, data.height, data.width)
+        if not mask.any():
+            raise gr.Error("nothing is painted over yet", print_exception=False)
+        wish = self._wish(*how)
+        wish["labels"] = wish["labels"] if len(wish["labels"]) == 1 else []
+        with self._one:
+            made = self.run.edit(np.stack([image] * 4), mask=mask, **wish)
+        return sheet_of(np.concatenate([image[None], made]), num_columns=5)
+
+    def code(self, file: str | None, *how: Any) -> tuple[Image.Image, list[list[str]]]:  # noqa: ANN401
+        """Send an image, and show it while it comes."""
+        image = self._image(file, *how)
+        with self._one:
+            moments = self.run.code(image, _MOMENTS)
+        images = np.stack([one.image for one in moments] + [image])
+        rows = [
+            ["bits/dim received", *(f"{one.bits_per_dim:.3f}" for one in moments)],
+            ["error in levels", *(f"{one.rmse:.1f}" for one in moments)],
+        ]
+        return sheet_of(images, num_columns=len(images)), rows
+
+    def _image(self, file: str | None, *how: Any) -> Any:  # noqa: ANN401
+        return self.run.read(file) if file else self.one(*how)
+
+    def _wish(
+        self, sampler: str, steps: float, label: str, guidance: float, seed: float
+    ) -> dict[str, Any]:
+        config, taken = self.run.config, int(steps)
+        # Where all steps are taken no number is given: some samplers take no other.
+        is_whole = taken == config.diffusion.num_timesteps and config.sample.num_steps is None
+        wish: dict[str, Any] = {
+            "sampler": sampler,
+            "steps": None if is_whole else taken,
+            "labels": [label] if label in self.run.classes else list(self.run.classes),
+            "seed": int(seed),
+        }
+        return wish | ({"guidance": float(guidance)} if self.is_guided else {})
+
+
+def _sampler_of(run: Run) -> tuple[gr.Dropdown, gr.Slider]:
+    chain, sample = run.config.diffusion.num_timesteps, run.config.sample
+    is_few = isinstance(run.denoiser, BitDenoiser) or chain <= _FEW_STEPS
+    sampler = gr.Dropdown(
+        ["ancestral"] if isinstance(run.denoiser, BitDenoiser) else list(get_args(Sampler)),
+        value=sample.sampler if is_few or sample.num_steps else "ddim",
+        label="sampler",
+        elem_id="sampler",
+    )
+    own = chain if is_few else sample.num_steps or _FEW_STEPS
+    steps = gr.Slider(2, chain, value=own, step=1, label="steps", elem_id="steps")
+    return sampler, steps
+
+
+def _draw_tab(acts: _Acts, how: list[Any]) -> None:
+    count = gr.Slider(1, _MOST, value=16, step=1, label="images", elem_id="count")
+    button = gr.Button("draw", variant="primary", elem_id="draw")
+    sheet, note = _picture("drawn"), gr.Markdown(elem_id="draw-note")
+    button.click(_in_words(acts.draw), [count, *how], [sheet, note])
+
+
+def _between_tab(acts: _Acts, how: list[Any]) -> None:
+    other = gr.Number(1, precision=0, minimum=0, label="seed of the other image")
+    depth = gr.Slider(0, 1, value=0.5, step=0.05, label="depth: how far both are noised")
+    button = gr.Button("go", variant="primary", elem_id="between")
+    gr.Markdown("The two images at the ends, beside them their reconstructions.")
+    button.click(_in_words(acts.between), [other, depth, *how], _picture("between-sheet"))
+
+
+def _paint_tab(acts: _Acts, how: list[Any]) -> None:
+    file = gr.File(label="an image of yours (else one is drawn)", file_types=["image"], height=130)
+    start = gr.Button("take the image", elem_id="take")
+    editor = gr.ImageEditor(
+        label="paint over what is to be made anew", type="numpy", image_mode="RGBA",
+        brush=gr.Brush(default_size=40, colors=["#d02020"], color_mode="fixed"),
+        transforms=(), sources=(), layers=False, elem_id="editor",
+    )  # fmt: skip
+    button = gr.Button("make anew", variant="primary", elem_id="paint")
+    start.click(_in_words(acts.canvas), [file, *how], editor)
+    button.click(_in_words(acts.paint), [editor, file, *how], _picture("painted"))
+
+
+def _code_tab(acts: _Acts, how: list[Any]) -> None:
+    file = gr.File(label="an image of yours (else one is drawn)", file_types=["image"], height=130)
+    button = gr.Button("send", variant="primary", elem_id="code")
+    sheet = _picture("code-sheet")
+    gr.Markdown("From noise to what is received when all has come; the last is the image itself.")
+    table = gr.Dataframe(headers=["", *map(str, range(1, _MOMENTS + 1))], show_label=False)
+    button.click(_in_words(acts.code), [file, *how], [sheet, table])
+
+
+def _picture(name: str) -> gr.Image:
+    return gr.Image(
+        format="png", type="pil", show_label=False, interactive=False, elem_id=name,
+        buttons=["download", "fullscreen"],
+    )  # fmt: skip
+
+
+def _in_words(act: Callable[P, R]) -> Callable[P, R]:
+    """Show a refusal on the page in the program's own words."""
+    if isgeneratorfunction(act):
+
+        @wraps(act)
+        def streamed(*args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ANN401
+            try:
+                yield from act(*args, **kwargs)
+            except PipelineError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+
+        return streamed
+
+    @wraps(act)
+    def done(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return act(*args, **kwargs)
+        except PipelineError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return done
