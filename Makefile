@@ -15,7 +15,7 @@ BIN := .venv/bin
 # takes what.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-all test-nodes test-gpu end-to-end faults test-fast check lint map s3-server ui results play clean
+.PHONY: help run paper test test-all test-nodes test-gpu end-to-end faults test-fast check lint map s3-server ui results play report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,11 @@ play: export ROOT := $(ROOT)
 play: .venv/.installed ## open a page to play with the newest model under ROOT (loopback, PORT=7860)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[play]'
 	@$(BIN)/python -m ddpm_core play --root "$$ROOT" $(if $(filter file,$(origin PORT)),,--port '$(PORT)') $(ARGS)
+
+report: export ROOT := $(ROOT)
+report: .venv/.installed ## write report.html of a run, and open it (RUN=digits, or several names)
+	@$(BIN)/python -m ddpm_core report $(or $(RUN),$(RECIPE)) --root "$$ROOT" $(ARGS)
+	@$(BIN)/python -m webbrowser report.html >/dev/null 2>&1 || true
 
 results:
 	@test -n "$$MLFLOW_TRACKING_URI" || test -e "$$ROOT/mlflow.db" || { \

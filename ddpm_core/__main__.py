@@ -83,7 +83,7 @@ def _act(options: argparse.Namespace) -> None:
             _export_weights(options)
         case "edit":
             run_edit_command(options)
-        case "runs" | "export-samples" | "play" | "doctor" | "average":
+        case "runs" | "export-samples" | "report" | "play" | "doctor" | "average":
             run_command(options)
         case _:
             _run_stage(options)

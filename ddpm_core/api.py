@@ -28,9 +28,10 @@ from ddpm_core.editing.arrays import Images, Received
 from ddpm_core.editing.canvas import Canvas
 from ddpm_core.editing.files import ImageFile
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.runs import chosen, layout, results
-from ddpm_core.runs.run import DEFAULT_ROOT, check_stage, configure
+from ddpm_core.runs import chosen, results
+from ddpm_core.runs.run import check_stage, configure
 from ddpm_core.runs.stages import require_denoiser
+from ddpm_core.runs.targets import run_place
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.loaded import Drawing, Model, Moment, Wish
 from ddpm_core.store.storage import Store, open_store
@@ -73,12 +74,10 @@ class Run:
         Raises:
             PipelineError: there is no such run, or its weights are not there, or damaged.
         """
-        if "/" not in target and not target.endswith(".json"):  # never a recipe of that name
-            target = f"{(root or DEFAULT_ROOT).rstrip('/')}/{layout.run_folder(target)}"
         changes = dict(settings or {})
         if model is not None:
             changes["sample.model"] = model
-        where, config = configure(target, root=root, run=None, changes=changes)
+        where, config = configure(run_place(target, root), root=None, run=None, changes=changes)
         store = open_store(where)
         require_denoiser(config, "sample")
         check_stage(store, config)

@@ -15,11 +15,13 @@ from ddpm_core.runs import layout
 from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
 from ddpm_core.runs.table import compare_runs, config_of, list_runs, show_run
+from ddpm_core.runs.targets import run_place
 from ddpm_core.store.storage import open_store
 
 COMMANDS = {
     "runs": "list, show, compare or delete the runs below a root",
     "export-samples": "write the samples of a run as PNG files",
+    "report": "write all that is known of a run, or of several side by side, as one HTML page",
     "play": "open a page on this machine to draw, mix, paint and compress with a trained run",
     "doctor": "look at this machine and what the environment names, and say what is in the way",
     "average": "make an average of a trained run's weights, of any width, of its snapshots",
@@ -30,7 +32,7 @@ _SHOWN = 0.01
 
 def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the command line."""
-    runs, exporting, playing, doctor, averaging = (
+    runs, exporting, reporting, playing, doctor, averaging = (
         add_command(stages, name, text, allow_abbrev=False) for name, text in COMMANDS.items()
     )
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -61,11 +63,27 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="as it was given to `sample`, if those samples are meant",
     )
     add_model_argument(exporting)
+    reporting.add_argument(
+        "targets", metavar="RUN", nargs="+", help="a run: its name, its folder or its run.json"
+    )
+    reporting.add_argument("--root", metavar="URI", help="where runs lie that are named alone")
+    reporting.add_argument(
+        "--out", metavar="FILE", default="report.html", help="file on this machine (report.html)"
+    )
+    reporting.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="as it was given to `sample` or `evaluate`, if those results are meant",
+    )
+    add_model_argument(reporting)
     playing.add_argument(
         "target",
         metavar="RUN",
         nargs="?",
-        help=f"{TARGET_HELP}; without: the newest below the root",
+        help="a run: its name, its folder or its run.json; without: the newest below the root",
     )
     playing.add_argument("--root", metavar="URI", help="where the run lies, if not there")
     playing.add_argument(
@@ -118,6 +136,9 @@ def run_command(options: argparse.Namespace) -> None:
     if options.stage == "play":
         _play(options)
         return
+    if options.stage == "report":
+        _report(options)
+        return
     store = open_store(options.root)
     match options.action:
         case "list":
@@ -139,6 +160,19 @@ def _export(options: argparse.Namespace) -> None:
     folder = Path(options.folder).expanduser()
     count = export_samples(open_store(root), config, folder)
     say(f"export-samples  {count} images  {folder}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ddpm_core.reporting.write import write_report
+
+    changes, found = parse_overrides(options.overrides), []
+    for target in options.targets:
+        place = run_place(target, options.root)
+        root, config = configure(place, root=None, run=None, changes=changes)
+        found.append((open_store(root), config))
+    file = Path(options.out).expanduser()
+    write_report(found, file)
+    say(f"report  {', '.join(config.name for _, config in found)}  {file.resolve().as_uri()}")
 
 
 def _play(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.reporting.write import page_of
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.tracking import Tracker
 
@@ -26,6 +27,7 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
             tracker.log_image(f"{role}.png", committed, role)
         else:
             tracker.log_artifact(f"evaluation/{role}.json", committed, role)
+    tracker.log_made("report.html", lambda: page_of(store, inputs.config))
     tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
     if tracker.registers and inputs.config.role == "denoiser":
         # Last, so that the model gets the numbers that describe it.

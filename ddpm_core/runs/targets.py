@@ -57,6 +57,16 @@ def read_target(target: str, *, root: str | None) -> tuple[RunConfig, str | None
     )
 
 
+def run_place(target: str, root: str | None) -> str:
+    """Return the folder of a run that is named alone; of what is a path, that.
+
+    Unlike `read_target` never a recipe of that name.
+    """
+    if "/" in target or target.endswith(".json"):
+        return target
+    return f"{(root or DEFAULT_ROOT).rstrip('/')}/{layout.run_folder(target)}"
+
+
 def require_lasting_root(root: str) -> None:
     """Refuse a relative root in a Ray job, which would lie in Ray's copy of the working folder.
 

@@ -13,6 +13,7 @@ from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
+from ddpm_core.reporting.write import page_of
 from ddpm_core.runs import places, results
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.store import manifest
@@ -60,7 +61,7 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         numbers: dict[str, Any] = json.loads(committed.read(store, NUMBERS_ROLE))
         if (evaluation := results.evaluation_of(store, config)) is not None:
             deliver_evaluation(tracker, inputs, evaluation)
-        tracker.deliver(committed, lambda: _log(tracker, store, committed, numbers))
+        tracker.deliver(committed, lambda: _log(tracker, inputs, committed, numbers))
     total = len(units)
     Progress("study", total, total, "units", summary(numbers) + note).show()
     return numbers
@@ -118,7 +119,8 @@ def _publish(inputs: Inputs, folder: str, expected: Expected, findings: Findings
     return commit(store, folder, files, body)
 
 
-def _log(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str, Any]) -> None:
+def _log(tracker: Tracker, inputs: Inputs, committed: Manifest, numbers: dict[str, Any]) -> None:
+    store = inputs.store
     steps: dict[int, dict[str, float]] = {}
     for name, value, step in metrics_of(numbers):
         steps.setdefault(step, {})[name] = value
@@ -130,4 +132,5 @@ def _log(tracker: Tracker, store: Store, committed: Manifest, numbers: dict[str,
         else:
             suffix = record.name.rpartition(".")[2]
             tracker.log_artifact(f"study/{role}.{suffix}", committed, role)
+    tracker.log_made("report.html", lambda: page_of(store, inputs.config))
     tracker.set_tags({"ddpm.study_uri": store.uri_of(committed.folder)})

@@ -28,6 +28,8 @@ _FAILED, _INTERRUPTED = "failed", "interrupted"
 _STATUS = {_DONE: "FINISHED", _FAILED: "FAILED", _INTERRUPTED: "KILLED"}
 _PREVIEW_BYTES = 2**20
 """more than most sheets have: closing waits a second longer for each that is queued"""
+_REPORT_BYTES = 2**24
+"""more than most pages have"""
 _PACKING_S = 60.0  # importing torch and building the folder of a model, on a busy machine
 
 
@@ -124,6 +126,18 @@ class Tracker:
             run.log_file(path, data)
 
         self._put(path, log, num_bytes=result.files[role].size)
+
+    def log_made(self, path: str, make: Callable[[], bytes]) -> None:
+        """Queue a file that is made when it is sent, e.g. of all results that are there by then."""
+
+        def log(run: "MlflowRun") -> None:
+            from ddpm_core.tracking.mlflow_run import answers
+
+            with answers():
+                data = make()
+            run.log_file(path, data)
+
+        self._put(path, log, num_bytes=_REPORT_BYTES)
 
     def log_image(self, name: str, result: Manifest, role: str) -> None:
         """Queue a committed PNG as `images/<name>`, which MLflow's UI shows among the artifacts."""

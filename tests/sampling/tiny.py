@@ -239,6 +239,9 @@ class RecordingTracker:
     def log_artifact(self, path, result, role) -> None:
         self.files[path] = result.read(self.store, role)
 
+    def log_made(self, path, make) -> None:
+        self.files[path] = make()
+
     def log_image(self, name, result, role) -> None:
         self.log_artifact(f"images/{name}", result, role)
 

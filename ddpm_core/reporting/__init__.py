@@ -1,0 +1,1 @@
+"""A run as one page: everything that stands in its manifests, in a file that needs nothing else."""

@@ -1,0 +1,111 @@
+"""The page of a run."""
+
+import re
+
+import pytest
+
+from ddpm_core.__main__ import main
+from ddpm_core.reporting.gathered import gather
+from ddpm_core.reporting.report import differences, report_of
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.run import open_run
+from tests.sampling.tiny import (  # noqa: F401 - fixtures
+    _evaluated_root,
+    _sampled_root,
+    _trained_root,
+    evaluated,
+    one_thread,
+    store,
+    tiny_config,
+    trained,
+)
+
+
+def test_a_page_holds_what_the_manifests_say_and_needs_nothing_else(evaluated):  # noqa: F811
+    """Catches: another number than the one measured, a picture left out, a file that the page
+    refers to, and a script."""
+    where, config = evaluated
+    facts = gather(where, config)
+    page = report_of([facts])
+    value = facts.metrics["bits_per_dim"]["value"]
+    assert f"<b>{value:.3f}</b>" in page
+    pictures = [one for found in facts.stages.values() for one in found.pictures]
+    assert {"grid", "strip", "loss-figure"} <= {one.role for one in pictures}
+    # And that of the first training images.
+    assert page.count("data:image/png;base64,") == len(pictures) + 1
+    assert facts.weights.sha256 in page
+    assert facts.index.fingerprint[:16] in page
+    assert "1,500 images" in page
+    assert not re.search(r"""<script|(src|href)=["'](?!data:|#)""", page)
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert anchors == set(re.findall(r'<h2 id="([^"]+)"', page))
+
+
+def test_names_are_text(trained):  # noqa: F811
+    """Catches: a class or a file of somebody's folder that becomes a part of the page."""
+    where, config = trained
+    facts = gather(where, config)
+    names = ("<script>alert(1)</script>", "a&b", '"><img src=x>')
+    label = facts.index.label
+    changed = type(label)(names, dict.fromkeys(label.counts, (1, 2, 3)))
+    index = facts.index
+    others = {**index.others, "label": changed}
+    facts = type(facts)(
+        **{**vars(facts), "index": type(index)(**{**vars(index), "others": others})}
+    )
+    page = report_of([facts])
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert "<img src=x>" not in page
+
+
+def test_it_is_made_again_by_its_recipe_and_what_differs(trained):  # noqa: F811
+    """Catches: a command that makes another run, and one with every key of run.json."""
+    where, config = trained
+    name, changes = gather(where, config).base
+    assert name == "digits"
+    from ddpm_core.recipes import recipe
+
+    again = recipe(name).replaced({**changes, "name": config.name})
+    assert layout.experiment_fingerprint(again) == layout.experiment_fingerprint(config)
+    assert len(changes) < 20
+
+
+def test_what_is_not_there_is_said_and_damage_is_named(evaluated):  # noqa: F811
+    """Catches: a run without an evaluation refused, and a damaged file shown for a whole one."""
+    where, config = evaluated
+    found = results.samples_of(where, config)
+    key = f"{found.folder}/{found.files['grid'].name}"
+    where.delete(key)
+    where.write(key, b"no picture")
+    facts = gather(where, config)
+    assert "sample" in facts.missing
+    assert "sample" not in facts.stages
+    assert "nothing is measured yet" in report_of([gather(where, config.replaced({"name": "new"}))])
+
+
+def test_of_several_runs_the_differences_come_first(trained, tmp_path, capsys):  # noqa: F811
+    """Catches: keys that are equal in all, one that a run lacks, and runs in another order."""
+    where, config = trained
+    open_run(where, config)
+    other = config.replaced({"name": "other", "train.num_steps": 20, "diffusion.kind": "flow"})
+    open_run(where, other)
+    rows = {key: values for key, *values in differences([config, other])}
+    assert rows["train.num_steps"] == ["10", "20"]
+    assert rows["diffusion.beta_schedule"][1] == "-"
+    assert "model.kind" not in rows
+    out = tmp_path / "a folder" / "both.html"
+    assert main(["report", "tiny", "other", "--root", where.uri, "--out", str(out)]) == 0
+    page = out.read_text()
+    assert page.index("what differs") < page.index("all of tiny") < page.index("all of other")
+    assert out.as_uri() in capsys.readouterr().out
+    assert main(["report", "none", "--root", where.uri, "--out", str(out)]) == 2
+
+
+@pytest.mark.parametrize("num_runs", [1, 2])
+def test_anchors_are_unique(trained, num_runs):  # noqa: F811
+    """Catches: links of the second run that lead into the first."""
+    where, config = trained
+    page = report_of([gather(where, config)] * num_runs)
+    anchors = re.findall(r' id="([^"]+)"', page)
+    assert len(anchors) == len(set(anchors)) == 6 * num_runs
