@@ -18,6 +18,8 @@ from ddpm_core.servers.server import Server
 from ddpm_core.tracking.place import without_user
 
 _ANSWER_TIMEOUT_S = 5.0
+OWN = "DDPM_OWN_PREFECT"
+"""variable that is set while the API is our own"""
 API_FILE = "api.json"
 """name of the file by which `flows.embedded_prefect` says what it found or started"""
 
@@ -67,6 +69,7 @@ class PrefectApi:
         for key in self._before:
             if not key.startswith("PREFECT_LOGGING_"):
                 del os.environ[key]
+        os.environ[OWN] = "true"
         os.environ["PREFECT_API_URL"] = own["url"]
         os.environ["PREFECT_API_AUTH_STRING"] = own["auth"]
         # It ends with that server, and the job's own log is kept.
@@ -85,6 +88,7 @@ class PrefectApi:
         """End the server, if it is our own, and take back what `use` changed."""
         if self._server is not None:
             self._server.close()
+        os.environ.pop(OWN, None)
         if self._before is not None:
             for key in _prefect_variables():
                 del os.environ[key]

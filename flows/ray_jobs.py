@@ -20,6 +20,7 @@ from ddpm_core.errors import ClusterError, ConfigError, PipelineError
 from ddpm_core.tracking.place import job_environment
 from flows.embedded import Cluster
 from flows.job_log import JobLog
+from flows.links import page_variables
 from flows.package import write_package
 from flows.ray_address import require_url
 
@@ -177,6 +178,7 @@ class RayJobs:
                         entrypoint=shlex.join(command),
                         submission_id=submission_id,
                         runtime_env=dict(runtime_env),  # the client writes into it
+                        metadata=dict(page_variables()),  # on the job's page in Ray's dashboard
                     )
                 )
             except _RefusedError as error:
@@ -267,6 +269,7 @@ def _runtime_env(cluster: Cluster, folder: Path) -> dict[str, Any]:
         # SIGINT, so that the stage ends its workers and says so; Ray's own wait is 3 s.
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SIGNAL_WAIT_S),
+        **page_variables(),
     }
     if cluster.is_embedded:
         return {"env_vars": variables}

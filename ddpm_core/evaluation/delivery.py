@@ -31,7 +31,7 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
     tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
     if tracker.registers and inputs.config.role == "denoiser":
         # Last, so that the model gets the numbers that describe it.
-        tracker.register_model(weights)
+        tracker.register_model(weights, numbers)
 
 
 def _values(numbers: dict[str, Any]) -> dict[str, float | None]:

@@ -222,4 +222,5 @@ def _log(tracker: Tracker, store: Store, committed: Manifest, rows: list[dict[st
         else:
             suffix = record.name.rpartition(".")[2]
             tracker.log_artifact(f"ablations/{role}.{suffix}", committed, role)
+    tracker.adopt([row["run"] for row in rows])
     tracker.set_tags({"ddpm.ablations_uri": store.uri_of(committed.folder)})

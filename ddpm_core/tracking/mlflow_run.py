@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 from requests import HTTPError
 from sqlalchemy.exc import SQLAlchemyError
@@ -220,6 +221,12 @@ class MlflowRun:
             self.client.log_batch(
                 self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()]
             )
+
+    def adopt(self, run_ids: Sequence[str]) -> None:
+        """Show other runs below this one."""
+        with answers(self.heard):
+            for run_id in run_ids:
+                self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, self.run_id)
 
     def begin(self) -> None:
         """Show the run as RUNNING."""

@@ -1,6 +1,7 @@
 """The averaged weights as a registered MLflow model: code, safetensors and JSON, no pickle."""
 
 import hashlib
+import re
 import shutil
 import sys
 import tempfile
@@ -20,22 +21,19 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import ddpm_core
 from ddpm_core.config import RunConfig
+from ddpm_core.runs import results
 from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.classes import Classes, labelled_classes
 from ddpm_core.store.storage import Store
-from ddpm_core.tracking.identity import RUN_URI
+from ddpm_core.tracking.champion import Score, move_alias, owns
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
-from ddpm_core.tracking.outbox import say
 from ddpm_core.tracking.receiver import Refused
 
-ALIAS = "champion"
 DIGEST_TAG, WEIGHTS = "ema_sha256", "weights"
 """what a version, and its files, say of the weights: SHA-256, and RUN@STEP:AVERAGE"""
 GUIDE_TAG = "guide_sha256"
 """the same of the weights that guide them, if any do"""
-_NAME = "ddpm"
-# A database answers the first for an alias that is not set.
-_NOT_THERE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+_SHORT = 8
 _REQUIREMENTS = (
     "jaxtyping",
     "mlflow",
@@ -49,35 +47,48 @@ _REQUIREMENTS = (
 _PACKAGE = Path(ddpm_core.__file__).parent
 
 
-def model_name(config: RunConfig) -> str:
-    """Return the name under which the run's model is registered."""
-    return f"ddpm-{config.name}"
+def model_name(store: Store, config: RunConfig) -> str:
+    """Return the name under which the models of a run's data set are registered.
+
+    That of a published data set; of images of somebody's with the beginning of its fingerprint.
+    """
+    if not config.data.is_collection:
+        return f"ddpm-{config.data.name}"
+    pointer = results.dataset_pointer(store, config.name)
+    known = "" if pointer is None else f"-{pointer.fingerprint[:_SHORT]}"
+    return f"ddpm-{config.data.name}{known}"
 
 
 def register_model(
-    run: MlflowRun, store: Store, config: RunConfig, weights: Weights, *, is_champion: bool = True
+    run: MlflowRun,
+    store: Store,
+    config: RunConfig,
+    weights: Weights,
+    *,
+    score: Score | None = None,
+    is_champion: bool = True,
 ) -> None:
-    """Upload the model, register it, and point the alias at it; what is done is not done again.
+    """Upload the model, register it, and let it compete; what is done is not done again.
 
-    Everybody's run of a recipe has the same name there. The alias stays where it is if a version
-    of another run has it, which is said with the number of the new version.
+    Everybody's runs on a data set are versions of one model there.
 
     Args:
         run: the MLflow run that it belongs to.
         store: where the checkpoint lies.
         config: the run's.
         weights: an average; the run's metrics at their step go with the model.
-        is_champion: whether these are the weights that the alias is for.
+        score: by which it is compared; None: nothing was measured.
+        is_champion: whether these are weights that the alias may be for.
 
     Raises:
         Unreachable: the server did not answer.
         Refused: it answered no.
     """
-    name, digests = model_name(config), _digests(weights)
+    name, digests = model_name(store, config), _digests(weights)
     with answers(run.heard):
         versions = run.client.search_model_versions(f"name = '{name}'")
         run.heard()
-        known = [one for one in versions if _is_of(one.tags, digests) and _owns(run, one)]
+        known = [one for one in versions if _is_of(one.tags, digests) and owns(run, one)]
         if known:
             newest = max(known, key=lambda one: int(one.version))
         else:
@@ -87,8 +98,11 @@ def register_model(
             about |= {"guide": weights.weaker.name} if weights.weaker is not None else {}
             about |= run.identity.recorded.tags
             newest = _new_version(run, name, model, about, _description(name, weights))
+        for key, value in ({} if score is None else score.tags).items():
+            if newest.tags.get(key) != value:
+                run.client.set_model_version_tag(name, newest.version, key, value)
         if is_champion:
-            _move_alias(run, name, newest)
+            move_alias(run, name, newest, score)
 
 
 def _digests(weights: Weights) -> dict[str, str]:
@@ -99,42 +113,6 @@ def _digests(weights: Weights) -> dict[str, str]:
 
 def _is_of(tags: Mapping[str, str], digests: Mapping[str, str]) -> bool:
     return all(tags.get(tag) == digests.get(tag) for tag in (DIGEST_TAG, GUIDE_TAG))
-
-
-def _move_alias(run: MlflowRun, name: str, newest: Any) -> None:  # noqa: ANN401
-    """Point the alias at the version, unless a version of another run has it."""
-    try:
-        champion = run.client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException as error:
-        if error.error_code not in _NOT_THERE:
-            raise
-        champion = None  # it is not set
-    if champion is None or _owns(run, champion):
-        if champion is None or champion.version != newest.version:
-            run.client.set_registered_model_alias(name, ALIAS, newest.version)
-        return
-    owner = champion.tags.get(RUN_URI) or f"MLflow run {champion.run_id}"
-    say(
-        f"MLflow: {name}@{ALIAS} stays at version {champion.version}, which belongs to another "
-        f"run ({owner}); this one is models:/{name}/{newest.version}. Give a run another name "
-        "(--run), or move the alias on the model's page"
-    )
-
-
-def _owns(run: MlflowRun, version: Any) -> bool:  # noqa: ANN401
-    """Return whether a registered version was made by this run."""
-    tags = dict(version.tags)
-    if RUN_URI not in tags and version.run_id:
-        # Registered when versions did not say it: their MLflow run does.
-        try:
-            tags = run.client.get_run(version.run_id).data.tags
-        except MlflowException as error:
-            if error.error_code not in _NOT_THERE:
-                raise
-            return False
-    # A database of our own and a bucket are one place; /data/runs is one on each machine.
-    unique = run.home.database is not None or "://" in run.identity.run_uri
-    return run.identity.owns(tags, unique_root=unique)
 
 
 def save_model(
@@ -254,7 +232,7 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights)
         return ready[0]
     begun = found or [
         run.client.create_logged_model(
-            run.experiment_id, _NAME, source_run_id=run.run_id, tags=digests
+            run.experiment_id, _logged_name(config), source_run_id=run.run_id, tags=digests
         )
     ]
     model_id = begun[0].model_id
@@ -282,6 +260,11 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights)
             run.client.log_model_artifacts(model_id, str(folder))
         run.heard()
     return run.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+
+
+def _logged_name(config: RunConfig) -> str:
+    """Return the run's name without what MLflow does not take in a model's."""
+    return re.sub(r"[^0-9A-Za-z_-]", "-", config.name)
 
 
 def _fetch(store: Store, weights: Weights, file: Path) -> None:

@@ -1,5 +1,10 @@
 """The outbox of a stage, and what it delivers first: what the run is."""
 
+import getpass
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ddpm_core.runs import results
@@ -17,7 +22,7 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     # Imports mlflow here and not in the thread: two threads that import big packages with common
     # parts at the same time can see each other's unfinished modules.
     from ddpm_core.tracking.connection import connect
-    from ddpm_core.tracking.lineage import log_lineage
+    from ddpm_core.tracking.description import log_description
     from ddpm_core.tracking.mlflow_run import answers
 
     home, store, config = subject.home, subject.store, subject.config
@@ -37,11 +42,24 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     tags = {"mlflow.source.name": "python -m ddpm_core", "mlflow.source.type": "LOCAL"}
     if commit := place.git_commit():
         tags["mlflow.source.git.commit"] = commit
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    tags |= {f"ddpm.{name}": value for name, value in _started_by() if value}
     outbox.put_errand("the source", lambda run: run.set_tags(tags))
     flat, run_json = config.flat(), config.to_json().encode()
     outbox.put_errand("the parameters", lambda run: run.log_params(flat))
     outbox.put_errand("the data set", log_dataset)
-    if config.train.start is not None or config.train.earlier:
-        outbox.put_errand("what it came from", lambda run: log_lineage(run, store, config))
+    if not subject.changes:
+        outbox.put_errand("the description", lambda run: log_description(run, store, config))
     outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
     return outbox
+
+
+def _started_by() -> Iterator[tuple[str, str | None]]:
+    """Yield the page of the flow that submitted this process, and its job at Ray; None: neither."""
+    yield "flow_page", os.environ.get(place.FLOW_PAGE)
+    try:
+        job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))["metadata"]
+        yield "ray_job", str(job["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        yield "ray_job", None

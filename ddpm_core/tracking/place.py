@@ -16,6 +16,8 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import ConfigError
 from ddpm_core.store.storage import Store
 
+FLOW_PAGE = "DDPM_FLOW_PAGE"
+"""variable in which a flow hands its page in Prefect's UI to its jobs"""
 DATABASE_KEY = "mlflow.db"
 ARTIFACTS_KEY = "mlartifacts"
 

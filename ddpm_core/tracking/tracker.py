@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ddpm_core.config import RunConfig
 from ddpm_core.config.model_ref import RAW
@@ -17,6 +17,7 @@ from ddpm_core.tracking.identity import MODEL_KEY, changes_of
 from ddpm_core.tracking.machine import MachineSampler, require_interval
 from ddpm_core.tracking.opening import open_outbox
 from ddpm_core.tracking.outbox import SILENCE_S, Outbox, say
+from ddpm_core.tracking.receipts import place_of
 from ddpm_core.tracking.subject import Subject
 
 if TYPE_CHECKING:
@@ -162,12 +163,28 @@ class Tracker:
         # later, and must not bring back an older value.
         self._put("the tags " + ", ".join(tags), lambda run: run.set_tags(dict(self._tags)))
 
-    def register_model(self, weights: Weights) -> None:
-        """Queue weights as a version of the registered model `ddpm-<run name>`.
+    def adopt(self, runs: Sequence[str]) -> None:
+        """Queue that runs of these names below the same root are shown below this one."""
+        if (subject := self._subject) is None:
+            return
 
-        The version gets the run's metrics at their step, and the alias `champion` unless they are
-        other weights than run.json names, or another run has it. Weights that have a version
-        already are neither read nor registered again. Building it imports torch in the thread.
+        def send(run: "MlflowRun") -> None:
+            found = (place_of(subject.store, name) for name in runs)
+            run.adopt([one.run_id for one in found if one is not None])
+
+        self._put("the runs below it", send)
+
+    def register_model(self, weights: Weights, numbers: Mapping[str, Any]) -> None:
+        """Queue weights as a version of the registered model of the run's data set.
+
+        The version gets the run's metrics at their step, and the alias `champion` if they measured
+        better than the version that has it, unless they are other weights than run.json names.
+        Weights that have a version already are neither read nor registered again. Building it
+        imports torch in the thread.
+
+        Args:
+            weights: an average; others are not registered.
+            numbers: metrics.json of their evaluation.
         """
         if (subject := self._subject) is None:
             return
@@ -177,12 +194,20 @@ class Tracker:
         is_champion = not self.is_variant
 
         def register(run: "MlflowRun") -> None:
+            from ddpm_core.tracking.champion import score_of
             from ddpm_core.tracking.model import register_model
 
-            register_model(run, subject.store, subject.config, weights, is_champion=is_champion)
+            register_model(
+                run,
+                subject.store,
+                subject.config,
+                weights,
+                score=score_of(numbers),
+                is_champion=is_champion,
+            )
 
         size = weights.checkpoint.files[weights.role].size
-        label = f"the model ddpm-{subject.config.name}"
+        label = f"the model of {weights.name}"
         self._put(label, register, num_bytes=size, work_s=_PACKING_S)
 
     def close(self, timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:

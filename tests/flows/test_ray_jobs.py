@@ -34,7 +34,7 @@ class FakeClient:
             raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
         return self.jobs[name]
 
-    def submit_job(self, *, submission_id, entrypoint, runtime_env):
+    def submit_job(self, *, submission_id, entrypoint, runtime_env, metadata):
         self._maybe_fail()
         if submission_id in self.jobs:
             text = f"ValueError: Job with submission_id {submission_id} already exists. Please"

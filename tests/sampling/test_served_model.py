@@ -268,7 +268,14 @@ print(images.shape)
     assert files_of(folder) == before, "no .pyc of the code that travels with the model"
 
 
-def register(store, config, weights, *, step=10, guide=None):
+def numbers(distance, num_images=256):
+    """What an evaluation says, as far as versions are compared by it."""
+    protocol = {"dataset": "d", "features": {"kind": "trained"}, "num_images": num_images}
+    said = {"step": 10, "ema_sha256": "of this model"}
+    return {"frechet_distance": {"value": distance, "protocol": {**protocol, **said}}}
+
+
+def register(store, config, weights, *, step=10, guide=None, measured=None):
     """Do what the end of an evaluation does; return the committed weights."""
     folder = f"{layout.run_folder(config.name)}/weights/{sha256_of(weights)[:16]}"
     record = write_file(store, folder, "ema", ".safetensors", weights)
@@ -277,14 +284,15 @@ def register(store, config, weights, *, step=10, guide=None):
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
     tracker.log_points([{"step": 10, "loss": 0.1}])
     tracker.log_metrics({"fid": 12.5}, step=step)
-    tracker.register_model(Weights(checkpoint, config, weaker=weaker))
+    tracker.register_model(Weights(checkpoint, config, weaker=weaker), measured or {})
     assert tracker.close(120)
     return checkpoint
 
 
-def test_the_alias_stays_with_the_run_that_has_it(tmp_path, config, ema, monkeypatch, capsys):
-    """Catches two people with one server and one recipe who take each other's alias, or of whom the
-    second has no version because the weights are the same."""
+def test_the_champion_is_the_best_of_one_protocol(tmp_path, config, ema, monkeypatch, capsys):
+    """Catches two people with one server of whom the later takes the other's alias, a number of
+    another protocol that is compared, a better one that is passed over, and of two with the same
+    weights the second without a version."""
     server = f"sqlite:///{tmp_path}/server.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setattr("ddpm_core.tracking.place.ARTIFACTS_KEY", "files")
@@ -293,27 +301,32 @@ def test_the_alias_stays_with_the_run_that_has_it(tmp_path, config, ema, monkeyp
     client = mlflow.MlflowClient(server)
 
     def champion():
-        return int(client.get_model_version_by_alias("ddpm-tiny", "champion").version)
+        return int(client.get_model_version_by_alias("ddpm-digits", "champion").version)
 
-    register(mine, config, ema)
+    register(mine, config, ema, measured=numbers(12.5))
     assert "stays at version" not in capsys.readouterr().err
-    register(other, config, ema)
+    register(other, config, ema, measured=numbers(12.5))
     assert champion() == 1
     printed = capsys.readouterr().err
-    assert "ddpm-tiny@champion stays at version 1" in printed
-    assert f"{mine.uri}/runs/tiny" in printed
-    assert "this one is models:/ddpm-tiny/2" in printed
-    register(mine, config, newer)
-    assert champion() == 3
-    # Registered when versions did not say whose they are: their run does.
-    for tag in ("ddpm.run_uri", "ddpm.birth", "ddpm.experiment"):
-        client.delete_model_version_tag("ddpm-tiny", "3", tag)
-    register(other, config, newer)
-    assert champion() == 3
-    register(mine, config, newer)
-    register(mine, config, ema)
+    assert "ddpm-digits@champion stays at version 1" in printed
+    assert f"{mine.uri}/runs/tiny, frechet_distance 12.5, and this one's is 12.5" in printed
+    assert "this one is models:/ddpm-digits/2" in printed
+    register(other, config, newer, measured=numbers(3.0, num_images=9))
     assert champion() == 1
-    assert len(client.search_model_versions("name = 'ddpm-tiny'")) == 4
+    assert "measured by another protocol" in capsys.readouterr().err
+    register(other, config, newer, measured=numbers(9.0))
+    assert champion() == 3
+    register(mine, config, newer, measured=numbers(9.5))
+    assert champion() == 3
+    # Registered when versions did not say what they measured, nor whose they are: their run does.
+    for tag in ("ddpm.metric", "ddpm.run_uri", "ddpm.birth", "ddpm.experiment"):
+        client.delete_model_version_tag("ddpm-digits", "3", tag)
+    register(mine, config, ema, measured=numbers(1.0))
+    assert champion() == 3
+    assert "nothing to compare it by" in capsys.readouterr().err
+    register(other, config, ema, measured=numbers(20.0))
+    assert champion() == 2
+    assert len(client.search_model_versions("name = 'ddpm-digits'")) == 4
 
 
 def test_weights_are_read_when_they_are_sent(tmp_path, config, ema, monkeypatch):
@@ -328,7 +341,7 @@ def test_weights_are_read_when_they_are_sent(tmp_path, config, ema, monkeypatch)
     record = checkpoint.files["ema"]
     store.delete(f"{checkpoint.folder}/{record.name}")
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
-    tracker.register_model(Weights(checkpoint, config))
+    tracker.register_model(Weights(checkpoint, config), {})
     assert tracker.close(120)
     assert not read
 
@@ -341,10 +354,10 @@ def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, 
     checkpoint = commit(store, "runs/tiny/w", {"ema": record}, {"step": 10})
     store.write(f"runs/tiny/w/{record.name}", ema[:-1] + b"?")
     tracker = open_tracker(store, config, stage="evaluate", machine_every_s=None)
-    tracker.register_model(Weights(checkpoint, config))
+    tracker.register_model(Weights(checkpoint, config), {})
     assert not tracker.close(120)
     printed = capsys.readouterr().err
-    assert "refused the model ddpm-tiny" in printed
+    assert "refused the model of tiny@10:ema" in printed
     assert "is damaged" in printed
     assert not mlflow.MlflowClient(tracking_uri(store)).search_model_versions()
 
@@ -359,9 +372,9 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
     for weights in (ema, ema, newer):
         register(store, config, weights)
     client = mlflow.MlflowClient(tracking_uri(store))
-    versions = client.search_model_versions("name = 'ddpm-tiny'")
+    versions = client.search_model_versions("name = 'ddpm-digits'")
     assert sorted(int(one.version) for one in versions) == [1, 2]
-    champion = client.get_model_version_by_alias("ddpm-tiny", "champion")
+    champion = client.get_model_version_by_alias("ddpm-digits", "champion")
     assert int(champion.version) == 2
     (run,) = client.search_runs([client.get_experiment_by_name("ddpm").experiment_id])
     assert champion.run_id == run.info.run_id
@@ -372,24 +385,24 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
     assert all({one.key: one.value for one in model.metrics}["fid"] == 12.5 for model in models)
     assert champion.tags["weights"] == "tiny@10:ema"
     assert "`tiny@10:ema`" in champion.description
-    assert "models:/ddpm-tiny/" in champion.description
+    assert "models:/ddpm-digits/" in champion.description
     assert run.data.tags["mlflow.source.name"] == "python -m ddpm_core"
 
     open_run(store, config)  # of its own weights; those of an earlier step are another evaluation
     earlier = safetensors.torch.save(random_weights(config, seed=2))
     guide = register(store, config.replaced({"sample.model": "@5"}), earlier, step=5)
-    assert client.get_model_version_by_alias("ddpm-tiny", "champion").version == champion.version
-    third = client.get_model_version("ddpm-tiny", "3")
+    assert client.get_model_version_by_alias("ddpm-digits", "champion").version == champion.version
+    third = client.get_model_version("ddpm-digits", "3")
     assert (third.tags["weights"], third.tags["step"]) == ("tiny@5:ema", "5")
     assert third.tags["ema_sha256"] == sha256_of(earlier)
     assert third.run_id != champion.run_id
     for _ in range(2):
         register(store, config, newer, guide=guide)
-    fourth = client.get_model_version_by_alias("ddpm-tiny", "champion")
+    fourth = client.get_model_version_by_alias("ddpm-digits", "champion")
     assert int(fourth.version) == 4, "the same weights, guided by others since"
     assert fourth.tags["guide_sha256"] == sha256_of(earlier)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(store))
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking_uri(store))
-    loaded = mlflow.pyfunc.load_model("models:/ddpm-tiny@champion")
+    loaded = mlflow.pyfunc.load_model("models:/ddpm-digits@champion")
     first = loaded.predict([], params={"seed": 1, "count": 2})
     np.testing.assert_array_equal(first, loaded.predict([], params={"seed": 1, "count": 2}))

@@ -245,10 +245,13 @@ class RecordingTracker:
     def log_image(self, name, result, role) -> None:
         self.log_artifact(f"images/{name}", result, role)
 
+    def adopt(self, runs) -> None:
+        self.children = list(runs)
+
     def set_tags(self, tags) -> None:
         self.tags |= tags
 
-    def register_model(self, weights) -> None:
+    def register_model(self, weights, numbers) -> None:
         # What counts is that the numbers come before the model.
         self.models.append((weights.step, len(self.metrics)))
 

@@ -35,7 +35,7 @@ def test_a_server_that_is_not_there_stops_nothing(store, config, monkeypatch, ca
     tracker.log_metrics({"fid": 1.0}, step=3)
     tracker.log_image("grid.png", result, "grid")
     tracker.set_tags({"a": "b"})
-    tracker.register_model(Weights(result, config))
+    tracker.register_model(Weights(result, config), {})
     printed = wait_for_words("does not answer", capsys)
     assert not tracker.close(3600)
     printed += capsys.readouterr().err

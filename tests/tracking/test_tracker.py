@@ -183,7 +183,7 @@ def test_a_run_is_linked_to_what_it_began_from_and_goes_on_in_its_own(store, con
     _, source = the_run(store, config)
     begins = {"name": "next", "train.start_from": f"{config.name}@50:ema#0123456789abcdef"}
     begun = config.replaced(begins)
-    for note in (None, "Begun from elsewhere", "mine"):
+    for note in (None, "Begun from elsewhere", None, "mine"):
         if note is not None:
             client, run = the_run(store, begun)
             client.set_tag(run.info.run_id, "mlflow.note.content", note)
@@ -192,8 +192,9 @@ def test_a_run_is_linked_to_what_it_began_from_and_goes_on_in_its_own(store, con
         assert tags["ddpm.from"] == begun.train.start_from
         assert tags["ddpm.from.run_id"] == source.info.run_id
         link = f"(#/experiments/{source.info.experiment_id}/runs/{source.info.run_id})"
-        expected = "mine" if note == "mine" else f"Begun from [{config.name}@50:ema]{link}"
-        assert tags["mlflow.note.content"] == expected
+        written = tags["mlflow.note.content"]
+        assert (f"Begun from [{config.name}@50:ema]{link}" in written) == (note != "mine")
+        assert ("python -m flows.train_ddpm digits --run next" in written) == (note != "mine")
     steps = config.train.num_steps
     segment = {"until": steps, "num_steps": steps, "learning_rate": config.train.learning_rate}
     longer = config.replaced({"train.num_steps": 2 * steps, "train.earlier": [segment]})
@@ -203,4 +204,33 @@ def test_a_run_is_linked_to_what_it_began_from_and_goes_on_in_its_own(store, con
     assert run.info.run_id == source.info.run_id
     assert run.data.tags["ddpm.went_on"] == (
         f"from step {steps} on train.num_steps: {steps} -> {2 * steps}"
+    )
+
+
+def test_ablations_are_shown_below_their_run(store, config):
+    """Catches: six runs between all others, and a run that was never logged looked for."""
+    ablation = config.replaced({"name": "below"})
+    for one in (config, ablation):
+        log(store, one, {"step": 1, "loss": 0.5})
+    with open_quiet(store, config, "ablations") as tracker:
+        tracker.adopt(["below", "never-logged"])
+    _, parent = the_run(store, config)
+    _, child = the_run(store, ablation)
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert parent.data.tags["mlflow.user"]
+
+
+def test_a_run_says_who_started_it(store, config, monkeypatch):
+    """Catches: a run without a way to its flow and its job, and one that keeps another's."""
+    monkeypatch.setenv("DDPM_FLOW_PAGE", "http://127.0.0.1:4200/runs/flow-run/1")
+    metadata = {"metadata": {"job_submission_id": "digits-train-1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(metadata))
+    log(store, config, {"step": 1, "loss": 0.5})
+    tags = the_run(store, config)[1].data.tags
+    assert tags["ddpm.flow_page"] == "http://127.0.0.1:4200/runs/flow-run/1"
+    assert tags["ddpm.ray_job"] == "digits-train-1"
+    assert (
+        "[Its flow in Prefect](http://127.0.0.1:4200/runs/flow-run/1)"
+        in (tags["mlflow.note.content"])
     )
