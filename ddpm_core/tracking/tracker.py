@@ -207,7 +207,7 @@ class Tracker:
             )
 
         size = weights.checkpoint.files[weights.role].size
-        label = f"the model of {weights.name}"
+        label = f"the model of {subject.config.name}"
         self._put(label, register, num_bytes=size, work_s=_PACKING_S)
 
     def close(self, timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:

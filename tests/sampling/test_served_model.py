@@ -357,7 +357,7 @@ def test_damaged_weights_are_not_registered(tmp_path, config, ema, monkeypatch, 
     tracker.register_model(Weights(checkpoint, config), {})
     assert not tracker.close(120)
     printed = capsys.readouterr().err
-    assert "refused the model of tiny@10:ema" in printed
+    assert "refused the model of tiny" in printed
     assert "is damaged" in printed
     assert not mlflow.MlflowClient(tracking_uri(store)).search_model_versions()
 
