@@ -15,7 +15,7 @@ BIN := .venv/bin
 # takes what.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-all test-nodes test-gpu end-to-end faults test-fast check lint map s3-server ui results play report clean
+.PHONY: help run paper test test-all test-nodes test-gpu trained end-to-end faults test-fast check lint map s3-server ui results play report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,10 +27,10 @@ paper: .venv/.installed ## run the whole paper: also samplers, coding, trajector
 	@$(BIN)/python -m flows.paper $(RECIPE) --root '$(ROOT)' $(ARGS)
 
 test: .venv/.installed-dev ## run all tests but those that take long, in about five minutes (ARGS="-k name")
-	@$(TESTS) -m "not end_to_end and not long and not nodes" $(ARGS)
+	@$(TESTS) -m "not end_to_end and not long and not nodes and not trained" $(ARGS)
 
-test-all: .venv/.installed-dev ## run every test that this machine can run, but that of two machines
-	@$(TESTS) -m "not nodes" $(ARGS)
+test-all: .venv/.installed-dev ## run every test that this machine can run, but whole trainings and two machines
+	@$(TESTS) -m "not nodes and not trained" $(ARGS)
 
 test-nodes: .venv/.installed-dev ## run the test over two machines: two network namespaces, as root, four minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nodes $(ARGS)
@@ -38,11 +38,14 @@ test-nodes: .venv/.installed-dev ## run the test over two machines: two network 
 test-gpu: .venv/.installed-dev ## run the tests that need a CUDA device, against the same on the CPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
+trained: .venv/.installed-dev ## run the acceptance bars of whole trainings, ten minutes
+	@$(TESTS) -m trained $(ARGS)
+
 end-to-end: .venv/.installed-dev ## run the README's commands as a user does, kills included
 	@$(BIN)/python -m pytest -m end_to_end $(ARGS)
 
 test-fast: .venv/.installed-dev ## run the tests that need no cluster and no server
-	@$(TESTS) -m "not slow and not long and not ray and not prefect and not s3 and not end_to_end and not nodes" $(ARGS)
+	@$(TESTS) -m "not slow and not long and not ray and not prefect and not s3 and not end_to_end and not nodes and not trained" $(ARGS)
 
 faults: .venv/.installed-dev ## strike finished and unfinished runs with kills, damage and swaps for ten minutes (ARGS="--seed 1")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.campaign $(ARGS)

@@ -2,6 +2,10 @@
 
 The judge is no network of ours: a support vector machine on the raw pixels of the training images,
 right about 98 of 100 held-out ones.
+
+The gate has the first two, of one training. What the others show of whole trainings it has as closed
+forms: `diffusion/wrappers/test_classifier_guidance.py`, `training/test_classifying.py`,
+`sampling/test_guided.py`, `evaluation/test_by_class.py`.
 """
 
 from dataclasses import dataclass, replace
@@ -152,6 +156,7 @@ def test_guidance_in_an_interval_draws_nearer_in_fewer_calls(digits):
     assert (inner.calls, full.calls) == (28, 40)
 
 
+@pytest.mark.trained
 def test_a_weaker_model_guides_without_narrowing_the_classes(digits):
     """Catches a reference that is the null: guidance by that keeps 76 % of the variance.
 
@@ -168,6 +173,7 @@ def test_a_weaker_model_guides_without_narrowing_the_classes(digits):
     assert drawn.right > 0.9
 
 
+@pytest.mark.trained
 def test_a_classifier_of_noised_images_leads_a_network_without_labels(digits):
     """Catches a gradient that leads nowhere or away, and shows that the noise matters: a classifier
     that is as good on images, and saw no noise, leads to what deceives it.
@@ -195,6 +201,7 @@ def test_a_classifier_of_noised_images_leads_a_network_without_labels(digits):
     assert thrice - right(clean, 3.0) >= 0.15
 
 
+@pytest.mark.trained
 def test_the_network_itself_classifies_digits(digits):
     """Catches a classifier that the network's condition does not reach, or noise of its own for
     each class. Measured: 149 of 150 at 80 noise levels, of which the bar leaves out 4; at
