@@ -90,7 +90,7 @@ def roll_oracle(chain: NoiseSchedule) -> NetworkDenoiser:
     return NetworkDenoiser(network, chain, "x_0", "learned")
 
 
-@pytest.mark.long
+@pytest.mark.trained
 def test_a_network_learns_the_swiss_roll(tmp_path):
     """Catches: drift and learned_beta that do not belong together, and levels of 8 bits.
 

@@ -16,16 +16,32 @@ from tests.training.small import CPU, make_learner
 NUM_IMAGES = 64
 
 
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("name", "most"), [("digits-vp", 5.1), ("digits-edm", 4.95)])
-def test_the_bound_and_the_flow_agree_on_held_out_digits(name, most):
+# The gate's.
+SHORT = {
+    "train.num_steps": 400,
+    "train.warmup_steps": 30,
+    "train.ema_decay": 0.98,
+    "train.learning_rate_schedule": "cosine",
+}
+WHOLE = [pytest.mark.trained, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "most"),
+    [
+        pytest.param("digits-vp", {}, 5.1, marks=WHOLE),
+        pytest.param("digits-edm", {}, 4.95, marks=WHOLE),
+        pytest.param("digits-edm", SHORT, 5.3, marks=pytest.mark.long),
+    ],
+)
+def test_the_bound_and_the_flow_agree_on_held_out_digits(name, changes, most):
     """Catches a network that is called in another form than it was trained in, a likelihood of
     other images, an offset of the dequantisation.
 
-    Measured: 4.89 by the bound and 4.95 by the flow for vp, 4.75 and 4.95 for edm.
+    Measured: 4.89 by the bound and 4.95 by the flow for vp, 4.75 and 4.95 for edm, and after the
+    short training 5.15 and 5.32; of that network with a sigma_data of 0.3 for 0.5, 11.63 and 11.98.
     """
-    config = recipe(name).replaced({"compute.num_workers": 1})
+    config = recipe(name).replaced({"compute.num_workers": 1, **changes})
     splits = load_splits(config.data, cache=Path("unused"))
     images_u8, held_out_u8 = (
         torch.from_numpy(part.images_u8).permute(0, 3, 1, 2).contiguous()
