@@ -90,14 +90,24 @@ def roll_oracle(chain: NoiseSchedule) -> NetworkDenoiser:
     return NetworkDenoiser(network, chain, "x_0", "learned")
 
 
-@pytest.mark.trained
-def test_a_network_learns_the_swiss_roll(tmp_path):
+SHORT = {"train.num_steps": 600, "train.warmup_steps": 20, "train.ema_decay": 0.98}
+
+
+@pytest.mark.parametrize(
+    ("changes", "gap", "away_most"),
+    [
+        pytest.param({}, 0.15, 3, marks=pytest.mark.trained),
+        pytest.param(SHORT, 0.8, 4.5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_learns_the_swiss_roll(changes, gap, away_most, tmp_path):
     """Catches: drift and learned_beta that do not belong together, and levels of 8 bits.
 
     The bound is within 0.15 bit a point of the oracle of the same chain, and drawn points lie on
-    the roll as those of the data do.
+    the roll as those of the data do. After the gate's short training it is within 0.57, and 95 % of
+    the points within 3.6 times the noise, after 20 steps 2.1 and 12.4.
     """
-    config = recipe("swiss-roll").replaced({"compute.num_workers": 1})
+    config = recipe("swiss-roll").replaced({"compute.num_workers": 1, **changes})
     splits = load_splits(config.data, cache=tmp_path)
     denoiser, chain = trained(config, pixels(splits.train)), build_schedule(config)
     x_0 = to_unit_range(pixels(splits.test), CPU)
@@ -111,11 +121,11 @@ def test_a_network_learns_the_swiss_roll(tmp_path):
 
     oracle = bits(roll_oracle(chain))
     assert oracle - 2 * np.log2(32767.5) == pytest.approx(0.65, abs=0.1)
-    assert bits(denoiser) - oracle < 0.15
+    assert bits(denoiser) - oracle < gap
     samples = drawn(denoiser, config, 1000).reshape(1000, 2).numpy() / 32767.5 - 1
     curve = roll_at(np.linspace(0, 1, 2000))
     away = np.sqrt(((samples[:, None] - curve) ** 2).sum(2).min(1))
-    assert np.quantile(away, 0.95) < 3 * ROLL_NOISE
+    assert np.quantile(away, 0.95) < away_most * ROLL_NOISE
 
 
 @pytest.mark.slow
