@@ -14,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
+from flows import prefect_database
 from flows.prefect_api import API_FILE
 
 
@@ -37,6 +38,7 @@ def main(folder: str) -> None:
     listener.set_inheritable(True)
     auth = f"ddpm:{secrets.token_urlsafe(32)}"
     _write_api(folder, {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/api", "auth": auth})
+    prefect_database.give(Path(folder))
     settings = {
         "PREFECT_HOME": folder,
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",

@@ -16,6 +16,7 @@ from ddpm_core.errors import ClusterError
 from ddpm_core.servers.folders import private_folder
 from ddpm_core.servers.server import Server
 from ddpm_core.tracking.place import without_user
+from flows import prefect_database
 
 _ANSWER_TIMEOUT_S = 5.0
 OWN = "DDPM_OWN_PREFECT"
@@ -64,6 +65,7 @@ class PrefectApi:
             return False
         own = self._own
         self._server.wait_for(lambda: _answers(own["url"]))
+        prefect_database.keep(self._server.folder)
         self._before = _prefect_variables()
         # A profile, or a setting for another server, must not reach into this one.
         for key in self._before:

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from ddpm_core.errors import ClusterError
-from flows import command_line
+from flows import command_line, prefect_database
 from flows.embedded import Cluster, EmbeddedRay, cluster_at, shared_ray
 from flows.prefect_api import PrefectApi
 from flows.ray_jobs import RayJobs
@@ -166,9 +167,19 @@ def use_api(**env: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def rows_kept(folder: Path) -> set[str]:
+    """Return the tables with anything in them that the next server begins with."""
+    prefect_database.give(folder)
+    with contextlib.closing(sqlite3.connect(folder / prefect_database.DATABASE)) as database:
+        found = database.execute("select name from sqlite_master where type = 'table'").fetchall()
+        return {one for (one,) in found if database.execute(f'select 1 from "{one}"').fetchone()}  # noqa: S608
+
+
 @pytest.mark.prefect
 def test_own_prefect_api_serves_us_alone_and_leaves_nothing(tmp_path):
-    """Catches: a server in the user's ~/.prefect, without a key, or one that stays."""
+    """Catches: a server in the user's ~/.prefect, without a key, or one that stays; and in the
+    database that is kept for the next one anything but tables.
+    """
     told = use_api(HOME=str(tmp_path), PREFECT_SERVER_DATABASE_CONNECTION_URL="sqlite:///nowhere/x")
     assert told["own"]
     assert told["url"].startswith("http://127.0.0.1:")
@@ -178,6 +189,7 @@ def test_own_prefect_api_serves_us_alone_and_leaves_nothing(tmp_path):
     assert told["restored"]
     assert not Path(told["home"]).exists()
     assert not (tmp_path / ".prefect").exists()
+    assert rows_kept(tmp_path) == {"alembic_version"}
 
 
 class _Health(http.server.BaseHTTPRequestHandler):
