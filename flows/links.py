@@ -1,14 +1,12 @@
 """The page of a flow run in Prefect's UI, for what a flow starts."""
 
 import os
-from collections.abc import Mapping
-
 from ddpm_core.tracking.place import FLOW_PAGE
 from flows.prefect_api import OWN
 
 
-def page_variables() -> Mapping[str, str]:
-    """Return the variable by which a job knows its flow's page.
+def page_metadata() -> dict[str, str]:
+    """Return the metadata by which a job knows its flow's page.
 
     Empty outside of a flow, and where the server is one of our own, which ends with the flow.
     """

@@ -17,16 +17,15 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ddpm_core.errors import ClusterError, ConfigError, PipelineError
+from ddpm_core.servers.own_ray import JOB_STOPS, STOP_SIGNAL_WAIT_S
 from ddpm_core.tracking.place import job_environment
 from flows.embedded import Cluster
 from flows.job_log import JobLog
-from flows.links import page_variables
+from flows.links import page_metadata
 from flows.package import write_package
 from flows.ray_address import require_url
 
 POLL_S = 1.0
-STOP_SIGNAL_WAIT_S = 10
-"""seconds a stopped job has to wind up before it is killed; what its checkpoints hold is kept"""
 LOST_AFTER_S = {True: 15.0, False: 90.0}
 """seconds without an answer after which a cluster counts as lost; True: the embedded one"""
 FIRST_PATIENCE_S = 10.0
@@ -178,7 +177,8 @@ class RayJobs:
                         entrypoint=shlex.join(command),
                         submission_id=submission_id,
                         runtime_env=dict(runtime_env),  # the client writes into it
-                        metadata=dict(page_variables()),  # on the job's page in Ray's dashboard
+                        # On the job's page in Ray's dashboard, and in the environment of its command.
+                        metadata=page_metadata(),
                     )
                 )
             except _RefusedError as error:
@@ -265,15 +265,9 @@ def _client(cluster: Cluster) -> Any:  # noqa: ANN401 - Ray's client is untyped
 
 def _runtime_env(cluster: Cluster, folder: Path) -> dict[str, Any]:
     """Return what a job brings along; the Jobs API shows it, so no secret may be in it."""
-    variables = {
-        # SIGINT, so that the stage ends its workers and says so; Ray's own wait is 3 s.
-        "RAY_JOB_STOP_SIGNAL": "SIGINT",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SIGNAL_WAIT_S),
-        **page_variables(),
-    }
     if cluster.is_embedded:
-        return {"env_vars": variables}
-    variables |= job_environment()
+        return {}
+    variables = JOB_STOPS | job_environment()
     package = folder / "ddpm_core.zip"
     write_package(package)
     return {"env_vars": variables, "working_dir": str(package)}

@@ -25,6 +25,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 _ANSWER_TIMEOUT_S = 10.0
 _MAX_AHEAD = 8
 """cores up to which Ray may start a worker for each ahead, of 80 MB each: it saves two seconds"""
+STOP_SIGNAL_WAIT_S = 10
+"""seconds a stopped job has to wind up before it is killed; what its checkpoints hold is kept"""
+JOB_STOPS = {
+    # SIGINT, so that the stage ends its workers and says so; Ray's own wait is 3 s.
+    "RAY_JOB_STOP_SIGNAL": "SIGINT",
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SIGNAL_WAIT_S),
+}
+"""how a job ends that is stopped: variables of its cluster, or of the job"""
 # One for all Rays of this process: a driver's connections keep the first that they were given.
 _TOKEN = secrets.token_hex(32)
 # A cluster of the user's would be joined; Prefect's keys are none of a job's business.
@@ -52,7 +60,9 @@ class OwnRay:
         token_path.write_text(self.token)
         self.environment = _environment(token_path)
         """variables that a process needs to connect to it, beside the address"""
-        env = _inherited() | self.environment | {"TMPDIR": str(self.scratch)}
+        # Of the whole Ray, not of each job: a job with variables of its own, and its workers, can
+        # use none of the processes that were started ahead.
+        env = _inherited() | self.environment | JOB_STOPS | {"TMPDIR": str(self.scratch)}
         num_cpus = num_cpus or machine.cores()
         if num_cpus > _MAX_AHEAD:
             env |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}

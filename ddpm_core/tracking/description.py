@@ -1,7 +1,6 @@
 """What MLflow's page of a run says above everything: what it is, and how to make it again."""
 
 import hashlib
-import os
 from contextlib import suppress
 
 from ddpm_core.config import RunConfig
@@ -10,7 +9,7 @@ from ddpm_core.recipes.nearest import command_of, nearest_recipe
 from ddpm_core.runs import going_on, results
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.mlflow_run import MlflowRun
-from ddpm_core.tracking.place import FLOW_PAGE, git_commit
+from ddpm_core.tracking.place import FLOW_PAGE, git_commit, job_metadata
 from ddpm_core.tracking.receipts import PlaceThere, place_of
 
 FROM, FROM_RUN, WENT_ON = "ddpm.from", "ddpm.from.run_id", "ddpm.went_on"
@@ -61,7 +60,7 @@ def _text(run: MlflowRun, config: RunConfig, begun: PlaceThere | None, *, is_dra
             page = f"#/experiments/{begun.experiment_id}/runs/{begun.run_id}"
             words = f"[{words}]({page})"
         parts.append(f"Begun from {words}.")
-    if flow := os.environ.get(FLOW_PAGE):
+    if flow := job_metadata().get(FLOW_PAGE):
         parts.append(f"[Its flow in Prefect]({flow}).")
     made = command_of(config)
     commit = git_commit()

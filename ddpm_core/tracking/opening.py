@@ -1,9 +1,6 @@
 """The outbox of a stage, and what it delivers first: what the run is."""
 
 import getpass
-import json
-import os
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -44,7 +41,9 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
         tags["mlflow.source.git.commit"] = commit
     with suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
-    tags |= {f"ddpm.{name}": value for name, value in _started_by() if value}
+    metadata = place.job_metadata()
+    known = {place.FLOW_PAGE: place.FLOW_PAGE, "ddpm.ray_job": "job_submission_id"}
+    tags |= {tag: metadata[key] for tag, key in known.items() if key in metadata}
     outbox.put_errand("the source", lambda run: run.set_tags(tags))
     flat, run_json = config.flat(), config.to_json().encode()
     outbox.put_errand("the parameters", lambda run: run.log_params(flat))
@@ -53,13 +52,3 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
         outbox.put_errand("the description", lambda run: log_description(run, store, config))
     outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
     return outbox
-
-
-def _started_by() -> Iterator[tuple[str, str | None]]:
-    """Yield the page of the flow that submitted this process, and its job at Ray; None: neither."""
-    yield "flow_page", os.environ.get(place.FLOW_PAGE)
-    try:
-        job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))["metadata"]
-        yield "ray_job", str(job["job_submission_id"])
-    except (ValueError, KeyError, TypeError):
-        yield "ray_job", None

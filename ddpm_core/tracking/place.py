@@ -3,6 +3,7 @@
 Knows no MLflow: what is decided here is decided before the seconds that its import takes.
 """
 
+import json
 import os
 import re
 import shutil
@@ -16,8 +17,8 @@ from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import ConfigError
 from ddpm_core.store.storage import Store
 
-FLOW_PAGE = "DDPM_FLOW_PAGE"
-"""variable in which a flow hands its page in Prefect's UI to its jobs"""
+FLOW_PAGE = "ddpm.flow_page"
+"""the page of a flow in Prefect's UI: in the metadata of its jobs, and a tag of its run"""
 DATABASE_KEY = "mlflow.db"
 ARTIFACTS_KEY = "mlartifacts"
 
@@ -135,6 +136,15 @@ def prepare_environment() -> None:
     """Set, where the user has not, what MLflow reads: short timeouts, no telemetry, no pickle."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def job_metadata() -> dict[str, str]:
+    """Return the metadata of the Ray job that this process is the command of; {} of none."""
+    try:
+        found = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))["metadata"]
+        return {str(key): str(value) for key, value in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def redacted(text: str) -> str:
