@@ -235,10 +235,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def fetched(url: str, body: bytes | None = None) -> bytes | None:
+def fetched(url: str, body: bytes | None = None, **headers: str) -> bytes | None:
     """Return what a URL on loopback answers, to JSON if given; None while nobody answers well."""
     request = urllib.request.Request(  # noqa: S310 - loopback
-        url, data=body, headers={"Content-Type": "application/json"}
+        url, data=body, headers={"Content-Type": "application/json", **headers}
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
