@@ -32,7 +32,7 @@ def server():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as found:
         found.code = 200
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+        threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True).start()
         found.url = f"http://127.0.0.1:{found.server_address[1]}"
         yield found
         found.shutdown()

@@ -209,7 +209,7 @@ class _Health(http.server.BaseHTTPRequestHandler):
 def configured_url():
     """The URL of an API that answers."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Health)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/api"
     server.shutdown()
     server.server_close()

@@ -9,10 +9,7 @@ import pytest
 
 from ddpm_core.runs import layout
 from ddpm_core.runs.weights import Weights
-from ddpm_core.tracking import (
-    outbox,
-)
-from ddpm_core.tracking import tracker as tracker_module
+from ddpm_core.tracking import opening, outbox
 from tests.tracking.local import (
     closed_port,
     committed,
@@ -27,7 +24,7 @@ def test_a_server_that_is_not_there_stops_nothing(store, config, monkeypatch, ca
     """Catches MLflow's own patience, 246 s for one call, and errors that reach the stage."""
     address = f"127.0.0.1:{closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@{address}")
-    monkeypatch.setattr(tracker_module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(opening, "SILENCE_S", 0.1)
     result = committed(store, config, grid=b"a PNG", ema=b"weights")
     tracker = open_quiet(store, config)
     for step in range(1, 200):
@@ -64,9 +61,9 @@ def test_a_server_that_says_no_stops_nothing(store, config, monkeypatch, capsys,
     """Catches retries inside MLflow, and an error of another kind than a dead server's."""
     monkeypatch.setattr(_Reply, "status", status)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Reply)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(tracker_module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(opening, "SILENCE_S", 0.1)
     tracker = open_quiet(store, config)
     tracker.log_points([{"step": 1, "loss": 0.1}])
     assert str(status) in wait_for_words("does not answer", capsys)

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_core.runs import layout
 from ddpm_core.store.storage import open_store
-from ddpm_core.tracking import outbox, receipts
+from ddpm_core.tracking import opening, outbox, receipts
 from ddpm_core.tracking import tracker as tracker_module
 from tests.tracking.local import artifact, closed_port, committed, log, open_quiet, the_run
 
@@ -44,7 +44,7 @@ def test_what_has_arrived_needs_no_server(shared, config, monkeypatch, capsys):
     monkeypatch.undo()
     other = committed(shared, config, grid=b"another")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{closed_port()}")
-    monkeypatch.setattr(tracker_module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(opening, "SILENCE_S", 0.1)
     assert deliver(shared, config, result) == (True, False)
     assert deliver(shared, config, other) == (True, False)
     names = shared.names(layout.tracking_folder(config.name))
@@ -63,7 +63,7 @@ def test_what_was_kept_is_delivered_by_the_next_stage(shared, config, monkeypatc
             taken.listen()
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{taken.getsockname()[1]}")
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")
-        patch.setattr(tracker_module, "SILENCE_S", 0.1)
+        patch.setattr(opening, "SILENCE_S", 0.1)
         patch.setattr(outbox, "CLOSE_S", 3600.0)
         assert deliver(shared, config, result) == (True, False)
     assert deliver(shared, config, result, stage="evaluate") == (True, True)
@@ -90,7 +90,7 @@ def test_the_page_of_the_run_is_known_without_mlflow(store, config):
 def test_the_command_that_sends_what_was_kept_is_whole(store, config, monkeypatch, capsys):
     """Catches a command that sends the results of run.json instead of those that were kept."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setattr(tracker_module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(opening, "SILENCE_S", 0.1)
     store.create(layout.run_json_key(config.name), config.to_json().encode())
     other = config.replaced({"sample.sampler": "unipc", "sample.num_steps": 10})
     tracker = open_quiet(store, other, "sample")
