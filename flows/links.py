@@ -1,6 +1,7 @@
 """The page of a flow run in Prefect's UI, for what a flow starts."""
 
 import os
+
 from ddpm_core.tracking.place import FLOW_PAGE
 from flows.prefect_api import OWN
 

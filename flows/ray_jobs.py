@@ -177,7 +177,7 @@ class RayJobs:
                         entrypoint=shlex.join(command),
                         submission_id=submission_id,
                         runtime_env=dict(runtime_env),  # the client writes into it
-                        # On the job's page in Ray's dashboard, and in the environment of its command.
+                        # On the job's page in Ray's dashboard, and known to its command.
                         metadata=page_metadata(),
                     )
                 )
