@@ -26,6 +26,7 @@ from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import Glance, glance
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
+from ddpm_core.tracking.curves import require_writers
 from ddpm_core.tracking.place import tracking_uri
 
 
@@ -96,6 +97,7 @@ def preflight(
         StorageError: the storage does not answer, or cannot be written to.
     """
     tracking_uri(store)
+    require_writers()
     require_stages(config, stages)
     check_stage(store, config)
     require_earlier(store, config, stages, command)

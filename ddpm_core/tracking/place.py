@@ -24,6 +24,8 @@ ARTIFACTS_KEY = "mlartifacts"
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+TENSORBOARD, WANDB = "DDPM_TENSORBOARD", "DDPM_WANDB"
+"""variables that name further places for curves: see `tracking.curves`"""
 _JOB_VARIABLES = (
     URI_VARIABLE,
     EXPERIMENT_VARIABLE,
@@ -33,6 +35,8 @@ _JOB_VARIABLES = (
     "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_HTTP_REQUEST_TIMEOUT",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    TENSORBOARD,
+    WANDB,
 )
 """what a process on another machine needs to log to the same place; none holds a password, and
 MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN are left to that machine"""

@@ -13,11 +13,13 @@ from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
+from ddpm_core.tracking.curves import open_curves, require_writers
 from ddpm_core.tracking.identity import MODEL_KEY, changes_of
 from ddpm_core.tracking.machine import MachineSampler, require_interval
 from ddpm_core.tracking.opening import open_outbox
 from ddpm_core.tracking.outbox import SILENCE_S, Outbox, say
 from ddpm_core.tracking.receipts import place_of
+from ddpm_core.tracking.receiver import Receiver
 from ddpm_core.tracking.subject import Subject
 
 if TYPE_CHECKING:
@@ -41,11 +43,17 @@ class Tracker:
     """
 
     def __init__(
-        self, subject: Subject | None, *, machine_every_s: float | None, why_off: str = ""
+        self,
+        subject: Subject | None,
+        *,
+        machine_every_s: float | None,
+        why_off: str = "",
+        open_curves: Callable[[], list[Outbox[Receiver]]] = list,
     ) -> None:
-        """See `open_tracker`; without a subject everything is thrown away, for a reason."""
+        """See `open_tracker`; without a subject all but curves is thrown away, for a reason."""
         self._subject, self._machine_every_s = subject, machine_every_s
         self._why_off = why_off
+        self._open_curves, self._curves = open_curves, list[Outbox[Receiver]]()
         self._outbox: Outbox[MlflowRun] | None = None
         self._machine: MachineSampler | None = None
         self._tags: dict[str, str] = {}
@@ -104,6 +112,9 @@ class Tracker:
         """
         if self._subject is not None:
             self._started(self._subject).put_curve(points)
+        self._curves = self._curves or self._open_curves()
+        for curve in self._curves:
+            curve.put_curve(points)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Queue single numbers, such as an evaluation's; those MLflow has at `step` are skipped."""
@@ -222,17 +233,19 @@ class Tracker:
             Whether everything arrived; True if there was nothing to send.
         """
         subject, self._subject = self._subject, None
+        closed = [curve.close(timeout_s) for curve in self._curves]  # all, whatever one says
+        arrived = all(closed)
         if self._machine is not None:
             self._machine.close()
         if subject is None or not self._has_end(error):
-            return True
+            return arrived
         outbox = self._started(subject)
         if error is not None:
             self._state = _FAILED if isinstance(error, Exception) else _INTERRUPTED
         elif self._state == _RUNNING:
             self._state = _DONE
         outbox.put_errand(f"the end of {subject.stage}", self._state_sender(subject))
-        arrived = outbox.close(timeout_s)
+        arrived = outbox.close(timeout_s) and arrived
         if arrived and error is None:
             subject.keep_receipts(self._results)
         return arrived
@@ -322,12 +335,17 @@ def open_tracker(
     """
     if machine_every_s is not None:
         require_interval(machine_every_s)
+    require_writers()
+
+    def curves() -> list[Outbox[Receiver]]:
+        return open_curves(store, config)
+
     home = place.find_home(store)
     if home is None:
         why_off = f"{store.uri} is no local root and MLFLOW_TRACKING_URI is not set"
-        return Tracker(None, machine_every_s=None, why_off=why_off)
+        return Tracker(None, machine_every_s=None, why_off=why_off, open_curves=curves)
     if find_spec("mlflow") is None:
         why_off = "it is not installed (pip install 'ddpm-pipeline[mlflow]')"
-        return Tracker(None, machine_every_s=None, why_off=why_off)
+        return Tracker(None, machine_every_s=None, why_off=why_off, open_curves=curves)
     subject = Subject(home, store, config, stage, changes_of(store, config, stage))
-    return Tracker(subject, machine_every_s=machine_every_s)
+    return Tracker(subject, machine_every_s=machine_every_s, open_curves=curves)
