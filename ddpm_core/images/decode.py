@@ -46,7 +46,6 @@ from ddpm_core.images.image_facts import (
 from ddpm_core.images.image_facts import BadImageError as BadImageError
 from ddpm_core.images.image_walk import kind_of, num_pixels, walk
 from ddpm_core.images.pixels import as_grey, plain_pixels, stored, upright
-from ddpm_core.images.plain_files import plain_file_pixels
 from ddpm_core.images.resize import center_box, resized
 
 _EXTENSIONS: dict[str, Kind] = {
@@ -151,14 +150,10 @@ def decode_exact(content: bytes, shape: tuple[int, int, int], *, origin: str) ->
     Raises:
         DataError: it is something else, or is damaged; nothing is allocated for another shape.
     """
-    kind, mode = kind_of(content[:16]), _MODES[shape[2]]
-    found = plain_file_pixels(content, kind, (shape[1], shape[0]), mode)
-    if found is not None:
-        return found.reshape(shape)
     try:
         facts = walk(content, is_trusted=True)
         _require(facts, shape)
-        return stored(facts, mode).reshape(shape)
+        return stored(facts, _MODES[shape[2]]).reshape(shape)
     except UnreadableError as error:
         raise DataError(f"{origin} cannot be used: {error}. Make the data set again") from None
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.images import png
 from ddpm_core.images.decode import decode_exact
+from ddpm_core.images.plain_files import decode_plain
 
 
 def decode_files(
@@ -19,8 +20,8 @@ def decode_files(
 ) -> None:
     """Decode files of a shard that was verified.
 
-    Those that this program wrote are copied out, all in a few calls; the others are decoded one by
-    one.
+    Those that this program wrote are copied out, and plain ones decoded, many in a few calls; the
+    others are decoded one by one.
 
     Args:
         files: n of them.
@@ -50,9 +51,25 @@ def decode_files(
         done = np.array(stored)[fits]
         out[done] = pixels[fits]
         others = sorted(set(others) - set(done.tolist()))
+    if out.dtype == np.uint8:
+        _decode_others(files, others, out, origin)
+        return
     for number in others:
-        if out.dtype == np.uint8:
-            out[number] = decode_exact(files[number], shape, origin=origin(number))
-        else:
-            depths = (out.dtype,)
-            out[number] = png.decode(files[number], shape, origin=origin(number), depths=depths)
+        depths = (out.dtype,)
+        out[number] = png.decode(files[number], shape, origin=origin(number), depths=depths)
+
+
+def _decode_others(
+    files: Sequence[bytes],
+    numbers: list[int],
+    out: NDArray[np.uint8],
+    origin: Callable[[int], str],
+) -> None:
+    is_all = len(numbers) == len(files)
+    own = out if is_all else np.empty((len(numbers), *out.shape[1:]), np.uint8)
+    done = decode_plain([files[number] for number in numbers], own)
+    if not is_all:
+        out[numbers] = own
+    for row in np.flatnonzero(~done).tolist():
+        number = numbers[row]
+        out[number] = decode_exact(files[number], out.shape[1:], origin=origin(number))

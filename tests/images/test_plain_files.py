@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_core.images.plain_files import plain_file_pixels
+from ddpm_core.images import fast_jpeg, plain_files
+from ddpm_core.images.plain_files import decode_plain
 from tests.images.odd_files import chunk, exif, pillow_file
 from tests.images.pictures import noise, smooth
 
@@ -47,7 +48,8 @@ PLAIN = {
 
 
 def pixels_of(content: bytes, kind: str, mode: str, size: tuple[int, int] = SIZE):
-    return plain_file_pixels(content, kind, size, mode)
+    out = np.zeros((1, size[1], size[0], {"L": 1, "RGB": 3}[mode]), np.uint8)
+    return out[0] if decode_plain([content], out)[0] else None
 
 
 @pytest.mark.parametrize(("content", "kind", "mode"), PLAIN.values(), ids=PLAIN)
@@ -67,7 +69,7 @@ def test_a_png_in_several_parts_is_put_together():
     body = content[at + 8 : at + 8 + size]
     parts = b"".join(chunk(b"IDAT", body[i : i + 500]) for i in range(0, size, 500))
     found = pixels_of(content[:at] + parts + content[at + 12 + size :], "png", "RGB", (64, 64))
-    np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(content))).ravel())
+    np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(content))))
 
 
 JPEG = file(3, "JPEG")
@@ -114,7 +116,7 @@ def interlaced() -> bytes:
 def test_another_size_is_not_decoded(kind, monkeypatch):
     """Catches memory for a size that the index does not know, and rows shifted against it."""
     content = file(3, {"png": "PNG", "jpg": "JPEG"}[kind])
-    monkeypatch.setattr(Image, "frombytes", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(plain_files, "_decoded", lambda *_: pytest.fail("it was decoded"))
     for size in ((SIZE[1], SIZE[0]), (SIZE[0] + 1, SIZE[1]), (SIZE[0], SIZE[1] - 1)):
         assert pixels_of(content, kind, "RGB", size) is None
     assert pixels_of(interlaced(), "png", "RGB") is None
@@ -135,3 +137,25 @@ def test_damage_is_none_or_what_pillow_makes_of_it(name):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         found = pixels_of(bytes(damaged), kind, mode)
         assert found is None or found.shape == whole.shape
+
+
+def test_many_files_have_each_its_own_pixels(monkeypatch):
+    """Catches a picture that is taken for the one above it, also below one that is damaged, and
+    files of the second picture in the place of those of the first."""
+    monkeypatch.setattr(plain_files, "_PICTURE_BYTES", 3 * SIZE[0] * SIZE[1] * 4)
+    good = [PLAIN[name][0] for name in ("png", "jpeg", "jpeg 4:4:4", "png of noise", "png")]
+    files = [good[0], JPEG[:200], *good[1:4], file(3, "WEBP"), b"", good[4]]
+    out = np.zeros((len(files), SIZE[1], SIZE[0], 3), np.uint8)
+    done = decode_plain(files, out)
+    assert np.flatnonzero(~done).tolist() == [1, 5, 6]
+    for row, content in zip(np.flatnonzero(done), good, strict=True):
+        np.testing.assert_array_equal(out[row], np.asarray(Image.open(io.BytesIO(content))))
+
+
+def test_without_pillow_s_own_decoders_all_goes_the_slow_way(monkeypatch):
+    """Catches a traceback with a version of Pillow that calls them otherwise."""
+    grey = file(1, "PNG")
+    monkeypatch.setattr(plain_files.Image, "core", object())
+    monkeypatch.setattr(fast_jpeg, "decoder", lambda: None)
+    assert pixels_of(JPEG, "jpg", "RGB") is None
+    assert pixels_of(grey, "png", "L") is None
