@@ -96,7 +96,7 @@ def decode_stored(
     return samples.reshape(len(files), *shape), fits
 
 
-def checksums_fit(file: bytes, shape: tuple[int, int, int]) -> bool:
+def checksums_fit(file: bytes | memoryview, shape: tuple[int, int, int]) -> bool:
     """Say whether a file of `stored_bytes` has the CRC-32 of one that `encode` made."""
     start = len(_start(shape, DEPTHS[0])) + 4  # of the chunk's name, which its checksum covers
     end = len(file) - _END_BYTES

@@ -1,4 +1,4 @@
-"""Local cache of expensive downloads and decodes: shared, bounded, verified on every open.
+"""Local cache of expensive downloads and decodes: shared, bounded, verified before it is used.
 
 All processes of a user on a machine share it. A file is made by one of them while the others wait,
 gets its name when it is whole, and is made again if it is found damaged. When the files pass the
@@ -17,6 +17,7 @@ import hashlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ LIMIT_VARIABLE = "DDPM_CACHE_GIB"
 _DEFAULT_GIB = 32.0
 _NUM_LOCKS = 64  # files that lock; two names may share one, and then wait for each other
 _LOCKS = "locks"
+_LOOK_EVERY_S = 0.05  # whether a lock is free, where the wait may be given up
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 _log = logging.getLogger(__name__)
@@ -88,7 +90,12 @@ class Cache:
             )
 
     def open(
-        self, name: str, *, make: Callable[[int], None], is_sound: Callable[[int], bool]
+        self,
+        name: str,
+        *,
+        make: Callable[[int], None],
+        is_sound: Callable[[int], bool],
+        waiting: Callable[[], None] | None = None,
     ) -> int:
         """Return a descriptor, to read from, of the file `name`; made first if need be.
 
@@ -96,6 +103,8 @@ class Cache:
             name: of letters, digits, dots and dashes; says all that determines the content.
             make: fills the descriptor of an empty file.
             is_sound: says whether a file is what `make` made; called once for each `open`.
+            waiting: called again and again while another process makes it; what it raises ends the
+                wait.
 
         Raises:
             StorageError: the folder cannot be used, or loses what is written.
@@ -106,7 +115,7 @@ class Cache:
             found = self._opened(name, is_sound)
             if found is not None:
                 return found
-            with self._locked(name):
+            with self._locked(name, waiting=waiting):
                 # Perhaps another process has made it meanwhile.
                 found = self._opened(name, is_sound)
                 if found is not None:
@@ -118,6 +127,20 @@ class Cache:
                 f"another program changes it; point {FOLDER_VARIABLE} to another folder"
             )
         return found
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a file `name`, sound or not."""
+        return (self.folder / name).exists()
+
+    def discard(self, name: str) -> None:
+        """Delete a file that was found damaged while it was used: the next `open` makes it again.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        with self._errors():
+            (self.folder / name).unlink(missing_ok=True)
+        _log.warning("%s is damaged; what is damaged is made again", self.folder / name)
 
     def _made(
         self, name: str, make: Callable[[int], None], is_sound: Callable[[int], bool]
@@ -187,7 +210,9 @@ class Cache:
             return total < before
 
     @contextmanager
-    def _locked(self, name: str, lock: str | None = None) -> Iterator[None]:
+    def _locked(
+        self, name: str, lock: str | None = None, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Hold the lock of a name; other threads and processes wait. It ends with its holder."""
         if lock is None:
             lock = str(int(hashlib.sha256(name.encode()).hexdigest(), 16) % _NUM_LOCKS)
@@ -195,7 +220,7 @@ class Cache:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor, waiting)
             except OSError as error:
                 # Without locks two processes may make the same file: the second takes its place.
                 if error.errno not in _NO_LOCKS:
@@ -217,3 +242,16 @@ class Cache:
                 f"the local cache {self.folder} cannot be used: {said}; {remedy}set "
                 f"{FOLDER_VARIABLE} to a folder on a local disk that this user may write"
             ) from error
+
+
+def _lock(descriptor: int, waiting: Callable[[], None] | None) -> None:
+    """Lock a file, as soon as nobody else holds its lock."""
+    while waiting is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            time.sleep(_LOOK_EVERY_S)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX)

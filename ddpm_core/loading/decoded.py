@@ -1,16 +1,19 @@
 """A small split, decoded once on each machine into a file that all its processes map.
 
     each member, e.g. `label`: (N,) int64, little-endian; the images: (N, channels, height, width)
-    digest: SHA-256 of what the file is, and of all before
+    the SHA-256 of each block of all before
+    digest: SHA-256 of what the file is, and of those digests
 
-The pages of a mapped file are there once, however many ranks read them.
+The pages of a mapped file are there once, however many ranks read them. Opening one looks at its
+digests and at what comes before the images; a block of images is compared with its digest before
+the first image of it is used, and decoded again from the shards if it is not what it was.
 """
 
 import hashlib
 import math
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,81 +22,209 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.canonical import canonical_json
-from ddpm_core.errors import DataError
+from ddpm_core.loading import checked
 from ddpm_core.loading.cache import Cache
-from ddpm_core.loading.shard_files import damaged
-from ddpm_core.shards.index import Index, Shard, Split, key_of
-from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, Member
-from ddpm_core.shards.tar import Member as File
-from ddpm_core.shards.tar import members
+from ddpm_core.loading.checked import DIGEST_BYTES, CheckedBlocks, digests_of, num_blocks
+from ddpm_core.loading.fill import Rows, Work, fill
+from ddpm_core.shards.index import Index, Split
+from ddpm_core.shards.members import IMAGE, Member
 from ddpm_core.store import durable
-from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 
-_FORMAT = 1
-_MAX_THREADS = 4
-_DIGEST_BYTES = 32
-_BLOCK_IMAGES = 256  # decoded at once
+_FORMAT = 2
+
+
+class Decoded:
+    """A split in memory: a private mapping, so writes are not seen by other processes.
+
+    Args:
+        rows: its members.
+        blocks: of the bytes in which they lie.
+        start: byte at which the images begin.
+    """
+
+    def __init__(self, rows: Rows, blocks: CheckedBlocks, start: int) -> None:
+        self.pixels, self.others = rows.pixels, rows.others
+        self._blocks, self._start = blocks, start
+        self._image_bytes = rows.pixels[:1].nbytes
+
+    def require(self, numbers: NDArray[np.int64]) -> None:
+        """Make sure that these images are what was decoded; before they are looked at.
+
+        Raises:
+            PipelineError: they are not, and cannot be decoded again.
+        """
+        first = self._start + numbers * self._image_bytes
+        self._blocks.require(first, first + self._image_bytes - 1)
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A split in memory: a private mapping, so writes are not seen by other processes."""
+class _Layout:
+    """Where in the file of a split what lies."""
 
-    pixels: NDArray[Any]
-    """(N, channels, height, width)"""
-    others: Mapping[str, NDArray[Any]]
-    """the other members by name, (N, ...) each"""
+    index: Index
+    split: Split
+    about: bytes
+    """all that determines it, as JSON"""
+
+    @classmethod
+    def of(cls, index: Index, split: Split) -> "_Layout":
+        return cls(index, split, _about(index, split))
+
+    @property
+    def name(self) -> str:
+        return f"decoded-{hashlib.sha256(self.about).hexdigest()[:32]}-{self.split}.bin"
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all members, without the digests."""
+        count = self.index.num_images[self.split]
+        return count * sum(_bytes_of(member) for member in self.index.members.values())
+
+    @property
+    def size(self) -> int:
+        return self.num_bytes + (num_blocks(self.num_bytes) + 1) * DIGEST_BYTES
+
+    @property
+    def start(self) -> int:
+        """Byte at which the images begin."""
+        return self._start_of(IMAGE)
+
+    def rows(self, mapped: mmap.mmap) -> Rows:
+        """Return the members."""
+        count, arrays = self.index.num_images[self.split], {}
+        for name, member in self.index.members.items():
+            size, dtype = count * math.prod(member.shape), np.dtype(member.dtype)
+            found = np.frombuffer(mapped, dtype, size, self._start_of(name))
+            arrays[name] = found.reshape(count, *member.shape)
+        return Rows(arrays.pop(IMAGE), arrays)
+
+    def _start_of(self, wanted: str) -> int:
+        """Return where a member begins; the image stands behind all others.
+
+        The longest numbers first: so all begin at a multiple of their length.
+        """
+        at = 0
+        members = self.index.members.items()
+        for name, member in sorted(
+            members, key=lambda item: (item[0] == IMAGE, -np.dtype(item[1].dtype).itemsize)
+        ):
+            if name == wanted:
+                return at
+            at += self.index.num_images[self.split] * _bytes_of(member)
+        raise KeyError(wanted)
+
+    def digest(self, digests: bytes) -> bytes:
+        return hashlib.sha256(self.about + digests).digest()
 
 
-def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Decoded:
+def open_decoded(
+    store: Store,
+    index: Index,
+    split: Split,
+    cache: Cache,
+    *,
+    read: Callable[[NDArray[np.int64]], NDArray[Any]],
+    work: Work = Work(),  # noqa: B008 - frozen
+) -> Decoded:
     """Return a split from the local cache; made, while the others wait, if it is not there.
+
+    Args:
+        store: where the data set is.
+        index: what it is.
+        split: which part of it.
+        cache: where the file lies.
+        read: returns images of these numbers, (b, channels, height, width), from the shards.
+        work: how it is decoded, if it must be.
 
     Raises:
         DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
             what a shard is; naming it, what was expected and what was found.
         ConfigError: the cache is smaller than the split.
     """
-    about = _about(index, split)
-    size = _DIGEST_BYTES + index.num_images[split] * sum(
-        _bytes_of(member) for member in index.members.values()
+    layout = _Layout.of(index, split)
+    cache.require_room(layout.size, f"the {split} split of {store.uri_of(index.manifest.folder)}")
+    descriptor = cache.open(
+        layout.name,
+        make=lambda descriptor: _make(store, layout, descriptor, work),
+        is_sound=lambda descriptor: _is_sound(layout, descriptor),
+        waiting=work.go_on,
     )
-    cache.require_room(size, f"the {split} split of {store.uri_of(index.manifest.folder)}")
+    return _mapped(layout, descriptor, cache, read)
 
-    def make(descriptor: int) -> None:
-        # Room first: for a page that a full disk cannot take, the process would be killed.
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in durable.FULL:
-                raise
-            said = f"{os.strerror(error.errno)}: {size} bytes are needed"
-            raise OSError(error.errno, said) from None
-        # Not closed here: arrays look into it, also from the traceback of an error.
-        mapped = mmap.mmap(descriptor, size)
-        _fill(store, index, split, _views(mapped, index, split))
-        mapped[-_DIGEST_BYTES:] = _digest(about, mapped)
 
-    def is_sound(descriptor: int) -> bool:
-        if os.fstat(descriptor).st_size != size:
-            return False
-        with mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) as mapped:
-            return mapped[-_DIGEST_BYTES:] == _digest(about, mapped)
-
-    name = f"decoded-{hashlib.sha256(about).hexdigest()[:32]}-{split}.bin"
-    descriptor = cache.open(name, make=make, is_sound=is_sound)
-    try:
-        # Private, so that torch may take the array for one that can be written to; as long as
-        # nobody does, its pages are those of the file.
-        mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-    finally:
-        os.close(descriptor)
-    return _views(mapped, index, split)
+def is_decoded(index: Index, split: Split, cache: Cache) -> bool:
+    """Say whether a split is in the local cache, without a look at what is there."""
+    return cache.has(_Layout.of(index, split).name)
 
 
 def decoded_bytes(index: Index, split: str) -> int:
     """Return how many bytes of pixels a split has."""
     return index.num_images[split] * _bytes_of(index.image)
+
+
+def _make(store: Store, layout: _Layout, descriptor: int, work: Work) -> None:
+    # Room first: for a page that a full disk cannot take, the process would be killed.
+    try:
+        os.posix_fallocate(descriptor, 0, layout.size)
+    except OSError as error:
+        if error.errno not in durable.FULL:
+            raise
+        said = f"{os.strerror(error.errno)}: {layout.size} bytes are needed"
+        raise OSError(error.errno, said) from None
+    # Not closed here: arrays look into it, also from the traceback of an error.
+    mapped = mmap.mmap(descriptor, layout.size)
+    fill(store, layout.index, layout.split, layout.rows(mapped), work)
+    content = memoryview(mapped)[: layout.num_bytes]
+    with ThreadPoolExecutor(work.num_cores, thread_name_prefix="digests") as pool:
+        blocks = range(num_blocks(layout.num_bytes))
+        digests = b"".join(pool.map(lambda block: digests_of(content, (block,)), blocks))
+    mapped[layout.num_bytes :] = digests + layout.digest(digests)
+
+
+def _is_sound(layout: _Layout, descriptor: int) -> bool:
+    """Say whether a file is of this split, whole by its length, and undamaged up to its images."""
+    if os.fstat(descriptor).st_size != layout.size:
+        return False
+    with mmap.mmap(descriptor, layout.size, access=mmap.ACCESS_READ) as mapped:
+        digests = mapped[layout.num_bytes : -DIGEST_BYTES]
+        if mapped[-DIGEST_BYTES:] != layout.digest(digests):
+            return False
+        before = num_blocks(layout.start)
+        with memoryview(mapped) as content, content[: layout.num_bytes] as members:
+            found = digests_of(members, range(before))
+        return found == digests[: before * DIGEST_BYTES]
+
+
+def _mapped(
+    layout: _Layout,
+    descriptor: int,
+    cache: Cache,
+    read: Callable[[NDArray[np.int64]], NDArray[Any]],
+) -> Decoded:
+    try:
+        # Private, so that torch may take the array for one that can be written to; as long as
+        # nobody does, its pages are those of the file.
+        mapped = mmap.mmap(descriptor, layout.size, access=mmap.ACCESS_COPY)
+    finally:
+        os.close(descriptor)
+    rows, start = layout.rows(mapped), layout.start
+
+    def mend(begin: int, end: int) -> None:
+        cache.discard(layout.name)
+        image_bytes = rows.pixels[:1].nbytes
+        numbers = np.arange(
+            max(0, begin - start) // image_bytes, -(-max(0, end - start) // image_bytes)
+        )
+        rows.pixels[numbers] = read(numbers)
+
+    content = memoryview(mapped)
+    blocks = CheckedBlocks(
+        content[: layout.num_bytes],
+        bytes(content[layout.num_bytes : -DIGEST_BYTES]),
+        mend,
+    )
+    return Decoded(rows, blocks, start)
 
 
 def _bytes_of(member: Member) -> int:
@@ -102,99 +233,19 @@ def _bytes_of(member: Member) -> int:
 
 def _about(index: Index, split: str) -> bytes:
     """Return all that determines the file, as JSON."""
-    shards = index.shards[split]
+    places = hashlib.sha256()
+    for shard in index.shards[split]:
+        for column in (shard.offsets, shard.sizes):
+            places.update(np.array([len(column), *column], "<i8").tobytes())
     return canonical_json(
         {
+            "block": checked.BLOCK_BYTES,
             "dataset": index.fingerprint,
             "format": _FORMAT,
             "num_images": index.num_images[split],
+            "places": places.hexdigest(),
             "shape": list(index.shape),
-            "shards": [
-                [index.manifest.files[shard.role].sha256, shard.offsets, shard.sizes]
-                for shard in shards
-            ],
+            "shards": [index.manifest.files[shard.role].sha256 for shard in index.shards[split]],
             "split": split,
         }
     )
-
-
-def _views(mapped: mmap.mmap, index: Index, split: str) -> Decoded:
-    count, at, arrays = index.num_images[split], 0, {}
-    # The longest numbers first: so all begin at a multiple of their length.
-    by_length = sorted(index.members.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize)
-    for name, member in by_length:
-        size, dtype = count * math.prod(member.shape), np.dtype(member.dtype)
-        arrays[name] = np.frombuffer(mapped, dtype, size, at).reshape(count, *member.shape)
-        at += size * dtype.itemsize
-    return Decoded(arrays.pop(IMAGE), arrays)
-
-
-def _digest(about: bytes, mapped: mmap.mmap) -> bytes:
-    digest = hashlib.sha256(about)
-    with memoryview(mapped) as view, view[:-_DIGEST_BYTES] as content:
-        digest.update(content)
-    return digest.digest()
-
-
-def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
-    count = index.num_images[split]
-    firsts = np.cumsum([0, *(shard.num_images for shard in index.shards[split])])
-    if firsts[-1] != count:
-        raise DataError(
-            f"{store.uri_of(index.manifest.folder)} has shards of {firsts[-1]} {split} images, "
-            f"but says {count}; run the shard stage again under another root"
-        )
-
-    def read(shard: Shard, first: int) -> None:
-        stop = first + shard.num_images
-        others = {name: rows[first:stop] for name, rows in decoded.others.items()}
-        part = Decoded(decoded.pixels[first:stop], others)
-        _read_shard(store, index, shard, split, part)
-
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        # The list takes every result, which raises the error of a thread.
-        list(pool.map(read, index.shards[split], firsts[:-1].tolist()))
-
-
-def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: Decoded) -> None:
-    """Fill in the members of the images of one shard."""
-    where = store.uri_of(f"{index.manifest.folder}/{shard.name}")
-    try:
-        tar = index.manifest.read(store, shard.role)
-    except DamagedError as error:
-        raise damaged(store, index, error) from None
-    found = members(tar, origin=where)
-    _check_files(found, index, shard, split, where)
-    num_files = 1 + len(index.endings)
-    for name, member in index.members.items():
-        rows = decoded.pixels if name == IMAGE else decoded.others[name]
-        files = found[index.place_of(name) :: num_files]
-        for begin in range(0, shard.num_images, _BLOCK_IMAGES):
-            block = files[begin : begin + _BLOCK_IMAGES]
-            rows[begin : begin + len(block)] = member.decode(
-                [tar[file.offset : file.offset + file.size] for file in block],
-                _names(where, [file.name for file in block]),
-            )
-
-
-def _check_files(found: list[File], index: Index, shard: Shard, split: str, where: str) -> None:
-    """Raise DataError unless an archive is the images of the shard, each with its other files."""
-    keys = [key_of(split, shard.first_number + number) for number in range(shard.num_images)]
-    names = [member.name for member in found]
-    expected = [f"{key}.{extension}" for key in keys for extension in ("png", *index.endings)]
-    num_files = 1 + len(index.endings)
-    for at in range(0, min(len(names), len(expected)), num_files):
-        extension = names[at].rpartition(".")[2]
-        if extension in IMAGE_ENDINGS:
-            expected[at] = f"{keys[at // num_files]}.{extension}"
-    places = [(member.offset, member.size) for member in found[::num_files]]
-    if names != expected or places != list(zip(shard.offsets, shard.sizes, strict=True)):
-        raise DataError(
-            f"{where} does not hold {expected[0]} to {expected[-1]} where the index says, in that "
-            "order and nothing else; shard under another root"
-        )
-
-
-def _names(where: str, names: list[str]) -> Callable[[int], str]:
-    return lambda number: f"{where}: {names[number]}"

@@ -5,20 +5,23 @@ its shards while it is used: see `decoded` and `stream`. Which of the two follow
 alone, and so does the order of training, which differs.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddpm_core.images import pixels
-from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.cache import Cache
-from ddpm_core.loading.decoded import decoded_bytes, open_decoded
+from ddpm_core.loading.decoded import decoded_bytes, is_decoded, open_decoded
+from ddpm_core.loading.fill import Work
+from ddpm_core.loading.filling import FillingImages
+from ddpm_core.loading.held import ImageSet as ImageSet
+from ddpm_core.loading.held import batch as batch
 from ddpm_core.loading.stream import StreamedImages
-from ddpm_core.permutation import FullOrder
+from ddpm_core.machine import cores
 from ddpm_core.shards.index import Index, Split
 from ddpm_core.store.storage import Store
 
@@ -26,66 +29,7 @@ MAX_DECODED_BYTES = 4 * 2**30
 """pixels of a split that is held in memory; more are read from the shards"""
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """A split of a data set in memory."""
-
-    pixels: Tensor
-    """(N, channels, height, width), uint8 or uint16"""
-    others: Mapping[str, Tensor]
-    """the other members by name: `label` (N,) int64"""
-    num_classes: int
-    """classes of the data set, whether they occur or not"""
-    counts: tuple[int, ...]
-    """images of each shard"""
-    eight_bits: bool = False
-    """give images of more bits as uint8: each when it is taken, and what is mapped stays shared"""
-
-    def __len__(self) -> int:
-        return sum(self.counts)
-
-    def order(self, seed: int) -> FullOrder:
-        """Return the order of training: all images permuted with each other."""
-        return FullOrder(seed, len(self))
-
-    def windows(self, seed: int) -> BlockOrder:
-        """Return the order that it would have, were it read from its shards."""
-        return BlockOrder(seed, self.counts)
-
-    def num_ahead(self, batch_size: int) -> int:  # noqa: ARG002 - as of StreamedImages
-        """Return how many batches to prefetch: few, since they are copies of memory."""
-        return 2
-
-    def expect(self, position: int) -> None:
-        """Nothing has to be fetched."""
-
-    def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
-        """Return the images of these numbers, (b, channels, height, width)."""
-        images = batch(self, numbers)
-        return images.pin_memory() if pinned else images
-
-    def images(self, start: int, stop: int) -> Tensor:
-        """Return images `start` to `stop` - 1."""
-        return self.shown(self.pixels[start:stop])
-
-    def shown(self, images: Tensor) -> Tensor:
-        """Return images out of `pixels` as they are given."""
-        return torch.from_numpy(pixels.eight_bits(images.numpy())) if self.eight_bits else images
-
-    @property
-    def members(self) -> Collection[str]:
-        """What the images come with."""
-        return self.others.keys()
-
-    def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
-        """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
-        return self.others[name][torch.from_numpy(numbers)]
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-Images = ImageSet | StreamedImages
+Images = ImageSet | StreamedImages | FillingImages
 """the images of a split by their number, wherever they are"""
 
 
@@ -96,6 +40,8 @@ def load_split(
     *,
     num_decoders: int = 1,
     eight_bits: bool = False,
+    stage: str | None = None,
+    beside: bool = False,
 ) -> Images:
     """Return the images of a split; `close` them in the end.
 
@@ -105,32 +51,54 @@ def load_split(
         split: which part of it.
         num_decoders: processes that decode, if it has to be read from its shards.
         eight_bits: give images of 16 bits as uint8, for feature networks and people.
+        stage: whose progress it is to decode a split that fits memory; None: no line is shown.
+        beside: do not wait until it is decoded: read it from its shards until then.
 
     Raises:
         DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
             what a shard is; naming it, what was expected and what was found. Of a split that does
-            not fit memory this is found when the shard is first used.
+            not fit memory, and of one that is decoded beside its use, this is found later.
         ConfigError: the local cache is too small.
     """
     cache = Cache.of_environment()
-    if decoded_bytes(index, split) > MAX_DECODED_BYTES:
+
+    def from_shards() -> StreamedImages:
         return StreamedImages(
             store, index, split, cache, num_decoders=num_decoders, eight_bits=eight_bits
         )
-    decoded = open_decoded(store, index, split, cache)
-    return ImageSet(
-        torch.from_numpy(decoded.pixels),
-        {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
-        num_classes=len(index.label.names),
-        counts=tuple(shard.num_images for shard in index.shards[split]),
-        eight_bits=eight_bits,
-    )
 
+    def read(numbers: NDArray[np.int64]) -> NDArray[Any]:
+        whole = StreamedImages(store, index, split, cache, num_decoders=num_decoders)
+        with closing(whole):
+            return whole.take(numbers).numpy()
 
-def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:
-    """Return the images at `indices`, (b, channels, height, width)."""
-    where = torch.from_numpy(indices).to(image_set.pixels.device)
-    return image_set.shown(image_set.pixels.index_select(0, where))
+    counts = tuple(shard.num_images for shard in index.shards[split])
+
+    def held(work: Work) -> ImageSet:
+        decoded = open_decoded(store, index, split, cache, read=read, work=work)
+        return ImageSet(
+            torch.from_numpy(decoded.pixels),
+            {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
+            num_classes=len(index.label.names),
+            counts=counts,
+            eight_bits=eight_bits,
+            require=decoded.require,
+        )
+
+    if decoded_bytes(index, split) > MAX_DECODED_BYTES:
+        return from_shards()
+    # All shards of a remote store would be fetched for the first batches of random images.
+    is_here = store.local_path(index.manifest.folder) is not None
+    if beside and is_here and not is_decoded(index, split, cache):
+        work = Work(num_decoders, stage)
+        return FillingImages(
+            lambda go_on: held(replace(work, go_on=go_on)),
+            from_shards,
+            counts=counts,
+            num_classes=len(index.label.names),
+            members=index.others.keys(),
+        )
+    return held(Work(cores(), stage))
 
 
 def num_levels_of(images: Tensor) -> int:

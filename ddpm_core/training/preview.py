@@ -86,7 +86,7 @@ def load_held_out(store: Store, config: RunConfig, index: Index) -> HeldOut | No
     count = index.num_images["test"]
     if not count:
         return None
-    split = load_split(store, index, "test")
+    split = load_split(store, index, "test", stage="train")
     try:
         places = np.arange(min(count, _NUM_PAIRS))
         numbers = keyed_permutation(f"preview:{config.train.seed}".encode(), count, places)

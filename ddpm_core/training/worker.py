@@ -129,7 +129,7 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     results.require_data(store, config, index.manifest)
     require_classes(config, index.label.names)
     cores = config.compute.cpus_per_worker
-    images = load_split(store, index, "train", num_decoders=cores)
+    images = load_split(store, index, "train", num_decoders=cores, stage="train", beside=True)
     before = places.experiments_before(store, config)
     return images, Origin(places.experiment(store, config), pointer.fingerprint, before)
 

@@ -65,6 +65,31 @@ def test_a_flipped_bit_in_the_cache_is_found_and_mended(at, store, index, cache_
     assert torch.equal(again.others["label"], labels)
 
 
+def test_a_flipped_bit_among_the_images_is_found_when_they_are_used(store, cache_folder):
+    """Catches an opening that reads all, damage in what was not read then, and a file that keeps
+    it for the next process."""
+    count = 400  # 1.2 MB, five blocks
+    config = data_config(name="cifar10", height=32, width=32, images_per_shard=100)
+    made = splits(num_train=count, shape=(32, 32, 3))
+    index = load_index(store, shard_dataset(store, config, made).folder)
+    load_split(store, index, "train")
+    path = decoded_file(cache_folder)
+    data = bytearray(path.read_bytes())
+    data[8 * count + 350 * 3072 + 1000] ^= 1
+    path.write_bytes(data)
+    store.num_reads = 0
+    images = load_split(store, index, "train")
+    truth = torch.from_numpy(made.train.images_u8).permute(0, 3, 1, 2)
+    assert torch.equal(images.take(np.arange(100)), truth[:100])
+    assert (store.num_reads, path.exists()) == (0, True)
+    assert torch.equal(images.take(np.array([7, 350])), truth[[7, 350]])
+    assert torch.equal(images.images(0, count), truth)
+    assert 1 <= store.num_reads <= 2, "of four shards those of the block"
+    assert not path.exists()
+    assert torch.equal(load_split(store, index, "train").images(0, count), truth)
+    assert path.exists()
+
+
 def test_the_file_of_another_split_or_data_set_is_not_taken(store, index, cache_folder):
     """Catches a digest that says only that the file is whole."""
     load_split(store, index, "train")

@@ -1,0 +1,260 @@
+"""A small split, decoded from its shards into memory that all processes of a machine map.
+
+Shards are read and their digests compared by threads; what is left to do then depends on the files.
+PNGs of this program have the same length and their pixels as they are: they are copied out of a
+whole shard at once. Many others are decoded by processes, few of them here.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.errors import DataError
+from ddpm_core.images import png
+from ddpm_core.loading.decode_pool import DecodePool
+from ddpm_core.loading.shard_files import Places, ShardFile, damaged
+from ddpm_core.progress import Progress
+from ddpm_core.shards.index import Index, Shard, Split, key_of
+from ddpm_core.shards.members import IMAGE_ENDINGS, OtherMember
+from ddpm_core.shards.table import Column, columns
+from ddpm_core.shards.tar import Member as File
+from ddpm_core.shards.tar import members
+from ddpm_core.store.manifest import DamagedError
+from ddpm_core.store.storage import Store
+
+_MAX_THREADS = 16
+_BLOCK_IMAGES = 256  # decoded at once
+_POOL_BYTES = 2**25  # of pixels that the processes are given at once
+_MANY = 2**12  # images for which it pays to start processes that decode
+_SHOW_EVERY_S = 2.0
+_SHORT = 7  # bytes of files of which equal ones are read once: they and their length fit a number
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split, or a part of it, in memory."""
+
+    pixels: NDArray[Any]
+    """(N, channels, height, width)"""
+    others: Mapping[str, NDArray[Any]]
+    """the other members by name, (N, ...) each"""
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Return rows `start` to `stop` - 1, not copied."""
+        others = {name: rows[start:stop] for name, rows in self.others.items()}
+        return Rows(self.pixels[start:stop], others)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a split is decoded."""
+
+    num_cores: int = 1
+    """threads, and processes where many files have to be decoded"""
+    stage: str | None = None
+    """whose progress it is; None: no line is shown"""
+    go_on: Callable[[], None] = lambda: None
+    """called between shards; what it raises ends the work"""
+
+
+def fill(store: Store, index: Index, split: Split, rows: Rows, work: Work) -> None:
+    """Decode all images of a split, and the members that they come with, into `rows`.
+
+    Raises:
+        DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
+            what a shard is; naming it, what was expected and what was found.
+    """
+    shards, count = index.shards[split], index.num_images[split]
+    firsts = np.cumsum([0, *(shard.num_images for shard in shards)]).tolist()
+    if firsts[-1] != count:
+        raise DataError(
+            f"{store.uri_of(index.manifest.folder)} has shards of {firsts[-1]} {split} images, "
+            f"but says {count}; run the shard stage again under another root"
+        )
+    shown = _Shown(work.stage, count)
+    threads = min(max(2, work.num_cores), _MAX_THREADS)
+    with _pool(index, count, min(work.num_cores, _MAX_THREADS)) as pool:
+
+        def read(shard: Shard, first: int) -> None:
+            work.go_on()
+            part = rows.part(first, first + shard.num_images)
+            _read_shard(store, index, shard, split, part, pool)
+            shown.add(shard.num_images)
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="fill") as executor:
+            try:
+                # The list takes every result, which raises the error of a thread.
+                list(executor.map(read, shards, firsts[:-1]))
+            finally:
+                executor.shutdown(cancel_futures=True)
+
+
+def _pool(
+    index: Index, count: int, num_processes: int
+) -> AbstractContextManager[DecodePool | None]:
+    """Return processes that decode, in a context that ends them; None where they are not needed."""
+    needs = index.image.file_bytes is None and index.image.dtype == "uint8" and count >= _MANY
+    channels, height, width = index.shape
+    return closing(DecodePool(num_processes, (height, width, channels))) if needs else nullcontext()
+
+
+class _Shown:
+    """Shows now and then how many images are there; any thread may add."""
+
+    def __init__(self, stage: str | None, total: int) -> None:
+        self._stage, self._total, self._done, self._lock = stage, total, 0, Lock()
+        self._begun_s = self._shown_s = time.monotonic()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            # Of what takes less than that no line is shown.
+            if self._stage is None or now - self._shown_s < _SHOW_EVERY_S:
+                return
+            self._shown_s = now
+            rate = self._done / (now - self._begun_s)
+            note = f"decoded once for this machine, {rate:,.0f} images/s"
+            Progress(self._stage, self._done, self._total, "images", note).show()
+
+
+def _read_shard(
+    store: Store, index: Index, shard: Shard, split: str, rows: Rows, pool: DecodePool | None
+) -> None:
+    """Fill in the members of the images of one shard."""
+    where = store.uri_of(f"{index.manifest.folder}/{shard.name}")
+    try:
+        tar = index.manifest.read(store, shard.role)
+    except DamagedError as error:
+        raise damaged(store, index, error) from None
+    archive = np.frombuffer(tar, np.uint8)
+    found = columns(archive, shard, split, index.endings)
+    if found is None:
+        found = _columns_slowly(tar, index, shard, split, where)
+
+    def key(number: int) -> str:
+        return f"{where}: {key_of(split, shard.first_number + number)}"
+
+    for name, member in index.others.items():
+        column = found[index.place_of(name)]
+        origin = _of_ending(key, member.ending)
+        rows.others[name][:] = _other_rows(archive, column, member, origin)
+    images = found[0]
+    if index.image.file_bytes is not None and _copied(archive, images, index, rows):
+        return
+    if pool is not None:
+        _decode_by_processes(tar, images, pool, rows.pixels, key)
+        return
+    for begin in range(0, shard.num_images, _BLOCK_IMAGES):
+        block = slice(begin, begin + _BLOCK_IMAGES)
+        files = _files(tar, Column(images.offsets[block], images.sizes[block]))
+        rows.pixels[block] = index.image.decode(files, _from(key, begin))
+
+
+def _copied(archive: NDArray[np.uint8], images: Column, index: Index, rows: Rows) -> bool:
+    """Copy the pixels of PNGs of `png.encode`; say whether all are such, and undamaged."""
+    channels, height, width = index.shape
+    shape, size = (height, width, channels), index.image.file_bytes or 0
+    if (images.sizes != size).any():
+        return False
+    files = images.rows(archive, size)
+    if not all(png.checksums_fit(file.data, shape) for file in files):
+        return False
+    pixels, fits = png.decode_stored(files, shape, index.image.dtype)
+    if not fits.all():
+        return False
+    rows.pixels[:] = pixels.transpose(0, 3, 1, 2)
+    return True
+
+
+def _decode_by_processes(
+    tar: bytes,
+    images: Column,
+    pool: DecodePool,
+    pixels: NDArray[np.uint8],
+    origin: Callable[[int], str],
+) -> None:
+    """Decode the images of a shard whose bytes were compared: of these, not of its file again."""
+    descriptor = os.memfd_create("ddpm-shard")
+    file = ShardFile(descriptor, "a shard in memory")
+    with open(os.dup(descriptor), "wb") as stream:  # noqa: PTH123 - of a descriptor
+        stream.write(tar)
+    count, channels, height, width = pixels.shape
+    at_once = max(1, _POOL_BYTES // (channels * height * width))
+    for begin in range(0, count, at_once):
+        own = slice(begin, min(begin + at_once, count))
+        offsets, sizes = images.offsets[own], images.sizes[own]
+        out = np.empty((len(offsets), height, width, channels), np.uint8)
+        places = Places([file], np.zeros(len(offsets), np.int64), offsets, sizes)
+        pool.decode(places, out, origin=_from(origin, begin))
+        pixels[own] = out.transpose(0, 3, 1, 2)
+
+
+def _other_rows(
+    archive: NDArray[np.uint8], column: Column, member: OtherMember, origin: Callable[[int], str]
+) -> NDArray[Any]:
+    """Return what files say; of short ones, as labels are, equal ones are read once."""
+    if not len(column.sizes) or column.sizes.max() > _SHORT:
+        return member.decode(_files(archive.data, column), origin)
+    # What follows a file in its block are zeros, or belongs to nothing.
+    starts = np.zeros((len(column.sizes), 8), np.uint8)
+    starts[:, :_SHORT] = column.rows(archive, _SHORT)
+    starts[np.arange(8) >= column.sizes[:, None]] = 0
+    starts[:, _SHORT] = column.sizes
+    _, firsts, which = np.unique(starts.view(np.int64), return_index=True, return_inverse=True)
+    distinct = Column(column.offsets[firsts], column.sizes[firsts])
+    values = member.decode(_files(archive.data, distinct), lambda at: origin(int(firsts[at])))
+    return values[which.ravel()]
+
+
+def _files(tar: bytes | memoryview, column: Column) -> list[bytes]:
+    rows = zip(column.offsets.tolist(), column.sizes.tolist(), strict=True)
+    return [bytes(tar[offset : offset + size]) for offset, size in rows]
+
+
+def _columns_slowly(tar: bytes, index: Index, shard: Shard, split: str, where: str) -> list[Column]:
+    """Return the same as `columns`, or raise DataError."""
+    found = members(tar, origin=where)
+    _check_files(found, index, shard, split, where)
+    num_files = 1 + len(index.endings)
+    return [
+        Column(
+            np.array([file.offset for file in found[place::num_files]], np.int64),
+            np.array([file.size for file in found[place::num_files]], np.int64),
+        )
+        for place in range(num_files)
+    ]
+
+
+def _check_files(found: list[File], index: Index, shard: Shard, split: str, where: str) -> None:
+    """Raise DataError unless an archive is the images of the shard, each with its other files."""
+    keys = [key_of(split, shard.first_number + number) for number in range(shard.num_images)]
+    names = [member.name for member in found]
+    expected = [f"{key}.{extension}" for key in keys for extension in ("png", *index.endings)]
+    num_files = 1 + len(index.endings)
+    for at in range(0, min(len(names), len(expected)), num_files):
+        extension = names[at].rpartition(".")[2]
+        if extension in IMAGE_ENDINGS:
+            expected[at] = f"{keys[at // num_files]}.{extension}"
+    places = [(member.offset, member.size) for member in found[::num_files]]
+    if names != expected or places != list(zip(shard.offsets, shard.sizes, strict=True)):
+        raise DataError(
+            f"{where} does not hold {expected[0]} to {expected[-1]} where the index says, in that "
+            "order and nothing else; shard under another root"
+        )
+
+
+def _of_ending(key: Callable[[int], str], ending: str) -> Callable[[int], str]:
+    return lambda number: f"{key(number)}.{ending}"
+
+
+def _from(origin: Callable[[int], str], first: int) -> Callable[[int], str]:
+    return lambda number: origin(first + number)

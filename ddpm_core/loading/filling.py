@@ -1,0 +1,151 @@
+"""A split that fits memory, read from its shards until it is decoded there.
+
+Decoding a million images takes from seconds to minutes. A step needs those of one batch: until all
+are there, they are read one by one out of the shards. A batch is the same whichever way it comes.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from threading import Event, Lock
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddpm_core.loading.blocks import BlockOrder
+from ddpm_core.loading.held import ImageSet
+from ddpm_core.loading.stream import StreamedImages
+from ddpm_core.permutation import FullOrder
+
+_SOON_S = 1.0
+"""what is decoded within so many seconds is waited for: other processes would not start sooner"""
+
+
+@final
+class FillingImages:
+    """Images by their number, out of the shards or, as soon as it is there, out of memory.
+
+    Any thread may read. An error of the decoding is raised by whatever is read next.
+
+    Args:
+        held: returns the images in memory, as soon as they are there; calls what it is given now
+            and then, and ends with what that raises.
+        from_shards: opens the shards.
+        counts: images of each shard.
+        num_classes: of the data set.
+        members: what the images come with.
+    """
+
+    def __init__(
+        self,
+        held: Callable[[Callable[[], None]], ImageSet],
+        from_shards: Callable[[], StreamedImages],
+        *,
+        counts: tuple[int, ...],
+        num_classes: int,
+        members: Collection[str],
+    ) -> None:
+        self.num_classes = num_classes
+        self._from_shards, self._counts, self._members = from_shards, counts, members
+        self._shards: StreamedImages | None = None
+        self._num_readers, self._lock, self._is_closed = 0, Lock(), Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="filling")
+        self._held = self._pool.submit(held, self._go_on)
+        self._begun = Event()
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def order(self, seed: int) -> FullOrder:
+        """Return the order of training: that of a split in memory."""
+        return FullOrder(seed, len(self))
+
+    def windows(self, seed: int) -> BlockOrder:
+        """Return the order that it would have, were it read from its shards."""
+        return BlockOrder(seed, self._counts)
+
+    def num_ahead(self, batch_size: int) -> int:  # noqa: ARG002 - as of StreamedImages
+        """Return how many batches to prefetch: few, since the first needs many shards as it is."""
+        return 2
+
+    def expect(self, position: int) -> None:
+        """Nothing is fetched: batches are of images of all shards."""
+
+    def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
+        """Return the images of these numbers, (b, channels, height, width).
+
+        Raises:
+            PipelineError: as `StreamedImages.take`, or as the decoding of the split.
+        """
+        with self._reader() as images:
+            if not isinstance(images, StreamedImages):
+                return images.take(numbers, pinned=pinned)
+            # Out of the shards the channels come last in memory: convolutions could round
+            # otherwise.
+            found = images.take(numbers)
+            taken = torch.empty(found.shape, dtype=found.dtype, pin_memory=pinned)
+            return taken.copy_(found)
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Return images `start` to `stop` - 1."""
+        with self._reader() as images:
+            return images.images(start, stop)
+
+    @property
+    def members(self) -> Collection[str]:
+        """What the images come with."""
+        return self._members
+
+    def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
+        """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
+        with self._reader() as images:
+            return images.member(name, numbers)
+
+    def close(self) -> None:
+        """End the decoding, unless it is done: what is made by then is lost; close the shards."""
+        self._is_closed.set()
+        self._pool.shutdown()
+        if self._shards is not None:
+            self._shards.close()
+
+    def _go_on(self) -> None:
+        if self._is_closed.is_set():
+            raise CancelledError
+
+    @contextmanager
+    def _reader(self) -> Iterator[ImageSet | StreamedImages]:
+        """Give what images are read from now; the shards are closed behind the last who read there.
+
+        Raises:
+            PipelineError: of the decoding.
+        """
+        if not self._begun.is_set():
+            wait([self._held], timeout=_SOON_S)
+            self._begun.set()
+        with self._lock:
+            is_held = self._held.done()
+            if not is_held:
+                self._shards = shards = (
+                    self._from_shards() if self._shards is None else self._shards
+                )
+                self._num_readers += 1
+        if is_held:
+            self._let_go()
+            yield self._held.result()
+            return
+        try:
+            yield shards
+        finally:
+            with self._lock:
+                self._num_readers -= 1
+
+    def _let_go(self) -> None:
+        with self._lock:
+            idle = self._shards if not self._num_readers else None
+            if idle is not None:
+                self._shards = None
+        if idle is not None:
+            idle.close()

@@ -1,0 +1,120 @@
+"""Decoding a split: the short ways have the pixels of the long one, and say how far they are."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_core.errors import DataError
+from ddpm_core.loading import fill
+from ddpm_core.loading.fill import Work
+from ddpm_core.loading.loader import load_split
+from ddpm_core.progress import parse
+from ddpm_core.shards import members
+from ddpm_core.shards.index import load_index
+from ddpm_core.store.manifest import FileRecord, Manifest
+from ddpm_core.store.storage import open_store, sha256_of
+from tests.loading.streams import encoded, foreign_index, pixels_of, smooth
+from tests.sharding.small import data_config, shard_dataset, splits
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "root"))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3)], ids=["grey", "colour"])
+def test_our_own_images_are_copied_all_at_once(shape, store, monkeypatch):
+    """Catches a million images that are unpacked one by one, under one lock; exchanged axes."""
+    images = splits(shape=shape, num_train=25)
+    name = "digits" if shape[2] == 1 else "cifar10"
+    config = data_config(name=name, height=shape[0], width=shape[1], images_per_shard=10)
+    index = load_index(store, shard_dataset(store, config, images).folder)
+    monkeypatch.setattr(fill, "_columns_slowly", lambda *_: pytest.fail("file by file"))
+    monkeypatch.setattr(members.ImageMember, "decode", lambda *_: pytest.fail("one by one"))
+    found = load_split(store, index, "train")
+    assert np.array_equal(found.pixels.permute(0, 2, 3, 1).numpy(), images.train.images_u8)
+    assert np.array_equal(found.others["label"].numpy(), images.train.labels)
+
+
+def test_a_checksum_that_does_not_fit_is_found_in_the_short_way_too(store):
+    """Catches pixels that another hand changed in a shard, and committed."""
+    index = load_index(store, shard_dataset(store, data_config(), splits()).folder)
+    shard, found = index.shards["train"][1], index.manifest
+    key = f"{found.folder}/{shard.name}"
+    tar = bytearray(store.read(key))
+    tar[shard.offsets[2] + 60] ^= 1
+    store.write(key, bytes(tar))
+    record = FileRecord(shard.name, len(tar), sha256_of(bytes(tar)))
+    changed = Manifest(found.folder, found.body, {**found.files, shard.role: record})
+    with pytest.raises(DataError, match=r"train-000001\.tar: train-\d+ cannot be used: its pixels"):
+        load_split(store, dataclasses.replace(index, manifest=changed), "train")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_many_files_of_others_are_decoded_by_processes(kind, store, monkeypatch):
+    """Catches parts of a shard in each other's place, and pixels of another shard."""
+    monkeypatch.setattr(fill, "_MANY", 1)
+    monkeypatch.setattr(fill, "_POOL_BYTES", 7 * 16 * 12 * 3)
+    monkeypatch.setattr(members.ImageMember, "decode", lambda *_: pytest.fail("here"))
+    index, files = foreign_index(store, [20, 1, 9], kind=kind)
+    images = load_split(store, index, "train")
+    for image_u8, file in zip(images.pixels.numpy(), files, strict=True):
+        assert np.array_equal(image_u8, pixels_of(file))
+
+
+def test_a_file_that_a_process_cannot_decode_is_named(store, monkeypatch):
+    """Catches the name of another image, in the second part of its shard."""
+    monkeypatch.setattr(fill, "_MANY", 1)
+    monkeypatch.setattr(fill, "_POOL_BYTES", 2 * 16 * 12 * 3)
+
+    def spoil(number, file):
+        return encoded(smooth(4, (12, 16, 3)), "PNG") if number == 6 else file
+
+    index, _ = foreign_index(store, [3, 5], kind="PNG", spoil=spoil)
+    with pytest.raises(DataError, match=r"train-000001\.tar: train-00000006 cannot be used"):
+        load_split(store, index, "train")
+
+
+def test_equal_labels_are_read_once_and_each_image_has_its_own(store, monkeypatch):
+    """Catches labels sorted or shifted, and `1` taken for `10`."""
+    read = []
+
+    def decode(self, files, origin):
+        read.append(len(files))
+        return np.array([int(file) for file in files], np.int64)
+
+    monkeypatch.setattr(members.ClassMember, "decode", decode)
+    index, _ = foreign_index(store, [36], kind="PNG")
+    labels = load_split(store, index, "train").others["label"]
+    assert torch.equal(labels, torch.arange(36) % 3)
+    assert read == [3]
+
+
+def test_how_far_it_is_is_shown(store, monkeypatch, capsys):
+    """Catches a minute without a line, and a line that no flow understands."""
+    monkeypatch.setattr(fill, "_SHOW_EVERY_S", 0)
+    index, _ = foreign_index(store, [3, 3, 2], kind="PNG")
+    load_split(store, index, "train", stage="train")
+    lines = [parse(line, ["train"]) for line in capsys.readouterr().out.splitlines()]
+    assert [line.done for line in lines][-1] == 8
+    assert {(line.total, line.unit) for line in lines} == {(8, "images")}
+    assert all("images/s" in line.note for line in lines)
+
+
+def test_it_ends_between_two_shards_when_it_is_told_to(store, monkeypatch):
+    """Catches a training that ended and waits for images that nobody wants any more."""
+    index, _ = foreign_index(store, [1] * 40, kind="PNG")
+    calls, read, read_shard = [], [], fill._read_shard
+    monkeypatch.setattr(fill, "_read_shard", lambda *of: read.append(1) or read_shard(*of))
+
+    def go_on():
+        calls.append(1)
+        if len(calls) > 3:
+            raise DataError("enough")
+
+    rows = fill.Rows(np.zeros((40, 3, 16, 12), np.uint8), {"label": np.zeros(40, np.int64)})
+    with pytest.raises(DataError, match="enough"):
+        fill.fill(store, index, "train", rows, Work(1, None, go_on))
+    assert len(read) == 3

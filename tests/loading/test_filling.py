@@ -1,0 +1,138 @@
+"""A split that is decoded while it is used: the same batches before, during and after."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_core.errors import DataError
+from ddpm_core.loading import fill, filling
+from ddpm_core.loading.filling import FillingImages
+from ddpm_core.loading.loader import ImageSet, load_split
+from ddpm_core.loading.stream import StreamedImages
+from ddpm_core.shards.index import load_index
+from ddpm_core.store.storage import open_store
+from tests.loading.streams import batches_of, foreign_index, numbers
+from tests.sharding.small import data_config, shard_dataset, splits
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "root"))
+
+
+@pytest.fixture(params=["ours", "others"])
+def index(request, store):
+    if request.param == "others":
+        return foreign_index(store, [5, 7, 3], kind="JPEG")[0]
+    config = data_config(name="cifar10", height=32, width=32, images_per_shard=6)
+    shapes = splits(num_train=15, shape=(32, 32, 3))
+    return load_index(store, shard_dataset(store, config, shapes).folder)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds the decoding back until it is set."""
+    opened, read_shard = Event(), fill._read_shard
+
+    def held_back(*values):
+        assert opened.wait(60)
+        read_shard(*values)
+
+    monkeypatch.setattr(fill, "_read_shard", held_back)
+    monkeypatch.setattr(filling, "_SOON_S", 0)
+    yield opened
+    opened.set()
+
+
+def beside(store, index):
+    return load_split(store, index, "train", beside=True)
+
+
+STEPS = {"num_steps": 9, "batch_size": 4, "seed": 3}
+
+
+def test_batches_are_the_same_before_while_and_after_it_is_decoded(store, index, gate):
+    """Catches the order of what is streamed, another layout in memory, by which convolutions round
+    otherwise, and a change of the way in the middle that costs or repeats a batch."""
+    with (
+        closing(beside(store, index)) as images,
+        batches_of(images, start=0, **STEPS) as batches,
+    ):
+        assert isinstance(images, FillingImages)
+        got = [batches.take() for _ in range(4)]
+        assert isinstance(images._shards, StreamedImages)
+        gate.set()
+        images._held.result(60)
+        got += [batches.take() for _ in range(5)]
+        labels = images.member("label", numbers(3, 14, 0))
+        assert images._shards is None, "the shards are still open"
+    with closing(load_split(store, index, "train", beside=True)) as held:
+        assert isinstance(held, ImageSet), "it was decoded before"
+        assert torch.equal(held.member("label", numbers(3, 14, 0)), labels)
+        with batches_of(held, start=0, **STEPS) as batches:
+            for one in got:
+                other = batches.take()
+                assert np.array_equal(one.numbers, other.numbers)
+                assert torch.equal(one.images, other.images)
+                assert one.images.stride() == other.images.stride()
+
+
+def test_a_damaged_shard_ends_the_training_whichever_way_it_is_found(store, index, gate):
+    """Catches an error of a thread that nobody asks for."""
+    key = f"{index.manifest.folder}/{index.shards['train'][2].name}"
+    path = store.local_path(key)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with closing(beside(store, index)) as images:
+        assert len(images.take(numbers(0, 1))) == 2
+        gate.set()
+        while not images._held.done():
+            time.sleep(0.005)
+        with pytest.raises(DataError, match=r"\.tar is damaged: expected"):
+            images.take(numbers(0, 1))
+
+
+def test_a_training_that_ends_sooner_ends_the_decoding(store, index, gate, cache_folder):
+    """Catches a process that stays for it, and a half file under the whole one's name."""
+    images = beside(store, index)
+    images.take(numbers(0))
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(images.close)
+        while not images._is_closed.is_set():
+            time.sleep(0.005)
+        gate.set()
+        closed.result(60)
+    assert not list(cache_folder.glob("*.bin"))
+    assert not list(cache_folder.glob(".*.tmp"))
+
+
+def test_one_rank_decodes_and_the_others_change_over_with_it(store, index, gate, monkeypatch):
+    """Catches each rank of a machine decoding for itself, and one that waits for another to the
+    end of a training that is over."""
+    made, decode = [], fill.fill
+    monkeypatch.setattr(
+        "ddpm_core.loading.decoded.fill", lambda *values: made.append(1) or decode(*values)
+    )
+    with closing(beside(store, index)) as first, closing(beside(store, index)) as second:
+        third = beside(store, index)
+        chosen = numbers(0, 9, 14)
+        expected = first.take(chosen)
+        assert torch.equal(second.take(chosen), expected)
+        third.close()
+        gate.set()
+        for images in (first, second):
+            assert isinstance(images._held.result(60), ImageSet)
+            assert torch.equal(images.take(chosen), expected)
+    assert made == [1]
+
+
+def test_of_what_is_decoded_soon_no_shard_is_opened(store, index, monkeypatch):
+    """Catches processes and open files for a data set that takes milliseconds."""
+    monkeypatch.setattr(filling, "_SOON_S", 60)
+    with closing(beside(store, index)) as images:
+        images.take(numbers(0, 3))
+        assert images._shards is None
