@@ -39,7 +39,7 @@ def decode_files(
     stored = [
         number
         for number, file in enumerate(files)
-        if len(file) == size and (not checksums or png.checksums_fit(file, shape))
+        if len(file) == size and (not checksums or png.checksums_fit(file))
     ]
     others = list(range(len(files)))
     if stored:

@@ -20,6 +20,7 @@ from ddpm_core.errors import DataError
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {1: 0, 3: 2}  # channels -> greyscale, truecolour
 _MAX_STORED_BYTES = 2**16 - 1
+_START_BYTES = 8 + 12 + 13  # the signature and the header's chunk
 _END_BYTES = 4 + 12  # the CRC-32 of the pixels' chunk, and the chunk that ends the file
 
 
@@ -57,7 +58,7 @@ def stored_bytes(shape: tuple[int, int, int], dtype: DTypeLike = np.uint8) -> in
     num_bytes = shape[0] * (1 + shape[1] * shape[2] * np.dtype(dtype).itemsize)
     num_blocks = -(-num_bytes // _MAX_STORED_BYTES)
     zlib_bytes = 2 + 5 * num_blocks + num_bytes + 4
-    return len(_start(shape, np.dtype(dtype))) + 8 + zlib_bytes + _END_BYTES
+    return _START_BYTES + 8 + zlib_bytes + _END_BYTES
 
 
 def decode_stored(
@@ -96,9 +97,9 @@ def decode_stored(
     return samples.reshape(len(files), *shape), fits
 
 
-def checksums_fit(file: bytes | memoryview, shape: tuple[int, int, int]) -> bool:
+def checksums_fit(file: bytes | memoryview) -> bool:
     """Say whether a file of `stored_bytes` has the CRC-32 of one that `encode` made."""
-    start = len(_start(shape, DEPTHS[0])) + 4  # of the chunk's name, which its checksum covers
+    start = _START_BYTES + 4  # the chunk's name, which its checksum covers, comes after its length
     end = len(file) - _END_BYTES
     return zlib.crc32(memoryview(file)[start:end]) == int.from_bytes(file[end : end + 4], "big")
 

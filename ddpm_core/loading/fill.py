@@ -166,7 +166,7 @@ def _copied(archive: NDArray[np.uint8], images: Column, index: Index, rows: Rows
     if (images.sizes != size).any():
         return False
     files = images.rows(archive, size)
-    if not all(png.checksums_fit(file.data, shape) for file in files):
+    if not all(png.checksums_fit(file.data) for file in files):
         return False
     pixels, fits = png.decode_stored(files, shape, index.image.dtype)
     if not fits.all():

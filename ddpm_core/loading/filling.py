@@ -20,7 +20,7 @@ from ddpm_core.loading.held import ImageSet
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.permutation import FullOrder
 
-_SOON_S = 1.0
+_SOON_S = 0.5
 """what is decoded within so many seconds is waited for: other processes would not start sooner"""
 
 
