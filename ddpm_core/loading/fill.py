@@ -204,10 +204,9 @@ def _other_rows(
     """Return what files say; of short ones, as labels are, equal ones are read once."""
     if not len(column.sizes) or column.sizes.max() > _SHORT:
         return member.decode(_files(archive.data, column), origin)
-    # What follows a file in its block are zeros, or belongs to nothing.
+    # With what follows in the block: equal, if it is zeros.
     starts = np.zeros((len(column.sizes), 8), np.uint8)
     starts[:, :_SHORT] = column.rows(archive, _SHORT)
-    starts[np.arange(8) >= column.sizes[:, None]] = 0
     starts[:, _SHORT] = column.sizes
     _, firsts, which = np.unique(starts.view(np.int64), return_index=True, return_inverse=True)
     distinct = Column(column.offsets[firsts], column.sizes[firsts])

@@ -97,6 +97,14 @@ def test_what_the_index_says_otherwise_is_not_taken(tar, changes):
     assert found_in(TAR, shard_of(NAMED)) is not None
 
 
+def test_a_file_between_two_images_is_not_passed_over():
+    """Catches what stands between the images that the index names, and nobody looked at."""
+    more = [*NAMED[:6], ("train-00000096.pkl", b"cos"), *NAMED[6:]]
+    tar, offsets = pack(more)
+    places = (*offsets[:6:3], *offsets[7::3])
+    assert found_in(tar, shard_of(NAMED, offsets=places)) is None
+
+
 def test_no_changed_header_leads_elsewhere():
     """Catches a field that is not looked at and says what a file is, or where the next one lies."""
     rng, shard = random.Random(0), shard_of(NAMED)  # noqa: S311
