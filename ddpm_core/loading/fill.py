@@ -24,7 +24,7 @@ from ddpm_core.loading.shard_files import Places, ShardFile, damaged
 from ddpm_core.progress import Progress
 from ddpm_core.shards.index import Index, Shard, Split, key_of
 from ddpm_core.shards.members import IMAGE_ENDINGS, OtherMember
-from ddpm_core.shards.table import Column, columns
+from ddpm_core.shards.columns import Column, columns
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
 from ddpm_core.store.manifest import DamagedError
