@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ddpm_core import preflight
@@ -27,6 +28,7 @@ from flows.ray_address import require_answer
 
 UI_URL = "http://127.0.0.1:5000"
 """where `make ui` shows MLflow"""
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def resolve(
@@ -263,6 +265,8 @@ def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
 
 def _make_ui(store: Store) -> str:
     """Return the command that shows MLflow, quoted for a shell."""
+    if not (PROJECT / "Makefile").exists():  # an installed wheel
+        return f"python -m ddpm_core.tracking.ui {shlex.quote(store.uri)}"
     if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return "make ui"
     return f"make ui ROOT={shlex.quote(store.uri)}"
