@@ -19,7 +19,8 @@ from ddpm_core.cluster.autoscaling import PATIENCE_VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 SBATCH = PROJECT / "infra/slurm/ddpm.sbatch"
-SCRIPTS = [PROJECT / f"infra/{name}" for name in ("entrypoint", "s3-server", "secrets")]
+SCRIPTS = [path for path in (PROJECT / "infra").iterdir() if path.is_file() and not path.suffix]
+SCRIPTS = sorted(path for path in SCRIPTS if path.read_text().startswith("#!"))
 STUBS = {
     "srun": 'echo "srun $*" >>"$SAID"\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"',
     "scontrol": 'echo "scontrol $*" >>"$SAID"\n[ "$1" != show ] || printf "one\\ntwo\\nthree\\n"',
@@ -47,6 +48,7 @@ def shellcheck():
 @pytest.mark.parametrize("path", [SBATCH, *SCRIPTS], ids=lambda path: path.name)
 def test_bash_and_shellcheck_have_no_complaint(path):
     """Catches an unquoted path with a space, and a variable that is misspelt."""
+    assert {"entrypoint", "s3-server", "secrets"} <= {one.name for one in SCRIPTS}
     subprocess.run(["bash", "-n", path], check=True, timeout=60)
     done = subprocess.run(
         [shellcheck(), path], capture_output=True, text=True, check=False, timeout=60
