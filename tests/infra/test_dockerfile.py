@@ -41,6 +41,9 @@ def test_the_base_is_one_version_for_both_stages(instructions):
     assert found
     assert int(found[1]) >= 12  # CVE-2025-8194: an endless loop in tarfile
     assert of(instructions, "FROM") == ["${BASE} AS wheel", "${BASE}"]
+    # Prefect loads the flows of the wheel by their path below this folder.
+    compose = (PROJECT / "infra/compose.yaml").read_text()
+    assert "working_dir: /usr/local/lib/python3.12/site-packages\n" in compose
 
 
 def test_it_ends_as_nobody_and_says_whether_it_is_well(instructions):
