@@ -1,7 +1,7 @@
 """The scripts of infra/: read by bash and shellcheck; that for Slurm runs, on a Slurm of stubs.
 
-The stubs are programs called srun, scontrol, ray and ddpm. What a real Slurm does of itself
-(signals to every step, the queue) is not tested here: infra/README.md says what was seen of it.
+The stubs are programs called srun, scontrol, scancel, ray and ddpm. What a real Slurm does of
+itself (signals to every step, the queue) is not tested here: infra/README.md says what was seen.
 """
 
 import itertools
@@ -22,8 +22,14 @@ SBATCH = PROJECT / "infra/slurm/ddpm.sbatch"
 SCRIPTS = [path for path in (PROJECT / "infra").iterdir() if path.is_file() and not path.suffix]
 SCRIPTS = sorted(path for path in SCRIPTS if path.read_text().startswith("#!"))
 STUBS = {
-    "srun": 'echo "srun $*" >>"$SAID"\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"',
+    "srun": """
+echo "srun $*" >>"$SAID"
+echo $$ >>"$SAID.steps"
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@\"""",
     "scontrol": 'echo "scontrol $*" >>"$SAID"\n[ "$1" != show ] || printf "one\\ntwo\\nthree\\n"',
+    # Twice, as where Slurm ends the job and the script its steps.
+    "scancel": 'kill -TERM $(cat "$SAID.steps")\nsleep 0.2\nkill -TERM $(cat "$SAID.steps")',
     "ray": """
 echo "ray $*" >>"$SAID"
 [ "$1" = start ] || exit 0
@@ -125,7 +131,7 @@ def test_a_job_is_a_ray_over_its_nodes_and_ddpm_run_on_it(job):
     head, workers = [line for line in job.said if line.startswith("srun")]
     assert "--nodes=1 --ntasks=1 --nodelist=one " in head
     assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=one " in workers
-    starts = [line for line in job.said if line.startswith("ray start")]
+    starts = [line for line in job.said if line.startswith("ray start --")]
     of_head = next(line for line in starts if "--head" in line)
     ports = re.findall(r"-port (\d+)", of_head)
     ours = [int(port) for port in ports if port != "0"]
@@ -134,6 +140,7 @@ def test_a_job_is_a_ray_over_its_nodes_and_ddpm_run_on_it(job):
     assert all("--num-cpus 6" in line for line in starts)
     if len(starts) > 1:  # a stub may be ended before it says so
         assert any("--address 10.0.0.1:7" in line for line in starts)
+    assert any(line.startswith("ray job list --address http://127.0.0.1:") for line in job.said)
     (dashboard,) = re.findall(r"--dashboard-port (\d+)", of_head)
     said = job.wait_for("ddpm run")
     assert said == f"ddpm run digits --root /a b --ray-address http://127.0.0.1:{dashboard}"
