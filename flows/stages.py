@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from pydantic import TypeAdapter, WithJsonSchema
 
-from ddpm_core.config.run import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
 from ddpm_core.recipes.sizes import SCALES, SIZES, Scale, Size, dialled
 from ddpm_core.runs.run import DEFAULT_ROOT, check_run
 from ddpm_core.runs.stages import STAGES, Pipeline, Stage, stages_of

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddpm_core.cli import parse_overrides
-from ddpm_core.config.run import RUN_NAME_PATTERN
+from ddpm_core.config import RUN_NAME_PATTERN
 from ddpm_core.recipes import RECIPES, recipe
 from ddpm_core.recipes.sizes import sized
 from ddpm_core.runs.run import configure, open_run
