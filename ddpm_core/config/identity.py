@@ -171,6 +171,17 @@ def data(section: "DataConfig") -> dict[str, Any]:
     return {key: value for key, value in counted("data", section).items() if key not in unused}
 
 
+def data_values(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of a data set that says of itself what `data` returned.
+
+    Keys that were added since, and are not said, are as before they were added.
+    """
+    values = {**ADDED["data"], **said}
+    if values.get("name") == "swiss_roll":  # said by its name alone
+        values["depth"] = 16
+    return values
+
+
 def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     """Return what determines the weights, beside the images themselves."""
     train = counted("train", config.train, rule)
