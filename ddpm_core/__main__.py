@@ -20,6 +20,7 @@ from ddpm_core.cli import (
     TARGET_HELP,
     add_command,
     add_model_argument,
+    add_naming_arguments,
     add_run_arguments,
     changes_of,
     describe_keys,
@@ -55,6 +56,9 @@ examples:
   python -m ddpm_core sample short --model @newest
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
   python -m ddpm_core train images --size 64 --scale S --run photos --set data.source=photos.zip
+  python -m ddpm_core shard images --run faces --set data.source=faces.zip --name faces
+  python -m ddpm_core train images --run trained --data faces
+  python -m ddpm_core datasets list
   python -m ddpm_core verify short
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   python -m ddpm_core runs list
@@ -100,7 +104,7 @@ def _act(options: argparse.Namespace) -> None:
             _export_weights(options)
         case "edit":
             run_edit_command(options)
-        case "runs" | "export-samples" | "report" | "play" | "doctor" | "average":
+        case "runs" | "datasets" | "export-samples" | "report" | "play" | "doctor" | "average":
             run_command(options)
         case _:
             _run_stage(options)
@@ -240,6 +244,8 @@ def _parser(outer: Mapping[str, Outer] = _NO_OUTER) -> argparse.ArgumentParser:
         add_run_arguments(stage)
         if one.uses_weights:
             add_model_argument(stage)
+        if name == "shard":
+            add_naming_arguments(stage)
         stage.add_argument("target", metavar="RECIPE[:ABLATION]|RUN", help=TARGET_HELP)
     verifying = add_command(stages, "verify", VERIFY)
     verifying.add_argument(
