@@ -20,8 +20,12 @@ PINNED = 16
 _NAME = r"[0-9a-z][0-9a-z._-]{0,62}"
 _DIGITS = r"[0-9a-f]{8,64}"
 _FOLDER = re.compile(rf".+-[0-9a-f]{{{PINNED}}}")
-_DECIMAL = re.compile(r"[0-9.eE+-]{1,32}")
+_WEIGHT = r"[0-9.eE+-]{1,32}"
+_DECIMAL = re.compile(_WEIGHT)
 _PATTERN = re.compile(rf"({_NAME})(?:@({_DIGITS}))?")
+_ITEM = rf" *{_NAME}(@{_DIGITS})?(:{_WEIGHT})? *"
+SETS_PATTERN = rf"^{_ITEM}(,{_ITEM})*$"
+"""of the text, for forms: what it takes may still be refused, for its weights"""
 
 
 class DataRef(Section):

@@ -1,9 +1,11 @@
 """References to data sets: what is read, what is refused, and how they stand in a configuration."""
 
+import re
+
 import pytest
 
 from ddpm_core.config import DataConfig
-from ddpm_core.config.data_ref import DataRef, DataSets, is_folder_name
+from ddpm_core.config.data_ref import SETS_PATTERN, DataRef, DataSets, is_folder_name
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import digits
 from ddpm_core.runs import layout
@@ -32,6 +34,7 @@ def test_references_are_read_and_written_back(text, refs):
     found = DataSets.parse(text)
     assert found.refs == tuple(refs)
     assert DataSets.parse(str(found)) == found
+    assert re.search(SETS_PATTERN, text)
 
 
 @pytest.mark.parametrize(
