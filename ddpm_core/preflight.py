@@ -60,7 +60,8 @@ class Findings:
             lines.append(f"images: {seen.text}")
             lines += _class_lines(config, seen)
         known = seen is not None and seen.num_train is not None and seen.num_test is not None
-        num_images = seen.num_train + seen.num_test if known else None  # type: ignore[union-attr,operator]
+        is_made = config.data.sets is None and known  # else no shard is written
+        num_images = seen.num_train + seen.num_test if is_made else None  # type: ignore[union-attr,operator]
         use = disk_use(config, num_images)
         shards = f"{size_text(use.dataset)} of shards, " if use.dataset is not None else ""
         kept = f"{size_text(use.snapshots)} of snapshots, " if use.snapshots else ""
