@@ -3,8 +3,10 @@
 from contextlib import suppress
 
 from ddpm_core.config import RunConfig
+from ddpm_core.errors import DataError
 from ddpm_core.runs import named_data, results
 from ddpm_core.runs.dataset_names import lineage
+from ddpm_core.runs.results import DatasetDamagedError
 from ddpm_core.shards.index import load_index
 from ddpm_core.sources.glance import Glance
 from ddpm_core.store.manifest import DamagedError
@@ -21,7 +23,10 @@ def in_named_set(store: Store, config: RunConfig) -> Glance | None:
     named = named_data.named_set(store, config)
     if named is None:
         return None
-    index = load_index(store, named.pointer.folder, named.pointer.fingerprint)
+    try:
+        index = load_index(store, named.pointer.folder, named.pointer.fingerprint)
+    except DatasetDamagedError as error:
+        raise DataError(f"{error} of a run with the source that it was made from") from None
     train, test = (index.num_images[split] for split in ("train", "test"))
     text = f"{train} images to train on, {test} held out, in {store.uri_of(named.pointer.folder)}"
     return Glance(train, test, text, index.label.names, index.label.counts["train"])

@@ -6,6 +6,7 @@ from ddpm_core.config.data_ref import DataSets
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import dataset_names, layout
 from ddpm_core.runs.dataset_names import NamedSet, enter, find, give, lineage, names_of, unnamed
+from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
 from tests.datasets.made import made
 
@@ -95,6 +96,16 @@ def test_a_damaged_entry_is_said_and_not_taken_for_a_free_name(store, content):
     for call in (lambda: find(store, ref("faces")), lambda: give(store, "faces", pointer)):
         with pytest.raises(DataError, match=r"000001\.json.*delete the file, and give the name"):
             call()
+
+
+@pytest.mark.parametrize("change", [{"dataset": "../elsewhere"}, {"fingerprint": "0" * 64}])
+def test_an_entry_that_names_no_data_set_is_damaged(store, change):
+    """Catches: a place outside of the root, or of another data set, that is read for this one."""
+    pointer = made(store)
+    body = {"name": "faces", "dataset": pointer.folder, "fingerprint": pointer.fingerprint}
+    commit(store, layout.dataset_name_folder("faces"), {}, body | change, name="000001.json")
+    with pytest.raises(DataError, match=r"000001\.json names no data set; delete the file"):
+        find(store, ref("faces"))
 
 
 def test_a_damaged_entry_hides_no_other_name(store):

@@ -5,7 +5,7 @@ import pytest
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.recipes import digits, recipe
 from ddpm_core.runs import layout, named_data
-from ddpm_core.runs.dataset_names import NamedSet, enter
+from ddpm_core.runs.dataset_names import NamedSet, enter, names_of
 from ddpm_core.runs.run import configure, open_run
 from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
@@ -152,6 +152,11 @@ def test_a_name_is_given_once_and_by_default_to_what_has_none(store):
     assert named_data.called(store, other) == other.folder.removeprefix("datasets/")
     with pytest.raises(ConfigError, match=r"data\.licence is kept beside the name"):
         named_data.name_set(store, config.replaced({"data.licence": "CC0"}), other)
+    photos = recipe("images").replaced({"name": "photos"})
+    third = made(store, num_train=12)
+    for config in (photos, photos.replaced({"name": "again"})):  # the second run of the images
+        named_data.name_set(store, config, third)
+    assert [one.name for one in names_of(store, third.fingerprint)] == ["photos"]
     assert named_data.default_name(recipe("images").replaced({"name": "photos"})) == "photos"
 
 

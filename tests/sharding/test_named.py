@@ -82,6 +82,10 @@ def test_what_a_named_set_lacks_is_said_and_nothing_is_begun(store, root, sharde
     with pytest.raises(DataError, match=r"strokes@.* is damaged.*data\.sets=null"):
         run_shard(store, other)
     assert not (root / "runs/other").exists()
+    index = root / sharded / "index.json"
+    index.write_bytes(index.read_bytes().replace(b'"test":6', b'"test":7'))
+    with pytest.raises(DataError, match=r"shard stage of a run with the source"):
+        planned(store, other, "shard", "train")
 
 
 def test_a_labelled_network_is_held_against_the_classes_of_the_set(store, sharded):
