@@ -121,7 +121,7 @@ def _data(facts: Facts) -> Iterator[str]:
         return
     rows: list[tuple[object, ...]] = [
         ("data set", f"{data.name}, fingerprint {index.fingerprint[:_DIGITS]}"),
-        ("read from", data.source),
+        ("read from", data.source if data.sets is None else f"the data set {data.sets}"),
         ("an image", f"{'×'.join(map(str, index.shape))} {index.image.dtype}"),
         *((split, f"{count:,} images") for split, count in index.num_images.items()),
         ("mean of the channels", ", ".join(f"{one:.1f}" for one in index.image.mean)),

@@ -1,6 +1,7 @@
 """The page of a run."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,13 @@ def test_names_are_text(trained):  # noqa: F811
     assert "&lt;script&gt;alert(1)" in page
     assert "<script" not in page
     assert "<img src=x>" not in page
+
+
+def test_a_run_on_a_named_data_set_says_so(trained):  # noqa: F811
+    """Catches: the source that such a run has not, in the place of what it was trained on."""
+    facts = gather(*trained)
+    config = facts.config.replaced({"data.sets": "strokes@3f2a90c1"})
+    assert "the data set strokes@3f2a90c1" in report_of([replace(facts, config=config)])
 
 
 def test_it_is_made_again_by_its_recipe_and_what_differs(trained):  # noqa: F811
