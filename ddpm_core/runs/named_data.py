@@ -112,18 +112,22 @@ def name_set(store: Store, config: RunConfig, pointer: DatasetPointer) -> None:
         StorageError: the storage refuses or does not answer.
     """
     data, named = config.data, names_of(store, pointer.fingerprint)
-    own, name = default_name(config), data.set_name or (named[-1].name if named else None)
-    if name is None and not is_folder_name(own) and not lineage(store, own):
-        name = own
-    if name is None and data.licence is None:
+    source = None if data.source == "default" else data.source.partition("?")[0]
+    name = data.set_name or (named[-1].name if named else None)
+    if name is not None:
+        give(store, name, pointer, source=source, licence=data.licence)
         return
-    if name is None:
+    own = default_name(config)
+    # No name of its own is worth a refusal: other images may have it, or its entry be damaged.
+    with suppress(RunConflictError, DataError):
+        if not is_folder_name(own):
+            give(store, own, pointer, source=source, licence=data.licence)
+            return
+    if data.licence is not None:
         raise ConfigError(
             "data.licence is kept beside the name of a data set, and this one has none, since "
             f"{own!r} is that of another; give it one with --name"
         )
-    source = None if data.source == "default" else data.source.partition("?")[0]
-    give(store, name, pointer, source=source, licence=data.licence)
 
 
 def alike(store: Store, config: RunConfig) -> NamedSet | None:
@@ -143,12 +147,15 @@ def require_name(store: Store, config: RunConfig) -> None:
 
     Raises:
         RunConflictError: with each key that differs.
-        DataError: the data set of that name is damaged.
+        DataError: an entry of the name is damaged.
     """
     name = config.data.set_name
     if name is None or not (found := lineage(store, name)):
         return
-    theirs = made_as(store, found[-1])
+    try:
+        theirs = made_as(store, found[-1])
+    except DataError:  # damaged or gone: this may be the run that makes it again
+        return
     lines = [
         f"{key}: {json.dumps(theirs.get(key))} there, {json.dumps(value)} here"
         for key, value in _made_here(config).items()

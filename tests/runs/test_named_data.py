@@ -152,6 +152,8 @@ def test_a_name_is_given_once_and_by_default_to_what_has_none(store):
     assert named_data.called(store, other) == other.folder.removeprefix("datasets/")
     with pytest.raises(ConfigError, match=r"data\.licence is kept beside the name"):
         named_data.name_set(store, config.replaced({"data.licence": "CC0"}), other)
+    store.write(f"{layout.dataset_name_folder('digits')}/000001.json", b"{")  # nor a refusal
+    named_data.name_set(store, config, other)
     photos = recipe("images").replaced({"name": "photos"})
     third = made(store, num_train=12)
     for config in (photos, photos.replaced({"name": "again"})):  # the second run of the images

@@ -123,6 +123,16 @@ def test_a_name_of_other_images_is_refused_before_anything_is_made(store, root, 
         planned(store, other.replaced({"data.images_per_shard": 5}))
 
 
+def test_what_a_name_means_is_made_again_by_the_command_that_made_it(store, root, config):
+    """Catches: a name that stands in the way of the repair of its own data set."""
+    folder = run_shard(store, config)
+    before = files_below(root)
+    (root / folder / "index.json").write_bytes(b"{}")
+    planned(store, config)
+    assert run_shard(store, config) == folder
+    assert files_below(root) == before
+
+
 def test_a_plan_says_which_set_is_used_or_may_be(store, config):
     """Catches: a recipe that silently uses, or passes over, a data set that is there."""
     config = config.replaced({"data.set_name": None, "data.licence": None})
