@@ -18,7 +18,7 @@ from ddpm_core.runs import base, layout, places, previews, refusals, results
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sharding.verify import problems_of
-from ddpm_core.shards.index import Index, load_index
+from ddpm_core.shards.index import SPLITS, Index, load_index
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
@@ -133,6 +133,14 @@ def _verify_dataset(store: Store, index: Index, report: Report) -> None:
         report.looked_at.append(f"{store.uri_of(folder)}: {total} images{networks}")
     named = {record.name for record in index.manifest.files.values()}
     named |= {f"{role}.json" for role in index.manifest.files}
+    if index.is_in_parts:
+        files = [
+            index.located_at(split, number)
+            for split in SPLITS
+            for number in range(len(index.shards[split]))
+        ]
+        own = {file.name for file in files if file.place == folder}
+        named |= own | {f"{name.removesuffix('.tar')}.json" for name in own}
     report.unnamed += unnamed_in(store, folder, {layout.DATASET_INDEX, *named, *features})
 
 

@@ -52,7 +52,11 @@ class BlockOrder:
     """
 
     def __init__(
-        self, seed: int, counts: Sequence[int], *, window_shards: int | None = None
+        self,
+        seed: int,
+        counts: Sequence[int] | NDArray[np.int64],
+        *,
+        window_shards: int | None = None,
     ) -> None:
         self._seed = seed
         self._counts = np.array(counts, dtype=np.int64)

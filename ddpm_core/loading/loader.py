@@ -122,7 +122,7 @@ def load_split(
         torch.from_numpy(decoded.pixels),
         {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
         num_classes=len(index.label.names),
-        counts=tuple(shard.num_images for shard in index.shards[split]),
+        counts=tuple(index.counts(split).tolist()),
         eight_bits=eight_bits,
     )
 

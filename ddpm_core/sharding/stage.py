@@ -265,10 +265,13 @@ def _complete(store: Store, pointer: DatasetPointer) -> Index | None:
         raise DatasetDamagedError(f"{store.uri_of(folder)} is another data set: {refusal}")
     try:
         found.require_sizes(store)
+        index = load_index(store, folder, pointer.fingerprint)
+        if index.is_in_parts:
+            index.require_there(store)
     except DamagedError as error:
         _log.warning("%s", error)
         return None
-    return load_index(store, folder, pointer.fingerprint)
+    return index
 
 
 def _show_done(store: Store, index: Index) -> None:

@@ -192,10 +192,10 @@ def test_load_index_says_what_is_wrong(store, tmp_path):
 
 def test_an_index_of_another_format_is_refused(store, monkeypatch):
     """Catches reading the future as if it were today."""
-    monkeypatch.setattr("ddpm_core.sharding.dataset.FORMAT_VERSION", 4)
+    monkeypatch.setattr("ddpm_core.sharding.dataset.FORMAT_VERSION", 5)
     folder = shard_dataset(store, data_config(), splits()).folder
     monkeypatch.undo()
-    with pytest.raises(DataError, match="has format 4, this program reads up to 3"):
+    with pytest.raises(DataError, match="has format 5, this program reads up to 4"):
         load_index(store, folder)
 
 
