@@ -29,7 +29,10 @@ _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
 _NUM_MADE_TEST = {"heartbeat": 500, "swiss_roll": 2000}
-_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders", "depth")
+_OF_COLLECTIONS = (
+    *("grey", "crop", "resize", "background", "encoding", "class_folders", "depth"),
+    *("in_place", "pin", "label_key"),
+)
 """keys that say what becomes of image files"""
 _OF_MAKING = ("source", "source_sha256", "set_name", "licence")
 """keys that say from what, and as what, a data set is made"""
@@ -79,6 +82,16 @@ class DataConfig(Section):
     8-bit files times 257; needs grey=True, encoding=png and resize=box. swiss_roll has 16"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
+    in_place: bool = False
+    """of a collection: use the WebDataset shards at source where they lie, without a copy: an index
+    of them is made, and images are decoded, cut and resized whenever they are read"""
+    pin: Literal["sha256", "listing"] = "sha256"
+    """of in_place=True: by what a shard is known again. sha256: each is read once, its digest taken
+    and its image files looked at; listing: its length, and the ETag of its bucket or the time of
+    its last change: only the headers of the tars are read"""
+    label_key: str | None = Field(None, min_length=1, max_length=100)
+    """of in_place=True: the key of a sample's .json that holds the number of its class; null: its
+    .cls says it, or there are no classes"""
     on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
     """of a collection: what to do about files that cannot be used. few: leave out up to
     max_bad_share of all, and keep the list with the data set; skip: the same, and files that are no
@@ -150,6 +163,8 @@ class DataConfig(Section):
     @property
     def unused(self) -> tuple[str, ...]:
         """Keys that this data set has no use for: they do not say what it is."""
+        if self.in_place:  # no shards are made
+            return ("encoding", "images_per_shard", "class_folders")
         return () if self.is_collection else _OF_COLLECTIONS
 
     @property
@@ -246,6 +261,26 @@ class DataConfig(Section):
             how = "made here" if self.is_made else "bundled with scikit-learn"
             raise ValueError(
                 f"source={self.source!r}, but {self.name} is {how}; give 'default', or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_stay_as_they_are(self) -> Self:
+        if not self.in_place:
+            for key, default in (("pin", "sha256"), ("label_key", None)):
+                if (value := getattr(self, key)) != default:
+                    raise ValueError(f"{key}={value} is a setting of in_place=True; leave it out")
+            return self
+        if self.depth != 8 or not self.class_folders:
+            key = "depth" if self.depth != 8 else "class_folders"
+            raise ValueError(
+                f"{key}={getattr(self, key)}, and in_place=True reads images of 8 bits and classes "
+                f"of the samples in shards; leave {key} out, or in_place"
+            )
+        if self.source == "default" or self.source_sha256 is not None:
+            raise ValueError(
+                "in_place=True needs source: a folder of tars, a pattern such as "
+                "/data/{000000..000999}.tar, or the JSON list of wids; and no source_sha256"
             )
         return self
 

@@ -89,7 +89,7 @@ OF_KIND: Mapping[str, frozenset[str]] = {
 always, as those of format 1. Never changed."""
 
 ADDED: Mapping[str, Mapping[str, Any]] = {
-    "data": {"depth": 8},
+    "data": {"depth": 8, "in_place": False, "pin": "sha256", "label_key": None},
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
     "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain", "chain_times": "equal"},

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import DataError
 from ddpm_core.loading.cache import Cache
-from ddpm_core.loading.shard_files import read_shard, shard_at
+from ddpm_core.loading.outside import open_verified
+from ddpm_core.loading.shard_files import ShardFile, read_shard, shard_at
 from ddpm_core.shards.index import Index, Shard, Split, key_of
 from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, LABEL, Member
+from ddpm_core.shards.one import Located
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
 from ddpm_core.store import durable
@@ -70,7 +72,7 @@ def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Deco
             raise OSError(error.errno, said) from None
         # Not closed here: arrays look into it, also from the traceback of an error.
         mapped = mmap.mmap(descriptor, size)
-        _fill(store, index, split, _views(mapped, index, split))
+        _fill(store, index, split, _views(mapped, index, split), cache)
         mapped[-_DIGEST_BYTES:] = _digest(about, mapped)
 
     def is_sound(descriptor: int) -> bool:
@@ -109,12 +111,37 @@ def _about(store: Store, index: Index, split: str) -> bytes:
             "num_images": index.num_images[split],
             "shape": list(index.shape),
             "shards": [
-                [index.located(shard).sha256, shard.offsets, shard.sizes, *_beside(shard)]
+                [
+                    index.located(shard).sha256 or index.located(shard).pin,
+                    shard.offsets,
+                    shard.sizes,
+                    *_beside(shard),
+                ]
                 for shard in shards
             ],
             "split": split,
         }
     )
+
+
+def _read_outside(
+    file: Located, index: Index, shard: Shard, decoded: Decoded, cache: Cache
+) -> None:
+    """Fill in the images of a shard that others put where it lies; the index has the classes."""
+    where = file.key
+    opened = ShardFile(open_verified(file, cache), where)
+    decoded.others[LABEL][:] = shard.labels
+    places = list(zip(shard.offsets, shard.sizes, strict=True))
+    for begin in range(0, len(places), _BLOCK_IMAGES):
+        block = places[begin : begin + _BLOCK_IMAGES]
+        decoded.pixels[begin : begin + len(block)] = index.image.decode(
+            [opened.read(offset, size) for offset, size in block],
+            _names(where, [f"the image at byte {offset}" for offset, _ in block]),
+        )
+
+
+def _pin(file: Located) -> str:
+    return file.sha256 or file.pin
 
 
 def _beside(shard: Shard) -> list[object]:
@@ -142,7 +169,7 @@ def _digest(about: bytes, mapped: mmap.mmap) -> bytes:
     return digest.digest()
 
 
-def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
+def _fill(store: Store, index: Index, split: Split, decoded: Decoded, cache: Cache) -> None:
     count = index.num_images[split]
     firsts = np.cumsum([0, *index.counts(split).tolist()])
     if firsts[-1] != count:
@@ -156,7 +183,7 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
         stop = first + shard.num_images
         others = {name: rows[first:stop] for name, rows in decoded.others.items()}
         part = Decoded(decoded.pixels[first:stop], others)
-        _read_shard(store, index, shard, split, part)
+        _read_shard(store, index, shard, split, part, cache)
 
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
@@ -164,9 +191,14 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
         list(pool.map(read, range(len(firsts) - 1)))
 
 
-def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: Decoded) -> None:
+def _read_shard(
+    store: Store, index: Index, shard: Shard, split: str, decoded: Decoded, cache: Cache
+) -> None:
     """Fill in the members of the images of one shard."""
     file = index.located(shard)
+    if file.is_outside:
+        _read_outside(file, index, shard, decoded, cache)
+        return
     where = store.uri_of(file.key)
     tar = read_shard(store, index, file)
     found = members(tar, origin=where)

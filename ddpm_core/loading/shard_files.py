@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError, PipelineError, StorageError
 from ddpm_core.loading.cache import Cache
+from ddpm_core.loading.outside import changed, is_fetched, open_outside
 from ddpm_core.runs import layout
 from ddpm_core.shards.index import Index
 from ddpm_core.shards.one import Located, Shard
@@ -175,6 +176,8 @@ class ShardFiles:
 
     def _open(self, number: int) -> ShardFile:
         file = self._index.located_at(self._split, number)
+        if file.is_outside:
+            return self._open_outside(number, file)
         path, where = self._store.local_path(file.key), self._store.uri_of(file.key)
         if path is None:
             # Named by its content: whatever data set it belongs to, it is the same.
@@ -195,6 +198,14 @@ class ShardFiles:
             read_shard(self._store, self._index, file)
         raise DataError(f"{where} changes while it is read; see to this storage, then run again")
 
+    def _open_outside(self, number: int, file: Located) -> ShardFile:
+        found = ShardFile(open_outside(file, self._cache), file.key)
+        # Once in a process, as of shards of our own.
+        is_pinned = file.sha256 is None or is_fetched(file)
+        if not is_pinned and not self._is_sound(number, file, found.descriptor):
+            raise changed(file)
+        return found
+
     def _fetch(self, number: int, file: Located, descriptor: int) -> None:
         """Fill a file of the cache; where all is well, the bytes are hashed once: as they lie."""
         with suppress(KeyMissingError):
@@ -210,7 +221,7 @@ class ShardFiles:
     def _is_sound(self, number: int, file: Located, descriptor: int) -> bool:
         stat = os.fstat(descriptor)
         stamp: Stamp = (stat.st_ino, stat.st_size)
-        if not self._are_remote:
+        if not self._are_remote or file.is_outside:
             # The cache sets the times of its files at every opening, and never writes into one.
             stamp += (stat.st_mtime_ns, stat.st_ctime_ns)
         if self._verified.get(number) == stamp:

@@ -196,7 +196,7 @@ class StreamedImages:
     def _pool(self) -> DecodePool:
         with self._lock:
             if self._decoders is None:
-                self._decoders = DecodePool(self._num_decoders, self._shape)
+                self._decoders = DecodePool(self._num_decoders, self._shape, self._index.image.cut)
             return self._decoders
 
     def _shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -228,6 +228,8 @@ class StreamedImages:
         return origin
 
     def _key(self, shard: Shard, within: int) -> str:
+        if shard.file is not None and shard.file.is_outside:
+            return f"the image at byte {shard.offsets[within]}"
         return key_of(self._split, shard.first_number + within)
 
     def _file(self, places: Places, position: int, member: str, shard: Shard, within: int) -> bytes:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.errors import DataError, RunConflictError
@@ -15,6 +15,7 @@ from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.runs.run import open_stage
 from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset
+from ddpm_core.sharding.in_place import InPlace
 from ddpm_core.sharding.source import Source, require_few_rejected
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, dataset_fingerprint, load_index, require_identity
@@ -158,9 +159,17 @@ def _trained_on(store: Store, config: RunConfig) -> str | None:
 
 
 @contextmanager
-def _source(config: RunConfig) -> Iterator[Source]:
+def _source(config: RunConfig) -> Iterator[Source | InPlace]:
     """The images, and for a collection the cluster that works on them."""
-    if config.data.is_collection:
+    if config.data.in_place:
+        with closing(InPlace(config.data)) as shards:
+            from ddpm_core import cluster  # as below
+
+            compute = _on_cpus(config)
+            with cluster.connect(compute):
+                shards.look(compute)
+                yield shards
+    elif config.data.is_collection:
         container, listing = listed(config.data, cache=downloads_folder())
         # With it comes Ray: not before the names are known to be those of images to train on.
         from ddpm_core import cluster
@@ -179,7 +188,7 @@ def _on_cpus(config: RunConfig) -> ComputeConfig:
 
 
 def _made(
-    store: Store, config: RunConfig, source: Source, pointer: DatasetPointer | None
+    store: Store, config: RunConfig, source: Source | InPlace, pointer: DatasetPointer | None
 ) -> DatasetPointer:
     """Return the data set of these images, after making what lacks."""
     images_sha256 = source.digest()
@@ -214,7 +223,13 @@ def _made(
     return made
 
 
-def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -> None:
+def _make(store: Store, config: RunConfig, source: Source | InPlace, images_sha256: str) -> None:
+    if isinstance(source, InPlace):
+        folder = layout.dataset_folder(
+            config.data.name, dataset_fingerprint(config.data, images_sha256)
+        )
+        source.commit(store, folder, images_sha256)
+        return
     started = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:

@@ -13,7 +13,7 @@ of its shards and parts for each of them, in files beside index.json; see `table
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from ddpm_core.shards.members import (
     ImageMember,
     Member,
     OtherMember,
+    TextMember,
     entries_of_format_2,
     member_of,
     whole,
@@ -87,6 +88,8 @@ class Index:
     """split -> its shards, in order; of an index in parts each is read when it is asked for"""
     rejected: tuple[Rejected, ...]
     """files of the source that were left out"""
+    texts: Mapping[str, TextMember] = field(default_factory=dict)
+    """the members that are texts, which nothing reads with the images"""
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -310,7 +313,10 @@ def _index(store: Store, found: Manifest) -> Index:
     image = members.pop(IMAGE)
     if not isinstance(image, ImageMember) or not isinstance(members.get(LABEL), ClassMember):
         raise TypeError("there is no member image, or no label")
-    others = {name: one for name, one in members.items() if not isinstance(one, ImageMember)}
+    others = {name: one for name, one in members.items() if isinstance(one, ClassMember)}
+    texts = {name: one for name, one in members.items() if isinstance(one, TextMember)}
+    if len(others) + len(texts) < len(members):
+        raise TypeError(f"several images in a sample: {', '.join(members)}")
     return Index(
         manifest=found,
         fingerprint=body["fingerprint"],
@@ -319,6 +325,7 @@ def _index(store: Store, found: Manifest) -> Index:
         num_images={split: whole(body["num_images"][split]) for split in SPLITS},
         shards=_shards(store, found, image.file_bytes),
         rejected=tuple(Rejected(**one) for one in body["rejected"]),
+        texts=texts,
     )
 
 

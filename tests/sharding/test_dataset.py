@@ -276,7 +276,7 @@ def test_an_index_of_absurd_numbers_is_refused(path, value, store, small_index):
 
 
 LATER = {
-    "a kind": {"caption": {"kind": "text", "dtype": "utf-8", "shape": []}},
+    "a kind": {"caption": {"kind": "tokens", "dtype": "utf-8", "shape": []}},
     "a data type": {"image": {"dtype": "float32"}},
     "axes": {"image": {"shape": [["frames", 4], ["height", 8], ["width", 8]]}},
 }
