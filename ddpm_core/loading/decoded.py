@@ -72,7 +72,7 @@ def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Deco
             raise OSError(error.errno, said) from None
         # Not closed here: arrays look into it, also from the traceback of an error.
         mapped = mmap.mmap(descriptor, size)
-        _fill(store, index, split, _views(mapped, index, split), cache)
+        _fill(store, index, split, _views(mapped, index, split))
         mapped[-_DIGEST_BYTES:] = _digest(about, mapped)
 
     def is_sound(descriptor: int) -> bool:
@@ -124,12 +124,10 @@ def _about(store: Store, index: Index, split: str) -> bytes:
     )
 
 
-def _read_outside(
-    file: Located, index: Index, shard: Shard, decoded: Decoded, cache: Cache
-) -> None:
+def _read_outside(file: Located, index: Index, shard: Shard, decoded: Decoded) -> None:
     """Fill in the images of a shard that others put where it lies; the index has the classes."""
     where = file.key
-    opened = ShardFile(open_verified(file, cache), where)
+    opened = ShardFile(open_verified(file), where)
     decoded.others[LABEL][:] = shard.labels
     places = list(zip(shard.offsets, shard.sizes, strict=True))
     for begin in range(0, len(places), _BLOCK_IMAGES):
@@ -169,7 +167,7 @@ def _digest(about: bytes, mapped: mmap.mmap) -> bytes:
     return digest.digest()
 
 
-def _fill(store: Store, index: Index, split: Split, decoded: Decoded, cache: Cache) -> None:
+def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
     count = index.num_images[split]
     firsts = np.cumsum([0, *index.counts(split).tolist()])
     if firsts[-1] != count:
@@ -183,7 +181,7 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded, cache: Cac
         stop = first + shard.num_images
         others = {name: rows[first:stop] for name, rows in decoded.others.items()}
         part = Decoded(decoded.pixels[first:stop], others)
-        _read_shard(store, index, shard, split, part, cache)
+        _read_shard(store, index, shard, split, part)
 
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
@@ -191,13 +189,11 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded, cache: Cac
         list(pool.map(read, range(len(firsts) - 1)))
 
 
-def _read_shard(
-    store: Store, index: Index, shard: Shard, split: str, decoded: Decoded, cache: Cache
-) -> None:
+def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: Decoded) -> None:
     """Fill in the members of the images of one shard."""
     file = index.located(shard)
     if file.is_outside:
-        _read_outside(file, index, shard, decoded, cache)
+        _read_outside(file, index, shard, decoded)
         return
     where = store.uri_of(file.key)
     tar = read_shard(store, index, file)

@@ -6,6 +6,7 @@ name: by its digest, or by its length and what its place says of it.
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -38,6 +39,42 @@ def open_outside(file: Located, cache: Cache) -> int:
             make=lambda descriptor: _fetch(file, descriptor),
             is_sound=lambda descriptor: _is_sound(file, descriptor),
         )
+    return _open_local(file)
+
+
+def open_verified(file: Located) -> int:
+    """Return a descriptor of a shard, after its SHA-256 was compared, if that is its pin.
+
+    One in a bucket is fetched for this once: whoever makes a file of the cache holds one of its
+    locks, and may not wait for another.
+
+    Raises:
+        DataError, StorageError: as `open_outside`.
+    """
+    if is_fetched(file):
+        with tempfile.TemporaryFile() as copy:
+            _fetch(file, copy.fileno())
+            return os.dup(copy.fileno())
+    descriptor = _open_local(file)
+    if file.sha256 is not None:
+        digest = hashlib.sha256()
+        for at in range(0, file.size, _BLOCK_BYTES):
+            digest.update(os.pread(descriptor, _BLOCK_BYTES, at))
+        if digest.hexdigest() != file.sha256:
+            os.close(descriptor)
+            raise changed(file)
+    return descriptor
+
+
+def changed(file: Located) -> DataError:
+    """Return the error of a shard that is another one than was indexed."""
+    return DataError(
+        f"{file.key} is not the shard that was indexed ({file.size} bytes, {file.pin}): put that "
+        "one back, or give a new run the shards as they are now"
+    )
+
+
+def _open_local(file: Located) -> int:
     path = Path(unquote(urlsplit(file.place).path), file.name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -56,31 +93,6 @@ def open_outside(file: Located, cache: Cache) -> int:
         os.close(descriptor)
         raise changed(file)
     return descriptor
-
-
-def open_verified(file: Located, cache: Cache) -> int:
-    """Return a descriptor of a shard, after its SHA-256 was compared, if that is its pin.
-
-    Raises:
-        DataError, StorageError: as `open_outside`.
-    """
-    descriptor = open_outside(file, cache)
-    if file.sha256 is not None and not is_fetched(file):
-        digest = hashlib.sha256()
-        for at in range(0, file.size, _BLOCK_BYTES):
-            digest.update(os.pread(descriptor, _BLOCK_BYTES, at))
-        if digest.hexdigest() != file.sha256:
-            os.close(descriptor)
-            raise changed(file)
-    return descriptor
-
-
-def changed(file: Located) -> DataError:
-    """Return the error of a shard that is another one than was indexed."""
-    return DataError(
-        f"{file.key} is not the shard that was indexed ({file.size} bytes, {file.pin}): put that "
-        "one back, or give a new run the shards as they are now"
-    )
 
 
 def _fetch(file: Located, descriptor: int) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 
 from ddpm_core.errors import DataError
 from ddpm_core.images.shaped import shape_files
-from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.outside import open_verified
 from ddpm_core.loading.shard_files import ShardFile
 from ddpm_core.shards.counts import Counts
@@ -23,7 +22,7 @@ def outside_problems(index: Index, shard: Shard) -> tuple[list[str], Counts]:
     if file is None or cut is None or shard.labels is None:
         return [f"{shard.name}: the index does not say what its images are made into"], counts
     try:
-        opened = ShardFile(open_verified(file, Cache.of_environment()), file.key)
+        opened = ShardFile(open_verified(file), file.key)
         channels, height, width = index.shape
         one = np.empty((1, height, width, channels), np.uint8)
         for offset, size, label in zip(shard.offsets, shard.sizes, shard.labels, strict=True):

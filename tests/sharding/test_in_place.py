@@ -19,10 +19,12 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import SPLITS, load_index
 from ddpm_core.store.storage import open_store
+from tests.fake_s3 import BUCKET
 from tests.sampling.tiny import in_process
 from tests.sharding.small import files_below, tar_of
 
 __all__ = ["in_process"]
+pytest_plugins = ["tests.s3_fixtures"]
 SHAPING = Shaping(8, 12, 3, "center", "box", (255, 255, 255))
 
 
@@ -312,3 +314,36 @@ def test_sources_that_name_no_shards_are_refused(source, reason, store, tars, in
     where = source if ":" in source else str(tars / source)
     with pytest.raises((ConfigError, DataError), match=reason):
         run_shard(store, config_of(where))
+
+
+@pytest.mark.parametrize(("pin", "max_decoded"), [("sha256", 10**6), ("listing", 0)])
+def test_shards_in_a_bucket_are_used_in_place(
+    pin, max_decoded, s3_server, store, tars, in_process, monkeypatch, cache_folder
+):
+    """Catches: bytes of another object, a copy that is damaged in the cache and used, an object
+    that is replaced after it was indexed, and ranges that are put together wrongly."""
+    monkeypatch.setattr(loader, "MAX_DECODED_BYTES", max_decoded)
+    monkeypatch.setattr("ddpm_core.loading.outside._BLOCK_BYTES", 9000)
+    monkeypatch.setattr("ddpm_core.sources.shard_samples._RANGE_BYTES", 7000)
+    for path in tars.iterdir():
+        s3_server.objects[f"some data/{path.name}"] = path.read_bytes()
+    index = indexed(store, config_of(f"s3://{BUCKET}/some data", pin=pin))
+    found = images_of(store, index)
+    for place, (wanted, _) in zip(sorted(found), expected(), strict=True):
+        np.testing.assert_array_equal(found[place][0], wanted)
+    copies = list(cache_folder.rglob("outside-*"))
+    if max_decoded:
+        assert not copies
+        return
+    assert len(copies) == 4
+    copies[0].write_bytes(copies[0].read_bytes()[:-40] + bytes(40))
+    with closing(load_split(store, index, "train")) as images:
+        images.take(np.arange(len(images)))
+    for path in copies:
+        path.unlink()
+    s3_server.objects["some data/000002.tar"] = shard_of(5, 5)
+    with (
+        pytest.raises(DataError, match=r"some data/000002\.tar is not the shard that was indexed"),
+        closing(load_split(store, index, "train")) as images,
+    ):
+        images.take(np.arange(len(images)))
