@@ -226,8 +226,7 @@ class TableWriter:
         if parts:
             self._write_parts(split, parts)
         numbers = np.array(rows, "<i8").reshape(-1, len(_COLUMNS)).T
-        count = np.array([len(digests)], "<i8").tobytes()
-        table = b"".join([count, numbers.tobytes(), *digests, *texts])
+        table = table_bytes(numbers, b"".join(digests), b"".join(texts))
         role = f"{split}-table"
         self.files[role] = write_file(self._store, self._folder, role, ".bin", table)
 
@@ -244,6 +243,12 @@ class TableWriter:
         record = write_file(self._store, self._folder, stem, ".bin", b"".join(parts))
         self.files[stem] = record
         self._parts.append([self._place(self._folder), record.name])
+
+
+def table_bytes(numbers: NDArray[np.int64], digests: bytes, texts: bytes) -> bytes:
+    """Return the bytes of a table: (columns, S) numbers, S digests, and S names and pins."""
+    count = np.array([numbers.shape[1]], "<i8").tobytes()
+    return b"".join([count, numbers.astype("<i8").tobytes(), digests, texts])
 
 
 def _mapped(store: Store, found: Manifest, role: str) -> memoryview | mmap.mmap:
