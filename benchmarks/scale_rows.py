@@ -61,7 +61,7 @@ def shard(folder, run, *changes):
         "data.width": SIDE,
         "data.num_test_images": 1000,
         "data.images_per_shard": PER_SHARD,
-        "model.attention_resolutions": "8",
+        "model.attention_resolutions": "[8]",
         "compute.num_workers": min(2, psutil.cpu_count() or 1),
     }
     sets = [f"--set={key}={value}" for key, value in values.items()]
@@ -269,8 +269,8 @@ ROWS = {
     "load the index": load,
 }
 IN_PLACE = {
-    "in place: index, by digest": ("digests", ["data.in_place=True"]),
-    "in place: index, by listing": ("listing", ["data.in_place=True", "data.pin=listing"]),
+    "in place: index, by digest": ("digests", ["data.in_place=true"]),
+    "in place: index, by listing": ("listing", ["data.in_place=true", "data.pin=listing"]),
 }
 PEER_ROWS = {
     "litData: optimize": (litdata_make, "litData"),
