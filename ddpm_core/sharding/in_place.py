@@ -1,14 +1,13 @@
 """Shards of others as a data set: used where they lie, with an index of ours under the root.
 
 One pass looks at each shard (`sources.shard_samples`), by as many workers as there are. What it
-finds of a shard is a few bytes an image; it waits in a file until all are known. Then the splits
-follow from the shards' names, and the tables are written.
+finds of a shard is a few bytes an image, which are kept (`looked_at`): no shard that is as it was
+is looked at twice. When all are known, the splits follow from the shards' names, and the tables are
+written.
 """
 
 import hashlib
-import tempfile
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from ddpm_core.canonical import canonical_json
+from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import ComputeConfig, DataConfig, identity
 from ddpm_core.errors import DataError
 from ddpm_core.images.shaped import Cut
 from ddpm_core.progress import Progress
+from ddpm_core.sharding.looked_at import LookedAt, Record
 from ddpm_core.sharding.source import require_few_rejected
 from ddpm_core.shards.index import SPLITS, Rejected, Split, commit_in_parts, dataset_fingerprint
 from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember, TextMember
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _HELD_OUT = b"ddpm-pipeline: held out:"
 _MAX_HELD_OUT = 1000
+_LOOK_VERSION = 1
+"""of what is found in the same shard; with another one all are looked at again"""
 _NO_CLASSES = ("all",)
 
 
@@ -63,8 +65,14 @@ class InPlace:
     def __init__(self, data: DataConfig) -> None:
         self._data, self._listed = data, list_shards(data.source)
         count = len(self._listed)
-        self._spool = tempfile.TemporaryFile(dir=downloads_folder())  # noqa: SIM115 - closed below
-        self._at, self._sizes = array("q", [0]) * count, array("q", [0]) * count
+        self._rules = {
+            "pin": data.pin,
+            "max_pixels": data.max_pixels,
+            "label_key": data.label_key,
+        }
+        name = fingerprint({"rules": self._rules, "source": data.source, "version": _LOOK_VERSION})
+        self._known = LookedAt(downloads_folder() / "in-place" / f"{name[:32]}.parts")
+        self._records: dict[int, Record] = {}
         self._counts = np.zeros(count, np.int64)
         self._pins, self._parts_sha256 = [""] * count, [""] * count
         self._has_labels: set[bool] = set()
@@ -74,8 +82,8 @@ class InPlace:
         self.passed_over: Counter[str] = Counter()
 
     def close(self) -> None:
-        """Give back the file in which the parts wait."""
-        self._spool.close()
+        """Leave what is known of the shards to the next start."""
+        self._known.close()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -152,22 +160,29 @@ class InPlace:
         from ddpm_core import cluster  # with it comes Ray
 
         data, total = self._data, len(self._listed)
-        started, done, images = time.monotonic(), 0, 0
+        looks = []
+        for number, listed in enumerate(self._listed):
+            record = self._known.find(self._token(listed)) if listed.is_settled else None
+            if record is None:
+                looks.append(Look(number, listed))
+            else:
+                self._take(number, record)
+        started, before = time.monotonic(), int(self._counts.sum())
+
+        def show() -> None:
+            images = int(self._counts.sum())
+            rate = (images - before) / max(time.monotonic() - started, 1e-3)
+            note = f"{images} images, {rate:.0f} images/s"
+            Progress("shard", len(self._records), total, "shards", note).show()
 
         def on_done(look: Look, found: Indexed) -> None:
-            nonlocal done, images
-            self._keep(look.number, found)
-            done, images = done + 1, images + found.shard.num_images
-            rate = images / max(time.monotonic() - started, 1e-3)
-            Progress("shard", done, total, "shards", f"{images} images, {rate:.0f} images/s").show()
+            token = self._token(look.listed) if look.listed.is_settled else None
+            self._take(look.number, self._known.add(token, _head(found), part_of(found.shard)))
+            show()
 
-        note = "looking at them where they lie" + (
-            "" if data.pin == "sha256" else "; pinned by what their place says of them, not read"
-        )
-        Progress("shard", 0, total, "shards", note).show()
-        rules = {"pin": data.pin, "max_pixels": data.max_pixels, "label_key": data.label_key}
-        looks = [Look(number, listed) for number, listed in enumerate(self._listed)]
-        cluster.map_units(make_looker, rules, looks, compute, on_done=on_done)
+        show()
+        if looks:
+            cluster.map_units(make_looker, self._rules, looks, compute, on_done=on_done)
         found = int(self._counts.sum()) + len(self.rejected)
         require_few_rejected(data, self.rejected, found, uri=data.source)
         if len(self._has_labels) > 1:
@@ -176,20 +191,26 @@ class InPlace:
                 "whose images have none; give each image one, or none"
             )
 
-    def _keep(self, number: int, found: Indexed) -> None:
-        part = part_of(found.shard)
-        self._at[number], self._sizes[number] = self._spool.seek(0, 2), len(part)
-        self._spool.write(part)
-        self._counts[number] = found.shard.num_images
-        self._parts_sha256[number] = sha256_of(part)
-        self._pins[number] = found.shard.file.pin if found.shard.file is not None else ""
-        if found.shard.num_images:
-            self._has_labels.add(found.has_labels)
-            self._max_label = max(self._max_label, *(found.shard.labels or (0,)))
-        self._beside |= found.shard.beside.keys()
-        self.passed_over.update(found.passed_over)
-        if found.rejected:
-            self._rejected[number] = found.rejected
+    def _token(self, listed: Listed) -> bytes:
+        """Return a digest of all that a shard is known by, and of what is looked for in it."""
+        said = [listed.file.key, listed.file.size, listed.file.pin, listed.mark]
+        return hashlib.sha256(
+            canonical_json([_LOOK_VERSION, said, listed.num_samples, listed.md5, self._rules])
+        ).digest()
+
+    def _take(self, number: int, record: Record) -> None:
+        head = self._known.head(record)
+        self._records[number] = record
+        self._counts[number] = head["num_images"]
+        self._parts_sha256[number] = head["part"]
+        self._pins[number] = head["pin"]
+        if head["num_images"]:
+            self._has_labels.add(head["has_labels"])
+            self._max_label = max(self._max_label, head["max_label"])
+        self._beside.update(head["beside"])
+        self.passed_over.update(head["passed_over"])
+        if head["rejected"]:
+            self._rejected[number] = tuple(Rejected(**one) for one in head["rejected"])
 
     def _plan(self) -> dict[Split, list[tuple[int, int, int]]]:
         """Return (shard, first image, image after the last) of each split."""
@@ -227,8 +248,7 @@ class InPlace:
         """Return images `start` to `stop` - 1 of a shard."""
         listed = self._listed[number].file
         file = Located(listed.place, listed.name, listed.size, self._pins[number])
-        self._spool.seek(self._at[number])
-        part = self._spool.read(self._sizes[number])
+        part = self._known.part(self._records[number])
         shard = shard_of(part, file.name, int(self._counts[number]), 0, file)
         own = slice(start, stop)
         return replace(
@@ -245,6 +265,21 @@ class InPlace:
         for shard in self._shards(plan):
             counts += np.bincount(np.array(shard.labels, np.int64), minlength=len(counts))
         return tuple(counts.tolist())
+
+
+def _head(found: Indexed) -> dict[str, Any]:
+    """Return what is kept of a shard as a whole, as JSON."""
+    shard = found.shard
+    return {
+        "num_images": shard.num_images,
+        "part": sha256_of(part_of(shard)),
+        "pin": shard.file.pin if shard.file is not None else "",
+        "has_labels": found.has_labels,
+        "max_label": max(shard.labels or (0,), default=0),
+        "beside": sorted(shard.beside),
+        "passed_over": dict(found.passed_over),
+        "rejected": [vars(one) for one in found.rejected],
+    }
 
 
 _ENDINGS = {"caption": CAPTIONS[0], "about": "json"}

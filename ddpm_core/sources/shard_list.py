@@ -12,6 +12,7 @@ or the time of the last change that its disk gives it.
 import json
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
 
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _MAX_SHARDS = 10**7
+_SETTLED_S = 2.0  # the clock of FAT, the coarsest
 _MAX_LIST_BYTES = 2**31
 _FORMS = (
     "a folder of tars, a tar, a pattern such as /data/{000000..000999}.tar, or the JSON list of "
@@ -39,6 +41,10 @@ class Listed(NamedTuple):
     """pinned by what its place says of it"""
     num_samples: int | None
     md5: str | None
+    mark: str
+    """what else changes with it: the inode and its time; "" of an object, whose ETag says all"""
+    is_settled: bool
+    """whether it changed long enough ago for its time to show the next change"""
 
 
 @dataclass(frozen=True)
@@ -143,23 +149,23 @@ def _looked_at(given: list[_Given]) -> list[Listed]:
     for one in given:
         if not one.where.startswith("s3://"):
             path = Path(one.where).expanduser().absolute()
-            file = _local(path.parent, path.name)
+            shard = _local(path.parent, path.name)
         else:
             folder, _, name = one.where.rpartition("/")
             if folder not in in_buckets:  # one listing of a folder, not a request for each shard
                 listed = _in_bucket(folder) if folder != "s3:/" else []
-                in_buckets[folder] = {shard.file.name: shard for shard in listed}
+                in_buckets[folder] = {each.file.name: each for each in listed}
             if name not in in_buckets[folder]:
                 raise DataError(f"{one.where} is not there; correct data.source")
-            file = in_buckets[folder][name].file
-        found.append(Listed(file, one.num_samples, one.md5))
+            shard = in_buckets[folder][name]
+        found.append(shard._replace(num_samples=one.num_samples, md5=one.md5))
     return found
 
 
 def _in_folder(root: Path) -> list[Listed]:
     root = root.absolute()
     if root.is_file() and root.suffix == ".tar":
-        return [Listed(_local(root.parent, root.name), None, None)]
+        return [_local(root.parent, root.name)]
     try:
         folders = [root, *sorted(one for one in root.iterdir() if one.is_dir())]
         names = [
@@ -173,10 +179,10 @@ def _in_folder(root: Path) -> list[Listed]:
         raise DataError(
             f"data.source={quoted(str(root))} cannot be listed: {error.strerror}; give {_FORMS}"
         ) from None
-    return [Listed(_local(root, name), None, None) for name in sorted(names)]
+    return [_local(root, name) for name in sorted(names)]
 
 
-def _local(folder: Path, name: str) -> Located:
+def _local(folder: Path, name: str) -> Listed:
     path = folder / name
     try:
         found = path.stat()
@@ -189,9 +195,10 @@ def _local(folder: Path, name: str) -> Located:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{quoted(str(path))} is no file; correct data.source")
     # A symbolic link to the same folder is another place of the same shards.
-    return Located(
-        f"file://{quote(str(folder))}", name, found.st_size, f"mtime:{found.st_mtime_ns}"
-    )
+    pin = f"mtime:{found.st_mtime_ns}"
+    file = Located(f"file://{quote(str(folder))}", name, found.st_size, pin)
+    is_settled = max(found.st_mtime, found.st_ctime) < time.time() - _SETTLED_S
+    return Listed(file, None, None, f"{found.st_ino}:{found.st_ctime_ns}", is_settled)
 
 
 def _in_bucket(source: str) -> list[Listed]:
@@ -214,5 +221,6 @@ def _in_bucket(source: str) -> list[Listed]:
                 f"{place}: the server gives no ETag for {quoted(rest)}, so that nothing shows "
                 "whether it changes; give data.pin=sha256"
             )
-        found.append(Listed(Located(place, rest, one.size, f"etag:{one.etag}"), None, None))
+        file = Located(place, rest, one.size, f"etag:{one.etag}")
+        found.append(Listed(file, None, None, "", is_settled=True))
     return sorted(found, key=lambda shard: shard.file.name.encode("utf-8", "surrogateescape"))

@@ -18,6 +18,8 @@ from ddpm_core.recipes import recipe
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import SPLITS, load_index
+from ddpm_core.sources.download import downloads_folder
+from ddpm_core.sources.shard_samples import index_shard
 from ddpm_core.store.storage import open_store
 from tests.fake_s3 import BUCKET
 from tests.sampling.tiny import in_process
@@ -26,6 +28,12 @@ from tests.sharding.small import files_below, tar_of
 __all__ = ["in_process"]
 pytest_plugins = ["tests.s3_fixtures"]
 SHAPING = Shaping(8, 12, 3, "center", "box", (255, 255, 255))
+
+
+@pytest.fixture(autouse=True)
+def _own_looks(tmp_path, monkeypatch):
+    """What was found in shards is kept for each test by itself."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
 
 
 def picture(number):
@@ -347,3 +355,50 @@ def test_shards_in_a_bucket_are_used_in_place(
         closing(load_split(store, index, "train")) as images,
     ):
         images.take(np.arange(len(images)))
+
+
+def settle(tars):
+    """Let the shards be as old as those that nobody writes any more."""
+    for path in tars.iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+
+
+def test_no_shard_that_is_as_it_was_is_looked_at_twice(store, tars, in_process, monkeypatch):
+    """Catches: a kill after which all is read again; a shard that changed and is not; images of
+    before in the index of what is there now; records that were cut, taken for whole."""
+    looked = []
+
+    def index(listed, rules):
+        looked.append(listed.file.name[:6])
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        return index_shard(listed, rules)
+
+    monkeypatch.setattr("ddpm_core.sources.shard_list._SETTLED_S", -10)  # written just now
+    monkeypatch.setattr("ddpm_core.sharding.in_place.index_shard", index)
+    settle(tars)
+    with pytest.raises(KeyboardInterrupt):
+        run_shard(store, config_of(tars))
+    first = indexed(store, config_of(tars))
+    assert looked == ["000000", "000001", "000002", "000002", "000003"]
+    del looked[:]
+    assert indexed(store, config_of(tars).replaced({"name": "b"})).fingerprint == first.fingerprint
+    assert not looked
+    (tars / "000001.tar").write_bytes(shard_of(40, 4))
+    found = indexed(store, config_of(tars).replaced({"name": "c"}))
+    assert looked == ["000001"]
+    assert sum(found.num_images.values()) == 19
+    (path,) = (downloads_folder() / "in-place").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    del looked[:]
+    assert indexed(store, config_of(tars).replaced({"name": "d"})).fingerprint == found.fingerprint
+    assert looked == ["000001"]
+
+
+def test_a_shard_that_was_written_just_now_is_looked_at_again(store, tars, in_process):
+    """Catches: a change within one tick of a clock, which no time shows."""
+    first = indexed(store, config_of(tars))
+    (path,) = (downloads_folder() / "in-place").iterdir()
+    num_bytes = path.stat().st_size
+    assert indexed(store, config_of(tars).replaced({"name": "b"})).fingerprint == first.fingerprint
+    assert path.stat().st_size == 2 * num_bytes
