@@ -237,6 +237,7 @@ def wids_train(folder):
 
 
 _LOADER = {"batch_size": BATCH, "num_workers": 2}
+# wids is a module that webdataset had before 1.0: it needs an environment of its own.
 PEERS = {"litData": "litdata", "MosaicML": "streaming", "wids": "wids"}
 
 

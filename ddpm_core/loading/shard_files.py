@@ -126,7 +126,9 @@ class ShardFiles:
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(_NUM_FETCHERS, thread_name_prefix="shards")
 
-        if self._are_remote:
+        # Shards of others lie in one kind of place.
+        is_fetched_outside = len(index.counts(split)) and is_fetched(index.located_at(split, 0))
+        if self._are_remote or is_fetched_outside:
             largest = np.sort(index.file_bytes(split))[-max_open:]
             folder = store.uri_of(index.manifest.folder)
             cache.require_room(int(largest.sum()), f"keeping {max_open} shards of {folder} open")

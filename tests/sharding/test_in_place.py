@@ -352,6 +352,10 @@ def test_shards_in_a_bucket_are_used_in_place(
         np.testing.assert_array_equal(images.take(np.arange(len(images))), sound)
     for path in copies:
         path.unlink()
+    monkeypatch.setenv("DDPM_CACHE_GIB", "1e-6")
+    with pytest.raises(ConfigError, match=r"shards of .* open needs"):
+        load_split(store, index, "train")
+    monkeypatch.delenv("DDPM_CACHE_GIB")
     s3_server.objects["some data/000002.tar"] = shard_of(5, 5)
     with (
         pytest.raises(DataError, match=r"some data/000002\.tar is not the shard that was indexed"),
