@@ -8,15 +8,19 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
+from ddpm_core import __version__
 from ddpm_core.cli import (
     MODEL_KEY,
     TARGET_HELP,
     add_command,
     add_model_argument,
+    add_naming_arguments,
     add_run_arguments,
     changes_of,
     describe_keys,
@@ -52,6 +56,9 @@ examples:
   python -m ddpm_core sample short --model @newest
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
   python -m ddpm_core train images --size 64 --scale S --run photos --set data.source=photos.zip
+  python -m ddpm_core shard images --run faces --set data.source=faces.zip --name faces
+  python -m ddpm_core train images --run trained --data faces
+  python -m ddpm_core datasets list
   python -m ddpm_core verify short
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   python -m ddpm_core runs list
@@ -66,10 +73,24 @@ exit codes:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage and return the process's exit code."""
+class Outer(NamedTuple):
+    """A command that a program around this one adds, as `ddpm` does `run`."""
+
+    help: str
+    main: Callable[[Sequence[str]], int]
+    """called with the words after its name; returns the process's exit code"""
+
+
+_NO_OUTER: Mapping[str, Outer] = MappingProxyType({})
+
+
+def main(arguments: Sequence[str] | None = None, *, outer: Mapping[str, Outer] = _NO_OUTER) -> int:
+    """Run one stage, or a command of `outer`, and return the process's exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in outer:
+        return outer[words[0]].main(words[1:])
     with command_output():
-        options = _parser().parse_args(arguments)
+        options = _parser(outer).parse_args(words)
         return exit_code_of(options.stage, partial(_act, options))
 
 
@@ -83,7 +104,7 @@ def _act(options: argparse.Namespace) -> None:
             _export_weights(options)
         case "edit":
             run_edit_command(options)
-        case "runs" | "export-samples" | "report" | "play" | "doctor" | "average":
+        case "runs" | "datasets" | "export-samples" | "report" | "play" | "doctor" | "average":
             run_command(options)
         case _:
             _run_stage(options)
@@ -204,7 +225,7 @@ def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
     return "\n".join(filter(None, [*lines, *changes]))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(outer: Mapping[str, Outer] = _NO_OUTER) -> argparse.ArgumentParser:
     is_script = Path(sys.argv[0]).name == "ddpm"
     parser = argparse.ArgumentParser(
         prog="ddpm" if is_script else "python -m ddpm_core",
@@ -213,13 +234,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"ddpm-pipeline {__version__}")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, command in outer.items():
+        add_command(stages, name, command.help)  # listed; its words are read by its own program
     for name, one in STAGES.items():
         raw = argparse.RawDescriptionHelpFormatter
         stage = add_command(stages, name, one.help, epilog=describe_keys(), formatter_class=raw)
         add_run_arguments(stage)
         if one.uses_weights:
             add_model_argument(stage)
+        if name == "shard":
+            add_naming_arguments(stage)
         stage.add_argument("target", metavar="RECIPE[:ABLATION]|RUN", help=TARGET_HELP)
     verifying = add_command(stages, "verify", VERIFY)
     verifying.add_argument(
@@ -259,10 +285,5 @@ def _add_exchanges(stages: "argparse._SubParsersAction[argparse.ArgumentParser]"
     exporting.add_argument("folder", metavar="FOLDER", help="path or s3:// URI to write to")
 
 
-def script() -> None:
-    """Be the command `ddpm`."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    script()
+    sys.exit(main())

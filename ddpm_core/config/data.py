@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ddpm_core.config.section import PLACE, PositiveInt, Section
+from ddpm_core.config.data_ref import DataSets, is_folder_name
+from ddpm_core.config.section import PLACE, RUN_NAME_PATTERN, PositiveInt, Section
 
 Made = Literal["heartbeat", "swiss_roll"]
 """data sets that are made, not read: 20 bits of two levels, and points of two coordinates"""
@@ -28,8 +29,13 @@ _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
 _NUM_MADE_TEST = {"heartbeat": 500, "swiss_roll": 2000}
-_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders", "depth")
+_OF_COLLECTIONS = (
+    *("grey", "crop", "resize", "background", "encoding", "class_folders", "depth"),
+    *("in_place", "pin", "label_key"),
+)
 """keys that say what becomes of image files"""
+_OF_MAKING = ("source", "source_sha256", "set_name", "licence")
+"""keys that say from what, and as what, a data set is made"""
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -47,6 +53,14 @@ class DataConfig(Section):
     does not change what is made of them, so it is in no fingerprint"""
     source_sha256: Annotated[str | None, PLACE] = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the archive at `source`, 64 digits 0-9 and a-f; required for https://"""
+    sets: Annotated[str | None, PLACE] = None
+    """data sets that are there already, in place of `source`: NAME, or NAME@ and the beginning of
+    its fingerprint, as `datasets list` says; the other keys of `data` are then theirs"""
+    set_name: Annotated[str | None, PLACE] = Field(None, pattern=RUN_NAME_PATTERN)
+    """name under which the data set can be used by other runs; null: the run's, of a collection,
+    or `name`, as long as no other has it"""
+    licence: Annotated[str | None, PLACE] = Field(None, max_length=2000)
+    """note on what may be done with the images, kept beside the name of the data set"""
     height: PositiveInt = 8
     """rows of an image, in pixels; smaller originals of a bundle are padded with black around the
     centre, those of a collection are cropped and resized"""
@@ -68,6 +82,16 @@ class DataConfig(Section):
     8-bit files times 257; needs grey=True, encoding=png and resize=box. swiss_roll has 16"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
+    in_place: bool = False
+    """of a collection: use the WebDataset shards at source where they lie, without a copy: an index
+    of them is made, and images are decoded, cut and resized whenever they are read"""
+    pin: Literal["sha256", "listing"] = "sha256"
+    """of in_place=True: by what a shard is known again. sha256: each is read once, its digest taken
+    and its image files looked at; listing: its length, and the ETag of its bucket or the time of
+    its last change: only the headers of the tars are read"""
+    label_key: str | None = Field(None, min_length=1, max_length=100)
+    """of in_place=True: the key of a sample's .json that holds the number of its class; null: its
+    .cls says it, or there are no classes"""
     on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
     """of a collection: what to do about files that cannot be used. few: leave out up to
     max_bad_share of all, and keep the list with the data set; skip: the same, and files that are no
@@ -139,7 +163,42 @@ class DataConfig(Section):
     @property
     def unused(self) -> tuple[str, ...]:
         """Keys that this data set has no use for: they do not say what it is."""
+        if self.in_place:  # no shards are made
+            return ("encoding", "images_per_shard", "class_folders")
         return () if self.is_collection else _OF_COLLECTIONS
+
+    @property
+    def references(self) -> DataSets | None:
+        """The data sets that `sets` names."""
+        return None if self.sets is None else DataSets.parse(self.sets)
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_are_references(cls, sets: str | None) -> str | None:
+        try:
+            return None if sets is None else str(DataSets.parse(sets))
+        except ValueError as error:
+            raise ValueError(f"sets={sets!r} {error}") from None
+
+    @field_validator("set_name")
+    @classmethod
+    def _set_name_is_no_folder(cls, name: str | None) -> str | None:
+        if name is not None and (is_folder_name(name) or name.endswith(".") or ".." in name):
+            raise ValueError(
+                f"set_name={name!r} may not end in a dot, contain two in a row, or end in a dash "
+                "and 16 hex digits, as the folders of data sets do; give another"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _sets_are_made(self) -> Self:
+        for key in _OF_MAKING if self.sets is not None else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key}={getattr(self, key)!r} says how a data set is made, and sets="
+                    f"{self.sets!r} names what is made already; leave out one of the two"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -202,6 +261,26 @@ class DataConfig(Section):
             how = "made here" if self.is_made else "bundled with scikit-learn"
             raise ValueError(
                 f"source={self.source!r}, but {self.name} is {how}; give 'default', or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_stay_as_they_are(self) -> Self:
+        if not self.in_place:
+            for key, default in (("pin", "sha256"), ("label_key", None)):
+                if (value := getattr(self, key)) != default:
+                    raise ValueError(f"{key}={value} is a setting of in_place=True; leave it out")
+            return self
+        if self.depth != 8 or not self.class_folders:
+            key = "depth" if self.depth != 8 else "class_folders"
+            raise ValueError(
+                f"{key}={getattr(self, key)}, and in_place=True reads images of 8 bits and classes "
+                f"of the samples in shards; leave {key} out, or in_place"
+            )
+        if self.source == "default" or self.source_sha256 is not None:
+            raise ValueError(
+                "in_place=True needs source: a folder of tars, a pattern such as "
+                "/data/{000000..000999}.tar, or the JSON list of wids; and no source_sha256"
             )
         return self
 

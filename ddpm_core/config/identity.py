@@ -89,7 +89,7 @@ OF_KIND: Mapping[str, frozenset[str]] = {
 always, as those of format 1. Never changed."""
 
 ADDED: Mapping[str, Mapping[str, Any]] = {
-    "data": {"depth": 8},
+    "data": {"depth": 8, "in_place": False, "pin": "sha256", "label_key": None},
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
     "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain", "chain_times": "equal"},
@@ -169,6 +169,17 @@ def data(section: "DataConfig") -> dict[str, Any]:
     """Return what a data set is, whatever the places it is read from."""
     unused = section.unused
     return {key: value for key, value in counted("data", section).items() if key not in unused}
+
+
+def data_values(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of a data set that says of itself what `data` returned.
+
+    Keys that were added since, and are not said, are as before they were added.
+    """
+    values = {**ADDED["data"], **said}
+    if values.get("name") == "swiss_roll":  # said by its name alone
+        values["depth"] = 16
+    return values
 
 
 def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ddpm_core.loading import checked
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.checked import DIGEST_BYTES, CheckedBlocks, digests_of, num_blocks
 from ddpm_core.loading.fill import Rows, Work, fill
+from ddpm_core.loading.shard_files import shard_at
 from ddpm_core.shards.index import Index, Split
 from ddpm_core.shards.members import IMAGE, Member
 from ddpm_core.store import durable
@@ -68,8 +69,8 @@ class _Layout:
     """all that determines it, as JSON"""
 
     @classmethod
-    def of(cls, index: Index, split: Split) -> "_Layout":
-        return cls(index, split, _about(index, split))
+    def of(cls, store: Store, index: Index, split: Split) -> "_Layout":
+        return cls(index, split, _about(store, index, split))
 
     @property
     def name(self) -> str:
@@ -142,7 +143,7 @@ def open_decoded(
             what a shard is; naming it, what was expected and what was found.
         ConfigError: the cache is smaller than the split.
     """
-    layout = _Layout.of(index, split)
+    layout = _Layout.of(store, index, split)
     cache.require_room(layout.size, f"the {split} split of {store.uri_of(index.manifest.folder)}")
     descriptor = cache.open(
         layout.name,
@@ -153,9 +154,9 @@ def open_decoded(
     return _mapped(layout, descriptor, cache, read)
 
 
-def is_decoded(index: Index, split: Split, cache: Cache) -> bool:
+def is_decoded(store: Store, index: Index, split: Split, cache: Cache) -> bool:
     """Say whether a split is in the local cache, without a look at what is there."""
-    return cache.has(_Layout.of(index, split).name)
+    return cache.has(_Layout.of(store, index, split).name)
 
 
 def decoded_bytes(index: Index, split: str) -> int:
@@ -231,21 +232,28 @@ def _bytes_of(member: Member) -> int:
     return math.prod(member.shape) * np.dtype(member.dtype).itemsize
 
 
-def _about(index: Index, split: str) -> bytes:
+def _about(store: Store, index: Index, split: str) -> bytes:
     """Return all that determines the file, as JSON."""
-    places = hashlib.sha256()
-    for shard in index.shards[split]:
+    places, pins, beside = hashlib.sha256(), [], []
+    for number in range(len(index.shards[split])):
+        shard = shard_at(store, index, split, number)
+        file = index.located(shard)
+        pins.append(file.sha256 or file.pin)
         for column in (shard.offsets, shard.sizes):
             places.update(np.array([len(column), *column], "<i8").tobytes())
+        # What an index says in the place of a shard's files: mostly nothing.
+        if shard.labels is not None or shard.beside:
+            beside.append([number, shard.labels, dict(shard.beside)])
     return canonical_json(
         {
+            "beside": beside,
             "block": checked.BLOCK_BYTES,
             "dataset": index.fingerprint,
             "format": _FORMAT,
             "num_images": index.num_images[split],
             "places": places.hexdigest(),
             "shape": list(index.shape),
-            "shards": [index.manifest.files[shard.role].sha256 for shard in index.shards[split]],
+            "shards": pins,
             "split": split,
         }
     )

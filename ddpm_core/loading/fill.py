@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.loading.decode_pool import DecodePool
-from ddpm_core.loading.shard_files import Places, ShardFile, damaged
+from ddpm_core.loading.outside import open_verified
+from ddpm_core.loading.shard_files import Places, ShardFile, read_shard, shard_at
 from ddpm_core.progress import Progress
-from ddpm_core.shards.index import Index, Shard, Split, key_of
-from ddpm_core.shards.members import IMAGE_ENDINGS, OtherMember
 from ddpm_core.shards.columns import Column, columns
+from ddpm_core.shards.index import Index, Shard, Split, key_of
+from ddpm_core.shards.members import IMAGE_ENDINGS, LABEL, OtherMember
+from ddpm_core.shards.one import Located
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
-from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 
 _MAX_THREADS = 16
@@ -72,8 +73,8 @@ def fill(store: Store, index: Index, split: Split, rows: Rows, work: Work) -> No
         DataError: a shard is missing, has another size or SHA-256 than the index says, or is not
             what a shard is; naming it, what was expected and what was found.
     """
-    shards, count = index.shards[split], index.num_images[split]
-    firsts = np.cumsum([0, *(shard.num_images for shard in shards)]).tolist()
+    count = index.num_images[split]
+    firsts = np.cumsum([0, *index.counts(split).tolist()]).tolist()
     if firsts[-1] != count:
         raise DataError(
             f"{store.uri_of(index.manifest.folder)} has shards of {firsts[-1]} {split} images, "
@@ -83,16 +84,17 @@ def fill(store: Store, index: Index, split: Split, rows: Rows, work: Work) -> No
     threads = min(max(2, work.num_cores), _MAX_THREADS)
     with _pool(index, count, min(work.num_cores, _MAX_THREADS)) as pool:
 
-        def read(shard: Shard, first: int) -> None:
+        def read(number: int) -> None:
             work.go_on()
-            part = rows.part(first, first + shard.num_images)
+            shard = shard_at(store, index, split, number)
+            part = rows.part(firsts[number], firsts[number] + shard.num_images)
             _read_shard(store, index, shard, split, part, pool)
             shown.add(shard.num_images)
 
         with ThreadPoolExecutor(threads, thread_name_prefix="fill") as executor:
             try:
                 # The list takes every result, which raises the error of a thread.
-                list(executor.map(read, shards, firsts[:-1]))
+                list(executor.map(read, range(len(firsts) - 1)))
             finally:
                 executor.shutdown(cancel_futures=True)
 
@@ -103,7 +105,9 @@ def _pool(
     """Return processes that decode, in a context that ends them; None where they are not needed."""
     needs = index.image.file_bytes is None and index.image.dtype == "uint8" and count >= _MANY
     channels, height, width = index.shape
-    return closing(DecodePool(num_processes, (height, width, channels))) if needs else nullcontext()
+    if not needs:
+        return nullcontext()
+    return closing(DecodePool(num_processes, (height, width, channels), index.image.cut))
 
 
 class _Shown:
@@ -130,11 +134,12 @@ def _read_shard(
     store: Store, index: Index, shard: Shard, split: str, rows: Rows, pool: DecodePool | None
 ) -> None:
     """Fill in the members of the images of one shard."""
-    where = store.uri_of(f"{index.manifest.folder}/{shard.name}")
-    try:
-        tar = index.manifest.read(store, shard.role)
-    except DamagedError as error:
-        raise damaged(store, index, error) from None
+    file = index.located(shard)
+    if file.is_outside:
+        _read_outside(file, index, shard, rows, pool)
+        return
+    where = store.uri_of(file.key)
+    tar = read_shard(store, index, file)
     archive = np.frombuffer(tar, np.uint8)
     found = columns(archive, shard, split, index.endings)
     if found is None:
@@ -144,6 +149,10 @@ def _read_shard(
         return f"{where}: {key_of(split, shard.first_number + number)}"
 
     for name, member in index.others.items():
+        if name == LABEL and shard.labels is not None:
+            given = [b"%d" % label for label in shard.labels]
+            rows.others[name][:] = member.decode(given, key)
+            continue
         column = found[index.place_of(name)]
         origin = _of_ending(key, member.ending)
         rows.others[name][:] = _other_rows(archive, column, member, origin)
@@ -151,7 +160,7 @@ def _read_shard(
     if index.image.file_bytes is not None and _copied(archive, images, index, rows):
         return
     if pool is not None:
-        _decode_by_processes(tar, images, pool, rows.pixels, key)
+        _decode_by_processes(_in_memory(tar), images, pool, rows.pixels, key)
         return
     for begin in range(0, shard.num_images, _BLOCK_IMAGES):
         block = slice(begin, begin + _BLOCK_IMAGES)
@@ -175,18 +184,44 @@ def _copied(archive: NDArray[np.uint8], images: Column, index: Index, rows: Rows
     return True
 
 
+def _read_outside(
+    file: Located, index: Index, shard: Shard, rows: Rows, pool: DecodePool | None
+) -> None:
+    """Fill in the images of a shard that others put where it lies; the index has the classes."""
+    opened = ShardFile(open_verified(file), file.key)
+    rows.others[LABEL][:] = shard.labels
+    images = Column(np.array(shard.offsets, np.int64), np.array(shard.sizes, np.int64))
+
+    def origin(number: int) -> str:
+        return f"{file.key}: the image at byte {shard.offsets[number]}"
+
+    if pool is not None:
+        _decode_by_processes(opened, images, pool, rows.pixels, origin)
+        return
+    places = list(zip(shard.offsets, shard.sizes, strict=True))
+    for begin in range(0, len(places), _BLOCK_IMAGES):
+        block = places[begin : begin + _BLOCK_IMAGES]
+        rows.pixels[begin : begin + len(block)] = index.image.decode(
+            [opened.read(offset, size) for offset, size in block], _from(origin, begin)
+        )
+
+
+def _in_memory(tar: bytes) -> ShardFile:
+    """Return a file of these bytes, which were compared: its own might be another by now."""
+    descriptor = os.memfd_create("ddpm-shard")
+    with open(os.dup(descriptor), "wb") as stream:  # noqa: PTH123 - of a descriptor
+        stream.write(tar)
+    return ShardFile(descriptor, "a shard in memory")
+
+
 def _decode_by_processes(
-    tar: bytes,
+    file: ShardFile,
     images: Column,
     pool: DecodePool,
     pixels: NDArray[np.uint8],
     origin: Callable[[int], str],
 ) -> None:
-    """Decode the images of a shard whose bytes were compared: of these, not of its file again."""
-    descriptor = os.memfd_create("ddpm-shard")
-    file = ShardFile(descriptor, "a shard in memory")
-    with open(os.dup(descriptor), "wb") as stream:  # noqa: PTH123 - of a descriptor
-        stream.write(tar)
+    """Decode the images of an open shard that was verified."""
     count, channels, height, width = pixels.shape
     at_once = max(1, _POOL_BYTES // (channels * height * width))
     for begin in range(0, count, at_once):

@@ -20,6 +20,7 @@ from ddpm_core.loading.fill import Work
 from ddpm_core.loading.filling import FillingImages
 from ddpm_core.loading.held import ImageSet as ImageSet
 from ddpm_core.loading.held import batch as batch
+from ddpm_core.loading.outside import is_fetched
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.machine import cores
 from ddpm_core.shards.index import Index, Split
@@ -72,7 +73,7 @@ def load_split(
         with closing(whole):
             return whole.take(numbers).numpy()
 
-    counts = tuple(shard.num_images for shard in index.shards[split])
+    counts = tuple(index.counts(split).tolist())
 
     def held(work: Work) -> ImageSet:
         decoded = open_decoded(store, index, split, cache, read=read, work=work)
@@ -88,8 +89,7 @@ def load_split(
     if decoded_bytes(index, split) > MAX_DECODED_BYTES:
         return from_shards()
     # All shards of a remote store would be fetched for the first batches of random images.
-    is_here = store.local_path(index.manifest.folder) is not None
-    if beside and is_here and not is_decoded(index, split, cache):
+    if beside and _are_here(store, index, split) and not is_decoded(store, index, split, cache):
         work = Work(num_decoders, stage)
         return FillingImages(
             lambda go_on: held(replace(work, go_on=go_on)),
@@ -99,6 +99,14 @@ def load_split(
             members=index.others.keys(),
         )
     return held(Work(cores(), stage))
+
+
+def _are_here(store: Store, index: Index, split: Split) -> bool:
+    """Say whether all shards of a split are files of this machine."""
+    if store.local_path(index.manifest.folder) is None:
+        return False
+    numbers = range(len(index.shards[split])) if index.is_in_parts else ()
+    return not any(is_fetched(index.located_at(split, number)) for number in numbers)
 
 
 def num_levels_of(images: Tensor) -> int:

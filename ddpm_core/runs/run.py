@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
-from ddpm_core.runs import base, begun, going_on, layout, results
+from ddpm_core.runs import base, begun, going_on, layout, named_data, results
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
@@ -49,12 +49,16 @@ def configure(
     Raises:
         ConfigError: if any of it is not valid.
         RunConflictError: if `changes` would make a run that exists another experiment.
+        DataError: if the data set that `data.sets` names is damaged.
     """
     first, home = read_target(target, root=root)
     named = {**changes, "name": run} if run is not None else dict(changes)
+    where = (home or DEFAULT_ROOT) if root is None else root
+    if first.data.sets is not None or named_data.is_in(named):
+        require_lasting_root(where)
+        named = named_data.with_sets(open_store(where), first, named.get("name", first.name), named)
     config = _with_absolute_paths(first.replaced(named))
     _require_source(config)
-    where = (home or DEFAULT_ROOT) if root is None else root
     require_lasting_root(where)
     config = going_on.as_on_record(open_store(where), base.pinned(open_store(where), config))
     if home is not None and run is None and root is None:
@@ -227,11 +231,12 @@ def _absolute(key: str, path: str) -> str:
 
 def _require_source(config: RunConfig) -> None:
     data = config.data
-    if data.is_collection and data.source == "default":
+    if data.is_collection and data.source == "default" and data.sets is None:
         raise ConfigError(
             f"data.source='default', but {data.name} is nothing that can be downloaded here; give "
             "--set data.source=PLACE: a folder, a .zip or .tar of images, an LMDB export, or "
-            "WebDataset shards, as a path, s3://bucket/prefix or https:// URI"
+            "WebDataset shards, as a path, s3://bucket/prefix or https:// URI; or --data NAME, a "
+            "data set that is there already"
         )
     scheme, separator, place = data.source.partition("://")
     if separator and "@" in place.partition("/")[0]:

@@ -1,6 +1,6 @@
 """A data set of shards: made by as many workers as there are, the same bytes by any number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,13 @@ from ddpm_core.shards.index import (
     FORMAT_VERSION,
     SPLITS,
     Split,
+    commit_in_parts,
     dataset_fingerprint,
     in_format_3,
     shard_entry,
 )
 from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
+from ddpm_core.shards.one import Located, Shard
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
@@ -30,6 +32,8 @@ from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import FileRecord, Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
+MAX_WHOLE = 2**22
+"""images of an index in one JSON, which versions before read too; of more it is in parts"""
 _NUM_SHOWN = 64  # images of the picture for people
 Made = dict[Split, list[MadeShard]]
 
@@ -85,10 +89,25 @@ def make_dataset(
     rejected = [one for split in SPLITS for shard in shards[split] for one in shard.rejected]
     require_few_rejected(data, rejected, total, uri=data.source)
     _require_images(shards, data)
-    files = {shard.shard.role: shard.record for split in SPLITS for shard in shards[split]}
-    files["train-first"] = _put_first_images(store, folder, data, shards["train"])
+    first = {"train-first": _put_first_images(store, folder, data, shards["train"])}
     body = _body(data, source, images_sha256, shards, histogram)
-    return _commit(store, folder, files, body)
+    if sum(body["num_images"].values()) > MAX_WHOLE:
+        located: dict[str, Iterator[Shard]] = {
+            split: (_located(folder, shard) for shard in shards[split]) for split in SPLITS
+        }
+        return commit_in_parts(store, folder, body, located, files=first)
+    files = {shard.shard.role: shard.record for split in SPLITS for shard in shards[split]}
+    file_bytes = body["members"][IMAGE]["file_bytes"]
+    said = {
+        split: [shard_entry(shard.shard, file_bytes) for shard in shards[split]] for split in SPLITS
+    }
+    return _commit(store, folder, files | first, {**body, "shards": said})
+
+
+def _located(folder: str, made: MadeShard) -> Shard:
+    record = made.record
+    file = Located(folder, record.name, record.size, f"sha256:{record.sha256}")
+    return replace(made.shard, file=file)
 
 
 def _commit(
@@ -145,10 +164,6 @@ def _body(
         },
         "num_images": {
             split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS
-        },
-        "shards": {
-            split: [shard_entry(shard.shard, file_bytes) for shard in shards[split]]
-            for split in SPLITS
         },
         "rejected": [
             vars(one) for split in SPLITS for shard in shards[split] for one in shard.rejected

@@ -3,17 +3,19 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ddpm_core.config import ComputeConfig, RunConfig
-from ddpm_core.errors import RunConflictError
+from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.images.names import HARMLESS, quoted
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.runs import layout, places, results
+from ddpm_core.runs import layout, named_data, places, results
+from ddpm_core.runs.dataset_names import require_free
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.runs.run import open_stage
 from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset
+from ddpm_core.sharding.in_place import InPlace
 from ddpm_core.sharding.source import Source, require_few_rejected
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, dataset_fingerprint, load_index, require_identity
@@ -47,11 +49,17 @@ def run_shard(store: Store, config: RunConfig) -> str:
     key = layout.dataset_pointer_key(config.name)
     pointer, index, passed_over = _recorded(store, config)
     if pointer is not None and index is not None:
+        if config.data.set_name is not None or config.data.licence is not None:
+            named_data.name_set(store, config, pointer)
         _show_done(store, index)
         return pointer.folder
-    with _source(config) as source:
-        require_classes(config, source.classes)
-        made = _made(store, config, source, pointer)
+    if config.data.sets is not None:
+        made = _named(store, config)
+    else:
+        with _source(config) as source:
+            require_classes(config, source.classes)
+            made = _made(store, config, source, pointer)
+        named_data.name_set(store, config, made)
     open_stage(store, config)  # the run's first result is about to stand, and not earlier its name
     if passed_over is not None and passed_over == _pointer_bytes(store, config):
         store.delete(key)
@@ -79,6 +87,34 @@ def _recorded(
         _log.warning("%s%s", WARNING, error)
         return None, None, _pointer_bytes(store, config)
     return pointer, index, None
+
+
+def _named(store: Store, config: RunConfig) -> DatasetPointer:
+    """Return the data set that `data.sets` names, after a look at its index and its files.
+
+    Raises:
+        DataError: it is damaged.
+        RunConflictError: the run was trained on another one.
+    """
+    named = named_data.named_set(store, config)
+    index = None if named is None else _complete(store, named.pointer)
+    if named is None or index is None:
+        raise DataError(
+            f"the data set data.sets={config.data.sets} is damaged, as is said above, and this run "
+            "has no source to make it anew; run the shard stage with the source that it was made "
+            "from, data.source=..., and data.sets=null"
+        )
+    results.require_data(store, config, index.manifest)
+    require_classes(config, index.label.names)
+    trained_on = _trained_on(store, config)
+    if trained_on not in (None, index.fingerprint):
+        raise RunConflictError(
+            f"run {config.name!r} has checkpoints that were trained on the data set {trained_on}, "
+            f"and data.sets={config.data.sets} is {index.fingerprint}; name that one, or give the "
+            "run another name"
+        )
+    _show_done(store, index)
+    return named.pointer
 
 
 def _pointer_bytes(store: Store, config: RunConfig) -> bytes | None:
@@ -123,9 +159,17 @@ def _trained_on(store: Store, config: RunConfig) -> str | None:
 
 
 @contextmanager
-def _source(config: RunConfig) -> Iterator[Source]:
+def _source(config: RunConfig) -> Iterator[Source | InPlace]:
     """The images, and for a collection the cluster that works on them."""
-    if config.data.is_collection:
+    if config.data.in_place:
+        with closing(InPlace(config.data)) as shards:
+            from ddpm_core import cluster  # as below
+
+            compute = _on_cpus(config)
+            with cluster.connect(compute):
+                shards.look(compute)
+                yield shards
+    elif config.data.is_collection:
         container, listing = listed(config.data, cache=downloads_folder())
         # With it comes Ray: not before the names are known to be those of images to train on.
         from ddpm_core import cluster
@@ -144,7 +188,7 @@ def _on_cpus(config: RunConfig) -> ComputeConfig:
 
 
 def _made(
-    store: Store, config: RunConfig, source: Source, pointer: DatasetPointer | None
+    store: Store, config: RunConfig, source: Source | InPlace, pointer: DatasetPointer | None
 ) -> DatasetPointer:
     """Return the data set of these images, after making what lacks."""
     images_sha256 = source.digest()
@@ -164,6 +208,8 @@ def _made(
             f"{fingerprint[:16]}); give the source it was made from, or the run another name. "
             f"{_OTHERWISE}. If dataset.json was exchanged, delete it"
         )
+    if config.data.set_name is not None:
+        require_free(store, config.data.set_name, fingerprint)
     folder = layout.dataset_folder(config.data.name, fingerprint)
     made = DatasetPointer(folder, fingerprint)
     index = _complete(store, made)
@@ -177,7 +223,13 @@ def _made(
     return made
 
 
-def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -> None:
+def _make(store: Store, config: RunConfig, source: Source | InPlace, images_sha256: str) -> None:
+    if isinstance(source, InPlace):
+        folder = layout.dataset_folder(
+            config.data.name, dataset_fingerprint(config.data, images_sha256)
+        )
+        source.commit(store, folder, images_sha256)
+        return
     started = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
@@ -228,13 +280,17 @@ def _complete(store: Store, pointer: DatasetPointer) -> Index | None:
         raise DatasetDamagedError(f"{store.uri_of(folder)} is another data set: {refusal}")
     try:
         found.require_sizes(store)
+        index = load_index(store, folder, pointer.fingerprint)
+        if index.is_in_parts:
+            index.require_there(store)
     except DamagedError as error:
         _log.warning("%s", error)
         return None
-    return load_index(store, folder, pointer.fingerprint)
+    return index
 
 
 def _show_done(store: Store, index: Index) -> None:
-    total = sum(index.num_images.values())
-    note = f"done already: {store.uri_of(index.manifest.folder)}"
+    total, name = sum(index.num_images.values()), named_data.called(store, index.pointer)
+    where = store.uri_of(index.manifest.folder)
+    note = f"done already: {where}" + ("" if where.endswith(name) else f" ({name})")
     Progress("shard", total, total, "images", note).show()

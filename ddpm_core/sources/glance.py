@@ -13,6 +13,7 @@ from ddpm_core.errors import DataError
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.containers.opening import open_container
 from ddpm_core.sources.listing import Listing, list_images
+from ddpm_core.sources.shard_list import list_shards
 from ddpm_core.sources.splits import classes_of, load_splits, published_bytes
 from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
 
@@ -61,6 +62,11 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
         ConfigError, DataError, StorageError: as the shard stage would, but for what only the
             content of image files shows.
     """
+    if data.in_place:
+        listed_shards = list_shards(data.source)
+        num_bytes = sum(shard.file.size for shard in listed_shards)
+        text = f"{len(listed_shards)} shards of {num_bytes / 1e9:.1f} GB, to be used in place"
+        return Glance(None, data.num_test_images, text)
     if data.is_collection:
         if data.source.startswith("https://"):
             return Glance(None, None, f"{data.source.partition('?')[0]}, to be downloaded")

@@ -56,7 +56,12 @@ def folder(tmp_path):
 
 
 def datasets_below(root):
-    return {name: data for name, data in files_below(root).items() if name.startswith("datasets")}
+    """Return the files of all data sets; what their names keep says where the images came from."""
+    return {
+        name: data
+        for name, data in files_below(root).items()
+        if name.startswith("datasets/") and not name.startswith("datasets/names/")
+    }
 
 
 def images_in(store, index, split):

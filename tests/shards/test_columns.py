@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ddpm_core.errors import DataError
-from ddpm_core.shards.index import Shard
 from ddpm_core.shards.columns import columns
+from ddpm_core.shards.index import Shard
 from ddpm_core.shards.tar import members
 from ddpm_core.shards.tar_writer import pack
 from tests.sharding.small import tar_of
