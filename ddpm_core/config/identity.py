@@ -24,7 +24,7 @@ data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen 
     the images
 train.earlier  by the rates that it says: a run that went on at the same rate is the longer one
 study.ablation_steps  of the ablations, not of the study
-evaluate.features, train.start_from  by their digests, not by where they lie
+evaluate.features, evaluate.reference, train.start_from  by their digests, not by where they lie
 
 Versions before counted the housekeeping of format 1 (`COUNTED_BEFORE`). Their fingerprints can
 still be taken, by another `Rule`.
@@ -39,6 +39,7 @@ from ddpm_core.config.section import Section
 
 if TYPE_CHECKING:
     from ddpm_core.config.data import DataConfig
+    from ddpm_core.config.measure import EvaluateConfig
     from ddpm_core.config.run import RunConfig
 
 _LEVELS = "base_channels channel_mults num_res_blocks attention_resolutions dropout num_groups"
@@ -113,7 +114,14 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "threshold_percentile": None,
         "threshold_cap": None,
     },
-    "evaluate": {"num_classified_images": 0, "label_worth": False, "ode_steps": 50},
+    "evaluate": {
+        "num_classified_images": 0,
+        "label_worth": False,
+        "ode_steps": 50,
+        "metrics": (),
+        "reference": None,
+        "reference_sha256": None,
+    },
     "study": {"ddim_steps": ()},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its
@@ -223,11 +231,16 @@ def samples(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
 def evaluation(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     """Return what determines the metrics of given weights, samples and data.
 
-    A feature network from outside counts by its digest, not by where it lies.
+    A feature network from outside counts by its digest, not by where it lies, and so does a
+    reference; the order in which metrics are named does not count.
     """
     values = counted("evaluate", config.evaluate, rule)
     if config.evaluate.features != "trained":
         del values["features"]
+        values["features_sha256"] = config.evaluate.pinned
+    values.pop("reference", None)
+    if config.evaluate.metrics:
+        values["metrics"] = sorted(config.evaluate.metrics)
     return values
 
 
@@ -238,6 +251,6 @@ def study(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     return values
 
 
-def foreign_features(sha256: str | None) -> dict[str, Any]:
+def foreign_features(evaluate: "EvaluateConfig") -> dict[str, Any]:
     """Return what determines a feature network from outside: its digest."""
-    return {"kind": "torchscript", "sha256": sha256}
+    return {"kind": evaluate.feature_kind, "sha256": evaluate.pinned}

@@ -12,7 +12,8 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation import torchscript
+from ddpm_core.evaluation import foreign
+from ddpm_core.evaluation.foreign import Foreign
 from ddpm_core.evaluation.network import Embed
 from ddpm_core.evaluation.scores import inception_score
 
@@ -34,21 +35,21 @@ def check_feature_network(config: RunConfig) -> None:
         tried_network(config)
 
 
-def tried_network(config: RunConfig) -> bytes:
-    """Return the file that `evaluate.features` names, after two images have gone through it.
+def tried_network(config: RunConfig) -> Foreign:
+    """Return the network that `evaluate.features` names, after two images have gone through it.
 
     Raises:
-        ConfigError: the file is not there, is another than the one of `features_sha256`, is no
-            TorchScript, does not take uint8 images of the run's size, or does not return a row of
+        ConfigError: the file is not there, is another than its digest says, holds no network of
+            its kind, does not take uint8 images of the run's size, or does not return a row of
             finite numbers for each image that depends on that image alone.
         DataError: the URL leads to no such file.
         StorageError: its server does not answer; running again may help.
     """
     evaluate = config.evaluate
-    data = torchscript.fetch(evaluate.features, str(evaluate.features_sha256))
+    found = foreign.fetch(evaluate)
     named, images_u8 = f"evaluate.features={evaluate.features!r}", _two_images(config.data.shape)
     try:
-        network = torchscript.load(data, torch.device("cpu"))
+        network = foreign.load(evaluate.feature_kind, found.data, torch.device("cpu"))
         features = _tried(network.embed, images_u8)
         if network.classify is not None:
             inception_score(_tried(network.classify, images_u8))
@@ -64,7 +65,7 @@ def tried_network(config: RunConfig) -> bytes:
             f"{named} returns the same for two different images, and every distance would be 0; "
             "give one whose output depends on the image"
         )
-    return data
+    return found
 
 
 def _two_images(shape: tuple[int, int, int]) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.feature_networks import FOLDER
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.runs import base, begun, going_on, layout, named_data, results
 from ddpm_core.runs.stages import Section
@@ -182,7 +183,7 @@ def require_feature_file(config: RunConfig) -> None:
         ConfigError: naming the path: there is no such file, or it has another digest.
     """
     evaluate = config.evaluate
-    if evaluate.features != "trained" and "://" not in evaluate.features:
+    if evaluate.is_file_here:
         read_pinned(evaluate.features, str(evaluate.features_sha256), key="evaluate.features")
 
 
@@ -206,16 +207,22 @@ def _new_kinds(base: RunConfig, config: RunConfig, changes: Mapping[str, Any]) -
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return it with paths that mean the same to workers, which run in other folders."""
-    paths = {"data.source": config.data.source, "evaluate.features": config.evaluate.features}
+    paths = {"data.source": config.data.source}
+    if config.evaluate.is_file_here:
+        paths["evaluate.features"] = config.evaluate.features
+    if (reference := config.evaluate.reference) is not None:
+        paths["evaluate.reference"] = reference
     if (start := config.train.start) is not None and start.folder is not None:
         paths["train.start_from"] = str(start)
-    return config.replaced(
-        {
-            key: _absolute(key, path)
-            for key, path in paths.items()
-            if path not in ("default", "trained") and "://" not in path
-        }
-    )
+    changes = {
+        key: _absolute(key, path)
+        for key, path in paths.items()
+        if path != "default" and "://" not in path
+    }
+    folder = config.evaluate.features.removeprefix(FOLDER)
+    if folder != config.evaluate.features and "://" not in folder:
+        changes["evaluate.features"] = FOLDER + _absolute("evaluate.features", folder)
+    return config.replaced(changes)
 
 
 def _absolute(key: str, path: str) -> str:

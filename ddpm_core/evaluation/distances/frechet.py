@@ -18,11 +18,10 @@ class Influence:
     linear: Tensor
     quadratic: Tensor
 
-    def variance(self, features: Tensor) -> float:
-        """Return the variance over the images of a set, features (n, d)."""
+    def of(self, features: Tensor) -> Tensor:
+        """Return (n,): what each image of a set adds, but for a constant; features (n, d)."""
         centred = features.double() - self.mean
-        added = centred @ self.linear + ((centred @ self.quadratic) * centred).sum(dim=1)
-        return float(added.var())
+        return centred @ self.linear + ((centred @ self.quadratic) * centred).sum(dim=1)
 
 
 def influence(a: Moments, b: Moments) -> Influence | None:
@@ -73,7 +72,7 @@ def frechet_estimate(
         found = influence(own, other)
         if found is None:
             return Estimate(value, None)
-        variance += found.variance(rows) / len(rows)
+        variance += float(found.of(rows).var()) / len(rows)
     if rows_a is None and rows_b is None:
         return Estimate(value, None)
     return Estimate(value, normal_interval(value, sqrt(variance)))
