@@ -161,11 +161,13 @@ def _command(options: argparse.Namespace, stage: str) -> str:
 
 def _check_ahead(store: Store, config: RunConfig) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
-    if config.evaluate.features == "trained" or results.has_foreign_network(store, config):
+    if config.evaluate.features == "trained":
         return
-    from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
+    from ddpm_core.evaluation import check  # with it comes torch
 
-    check_feature_network(config)
+    check.check_reference(config)
+    if not results.has_foreign_network(store, config):
+        check.check_feature_network(config)
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.config import RunConfig
+from ddpm_core.config.feature_networks import known_by
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation import foreign
 from ddpm_core.evaluation.foreign import Foreign
 from ddpm_core.evaluation.network import Embed
 from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.statistics import require_dim, require_reference
 
 MAX_DIM = 2**14
 """Features of an image; the covariance of so many has 2 GiB."""
@@ -33,6 +35,22 @@ def check_feature_network(config: RunConfig) -> None:
     """
     if config.evaluate.features != "trained":
         tried_network(config)
+
+
+def check_reference(config: RunConfig) -> None:
+    """Refuse statistics of `evaluate.reference` that the samples could not be held to.
+
+    Raises:
+        PipelineError: as `require_reference`; or they are not of the features of a known network.
+    """
+    evaluate = config.evaluate
+    if evaluate.reference is None:
+        return
+    found = require_reference(evaluate.reference, str(evaluate.reference_sha256))
+    if (known := known_by(evaluate.pinned)) is not None:
+        named = f"evaluate.reference={evaluate.reference!r}"
+        features = f"evaluate.features={evaluate.features}"
+        require_dim(found, known.dim, origin=named, features=features)
 
 
 def tried_network(config: RunConfig) -> Foreign:

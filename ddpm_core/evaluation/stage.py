@@ -13,6 +13,13 @@ from ddpm_core.config import RunConfig
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
+from ddpm_core.evaluation.feature_metrics import (
+    feature_metrics,
+    looked_at_sets,
+    metrics_of_classes,
+    metrics_shown,
+    reference_metric,
+)
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
@@ -21,6 +28,7 @@ from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import seen_of
+from ddpm_core.evaluation.statistics import require_dim, require_reference
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
@@ -29,6 +37,7 @@ from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.stage import deliver_own_curve, deliver_samples
 from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.members import LABEL
+from ddpm_core.shards.one_class import require_no_metrics
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import Manifest
@@ -59,11 +68,13 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
-        DataError: the data set or the samples are not there.
+        ConfigError: `evaluate.metrics` are of features, and there are none.
+        DataError: the data set or the samples are not there, or too few for what is asked for.
         ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
     config = inputs.config
+    require_no_metrics(config, inputs.why_no_distance)
     say(f"weights: {inputs.of_weights.said}")
     has_features = inputs.recipe is not None
     units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
@@ -117,6 +128,7 @@ def summary(numbers: dict[str, Any]) -> str:
         f"{bits['value']:.3f}{error} bits/dim, Frechet distance {distance['value']:.2f} "
         f"(floor {distance['test_train']:.2f})"
         + (f", inception score {score['value']:.2f}" if score else "")
+        + "".join(f", {words} {value:.4g}" for words, value in metrics_shown(numbers).items())
         + (f", {100 * judged['value']:.1f} % of the samples judged right" if judged else "")
         + (f", {100 * own['value']:.1f} % of images classified by the network" if own else "")
     )
@@ -208,7 +220,31 @@ def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
     return {
         "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
         "inception_score": metrics.inception_metric(seen, config, weights, network=network),
+        **_of_metrics(inputs, findings, network),
     }
+
+
+def _of_metrics(
+    inputs: Inputs, findings: Findings[Kind], network: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what `evaluate.metrics` and `evaluate.reference` ask for."""
+    config, weights, evaluate = inputs.config, inputs.weights, inputs.config.evaluate
+    if not evaluate.metrics and evaluate.reference is None:
+        return {}
+    looked = looked_at_sets(findings)
+    found = feature_metrics(looked, config, weights, network=network)
+    if evaluate.reference is not None:
+        reference = require_reference(evaluate.reference, str(evaluate.reference_sha256))
+        require_dim(
+            reference,
+            looked["samples"].moments.dim,
+            origin=f"evaluate.reference={evaluate.reference!r}",
+            features=f"evaluate.features={evaluate.features}",
+        )
+        found["frechet_distance_reference"] = reference_metric(
+            looked, reference, config, weights, network=network
+        )
+    return found
 
 
 def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:
@@ -233,6 +269,15 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
         saved=saved,
         classified=classified,
     )
+    if inputs.recipe is not None and config.evaluate.metrics:
+        measured = metrics_of_classes(
+            looked_at_sets(findings),
+            config,
+            drawn=drawn.numpy(),
+            held_out=labels,
+            num_classes=len(names),
+        )
+        rows = [row | own for row, own in zip(rows, measured, strict=True)]
     if judged is None or inputs.recipe is None:
         return {**used, "classes": rows}
     metric = judge_metric(

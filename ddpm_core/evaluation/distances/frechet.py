@@ -59,7 +59,7 @@ def frechet_estimate(
     Args:
         a: moments of one set.
         b: of the other.
-        rows_a: the features (n, d) that a is of; None: not there.
+        rows_a: the features that a is of, or enough of them; None: not there.
         rows_b: those that b is of.
 
     Source: Efron 1982, The jackknife, the bootstrap and other resampling plans, section 6.3.
@@ -72,7 +72,7 @@ def frechet_estimate(
         found = influence(own, other)
         if found is None:
             return Estimate(value, None)
-        variance += float(found.of(rows).var()) / len(rows)
+        variance += float(found.of(rows).var()) / own.count
     if rows_a is None and rows_b is None:
         return Estimate(value, None)
     return Estimate(value, normal_interval(value, sqrt(variance)))
