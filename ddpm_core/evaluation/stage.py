@@ -22,13 +22,14 @@ from ddpm_core.evaluation.feature_metrics import (
 )
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.kept_statistics import keep_statistics, kept_statistics
 from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
-from ddpm_core.evaluation.seen import seen_of
-from ddpm_core.evaluation.statistics import require_dim, require_reference
+from ddpm_core.evaluation.seen import Seen, seen_of
+from ddpm_core.evaluation.statistics import Statistics, require_dim, require_reference
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
@@ -44,7 +45,7 @@ from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import open_tracker
 from ddpm_core.training.checkpoint import Curve
-from ddpm_core.units.ranges import Findings
+from ddpm_core.units.ranges import Findings, Range
 
 _NUM_COMPARED = 100
 
@@ -87,16 +88,17 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         else:
             # Now: a training that goes on may delete it while the units are measured.
             history = inputs.history()
+            known = _known_statistics(inputs)
             findings = measure(
                 inputs,
                 place.folder,
-                units,
+                [unit for unit in units if known is None or not _is_of_training_images(unit)],
                 uses_network,
                 make_worker,
                 stage="evaluate",
                 begin=tracker.begin,
             )
-            committed = _publish(inputs, findings, history)
+            committed = _publish(inputs, findings, history, known)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
         # Of a training that was killed after its last checkpoint, only a later stage can.
         deliver_own_curve(tracker, store, config, inputs.of_weights)
@@ -134,7 +136,24 @@ def summary(numbers: dict[str, Any]) -> str:
     )
 
 
-def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) -> Manifest:
+def _known_statistics(inputs: Inputs) -> Statistics | None:
+    """Return those of the training images, where no more than that is needed of their features."""
+    evaluate = inputs.config.evaluate
+    if inputs.recipe is None or evaluate.metrics or evaluate.reference is not None:
+        return None
+    return kept_statistics(inputs.store, inputs.index, inputs.recipe)
+
+
+def _is_of_training_images(unit: Range[Kind]) -> bool:
+    return (unit.kind, unit.part) == ("features", "train")
+
+
+def _publish(
+    inputs: Inputs,
+    findings: Findings[Kind],
+    history: Curve | None,
+    known: Statistics | None,
+) -> Manifest:
     """Compute numbers, curves and figures from the results of the units, and commit them.
 
     Of weights that were deleted before the stage began there is no `history`, and no loss figure.
@@ -149,7 +168,7 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
         ),
         "relative_to_gaussian": _relative(inputs, bound),
         **_of_flow(inputs, findings),
-        **_of_features(inputs, findings),
+        **_of_features(inputs, findings, known),
         **_of_classes(inputs, findings, bound),
     }
     contents = {
@@ -207,7 +226,9 @@ def _of_flow(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
     return {"bits_per_dim_flow": metrics.flow_metric(bits, inputs.config, inputs.weights)}
 
 
-def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
+def _of_features(
+    inputs: Inputs, findings: Findings[Kind], known: Statistics | None
+) -> dict[str, Any]:
     if inputs.recipe is None:
         reason = str(inputs.why_no_distance)
         return {
@@ -215,7 +236,14 @@ def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
             "inception_score": None,
         }
     network = describe_network(inputs.store, inputs.recipe)
-    seen = {part: seen_of(findings.each("features", part)) for part in SOURCES}
+    parts = [part for part in SOURCES if known is None or part != "train"]
+    seen = {part: seen_of(findings.each("features", part)) for part in parts}
+    if known is not None:
+        seen["train"] = Seen(known.moments, None, None)
+    else:
+        moments = seen["train"].moments
+        statistics = Statistics(moments, None, moments.count)
+        keep_statistics(inputs.store, inputs.index, inputs.recipe, statistics)
     config, weights = inputs.config, inputs.weights
     return {
         "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
