@@ -8,6 +8,7 @@ this data set, the samples of these weights, the numbers of both. Nothing is cha
 import re
 from functools import partial
 from os import cpu_count
+from typing import Any
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
@@ -169,7 +170,7 @@ def _verify_statistics(store: Store, folder: str, name: str, dataset: str) -> No
     found = manifest.load(store, f"{folder}/{name}", Expected({}))
     if found is None:
         return  # they are made when they are needed
-    made_of = found.body.get("made_of")
+    made_of: Any = found.body.get("made_of")
     is_own = isinstance(made_of, dict) and made_of.get("dataset") == dataset
     if not is_own or name != f"{_STATISTICS}{fingerprint(made_of)[:16]}":
         raise DamagedError(

@@ -110,8 +110,8 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
 
 def _numbers(
     made: Looked, real: Looked, request: Request
-) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    numbers: dict[str, Any] = {}
+) -> tuple[dict[Metric, Any], dict[str, str], list[str]]:
+    numbers: dict[Metric, Any] = {}
     left_out: dict[str, str] = {}
     warnings: list[str] = []
     for metric in request.metrics:

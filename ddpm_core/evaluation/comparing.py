@@ -206,12 +206,12 @@ def looked_of(parts: Iterable[Mapping[str, Tensor]]) -> Looked:
         count += len(part["features"])
     if not count:
         raise ValueError("no images")
-    rows = {name: torch.cat(found) for name, found in kept.items() if found}
+    whole = {name: torch.cat(found) for name, found in kept.items() if found}
     return Looked(
         count,
         moments["features"],
-        rows["features"],
-        rows.get("probabilities"),
+        whole["features"],
+        whole.get("probabilities"),
         moments.get("spatial"),
-        rows.get("spatial"),
+        whole.get("spatial"),
     )

@@ -1,6 +1,6 @@
 """What `evaluate.metrics` asks for: numbers of features beside the Frechet distance."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -19,8 +19,9 @@ from ddpm_core.evaluation.comparing import (
     score_of,
     words_of,
 )
+from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.moments import frechet_distance
-from ddpm_core.evaluation.statistics import Statistics
+from ddpm_core.evaluation.statistics import Statistics, require_dim, require_reference
 from ddpm_core.output import say
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
@@ -38,6 +39,27 @@ _OF_CLASSES: tuple[Metric, ...] = (
 """what few images can carry, and so those of a class"""
 
 
+def asked_for(inputs: Inputs, findings: Findings[Any], network: dict[str, Any]) -> dict[str, Any]:
+    """Return what `evaluate.metrics` and `evaluate.reference` ask for."""
+    config, weights, evaluate = inputs.config, inputs.weights, inputs.config.evaluate
+    if not evaluate.metrics and evaluate.reference is None:
+        return {}
+    looked = looked_at_sets(findings)
+    found = _metrics(looked, config, weights, network=network)
+    if evaluate.reference is not None:
+        reference = require_reference(evaluate.reference, str(evaluate.reference_sha256))
+        require_dim(
+            reference,
+            looked["samples"].moments.dim,
+            origin=f"evaluate.reference={evaluate.reference!r}",
+            features=f"evaluate.features={evaluate.features}",
+        )
+        found["frechet_distance_reference"] = _reference(
+            looked, reference, config, weights, network=network
+        )
+    return found
+
+
 def looked_at_sets(findings: Findings[Any]) -> dict[str, Looked]:
     """Return what the network said of each set of images."""
     return {
@@ -45,7 +67,7 @@ def looked_at_sets(findings: Findings[Any]) -> dict[str, Looked]:
     }
 
 
-def feature_metrics(
+def _metrics(
     looked: Mapping[str, Looked],
     config: RunConfig,
     weights: dict[str, Any],
@@ -93,7 +115,7 @@ def _metric(
     }
 
 
-def reference_metric(
+def _reference(
     looked: Mapping[str, Looked],
     reference: Statistics,
     config: RunConfig,
@@ -151,7 +173,7 @@ def _protocol(
 
 def metrics_shown(numbers: Mapping[str, Any]) -> dict[str, float]:
     """Return what was measured of the samples against held-out images, by its words."""
-    found = {}
+    found: dict[str, float] = {}
     for metric in get_args(Metric):
         pair = numbers.get(metric, {}).get("samples_test")
         if pair is None or metric == "intervals":
@@ -182,30 +204,22 @@ def metrics_of_classes(
         held_out: (m,) label of each held-out image.
         num_classes: of the data set.
     """
-    rows = []
+    chosen = [metric for metric in config.evaluate.metrics if metric in _OF_CLASSES]
+    rows: list[dict[str, Any]] = []
     for label in range(num_classes):
         made = _only(looked["samples"], drawn == label)
         real = _only(looked["test"], held_out == label)
-        row = {
-            metric: _or_none(lambda m=metric, a=made, b=real: _of_class(m, a, b, config))
-            for metric in config.evaluate.metrics
-            if metric in _OF_CLASSES
-        }
-        rows.append(row)
+        rows.append({metric: _of_class(metric, made, real, config) for metric in chosen})
     return rows
 
 
 def _of_class(
     metric: Metric, made: Looked | None, real: Looked | None, config: RunConfig
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     if made is None or real is None:
-        raise DataError("no image of the class")
-    return compared(metric, made, real, seed=config.evaluate.seed)
-
-
-def _or_none(found: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        return None
     try:
-        return found()
+        return compared(metric, made, real, seed=config.evaluate.seed)
     except DataError:
         return None
 

@@ -7,6 +7,7 @@ they are made anew. Other programs read the .npz, and `evaluate.reference` takes
 from typing import Any
 
 from ddpm_core.evaluation.features import FeatureRecipe, kept_network
+from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.statistics import Statistics, from_npz, to_npz
 from ddpm_core.runs import layout
 from ddpm_core.runs.protocol import protocol_identity
@@ -15,8 +16,21 @@ from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit_first, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.storage import Store
+from ddpm_core.units.ranges import Range
 
 STATISTICS_ROLE = "statistics"
+
+
+def statistics_for(inputs: Inputs) -> Statistics | None:
+    """Return those of the training images, where no more than that is needed of their features."""
+    evaluate = inputs.config.evaluate
+    if inputs.recipe is None or evaluate.metrics or evaluate.reference is not None:
+        return None
+    return kept_statistics(inputs.store, inputs.index, inputs.recipe)
+
+
+def is_of_training_images(unit: Range[Any]) -> bool:
+    return (unit.kind, unit.part) == ("features", "train")
 
 
 def kept_statistics(

@@ -14,22 +14,25 @@ from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
 from ddpm_core.evaluation.feature_metrics import (
-    feature_metrics,
+    asked_for,
     looked_at_sets,
     metrics_of_classes,
     metrics_shown,
-    reference_metric,
 )
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
-from ddpm_core.evaluation.kept_statistics import keep_statistics, kept_statistics
+from ddpm_core.evaluation.kept_statistics import (
+    is_of_training_images,
+    keep_statistics,
+    statistics_for,
+)
 from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import Seen, seen_of
-from ddpm_core.evaluation.statistics import Statistics, require_dim, require_reference
+from ddpm_core.evaluation.statistics import Statistics
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
@@ -45,7 +48,7 @@ from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import open_tracker
 from ddpm_core.training.checkpoint import Curve
-from ddpm_core.units.ranges import Findings, Range
+from ddpm_core.units.ranges import Findings
 
 _NUM_COMPARED = 100
 
@@ -88,11 +91,11 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         else:
             # Now: a training that goes on may delete it while the units are measured.
             history = inputs.history()
-            known = _known_statistics(inputs)
+            known = statistics_for(inputs)
             findings = measure(
                 inputs,
                 place.folder,
-                [unit for unit in units if known is None or not _is_of_training_images(unit)],
+                [unit for unit in units if known is None or not is_of_training_images(unit)],
                 uses_network,
                 make_worker,
                 stage="evaluate",
@@ -134,18 +137,6 @@ def summary(numbers: dict[str, Any]) -> str:
         + (f", {100 * judged['value']:.1f} % of the samples judged right" if judged else "")
         + (f", {100 * own['value']:.1f} % of images classified by the network" if own else "")
     )
-
-
-def _known_statistics(inputs: Inputs) -> Statistics | None:
-    """Return those of the training images, where no more than that is needed of their features."""
-    evaluate = inputs.config.evaluate
-    if inputs.recipe is None or evaluate.metrics or evaluate.reference is not None:
-        return None
-    return kept_statistics(inputs.store, inputs.index, inputs.recipe)
-
-
-def _is_of_training_images(unit: Range[Kind]) -> bool:
-    return (unit.kind, unit.part) == ("features", "train")
 
 
 def _publish(
@@ -248,31 +239,8 @@ def _of_features(
     return {
         "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
         "inception_score": metrics.inception_metric(seen, config, weights, network=network),
-        **_of_metrics(inputs, findings, network),
+        **asked_for(inputs, findings, network),
     }
-
-
-def _of_metrics(
-    inputs: Inputs, findings: Findings[Kind], network: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what `evaluate.metrics` and `evaluate.reference` ask for."""
-    config, weights, evaluate = inputs.config, inputs.weights, inputs.config.evaluate
-    if not evaluate.metrics and evaluate.reference is None:
-        return {}
-    looked = looked_at_sets(findings)
-    found = feature_metrics(looked, config, weights, network=network)
-    if evaluate.reference is not None:
-        reference = require_reference(evaluate.reference, str(evaluate.reference_sha256))
-        require_dim(
-            reference,
-            looked["samples"].moments.dim,
-            origin=f"evaluate.reference={evaluate.reference!r}",
-            features=f"evaluate.features={evaluate.features}",
-        )
-        found["frechet_distance_reference"] = reference_metric(
-            looked, reference, config, weights, network=network
-        )
-    return found
 
 
 def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:

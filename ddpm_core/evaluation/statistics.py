@@ -46,7 +46,7 @@ def to_npz(statistics: Statistics) -> bytes:
     if statistics.num_images is not None:
         arrays["num_images"] = torch.tensor(statistics.num_images)
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: one.numpy() for name, one in arrays.items()})
+    np.savez(buffer, **{name: one.numpy() for name, one in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

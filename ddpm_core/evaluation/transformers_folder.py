@@ -206,7 +206,7 @@ def _side(preprocessor: Mapping[str, Any], origin: str) -> int:
 
 def _three(preprocessor: Mapping[str, Any], key: str, origin: str) -> list[float]:
     found = preprocessor.get(key)
-    is_three = isinstance(found, list) and len(found) == 3
-    if not is_three or not all(isinstance(one, (int, float)) and one == one for one in found):
+    numbers = found if isinstance(found, list) else []
+    if len(numbers) != 3 or not all(isinstance(one, (int, float)) for one in numbers):
         raise ConfigError(f"{origin}: {PREPROCESSOR} has no {key} of three numbers; add it")
-    return [float(one) for one in found]
+    return [float(one) for one in numbers]

@@ -140,5 +140,5 @@ def squared_distances(x: Tensor, y: Tensor) -> Iterator[Tensor]:
     centre = y.mean(dim=0)  # far from the origin the squares would drown the differences
     x, y = x - centre, y - centre
     squares = y.square().sum(dim=1)
-    for rows in x.split(_BLOCK):
+    for rows in torch.split(x, _BLOCK):
         yield (rows.square().sum(dim=1)[:, None] + squares - 2 * rows @ y.T).clamp_min(0)

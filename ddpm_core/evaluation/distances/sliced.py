@@ -8,6 +8,7 @@ from math import sqrt
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ddpm_core import seeding
 from ddpm_core.evaluation.distances.estimate import Estimate, normal_interval, over_halves
@@ -52,7 +53,7 @@ def sliced_distance(
     lines_a, lines_b = directions @ a.double().T, directions @ b.double().T
 
     def mean_square(rows_a: Tensor, rows_b: Tensor) -> float:
-        some = zip(lines_a.split(_AT_ONCE), lines_b.split(_AT_ONCE), strict=True)
+        some = zip(torch.split(lines_a, _AT_ONCE), torch.split(lines_b, _AT_ONCE), strict=True)
         return float(
             torch.cat([squared_wasserstein(x[:, rows_a], y[:, rows_b]) for x, y in some]).mean()
         )
@@ -78,14 +79,16 @@ def squared_wasserstein(a: Tensor, b: Tensor) -> Tensor:
     """
     n, m = a.shape[1], b.shape[1]
     # Whole numbers: where quantile functions step, in units of 1 / (n m).
-    steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+    steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n])
+    steps = torch.unique(steps)
     begins = torch.cat([steps.new_zeros(1), steps[:-1]])
     weights = (steps - begins).double() / (n * m)
     difference = a.sort(dim=1).values[:, begins // m] - b.sort(dim=1).values[:, begins // n]
-    return difference.square() @ weights
+    squared: Tensor = difference.square() @ weights
+    return squared
 
 
 def _directions(seed: int, count: int, dim: int) -> Tensor:
     key = seeding.key(seed, "features", _DIRECTIONS)
     drawn = seeding.normal(key, 0, torch.arange(count), (dim,)).double()
-    return drawn / drawn.norm(dim=1, keepdim=True)
+    return functional.normalize(drawn, dim=1)
