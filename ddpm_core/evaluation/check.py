@@ -15,12 +15,13 @@ from ddpm_core.config.feature_networks import known_by
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation import foreign
 from ddpm_core.evaluation.foreign import Foreign
-from ddpm_core.evaluation.network import Embed
+from ddpm_core.evaluation.network import FeatureNetwork, looked_at
 from ddpm_core.evaluation.scores import inception_score
 from ddpm_core.evaluation.statistics import require_dim, require_reference
 
 MAX_DIM = 2**14
 """Features of an image; the covariance of so many has 2 GiB."""
+_VIEWS = ("features", "probabilities")
 _SAME = 0.01
 """of the largest feature: what rounding, also in bfloat16, may change if an image stands alone"""
 
@@ -68,11 +69,12 @@ def tried_network(config: RunConfig) -> Foreign:
     named, images_u8 = f"evaluate.features={evaluate.features!r}", _two_images(config.data.shape)
     try:
         network = foreign.load(evaluate.feature_kind, found.data, torch.device("cpu"))
-        features = _tried(network.embed, images_u8)
-        if network.classify is not None:
-            inception_score(_tried(network.classify, images_u8))
+        seen = _tried(network, images_u8)
+        if "probabilities" in seen:
+            inception_score(seen["probabilities"])
     except (ConfigError, DataError) as error:
         raise ConfigError(f"{named}: {error}") from None
+    features = seen["features"]
     if len(features[0]) > MAX_DIM:
         raise ConfigError(
             f"{named} returns {len(features[0])} numbers for an image, and at most {MAX_DIM} are "
@@ -94,18 +96,23 @@ def _two_images(shape: tuple[int, int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def _tried(view: Embed, images_u8: Tensor) -> Tensor:
-    """Return the rows of two images, which are those of each alone.
+def _tried(network: FeatureNetwork, images_u8: Tensor) -> dict[str, Tensor]:
+    """Return what is said of two images, which is what is said of each alone.
 
     Raises:
-        ConfigError: they are not, or there are none.
+        ConfigError: it is not, or nothing is said.
     """
-    together = view(images_u8)
-    alone = torch.cat([view(image[None]) for image in images_u8])
-    largest = float(together.abs().max())
-    if float((together - alone).abs().max()) > _SAME * largest:
-        raise ConfigError(
-            "it returns other numbers for an image that stands alone than for one beside another, "
-            "or draws them at random; give one in evaluation mode, saved after .eval()"
-        )
+    device = torch.device("cpu")
+    together, *alone = (
+        looked_at(network, some, views=_VIEWS, batch_size=len(some), device=device)
+        for some in (images_u8, images_u8[:1], images_u8[1:])
+    )
+    for name, rows in together.items():
+        largest = float(rows.abs().max())
+        singly = torch.cat([one[name] for one in alone])
+        if float((rows - singly).abs().max()) > _SAME * largest:
+            raise ConfigError(
+                "it returns other numbers for an image that stands alone than for one beside "
+                "another, or draws them at random; give one in evaluation mode, saved after .eval()"
+            )
     return together

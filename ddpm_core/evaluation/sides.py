@@ -251,5 +251,5 @@ def _decoded(container: Container, entry: Entry) -> Tensor:
             f"{quoted(entry.name)} in {container.uri} cannot be used: {error}; mend it or leave it "
             "out"
         ) from None
-    colour = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    colour = pixels.transpose(2, 0, 1).copy()  # what Pillow gives cannot be written
     return torch.from_numpy(colour).expand(3, -1, -1)
