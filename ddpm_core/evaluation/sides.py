@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_core.config import RunConfig
+from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation.statistics import Statistics, from_npz
 from ddpm_core.images.image_facts import UnreadableError
@@ -41,7 +41,7 @@ _DATASET = re.compile(r".+-[0-9a-f]{16}")
 _SPLIT = re.compile(r"(.+):(train|test)")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _BACKGROUND = (255, 255, 255)
-_AT_ONCE = 256
+_AT_ONCE = 64
 
 Labelled = tuple[Tensor, list[str]]
 """uint8 images (n, c, h, w) of one size, and the class of each, "" where there is none"""
@@ -80,10 +80,10 @@ def side_of(target: str, *, root: str) -> Side:
         return _of_statistics(target)
     with_split = _SPLIT.fullmatch(target)
     name, split = (with_split[1], with_split[2]) if with_split else (target, None)
-    if "://" in name or "/" in name or Path(name).expanduser().exists():
+    if "://" in name or "/" in name or _exists(name):
         return _of_place(name, split, root)
     store = open_store(root)
-    if store.exists(layout.run_json_key(name)):
+    if re.fullmatch(RUN_NAME_PATTERN, name) and store.exists(layout.run_json_key(name)):
         return _of_run(name, split, root)
     if (folder := _dataset_below(store, name)) is not None:
         return _of_dataset(store, folder, split)
@@ -114,9 +114,13 @@ def _is_there(folder: str, name: str) -> bool:
 
 
 def _is_folder(path: str) -> bool:
+    return _exists(path) and Path(path).expanduser().is_dir()
+
+
+def _exists(path: str) -> bool:
     try:
-        return Path(path).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # no such user; too long; a NUL
         return False
 
 

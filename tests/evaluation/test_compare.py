@@ -182,6 +182,7 @@ def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_pa
     ("words", "code", "said"),
     [
         (["nothing", "images"], 2, "no run and no data set below"),
+        (["~nobody-of-this-name", "images"], 2, "no run and no data set below"),
         (["images", "images", "--features", "trained"], 2, "give --features inception"),
         (["images:test", "images"], 2, "only a run or a data set has splits"),
         (["images", "images", "--metrics", "fid"], 2, "kernel_distance"),

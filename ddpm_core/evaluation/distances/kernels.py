@@ -22,7 +22,7 @@ from ddpm_core.evaluation.distances.estimate import (
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
 SIGMA, SCALE = 10.0, 1000.0
-_BLOCK = 2048
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
