@@ -1,18 +1,27 @@
 """What `evaluate.metrics` asks for, from the units of an evaluation to its numbers."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation import stage
-from ddpm_core.evaluation.comparing import compared
+from ddpm_core.evaluation import check, feature_metrics, stage
+from ddpm_core.evaluation.comparing import Looked, compared, looked_of
 from ddpm_core.evaluation.feature_metrics import looked_at_sets
+from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.evaluation.statistics import Statistics, to_npz
 from ddpm_core.recipes import digits
 from ddpm_core.runs import results
 from ddpm_core.shards.one_class import require_no_metrics
+from ddpm_core.store.storage import sha256_of
 from ddpm_core.units.ranges import Findings
 from ddpm_core.units.units import Units
+from tests.evaluation.distances.sets import drawn
 
 METRICS = ["kernel_distance", "precision_recall", "gaussian_distance", "intervals"]
 
@@ -68,8 +77,6 @@ def test_what_is_asked_for_stands_beside_the_numbers_that_there_are(
 
 def test_metrics_count_whatever_their_order_and_leave_what_was_measured_before():
     """Catches: an evaluation of an earlier version under another fingerprint; two of one."""
-    from ddpm_core.config import identity
-
     plain = digits()
     assert "metrics" not in identity.evaluation(plain)
     a, b = (
@@ -103,3 +110,84 @@ def test_metrics_without_features_are_refused_with_what_would_do():
     with pytest.raises(ConfigError, match="kernel_distance, and none can be measured: one class"):
         require_no_metrics(config, "one class")
     require_no_metrics(digits(), "one class")
+
+
+def sets_of(seed: int, *, count: int = 60, dim: int = 4) -> Looked:
+    features = drawn(count, dim, seed=seed, shift=0.1 * seed)
+    spatial = drawn(count, 3, seed=seed + 10)
+    return looked_of(
+        [
+            {"features": part, "spatial": s}
+            for part, s in zip(features.split(25), spatial.split(25), strict=True)
+        ]
+    )
+
+
+def given(path: Path, statistics: Statistics, **changes):
+    path.write_bytes(to_npz(statistics))
+    digest = sha256_of(path.read_bytes())
+    named = {"evaluate.reference": str(path), "evaluate.reference_sha256": digest}
+    return digits().replaced({"evaluate.features": "inception", **named, **changes})
+
+
+def test_samples_are_held_to_published_statistics(tmp_path, monkeypatch):
+    """Catches: the held-out images in place of the reference, an interval that counts its images,
+    maps held to pooled features, a reference that is no part of the fingerprint.
+    """
+    looked = {part: sets_of(i) for i, part in enumerate(("samples", "test", "train"))}
+    published = Statistics(looked["train"].moments, looked["train"].spatial, None)
+    config = given(tmp_path / "s.npz", published)
+    inputs = SimpleNamespace(config=config, weights={"ema_sha256": "0"})
+    monkeypatch.setattr(feature_metrics, "looked_at_sets", lambda _findings: looked)
+    (found,) = feature_metrics.asked_for(inputs, None, {"kind": "inception"}).values()
+    value = frechet_distance(looked["samples"].moments, looked["train"].moments)
+    assert found["value"] == pytest.approx(value, rel=1e-12)
+    spatial = frechet_distance(looked["samples"].spatial, looked["train"].spatial)
+    assert found["spatial_distance"] == pytest.approx(spatial, rel=1e-12)
+    low, high = found["interval"]
+    both = compared("intervals", looked["samples"], looked["train"], seed=0)["interval"]
+    assert both[0] < low < value < high < both[1]
+    other = config.replaced({"evaluate.reference_sha256": "0" * 64})
+    assert identity.evaluation(config) != identity.evaluation(other)
+    moved = config.replaced({"evaluate.reference": "elsewhere.npz"})
+    assert identity.evaluation(config) == identity.evaluation(moved)
+
+
+def test_statistics_of_other_features_are_refused_before_the_training(tmp_path):
+    """Catches: a refusal after days; statistics of 2048 numbers beside 1024."""
+    config = given(tmp_path / "s.npz", Statistics(sets_of(0).moments, None, 60))
+    with pytest.raises(
+        ConfigError, match=r"is of 4 features, and evaluate\.features=inception has"
+    ):
+        check.check_reference(config)
+    wrong = config.replaced({"evaluate.reference_sha256": "0" * 64})
+    with pytest.raises(ConfigError, match="reference_sha256 is 0000"):
+        check.check_reference(wrong)
+
+
+def test_maps_have_a_distance_of_their_own():
+    """Catches: sFID of the pooled features."""
+    a, b = sets_of(0), sets_of(1)
+    found = compared("spatial_distance", a, b, seed=0)
+    assert found["value"] == pytest.approx(frechet_distance(a.spatial, b.spatial), rel=1e-12)
+    low, high = found["interval"]
+    assert low < found["value"] < high
+
+
+def test_classes_are_measured_by_their_own_images():
+    """Catches: labels of samples used for held-out images, a class of few images that ends all."""
+    looked = {part: sets_of(i) for i, part in enumerate(("samples", "test", "train"))}
+    config = digits().replaced({"evaluate.metrics": ["kernel_distance", "precision_recall"]})
+    drawn_labels = np.arange(60) % 2
+    held_out = np.where(np.arange(60) < 57, (np.arange(60) // 3) % 2, 2)
+    rows = feature_metrics.metrics_of_classes(
+        looked, config, drawn=drawn_labels, held_out=held_out, num_classes=3
+    )
+    for label in (0, 1):
+        own = [
+            looked_of([{"features": looked[part].features[torch.from_numpy(labels == label)]}])
+            for part, labels in (("samples", drawn_labels), ("test", held_out))
+        ]
+        for metric in ("kernel_distance", "precision_recall"):
+            assert rows[label][metric] == compared(metric, *own, seed=0)
+    assert rows[2] == {"kernel_distance": None, "precision_recall": None}
