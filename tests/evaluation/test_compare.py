@@ -142,6 +142,10 @@ def test_statistics_are_written_exactly_and_read_without_unpickling(tmp_path):
         assert found.count == 9
         assert torch.equal(found.mean, moments.mean)
         assert torch.equal(found.scatter, moments.scatter)
+    buffer = io.BytesIO()
+    np.savez(buffer, mu=moments.mean, sigma=moments.covariance, num_images=np.int64(9))
+    counted = from_npz(buffer.getvalue(), origin="x").moments
+    torch.testing.assert_close(counted.covariance, moments.covariance, rtol=1e-14, atol=0)
     with np.load(io.BytesIO(data), allow_pickle=False) as others:
         np.testing.assert_array_equal(others["sigma"], moments.covariance.numpy())
     for wrong, said in [

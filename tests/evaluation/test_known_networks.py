@@ -198,6 +198,25 @@ def digest_said(folder) -> str:
     return str(refused.value).partition("has the digest ")[2][:64]
 
 
+def test_known_networks_are_as_large_as_their_files(folders):
+    """Catches: a layer, a width or a patch of another network in the table."""
+    from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+
+    tower = {key: value for key, value in KNOWN["clip"].network.items() if key != "model_type"}
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    with torch.device("meta"):
+        networks = {
+            "dinov2": Dinov2Model(Dinov2Config(**KNOWN["dinov2"].network)),
+            # The file has both towers; of the text's 12 layers each default is CLIP's.
+            "clip": CLIPModel(
+                CLIPConfig(vision_config=tower, text_config=text, projection_dim=768)
+            ),
+        }
+    for name, network in networks.items():
+        num_bytes = 4 * sum(one.numel() for one in network.state_dict().values())
+        assert num_bytes < KNOWN[name].num_bytes < num_bytes + 2**18, name
+
+
 @pytest.mark.parametrize("name", ["dinov2", "clip"])
 def test_a_folder_of_transformers_gives_its_models_features(folders, name):
     """Catches: patches instead of the class token, the embedding before its projection or of any
