@@ -32,7 +32,8 @@ from ddpm_core.evaluation.statistics import require_dim
 from ddpm_core.progress import Progress
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 
-METRICS: tuple[Metric, ...] = get_args(Metric)
+METRICS: tuple[Metric, ...] = ("intervals", *(m for m in get_args(Metric) if m != "intervals"))
+"""all, and the Frechet distance first"""
 _WITHOUT_CLASSES = ("intervals", "spatial_distance")
 
 

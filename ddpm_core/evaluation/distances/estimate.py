@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import torch
@@ -32,9 +32,11 @@ class Estimate:
         }
 
 
-def normal_interval(value: float, standard_error: float) -> tuple[float, float]:
-    """Return value -+ 1.96 standard errors."""
-    return value - Z * standard_error, value + Z * standard_error
+def normal_interval(
+    value: float, standard_error: float, *, at_least: float = -inf
+) -> tuple[float, float]:
+    """Return value -+ 1.96 standard errors, not below what the number can be."""
+    return max(at_least, value - Z * standard_error), value + Z * standard_error
 
 
 def share_of(counted: Tensor) -> Estimate:

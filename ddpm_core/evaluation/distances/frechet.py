@@ -75,4 +75,4 @@ def frechet_estimate(
         variance += float(found.of(rows).var()) / own.count
     if rows_a is None and rows_b is None:
         return Estimate(value, None)
-    return Estimate(value, normal_interval(value, sqrt(variance)))
+    return Estimate(value, normal_interval(value, sqrt(variance), at_least=0))

@@ -125,7 +125,7 @@ def gaussian_distance(
     if min(len(x), len(y)) < 2:
         return Estimate(scale * value, None)
     error = 2 * sqrt(float(of_x.var()) / len(x) + float(of_y.var()) / len(y))
-    return Estimate(scale * value, normal_interval(scale * value, scale * error))
+    return Estimate(scale * value, normal_interval(scale * value, scale * error, at_least=0))
 
 
 def _mean_kernels(x: Tensor, y: Tensor, sigma: float) -> Tensor:

@@ -61,7 +61,7 @@ def sliced_distance(
     mean = mean_square(torch.arange(len(a)), torch.arange(len(b)))
     error = over_halves(mean_square, (len(a), len(b)), seed=seed)
     value = _ALPHA * dim * mean
-    interval = None if error is None else normal_interval(value, _ALPHA * dim * error)
+    interval = None if error is None else normal_interval(value, _ALPHA * dim * error, at_least=0)
     return SlicedDistance(Estimate(value, interval), sqrt(mean), num_directions)
 
 
