@@ -12,6 +12,7 @@ from ddpm_core.evaluation import inception, torchscript, transformers_folder
 from ddpm_core.evaluation.known_files import fetched
 from ddpm_core.evaluation.network import FeatureNetwork
 from ddpm_core.evaluation.packed import packed, unpacked, weights_of
+from ddpm_core.extras import require_packages
 from ddpm_core.store.pinned_file import read_pinned
 
 
@@ -29,10 +30,13 @@ def fetch(evaluate: EvaluateConfig) -> Foreign:
     """Return the network that `evaluate.features` names, with its digest.
 
     Raises:
-        ConfigError: there is no such file, it is another, or holds something else.
+        ConfigError: there is no such file, it is another, or holds something else; or the package
+            that it needs is not installed.
         DataError: the URL leads to no such file.
         StorageError: its server does not answer; running again may help.
     """
+    if evaluate.feature_kind == "transformers":
+        require_packages("transformers")  # not after a gigabyte has been fetched
     known = known_by(evaluate.pinned)
     if known is not None:
         return _known(_place_of(evaluate, known), known)
