@@ -26,6 +26,7 @@ from ddpm_core.loading.shard_files import ShardFile, read_shard, shard_at
 from ddpm_core.shards.index import Index, Shard, Split, key_of
 from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, LABEL, Member
 from ddpm_core.shards.one import Located
+from ddpm_core.shards.samples import samples
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
 from ddpm_core.store import durable
@@ -197,9 +198,11 @@ def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: D
         return
     where = store.uri_of(file.key)
     tar = read_shard(store, index, file)
-    found = members(tar, origin=where)
-    _check_files(found, index, shard, split, where)
-    num_files = 1 + len(index.endings)
+    found, num_files = members(tar, origin=where), 1 + len(index.endings)
+    if shard.labels is None:
+        _check_files(found, index, shard, split, where)
+    else:  # of some of its images: those of another data set, which named them
+        found = samples(found, shard, num_files, where=where)
     for name, member in index.members.items():
         rows = decoded.pixels if name == IMAGE else decoded.others[name]
         if name == LABEL and shard.labels is not None:
