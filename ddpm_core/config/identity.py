@@ -22,6 +22,8 @@ train.num_snapshots  which averages are kept beside the checkpoints, and no byte
 train.precision  counts, also as `auto`: other arithmetic, other weights
 data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
     the images
+data.sets  a place, since one data set is what its images are; of several, which they are and the
+    share of each count in the experiment
 train.earlier  by the rates that it says: a run that went on at the same rate is the longer one
 study.ablation_steps  of the ablations, not of the study
 evaluate.features, evaluate.reference, train.start_from  by their digests, not by where they lie
@@ -90,7 +92,16 @@ OF_KIND: Mapping[str, frozenset[str]] = {
 always, as those of format 1. Never changed."""
 
 ADDED: Mapping[str, Mapping[str, Any]] = {
-    "data": {"depth": 8, "in_place": False, "pin": "sha256", "label_key": None},
+    "data": {
+        "depth": 8,
+        "in_place": False,
+        "pin": "sha256",
+        "label_key": None,
+        "min_side": None,
+        "only_classes": (),
+        "only_keys_sha256": None,
+        "duplicates": "keep",
+    },
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
     "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain", "chain_times": "equal"},
@@ -198,8 +209,11 @@ def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     train.pop("earlier", None)
     if pieces := rates.counted(config.train):
         train["earlier"] = pieces
+    images = data(config.data)
+    if (sets := config.data.references) is not None and sets.counted:
+        images["sets"] = sets.counted
     return {
-        "data": data(config.data),
+        "data": images,
         "model": counted("model", config.model, rule),
         "diffusion": counted("diffusion", config.diffusion, rule),
         "train": train,
