@@ -14,7 +14,7 @@ from typing import Any, get_args
 from ddpm_core.config import RunConfig
 from ddpm_core.config.feature_networks import FOLDER
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
-from ddpm_core.runs import base, begun, going_on, layout, named_data, results
+from ddpm_core.runs import base, begun, going_on, grown_data, layout, named_data, results
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
@@ -58,6 +58,10 @@ def configure(
     if first.data.sets is not None or named_data.is_in(named):
         require_lasting_root(where)
         named = named_data.with_sets(open_store(where), first, named.get("name", first.name), named)
+    if grown_data.is_in(first, named):
+        require_lasting_root(where)
+        own = named.get("name", first.name)
+        named = grown_data.with_append(open_store(where), first, own, named)
     config = _with_absolute_paths(first.replaced(named))
     _require_source(config)
     require_lasting_root(where)
@@ -212,6 +216,8 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         paths["evaluate.features"] = config.evaluate.features
     if (reference := config.evaluate.reference) is not None:
         paths["evaluate.reference"] = reference
+    if config.data.only_keys is not None:
+        paths["data.only_keys"] = config.data.only_keys
     if (start := config.train.start) is not None and start.folder is not None:
         paths["train.start_from"] = str(start)
     changes = {
