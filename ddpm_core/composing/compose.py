@@ -72,7 +72,6 @@ class Plan:
             MADE_OF: [one.index.fingerprint for one in self.given],
             "weights": self.weights,
             "classes": self.names,
-            "labels": self.labels,
             "only_keys_sha256": self.data.only_keys_sha256,
             "duplicates": self.data.duplicates,
             "grows": self.grows,

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from ddpm_core.composing.choose import Row, chosen_labels, listed_keys, require_known, stay
+from ddpm_core.composing.choose import Row, chosen_labels, listed_keys, require_known, stay, unknown
 from ddpm_core.errors import ConfigError
 
 
@@ -30,6 +30,16 @@ def test_of_equal_images_the_first_stays_and_a_held_out_one_before_any_that_is_t
     ]
     assert [mask.tolist() for mask in masks["test"]] == [[True, True, False]]
     assert (left_out["train"].duplicates, left_out["test"].duplicates) == (3, 1)
+
+
+def test_files_are_equal_only_if_all_of_their_digests_is():
+    """Catches: the first eight bytes taken for the whole, and equal ones that are not neighbours
+    once sorted by a part."""
+    digests = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 4], [0, 2, 3, 4]], np.uint64)
+    rows = [Row(np.zeros(4, np.int64), ((),) * 4, digests)]
+    masks, _ = stay(rows, [], keys=None, drop_duplicates=True)
+    assert masks["train"][0].tolist() == [True, True, False, True]
+    assert unknown(rows, [Row(np.zeros(1, np.int64), ((),), digests[1:2] + np.uint64(1))])[1] == 0
 
 
 def test_without_a_rule_all_stay():

@@ -111,12 +111,14 @@ def test_a_folder_that_grew_adds_what_is_new_and_copies_nothing(store, photos, f
 def test_another_source_adds_what_it_has_of_other_content(store, faces, tmp_path):
     """Equal names are other images there; catches: an image that is left out for its name alone,
     and one that is added twice since another folder calls it otherwise."""
-    same = {"cat/other.png": images("cat", [0])["cat/000.png"]}
-    other = write_folder(tmp_path / "other", images("cat", range(3), seed=9) | same)
+    same = images("cat", range(6)) | images("owl", range(4))
+    same = {name.replace("/", "/other-"): content for name, content in same.items()}
+    new = images("cat", range(3), seed=9) | images("owl", range(1), seed=9)
+    other = write_folder(tmp_path / "other", new | same)
     run_shard(store, appending(store, other, "more", **{"data.on_bad": "fail"}))
     index = index_of(store, lineage(store, "faces")[-1].pointer)
-    assert sum(index.num_images.values()) == 13
-    assert sum(one["duplicates"] for one in index.manifest.body["left_out"].values()) == 1
+    assert sum(index.num_images.values()) == 14
+    assert sum(one["duplicates"] for one in index.manifest.body["left_out"].values()) == 10
     with closing(load_split(store, index, "train")) as train:
         assert len(train) == index.num_images["train"]
 
