@@ -225,9 +225,11 @@ def _pinned(sets: DataSets, named: Sequence[NamedSet]) -> DataSets:
 def _is_composed(store: Store, named: Sequence[NamedSet], section: Mapping[str, Any]) -> bool:
     if len(named) != 1:
         return bool(named)
-    theirs = {**_DEFAULTS, **made_as(store, named[0])}
     # The path of a list says nothing that its digest does not.
     keys = [key for key in PART_KEYS if key != "only_keys"]
+    if all(section.get(key) in (_DEFAULTS[key], ()) for key in keys):
+        return False  # all of it, whatever it is: its index need not be read
+    theirs = {**_DEFAULTS, **made_as(store, named[0])}
     return any(json.dumps(section.get(key)) != json.dumps(theirs[key]) for key in keys)
 
 
