@@ -158,3 +158,17 @@ def test_a_damaged_set_is_named_and_nothing_is_made_of_it(store, strokes, marks)
     with pytest.raises(DataError, match=r"the data set marks@.* is damaged"):
         run_shard(store, config)
     assert results.dataset_pointer(store, "mixed") is None
+
+
+def test_sets_that_were_made_otherwise_are_images_of_their_shape(store, strokes, tmp_path):
+    """The section `data` of the run is neither set's, and the classes are those of both."""
+    clothes = write_mnist(tmp_path / "clothes")
+    sharded(store, str(clothes), "clothes", **{"data.name": "fashion_mnist"})
+    labels = {"model.conditioning": "label", "model.num_classes": 20}
+    config = on(store, "strokes:1,clothes:2", **labels)
+    assert (config.data.name, config.data.grey, config.data.shape) == ("images", True, (1, 32, 32))
+    run_shard(store, config)
+    index = index_of(store, "mixed")
+    assert index.label.names[9:11] == ("9", "T-shirt/top")
+    run_json = store.uri_of(layout.run_json_key("mixed"))
+    assert configure(run_json, root=None, run=None, changes={})[1] == config
