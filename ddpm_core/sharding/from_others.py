@@ -152,10 +152,12 @@ def composed(
                 f"the data set {given.name} is damaged, as is said above; run the shard stage with "
                 "the source that it was made from, data.source=..., and data.sets=null"
             )
-    index = complete(store, own)
-    if index is None:
-        if compose(store, made, num_threads=config.compute.num_workers) is None:
-            return made.given[0].index.pointer
-        index = load_index(store, own.folder, own.fingerprint)
-    show_done(store, index)
+    if (index := complete(store, own)) is not None:
+        show_done(store, index)
+        return own
+    if compose(store, made, num_threads=config.compute.num_workers) is None:
+        return made.given[0].index.pointer
+    total = sum(load_index(store, own.folder, own.fingerprint).num_images.values())
+    note = f"{store.uri_of(own.folder)}, made of {', '.join(one.name for one in made.given)}"
+    Progress("shard", total, total, "images", note).show()
     return own
