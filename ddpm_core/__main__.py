@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ddpm_core import __version__
+from ddpm_core import __version__, compare_command
 from ddpm_core.cli import (
     MODEL_KEY,
     TARGET_HELP,
@@ -28,6 +28,7 @@ from ddpm_core.cli import (
     options_again,
     parse_overrides,
 )
+from ddpm_core.compare_command import run_compare_command
 from ddpm_core.config import ContinuousConfig, RunConfig
 from ddpm_core.edit_command import add_parser, run_edit_command
 from ddpm_core.errors import CheckpointError
@@ -64,6 +65,7 @@ examples:
   python -m ddpm_core runs list
   python -m ddpm_core export-samples runs/runs/short ./pictures
   python -m ddpm_core average short@500 --sigma-rel 0.12
+  python -m ddpm_core compare short short:test --features trained
   python -m ddpm_core edit short --image photos/ --mask mask.png --variants 4
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
@@ -104,6 +106,8 @@ def _act(options: argparse.Namespace) -> None:
             _export_weights(options)
         case "edit":
             run_edit_command(options)
+        case "compare":
+            run_compare_command(options)
         case "runs" | "datasets" | "export-samples" | "report" | "play" | "doctor" | "average":
             run_command(options)
         case _:
@@ -161,11 +165,13 @@ def _command(options: argparse.Namespace, stage: str) -> str:
 
 def _check_ahead(store: Store, config: RunConfig) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
-    if config.evaluate.features == "trained" or results.has_foreign_network(store, config):
+    if config.evaluate.features == "trained":
         return
-    from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
+    from ddpm_core.evaluation import check  # with it comes torch
 
-    check_feature_network(config)
+    check.check_reference(config)
+    if not results.has_foreign_network(store, config):
+        check.check_feature_network(config)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -257,6 +263,7 @@ def _parser(outer: Mapping[str, Outer] = _NO_OUTER) -> argparse.ArgumentParser:
     verifying.add_argument("--root", metavar="URI", help="where a run named by its name lies")
     _add_exchanges(stages)
     add_parser(stages)
+    compare_command.add_parser(stages)
     add_parsers(stages)
     return parser
 

@@ -90,11 +90,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         dest="overrides",
-        metavar="NAME[@FINGERPRINT]",
+        metavar="NAME[@FINGERPRINT][:WEIGHT],...",
         action="append",
         type=partial(_as_json, SETS_KEY),
         help="short for --set data.sets=...: a data set that is there already, in place of a "
-        "source; `datasets list` says which there are",
+        "source, or several, as faces:0.7,flowers:0.3; `datasets list` says which there are",
     )
     parser.add_argument(
         "--on-bad",
@@ -134,8 +134,9 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_naming_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --name and --licence, which are short for --set data.set_name=... and data.licence=..."""
+    """Add --name, --licence and --append, which are short for keys of `data`."""
     for option, key, metavar, text in (
+        ("--append", "data.append_to", "NAME", "the data set that grows by what data.source has"),
         ("--name", "data.set_name", "NAME", "name of the data set, for --data"),
         ("--licence", "data.licence", "TEXT", "note on what may be done with the images"),
     ):

@@ -9,11 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ddpm_core import machine
+from ddpm_core.composing.ahead import grown, part_of
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.config.needs import is_small
-from ddpm_core.datasets.ahead import dataset_text, in_named_set
+from ddpm_core.datasets.ahead import dataset_text, in_named_sets
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.rehearse import ELSEWHERE, SMALL, rehearsed
@@ -128,7 +129,7 @@ def preflight(
     source = dataset = None
     if any_checks(missing, "images"):
         named_data.require_name(store, config)
-        source = in_named_set(store, config)
+        source = in_named_sets(store, config)
     if look and any_checks(missing, "images"):
         source = source or _source(store, config, here=here)
         dataset = dataset_text(store, config)
@@ -300,4 +301,5 @@ def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
     with suppress(DamagedError):  # the stage sets it aside and reads the source again
         if results.dataset_pointer(store, config.name) is not None:
             return None
-    return glance(config.data, cache=downloads_folder())
+    seen = part_of(config.data, glance(config.data, cache=downloads_folder()))
+    return seen if config.data.append_to is None else grown(store, config, seen)

@@ -8,6 +8,7 @@ this data set, the samples of these weights, the numbers of both. Nothing is cha
 import re
 from functools import partial
 from os import cpu_count
+from typing import Any
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
@@ -29,7 +30,7 @@ from ddpm_core.verify_results import Steps, folder_kinds, retired, verify_result
 
 _MAX_THREADS = 4
 _NUM_SHOWN = 20
-_FEATURES = "features-"
+_FEATURES, _STATISTICS = "features-", "statistics-"
 _DATASET = re.compile(r".+-[0-9a-f]{16}")
 """how the folder of a data set is called"""
 
@@ -127,6 +128,9 @@ def _verify_dataset(store: Store, index: Index, report: Report) -> None:
     features = [name for name in store.names(folder) if name.startswith(_FEATURES)]
     for name in features:
         report.check(partial(_verify_features, store, folder, name, index.fingerprint))
+    statistics = [name for name in store.names(folder) if name.startswith(_STATISTICS)]
+    for name in statistics:
+        report.check(partial(_verify_statistics, store, folder, name, index.fingerprint))
     if len(report.problems) == problems:
         total = sum(index.num_images.values())
         networks = f", {len(features)} feature network(s)" if features else ""
@@ -141,7 +145,9 @@ def _verify_dataset(store: Store, index: Index, report: Report) -> None:
         ]
         own = {file.name for file in files if file.place == folder}
         named |= own | {f"{name.removesuffix('.tar')}.json" for name in own}
-    report.unnamed += unnamed_in(store, folder, {layout.DATASET_INDEX, *named, *features})
+    report.unnamed += unnamed_in(
+        store, folder, {layout.DATASET_INDEX, *named, *features, *statistics}
+    )
 
 
 def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None:
@@ -156,6 +162,19 @@ def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None
         raise DamagedError(
             f"{where} was trained on the data set {recipe['dataset']}, not {dataset}; "
             f"{manifest.REMEDY}"
+        )
+    found.require_bytes(store)
+
+
+def _verify_statistics(store: Store, folder: str, name: str, dataset: str) -> None:
+    found = manifest.load(store, f"{folder}/{name}", Expected({}))
+    if found is None:
+        return  # they are made when they are needed
+    made_of: Any = found.body.get("made_of")
+    is_own = isinstance(made_of, dict) and made_of.get("dataset") == dataset
+    if not is_own or name != f"{_STATISTICS}{fingerprint(made_of)[:16]}":
+        raise DamagedError(
+            f"{store.uri_of(found.folder)} holds statistics of something else; {manifest.REMEDY}"
         )
     found.require_bytes(store)
 

@@ -9,6 +9,7 @@ faces:0.7,flowers:0.3        two, of which 7 and 3 of 10 images are drawn
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -82,6 +83,22 @@ class DataSets(Section):
     def is_pinned(self) -> bool:
         """Whether each is named by its fingerprint too."""
         return all(ref.fingerprint is not None for ref in self.refs)
+
+    @property
+    def counted(self) -> list[list[str | None]]:
+        """What a fingerprint counts of them: which they are, and the share of each as a fraction.
+
+        [] of one data set, which is what its images are.
+        """
+        if self.only is not None:
+            return []
+        # As they were written: 0.7 is 7/10, and no float is.
+        weights = [None if ref.weight is None else Fraction(str(ref.weight)) for ref in self.refs]
+        total = sum(weight for weight in weights if weight is not None)
+        return [
+            [ref.fingerprint or ref.name, None if weight is None else str(weight / total)]
+            for ref, weight in zip(self.refs, weights, strict=True)
+        ]
 
     def is_met_by(self, pinned: "DataSets") -> bool:
         """Say whether `pinned` may be what this named when it was given."""

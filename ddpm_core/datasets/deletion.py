@@ -2,7 +2,7 @@
 
 from ddpm_core.config.data_ref import is_folder_name
 from ddpm_core.datasets.table import named_as
-from ddpm_core.datasets.users import users, users_of
+from ddpm_core.datasets.users import made_with, users, users_of
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import layout
 from ddpm_core.runs.dataset_names import NamedSet, lineage, names_of
@@ -38,6 +38,13 @@ def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
             f"ddpm runs delete {runs[0]}"
         )
     mine = list(dict.fromkeys(one.pointer.folder for one in every if _is_alone(store, one)))
+    for folder in mine:
+        if others := [one for one in made_with(store, folder) if one not in mine]:
+            raise RunConflictError(
+                f"{', '.join(map(store.uri_of, others))} is made of data set {name!r} and has its "
+                "images; delete it first: ddpm datasets delete "
+                f"{others[0].removeprefix('datasets/')}"
+            )
     if not confirmed:
         places = ", ".join(map(store.uri_of, mine)) or "no folder, since another name means it too,"
         raise ConfigError(

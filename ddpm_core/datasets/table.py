@@ -1,13 +1,17 @@
 """What data sets there are below a root, and what each of them holds."""
 
+from ddpm_core.composing.choose import LeftOut
 from ddpm_core.config.data_ref import DataSets
 from ddpm_core.config.estimate import size_text
 from ddpm_core.datasets.users import users, users_of
 from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.runs import named_data
 from ddpm_core.runs.dataset_names import NamedSet, find, lineage, names, unnamed
+from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.table import aligned
 from ddpm_core.shards.classes import classes_text
 from ddpm_core.shards.index import SPLITS, Index, load_index
+from ddpm_core.shards.lineage import Ancestor, made_of
 from ddpm_core.store.storage import Store
 
 _COLUMNS = ("data set", "fingerprint", "images", "shape", "classes", "bytes", "runs")
@@ -62,11 +66,21 @@ def show_dataset(store: Store, text: str) -> str:
         ("source", named.source or "not noted"),
         ("licence", named.licence or "not noted; --licence of the shard stage notes it"),
     ]
+    rows += [("made of", _ancestor(store, one)) for one in made_of(index.manifest)]
+    rows += [
+        ("left out", f"of {split}: {LeftOut(**counts)}")
+        for split, counts in index.manifest.body.get("left_out", {}).items()
+    ]
     rows += [("before", one.pinned) for one in older if one.pointer != named.pointer]
     rows.append(("runs", ", ".join(users_of(named, users(store))) or "none"))
     if first is not None:
         rows.append(("grid", store.uri_of(f"{named.pointer.folder}/{first.name}")))
     return "\n".join(f"{key:<9}  {value}" for key, value in rows)
+
+
+def _ancestor(store: Store, one: Ancestor) -> str:
+    called = named_data.called(store, DatasetPointer(one.folder, one.fingerprint))
+    return called if one.weight is None else f"{called}, weight {one.weight}"
 
 
 def _row(store: Store, name: str, used: dict[str, list[str]]) -> tuple[str, ...]:

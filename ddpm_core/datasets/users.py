@@ -1,11 +1,12 @@
-"""Which runs use a data set: by their dataset.json, or by what their run.json names."""
+"""Which runs use a data set, by their dataset.json or their run.json; and which data sets do."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 
-from ddpm_core.errors import ConfigError
+from ddpm_core.config.data_ref import is_folder_name
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.runs import begun, results
-from ddpm_core.runs.dataset_names import NamedSet
+from ddpm_core.runs.dataset_names import NamedSet, index_of
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 
@@ -16,6 +17,24 @@ def users(store: Store) -> dict[str, list[str]]:
     for run in store.names("runs"):
         for fingerprint in dict.fromkeys(_used_by(store, run)):
             found.setdefault(fingerprint, []).append(run)
+    return found
+
+
+def made_with(store: Store, folder: str) -> list[str]:
+    """Return the folders of data sets whose images lie in that of another, and go with it.
+
+    A data set whose index cannot be read does not count.
+    """
+    found = []
+    for name in store.names("datasets"):
+        if not is_folder_name(name) or f"datasets/{name}" == folder:
+            continue
+        with suppress(DataError):
+            body = index_of(store, f"datasets/{name}").body
+            shards = body.get("shards")
+            places = shards.get("places") if isinstance(shards, dict) else None
+            if isinstance(places, list) and folder in places:
+                found.append(f"datasets/{name}")
     return found
 
 

@@ -50,6 +50,7 @@ class BlockOrder:
         counts: images of each shard; one at least has some.
         window_shards: shards of a window, up to a half more or less; None: as many as have
             `WINDOW_IMAGES`, but `MIN_WINDOW_SHARDS` to `MAX_WINDOW_SHARDS`.
+        num_beside: orders that are read at once, of which each has its share of those.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class BlockOrder:
         counts: Sequence[int] | NDArray[np.int64],
         *,
         window_shards: int | None = None,
+        num_beside: int = 1,
     ) -> None:
         self._seed = seed
         self._counts = np.array(counts, dtype=np.int64)
@@ -66,7 +68,8 @@ class BlockOrder:
         num_shards = len(self._counts)
         if window_shards is None:
             wanted = -(-WINDOW_IMAGES * num_shards // self.num_images)
-            window_shards = min(max(wanted, MIN_WINDOW_SHARDS), MAX_WINDOW_SHARDS)
+            largest = max(1, MAX_WINDOW_SHARDS // num_beside)
+            window_shards = min(max(wanted, MIN_WINDOW_SHARDS), largest)
         num_windows = max(1, round(num_shards / window_shards))
         # As equal as they can be: a last window of what is left over would shuffle badly.
         self._bounds = np.arange(num_windows + 1, dtype=np.int64) * num_shards // num_windows

@@ -27,6 +27,7 @@ from ddpm_core.shards.columns import Column, columns
 from ddpm_core.shards.index import Index, Shard, Split, key_of
 from ddpm_core.shards.members import IMAGE_ENDINGS, LABEL, OtherMember
 from ddpm_core.shards.one import Located
+from ddpm_core.shards.samples import samples
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
 from ddpm_core.store.storage import Store
@@ -146,6 +147,8 @@ def _read_shard(
         found = _columns_slowly(tar, index, shard, split, where)
 
     def key(number: int) -> str:
+        if shard.labels is not None:  # maybe of some of a data set's images
+            return f"{where}: the image at byte {shard.offsets[number]}"
         return f"{where}: {key_of(split, shard.first_number + number)}"
 
     for name, member in index.others.items():
@@ -154,8 +157,7 @@ def _read_shard(
             rows.others[name][:] = member.decode(given, key)
             continue
         column = found[index.place_of(name)]
-        origin = _of_ending(key, member.ending)
-        rows.others[name][:] = _other_rows(archive, column, member, origin)
+        rows.others[name][:] = _other_rows(archive, column, member, _of_member(name, key))
     images = found[0]
     if index.image.file_bytes is not None and _copied(archive, images, index, rows):
         return
@@ -255,10 +257,16 @@ def _files(tar: bytes | memoryview, column: Column) -> list[bytes]:
 
 
 def _columns_slowly(tar: bytes, index: Index, shard: Shard, split: str, where: str) -> list[Column]:
-    """Return the same as `columns`, or raise DataError."""
-    found = members(tar, origin=where)
-    _check_files(found, index, shard, split, where)
-    num_files = 1 + len(index.endings)
+    """Return the same as `columns`, also of a shard of which the index has some images.
+
+    Raises:
+        DataError: the files of the images are not where the index says.
+    """
+    found, num_files = members(tar, origin=where), 1 + len(index.endings)
+    if shard.labels is None:
+        _check_files(found, index, shard, split, where)
+    else:  # of some of its images: those of another data set, which named them
+        found = samples(found, shard, num_files, where=where)
     return [
         Column(
             np.array([file.offset for file in found[place::num_files]], np.int64),
@@ -286,8 +294,8 @@ def _check_files(found: list[File], index: Index, shard: Shard, split: str, wher
         )
 
 
-def _of_ending(key: Callable[[int], str], ending: str) -> Callable[[int], str]:
-    return lambda number: f"{key(number)}.{ending}"
+def _of_member(name: str, key: Callable[[int], str]) -> Callable[[int], str]:
+    return lambda number: f"the {name} of {key(number)}"
 
 
 def _from(origin: Callable[[int], str], first: int) -> Callable[[int], str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.held import ImageSet
 from ddpm_core.loading.stream import StreamedImages
-from ddpm_core.permutation import FullOrder
+from ddpm_core.permutation import Order
 
 _SOON_S = 0.5
 """what is decoded within so many seconds is waited for: other processes would not start sooner"""
@@ -34,6 +34,7 @@ class FillingImages:
         held: returns the images in memory, as soon as they are there; calls what it is given now
             and then, and ends with what that raises.
         from_shards: opens the shards.
+        order: called with a seed, returns the order of training of the images in memory.
         counts: images of each shard.
         num_classes: of the data set.
         members: what the images come with.
@@ -44,12 +45,14 @@ class FillingImages:
         held: Callable[[Callable[[], None]], ImageSet],
         from_shards: Callable[[], StreamedImages],
         *,
+        order: Callable[[int], Order],
         counts: tuple[int, ...],
         num_classes: int,
         members: Collection[str],
     ) -> None:
         self.num_classes = num_classes
-        self._from_shards, self._counts, self._members = from_shards, counts, members
+        self._from_shards, self._order = from_shards, order
+        self._counts, self._members = counts, members
         self._shards: StreamedImages | None = None
         self._num_readers, self._lock, self._is_closed = 0, Lock(), Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="filling")
@@ -59,9 +62,9 @@ class FillingImages:
     def __len__(self) -> int:
         return sum(self._counts)
 
-    def order(self, seed: int) -> FullOrder:
+    def order(self, seed: int) -> Order:
         """Return the order of training: that of a split in memory."""
-        return FullOrder(seed, len(self))
+        return self._order(seed)
 
     def windows(self, seed: int) -> BlockOrder:
         """Return the order that it would have, were it read from its shards."""

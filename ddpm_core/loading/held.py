@@ -1,6 +1,6 @@
 """A split of a data set in memory."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ddpm_core.images import pixels
 from ddpm_core.loading.blocks import BlockOrder
-from ddpm_core.permutation import FullOrder
+from ddpm_core.loading.mixture import mixed_order
+from ddpm_core.permutation import FullOrder, Order
+from ddpm_core.shards.lineage import Ancestor, is_mixture
 
 
 def _nothing(_numbers: NDArray[np.int64]) -> None:
@@ -33,13 +35,15 @@ class ImageSet:
     """give images of more bits as uint8: each when it is taken, and what is mapped stays shared"""
     require: Callable[[NDArray[np.int64]], None] = _nothing
     """makes sure of the images of these numbers in `pixels`, before they are looked at"""
+    made_of: tuple[Ancestor, ...] = ()
+    """the data sets that it is made of, if it is made of others"""
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def order(self, seed: int) -> FullOrder:
-        """Return the order of training: all images permuted with each other."""
-        return FullOrder(seed, len(self))
+    def order(self, seed: int) -> Order:
+        """Return the order of training."""
+        return order_in_memory(seed, self.counts, self.made_of)
 
     def windows(self, seed: int) -> BlockOrder:
         """Return the order that it would have, were it read from its shards."""
@@ -77,6 +81,23 @@ class ImageSet:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def order_in_memory(seed: int, counts: Sequence[int], ancestors: Sequence[Ancestor]) -> Order:
+    """Return the order of training: all images permuted, of a mixture those of each set.
+
+    Args:
+        seed: chooses it.
+        counts: images of each shard.
+        ancestors: the data sets that they are of, if they are of others.
+    """
+    if is_mixture(ancestors):
+        return mixed_order(seed, ancestors, np.array(counts, np.int64), _full_order)
+    return FullOrder(seed, sum(counts))
+
+
+def _full_order(seed: int, counts: NDArray[np.int64]) -> FullOrder:
+    return FullOrder(seed, int(counts.sum()))
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:

@@ -20,10 +20,12 @@ from ddpm_core.loading.fill import Work
 from ddpm_core.loading.filling import FillingImages
 from ddpm_core.loading.held import ImageSet as ImageSet
 from ddpm_core.loading.held import batch as batch
+from ddpm_core.loading.held import order_in_memory
 from ddpm_core.loading.outside import is_fetched
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.machine import cores
 from ddpm_core.shards.index import Index, Split
+from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.storage import Store
 
 MAX_DECODED_BYTES = 4 * 2**30
@@ -74,6 +76,7 @@ def load_split(
             return whole.take(numbers).numpy()
 
     counts = tuple(index.counts(split).tolist())
+    ancestors = made_of(index.manifest) if split == "train" else ()
 
     def held(work: Work) -> ImageSet:
         decoded = open_decoded(store, index, split, cache, read=read, work=work)
@@ -84,6 +87,7 @@ def load_split(
             counts=counts,
             eight_bits=eight_bits,
             require=decoded.require,
+            made_of=ancestors,
         )
 
     if decoded_bytes(index, split) > MAX_DECODED_BYTES:
@@ -94,6 +98,7 @@ def load_split(
         return FillingImages(
             lambda go_on: held(replace(work, go_on=go_on)),
             from_shards,
+            order=lambda seed: order_in_memory(seed, counts, ancestors),
             counts=counts,
             num_classes=len(index.label.names),
             members=index.others.keys(),

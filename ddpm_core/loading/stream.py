@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from threading import Lock
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.buffers import Buffers
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.decode_pool import DecodePool
+from ddpm_core.loading.mixture import MixedOrder, mixed_order
 from ddpm_core.loading.shard_files import Places, ShardFiles, shard_at
+from ddpm_core.permutation import Order
 from ddpm_core.shards.index import Index, Split, key_of
+from ddpm_core.shards.lineage import is_mixture, made_of
 from ddpm_core.shards.members import LABEL
 from ddpm_core.shards.one import Shard
 from ddpm_core.shards.tar import BLOCK_BYTES, member_at
@@ -29,6 +33,8 @@ _NUM_WINDOWS = 3  # that a reader has to do with: where stragglers are, the pres
 _MAX_AHEAD, _AHEAD_BYTES = 8, 2**28
 _TORCH = {"uint8": torch.uint8, "uint16": torch.uint16}
 _PART_BYTES = 2**26  # of a range, which is read and turned in parts
+
+Followed = TypeVar("Followed", BlockOrder, MixedOrder[BlockOrder])
 
 
 @final
@@ -75,25 +81,27 @@ class StreamedImages:
         # Images of 16 bits are all files that this program wrote.
         self._needs_decoders = self._dtype == np.uint8 and _has_foreign(index, split)
         self._decoders: DecodePool | None = None
-        self._order = BlockOrder(0, self._counts)
-        self._expected = (0, -1)
+        self._made_of = made_of(index.manifest) if split == "train" else ()
+        self._follow(self.windows(0))
+        max_shards = self.windows(0).max_window_shards
+        if is_mixture(self._made_of):
+            max_shards = sum(part.order.max_window_shards for part in self._mixed(0).parts)
         self._lock = Lock()
         self._buffers = Buffers()
-        self._files = ShardFiles(
-            store, index, split, cache, max_open=_NUM_WINDOWS * self._order.max_window_shards
-        )
+        self._files = ShardFiles(store, index, split, cache, max_open=_NUM_WINDOWS * max_shards)
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
-    def order(self, seed: int) -> BlockOrder:
+    def order(self, seed: int) -> Order:
         """Return the order of training, permuted in windows of shards; `expect` goes by it."""
-        self._order, self._expected = BlockOrder(seed, self._counts), (0, -1)
-        return self._order
+        if is_mixture(self._made_of):
+            return self._follow(self._mixed(seed))
+        return self._follow(BlockOrder(seed, self._counts))
 
     def windows(self, seed: int) -> BlockOrder:
-        """Return the same order: as of a split in memory, which is trained on in another."""
-        return self.order(seed)
+        """Return the order of all images in windows, of a mixture too; `expect` goes by it."""
+        return self._follow(BlockOrder(seed, self._counts))
 
     def num_ahead(self, batch_size: int) -> int:
         """Return how many batches to make at a time: several, within 256 MiB."""
@@ -103,18 +111,12 @@ class StreamedImages:
     def expect(self, position: int) -> None:
         """Fetch what the order reads from this position of the stream of all epochs on."""
         order = self._order
-        epoch, within = divmod(position, len(self))
-        window = order.window_of(epoch, within)
-        # Batches that are made at a time come in any order: only ever forwards.
-        if (epoch, window) <= self._expected:
+        if isinstance(order, BlockOrder):
+            self._expect(0, order, position, first_shard=0)
             return
-        self._expected = (epoch, window)
-        if self._needs_decoders:
-            self._pool()  # they start while the first shards are on their way
-        self._files.expect(order.shards_of(epoch, window).tolist())
-        is_last = window + 1 == order.num_windows(epoch)
-        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
-        self._files.expect(order.shards_of(*following).tolist())
+        own = order.own_positions(position)
+        for number, (part, at) in enumerate(zip(order.parts, own, strict=True)):
+            self._expect(number, part.order, at, first_shard=part.first_shard)
 
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
         """Return the images of these numbers, (b, channels, height, width).
@@ -189,6 +191,30 @@ class StreamedImages:
         if self._decoders is not None:
             self._decoders.close()
 
+    def _mixed(self, seed: int) -> MixedOrder[BlockOrder]:
+        order = partial(BlockOrder, num_beside=len(self._made_of))
+        return mixed_order(seed, self._made_of, self._counts, order)
+
+    def _follow(self, order: Followed) -> Followed:
+        self._order: BlockOrder | MixedOrder[BlockOrder] = order
+        self._expected: dict[int, tuple[int, int]] = {}
+        return order
+
+    def _expect(self, number: int, order: BlockOrder, position: int, *, first_shard: int) -> None:
+        """Fetch what one data set of the order reads from a position of its own stream on."""
+        epoch, within = divmod(position, order.num_images)
+        window = order.window_of(epoch, within)
+        # Batches that are made at a time come in any order: only ever forwards.
+        if (epoch, window) <= self._expected.get(number, (0, -1)):
+            return
+        self._expected[number] = (epoch, window)
+        if self._needs_decoders:
+            self._pool()  # they start while the first shards are on their way
+        is_last = window + 1 == order.num_windows(epoch)
+        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
+        for one in ((epoch, window), following):
+            self._files.expect((first_shard + order.shards_of(*one)).tolist())
+
     @property
     def _image_bytes(self) -> int:
         return math.prod(self._shape) * self._dtype.itemsize
@@ -228,7 +254,7 @@ class StreamedImages:
         return origin
 
     def _key(self, shard: Shard, within: int) -> str:
-        if shard.file is not None and shard.file.is_outside:
+        if shard.labels is not None:  # of others, or of some of a data set's images
             return f"the image at byte {shard.offsets[within]}"
         return key_of(self._split, shard.first_number + within)
 

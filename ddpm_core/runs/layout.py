@@ -173,6 +173,11 @@ def features_folder(dataset: str, recipe: Mapping[str, Any]) -> str:
     return f"{dataset}/features-{fingerprint(recipe)[:SHORT]}"
 
 
+def statistics_folder(dataset: str, made_of: Mapping[str, Any]) -> str:
+    """Return the folder of the statistics of a split's features, beside the data set."""
+    return f"{dataset}/statistics-{fingerprint(made_of)[:SHORT]}"
+
+
 def study_folder(run: str, study_fingerprint: str) -> str:
     """Return the folder of one study."""
     return f"{run_folder(run)}/study/{study_fingerprint[:SHORT]}"

@@ -5,12 +5,13 @@ experiment as one that made the data set of its source, and needs that source no
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.data_ref import DataRef, DataSets, is_folder_name
+from ddpm_core.config.joined import PART_KEYS, joined
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import begun, layout, results
 from ddpm_core.runs.dataset_names import NamedSet, find, give, index_of, lineage, names_of
@@ -24,7 +25,7 @@ _DEFAULTS = RunConfig.model_fields["data"].default.model_dump(mode="json")
 
 def is_in(changes: Mapping[str, Any]) -> bool:
     """Say whether changes of a configuration name data sets, or say that there are none."""
-    return "sets" in _given(changes)
+    return "sets" in given_of_data(changes)
 
 
 def with_sets(
@@ -46,7 +47,7 @@ def with_sets(
         DataError: the data set is damaged.
         StorageError: the storage does not answer.
     """
-    given = _given(changes)
+    given = given_of_data(changes)
     text = given.get("sets", None if isinstance(changes.get("data"), dict) else first.data.sets)
     if not isinstance(text, str):
         return dict(changes)
@@ -55,8 +56,12 @@ def with_sets(
     except ValueError as error:
         raise ConfigError(f"{KEY}={text[:200]!r} {error}") from None
     named, section = _meant(store, run, sets)
-    _require_own(store, run, named)
-    _require_agreement(given, section, named)
+    if "sets" not in given and not isinstance(changes.get("data"), dict):
+        said = first.data.model_dump(mode="json", include=set(PART_KEYS))
+        section |= {key: said[key] for key in PART_KEYS}
+    section |= {key: given[key] for key in PART_KEYS if key in given}
+    _require_own(store, run, sets, named, section)
+    _require_agreement(given, section, str(section["sets"]))
     rest = {key: value for key, value in changes.items() if key.partition(".")[0] != "data"}
     # Keys that there are not stay, to be refused with what was meant.
     others = {key: value for key, value in given.items() if key not in _DEFAULTS}
@@ -76,18 +81,25 @@ def made_as(store: Store, named: NamedSet) -> dict[str, Any]:
     return identity.data_values(said)
 
 
-def named_set(store: Store, config: RunConfig) -> NamedSet | None:
-    """Return the data set that `data.sets` names; None if that is not given.
+def named_sets(store: Store, config: RunConfig) -> tuple[NamedSet, ...]:
+    """Return the data sets that `data.sets` names, in order; () if that is not given.
 
     Raises:
         ConfigError: there is no such data set.
         DataError: an entry, or an index, is damaged.
     """
-    sets = config.data.references
-    if sets is None:
-        return None
-    ref = _only(sets)
-    return _own(_pointer(store, config.name), ref) or find(store, ref)
+    sets, pointer = config.data.references, _pointer(store, config.name)
+    refs = () if sets is None else sets.refs
+    return tuple(_own(pointer, ref) or find(store, ref) for ref in refs)
+
+
+def is_composed(store: Store, config: RunConfig) -> bool:
+    """Say whether the run's data set is made of those that `data.sets` names, and is none of them.
+
+    Raises:
+        ConfigError, DataError: as `named_sets`.
+    """
+    return _is_composed(store, named_sets(store, config), config.data.model_dump(mode="json"))
 
 
 def called(store: Store, pointer: DatasetPointer) -> str:
@@ -173,7 +185,7 @@ def _made_here(config: RunConfig) -> dict[str, Any]:
     return identity.data_values(identity.data(config.data))
 
 
-def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+def given_of_data(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the changes say of the section `data`, by key."""
     whole = changes.get("data")
     single = {key: value for key, value in changes.items() if key.startswith("data.")}
@@ -182,27 +194,43 @@ def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _only(sets: DataSets) -> DataRef:
-    if sets.only is None:
-        raise ConfigError(
-            f"{KEY}={str(sets)!r} names {len(sets.refs)} data sets; a run is trained on one: name "
-            "one of them"
-        )
-    return sets.only
-
-
-def _meant(store: Store, run: str, sets: DataSets) -> tuple[NamedSet, dict[str, Any]]:
-    """Return the data set that a reference means for a run, and the run's section `data`."""
-    ref, recorded, pointer = _only(sets), begun.recorded(store, run), _pointer(store, run)
-    if recorded is not None and (theirs := recorded.data.references) is not None:
-        own = theirs.only
-        if own is not None and theirs.is_pinned and sets.is_met_by(theirs):
-            named = _own(pointer, own) or find(store, own)
-            return named, recorded.data.model_dump(mode="json")
+def _meant(store: Store, run: str, sets: DataSets) -> tuple[tuple[NamedSet, ...], dict[str, Any]]:
+    """Return the data sets that references mean for a run, and the run's section `data`."""
+    recorded, pointer = begun.recorded(store, run), _pointer(store, run)
+    theirs = None if recorded is None else recorded.data.references
+    if recorded is not None and theirs is not None and theirs.is_pinned and sets.is_met_by(theirs):
+        named = tuple(_own(pointer, one) or find(store, one) for one in theirs.refs)
+        return named, recorded.data.model_dump(mode="json")
+    if (ref := sets.only) is None:
+        named = tuple(find(store, one) for one in sets.refs)
+        section = joined({one.pinned: made_as(store, one) for one in named})
+        return named, {**section, "sets": str(_pinned(sets, named))}
     found = lineage(store, ref.name) if recorded is not None and ref.fingerprint is None else []
     # It may be the one that the name meant when the run was begun.
-    named = next((one for one in found if one.pointer == pointer), None) or find(store, ref)
-    return named, {**made_as(store, named), "sets": named.pinned}
+    own = next((one for one in found if one.pointer == pointer), None) or find(store, ref)
+    return (own,), {**made_as(store, own), "sets": own.pinned}
+
+
+def _pinned(sets: DataSets, named: Sequence[NamedSet]) -> DataSets:
+    """Return the references with the fingerprints of what they mean."""
+    refs = [
+        DataRef(
+            name=one.name, fingerprint=one.pointer.fingerprint[: layout.SHORT], weight=ref.weight
+        )
+        for ref, one in zip(sets.refs, named, strict=True)
+    ]
+    return DataSets(refs=tuple(refs))
+
+
+def _is_composed(store: Store, named: Sequence[NamedSet], section: Mapping[str, Any]) -> bool:
+    if len(named) != 1:
+        return bool(named)
+    # The path of a list says nothing that its digest does not.
+    keys = [key for key in PART_KEYS if key != "only_keys"]
+    if all(section.get(key) in (_DEFAULTS[key], ()) for key in keys):
+        return False  # all of it, whatever it is: its index need not be read
+    theirs = {**_DEFAULTS, **made_as(store, named[0])}
+    return any(json.dumps(section.get(key)) != json.dumps(theirs[key]) for key in keys)
 
 
 def _own(pointer: DatasetPointer | None, ref: DataRef) -> NamedSet | None:
@@ -222,23 +250,34 @@ def _pointer(store: Store, run: str) -> DatasetPointer | None:
     return None
 
 
-def _require_own(store: Store, run: str, named: NamedSet) -> None:
-    """Refuse a data set that is not the one on which a run is on record.
+def _require_own(
+    store: Store,
+    run: str,
+    sets: DataSets,
+    named: Sequence[NamedSet],
+    section: Mapping[str, Any],
+) -> None:
+    """Refuse data sets that are not those on which a run is on record.
 
     Raises:
         RunConflictError: with both.
     """
-    pointer = _pointer(store, run)
-    if pointer is not None and pointer.fingerprint != named.pointer.fingerprint:
+    if (pointer := _pointer(store, run)) is None:
+        return
+    if _is_composed(store, named, section):
+        recorded = begun.recorded(store, run)
+        theirs = None if recorded is None else recorded.data.references
+        is_own = theirs is not None and sets.is_met_by(theirs)
+    else:
+        is_own = pointer.fingerprint == named[0].pointer.fingerprint
+    if not is_own:
         raise RunConflictError(
             f"run {run!r} uses the data set {called(store, pointer)}, and {KEY} names "
-            f"{named.pinned}; give this one another name (--run NAME), or leave {KEY} out"
+            f"{section['sets']}; give this one another name (--run NAME), or leave {KEY} out"
         )
 
 
-def _require_agreement(
-    given: Mapping[str, Any], section: Mapping[str, Any], named: NamedSet
-) -> None:
+def _require_agreement(given: Mapping[str, Any], section: Mapping[str, Any], pinned: str) -> None:
     """Refuse keys beside `data.sets` that say something else than the data set.
 
     Raises:
@@ -247,15 +286,15 @@ def _require_agreement(
     marks, whole = RunConfig.uncounted_keys(), {**_DEFAULTS, **section}
     for key, value in given.items():
         theirs = whole.get(key, value)
-        if key == "sets" or json.dumps(value) == json.dumps(theirs):
+        if key in ("sets", *PART_KEYS) or json.dumps(value) == json.dumps(theirs):
             continue
         if f"data.{key}" in marks:
             raise ConfigError(
                 f"data.{key}={json.dumps(value)} says how a data set is made, and {KEY}="
-                f"{named.pinned} names what is made already; leave one of the two out (a run.json "
+                f"{pinned} names what is made already; leave one of the two out (a run.json "
                 f"that names it: {KEY}=null)"
             )
         raise ConfigError(
-            f"data.{key}={json.dumps(value)}, and the data set {named.pinned} has data.{key}="
+            f"data.{key}={json.dumps(value)}, and the data set {pinned} has data.{key}="
             f"{json.dumps(theirs)}; leave data.{key} out, or name another data set"
         )

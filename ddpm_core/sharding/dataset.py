@@ -45,6 +45,7 @@ def make_dataset(
     compute: ComputeConfig,
     *,
     images_sha256: str,
+    is_alone: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Manifest:
     """Write the data set and commit its index.
@@ -57,6 +58,7 @@ def make_dataset(
         source: the images.
         compute: how many workers.
         images_sha256: `source.digest()`, which takes a while.
+        is_alone: whether others are made of it, and one of its splits may be empty.
         on_progress: called with (images done, images in all) at the start and after each
             shard.
 
@@ -88,8 +90,9 @@ def make_dataset(
     }
     rejected = [one for split in SPLITS for shard in shards[split] for one in shard.rejected]
     require_few_rejected(data, rejected, total, uri=data.source)
-    _require_images(shards, data)
-    first = {"train-first": _put_first_images(store, folder, data, shards["train"])}
+    _require_images(shards, data, is_alone=is_alone)
+    every = [*shards["train"], *shards["test"]]
+    first = {"train-first": _put_first_images(store, folder, data, every)}
     body = _body(data, source, images_sha256, shards, histogram)
     if sum(body["num_images"].values()) > MAX_WHOLE:
         located: dict[str, Iterator[Shard]] = {
@@ -129,9 +132,10 @@ def _commit(
         return found
 
 
-def _require_images(shards: Made, data: DataConfig) -> None:
+def _require_images(shards: Made, data: DataConfig, *, is_alone: bool) -> None:
+    counts = {split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS}
     for split in SPLITS:
-        if not sum(shard.shard.num_images for shard in shards[split]):
+        if not counts[split] and not (is_alone and any(counts.values())):
             raise DataError(
                 f"no usable image is left in the {split} split of data.source={data.source!r}; "
                 "mend the files, or change data.num_test_images"
@@ -150,8 +154,7 @@ def _body(
     file_bytes = sizes.pop() if data.encoding == "png" else None
     image = ImageMember(data.dtype, data.shape, tuple(mean), tuple(std), file_bytes)
     counts: dict[str, tuple[int, ...]] = {
-        split: tuple(_sum([shard.class_counts for shard in shards[split]]).tolist())
-        for split in SPLITS
+        split: tuple(_class_counts(shards[split], len(source.classes)).tolist()) for split in SPLITS
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -174,7 +177,8 @@ def _body(
     }
 
 
-def _sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _class_counts(shards: list[MadeShard], num_classes: int) -> NDArray[np.int64]:
+    parts = [np.zeros(num_classes, np.int64), *(shard.class_counts for shard in shards)]
     total: NDArray[np.int64] = np.sum(parts, axis=0)
     return total
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.errors import DataError
+from ddpm_core.images.decode import TOO_SMALL
 from ddpm_core.images.names import quoted
 from ddpm_core.shards.index import SPLITS, Rejected, Split
 from ddpm_core.shards.shard import MadeShard
@@ -91,9 +92,12 @@ def require_few_rejected(
 ) -> None:
     """Refuse a source with files that cannot be used, or with too many of them.
 
+    Those that are left out by their size are none of these.
+
     Raises:
         DataError: with the first ones, and their number.
     """
+    rejected = [one for one in rejected if not one.reason.startswith(TOO_SMALL)]
     may_lack = data.on_bad != "fail"
     # To a millionth of an image: 0.29 * 100 is a little less than 29.
     if not rejected or (may_lack and len(rejected) <= data.max_bad_share * total + 1e-6):

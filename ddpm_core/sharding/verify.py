@@ -10,6 +10,7 @@ from ddpm_core.sharding.verify_outside import outside_problems
 from ddpm_core.shards.counts import Counts, mean_and_std
 from ddpm_core.shards.index import SPLITS, Index, Split, key_of
 from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, LABEL
+from ddpm_core.shards.samples import samples
 from ddpm_core.shards.tar import members
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
@@ -96,19 +97,21 @@ def _shard_problems(
             return outside_problems(index, shard)
         tar = index.located(shard).read(store)
         found = members(tar, origin=shard.name)
+        num_files, is_chosen = 1 + len(index.endings), shard.labels is not None
+        if is_chosen:
+            found = samples(found, shard, num_files, where=shard.name)
     except (DamagedError, DataError) as error:
         return [str(error)], counts
     except (KeyError, TypeError, ValueError) as error:
         return [f"{split}: the part of shard {number} is none of this program: {error}"], counts
     lines: list[str] = []
-    num_files = 1 + len(index.endings)
     if len(found) != num_files * shard.num_images:
         return [f"{shard.name}: {len(found)} files, not {num_files} for each of its images"], counts
     for position in range(shard.num_images):
         files = found[num_files * position : num_files * (position + 1)]
         image, *others = files
-        key = key_of(split, shard.first_number + position)
         stem, _, ending = image.name.rpartition(".")
+        key = stem if is_chosen else key_of(split, shard.first_number + position)
         names = [stem, *(file.name for file in others)]
         expected = [key, *(f"{key}.{other}" for other in index.endings)]
         if names != expected or ending not in IMAGE_ENDINGS:

@@ -79,16 +79,19 @@ class Items(Sequence[Item]):
         """Return the images of each class."""
         return tuple(np.bincount(self._labels, minlength=num_classes).tolist())
 
+    def chosen(self, numbers: NDArray[np.int64]) -> "Items":
+        """Return the images of these numbers, with columns of their own."""
+        rows = self._rows.only(self._chosen[numbers])
+        own = np.arange(len(numbers))
+        return Items(rows, own, self._labels[numbers], self._num_stripped)
+
     @overload
     def __getitem__(self, index: int) -> Item: ...
     @overload
     def __getitem__(self, index: slice) -> "Items": ...
     def __getitem__(self, index: int | slice) -> "Item | Items":
         if isinstance(index, slice):
-            chosen = self._chosen[index]
-            own = np.arange(len(chosen))
-            rows = self._rows.only(chosen)
-            return Items(rows, own, self._labels[index], self._num_stripped)
+            return self.chosen(np.arange(len(self))[index])
         row = int(self._chosen[index])
         name = self._rows.name(row)
         given = int(self._rows.given[row])

@@ -90,11 +90,13 @@ def test_what_is_housekeeping_and_what_is_a_place():
         "data.source",
         "data.source_sha256",
         "data.sets",
+        "data.append_to",
         "data.set_name",
         "data.licence",
         "data.on_bad",
         "data.max_bad_share",
         "data.max_megapixels",
+        "data.only_keys",
         "sample.guidance_by",
         "sample.model",
     }

@@ -1,8 +1,12 @@
 """Data sets are listed, shown and deleted, with the runs that use them."""
 
+from fractions import Fraction
+
 import pytest
 
 from ddpm_core.__main__ import main
+from ddpm_core.composing.agree import Given
+from ddpm_core.composing.compose import compose, plan
 from ddpm_core.datasets.deletion import delete_dataset
 from ddpm_core.datasets.table import list_datasets, show_dataset
 from ddpm_core.errors import ConfigError, RunConflictError
@@ -11,8 +15,10 @@ from ddpm_core.runs import layout
 from ddpm_core.runs.dataset_names import NamedSet, enter, give, lineage
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.table import show_run
+from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from tests.datasets.made import made
+from tests.sharding.small import data_config
 
 
 @pytest.fixture
@@ -135,3 +141,22 @@ def test_the_commands_speak_of_data_sets_and_of_a_run_that_has_one(store, capsys
     assert f"data       digits, 1x8x8, {pinned}" in show_run(store, "a")
     assert main(["datasets", "delete", "faces", "--yes", "--root", store.uri]) == 2
     assert "is used by a" in capsys.readouterr().err
+
+
+def test_what_is_made_of_others_says_so_and_keeps_them_from_deletion(store):
+    """Catches: a data set that loses its images with one that no run uses."""
+    parts = [made(store, "noise"), made(store, "more", num_train=11)]
+    given = [
+        Given(name, load_index(store, one.folder, one.fingerprint), Fraction(weight))
+        for name, one, weight in zip(("noise", "more"), parts, (7, 3), strict=True)
+    ]
+    own = plan(data_config(duplicates="drop"), given)
+    compose(store, own)
+    folder = own.pointer.folder.removeprefix("datasets/")
+    shown = show_dataset(store, folder)
+    assert f"made of    noise@{parts[0].fingerprint[:16]}, weight 7" in shown
+    assert "left out   of train: 10 equal to another" in shown
+    with pytest.raises(RunConflictError, match=f"made of data set 'noise'.*delete {folder}"):
+        delete_dataset(store, "noise", confirmed=True)
+    delete_dataset(store, folder, confirmed=True)
+    delete_dataset(store, "noise", confirmed=True)

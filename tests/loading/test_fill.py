@@ -52,6 +52,62 @@ def test_a_checksum_that_does_not_fit_is_found_in_the_short_way_too(store):
         load_split(store, dataclasses.replace(index, manifest=changed), "train")
 
 
+CHOSEN, LABELS = (0, 3, 4), (2, 1, 0, 2, 1, 0)
+
+
+def chosen(index, at, places):
+    """The index with some images of a shard alone, each with a label of its own."""
+    shard = index.shards["train"][at]
+    part = dataclasses.replace(
+        shard,
+        num_images=len(places),
+        offsets=tuple(shard.offsets[place] for place in places),
+        sizes=tuple(shard.sizes[place] for place in places),
+        labels=LABELS[: len(places)],
+    )
+    shards = {**index.shards, "train": (part,)}
+    return dataclasses.replace(index, shards=shards, num_images={"train": len(places)})
+
+
+@pytest.mark.parametrize("way", ["copied", "decoded", "decoded by processes"])
+def test_of_a_part_of_a_shard_the_images_of_the_index_are_read(way, store, monkeypatch):
+    """Catches neighbours in the place of the images that stay, and labels of the files."""
+    if way == "copied":
+        images = splits(num_train=12)
+        config = data_config(images_per_shard=6)
+        index = load_index(store, shard_dataset(store, config, images).folder)
+        expected = images.train.images_u8[6:].transpose(0, 3, 1, 2)
+    else:
+        index, files = foreign_index(store, [6, 6])
+        expected = np.stack([pixels_of(file) for file in files[6:]])
+    if way == "decoded by processes":
+        monkeypatch.setattr(fill, "_MANY", 1)
+    found = load_split(store, chosen(index, 1, CHOSEN), "train")
+    assert np.array_equal(found.pixels.numpy(), expected[list(CHOSEN)])
+    assert found.others["label"].tolist() == [2, 1, 0]
+
+
+def test_a_whole_shard_with_other_labels_goes_the_short_way(store, monkeypatch):
+    """Catches a union that is parsed file by file because its labels stand in the index."""
+    index, files = foreign_index(store, [6, 6])
+    monkeypatch.setattr(fill, "_columns_slowly", lambda *_: pytest.fail("file by file"))
+    found = load_split(store, chosen(index, 1, range(6)), "train")
+    assert np.array_equal(found.pixels.numpy(), np.stack([pixels_of(one) for one in files[6:]]))
+    assert found.others["label"].tolist() == list(LABELS)
+
+
+def test_a_damaged_image_of_a_part_is_named_by_its_place(store):
+    """Catches the name of the image that had this number before others were left out."""
+
+    def spoil(number, file):
+        return encoded(smooth(4, (12, 16, 3)), "PNG") if number == 4 else file
+
+    index, _ = foreign_index(store, [6], kind="PNG", spoil=spoil)
+    offset = index.shards["train"][0].offsets[4]
+    with pytest.raises(DataError, match=rf"train-000000\.tar: the image at byte {offset} cannot"):
+        load_split(store, chosen(index, 0, CHOSEN), "train")
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_many_files_of_others_are_decoded_by_processes(kind, store, monkeypatch):
     """Catches parts of a shard in each other's place, and pixels of another shard."""

@@ -16,6 +16,7 @@ from ddpm_core.loading.loader import ImageSet, load_split
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
+from tests.composing import sets
 from tests.loading.streams import batches_of, foreign_index, numbers
 from tests.sharding.small import data_config, shard_dataset, splits
 
@@ -59,6 +60,17 @@ STEPS = {"num_steps": 9, "batch_size": 4, "seed": 3}
 def test_batches_are_the_same_before_while_and_after_it_is_decoded(store, index, gate):
     """Catches the order of what is streamed, another layout in memory, by which convolutions round
     otherwise, and a change of the way in the middle that costs or repeats a batch."""
+    batches_are_the_same(store, index, gate)
+
+
+def test_batches_of_a_mixture_are_the_same_too(store, gate):
+    """Catches the order of all images permuted, in which a mixture in memory is not trained."""
+    first = sets.made(store, train=range(10, 20), test=[1])
+    second = sets.made(store, train=range(100, 106), test=[2], classes=("dog", "rose"))
+    batches_are_the_same(store, sets.composed(store, first, second, weights=(7, 3)), gate)
+
+
+def batches_are_the_same(store, index, gate):
     with (
         closing(beside(store, index)) as images,
         batches_of(images, start=0, **STEPS) as batches,

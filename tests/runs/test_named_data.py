@@ -80,7 +80,7 @@ def test_the_set_comes_before_the_rules_of_the_recipe(store):
         ({"data__licence": "CC0"}, r"data\.licence=.* leave one of the two out"),
         ({"data__hieght": 8}, "did you mean 'height'"),
         ({"data__sets": "facse"}, r"no data set 'facse' .*did you mean 'faces'\?"),
-        ({"data__sets": "faces,flowers"}, "names 2 data sets"),
+        ({"data__sets": "faces,flowers"}, r"no data set 'flowers'"),
         ({"data__sets": "faces:-1"}, "weight must be a number above 0"),
         ({"data__sets": 7}, r"data\.sets=7"),
     ],
@@ -114,7 +114,7 @@ def test_a_run_goes_on_with_its_own_set_when_the_name_means_another(store):
         store.delete(key)
     run_json = store.uri_of(layout.run_json_key("digits"))
     assert configure(run_json, root=None, run=None, changes={})[1] == config
-    assert named_data.named_set(store, config).pointer == first
+    assert named_data.named_sets(store, config)[0].pointer == first
 
 
 def test_the_source_is_taken_again_by_saying_so(store):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_core.composing.agree import Given
+from ddpm_core.composing.compose import compose, plan
+from ddpm_core.config import DataConfig
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.images.decode import Shaping, decode_image
 from ddpm_core.loading import loader
@@ -22,6 +25,7 @@ from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.shard_samples import index_shard
 from ddpm_core.store.storage import open_store
 from tests.fake_s3 import BUCKET
+from tests.images.image_files import write_folder
 from tests.sampling.tiny import in_process
 from tests.sharding.small import files_below, tar_of
 
@@ -409,3 +413,40 @@ def test_a_shard_that_was_written_just_now_is_looked_at_again(store, tars, in_pr
     num_bytes = path.stat().st_size
     assert indexed(store, config_of(tars).replaced({"name": "b"})).fingerprint == first.fingerprint
     assert path.stat().st_size == 2 * num_bytes
+
+
+@pytest.mark.parametrize("max_decoded", [loader.MAX_DECODED_BYTES, 0], ids=["decoded", "streamed"])
+def test_with_a_data_set_of_our_own_they_are_one_and_both_stay_where_they_are(
+    store, tars, tmp_path, in_process, monkeypatch, max_decoded
+):
+    """Catches: our own files decoded by rules for files of any size, or labels by number; a part
+    by class that has to read shards of others; rules by content where nothing was read."""
+    monkeypatch.setattr(loader, "MAX_DECODED_BYTES", max_decoded)
+    theirs = indexed(store, config_of(tars))
+    files = {f"{name}/{n}.png": picture(3 * n)[0] for n in range(5) for name in ("1", "new")}
+    own = {"in_place": False, "num_test_images": 2, "images_per_shard": 3}
+    folder = write_folder(tmp_path / "ours", files)
+    ours = indexed(store, config_of(folder, **own).replaced({"name": "ours"}))
+    both = plan(config_of(tars).data, [Given("theirs", theirs), Given("ours", ours)])
+    compose(store, both)
+    index = load_index(store, both.pointer.folder, both.pointer.fingerprint)
+    assert index.label.names == ("0", "1", "2", "new")
+    for split in SPLITS:
+        found = [pixels_of(store, one, split) for one in (theirs, ours)]
+        assert (pixels_of(store, index, split)[0] == np.concatenate([a for a, _ in found])).all()
+        relabelled = [*found[0][1], *(3 if label else 1 for label in found[1][1])]
+        assert pixels_of(store, index, split)[1] == relabelled
+    assert problems_of(store, index) == []
+    one = DataConfig(**{**config_of(tars).data.model_dump(), "only_classes": ("2",)})
+    of_class = plan(one, [Given("theirs", theirs)])
+    compose(store, of_class)
+    part = load_index(store, of_class.pointer.folder)
+    assert sum(part.num_images.values()) == 6
+    with pytest.raises(DataError, match="theirs is used where others put its shards"):
+        plan(one.model_copy(update={"duplicates": "drop"}), [Given("theirs", theirs)])
+
+
+def pixels_of(store, index, split):
+    with closing(load_split(store, index, split)) as images:
+        numbers = np.arange(len(images))
+        return images.take(numbers).numpy().copy(), images.member("label", numbers).tolist()
