@@ -290,4 +290,4 @@ def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
     with suppress(DamagedError):  # the stage sets it aside and reads the source again
         if results.dataset_pointer(store, config.name) is not None:
             return None
-    return glance(config.data, cache=downloads_folder())
+    return glance(config.data, cache=downloads_folder(), store=store)

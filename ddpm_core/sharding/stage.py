@@ -3,20 +3,22 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 
 from ddpm_core.config import ComputeConfig, RunConfig
-from ddpm_core.errors import RunConflictError
+from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.images.names import HARMLESS, quoted
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.runs.run import open_stage
 from ddpm_core.sharding.bundle import Bundle
-from ddpm_core.sharding.dataset import make_dataset
+from ddpm_core.sharding.dataset import make_dataset, may_be_there
 from ddpm_core.sharding.source import Source, require_few_rejected
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, dataset_fingerprint, load_index, require_identity
+from ddpm_core.sources import seals
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import listed
 from ddpm_core.sources.splits import load_splits
@@ -46,12 +48,10 @@ def run_shard(store: Store, config: RunConfig) -> str:
     """
     key = layout.dataset_pointer_key(config.name)
     pointer, index, passed_over = _recorded(store, config)
-    if pointer is not None and index is not None:
+    if pointer is not None and index is not None and not config.data.recheck:
         _show_done(store, index)
         return pointer.folder
-    with _source(config) as source:
-        require_classes(config, source.classes)
-        made = _made(store, config, source, pointer)
+    made = _made(store, config, pointer)
     open_stage(store, config)  # the run's first result is about to stand, and not earlier its name
     if passed_over is not None and passed_over == _pointer_bytes(store, config):
         store.delete(key)
@@ -124,16 +124,17 @@ def _trained_on(store: Store, config: RunConfig) -> str | None:
 
 @contextmanager
 def _source(config: RunConfig) -> Iterator[Source]:
-    """The images, and for a collection the cluster that works on them."""
+    """The images, and for a collection the cluster that works on them, once it is needed."""
     if config.data.is_collection:
         container, listing = listed(config.data, cache=downloads_folder())
         # With it comes Ray: not before the names are known to be those of images to train on.
         from ddpm_core import cluster
         from ddpm_core.sharding.collection import Collection
 
-        compute = _on_cpus(config)
-        with cluster.connect(compute):
-            yield Collection.looked_at(config.data, container, listing, compute=compute)
+        with ExitStack() as connections:
+            # Once, and only if files are read: a local cluster takes seconds to start.
+            connect = cache(lambda: connections.enter_context(cluster.connect(_on_cpus(config))))
+            yield Collection(config.data, container, listing, connect=connect)
     else:
         yield Bundle(load_splits(config.data, cache=downloads_folder()))
 
@@ -143,11 +144,63 @@ def _on_cpus(config: RunConfig) -> ComputeConfig:
     return config.compute.model_copy(update={"use_gpu": False})
 
 
-def _made(
-    store: Store, config: RunConfig, source: Source, pointer: DatasetPointer | None
+def _made(store: Store, config: RunConfig, pointer: DatasetPointer | None) -> DatasetPointer:
+    """Return the data set of the run's images, after making what lacks."""
+    is_sealed = config.data.is_collection
+    seal = seals.seal_of(config.data) if is_sealed else None
+    known = seals.known(store, config.data, seal) if is_sealed else None
+    if known is not None:
+        require_classes(config, known.classes)
+        made = _required(store, config, known.images_sha256, pointer)
+        if _is_there(store, config, made):
+            return made
+    with _source(config) as source:
+        require_classes(config, source.classes)
+        compute = _on_cpus(config)
+        try:
+            source.find_out(
+                store, compute, may_be_there=lambda: may_be_there(store, config.data, source)
+            )
+        except DataError:
+            seals.require_same(config.data, seal)  # from that would follow what else is wrong
+            raise
+        images_sha256 = source.digest()
+        if is_sealed:
+            seals.keep(store, config.data, seal, _known(source, images_sha256))
+        made = _required(store, config, images_sha256, pointer)
+        if not _is_there(store, config, made):
+            _make(store, config, source, images_sha256)
+        source.tidy(store)
+    return made
+
+
+def _known(source: Source, images_sha256: str) -> seals.Known:
+    return seals.Known(
+        images_sha256,
+        tuple(source.classes),
+        tuple(source.class_counts),
+        source.num_images["train"],
+        source.num_images["test"],
+        sum(source.passed_over.values()),
+    )
+
+
+def _is_there(store: Store, config: RunConfig, made: DatasetPointer) -> bool:
+    """Say whether the data set is there, whole; refuse one that this run would not have made."""
+    index = _complete(store, made)
+    if index is None:
+        return False
+    # It may have been made with a larger max_bad_share than this configuration allows.
+    total = sum(index.num_images.values()) + len(index.rejected)
+    require_few_rejected(config.data, index.rejected, total, uri=config.data.source)
+    _show_done(store, index)
+    return True
+
+
+def _required(
+    store: Store, config: RunConfig, images_sha256: str, pointer: DatasetPointer | None
 ) -> DatasetPointer:
-    """Return the data set of these images, after making what lacks."""
-    images_sha256 = source.digest()
+    """Return which data set these images make; refuse them if the run is of others."""
     fingerprint = dataset_fingerprint(config.data, images_sha256)
     trained_on = _trained_on(store, config)
     if trained_on not in (None, fingerprint):
@@ -159,22 +212,12 @@ def _made(
         )
     if pointer is not None and pointer.fingerprint != fingerprint:
         raise RunConflictError(
-            f"run {config.name!r} uses {store.uri_of(pointer.folder)}, which is not complete, "
-            f"and the images of data.source={config.data.source!r} are others (fingerprint "
-            f"{fingerprint[:16]}); give the source it was made from, or the run another name. "
-            f"{_OTHERWISE}. If dataset.json was exchanged, delete it"
+            f"run {config.name!r} uses {store.uri_of(pointer.folder)}, which is not complete or is "
+            f"to be checked, and the images of data.source={config.data.source!r} are others "
+            f"(fingerprint {fingerprint[:16]}); give the source it was made from, or the run "
+            f"another name. {_OTHERWISE}. If dataset.json was exchanged, delete it"
         )
-    folder = layout.dataset_folder(config.data.name, fingerprint)
-    made = DatasetPointer(folder, fingerprint)
-    index = _complete(store, made)
-    if index is None:
-        _make(store, config, source, images_sha256)
-    else:
-        # It may have been made with a larger max_bad_share than this configuration allows.
-        total = sum(index.num_images.values()) + len(index.rejected)
-        require_few_rejected(config.data, index.rejected, total, uri=config.data.source)
-        _show_done(store, index)
-    return made
+    return DatasetPointer(layout.dataset_folder(config.data.name, fingerprint), fingerprint)
 
 
 def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -> None:
@@ -183,6 +226,8 @@ def _make(store: Store, config: RunConfig, source: Source, images_sha256: str) -
     def on_progress(done: int, total: int) -> None:
         rate = done / max(time.monotonic() - started, 1e-3)
         note = f"{rate:.0f} images/s" if done else ""
+        if source.is_made_ahead:
+            note = "put into the data set"
         Progress("shard", done, total, "images", note).show()
 
     made = make_dataset(
