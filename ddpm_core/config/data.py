@@ -79,7 +79,7 @@ class DataConfig(Section):
     takes up to 21 bytes of memory for each"""
     recheck: Annotated[bool, PLACE] = False
     """of a collection: read every file of the source, also those that have not changed by their
-    sizes and times since an earlier run read them"""
+    sizes and times since an earlier run read them; said to one command, and not kept in run.json"""
     num_test_images: PositiveInt | None = None
     """images held out of training; null keeps the data set's own split, and holds out a tenth, at
     most 1000, of a collection that has none (digits need a number)"""

@@ -59,7 +59,6 @@ _EXTENSIONS: dict[str, Kind] = {
 }
 _MODES = {1: "L", 3: "RGB"}
 _ALWAYS_BYTES = 2**25
-_FEW_PIXELS = 2**20
 _NOT_GREY = (
     "it is a 16-bit PNG with colour or transparency, and data.depth=16 keeps grey ones "
     "without; data.depth=8 reads it with 8 bits"
@@ -106,8 +105,6 @@ def decode_image(
         wanted = max(shaping.height, shaping.width) if shaping.crop == "center" else MAX_PIXELS
         if shaping.depth == 16 and isinstance(facts, PngFacts) and facts.bit_depth == 16:
             pixels: NDArray[Any] = _deep(facts)
-        elif (plain := _plain_png(facts)) is not None:
-            pixels = plain
         else:
             pixels = plain_pixels(facts, shaping.background, min_side=wanted)
         pixels = _cropped(pixels, shaping)
@@ -205,20 +202,6 @@ def first_look(
         return None, f"files of over {_ALWAYS_BYTES} bytes"
     is_colour = content[25:26] != b"\0"  # IHDR: after the sides and the depth
     return _NOT_GREY if depth == 16 and is_deep(content) and is_colour else None, None
-
-
-def _plain_png(facts: Facts) -> NDArray[np.uint8] | None:
-    """Return the pixels of a small PNG that holds them plainly, in a third of the time.
-
-    None for all other files; the pixels are those of `plain_pixels`.
-    """
-    channels, size = facts.plain_channels, (facts.width, facts.height)
-    if facts.kind != "png" or channels is None or facts.orientation != 1:
-        return None
-    if facts.width * facts.height > _FEW_PIXELS:
-        return None
-    found = plain_file_pixels(facts.essence, "png", size, _MODES[channels])
-    return None if found is None else found.reshape(facts.height, facts.width, channels)
 
 
 def _deep(facts: PngFacts) -> NDArray[np.uint16]:

@@ -61,8 +61,7 @@ def folder_of(data: DataConfig) -> str:
 
 def names_of(items: Items, classes: Sequence[str]) -> str:
     """Return what differs for files of other names or labels, or other classes."""
-    files = [[ascii(item.key), item.label] for item in items]
-    return fingerprint({"classes": [ascii(one) for one in classes], "files": files})
+    return fingerprint({"classes": [ascii(one) for one in classes], "files": items.names_sha256()})
 
 
 def about(scan: ScanResult, names: str, signature: str | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from ddpm_core.sharding.looked import Looked, ScanResult
 from ddpm_core.sharding.source import (
     ShardUnit,
     Source,
-    num_allowed,
+    are_too_many,
     require_few_rejected,
     units_of,
 )
@@ -209,7 +209,8 @@ class Collection(Source):
         """Read all files, and make shards of them as long as there may be a data set of them."""
         self._connect()
         total, done = self._looked.num_files, 0
-        allowed, rejected = num_allowed(self._data, total), list[Rejected]()
+        rejected: list[Rejected] = []
+        is_wanted = True
         signatures = not self._data.recheck
         started_s = time.monotonic()
 
@@ -217,15 +218,16 @@ class Collection(Source):
             at = (unit.split, unit.start, unit.stop)
             signature = self._looked.signature(*at) if signatures else None
             items = self._items[unit.split][unit.start : unit.stop]
-            return AheadTask(unit, items, signature, is_wanted=len(rejected) <= allowed)
+            return AheadTask(unit, items, signature, is_wanted=is_wanted)
 
         def on_done(task: AheadTask, found: Ahead) -> None:
-            nonlocal done
+            nonlocal done, is_wanted
             unit = task.unit
             self._looked.take(unit.split, np.arange(unit.start, unit.stop), found.scan)
             if found.is_made:
                 self._ahead.add(unit)
                 rejected.extend(found.rejected)
+                is_wanted = is_wanted and not are_too_many(self._data, rejected, total)
             done += unit.stop - unit.start
             self._keep(store)
             rate = done / max(time.monotonic() - started_s, 1e-3)
@@ -243,7 +245,7 @@ class Collection(Source):
             compute,
             on_done=on_done,
         )
-        if len(rejected) > allowed:
+        if not is_wanted:
             ledger.save(store, self._data, self._looked.to_ledger())
             by_header = list(self._looked.rejected())
             for found in (by_header, rejected):

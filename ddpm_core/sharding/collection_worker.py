@@ -259,8 +259,8 @@ def _unchanged(container: Container, item: Item, sha256: bytes) -> bytes:
 
 
 def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> Record:
-    origin = quoted(item.key)
-    pixels = decode_image(content, shaping, origin=origin, max_pixels=data.max_pixels)
+    # Of an error only its reason is used, which names nothing.
+    pixels = decode_image(content, shaping, origin=item.key, max_pixels=data.max_pixels)
     kept = kept_as_is(content, shaping) if data.encoding == "original" else None
     if kept is None:
         content, kept = png.encode(pixels), "png"

@@ -111,10 +111,11 @@ def _share(part: int, total: int) -> str:
     return f"{share:g}"
 
 
-def num_allowed(data: DataConfig, total: int) -> int:
-    """Return how many of `total` files may be left out since they cannot be used."""
+def are_too_many(data: DataConfig, rejected: Sequence[Rejected], total: int) -> bool:
+    """Say whether more files than allowed cannot be used, of `total`."""
+    may_lack = data.on_bad != "fail"
     # To a millionth of an image: 0.29 * 100 is a little less than 29.
-    return int(data.max_bad_share * total + 1e-6) if data.on_bad != "fail" else 0
+    return len(rejected) > (data.max_bad_share * total + 1e-6 if may_lack else 0)
 
 
 def require_few_rejected(
@@ -125,7 +126,7 @@ def require_few_rejected(
     Raises:
         DataError: with the first ones, and their number.
     """
-    if len(rejected) <= num_allowed(data, total):
+    if not are_too_many(data, rejected, total):
         return
     may_lack = data.on_bad != "fail"
     lines = "\n".join(f"  {quoted(one.key)}: {one.reason}" for one in rejected[:_NUM_SHOWN])

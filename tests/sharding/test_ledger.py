@@ -206,6 +206,7 @@ def test_recheck_reads_all_and_refuses_what_has_changed(store, folder, settled, 
         reads.clear()
         assert run_shard(store, config_of(folder, recheck=True).replaced({"name": name})) == made
         assert len(reads) == 14
+    assert json.loads(store.read("runs/other/run.json"))["data"]["recheck"] is False
     (folder / "train/cat/003.png").write_bytes(image_file(99))
     assert run_shard(store, config_of(folder)) == made
     with pytest.raises(RunConflictError, match=r"to be checked, and the images .* are others"):
@@ -299,6 +300,48 @@ ROLES = {
     "/test-000000.json": 4,
     "/test-000001.json": 1,
 }
+
+
+@pytest.mark.parametrize("at", [1, 4, "adopting"])
+def test_two_that_make_the_same_do_each_other_no_harm(
+    at, tmp_path, root, store, folder, settled, in_process, monkeypatch
+):
+    """Catches a command whose shards another one takes, or clears away, while it makes them."""
+    run_shard(open_store(str(tmp_path / "whole")), config_of(folder))
+    other, whole = config_of(folder).replaced({"name": "other"}), in_process.map_units
+    begun, ended = [], []
+
+    def meanwhile():
+        if not begun:
+            begun.append(True)
+            ended.append(run_shard(open_store(str(root)), other))
+
+    def interrupted(make_worker, payload, units, compute, *, on_done):
+        seen = []
+
+        def counting(unit, result):
+            on_done(unit, result)
+            seen.append(unit)
+            if len(seen) == at:
+                meanwhile()
+
+        whole(make_worker, payload, units, compute, on_done=on_done if begun else counting)
+
+    copy = LocalStore.copy
+
+    def copying(self, key, to):
+        if at == "adopting":
+            monkeypatch.setattr(LocalStore, "copy", copy)
+            meanwhile()
+        copy(self, key, to)
+
+    monkeypatch.setattr("ddpm_core.cluster.map_units", interrupted)
+    monkeypatch.setattr("ddpm_core.sharding.collection._NUM_ADOPTING", 1)
+    monkeypatch.setattr(LocalStore, "copy", copying)
+    made = run_shard(store, config_of(folder))
+    assert ended == [made]
+    assert datasets_below(root) == datasets_below(tmp_path / "whole")
+    assert not any(name.startswith("making") for name in files_below(root))
 
 
 def test_shards_are_the_same_bytes_ahead_or_not(tmp_path, folder, in_process, monkeypatch):
