@@ -17,8 +17,10 @@ from ddpm_core.shards.index import SPLITS, Index, Split
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 
-_FEW_VALUES = 2**25
-"""of a data set that is checked before processes would have started"""
+_IMAGE_S, _VALUE_S = 3e-5, 3e-9
+"""what an image, and a value of it, take one core, about"""
+_FEW_S = 4.0
+"""of work that is done before processes that have started would have helped"""
 Look: TypeAlias = "Callable[[Split, int], tuple[list[str], Counts]]"
 
 
@@ -76,8 +78,8 @@ def problems_of(
 @contextmanager
 def _looking(store: Store, index: Index, num_at_once: int) -> Iterator[Look]:
     """Give the function that looks at shard `number` of a split, in this process or in others."""
-    num_values = sum(index.num_images.values()) * math.prod(index.shape)
-    if num_at_once == 1 or num_values < _FEW_VALUES:
+    total = sum(index.num_images.values())
+    if num_at_once == 1 or total * (_IMAGE_S + _VALUE_S * math.prod(index.shape)) < _FEW_S:
         yield partial(shard_problems, store, index)
         return
     children = [Child(store, index) for _ in range(num_at_once)]

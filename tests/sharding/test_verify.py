@@ -50,7 +50,7 @@ def test_other_processes_find_what_this_one_finds(store, folder, monkeypatch):
     """Catches counts of a process that get lost or are of another split, and lines that do."""
     index = load_index(store, folder)
     one = [problems_of(store, index)]
-    monkeypatch.setattr(verify, "_FEW_VALUES", 0)
+    monkeypatch.setattr(verify, "_FEW_S", 0)
     monkeypatch.setattr(verify, "shard_problems", lambda *_: pytest.fail("looks in this process"))
     two = [problems_of(store, index, num_at_once=2)]
     assert one == two == [[]]
