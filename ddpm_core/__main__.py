@@ -8,15 +8,19 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
+from ddpm_core import __version__, compare_command
 from ddpm_core.cli import (
     MODEL_KEY,
     TARGET_HELP,
     add_command,
     add_model_argument,
+    add_naming_arguments,
     add_run_arguments,
     changes_of,
     describe_keys,
@@ -24,6 +28,7 @@ from ddpm_core.cli import (
     options_again,
     parse_overrides,
 )
+from ddpm_core.compare_command import run_compare_command
 from ddpm_core.config import ContinuousConfig, RunConfig
 from ddpm_core.edit_command import add_parser, run_edit_command
 from ddpm_core.errors import CheckpointError
@@ -52,11 +57,15 @@ examples:
   python -m ddpm_core sample short --model @newest
   python -m ddpm_core shard images --set data.source=photos.zip --set data.on_bad=skip
   python -m ddpm_core train images --size 64 --scale S --run photos --set data.source=photos.zip
+  python -m ddpm_core shard images --run faces --set data.source=faces.zip --name faces
+  python -m ddpm_core train images --run trained --data faces
+  python -m ddpm_core datasets list
   python -m ddpm_core verify short
   python -m ddpm_core import-weights ./ddpm-cifar10-32 cifar10 --run google
   python -m ddpm_core runs list
   python -m ddpm_core export-samples runs/runs/short ./pictures
   python -m ddpm_core average short@500 --sigma-rel 0.12
+  python -m ddpm_core compare short short:test --features trained
   python -m ddpm_core edit short --image photos/ --mask mask.png --variants 4
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
@@ -66,10 +75,24 @@ exit codes:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage and return the process's exit code."""
+class Outer(NamedTuple):
+    """A command that a program around this one adds, as `ddpm` does `run`."""
+
+    help: str
+    main: Callable[[Sequence[str]], int]
+    """called with the words after its name; returns the process's exit code"""
+
+
+_NO_OUTER: Mapping[str, Outer] = MappingProxyType({})
+
+
+def main(arguments: Sequence[str] | None = None, *, outer: Mapping[str, Outer] = _NO_OUTER) -> int:
+    """Run one stage, or a command of `outer`, and return the process's exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in outer:
+        return outer[words[0]].main(words[1:])
     with command_output():
-        options = _parser().parse_args(arguments)
+        options = _parser(outer).parse_args(words)
         return exit_code_of(options.stage, partial(_act, options))
 
 
@@ -83,7 +106,9 @@ def _act(options: argparse.Namespace) -> None:
             _export_weights(options)
         case "edit":
             run_edit_command(options)
-        case "runs" | "export-samples" | "report" | "play" | "doctor" | "average":
+        case "compare":
+            run_compare_command(options)
+        case "runs" | "datasets" | "export-samples" | "report" | "play" | "doctor" | "average":
             run_command(options)
         case _:
             _run_stage(options)
@@ -140,11 +165,13 @@ def _command(options: argparse.Namespace, stage: str) -> str:
 
 def _check_ahead(store: Store, config: RunConfig) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
-    if config.evaluate.features == "trained" or results.has_foreign_network(store, config):
+    if config.evaluate.features == "trained":
         return
-    from ddpm_core.evaluation.check import check_feature_network  # with it comes torch
+    from ddpm_core.evaluation import check  # with it comes torch
 
-    check_feature_network(config)
+    check.check_reference(config)
+    if not results.has_foreign_network(store, config):
+        check.check_feature_network(config)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -204,7 +231,7 @@ def _plan(store: Store, config: RunConfig, stage: str, found: Findings) -> str:
     return "\n".join(filter(None, [*lines, *changes]))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(outer: Mapping[str, Outer] = _NO_OUTER) -> argparse.ArgumentParser:
     is_script = Path(sys.argv[0]).name == "ddpm"
     parser = argparse.ArgumentParser(
         prog="ddpm" if is_script else "python -m ddpm_core",
@@ -213,13 +240,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"ddpm-pipeline {__version__}")
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, command in outer.items():
+        add_command(stages, name, command.help)  # listed; its words are read by its own program
     for name, one in STAGES.items():
         raw = argparse.RawDescriptionHelpFormatter
         stage = add_command(stages, name, one.help, epilog=describe_keys(), formatter_class=raw)
         add_run_arguments(stage)
         if one.uses_weights:
             add_model_argument(stage)
+        if name == "shard":
+            add_naming_arguments(stage)
         stage.add_argument("target", metavar="RECIPE[:ABLATION]|RUN", help=TARGET_HELP)
     verifying = add_command(stages, "verify", VERIFY)
     verifying.add_argument(
@@ -231,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument("--root", metavar="URI", help="where a run named by its name lies")
     _add_exchanges(stages)
     add_parser(stages)
+    compare_command.add_parser(stages)
     add_parsers(stages)
     return parser
 
@@ -259,10 +292,5 @@ def _add_exchanges(stages: "argparse._SubParsersAction[argparse.ArgumentParser]"
     exporting.add_argument("folder", metavar="FOLDER", help="path or s3:// URI to write to")
 
 
-def script() -> None:
-    """Be the command `ddpm`."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    script()
+    sys.exit(main())

@@ -20,7 +20,7 @@ from ddpm_core.recipes import PAPER_TABLE_2, RECIPES
 from ddpm_core.recipes.sizes import OF_RECIPE, SCALES, SIZES, dialled
 from ddpm_core.runs.run import DEFAULT_ROOT
 
-MODEL_KEY, START_KEY = "sample.model", "train.start_from"
+MODEL_KEY, START_KEY, SETS_KEY = "sample.model", "train.start_from", "data.sets"
 TARGET_HELP = (
     f"a recipe ({', '.join(RECIPES)}), perhaps after a colon an ablation of the paper's table 2 "
     f"({', '.join(PAPER_TABLE_2)}), e.g. digits:eps-l-fixed; or a run: path or URI of its folder "
@@ -56,7 +56,7 @@ def add_command(
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --root, --run, --size, --scale, --set, --on-bad, --from and --dry-run."""
+    """Add --root, --run, --size, --scale, --set, --data, --on-bad, --from and --dry-run."""
     parser.add_argument(
         "--root",
         metavar="URI",
@@ -88,6 +88,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="change one key, e.g. train.num_steps=500; may be given again; keys below",
     )
     parser.add_argument(
+        "--data",
+        dest="overrides",
+        metavar="NAME[@FINGERPRINT][:WEIGHT],...",
+        action="append",
+        type=partial(_as_json, SETS_KEY),
+        help="short for --set data.sets=...: a data set that is there already, in place of a "
+        "source, or several, as faces:0.7,flowers:0.3; `datasets list` says which there are",
+    )
+    parser.add_argument(
         "--on-bad",
         dest="overrides",
         metavar="few|fail|skip",
@@ -100,7 +109,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         metavar="RUN@STEP|FOLDER",
         action="append",
-        type=lambda text: f"{START_KEY}={json.dumps(text)}",
+        type=partial(_as_json, START_KEY),
         help="short for --set train.start_from=...: what the training begins from, e.g. digits, "
         "digits@800:raw, digits@800:state, or a folder of diffusers, with a slash in its path",
     )
@@ -118,11 +127,32 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         metavar="RUN@STEP:AVERAGE",
         action="append",
-        # As JSON: what looks like a number is a reference too.
-        type=lambda text: f"{MODEL_KEY}={json.dumps(text)}",
+        type=partial(_as_json, MODEL_KEY),
         help="short for --set sample.model=...: which weights, e.g. @400, @newest while the "
         "training still runs, :raw (not averaged), digits@400:ema; default: the last average",
     )
+
+
+def add_naming_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --name, --licence and --append, which are short for keys of `data`."""
+    for option, key, metavar, text in (
+        ("--append", "data.append_to", "NAME", "the data set that grows by what data.source has"),
+        ("--name", "data.set_name", "NAME", "name of the data set, for --data"),
+        ("--licence", "data.licence", "TEXT", "note on what may be done with the images"),
+    ):
+        parser.add_argument(
+            option,
+            dest="overrides",
+            metavar=metavar,
+            action="append",
+            type=partial(_as_json, key),
+            help=f"short for --set {key}=...: {text}",
+        )
+
+
+def _as_json(key: str, text: str) -> str:
+    """Return `key=text` as --set takes it, where what looks like a number is text too."""
+    return f"{key}={json.dumps(text)}"
 
 
 def changes_of(options: argparse.Namespace, target: str) -> dict[str, Any]:

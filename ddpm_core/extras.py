@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, str] = {
     "pynvml": "mlflow",
     "s3fs": "s3",
     "lmdb": "lmdb",
+    "transformers": "transformers",
     "fastapi": "flows",
     "prefect": "flows",
     "gradio": "play",

@@ -9,14 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ddpm_core import machine
+from ddpm_core.composing.ahead import grown, part_of
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.config.needs import is_small
+from ddpm_core.datasets.ahead import dataset_text, in_named_sets
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.rehearse import ELSEWHERE, SMALL, rehearsed
-from ddpm_core.runs import base, chosen, going_on, results
+from ddpm_core.runs import base, chosen, going_on, named_data, results
 from ddpm_core.runs.reference import classifier_of, is_own, keys_given, require_end_known
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks, needs_of, require_stages, stages_of
@@ -42,6 +44,8 @@ class Findings:
     """settings that can hardly be meant"""
     here: bool = True
     """whether this machine is the one that would train"""
+    dataset: str | None = None
+    """which data set below the root is used, or may be, for people; None: none that is known"""
 
     def lines(self, config: RunConfig) -> list[str]:
         """Return them for people; of a training, after a few steps of it for trial."""
@@ -51,11 +55,14 @@ class Findings:
         )
         if config.train.start is not None:
             lines.append(f"begins from: {config.train.start}")
+        if self.dataset is not None:
+            lines.append(f"data set: {self.dataset}")
         if seen is not None:
             lines.append(f"images: {seen.text}")
             lines += _class_lines(config, seen)
         known = seen is not None and seen.num_train is not None and seen.num_test is not None
-        num_images = seen.num_train + seen.num_test if known else None  # type: ignore[union-attr,operator]
+        is_made = config.data.sets is None and known  # else no shard is written
+        num_images = seen.num_train + seen.num_test if is_made else None  # type: ignore[union-attr,operator]
         use = disk_use(config, num_images)
         shards = f"{size_text(use.dataset)} of shards, " if use.dataset is not None else ""
         kept = f"{size_text(use.snapshots)} of snapshots, " if use.snapshots else ""
@@ -119,9 +126,13 @@ def preflight(
         require_feature_file(config)
     if any_checks(missing, "ablations"):
         require_ablations(store, config)
-    source = None
+    source = dataset = None
+    if any_checks(missing, "images"):
+        named_data.require_name(store, config)
+        source = in_named_sets(store, config)
     if look and any_checks(missing, "images"):
-        source = _source(store, config, here=here)
+        source = source or _source(store, config, here=here)
+        dataset = dataset_text(store, config)
     num_test = source.num_test if source is not None else None
     found = doubts(config, num_test=num_test, is_imported=_is_imported(store, config))
     classes = source.classes if source is not None else None
@@ -130,7 +141,7 @@ def preflight(
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
     found += [of_base] if of_base is not None else []
-    return Findings(missing, source, found, here)
+    return Findings(missing, source, found, here, dataset)
 
 
 def require_earlier(
@@ -290,4 +301,5 @@ def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
     with suppress(DamagedError):  # the stage sets it aside and reads the source again
         if results.dataset_pointer(store, config.name) is not None:
             return None
-    return glance(config.data, cache=downloads_folder(), store=store)
+    seen = part_of(config.data, glance(config.data, cache=downloads_folder(), store=store))
+    return seen if config.data.append_to is None else grown(store, config, seen)

@@ -1,4 +1,4 @@
-"""ddpm runs, export-samples, average and doctor: commands that train nothing.
+"""ddpm runs, datasets, export-samples, average and doctor: commands that train nothing.
 
 They start nothing, neither Ray nor MLflow.
 """
@@ -6,9 +6,12 @@ They start nothing, neither Ray nor MLflow.
 import argparse
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from ddpm_core.cli import TARGET_HELP, add_command, add_model_argument, parse_overrides
+from ddpm_core.datasets.deletion import delete_dataset
+from ddpm_core.datasets.table import list_datasets, show_dataset
 from ddpm_core.extras import require_packages
 from ddpm_core.output import printable, say
 from ddpm_core.runs import layout
@@ -16,15 +19,29 @@ from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
 from ddpm_core.runs.table import compare_runs, config_of, list_runs, show_run
 from ddpm_core.runs.targets import run_place
-from ddpm_core.store.storage import open_store
+from ddpm_core.store.storage import Store, open_store
 
 COMMANDS = {
     "runs": "list, show, compare or delete the runs below a root",
+    "datasets": "list, show or delete the data sets below a root",
     "export-samples": "write the samples of a run as PNG files",
     "report": "write all that is known of a run, or of several side by side, as one HTML page",
     "play": "open a page on this machine to draw, mix, paint and compress with a trained run",
     "doctor": "look at this machine and what the environment names, and say what is in the way",
     "average": "make an average of a trained run's weights, of any width, of its snapshots",
+}
+Nargs = int | str | None
+_RUN_ACTIONS: Mapping[str, tuple[str, Nargs]] = {
+    "list": ("a line for each run: how far it is, and its numbers", None),
+    "show": ("where the results of a run lie", 1),
+    "compare": ("the keys in which runs differ, and their numbers", "+"),
+    "delete": ("delete the folder of a run; its data set and MLflow's record stay", 1),
+}
+"""action -> its help, and how many names it takes"""
+_DATASET_ACTIONS: Mapping[str, tuple[str, Nargs]] = {
+    "list": ("a line for each data set: its name, its images, and how many runs use it", None),
+    "show": ("what a data set holds, where it came from, and which runs use it", 1),
+    "delete": ("delete a data set that no run uses, and its name", 1),
 }
 _SHOWN = 0.01
 """how large a coefficient is that is printed"""
@@ -32,22 +49,14 @@ _SHOWN = 0.01
 
 def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to the command line."""
-    runs, exporting, reporting, playing, doctor, averaging = (
+    runs, datasets, exporting, reporting, playing, doctor, averaging = (
         add_command(stages, name, text, allow_abbrev=False) for name, text in COMMANDS.items()
     )
-    actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for action, text, names in (
-        ("list", "a line for each run: how far it is, and its numbers", None),
-        ("show", "where the results of a run lie", 1),
-        ("compare", "the keys in which runs differ, and their numbers", "+"),
-        ("delete", "delete the folder of a run; its data set and MLflow's record stay", 1),
+    for parser, metavar, actions in (
+        (runs, "RUN", _RUN_ACTIONS),
+        (datasets, "NAME[@FINGERPRINT]", _DATASET_ACTIONS),
     ):
-        one = add_command(actions, action, text)
-        one.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help="where the runs lie")
-        if names is not None:
-            one.add_argument("names", metavar="RUN", nargs=names, help="name below the root")
-        if action == "delete":
-            one.add_argument("--yes", action="store_true", help="it is meant")
+        _add_actions(parser, metavar, actions)
     exporting.add_argument("target", metavar="RUN", help=TARGET_HELP)
     exporting.add_argument("folder", metavar="OUT", help="folder on this machine")
     exporting.add_argument("--root", metavar="URI", help="where the run lies, if not there")
@@ -116,6 +125,19 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
 
 
+def _add_actions(
+    parser: argparse.ArgumentParser, metavar: str, actions: Mapping[str, tuple[str, Nargs]]
+) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, (text, names) in actions.items():
+        one = add_command(commands, action, text)
+        one.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help="where they lie")
+        if names is not None:
+            one.add_argument("names", metavar=metavar, nargs=names, help="name below the root")
+        if action == "delete":
+            one.add_argument("--yes", action="store_true", help="it is meant")
+
+
 def run_command(options: argparse.Namespace) -> None:
     """Run one of the commands.
 
@@ -140,16 +162,26 @@ def run_command(options: argparse.Namespace) -> None:
         _report(options)
         return
     store = open_store(options.root)
-    match options.action:
-        case "list":
-            text = list_runs(store)
-        case "show":
-            text = show_run(store, options.names[0])
-        case "compare":
-            text = compare_runs(store, options.names)
+    say(printable(_about(store, options)))
+
+
+def _about(store: Store, options: argparse.Namespace) -> str:
+    """Do what `runs` or `datasets` is to do; return what it says."""
+    match options.action, options.stage:
+        case "list", "datasets":
+            return list_datasets(store)
+        case "show", "datasets":
+            return show_dataset(store, options.names[0])
+        case "delete", "datasets":
+            return delete_dataset(store, options.names[0], confirmed=options.yes)
+        case "list", _:
+            return list_runs(store)
+        case "show", _:
+            return show_run(store, options.names[0])
+        case "compare", _:
+            return compare_runs(store, options.names)
         case _:
-            text = delete_run(store, options.names[0], confirmed=options.yes)
-    say(printable(text))
+            return delete_run(store, options.names[0], confirmed=options.yes)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -7,17 +7,19 @@ this data set, the samples of these weights, the numbers of both. Nothing is cha
 
 import re
 from functools import partial
+from typing import Any
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.machine import cores
 from ddpm_core.progress import Progress
+from ddpm_core.recipes import is_recipe, recipe
 from ddpm_core.runs import base, layout, places, previews, refusals, results
-from ddpm_core.runs.run import configure
+from ddpm_core.runs.run import DEFAULT_ROOT, configure
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sharding.verify import problems_of
-from ddpm_core.shards.index import Index, load_index
+from ddpm_core.shards.index import SPLITS, Index, load_index
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
@@ -27,7 +29,7 @@ from ddpm_core.verify_report import Report, unnamed_in
 from ddpm_core.verify_results import Steps, folder_kinds, retired, verify_result
 
 _NUM_SHOWN = 20
-_FEATURES = "features-"
+_FEATURES, _STATISTICS = "features-", "statistics-"
 _DATASET = re.compile(r".+-[0-9a-f]{16}")
 """how the folder of a data set is called"""
 
@@ -49,7 +51,8 @@ def verify(target: str, *, root: str | None = None) -> Report:
     if _DATASET.fullmatch(name):
         _verify_dataset(store, load_index(store, name), report)
     else:
-        home, config = configure(target, root=root, run=None, changes={})
+        on_record = _on_record(target, root)
+        home, config = configure(on_record or target, root=root, run=None, changes={})
         store, where = open_store(home), layout.run_folder(config.name)
         _verify_run(store, config, report)
     if report.problems:
@@ -61,6 +64,18 @@ def verify(target: str, *, root: str | None = None) -> Report:
             f"{lines}{more}"
         )
     return report
+
+
+def _on_record(target: str, root: str | None) -> str | None:
+    """Return the run.json of the run that is called as the recipe `target`, if there is one.
+
+    To all other commands a recipe's name is the recipe; what is checked is what is there.
+    """
+    if not is_recipe(target):
+        return None
+    store = open_store(root or DEFAULT_ROOT)
+    key = layout.run_json_key(recipe(target).name)
+    return store.uri_of(key) if store.exists(key) else None
 
 
 def _verify_run(store: Store, config: RunConfig, report: Report) -> None:
@@ -112,13 +127,26 @@ def _verify_dataset(store: Store, index: Index, report: Report) -> None:
     features = [name for name in store.names(folder) if name.startswith(_FEATURES)]
     for name in features:
         report.check(partial(_verify_features, store, folder, name, index.fingerprint))
+    statistics = [name for name in store.names(folder) if name.startswith(_STATISTICS)]
+    for name in statistics:
+        report.check(partial(_verify_statistics, store, folder, name, index.fingerprint))
     if len(report.problems) == problems:
         total = sum(index.num_images.values())
         networks = f", {len(features)} feature network(s)" if features else ""
         report.looked_at.append(f"{store.uri_of(folder)}: {total} images{networks}")
     named = {record.name for record in index.manifest.files.values()}
     named |= {f"{role}.json" for role in index.manifest.files}
-    report.unnamed += unnamed_in(store, folder, {layout.DATASET_INDEX, *named, *features})
+    if index.is_in_parts:
+        files = [
+            index.located_at(split, number)
+            for split in SPLITS
+            for number in range(len(index.shards[split]))
+        ]
+        own = {file.name for file in files if file.place == folder}
+        named |= own | {f"{name.removesuffix('.tar')}.json" for name in own}
+    report.unnamed += unnamed_in(
+        store, folder, {layout.DATASET_INDEX, *named, *features, *statistics}
+    )
 
 
 def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None:
@@ -133,6 +161,19 @@ def _verify_features(store: Store, folder: str, name: str, dataset: str) -> None
         raise DamagedError(
             f"{where} was trained on the data set {recipe['dataset']}, not {dataset}; "
             f"{manifest.REMEDY}"
+        )
+    found.require_bytes(store)
+
+
+def _verify_statistics(store: Store, folder: str, name: str, dataset: str) -> None:
+    found = manifest.load(store, f"{folder}/{name}", Expected({}))
+    if found is None:
+        return  # they are made when they are needed
+    made_of: Any = found.body.get("made_of")
+    is_own = isinstance(made_of, dict) and made_of.get("dataset") == dataset
+    if not is_own or name != f"{_STATISTICS}{fingerprint(made_of)[:16]}":
+        raise DamagedError(
+            f"{store.uri_of(found.folder)} holds statistics of something else; {manifest.REMEDY}"
         )
     found.require_bytes(store)
 

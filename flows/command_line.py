@@ -1,4 +1,4 @@
-"""python -m flows.{train_ddpm,paper}: a flow as a command. Imports Prefect only to run it."""
+"""python -m flows.{train_ddpm,paper}, or ddpm run: a flow as a command; Prefect only to run it."""
 
 import argparse
 import os
@@ -78,10 +78,12 @@ PAPER = Command(
 )
 
 
-def main(command: Command, arguments: Sequence[str] | None = None) -> int:
-    """Run the flow and return the process's exit code."""
+def main(
+    command: Command, arguments: Sequence[str] | None = None, *, prog: str | None = None
+) -> int:
+    """Run the flow and return the process's exit code; `prog` is what help calls the command."""
     with command_output():
-        options = _parser(command).parse_args(arguments)
+        options = _parser(command, prog).parse_args(arguments)
         return exit_code_of(command.name, partial(_run, command, options))
 
 
@@ -152,8 +154,8 @@ def _run_flow(
         api.close()
 
 
-def _parser(command: Command) -> argparse.ArgumentParser:
-    prog = f"python -m {command.module}"
+def _parser(command: Command, prog: str | None = None) -> argparse.ArgumentParser:
+    prog = prog or f"python -m {command.module}"
     parser = argparse.ArgumentParser(
         prog=prog,
         description=f"{command.description} What is done is not done again; the same command "

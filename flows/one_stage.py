@@ -26,7 +26,6 @@ from prefect.runtime import flow_run as current_flow_run
 from ddpm_core import progress
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import RETRYABLE_EXIT_CODES, PipelineError
-from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs import chosen
 from ddpm_core.runs.run import begin_stage
 from ddpm_core.runs.stages import STAGES
@@ -35,7 +34,7 @@ from ddpm_core.store.storage import Store
 from flows import artifacts, console, together
 from flows.attempt import make_result, stop_alive
 from flows.embedded import Cluster, cluster_at
-from flows.plan import job_prefix, resolve, result_of, run_prefix, whole_result_of
+from flows.plan import changes_of, job_prefix, resolve, result_of, run_prefix, whole_result_of
 from flows.ray_jobs import Job, RayJobs
 from flows.record import error_of, explained, logger, say
 from flows.together import Together
@@ -194,8 +193,9 @@ def stop_jobs(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa:
     given = {one.name: one.default for one in declared} | flow_run.parameters
     if given["ray_address"] is None:
         return  # the embedded Ray ended with the flow's process
-    recipe, dials = given["recipe"], {key: given[key] for key in ("size", "scale")}
-    changes = dialled(recipe, **dials, changes=given["overrides"])
+    recipe = given["recipe"]
+    said = {key: given[key] for key in ("overrides", "size", "scale", "data")}
+    changes = changes_of(recipe, **said)
     store, config = resolve(recipe, root=given["root"], run=given["run"], overrides=changes)
     jobs = RayJobs(Cluster(given["ray_address"]))
     for stage in STAGES:

@@ -12,9 +12,18 @@ if __name__ == "__main__":
 
     sys.exit(main(PAPER))
 
-from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs.run import DEFAULT_ROOT
-from flows.stages import ImageScale, ImageSize, Overrides, Recipe, RunName, recorded, run_all
+from flows.plan import changes_of
+from flows.stages import (
+    DataSet,
+    ImageScale,
+    ImageSize,
+    Overrides,
+    Recipe,
+    RunName,
+    recorded,
+    run_all,
+)
 
 
 @recorded("paper")
@@ -26,6 +35,7 @@ def paper(
     ray_address: str | None = None,
     size: ImageSize = None,
     scale: ImageScale = None,
+    data: DataSet = None,
 ) -> list[dict[str, str]]:
     """Reproduce the paper's tables and figures on the images of a recipe; see docs/paper.md.
 
@@ -41,9 +51,11 @@ def paper(
             of its own on the machine that runs the flow.
         size: of the recipe images: pixels on a side; network and training follow from it.
         scale: of the recipe images: of the network and its training: S, M or L.
+        data: a data set that is there already, by its name, e.g. faces or faces@3f2a90c1; no source
+            of images is read then.
 
     Returns:
         For each stage its name and where its result lies.
     """
-    changes = dialled(recipe, size=size, scale=scale, changes=overrides)
+    changes = changes_of(recipe, overrides=overrides, size=size, scale=scale, data=data)
     return run_all("paper", recipe, root, run, changes, ray_address)

@@ -8,13 +8,16 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ddpm_core import preflight
 from ddpm_core.canonical import MAX_JSON_BYTES, fingerprint
 from ddpm_core.config import RunConfig, identity
+from ddpm_core.errors import ConfigError
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
+from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs import chosen, layout
 from ddpm_core.runs.reference import given, is_own, keys_given
 from ddpm_core.runs.run import configure, refuse_training_imported
@@ -27,6 +30,7 @@ from flows.ray_address import require_answer
 
 UI_URL = "http://127.0.0.1:5000"
 """where `make ui` shows MLflow"""
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def resolve(
@@ -47,6 +51,27 @@ def resolve(
     where, config = configure(target, root=root, run=run, changes=overrides or {})
     refuse_training_imported(target, root=root, config=config)
     return open_store(where), config
+
+
+def changes_of(
+    recipe: str,
+    *,
+    overrides: Mapping[str, Any] | None,
+    size: int | None,
+    scale: str | None,
+    data: str | None,
+) -> dict[str, Any]:
+    """Return the changes that a flow's parameters make to its recipe, as `{"section.key": value}`.
+
+    Raises:
+        ConfigError: two of them say different things.
+    """
+    given = dict(overrides or {})
+    if data is not None and given.setdefault("data.sets", data) != data:
+        raise ConfigError(
+            f"data={data!r}, and overrides give data.sets={given['data.sets']!r}; leave one out"
+        )
+    return dialled(recipe, size=size, scale=scale, changes=given)
 
 
 def with_weights(
@@ -263,6 +288,8 @@ def mlflow_page(store: Store, run: str) -> tuple[str, str] | None:
 
 def _make_ui(store: Store) -> str:
     """Return the command that shows MLflow, quoted for a shell."""
+    if not (PROJECT / "Makefile").exists():  # an installed wheel
+        return f"python -m ddpm_core.tracking.ui {shlex.quote(store.uri)}"
     if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return "make ui"
     return f"make ui ROOT={shlex.quote(store.uri)}"

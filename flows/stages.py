@@ -12,15 +12,16 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from pydantic import TypeAdapter, WithJsonSchema
 
-from ddpm_core.config.run import RUN_NAME_PATTERN, RunConfig
-from ddpm_core.recipes.sizes import SCALES, SIZES, Scale, Size, dialled
+from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config.data_ref import SETS_PATTERN
+from ddpm_core.recipes.sizes import SCALES, SIZES, Scale, Size
 from ddpm_core.runs.run import DEFAULT_ROOT, check_run
 from ddpm_core.runs.stages import STAGES, Pipeline, Stage, stages_of
 from ddpm_core.servers.server import use_directly
 from flows import artifacts
 from flows.embedded import shared_ray
 from flows.one_stage import make_stage_unrecorded, run_stage, stop_jobs, stop_shared_job
-from flows.plan import check, resolve, with_weights
+from flows.plan import changes_of, check, resolve, with_weights
 from flows.record import explained, one_record
 from flows.together import one_job
 
@@ -73,6 +74,8 @@ def _shown_as(kind: str, **rules: Any) -> WithJsonSchema:  # noqa: ANN401
 
 RunName = Annotated[str | None, _shown_as("string", pattern=RUN_NAME_PATTERN)]
 """a wrong name is refused by Prefect's form, and by its server, before there is a flow run"""
+DataSet = Annotated[str | None, _shown_as("string", pattern=SETS_PATTERN)]
+"""of the data set that is there already; a wrong name is refused in the same way"""
 ImageSize = Annotated[Size | None, _shown_as("integer", enum=[*SIZES, None])]
 ImageScale = Annotated[Scale | None, _shown_as("string", enum=[*SCALES, None])]
 """of the recipe images; any other is refused in the same way"""
@@ -197,8 +200,9 @@ def flow_of(stage: Stage) -> Flow[..., dict[str, str]]:
         ray_address: str | None = None,
         size: ImageSize = None,
         scale: ImageScale = None,
+        data: DataSet = None,
     ) -> dict[str, str]:
-        changes = dialled(recipe, size=size, scale=scale, changes=overrides)
+        changes = changes_of(recipe, overrides=overrides, size=size, scale=scale, data=data)
         return _stage_in_prefect(stage.name, recipe, root, run, changes, ray_address)
 
     make.__name__ = make.__qualname__ = _attribute(stage)  # where Prefect finds it again

@@ -13,9 +13,18 @@ if __name__ == "__main__":
 
     sys.exit(main(TRAIN_DDPM))
 
-from ddpm_core.recipes.sizes import dialled
 from ddpm_core.runs.run import DEFAULT_ROOT
-from flows.stages import ImageScale, ImageSize, Overrides, Recipe, RunName, recorded, run_all
+from flows.plan import changes_of
+from flows.stages import (
+    DataSet,
+    ImageScale,
+    ImageSize,
+    Overrides,
+    Recipe,
+    RunName,
+    recorded,
+    run_all,
+)
 
 
 @recorded("train-ddpm")
@@ -27,6 +36,7 @@ def train_ddpm(
     ray_address: str | None = None,
     size: ImageSize = None,
     scale: ImageScale = None,
+    data: DataSet = None,
 ) -> list[dict[str, str]]:
     """Train a diffusion model from images, sample from it, and measure it.
 
@@ -42,9 +52,11 @@ def train_ddpm(
             of its own on the machine that runs the flow.
         size: of the recipe images: pixels on a side; network and training follow from it.
         scale: of the recipe images: of the network and its training: S, M or L.
+        data: a data set that is there already, by its name, e.g. faces or faces@3f2a90c1; no source
+            of images is read then.
 
     Returns:
         For each stage its name and where its result lies.
     """
-    changes = dialled(recipe, size=size, scale=scale, changes=overrides)
+    changes = changes_of(recipe, overrides=overrides, size=size, scale=scale, data=data)
     return run_all("train-ddpm", recipe, root, run, changes, ray_address)

@@ -13,6 +13,7 @@ from ddpm_core.evaluation import stage as evaluation
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.weights import read_tensors
 from ddpm_core.runs import layout, previews, results
+from ddpm_core.runs.run import configure, open_run
 from ddpm_core.sampling import stage as sampling
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
@@ -20,7 +21,7 @@ from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, retire, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
-from ddpm_core.store.storage import sha256_of
+from ddpm_core.store.storage import open_store, sha256_of
 from ddpm_core.training import checkpoint
 from ddpm_core.verify import verify
 from tests.sampling.tiny import (
@@ -457,3 +458,17 @@ def test_the_digests_of_a_chain_are_of_what_was_read(evaluated):
     assert sampling.GRID_ROLE in results.samples_of(store, config).files
     assert evaluation.METRICS_ROLE in results.evaluation_of(store, config).files
     assert tiny_config() == config
+
+
+@pytest.mark.parametrize("given", ["root", "default"])
+def test_a_run_that_is_called_as_its_recipe_is_itself(given, tmp_path, monkeypatch):
+    """Catches results of `ddpm run digits --set …` reported as another experiment's, since `digits`
+    was taken for the recipe without these settings."""
+    monkeypatch.chdir(tmp_path)
+    root, config = configure("digits", root=None, run=None, changes={"train.num_steps": 60})
+    open_run(open_store(root), config)
+    seen = []
+    monkeypatch.setattr("ddpm_core.verify._verify_run", lambda _, config, __: seen.append(config))
+    verify("digits", root=str(tmp_path / "runs") if given == "root" else None)
+    (found,) = seen
+    assert found.train.num_steps == 60

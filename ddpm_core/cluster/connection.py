@@ -15,6 +15,7 @@ import ray.exceptions
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # it is in C
 
 from ddpm_core import machine
+from ddpm_core.cluster.autoscaling import patience_s, wait_for_nodes
 from ddpm_core.cluster.reach import require_answer
 from ddpm_core.cluster.relay import relay_worker_lines
 from ddpm_core.config import ComputeConfig
@@ -85,7 +86,11 @@ def connect(compute: ComputeConfig) -> Connection:
         connection = Connection(joined=True)
     try:
         # Of our own all is there, also where a stage within another finds it started.
-        _preflight(compute, patience_s=_JOIN_GRACE_S if scratch() is None else 0.0)
+        if scratch() is not None:
+            _preflight(compute, patience_s=0.0)
+        else:
+            _request_nodes(compute)
+            _preflight(compute, patience_s=_JOIN_GRACE_S)
     except BaseException:
         connection.close()
         raise
@@ -232,6 +237,16 @@ def _init(address: str) -> None:
             f"no Ray cluster at {address!r}: {one_line(error)}. Start one, or unset RAY_ADDRESS "
             "to use this machine alone"
         ) from error
+
+
+def _request_nodes(compute: ComputeConfig) -> None:
+    """Have a cluster with an autoscaler start what is missing; see `autoscaling`."""
+    patience = patience_s()
+    if patience is None or num_slots(compute) >= compute.num_workers:
+        return
+    each = {"CPU": compute.cpus_per_worker} | ({"GPU": 1} if compute.use_gpu else {})
+    needed = [each] * compute.num_workers
+    wait_for_nodes(needed, lambda: num_slots(compute) >= compute.num_workers, patience)
 
 
 def _preflight(compute: ComputeConfig, *, patience_s: float) -> None:

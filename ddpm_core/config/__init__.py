@@ -18,8 +18,9 @@ from ddpm_core.config.model import (
     UNetConfig,
 )
 from ddpm_core.config.model.network import Role
-from ddpm_core.config.run import MAX_RUN_NAME, RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config.run import RunConfig
 from ddpm_core.config.sample import SampleConfig
+from ddpm_core.config.section import MAX_RUN_NAME, RUN_NAME_PATTERN
 from ddpm_core.config.train import TrainConfig
 
 __all__ = [

@@ -19,6 +19,9 @@ from ddpm_core.errors import ConfigError
 if TYPE_CHECKING:
     from ddpm_core.config.run import RunConfig
 
+_NEIGHBOURS = 6
+"""images of which each has a fifth nearest other"""
+
 _OF_IMAGES = (
     "guidance_by",
     "guidance_interval",
@@ -31,7 +34,10 @@ _OF_IMAGES = (
 _OF_DENOISERS = {
     "train": ("loss", "weighting", "label_dropout", "preview_every"),
     "sample": ("labels", "guidance_scale", "guidance_by", *_OF_IMAGES[1:]),
-    "evaluate": ("num_classified_images", "label_worth", "ode_steps", "features"),
+    "evaluate": (
+        *("num_classified_images", "label_worth", "ode_steps", "features", "metrics"),
+        "reference",
+    ),
 }
 """section -> keys that a run of a classifier has no use for"""
 
@@ -335,6 +341,16 @@ def _memory_is_saved(config: "RunConfig") -> None:
             )
 
 
+def _neighbours_are_there(config: "RunConfig") -> None:
+    named = {"precision_recall", "density_coverage"} & set(config.evaluate.metrics)
+    if named and config.sample.num_images < _NEIGHBOURS:
+        raise ValueError(
+            f"evaluate.metrics has {', '.join(sorted(named))}, and sample.num_images="
+            f"{config.sample.num_images}: neighbours are those of at least {_NEIGHBOURS} images, "
+            "and mean something of a thousand; draw more, or leave it out"
+        )
+
+
 RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _labels_are_there,
     _bits_go_together,
@@ -351,5 +367,6 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _images_and_workers_fit,
     _memory_is_saved,
     _state_is_divided_among_several,
+    _neighbours_are_there,
 )
 """in the order in which they are tried; the first that does not hold is said"""

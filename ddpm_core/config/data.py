@@ -1,10 +1,13 @@
 """The section `data`: which images, and how they are cut into shards."""
 
-from typing import Annotated, Literal, Self, get_args
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ddpm_core.config.section import PLACE, PositiveInt, Section
+from ddpm_core.config.data_ref import DataSets, is_folder_name
+from ddpm_core.config.section import PLACE, RUN_NAME_PATTERN, PositiveInt, Section
 
 Made = Literal["heartbeat", "swiss_roll"]
 """data sets that are made, not read: 20 bits of two levels, and points of two coordinates"""
@@ -28,8 +31,21 @@ _NUM_DIGITS = 1797
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
 _NUM_MADE_TEST = {"heartbeat": 500, "swiss_roll": 2000}
-_OF_COLLECTIONS = ("grey", "crop", "resize", "background", "encoding", "class_folders", "depth")
+_OF_COLLECTIONS = (
+    *("grey", "crop", "resize", "background", "encoding", "class_folders", "depth"),
+    *("in_place", "pin", "label_key", "min_side"),
+)
 """keys that say what becomes of image files"""
+_OF_MAKING = ("source", "source_sha256", "set_name", "licence")
+"""keys that say from what, and as what, a data set is made"""
+
+_ALL: Mapping[str, Any] = {
+    "only_classes": (),
+    "only_keys": None,
+    "only_keys_sha256": None,
+    "duplicates": "keep",
+}
+"""keys that leave images out -> the value with which all are used"""
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -47,6 +63,17 @@ class DataConfig(Section):
     does not change what is made of them, so it is in no fingerprint"""
     source_sha256: Annotated[str | None, PLACE] = Field(None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the archive at `source`, 64 digits 0-9 and a-f; required for https://"""
+    sets: Annotated[str | None, PLACE] = None
+    """data sets that are there already, in place of `source`: NAME, or NAME@ and the beginning of
+    its fingerprint, as `datasets list` says; the other keys of `data` are then theirs"""
+    append_to: Annotated[str | None, PLACE] = None
+    """data set of that name that grows: of the images at `source` those that it has not are made
+    into further shards; its name then means both, and NAME@FINGERPRINT what it was"""
+    set_name: Annotated[str | None, PLACE] = Field(None, pattern=RUN_NAME_PATTERN)
+    """name under which the data set can be used by other runs; null: the run's, of a collection,
+    or `name`, as long as no other has it"""
+    licence: Annotated[str | None, PLACE] = Field(None, max_length=2000)
+    """note on what may be done with the images, kept beside the name of the data set"""
     height: PositiveInt = 8
     """rows of an image, in pixels; smaller originals of a bundle are padded with black around the
     centre, those of a collection are cropped and resized"""
@@ -68,6 +95,16 @@ class DataConfig(Section):
     8-bit files times 257; needs grey=True, encoding=png and resize=box. swiss_roll has 16"""
     class_folders: bool = True
     """of a collection: folders are classes; else there is one class"""
+    in_place: bool = False
+    """of a collection: use the WebDataset shards at source where they lie, without a copy: an index
+    of them is made, and images are decoded, cut and resized whenever they are read"""
+    pin: Literal["sha256", "listing"] = "sha256"
+    """of in_place=True: by what a shard is known again. sha256: each is read once, its digest taken
+    and its image files looked at; listing: its length, and the ETag of its bucket or the time of
+    its last change: only the headers of the tars are read"""
+    label_key: str | None = Field(None, min_length=1, max_length=100)
+    """of in_place=True: the key of a sample's .json that holds the number of its class; null: its
+    .cls says it, or there are no classes"""
     on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
     """of a collection: what to do about files that cannot be used. few: leave out up to
     max_bad_share of all, and keep the list with the data set; skip: the same, and files that are no
@@ -85,6 +122,20 @@ class DataConfig(Section):
     most 1000, of a collection that has none (digits need a number)"""
     images_per_shard: PositiveInt = 1000
     """images in one tar"""
+    min_side: PositiveInt | None = None
+    """of a collection: pixels that the shorter side of an original has at least; smaller ones are
+    left out, which is no error, and are listed with the data set. null for any"""
+    only_classes: tuple[int | str, ...] = ()
+    """classes whose images are used, by name or number, as ["cat", 3]; the others are left out, and
+    these keep their order and are numbered anew. [] for all"""
+    only_keys: Annotated[str | None, PLACE] = None
+    """file with the keys of the images that are used, a line each: their names at the source below
+    the folder that everything lies in, or in the shards (train-00000000)"""
+    only_keys_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the file `only_keys`, 64 digits 0-9 and a-f"""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """what becomes of images whose files in the shards are equal: drop leaves all but the first
+    out, in the order of their keys, and of training images those that are held out too"""
 
     @property
     def is_collection(self) -> bool:
@@ -128,8 +179,20 @@ class DataConfig(Section):
         return (self.channels, self.height, self.width)
 
     @property
+    def is_part(self) -> bool:
+        """Whether images may be left out of what was made, which stays as it is."""
+        return bool(self.only_classes or self.only_keys_sha256) or self.duplicates == "drop"
+
+    @property
+    def whole(self) -> Self:
+        """The same with all images: what was made of the source."""
+        return self.model_copy(update=dict(_ALL))
+
+    @property
     def num_classes(self) -> int | None:
         """Classes that there are; None: only the files of a collection tell."""
+        if self.only_classes and not self.is_collection:
+            return len(self.only_classes)
         return None if self.is_collection else _NUM_CLASSES.get(self.name, 10)
 
     @property
@@ -142,7 +205,73 @@ class DataConfig(Section):
     @property
     def unused(self) -> tuple[str, ...]:
         """Keys that this data set has no use for: they do not say what it is."""
+        if self.in_place:  # no shards are made
+            return ("encoding", "images_per_shard", "class_folders")
         return () if self.is_collection else _OF_COLLECTIONS
+
+    @property
+    def references(self) -> DataSets | None:
+        """The data sets that `sets` names."""
+        return None if self.sets is None else DataSets.parse(self.sets)
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_are_references(cls, sets: str | None) -> str | None:
+        try:
+            return None if sets is None else str(DataSets.parse(sets))
+        except ValueError as error:
+            raise ValueError(f"sets={sets!r} {error}") from None
+
+    @model_validator(mode="after")
+    def _what_grows_has_a_name(self) -> Self:
+        for key in ("sets", "set_name") if self.append_to is not None else ():
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"append_to={self.append_to!r} lets that data set grow under its own name, and "
+                    f"{key}={getattr(self, key)!r} names another; leave out one of the two"
+                )
+        return self
+
+    @field_validator("set_name")
+    @classmethod
+    def _set_name_is_no_folder(cls, name: str | None) -> str | None:
+        if name is not None and (is_folder_name(name) or name.endswith(".") or ".." in name):
+            raise ValueError(
+                f"set_name={name!r} may not end in a dot, contain two in a row, or end in a dash "
+                "and 16 hex digits, as the folders of data sets do; give another"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _sets_are_made(self) -> Self:
+        for key in _OF_MAKING if self.sets is not None else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key}={getattr(self, key)!r} says how a data set is made, and sets="
+                    f"{self.sets!r} names what is made already; leave out one of the two"
+                )
+        return self
+
+    @field_validator("only_classes", mode="before")
+    @classmethod
+    def _classes_are_numbers_and_names(cls, value: Any) -> Any:  # noqa: ANN401 - not checked yet
+        if not isinstance(value, list | tuple) or any(type(one) not in (int, str) for one in value):
+            raise ValueError(
+                f"only_classes={json.dumps(value, default=str)[:100]} must be a list of classes, "
+                'each by its name or number, e.g. ["cat", 3]'
+            )
+        if len(set(value)) < len(value):
+            raise ValueError(f"only_classes={json.dumps(value)[:100]} says a class twice")
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _list_is_pinned(self) -> Self:
+        if self.only_keys is not None and self.only_keys_sha256 is None:
+            raise ValueError(
+                f"only_keys={self.only_keys!r} is a file and only_keys_sha256 is not given, so "
+                "another list could take its place unnoticed; give the digest that sha256sum says"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -205,6 +334,33 @@ class DataConfig(Section):
             how = "made here" if self.is_made else "bundled with scikit-learn"
             raise ValueError(
                 f"source={self.source!r}, but {self.name} is {how}; give 'default', or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_stay_as_they_are(self) -> Self:
+        if not self.in_place:
+            for key, default in (("pin", "sha256"), ("label_key", None)):
+                if (value := getattr(self, key)) != default:
+                    raise ValueError(f"{key}={value} is a setting of in_place=True; leave it out")
+            return self
+        if self.depth != 8 or not self.class_folders:
+            key = "depth" if self.depth != 8 else "class_folders"
+            raise ValueError(
+                f"{key}={getattr(self, key)}, and in_place=True reads images of 8 bits and classes "
+                f"of the samples in shards; leave {key} out, or in_place"
+            )
+        if self.min_side is not None:
+            raise ValueError(
+                f"min_side={self.min_side} leaves images out while shards are made, and with "
+                "in_place=True none are made; leave out one of the two"
+            )
+        if self.sets is not None:  # which was indexed from its source
+            return self
+        if self.source == "default" or self.source_sha256 is not None:
+            raise ValueError(
+                "in_place=True needs source: a folder of tars, a pattern such as "
+                "/data/{000000..000999}.tar, or the JSON list of wids; and no source_sha256"
             )
         return self
 

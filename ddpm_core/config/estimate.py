@@ -14,6 +14,9 @@ _PER_AVERAGE = 4
 _PER_FILE = 2048
 """bytes around an image in a tar: two headers, the label, and what fills up blocks"""
 
+_PER_INDEXED = 8
+"""bytes of an index for an image whose shard is used in place"""
+
 
 @dataclass(frozen=True)
 class DiskUse:
@@ -36,12 +39,13 @@ def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
     """
     channels, height, width = config.data.shape
     per_image = channels * height * width * config.data.depth // 8 + _PER_FILE
+    stored = _PER_INDEXED if config.data.in_place else per_image
     kept = config.train.keep_checkpoints
     made = -(-config.train.num_steps // config.train.checkpoint_every)
     averages, powers = len(averages_of(config.train)), len(powers_of(config.train))
     per_snapshot = powers * _PER_AVERAGE * config.num_parameters
     return DiskUse(
-        dataset=None if num_images is None else num_images * per_image,
+        dataset=None if num_images is None else num_images * stored,
         checkpoints=min(kept, made)
         * (_PER_PARAMETER + averages * _PER_AVERAGE)
         * config.num_parameters,

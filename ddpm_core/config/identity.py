@@ -22,9 +22,11 @@ train.num_snapshots  which averages are kept beside the checkpoints, and no byte
 train.precision  counts, also as `auto`: other arithmetic, other weights
 data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen in the digest of
     the images
+data.sets  a place, since one data set is what its images are; of several, which they are and the
+    share of each count in the experiment
 train.earlier  by the rates that it says: a run that went on at the same rate is the longer one
 study.ablation_steps  of the ablations, not of the study
-evaluate.features, train.start_from  by their digests, not by where they lie
+evaluate.features, evaluate.reference, train.start_from  by their digests, not by where they lie
 
 Versions before counted the housekeeping of format 1 (`COUNTED_BEFORE`). Their fingerprints can
 still be taken, by another `Rule`.
@@ -39,6 +41,7 @@ from ddpm_core.config.section import Section
 
 if TYPE_CHECKING:
     from ddpm_core.config.data import DataConfig
+    from ddpm_core.config.measure import EvaluateConfig
     from ddpm_core.config.run import RunConfig
 
 _LEVELS = "base_channels channel_mults num_res_blocks attention_resolutions dropout num_groups"
@@ -89,7 +92,16 @@ OF_KIND: Mapping[str, frozenset[str]] = {
 always, as those of format 1. Never changed."""
 
 ADDED: Mapping[str, Mapping[str, Any]] = {
-    "data": {"depth": 8},
+    "data": {
+        "depth": 8,
+        "in_place": False,
+        "pin": "sha256",
+        "label_key": None,
+        "min_side": None,
+        "only_classes": (),
+        "only_keys_sha256": None,
+        "duplicates": "keep",
+    },
     "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
     "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain", "chain_times": "equal"},
@@ -113,7 +125,14 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "threshold_percentile": None,
         "threshold_cap": None,
     },
-    "evaluate": {"num_classified_images": 0, "label_worth": False, "ode_steps": 50},
+    "evaluate": {
+        "num_classified_images": 0,
+        "label_worth": False,
+        "ode_steps": 50,
+        "metrics": (),
+        "reference": None,
+        "reference_sha256": None,
+    },
     "study": {"ddim_steps": ()},
 }
 """section -> key that was added since -> the value with which all is as it was before the key: its
@@ -171,6 +190,17 @@ def data(section: "DataConfig") -> dict[str, Any]:
     return {key: value for key, value in counted("data", section).items() if key not in unused}
 
 
+def data_values(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of a data set that says of itself what `data` returned.
+
+    Keys that were added since, and are not said, are as before they were added.
+    """
+    values = {**ADDED["data"], **said}
+    if values.get("name") == "swiss_roll":  # said by its name alone
+        values["depth"] = 16
+    return values
+
+
 def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     """Return what determines the weights, beside the images themselves."""
     train = counted("train", config.train, rule)
@@ -179,8 +209,11 @@ def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     train.pop("earlier", None)
     if pieces := rates.counted(config.train):
         train["earlier"] = pieces
+    images = data(config.data)
+    if (sets := config.data.references) is not None and sets.counted:
+        images["sets"] = sets.counted
     return {
-        "data": data(config.data),
+        "data": images,
         "model": counted("model", config.model, rule),
         "diffusion": counted("diffusion", config.diffusion, rule),
         "train": train,
@@ -212,11 +245,16 @@ def samples(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
 def evaluation(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     """Return what determines the metrics of given weights, samples and data.
 
-    A feature network from outside counts by its digest, not by where it lies.
+    A feature network from outside counts by its digest, not by where it lies, and so does a
+    reference; the order in which metrics are named does not count.
     """
     values = counted("evaluate", config.evaluate, rule)
     if config.evaluate.features != "trained":
         del values["features"]
+        values["features_sha256"] = config.evaluate.pinned
+    values.pop("reference", None)
+    if config.evaluate.metrics:
+        values["metrics"] = sorted(config.evaluate.metrics)
     return values
 
 
@@ -227,6 +265,6 @@ def study(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     return values
 
 
-def foreign_features(sha256: str | None) -> dict[str, Any]:
+def foreign_features(evaluate: "EvaluateConfig") -> dict[str, Any]:
     """Return what determines a feature network from outside: its digest."""
-    return {"kind": "torchscript", "sha256": sha256}
+    return {"kind": evaluate.feature_kind, "sha256": evaluate.pinned}

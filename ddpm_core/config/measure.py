@@ -1,10 +1,24 @@
 """The sections `evaluate` and `study`: the measurements of a trained model."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ddpm_core.config.feature_networks import FOLDER, KNOWN, Kind, known_by
 from ddpm_core.config.section import Count, Few, Section
+
+Metric = Literal[
+    "kernel_distance",
+    "precision_recall",
+    "density_coverage",
+    "spatial_distance",
+    "gaussian_distance",
+    "sliced_distance",
+    "intervals",
+]
+"""What is measured of features beside the Frechet distance: KID, or KD of other features; both
+pairs of fidelity and diversity; sFID; CMMD; MIND; and how far the Frechet distance and the
+inception score may be off."""
 
 
 class EvaluateConfig(Section):
@@ -28,30 +42,96 @@ class EvaluateConfig(Section):
     """of processes in continuous time: steps of the solver of order 4 of the probability flow,
     through which bits/dim of the same images are computed too; four calls of the network each"""
     features: str = "trained"
-    """feature network of the Frechet distance: 'trained' (a small classifier, trained here on the
-    labelled training images) or path or https URL of a TorchScript file"""
+    """feature network of all distances: 'trained' (a small classifier, trained here on the labelled
+    training images), 'inception', 'dinov2' or 'clip' (published ones, downloaded once), path or
+    https URL of a TorchScript file, or transformers:FOLDER, a path or s3:// URI"""
     features_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of the TorchScript file, 64 digits 0-9 and a-f; required with one"""
+    """SHA-256 of the file, 64 digits 0-9 and a-f; required with one. Of a folder of transformers
+    the error says it"""
     feature_steps: Count = 600
     """optimiser steps of the trained feature network"""
+    metrics: tuple[Metric, ...] = ()
+    """what is measured of the features besides: kernel_distance, precision_recall,
+    density_coverage, spatial_distance (of features=inception), gaussian_distance, sliced_distance,
+    intervals; docs/evaluation.md says what they are"""
+    reference: str | None = None
+    """.npz of published statistics (mu, sigma; perhaps mu_s, sigma_s) of the same features, path or
+    https URL: the Frechet distance of the samples to it is measured too"""
+    reference_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the .npz; required with one"""
+
+    @property
+    def feature_kind(self) -> Kind:
+        """How the feature network is made."""
+        if self.features == "trained":
+            return "trained"
+        if self.features.startswith(FOLDER):
+            return "transformers"
+        known = known_by(self.pinned)
+        return "torchscript" if known is None else known.kind
+
+    @property
+    def pinned(self) -> str | None:
+        """The digest of the feature network's file or folder; None of the trained one."""
+        known = KNOWN.get(self.features)
+        return self.features_sha256 if known is None else known.sha256
+
+    @property
+    def is_file_here(self) -> bool:
+        """Whether the feature network is one file on this machine's disk."""
+        is_named = self.features == "trained" or self.features in KNOWN
+        return not is_named and "://" not in self.features and not self.features.startswith(FOLDER)
 
     @model_validator(mode="after")
     def _foreign_network_is_pinned(self) -> Self:
-        if "://" in self.features and not self.features.startswith("https://"):
+        scheme = self.features.removeprefix(FOLDER).partition("://")
+        allowed = "s3" if self.features.startswith(FOLDER) else "https"
+        if scheme[1] and scheme[0] != allowed:
             raise ValueError(
-                f"features={self.features!r} must be 'trained', a path or an https URL; download "
-                "the file and give its path"
+                f"features={self.features!r} must be 'trained', {', '.join(map(repr, KNOWN))}, "
+                f"{FOLDER} with a path or s3:// URI, a path or an https URL; download the file and "
+                "give its path"
             )
-        if self.features == "trained" and self.features_sha256 is not None:
+        is_named = self.features == "trained" or self.features in KNOWN
+        if is_named and self.features_sha256 is not None:
+            if self.features == "trained":
+                raise ValueError(
+                    "features_sha256 is given, but features='trained' is no file; give features "
+                    "too, or leave both out"
+                )
             raise ValueError(
-                "features_sha256 is given, but features='trained' is no file; give features too, "
-                "or leave both out"
+                f"features_sha256 is given, but features={self.features!r} has a digest of its "
+                f"own; leave it out, or give ./{self.features} for a file of that name"
             )
-        if self.features != "trained" and self.features_sha256 is None:
+        if not is_named and self.features_sha256 is None:
             raise ValueError(
                 f"features={self.features!r} is a file from outside and features_sha256 is not "
                 "given; give the SHA-256 of the file you trust"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_can_be_measured(self) -> Self:
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"metrics={list(self.metrics)} names one twice; name each once")
+        if "spatial_distance" in self.metrics and self.feature_kind != "inception":
+            raise ValueError(
+                f"metrics has spatial_distance (sFID), which is of maps within the Inception, and "
+                f"features={self.features!r}; give features=inception, or leave it out"
+            )
+        if (self.reference is None) != (self.reference_sha256 is None):
+            raise ValueError(
+                f"reference={self.reference!r} and reference_sha256={self.reference_sha256!r} go "
+                "together: give the .npz and its SHA-256, or neither"
+            )
+        if self.reference is not None and self.features == "trained":
+            raise ValueError(
+                "reference is of published features, and features='trained' are this data set's "
+                "own; give features=inception, or the network that the .npz was made with"
+            )
+        scheme, is_url, _ = (self.reference or "").partition("://")
+        if is_url and scheme != "https":
+            raise ValueError(f"reference={self.reference!r} must be a path or an https URL")
         return self
 
 

@@ -22,15 +22,10 @@ from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import ModelConfig, UNetConfig
 from ddpm_core.config.model.network import AUGMENT_NUMBERS, Role
 from ddpm_core.config.sample import SampleConfig
-from ddpm_core.config.section import Section, Uncounted
+from ddpm_core.config.section import RUN_NAME_PATTERN, Section, Uncounted
 from ddpm_core.config.train import TrainConfig
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import ConfigError
-
-MAX_RUN_NAME = 63
-"""characters"""
-# Digits first: Prefect's command line takes "[a-z...]" in its refusal for a style, and drops it.
-RUN_NAME_PATTERN = rf"^[0-9a-z][0-9a-z._-]{{0,{MAX_RUN_NAME - 1}}}$"
 
 
 class RunConfig(Section):

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 """of steps or images: none is sane beyond, and beyond 2**63 torch has no number for it"""
+MAX_RUN_NAME = 63
+"""characters"""
+# Digits first: Prefect's command line takes "[a-z...]" in its refusal for a style, and drops it.
+RUN_NAME_PATTERN = rf"^[0-9a-z][0-9a-z._-]{{0,{MAX_RUN_NAME - 1}}}$"
 Few = Annotated[int, Field(ge=1, le=2**16)]
 """of what a machine, a network or a batch has: beyond, it is a slip of the keys"""
 

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.config import RunConfig
+from ddpm_core.config.feature_networks import known_by
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation import torchscript
-from ddpm_core.evaluation.network import Embed
+from ddpm_core.evaluation import foreign
+from ddpm_core.evaluation.foreign import Foreign
+from ddpm_core.evaluation.network import FeatureNetwork, looked_at
 from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.statistics import require_dim, require_reference
 
 MAX_DIM = 2**14
 """Features of an image; the covariance of so many has 2 GiB."""
+_VIEWS = ("features", "probabilities")
 _SAME = 0.01
 """of the largest feature: what rounding, also in bfloat16, may change if an image stands alone"""
 
@@ -34,26 +38,43 @@ def check_feature_network(config: RunConfig) -> None:
         tried_network(config)
 
 
-def tried_network(config: RunConfig) -> bytes:
-    """Return the file that `evaluate.features` names, after two images have gone through it.
+def check_reference(config: RunConfig) -> None:
+    """Refuse statistics of `evaluate.reference` that the samples could not be held to.
 
     Raises:
-        ConfigError: the file is not there, is another than the one of `features_sha256`, is no
-            TorchScript, does not take uint8 images of the run's size, or does not return a row of
+        PipelineError: as `require_reference`; or they are not of the features of a known network.
+    """
+    evaluate = config.evaluate
+    if evaluate.reference is None:
+        return
+    found = require_reference(evaluate.reference, str(evaluate.reference_sha256))
+    if (known := known_by(evaluate.pinned)) is not None:
+        named = f"evaluate.reference={evaluate.reference!r}"
+        features = f"evaluate.features={evaluate.features}"
+        require_dim(found, known.dim, origin=named, features=features)
+
+
+def tried_network(config: RunConfig) -> Foreign:
+    """Return the network that `evaluate.features` names, after two images have gone through it.
+
+    Raises:
+        ConfigError: the file is not there, is another than its digest says, holds no network of
+            its kind, does not take uint8 images of the run's size, or does not return a row of
             finite numbers for each image that depends on that image alone.
         DataError: the URL leads to no such file.
         StorageError: its server does not answer; running again may help.
     """
     evaluate = config.evaluate
-    data = torchscript.fetch(evaluate.features, str(evaluate.features_sha256))
+    found = foreign.fetch(evaluate)
     named, images_u8 = f"evaluate.features={evaluate.features!r}", _two_images(config.data.shape)
     try:
-        network = torchscript.load(data, torch.device("cpu"))
-        features = _tried(network.embed, images_u8)
-        if network.classify is not None:
-            inception_score(_tried(network.classify, images_u8))
+        network = foreign.load(evaluate.feature_kind, found.data, torch.device("cpu"))
+        seen = _tried(network, images_u8)
+        if "probabilities" in seen:
+            inception_score(seen["probabilities"])
     except (ConfigError, DataError) as error:
         raise ConfigError(f"{named}: {error}") from None
+    features = seen["features"]
     if len(features[0]) > MAX_DIM:
         raise ConfigError(
             f"{named} returns {len(features[0])} numbers for an image, and at most {MAX_DIM} are "
@@ -64,7 +85,7 @@ def tried_network(config: RunConfig) -> bytes:
             f"{named} returns the same for two different images, and every distance would be 0; "
             "give one whose output depends on the image"
         )
-    return data
+    return found
 
 
 def _two_images(shape: tuple[int, int, int]) -> Tensor:
@@ -75,18 +96,23 @@ def _two_images(shape: tuple[int, int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def _tried(view: Embed, images_u8: Tensor) -> Tensor:
-    """Return the rows of two images, which are those of each alone.
+def _tried(network: FeatureNetwork, images_u8: Tensor) -> dict[str, Tensor]:
+    """Return what is said of two images, which is what is said of each alone.
 
     Raises:
-        ConfigError: they are not, or there are none.
+        ConfigError: it is not, or nothing is said.
     """
-    together = view(images_u8)
-    alone = torch.cat([view(image[None]) for image in images_u8])
-    largest = float(together.abs().max())
-    if float((together - alone).abs().max()) > _SAME * largest:
-        raise ConfigError(
-            "it returns other numbers for an image that stands alone than for one beside another, "
-            "or draws them at random; give one in evaluation mode, saved after .eval()"
-        )
+    device = torch.device("cpu")
+    together, *alone = (
+        looked_at(network, some, views=_VIEWS, batch_size=len(some), device=device)
+        for some in (images_u8, images_u8[:1], images_u8[1:])
+    )
+    for name, rows in together.items():
+        largest = float(rows.abs().max())
+        singly = torch.cat([one[name] for one in alone])
+        if float((rows - singly).abs().max()) > _SAME * largest:
+            raise ConfigError(
+                "it returns other numbers for an image that stands alone than for one beside "
+                "another, or draws them at random; give one in evaluation mode, saved after .eval()"
+            )
     return together

@@ -19,7 +19,7 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features import FeatureRecipe, load_network
-from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract
+from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract, looked_at
 from ddpm_core.inference.build import AnyDenoiser
 from ddpm_core.inference.denoiser import Guide, load_averaged, load_denoiser, load_guide
 from ddpm_core.loading.batches import conditioning_of
@@ -92,10 +92,11 @@ class EvaluationContext:
         """Return features and, if the network has classes, their probabilities; {} without one."""
         if self.recipe is None:
             return {}
-        found = {"features": self.rows(self.network.embed, images_u8)}
-        if classify and self.network.classify is not None:
-            found["probabilities"] = self.rows(self.network.classify, images_u8)
-        return found
+        views = {"features"} | ({"probabilities"} if classify else set())
+        if "spatial_distance" in self.config.evaluate.metrics:
+            views.add("spatial")
+        size = self.config.evaluate.batch_size
+        return looked_at(self.network, images_u8, views=views, batch_size=size, device=self.device)
 
     def chunks(self, look: Embed, images: Images) -> "Chunks":
         """Return a view of all images, a batch at a time."""

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from ddpm_core.evaluation.feature_metrics import metrics_shown
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.reporting.write import page_of
 from ddpm_core.store.manifest import Manifest
@@ -63,4 +64,5 @@ def _values(numbers: dict[str, Any]) -> dict[str, float | None]:
         "eval/diffusion_classifier": own["value"],
         "eval/label_worth": worth["value"],
         "eval/label_entropy": worth["entropy"],
+        **{f"eval/{words.replace(' ', '_')}": v for words, v in metrics_shown(numbers).items()},
     }

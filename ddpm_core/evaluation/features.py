@@ -11,7 +11,7 @@ import torch
 
 from ddpm_core.config import EvaluateConfig, RunConfig, identity
 from ddpm_core.errors import StorageError
-from ddpm_core.evaluation import check, classifier, torchscript
+from ddpm_core.evaluation import check, classifier, foreign
 from ddpm_core.evaluation.network import FeatureNetwork
 from ddpm_core.loading.loader import Images
 from ddpm_core.runs import layout
@@ -39,7 +39,7 @@ def feature_recipe(
     if evaluate.features == "trained":
         values = classifier.recipe(dataset_fingerprint, evaluate.feature_steps)
     else:
-        values = identity.foreign_features(evaluate.features_sha256)
+        values = identity.foreign_features(evaluate)
     return FeatureRecipe(layout.features_folder(dataset_folder, values), values)
 
 
@@ -52,7 +52,8 @@ def keep_foreign_network(store: Store, config: RunConfig, recipe: FeatureRecipe)
     if config.evaluate.features != "trained":
 
         def fetch() -> tuple[bytes, str, dict[str, Any]]:
-            return check.tried_network(config), ".pt", {}
+            tried = check.tried_network(config)
+            return tried.data, tried.suffix, tried.about
 
         _kept(store, recipe, fetch)
 
@@ -74,7 +75,7 @@ def load_network(
     Raises:
         StorageError: if a network from outside is gone since the stage began.
     """
-    if recipe.values["kind"] == "torchscript":
+    if recipe.values["kind"] != "trained":
 
         def gone() -> tuple[bytes, str, dict[str, Any]]:
             raise StorageError(
@@ -82,7 +83,7 @@ def load_network(
             )
 
         kept, data = _kept(store, recipe, gone)
-        return _identity(kept), torchscript.load(data, device)
+        return _identity(kept), foreign.load(recipe.values["kind"], data, device)
 
     def train() -> tuple[bytes, str, dict[str, Any]]:
         network = classifier.train_classifier(

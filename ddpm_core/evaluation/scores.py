@@ -4,6 +4,7 @@ With Inception's 1,000 classes it is the published score; with a classifier of t
 classes it lies in 1 ... K and compares runs on that data set with one another alone.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,8 @@ def inception_score(probabilities: Tensor, *, splits: int = 1) -> InceptionScore
             f"row {row} of the class probabilities begins {p[row, :3].tolist()} and sums to "
             f"{float(p[row].sum())}: it is no distribution; give the softmax of the logits"
         )
-    scores = torch.stack([_score(part) for part in p.tensor_split(splits)])
+    ends = [i * count // splits for i in range(splits + 1)]  # as the published code cuts
+    scores = torch.stack([_score(p[a:b]) for a, b in pairwise(ends)])
     deviation = float(scores.std(correction=0)) if splits > 1 else None
     return InceptionScore(float(scores.mean()), deviation)
 

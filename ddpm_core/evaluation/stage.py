@@ -13,14 +13,26 @@ from ddpm_core.config import RunConfig
 from ddpm_core.evaluation import figures, metrics
 from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
+from ddpm_core.evaluation.feature_metrics import (
+    asked_for,
+    looked_at_sets,
+    metrics_of_classes,
+    metrics_shown,
+)
 from ddpm_core.evaluation.features import describe_network
 from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.kept_statistics import (
+    is_of_training_images,
+    keep_statistics,
+    statistics_for,
+)
 from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring import measure, set_aside_damaged
 from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
-from ddpm_core.evaluation.seen import seen_of
+from ddpm_core.evaluation.seen import Seen, seen_of
+from ddpm_core.evaluation.statistics import Statistics
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
@@ -29,6 +41,7 @@ from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.stage import deliver_own_curve, deliver_samples
 from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.members import LABEL
+from ddpm_core.shards.one_class import require_no_metrics
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import Manifest
@@ -59,11 +72,13 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
-        DataError: the data set or the samples are not there.
+        ConfigError: `evaluate.metrics` are of features, and there are none.
+        DataError: the data set or the samples are not there, or too few for what is asked for.
         ClusterError: workers were lost too often; what they finished is kept.
     """
     inputs = Inputs.of(store, config)
     config = inputs.config
+    require_no_metrics(config, inputs.why_no_distance)
     say(f"weights: {inputs.of_weights.said}")
     has_features = inputs.recipe is not None
     units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
@@ -76,16 +91,17 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         else:
             # Now: a training that goes on may delete it while the units are measured.
             history = inputs.history()
+            known = statistics_for(inputs)
             findings = measure(
                 inputs,
                 place.folder,
-                units,
+                [unit for unit in units if known is None or not is_of_training_images(unit)],
                 uses_network,
                 make_worker,
                 stage="evaluate",
                 begin=tracker.begin,
             )
-            committed = _publish(inputs, findings, history)
+            committed = _publish(inputs, findings, history, known)
         numbers: dict[str, Any] = json.loads(committed.read(store, METRICS_ROLE))
         # Of a training that was killed after its last checkpoint, only a later stage can.
         deliver_own_curve(tracker, store, config, inputs.of_weights)
@@ -117,12 +133,18 @@ def summary(numbers: dict[str, Any]) -> str:
         f"{bits['value']:.3f}{error} bits/dim, Frechet distance {distance['value']:.2f} "
         f"(floor {distance['test_train']:.2f})"
         + (f", inception score {score['value']:.2f}" if score else "")
+        + "".join(f", {words} {value:.4g}" for words, value in metrics_shown(numbers).items())
         + (f", {100 * judged['value']:.1f} % of the samples judged right" if judged else "")
         + (f", {100 * own['value']:.1f} % of images classified by the network" if own else "")
     )
 
 
-def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) -> Manifest:
+def _publish(
+    inputs: Inputs,
+    findings: Findings[Kind],
+    history: Curve | None,
+    known: Statistics | None,
+) -> Manifest:
     """Compute numbers, curves and figures from the results of the units, and commit them.
 
     Of weights that were deleted before the stage began there is no `history`, and no loss figure.
@@ -137,7 +159,7 @@ def _publish(inputs: Inputs, findings: Findings[Kind], history: Curve | None) ->
         ),
         "relative_to_gaussian": _relative(inputs, bound),
         **_of_flow(inputs, findings),
-        **_of_features(inputs, findings),
+        **_of_features(inputs, findings, known),
         **_of_classes(inputs, findings, bound),
     }
     contents = {
@@ -195,7 +217,9 @@ def _of_flow(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
     return {"bits_per_dim_flow": metrics.flow_metric(bits, inputs.config, inputs.weights)}
 
 
-def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
+def _of_features(
+    inputs: Inputs, findings: Findings[Kind], known: Statistics | None
+) -> dict[str, Any]:
     if inputs.recipe is None:
         reason = str(inputs.why_no_distance)
         return {
@@ -203,11 +227,19 @@ def _of_features(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
             "inception_score": None,
         }
     network = describe_network(inputs.store, inputs.recipe)
-    seen = {part: seen_of(findings.each("features", part)) for part in SOURCES}
+    parts = [part for part in SOURCES if known is None or part != "train"]
+    seen = {part: seen_of(findings.each("features", part)) for part in parts}
+    if known is not None:
+        seen["train"] = Seen(known.moments, None, None)
+    else:
+        moments = seen["train"].moments
+        statistics = Statistics(moments, None, moments.count)
+        keep_statistics(inputs.store, inputs.index, inputs.recipe, statistics)
     config, weights = inputs.config, inputs.weights
     return {
         "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
         "inception_score": metrics.inception_metric(seen, config, weights, network=network),
+        **asked_for(inputs, findings, network),
     }
 
 
@@ -233,6 +265,15 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
         saved=saved,
         classified=classified,
     )
+    if inputs.recipe is not None and config.evaluate.metrics:
+        measured = metrics_of_classes(
+            looked_at_sets(findings),
+            config,
+            drawn=drawn.numpy(),
+            held_out=labels,
+            num_classes=len(names),
+        )
+        rows = [row | own for row, own in zip(rows, measured, strict=True)]
     if judged is None or inputs.recipe is None:
         return {**used, "classes": rows}
     metric = judge_metric(

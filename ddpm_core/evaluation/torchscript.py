@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation.network import FeatureNetwork
+from ddpm_core.evaluation.network import FeatureNetwork, in_colour
 from ddpm_core.sources.download import downloads_folder, fetch_pinned
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES, read_pinned
 
@@ -64,7 +64,7 @@ def load(data: bytes, device: torch.device) -> FeatureNetwork:
     options: dict[str, Any] = {"return_features": True} if "return_features" in arguments else {}
 
     def rows(images_u8: Tensor, options: dict[str, Any]) -> Tensor:
-        colour = images_u8.expand(-1, 3, -1, -1) if images_u8.shape[1] == 1 else images_u8
+        colour = in_colour(images_u8)
         try:
             features = network(colour, **options)
         except (torch.OutOfMemoryError, torch.AcceleratorError):

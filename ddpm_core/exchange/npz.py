@@ -9,6 +9,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -71,6 +72,32 @@ def _parse(data: bytes, *, origin: str) -> dict[str, Tensor]:
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{origin} is no .npz file ({error}); write it again") from None
     return variables
+
+
+def members_of(
+    data: bytes, names: Collection[str], *, at_most: int, origin: str
+) -> dict[str, Tensor]:
+    """Return those of the arrays `names` that an .npz has; others in it are not looked at.
+
+    Raises:
+        CheckpointError: it is no .npz, or one of them is too large or no array of numbers.
+    """
+    found: dict[str, Tensor] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist()[:_MAX_VARIABLES]:
+                name = member.filename.removesuffix(".npy")
+                if name not in names:
+                    continue
+                if member.file_size > at_most:
+                    raise CheckpointError(
+                        f"{origin}: {name} unpacks to {member.file_size} bytes; at most {at_most} "
+                        "are read"
+                    )
+                found[name] = _array(archive.read(member), origin=f"{origin}: {name}")
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{origin} is no .npz file ({error}); write it again") from None
+    return found
 
 
 def _array(data: bytes, *, origin: str) -> Tensor:

@@ -59,6 +59,8 @@ _EXTENSIONS: dict[str, Kind] = {
 }
 _MODES = {1: "L", 3: "RGB"}
 _ALWAYS_BYTES = 2**25
+TOO_SMALL = "it is smaller than data.min_side"
+"""how the reason begins for which an image is left out by its size: it is none that is bad"""
 _NOT_GREY = (
     "it is a 16-bit PNG with colour or transparency, and data.depth=16 keeps grey ones "
     "without; data.depth=8 reads it with 8 bits"
@@ -80,6 +82,8 @@ class Shaping:
     """red, green, blue, 0..255, behind what is transparent"""
     depth: Literal[8, 16] = 8
     """bits of each sample; 16: of one channel, not with lanczos"""
+    min_side: int = 1
+    """pixels that the shorter side of an original has at least; smaller ones are refused"""
 
 
 def decode_image(
@@ -96,11 +100,12 @@ def decode_image(
         max_pixels: that it may have; what is allowed beyond 2**24 changes nothing of other files.
 
     Raises:
-        BadImageError: it is no image that is read, is damaged, too large, or with crop="none" of
-            another shape.
+        BadImageError: it is no image that is read, is damaged, too large or too small, or with
+            crop="none" of another shape.
     """
     try:
         facts = walk(content, max_pixels=max_pixels)
+        _require_side(facts, shaping.min_side)
         # Sides that are divided may lose the shape that crop="none" requires: then none is.
         wanted = max(shaping.height, shaping.width) if shaping.crop == "center" else MAX_PIXELS
         if shaping.depth == 16 and isinstance(facts, PngFacts) and facts.bit_depth == 16:
@@ -118,6 +123,12 @@ def decode_image(
     if shaping.channels == 3 and pixels.shape[2] == 1:
         pixels = pixels.repeat(3, axis=2)
     return np.ascontiguousarray(pixels)
+
+
+def _require_side(facts: Facts, min_side: int) -> None:
+    if min(facts.height, facts.width) < min_side:
+        sides = f"{facts.height}x{facts.width}"
+        raise UnreadableError(f"{TOO_SMALL}={min_side}: it has {sides} pixels")
 
 
 def kept_as_is(content: bytes, shaping: Shaping) -> str | None:

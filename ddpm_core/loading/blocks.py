@@ -12,6 +12,7 @@ images; what is kept of an epoch is three numbers for each shard.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +50,16 @@ class BlockOrder:
         counts: images of each shard; one at least has some.
         window_shards: shards of a window, up to a half more or less; None: as many as have
             `WINDOW_IMAGES`, but `MIN_WINDOW_SHARDS` to `MAX_WINDOW_SHARDS`.
+        num_beside: orders that are read at once, of which each has its share of those.
     """
 
     def __init__(
-        self, seed: int, counts: Sequence[int], *, window_shards: int | None = None
+        self,
+        seed: int,
+        counts: Sequence[int] | NDArray[np.int64],
+        *,
+        window_shards: int | None = None,
+        num_beside: int = 1,
     ) -> None:
         self._seed = seed
         self._counts = np.array(counts, dtype=np.int64)
@@ -61,7 +68,8 @@ class BlockOrder:
         num_shards = len(self._counts)
         if window_shards is None:
             wanted = -(-WINDOW_IMAGES * num_shards // self.num_images)
-            window_shards = min(max(wanted, MIN_WINDOW_SHARDS), MAX_WINDOW_SHARDS)
+            largest = max(1, MAX_WINDOW_SHARDS // num_beside)
+            window_shards = min(max(wanted, MIN_WINDOW_SHARDS), largest)
         num_windows = max(1, round(num_shards / window_shards))
         # As equal as they can be: a last window of what is left over would shuffle badly.
         self._bounds = np.arange(num_windows + 1, dtype=np.int64) * num_shards // num_windows
@@ -69,6 +77,7 @@ class BlockOrder:
         self._first_bounds = np.unique([*self._bounds, *cuts])
         self.max_window_shards = int(np.diff(self._bounds).max())
         self._epochs: dict[int, _Epoch] = {}
+        self._lock = Lock()
 
     def images(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the images at these positions, rising and each in 0..N-1, of an epoch."""
@@ -108,18 +117,22 @@ class BlockOrder:
         return np.concatenate([np.arange(*firsts[at : at + 2].tolist()) for at in shards])
 
     def _epoch(self, epoch: int) -> _Epoch:
-        # Threads may compute the same twice: they find the same.
-        found = self._epochs.get(epoch)
-        if found is None:
-            num_shards = len(self._counts)
-            shards = keyed_permutation(
-                f"shards:{self._seed}:{epoch}:".encode(),
-                num_shards,
-                np.arange(num_shards, dtype=np.int64),
-            )
-            firsts = np.concatenate([[0], np.cumsum(self._counts[shards])])
-            bounds = self._bounds if epoch else self._first_bounds
-            found = _Epoch(shards, firsts, bounds, firsts[bounds])
-            kept = list(self._epochs.items())[1 - _NUM_KEPT_EPOCHS :]
-            self._epochs = {**dict(kept), epoch: found}
+        # One thread computes it: of a million shards eight at a time would need half a GB.
+        with self._lock:
+            found = self._epochs.get(epoch)
+            if found is None:
+                found = self._computed(epoch)
+                kept = list(self._epochs.items())[1 - _NUM_KEPT_EPOCHS :]
+                self._epochs = {**dict(kept), epoch: found}
         return found
+
+    def _computed(self, epoch: int) -> _Epoch:
+        num_shards = len(self._counts)
+        shards = keyed_permutation(
+            f"shards:{self._seed}:{epoch}:".encode(),
+            num_shards,
+            np.arange(num_shards, dtype=np.int64),
+        )
+        firsts = np.concatenate([[0], np.cumsum(self._counts[shards])])
+        bounds = self._bounds if epoch else self._first_bounds
+        return _Epoch(shards, firsts, bounds, firsts[bounds])

@@ -8,6 +8,7 @@ It serves several channels. A request is one packet, int64 numbers and the descr
 that this channel did not have yet:
 
     height, width, channels, number of new shards, of old shards, of images,
+    whether the files are of any size, and how they become of one (`Cut.numbers`, else zeros),
     names of the new shards, names of the old ones, which are not needed any more,
     (shard, offset, size) of each image
 
@@ -27,10 +28,11 @@ from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
 from ddpm_core.images.decoding import decode_files
+from ddpm_core.images.shaped import NUM_NUMBERS, Cut, shape_files
 
 MAX_PACKET_BYTES = 2**16
 MAX_NEW_SHARDS = 200  # of a packet; Linux passes at most 253 descriptors
-HEADER = 6
+HEADER = 7 + NUM_NUMBERS
 
 
 def main() -> None:
@@ -71,7 +73,8 @@ class _Channel:
         if not packet:
             return False
         numbers = np.frombuffer(packet, np.int64)
-        height, width, channels, num_new, num_old, num_images = numbers[:HEADER].tolist()
+        height, width, channels, num_new, num_old, num_images, *words = numbers[:HEADER].tolist()
+        cut = Cut.of_numbers(words[1:]) if words[0] else None
         names = numbers[HEADER:].tolist()
         self._shards.update(zip(names[:num_new], descriptors, strict=True))
         for name in names[num_new : num_new + num_old]:
@@ -80,16 +83,19 @@ class _Channel:
         shape = (num_images, height, width, channels)
         pixels = self._part[: num_images * height * width * channels].reshape(shape)
         try:
-            connection.sendall(self._decode(rows, pixels))
+            connection.sendall(self._decode(rows, pixels, cut))
         except (BrokenPipeError, ConnectionResetError):
             return False  # killed meanwhile
         return True
 
-    def _decode(self, rows: list[int], pixels: NDArray[np.uint8]) -> bytes:
+    def _decode(self, rows: list[int], pixels: NDArray[np.uint8], cut: Cut | None) -> bytes:
         files = [
             _read(self._shards[shard], size, offset)
             for shard, offset, size in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
         ]
+        if cut is not None:
+            problems = shape_files(files, pixels, cut)
+            return bytes(number not in problems for number in range(len(files)))
         try:
             decode_files(files, pixels, origin=str)
         except DataError:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 import ddpm_core
 from ddpm_core.errors import ClusterError
 from ddpm_core.images.decode import decode_exact
+from ddpm_core.images.shaped import NUM_NUMBERS, Cut, Unusable, shape_files
 from ddpm_core.loading.decode_child import HEADER, MAX_PACKET_BYTES
 from ddpm_core.loading.shard_files import Places
 
@@ -52,10 +53,13 @@ class DecodePool:
     Args:
         num_processes: at least 1.
         shape: (height, width, channels) of every image.
+        cut: how files of any size become of that one; None: all are of it.
     """
 
-    def __init__(self, num_processes: int, shape: tuple[int, int, int]) -> None:
-        self._shape = shape
+    def __init__(
+        self, num_processes: int, shape: tuple[int, int, int], cut: Cut | None = None
+    ) -> None:
+        self._shape, self._cut, self._unusable = shape, cut, Unusable()
         image_bytes = shape[0] * shape[1] * shape[2]
         self._task_images = min(_MAX_TASK_IMAGES, max(1, _TASK_BYTES // image_bytes))
         self._idle: queue.SimpleQueue[_Channel] = queue.SimpleQueue()
@@ -75,7 +79,7 @@ class DecodePool:
             origin: what to call an image in an error, by its number here.
 
         Raises:
-            DataError: if one is damaged or of another shape.
+            DataError: if one is damaged or of another shape; with `cut`, if too many are.
             ClusterError: if a process has ended, e.g. killed for its memory.
         """
         busy: list[_Task] = []
@@ -84,7 +88,7 @@ class DecodePool:
                 own = places.part(start, start + self._task_images)
                 channel = self._free_channel(busy)
                 try:
-                    channel.ask(own, self._shape)
+                    channel.ask(own, self._shape, self._cut)
                 except BaseException:
                     self._idle.put(channel)
                     raise
@@ -120,10 +124,25 @@ class DecodePool:
             raise
         finally:
             self._idle.put(task.channel)
+        if self._cut is not None:
+            self._replace(task, np.flatnonzero(~decoded).tolist(), self._cut)
+            return
         for number in np.flatnonzero(~decoded).tolist():
             content = task.places.read(number)
             name = task.origin(task.start + number)
             task.out[number] = decode_exact(content, self._shape, origin=name)
+
+    def _replace(self, task: "_Task", numbers: list[int], cut: Cut) -> None:
+        """Fill in what is put in the place of images of which nothing can be made."""
+        # Read again: the process may have had no memory for them.
+        files = [task.places.read(number) for number in numbers]
+        pixels = np.empty((len(files), *self._shape), np.uint8)
+        found = shape_files(files, pixels, cut)
+        task.out[numbers] = pixels
+        problems = {numbers[at]: reason for at, reason in found.items()}
+        self._unusable.note(
+            len(task.places), problems, lambda number: task.origin(task.start + number)
+        )
 
 
 @dataclass(frozen=True)
@@ -218,7 +237,7 @@ class _Channel:
         # Names of the shards that the process has open; the one used last stands last.
         self._known: dict[int, None] = {}
 
-    def ask(self, places: Places, shape: tuple[int, int, int]) -> None:
+    def ask(self, places: Places, shape: tuple[int, int, int], cut: Cut | None = None) -> None:
         """Send a request for images of this shape."""
         files = {file.name: file for file in places.files}
         names = np.array([file.name for file in places.files], np.int64)[places.which]
@@ -230,7 +249,8 @@ class _Channel:
         old = list(self._known)[: max(0, len(self._known) - _MAX_KNOWN)]
         for name in old:
             del self._known[name]
-        header = [*shape, len(new), len(old), len(places)]
+        words = [0] * (1 + NUM_NUMBERS) if cut is None else [1, *cut.numbers()]
+        header = [*shape, len(new), len(old), len(places), *words]
         rows = np.empty((len(places), 3), np.int64)
         rows[:, 0], rows[:, 1], rows[:, 2] = names, places.offsets, places.sizes
         packet = np.array([*header, *new, *old], np.int64).tobytes() + rows.tobytes()

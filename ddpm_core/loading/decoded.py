@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import DataError
 from ddpm_core.loading.cache import Cache
-from ddpm_core.loading.shard_files import damaged
+from ddpm_core.loading.outside import open_verified
+from ddpm_core.loading.shard_files import ShardFile, read_shard, shard_at
 from ddpm_core.shards.index import Index, Shard, Split, key_of
-from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, Member
+from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, LABEL, Member
+from ddpm_core.shards.one import Located
+from ddpm_core.shards.samples import samples
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
 from ddpm_core.store import durable
-from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 
 _FORMAT = 1
@@ -54,7 +56,7 @@ def open_decoded(store: Store, index: Index, split: Split, cache: Cache) -> Deco
             what a shard is; naming it, what was expected and what was found.
         ConfigError: the cache is smaller than the split.
     """
-    about = _about(index, split)
+    about = _about(store, index, split)
     size = _DIGEST_BYTES + index.num_images[split] * sum(
         _bytes_of(member) for member in index.members.values()
     )
@@ -100,9 +102,9 @@ def _bytes_of(member: Member) -> int:
     return math.prod(member.shape) * np.dtype(member.dtype).itemsize
 
 
-def _about(index: Index, split: str) -> bytes:
+def _about(store: Store, index: Index, split: str) -> bytes:
     """Return all that determines the file, as JSON."""
-    shards = index.shards[split]
+    shards = [shard_at(store, index, split, at) for at in range(len(index.shards[split]))]
     return canonical_json(
         {
             "dataset": index.fingerprint,
@@ -110,12 +112,42 @@ def _about(index: Index, split: str) -> bytes:
             "num_images": index.num_images[split],
             "shape": list(index.shape),
             "shards": [
-                [index.manifest.files[shard.role].sha256, shard.offsets, shard.sizes]
+                [
+                    index.located(shard).sha256 or index.located(shard).pin,
+                    shard.offsets,
+                    shard.sizes,
+                    *_beside(shard),
+                ]
                 for shard in shards
             ],
             "split": split,
         }
     )
+
+
+def _read_outside(file: Located, index: Index, shard: Shard, decoded: Decoded) -> None:
+    """Fill in the images of a shard that others put where it lies; the index has the classes."""
+    where = file.key
+    opened = ShardFile(open_verified(file), where)
+    decoded.others[LABEL][:] = shard.labels
+    places = list(zip(shard.offsets, shard.sizes, strict=True))
+    for begin in range(0, len(places), _BLOCK_IMAGES):
+        block = places[begin : begin + _BLOCK_IMAGES]
+        decoded.pixels[begin : begin + len(block)] = index.image.decode(
+            [opened.read(offset, size) for offset, size in block],
+            _names(where, [f"the image at byte {offset}" for offset, _ in block]),
+        )
+
+
+def _pin(file: Located) -> str:
+    return file.sha256 or file.pin
+
+
+def _beside(shard: Shard) -> list[object]:
+    """Return what an index says of a shard's members in the place of its files: mostly nothing."""
+    if shard.labels is None and not shard.beside:
+        return []
+    return [shard.labels, dict(shard.beside)]
 
 
 def _views(mapped: mmap.mmap, index: Index, split: str) -> Decoded:
@@ -138,14 +170,15 @@ def _digest(about: bytes, mapped: mmap.mmap) -> bytes:
 
 def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
     count = index.num_images[split]
-    firsts = np.cumsum([0, *(shard.num_images for shard in index.shards[split])])
+    firsts = np.cumsum([0, *index.counts(split).tolist()])
     if firsts[-1] != count:
         raise DataError(
             f"{store.uri_of(index.manifest.folder)} has shards of {firsts[-1]} {split} images, "
             f"but says {count}; run the shard stage again under another root"
         )
 
-    def read(shard: Shard, first: int) -> None:
+    def read(number: int) -> None:
+        shard, first = shard_at(store, index, split, number), int(firsts[number])
         stop = first + shard.num_images
         others = {name: rows[first:stop] for name, rows in decoded.others.items()}
         part = Decoded(decoded.pixels[first:stop], others)
@@ -154,21 +187,28 @@ def _fill(store: Store, index: Index, split: Split, decoded: Decoded) -> None:
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         # The list takes every result, which raises the error of a thread.
-        list(pool.map(read, index.shards[split], firsts[:-1].tolist()))
+        list(pool.map(read, range(len(firsts) - 1)))
 
 
 def _read_shard(store: Store, index: Index, shard: Shard, split: str, decoded: Decoded) -> None:
     """Fill in the members of the images of one shard."""
-    where = store.uri_of(f"{index.manifest.folder}/{shard.name}")
-    try:
-        tar = index.manifest.read(store, shard.role)
-    except DamagedError as error:
-        raise damaged(store, index, error) from None
-    found = members(tar, origin=where)
-    _check_files(found, index, shard, split, where)
-    num_files = 1 + len(index.endings)
+    file = index.located(shard)
+    if file.is_outside:
+        _read_outside(file, index, shard, decoded)
+        return
+    where = store.uri_of(file.key)
+    tar = read_shard(store, index, file)
+    found, num_files = members(tar, origin=where), 1 + len(index.endings)
+    if shard.labels is None:
+        _check_files(found, index, shard, split, where)
+    else:  # of some of its images: those of another data set, which named them
+        found = samples(found, shard, num_files, where=where)
     for name, member in index.members.items():
         rows = decoded.pixels if name == IMAGE else decoded.others[name]
+        if name == LABEL and shard.labels is not None:
+            given = [b"%d" % label for label in shard.labels]
+            rows[:] = member.decode(given, lambda at: f"label {at} of {where}")
+            continue
         files = found[index.place_of(name) :: num_files]
         for begin in range(0, shard.num_images, _BLOCK_IMAGES):
             block = files[begin : begin + _BLOCK_IMAGES]

@@ -17,9 +17,11 @@ from ddpm_core.images import pixels
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.decoded import decoded_bytes, open_decoded
+from ddpm_core.loading.mixture import mixed_order
 from ddpm_core.loading.stream import StreamedImages
-from ddpm_core.permutation import FullOrder
+from ddpm_core.permutation import FullOrder, Order
 from ddpm_core.shards.index import Index, Split
+from ddpm_core.shards.lineage import Ancestor, is_mixture, made_of
 from ddpm_core.store.storage import Store
 
 MAX_DECODED_BYTES = 4 * 2**30
@@ -40,12 +42,16 @@ class ImageSet:
     """images of each shard"""
     eight_bits: bool = False
     """give images of more bits as uint8: each when it is taken, and what is mapped stays shared"""
+    made_of: tuple[Ancestor, ...] = ()
+    """the data sets that it is made of, if it is made of others"""
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def order(self, seed: int) -> FullOrder:
-        """Return the order of training: all images permuted with each other."""
+    def order(self, seed: int) -> Order:
+        """Return the order of training: all images permuted, of a mixture those of each set."""
+        if is_mixture(self.made_of):
+            return mixed_order(seed, self.made_of, np.array(self.counts), _full_order)
         return FullOrder(seed, len(self))
 
     def windows(self, seed: int) -> BlockOrder:
@@ -122,9 +128,14 @@ def load_split(
         torch.from_numpy(decoded.pixels),
         {name: torch.from_numpy(rows) for name, rows in decoded.others.items()},
         num_classes=len(index.label.names),
-        counts=tuple(shard.num_images for shard in index.shards[split]),
+        counts=tuple(index.counts(split).tolist()),
         eight_bits=eight_bits,
+        made_of=made_of(index.manifest) if split == "train" else (),
     )
+
+
+def _full_order(seed: int, counts: NDArray[np.int64]) -> FullOrder:
+    return FullOrder(seed, int(counts.sum()))
 
 
 def batch(image_set: ImageSet, indices: NDArray[np.int64]) -> Tensor:

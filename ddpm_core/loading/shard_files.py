@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError, PipelineError, StorageError
 from ddpm_core.loading.cache import Cache
+from ddpm_core.loading.outside import changed, is_fetched, open_outside
 from ddpm_core.runs import layout
-from ddpm_core.shards.index import Index, Shard
+from ddpm_core.shards.index import Index
+from ddpm_core.shards.one import Located, Shard
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import KeyMissingError, Store
@@ -117,18 +119,19 @@ class ShardFiles:
         self, store: Store, index: Index, split: str, cache: Cache, *, max_open: int
     ) -> None:
         self._store, self._index, self._cache = store, index, cache
-        self._shards, self._max_open = index.shards[split], max_open
+        self._split, self._max_open = split, max_open
         # The one used last stands last.
         self._files: dict[int, Future[ShardFile]] = {}
         self._verified: dict[int, Stamp] = {}
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(_NUM_FETCHERS, thread_name_prefix="shards")
 
-        if self._are_remote:
-            files = index.manifest.files
-            sizes = sorted(files[shard.role].size for shard in self._shards)[-max_open:]
+        # Shards of others lie in one kind of place.
+        is_fetched_outside = len(index.counts(split)) and is_fetched(index.located_at(split, 0))
+        if self._are_remote or is_fetched_outside:
+            largest = np.sort(index.file_bytes(split))[-max_open:]
             folder = store.uri_of(index.manifest.folder)
-            cache.require_room(sum(sizes), f"keeping {max_open} shards of {folder} open")
+            cache.require_room(int(largest.sum()), f"keeping {max_open} shards of {folder} open")
 
     def expect(self, shards: Iterable[int]) -> None:
         """Begin to fetch these, in this order, unless they are there already."""
@@ -174,63 +177,93 @@ class ShardFiles:
             return found, is_new
 
     def _open(self, number: int) -> ShardFile:
-        shard = self._shards[number]
-        key = f"{self._index.manifest.folder}/{shard.name}"
-        path, where = self._store.local_path(key), self._store.uri_of(key)
+        file = self._index.located_at(self._split, number)
+        if file.is_outside:
+            return self._open_outside(number, file)
+        path, where = self._store.local_path(file.key), self._store.uri_of(file.key)
         if path is None:
-            sha256 = self._index.manifest.files[shard.role].sha256
             # Named by its content: whatever data set it belongs to, it is the same.
             descriptor = self._cache.open(
-                f"shard-{sha256}.tar",
-                make=lambda descriptor: self._fetch(number, descriptor),
-                is_sound=lambda descriptor: self._is_sound(number, descriptor),
+                f"shard-{file.sha256}.tar",
+                make=lambda descriptor: self._fetch(number, file, descriptor),
+                is_sound=lambda descriptor: self._is_sound(number, file, descriptor),
             )
             return ShardFile(descriptor, where)
         for _ in range(2):
             try:
-                file = ShardFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), where)
-                if self._is_sound(number, file.descriptor):
-                    return file
+                found = ShardFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), where)
+                if self._is_sound(number, file, found.descriptor):
+                    return found
             except OSError:  # gone, or not readable
                 pass
             # It says what is wrong, and is right if that was only for a moment.
-            self._read(shard)
+            read_shard(self._store, self._index, file)
         raise DataError(f"{where} changes while it is read; see to this storage, then run again")
 
-    def _fetch(self, number: int, descriptor: int) -> None:
+    def _open_outside(self, number: int, file: Located) -> ShardFile:
+        found = ShardFile(open_outside(file, self._cache), file.key)
+        # Once in a process, as of shards of our own.
+        is_pinned = file.sha256 is None or is_fetched(file)
+        if not is_pinned and not self._is_sound(number, file, found.descriptor):
+            raise changed(file)
+        return found
+
+    def _fetch(self, number: int, file: Located, descriptor: int) -> None:
         """Fill a file of the cache; where all is well, the bytes are hashed once: as they lie."""
-        shard = self._shards[number]
-        key = f"{self._index.manifest.folder}/{shard.name}"
-        size = self._index.manifest.files[shard.role].size
         with suppress(KeyMissingError):
-            _write(descriptor, self._store.read(key, at_most=size, checked=False))
+            _write(descriptor, self._store.read(file.key, at_most=file.size, checked=False))
         # These bytes were not verified, and a deleted file's inode may be the new one's.
         self._verified.pop(number, None)
-        if not self._is_sound(number, descriptor):
-            data = self._read(shard)  # looks again, and knows what to say
+        if not self._is_sound(number, file, descriptor):
+            data = read_shard(self._store, self._index, file)  # looks again, and knows what to say
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
             _write(descriptor, data)
 
-    def _read(self, shard: Shard) -> bytes:
-        try:
-            return self._index.manifest.read(self._store, shard.role)
-        except DamagedError as error:
-            raise damaged(self._store, self._index, error) from None
-
-    def _is_sound(self, number: int, descriptor: int) -> bool:
+    def _is_sound(self, number: int, file: Located, descriptor: int) -> bool:
         stat = os.fstat(descriptor)
         stamp: Stamp = (stat.st_ino, stat.st_size)
-        if not self._are_remote:
+        if not self._are_remote or file.is_outside:
             # The cache sets the times of its files at every opening, and never writes into one.
             stamp += (stat.st_mtime_ns, stat.st_ctime_ns)
         if self._verified.get(number) == stamp:
             return True
-        record = self._index.manifest.files[self._shards[number].role]
-        if stat.st_size != record.size or _sha256(descriptor, record.size) != record.sha256:
+        if stat.st_size != file.size or _sha256(descriptor, file.size) != file.sha256:
             return False
         self._verified[number] = stamp
         return True
+
+
+def read_shard(store: Store, index: Index, file: Located) -> bytes:
+    """Return the bytes of a shard, verified.
+
+    Raises:
+        DataError: it is missing, or not what the index says; the index is set aside.
+        StorageError: the storage does not answer.
+    """
+    try:
+        return file.read(store)
+    except DamagedError as error:
+        raise damaged(store, index, error) from None
+
+
+def shard_at(store: Store, index: Index, split: str, number: int) -> Shard:
+    """Return shard `number` of a split, with its part of an index in parts.
+
+    Raises:
+        DataError: the part is missing, or not what the index says; the index is set aside.
+        StorageError: the storage does not answer.
+    """
+    try:
+        return index.shards[split][number]
+    except DamagedError as error:
+        raise damaged(store, index, error) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{store.uri_of(index.manifest.folder)}: the part of shard {number} of {split} is no "
+            f"part of an index of this program: {error}. Delete its index.json, and run the shard "
+            "stage again"
+        ) from None
 
 
 def damaged(store: Store, index: Index, error: DamagedError) -> DataError:

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from threading import Lock
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -17,8 +18,13 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.buffers import Buffers
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.decode_pool import DecodePool
-from ddpm_core.loading.shard_files import Places, ShardFiles
+from ddpm_core.loading.mixture import MixedOrder, mixed_order
+from ddpm_core.loading.shard_files import Places, ShardFiles, shard_at
+from ddpm_core.permutation import Order
 from ddpm_core.shards.index import Index, Split, key_of
+from ddpm_core.shards.lineage import is_mixture, made_of
+from ddpm_core.shards.members import LABEL
+from ddpm_core.shards.one import Shard
 from ddpm_core.shards.tar import BLOCK_BYTES, member_at
 from ddpm_core.store.storage import Store
 
@@ -27,6 +33,8 @@ _NUM_WINDOWS = 3  # that a reader has to do with: where stragglers are, the pres
 _MAX_AHEAD, _AHEAD_BYTES = 8, 2**28
 _TORCH = {"uint8": torch.uint8, "uint16": torch.uint16}
 _PART_BYTES = 2**26  # of a range, which is read and turned in parts
+
+Followed = TypeVar("Followed", BlockOrder, MixedOrder[BlockOrder])
 
 
 @final
@@ -55,46 +63,45 @@ class StreamedImages:
         num_decoders: int,
         eight_bits: bool = False,
     ) -> None:
-        shards = index.shards[split]
-        self._split, self._shards, self._num_decoders = split, shards, num_decoders
+        self._store, self._index = store, index
+        self._split, self._num_decoders = split, num_decoders
         self.num_classes = len(index.label.names)
         self._others, self._num_after = index.others, len(index.endings)
         channels, height, width = index.shape
         self._shape = (height, width, channels)
         self._dtype, self._reduced = np.dtype(index.image.dtype), eight_bits
-        self._counts = [shard.num_images for shard in shards]
-        self._firsts = np.cumsum([0, *self._counts])
+        self._counts = index.counts(split)
+        self._firsts = np.concatenate([[0], np.cumsum(self._counts)])
         if self._firsts[-1] != index.num_images[split]:
             raise DataError(
                 f"{store.uri_of(index.manifest.folder)} has shards of {self._firsts[-1]} {split} "
                 f"images, but says {index.num_images[split]}; run the shard stage again under "
                 "another root"
             )
-        self._offsets = np.concatenate([np.array(shard.offsets, np.int64) for shard in shards])
-        self._sizes = np.concatenate([np.array(shard.sizes, np.int64) for shard in shards])
-        is_foreign = self._sizes != png.stored_bytes(self._shape, self._dtype)
         # Images of 16 bits are all files that this program wrote.
-        self._needs_decoders = self._dtype == np.uint8 and bool(is_foreign.any())
+        self._needs_decoders = self._dtype == np.uint8 and _has_foreign(index, split)
         self._decoders: DecodePool | None = None
-        self._order = BlockOrder(0, self._counts)
-        self._expected = (0, -1)
+        self._made_of = made_of(index.manifest) if split == "train" else ()
+        self._follow(self.windows(0))
+        max_shards = self.windows(0).max_window_shards
+        if is_mixture(self._made_of):
+            max_shards = sum(part.order.max_window_shards for part in self._mixed(0).parts)
         self._lock = Lock()
         self._buffers = Buffers()
-        self._files = ShardFiles(
-            store, index, split, cache, max_open=_NUM_WINDOWS * self._order.max_window_shards
-        )
+        self._files = ShardFiles(store, index, split, cache, max_open=_NUM_WINDOWS * max_shards)
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
-    def order(self, seed: int) -> BlockOrder:
+    def order(self, seed: int) -> Order:
         """Return the order of training, permuted in windows of shards; `expect` goes by it."""
-        self._order, self._expected = BlockOrder(seed, self._counts), (0, -1)
-        return self._order
+        if is_mixture(self._made_of):
+            return self._follow(self._mixed(seed))
+        return self._follow(BlockOrder(seed, self._counts))
 
     def windows(self, seed: int) -> BlockOrder:
-        """Return the same order: as of a split in memory, which is trained on in another."""
-        return self.order(seed)
+        """Return the order of all images in windows, of a mixture too; `expect` goes by it."""
+        return self._follow(BlockOrder(seed, self._counts))
 
     def num_ahead(self, batch_size: int) -> int:
         """Return how many batches to make at a time: several, within 256 MiB."""
@@ -104,18 +111,12 @@ class StreamedImages:
     def expect(self, position: int) -> None:
         """Fetch what the order reads from this position of the stream of all epochs on."""
         order = self._order
-        epoch, within = divmod(position, len(self))
-        window = order.window_of(epoch, within)
-        # Batches that are made at a time come in any order: only ever forwards.
-        if (epoch, window) <= self._expected:
+        if isinstance(order, BlockOrder):
+            self._expect(0, order, position, first_shard=0)
             return
-        self._expected = (epoch, window)
-        if self._needs_decoders:
-            self._pool()  # they start while the first shards are on their way
-        self._files.expect(order.shards_of(epoch, window).tolist())
-        is_last = window + 1 == order.num_windows(epoch)
-        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
-        self._files.expect(order.shards_of(*following).tolist())
+        own = order.own_positions(position)
+        for number, (part, at) in enumerate(zip(order.parts, own, strict=True)):
+            self._expect(number, part.order, at, first_shard=part.first_shard)
 
     def take(self, numbers: NDArray[np.int64], *, pinned: bool = False) -> Tensor:
         """Return the images of these numbers, (b, channels, height, width).
@@ -178,10 +179,9 @@ class StreamedImages:
             DataError, StorageError: as `take`; or there is no such file where one belongs.
         """
         member, origin = self._others[name], self._origin(numbers)
-        places = self._places(numbers)
+        places, rows = self._places(numbers), self._rows(numbers)
         files = [
-            self._file(places, at, f"{key}.{member.ending}")
-            for at, key in enumerate(self._keys(numbers))
+            self._file(places, at, name, shard, within) for at, (shard, within) in enumerate(rows)
         ]
         return torch.from_numpy(member.decode(files, lambda at: f"the {name} of {origin(at)}"))
 
@@ -191,6 +191,30 @@ class StreamedImages:
         if self._decoders is not None:
             self._decoders.close()
 
+    def _mixed(self, seed: int) -> MixedOrder[BlockOrder]:
+        order = partial(BlockOrder, num_beside=len(self._made_of))
+        return mixed_order(seed, self._made_of, self._counts, order)
+
+    def _follow(self, order: Followed) -> Followed:
+        self._order: BlockOrder | MixedOrder[BlockOrder] = order
+        self._expected: dict[int, tuple[int, int]] = {}
+        return order
+
+    def _expect(self, number: int, order: BlockOrder, position: int, *, first_shard: int) -> None:
+        """Fetch what one data set of the order reads from a position of its own stream on."""
+        epoch, within = divmod(position, order.num_images)
+        window = order.window_of(epoch, within)
+        # Batches that are made at a time come in any order: only ever forwards.
+        if (epoch, window) <= self._expected.get(number, (0, -1)):
+            return
+        self._expected[number] = (epoch, window)
+        if self._needs_decoders:
+            self._pool()  # they start while the first shards are on their way
+        is_last = window + 1 == order.num_windows(epoch)
+        following = (epoch + 1, 0) if is_last else (epoch, window + 1)
+        for one in ((epoch, window), following):
+            self._files.expect((first_shard + order.shards_of(*one)).tolist())
+
     @property
     def _image_bytes(self) -> int:
         return math.prod(self._shape) * self._dtype.itemsize
@@ -198,40 +222,68 @@ class StreamedImages:
     def _pool(self) -> DecodePool:
         with self._lock:
             if self._decoders is None:
-                self._decoders = DecodePool(self._num_decoders, self._shape)
+                self._decoders = DecodePool(self._num_decoders, self._shape, self._index.image.cut)
             return self._decoders
 
+    def _shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._firsts, numbers, side="right") - 1
+
+    def _rows(self, numbers: NDArray[np.int64]) -> list[tuple[Shard, int]]:
+        """Return the shard of each image, and which of its images it is."""
+        shards = self._shards_of(numbers)
+        known = {
+            number: shard_at(self._store, self._index, self._split, number)
+            for number in np.unique(shards).tolist()
+        }
+        within = (numbers - self._firsts[shards]).tolist()
+        return [(known[at], one) for at, one in zip(shards.tolist(), within, strict=True)]
+
     def _places(self, numbers: NDArray[np.int64]) -> Places:
-        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
-        used, which = np.unique(shards, return_inverse=True)
-        files = [self._files.get(shard) for shard in used.tolist()]
-        return Places(files, which, self._offsets[numbers], self._sizes[numbers])
+        used, which = np.unique(self._shards_of(numbers), return_inverse=True)
+        rows = self._rows(numbers)
+        offsets = np.array([shard.offsets[within] for shard, within in rows], np.int64)
+        sizes = np.array([shard.sizes[within] for shard, within in rows], np.int64)
+        return Places([self._files.get(shard) for shard in used.tolist()], which, offsets, sizes)
 
     def _origin(self, numbers: NDArray[np.int64]) -> Callable[[int], str]:
         def origin(position: int) -> str:
-            places = self._places(numbers[position : position + 1])
-            return f"{places.files[0].where}: {self._keys(numbers[position : position + 1])[0]}"
+            one = numbers[position : position + 1]
+            ((shard, within),) = self._rows(one)
+            return f"{self._places(one).files[0].where}: {self._key(shard, within)}"
 
         return origin
 
-    def _file(self, places: Places, position: int, name: str) -> bytes:
-        """Return the file of this name, one of those that follow an image's."""
-        file, found = places.files[int(places.which[position])], ""
+    def _key(self, shard: Shard, within: int) -> str:
+        if shard.labels is not None:  # of others, or of some of a data set's images
+            return f"the image at byte {shard.offsets[within]}"
+        return key_of(self._split, shard.first_number + within)
+
+    def _file(self, places: Places, position: int, member: str, shard: Shard, within: int) -> bytes:
+        """Return the file of a member of an image, or what the index says in its place."""
+        file = places.files[int(places.which[position])]
+        if member == LABEL and shard.labels is not None:
+            return b"%d" % shard.labels[within]
+        if member in shard.beside:
+            return file.read(*shard.beside[member][within])
+        name, found = f"{self._key(shard, within)}.{self._others[member].ending}", ""
         offset, size = int(places.offsets[position]), int(places.sizes[position])
         for _ in range(self._num_after):
             at = offset + -(-size // BLOCK_BYTES) * BLOCK_BYTES
             # Header and first block at once: a small file is whole then.
             # An archive ends in two more blocks, so both are there whatever the file.
             blocks = file.read(at, 2 * BLOCK_BYTES)
-            member = member_at(blocks[:BLOCK_BYTES], at, origin=file.where)
-            offset, size, found = member.offset, member.size, member.name
+            header = member_at(blocks[:BLOCK_BYTES], at, origin=file.where)
+            offset, size, found = header.offset, header.size, header.name
             if found == name:
                 small = blocks[BLOCK_BYTES : BLOCK_BYTES + size]
                 return small if size <= BLOCK_BYTES else file.read(offset, size)
         raise DataError(f"{file.where}: {name} is not there, but {found}; shard under another root")
 
-    def _keys(self, numbers: NDArray[np.int64]) -> list[str]:
-        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
-        within = numbers - self._firsts[shards]
-        rows = zip(shards.tolist(), within.tolist(), strict=True)
-        return [key_of(self._split, self._shards[at].first_number + one) for at, one in rows]
+
+def _has_foreign(index: Index, split: Split) -> bool:
+    """Say whether there are files that this program did not write, as far as that is known."""
+    if index.image.file_bytes is not None or index.is_in_parts:
+        return index.image.file_bytes is None
+    channels, height, width = index.shape
+    own = png.stored_bytes((height, width, channels), np.dtype(index.image.dtype))
+    return any(size != own for shard in index.shards[split] for size in shard.sizes)

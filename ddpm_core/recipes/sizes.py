@@ -88,6 +88,8 @@ def dialled(
         )
     if _kind(given, "diffusion", "chain") != "chain":
         words.add("diffusion.beta_schedule")  # of chains alone
+    if "data.sets" in words:  # how images lie in shards is that data set's; the size is to be its
+        words |= {"data.images_per_shard", "data.encoding"}
     return {key: one for key, one in sized(size, scale).items() if key not in words} | given
 
 

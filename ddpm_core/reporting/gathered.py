@@ -7,7 +7,6 @@ from typing import Any
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import PipelineError
-from ddpm_core.recipes import RECIPES, recipe
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.numbers import Number
 from ddpm_core.runs.stages import STAGES
@@ -58,22 +57,6 @@ class Facts:
     """metrics.json of the evaluation"""
     curve: tuple[Mapping[str, float], ...] = ()
     """points of the training, each with its step"""
-
-    @property
-    def base(self) -> tuple[str, dict[str, Any]]:
-        """The recipe that differs least from the run, and the keys that do, with their values."""
-        own = {
-            key: value
-            for key, value in self.config.flat().items()
-            if key != "name" and not key.startswith("compute.")
-        }
-        found = {
-            name: {key: value for key, value in own.items() if flat.get(key) != value}
-            for name in RECIPES
-            for flat in [recipe(name).flat()]
-        }
-        nearest = min(found, key=lambda name: (len(found[name]), name != self.config.name))
-        return nearest, found[nearest]
 
 
 def gather(store: Store, config: RunConfig) -> Facts:

@@ -4,12 +4,12 @@ Of several runs, what differs between them comes first.
 """
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing.plot import CATEGORIES, drawable, plot, png
+from ddpm_core.recipes.nearest import command_of
 from ddpm_core.reporting import html
 from ddpm_core.reporting.gathered import Facts
 from ddpm_core.runs.numbers import Number
@@ -121,7 +121,7 @@ def _data(facts: Facts) -> Iterator[str]:
         return
     rows: list[tuple[object, ...]] = [
         ("data set", f"{data.name}, fingerprint {index.fingerprint[:_DIGITS]}"),
-        ("read from", data.source),
+        ("read from", data.source if data.sets is None else f"the data set {data.sets}"),
         ("an image", f"{'×'.join(map(str, index.shape))} {index.image.dtype}"),
         *((split, f"{count:,} images") for split, count in index.num_images.items()),
         ("mean of the channels", ", ".join(f"{one:.1f}" for one in index.image.mean)),
@@ -177,15 +177,11 @@ def _has_protocol(value: object) -> bool:
 
 
 def _again(facts: Facts) -> Iterator[str]:
-    recipe, changes = facts.base
-    words = ["python", "-m", "flows.train_ddpm", recipe, "--run", facts.config.name]
-    for key, value in changes.items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     yield html.paragraph(
         "On a CPU, with as many workers, the weights are the same to the last bit; elsewhere to "
         "rounding."
     )
-    yield html.code(shlex.join(words))
+    yield html.code(command_of(facts.config))
     yield html.paragraph("Or from the whole configuration, run.json:")
     yield html.folded("run.json", html.code(facts.config.to_json()))
 

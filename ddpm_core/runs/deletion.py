@@ -14,8 +14,8 @@ from ddpm_core.runs.table import config_of
 from ddpm_core.store.storage import Store
 
 STAYS = (
-    "its data set, which other runs may use; what MLflow knows of it, its registered model too, "
-    "which is deleted in MLflow"
+    "its data set, which other runs may use (`datasets delete` deletes it); what MLflow knows of "
+    "it, its registered model too, which is deleted in MLflow"
 )
 
 
@@ -39,15 +39,8 @@ def delete_run(store: Store, name: str, *, confirmed: bool) -> str:
             f"this deletes {where} for good, checkpoints and samples too; say --yes if it is meant"
         )
     with lease.held(store, name):  # no process trains it
-        folder = store.local_path(layout.run_folder(name))
-        if folder is not None:
-            _delete_folder(folder)
-        else:
-            # run.json last: until then the run has its name, and the same command continues.
-            keys = sorted(_keys(store, layout.run_folder(name)))
-            last = layout.run_json_key(name)
-            for key in [*(key for key in keys if key != last), last]:
-                store.delete(key)
+        # run.json last: until then the run has its name, and the same command continues.
+        delete_folder(store, layout.run_folder(name), last=layout.run_json_key(name))
     return f"deleted {where}; {_rest(store, name)}"
 
 
@@ -73,7 +66,24 @@ def _users(store: Store, name: str) -> Iterator[str]:
                 yield other
 
 
-def _delete_folder(folder: Path) -> None:
+def delete_folder(store: Store, folder: str, *, last: str) -> None:
+    """Delete all that lies below a folder: on a disk in one step, elsewhere the key `last` last.
+
+    Raises:
+        StorageError: the storage refuses or does not answer; the same again continues.
+        ConfigError: it is a link to a folder elsewhere.
+    """
+    path = store.local_path(folder)
+    if path is not None:
+        if path.exists() or path.is_symlink():
+            _delete_path(path)
+        return
+    keys = sorted(_keys(store, folder))
+    for key in [*(key for key in keys if key != last), last]:
+        store.delete(key)
+
+
+def _delete_path(folder: Path) -> None:
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link to a folder elsewhere; delete both by hand")
     # In one step it is no run any more: one that is half deleted must not be trained on.

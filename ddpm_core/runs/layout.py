@@ -1,6 +1,7 @@
 """Where things lie under the root, and what determines them. Knows no torch.
 
 datasets/<data set>-<fingerprint>/   train-000000.tar ... index.json
+datasets/names/<name>/000001.json    which data set has a name, and had it before
 runs/<run>/run.json                  the configuration, written once
 runs/<run>/dataset.json              which data set the run uses
 runs/<run>/birth.json                an id that differs for a later folder of this name
@@ -28,6 +29,7 @@ from ddpm_core.runs.protocol import protocol_identity
 from ddpm_core.store.storage import Store
 
 DATASET_INDEX = "index.json"
+DATASET_NAMES = "datasets/names"
 _FIRST = re.compile(r"first-[0-9]+\.json")
 SHORT = 16  # hex digits of a fingerprint in a folder's name
 Guide = Mapping[str, Any]
@@ -63,6 +65,11 @@ def tracking_folder(run: str) -> str:
 def dataset_folder(name: str, data_fingerprint: str) -> str:
     """Return the folder of a data set, shared by all runs that use it."""
     return f"datasets/{name}-{data_fingerprint[:SHORT]}"
+
+
+def dataset_name_folder(name: str) -> str:
+    """Return the folder of the entries of a data set's name."""
+    return f"{DATASET_NAMES}/{name}"
 
 
 def checkpoints_folder(run: str) -> str:
@@ -164,6 +171,11 @@ def evaluation_fingerprint(
 def features_folder(dataset: str, recipe: Mapping[str, Any]) -> str:
     """Return the folder of a feature network, beside the data set it belongs to."""
     return f"{dataset}/features-{fingerprint(recipe)[:SHORT]}"
+
+
+def statistics_folder(dataset: str, made_of: Mapping[str, Any]) -> str:
+    """Return the folder of the statistics of a split's features, beside the data set."""
+    return f"{dataset}/statistics-{fingerprint(made_of)[:SHORT]}"
 
 
 def study_folder(run: str, study_fingerprint: str) -> str:

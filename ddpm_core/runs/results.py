@@ -315,7 +315,7 @@ def has_foreign_network(store: Store, config: RunConfig) -> bool:
         return False
     if pointer is None:
         return False
-    values = identity.foreign_features(config.evaluate.features_sha256)
+    values = identity.foreign_features(config.evaluate)
     return store.exists(f"{layout.features_folder(pointer.folder, values)}/manifest.json")
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.feature_networks import FOLDER
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
-from ddpm_core.runs import base, begun, going_on, layout, results
+from ddpm_core.runs import base, begun, going_on, grown_data, layout, named_data, results
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
@@ -49,12 +50,20 @@ def configure(
     Raises:
         ConfigError: if any of it is not valid.
         RunConflictError: if `changes` would make a run that exists another experiment.
+        DataError: if the data set that `data.sets` names is damaged.
     """
     first, home = read_target(target, root=root)
     named = {**changes, "name": run} if run is not None else dict(changes)
+    where = (home or DEFAULT_ROOT) if root is None else root
+    if first.data.sets is not None or named_data.is_in(named):
+        require_lasting_root(where)
+        named = named_data.with_sets(open_store(where), first, named.get("name", first.name), named)
+    if grown_data.is_in(first, named):
+        require_lasting_root(where)
+        own = named.get("name", first.name)
+        named = grown_data.with_append(open_store(where), first, own, named)
     config = _with_absolute_paths(first.replaced(named))
     _require_source(config)
-    where = (home or DEFAULT_ROOT) if root is None else root
     require_lasting_root(where)
     config = going_on.as_on_record(open_store(where), base.pinned(open_store(where), config))
     if home is not None and run is None and root is None:
@@ -180,7 +189,7 @@ def require_feature_file(config: RunConfig) -> None:
         ConfigError: naming the path: there is no such file, or it has another digest.
     """
     evaluate = config.evaluate
-    if evaluate.features != "trained" and "://" not in evaluate.features:
+    if evaluate.is_file_here:
         read_pinned(evaluate.features, str(evaluate.features_sha256), key="evaluate.features")
 
 
@@ -204,16 +213,24 @@ def _new_kinds(base: RunConfig, config: RunConfig, changes: Mapping[str, Any]) -
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return it with paths that mean the same to workers, which run in other folders."""
-    paths = {"data.source": config.data.source, "evaluate.features": config.evaluate.features}
+    paths = {"data.source": config.data.source}
+    if config.evaluate.is_file_here:
+        paths["evaluate.features"] = config.evaluate.features
+    if (reference := config.evaluate.reference) is not None:
+        paths["evaluate.reference"] = reference
+    if config.data.only_keys is not None:
+        paths["data.only_keys"] = config.data.only_keys
     if (start := config.train.start) is not None and start.folder is not None:
         paths["train.start_from"] = str(start)
-    return config.replaced(
-        {
-            key: _absolute(key, path)
-            for key, path in paths.items()
-            if path not in ("default", "trained") and "://" not in path
-        }
-    )
+    changes = {
+        key: _absolute(key, path)
+        for key, path in paths.items()
+        if path != "default" and "://" not in path
+    }
+    folder = config.evaluate.features.removeprefix(FOLDER)
+    if folder != config.evaluate.features and "://" not in folder:
+        changes["evaluate.features"] = FOLDER + _absolute("evaluate.features", folder)
+    return config.replaced(changes)
 
 
 def _absolute(key: str, path: str) -> str:
@@ -229,11 +246,12 @@ def _absolute(key: str, path: str) -> str:
 
 def _require_source(config: RunConfig) -> None:
     data = config.data
-    if data.is_collection and data.source == "default":
+    if data.is_collection and data.source == "default" and data.sets is None:
         raise ConfigError(
             f"data.source='default', but {data.name} is nothing that can be downloaded here; give "
             "--set data.source=PLACE: a folder, a .zip or .tar of images, an LMDB export, or "
-            "WebDataset shards, as a path, s3://bucket/prefix or https:// URI"
+            "WebDataset shards, as a path, s3://bucket/prefix or https:// URI; or --data NAME, a "
+            "data set that is there already"
         )
     scheme, separator, place = data.source.partition("://")
     if separator and "@" in place.partition("/")[0]:

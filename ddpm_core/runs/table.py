@@ -22,7 +22,7 @@ def list_runs(store: Store) -> str:
     if not names:
         return f"no runs below {store.uri}"
     measured = [column for stage in STAGES.values() for column in stage.numbers.columns]
-    return _aligned([(*_COLUMNS, *measured), *(_row(store, name, measured) for name in names)])
+    return aligned([(*_COLUMNS, *measured), *(_row(store, name, measured) for name in names)])
 
 
 def show_run(store: Store, name: str) -> str:
@@ -33,7 +33,8 @@ def show_run(store: Store, name: str) -> str:
     """
     config = config_of(store, name)
     lines = [f"run        {name}", f"folder     {store.uri_of(layout.run_folder(name))}"]
-    lines.append(f"data       {config.data.name}, {'x'.join(map(str, config.data.shape))}")
+    named = "" if config.data.sets is None else f", {config.data.sets}"
+    lines.append(f"data       {config.data.name}, {'x'.join(map(str, config.data.shape))}{named}")
     lines.append(f"steps      {_steps(store, config)}")
     lines += [f"went on    {line}" for line in going_on.history(config)]
     if config.train.start is not None:
@@ -76,7 +77,7 @@ def compare_runs(store: Store, names: Sequence[str]) -> str:
     numbers = [_numbers(store, config) for config in configs.values()]
     measured = dict.fromkeys(key for one in numbers for key in one)
     rows += [(key, *(one.get(key, "-") for one in numbers)) for key in measured]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def config_of(store: Store, name: str) -> RunConfig:
@@ -112,7 +113,8 @@ def _row(store: Store, name: str, measured: Sequence[str]) -> tuple[str, ...]:
         return (name, f"cannot be read: {first}", "", "", *[""] * len(measured))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as lines in which columns begin below each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -166,6 +166,7 @@ def shaping_of(data: DataConfig) -> Shaping:
         resize=data.resize,
         background=data.background,
         depth=data.depth,
+        min_side=data.min_side or 1,
     )
 
 

@@ -1,7 +1,7 @@
 """A data set of shards: made by as many workers as there are, the same bytes by any number."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,13 @@ from ddpm_core.shards.index import (
     FORMAT_VERSION,
     SPLITS,
     Split,
+    commit_in_parts,
     dataset_fingerprint,
     in_format_3,
     shard_entry,
 )
 from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
+from ddpm_core.shards.one import Located, Shard
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
@@ -31,6 +33,8 @@ from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, FileRecord, Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
+MAX_WHOLE = 2**22
+"""images of an index in one JSON, which versions before read too; of more it is in parts"""
 _NUM_SHOWN = 64  # images of the picture for people
 Made = dict[Split, list[MadeShard]]
 
@@ -42,6 +46,7 @@ def make_dataset(
     compute: ComputeConfig,
     *,
     images_sha256: str,
+    is_alone: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Manifest:
     """Write the data set and commit its index.
@@ -54,6 +59,7 @@ def make_dataset(
         source: the images.
         compute: how many workers.
         images_sha256: `source.digest()`, which takes a while.
+        is_alone: whether others are made of it, and one of its splits may be empty.
         on_progress: called with (images done, images in all) at the start and after each
             shard.
 
@@ -85,11 +91,27 @@ def make_dataset(
     }
     rejected = [one for split in SPLITS for shard in shards[split] for one in shard.rejected]
     require_few_rejected(data, rejected, total, uri=data.source)
-    _require_images(shards, data)
-    files = {shard.shard.role: shard.record for split in SPLITS for shard in shards[split]}
-    files["train-first"] = _put_first_images(store, folder, data, shards["train"])
+    _require_images(shards, data, is_alone=is_alone)
+    every = [*shards["train"], *shards["test"]]
+    first = {"train-first": _put_first_images(store, folder, data, every)}
     body = _body(data, source, images_sha256, shards, histogram)
-    return _commit(store, folder, files, body)
+    if sum(body["num_images"].values()) > MAX_WHOLE:
+        located: dict[str, Iterator[Shard]] = {
+            split: (_located(folder, shard) for shard in shards[split]) for split in SPLITS
+        }
+        return commit_in_parts(store, folder, body, located, files=first)
+    files = {shard.shard.role: shard.record for split in SPLITS for shard in shards[split]}
+    file_bytes = body["members"][IMAGE]["file_bytes"]
+    said = {
+        split: [shard_entry(shard.shard, file_bytes) for shard in shards[split]] for split in SPLITS
+    }
+    return _commit(store, folder, files | first, {**body, "shards": said})
+
+
+def _located(folder: str, made: MadeShard) -> Shard:
+    record = made.record
+    file = Located(folder, record.name, record.size, f"sha256:{record.sha256}")
+    return replace(made.shard, file=file)
 
 
 def may_be_there(store: Store, data: DataConfig, source: Source) -> bool:
@@ -107,7 +129,7 @@ def may_be_there(store: Store, data: DataConfig, source: Source) -> bool:
         if found is None:
             return True
         body = found.body
-        count = sum(body["num_images"].values()) + len(body["rejected"])
+        count = sum(body["num_images"].values()) + len(body.get("rejected", ()))
         if count == total and body["data"] == identity.data(data):
             return True
     return False
@@ -132,9 +154,10 @@ def _commit(
         return found
 
 
-def _require_images(shards: Made, data: DataConfig) -> None:
+def _require_images(shards: Made, data: DataConfig, *, is_alone: bool) -> None:
+    counts = {split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS}
     for split in SPLITS:
-        if not sum(shard.shard.num_images for shard in shards[split]):
+        if not counts[split] and not (is_alone and any(counts.values())):
             raise DataError(
                 f"no usable image is left in the {split} split of data.source={data.source!r}; "
                 "mend the files, or change data.num_test_images"
@@ -153,8 +176,7 @@ def _body(
     file_bytes = sizes.pop() if data.encoding == "png" else None
     image = ImageMember(data.dtype, data.shape, tuple(mean), tuple(std), file_bytes)
     counts: dict[str, tuple[int, ...]] = {
-        split: tuple(_sum([shard.class_counts for shard in shards[split]]).tolist())
-        for split in SPLITS
+        split: tuple(_class_counts(shards[split], len(source.classes)).tolist()) for split in SPLITS
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -168,10 +190,6 @@ def _body(
         "num_images": {
             split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS
         },
-        "shards": {
-            split: [shard_entry(shard.shard, file_bytes) for shard in shards[split]]
-            for split in SPLITS
-        },
         "rejected": [
             vars(one) for split in SPLITS for shard in shards[split] for one in shard.rejected
         ],
@@ -181,7 +199,8 @@ def _body(
     }
 
 
-def _sum(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _class_counts(shards: list[MadeShard], num_classes: int) -> NDArray[np.int64]:
+    parts = [np.zeros(num_classes, np.int64), *(shard.class_counts for shard in shards)]
     total: NDArray[np.int64] = np.sum(parts, axis=0)
     return total
 

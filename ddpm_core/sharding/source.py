@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.errors import DataError
+from ddpm_core.images.decode import TOO_SMALL
 from ddpm_core.images.names import quoted
 from ddpm_core.shards.index import SPLITS, Rejected, Split
 from ddpm_core.shards.shard import MadeShard
@@ -115,7 +116,12 @@ def are_too_many(data: DataConfig, rejected: Sequence[Rejected], total: int) -> 
     """Say whether more files than allowed cannot be used, of `total`."""
     may_lack = data.on_bad != "fail"
     # To a millionth of an image: 0.29 * 100 is a little less than 29.
-    return len(rejected) > (data.max_bad_share * total + 1e-6 if may_lack else 0)
+    return len(_counted(rejected)) > (data.max_bad_share * total + 1e-6 if may_lack else 0)
+
+
+def _counted(rejected: Sequence[Rejected]) -> Sequence[Rejected]:
+    """Leave out those that are whole, and smaller than was asked for."""
+    return [one for one in rejected if not one.reason.startswith(TOO_SMALL)]
 
 
 def require_few_rejected(
@@ -123,9 +129,12 @@ def require_few_rejected(
 ) -> None:
     """Refuse a source with files that cannot be used, or with too many of them.
 
+    Those that are left out by their size are none of these.
+
     Raises:
         DataError: with the first ones, and their number.
     """
+    rejected = _counted(rejected)
     if not are_too_many(data, rejected, total):
         return
     may_lack = data.on_bad != "fail"

@@ -48,7 +48,7 @@ def mean_and_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]
     values = range(histogram.shape[1])
     mean, std = [], []
     for counts in histogram.tolist():  # Python's whole numbers: squares of 10**12 pixels fit
-        number = sum(counts)
+        number = max(sum(counts), 1)  # of no image both are 0
         total = sum(count * value for count, value in zip(counts, values, strict=True))
         squares = sum(count * value**2 for count, value in zip(counts, values, strict=True))
         mean.append(total / number)

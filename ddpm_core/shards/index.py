@@ -7,11 +7,18 @@ sharding goes on
 test-000000.tar ...
 train-first.png       the first images, for people
 index.json            committed last: without it the rest does not exist
+
+A data set of very many images, or one whose shards lie elsewhere, has an index of format 4: tables
+of its shards and parts for each of them, in files beside index.json; see `table`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_core import canonical
 from ddpm_core.config import DataConfig, identity
@@ -27,13 +34,18 @@ from ddpm_core.shards.members import (
     ImageMember,
     Member,
     OtherMember,
+    TextMember,
     entries_of_format_2,
     member_of,
     whole,
 )
+from ddpm_core.shards.one import Located
+from ddpm_core.shards.one import Shard as Shard
+from ddpm_core.shards.table import ShardTable, TableWriter
 from ddpm_core.store import manifest
+from ddpm_core.store.commit import commit
 from ddpm_core.store.expected import Expected
-from ddpm_core.store.manifest import DamagedError, Manifest
+from ddpm_core.store.manifest import DamagedError, FileRecord, Manifest
 from ddpm_core.store.storage import Store
 
 Split = Literal["train", "test"]
@@ -41,29 +53,13 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 
 FORMAT_VERSION = 3
 """of index.json; 2 said the same of images and classes without naming them members"""
-_READ_VERSIONS = (2, FORMAT_VERSION)
+IN_PARTS = 4
+"""the version of an index in parts: where an image is stands beside index.json, and shards may lie
+elsewhere. Written only where that is needed, so that versions before can read the rest"""
+_READ_VERSIONS = (2, FORMAT_VERSION, IN_PARTS)
 _SHARDS_VERSION = 2
 """of the bytes of shards, which index.json names: it counts in the fingerprint, and did not change
 with format 3, so that the data sets of format 2 are found"""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar of a data set."""
-
-    name: str
-    num_images: int
-    first_number: int
-    """of its images, which are numbered on from there; what was left out leaves a gap behind"""
-    offsets: tuple[int, ...]
-    """byte at which each image's file begins"""
-    sizes: tuple[int, ...]
-    """bytes of each image's file"""
-
-    @property
-    def role(self) -> str:
-        """Its role in the manifest."""
-        return self.name.removesuffix(".tar")
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,12 @@ class Index:
     """the other members by name"""
     num_images: Mapping[str, int]
     """split -> images"""
-    shards: Mapping[str, tuple[Shard, ...]]
-    """split -> its shards, in order"""
+    shards: Mapping[str, Sequence[Shard]]
+    """split -> its shards, in order; of an index in parts each is read when it is asked for"""
     rejected: tuple[Rejected, ...]
     """files of the source that were left out"""
+    texts: Mapping[str, TextMember] = field(default_factory=dict)
+    """the members that are texts, which nothing reads with the images"""
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -107,6 +105,70 @@ class Index:
     def endings(self) -> tuple[str, ...]:
         """Those of the files that follow an image's in its sample, in order."""
         return tuple(sorted({ABOUT, *(member.ending for member in self.others.values())}))
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether it says in parts where the images are: shards are read, one by one."""
+        return any(isinstance(shards, ShardTable) for shards in self.shards.values())
+
+    def counts(self, split: str) -> NDArray[np.int64]:
+        """Return (S,) images of each shard of a split; reads no part."""
+        shards = self.shards[split]
+        if isinstance(shards, ShardTable):
+            return shards.counts
+        return np.array([shard.num_images for shard in shards], np.int64)
+
+    def first_numbers(self, split: str) -> NDArray[np.int64]:
+        """Return (S,) `Shard.first_number` of each shard of a split; reads no part."""
+        shards = self.shards[split]
+        if isinstance(shards, ShardTable):
+            return shards.first_numbers
+        return np.array([shard.first_number for shard in shards], np.int64)
+
+    def file_bytes(self, split: str) -> NDArray[np.int64]:
+        """Return (S,) bytes of each shard's file of a split; reads no part."""
+        shards = self.shards[split]
+        if isinstance(shards, ShardTable):
+            return shards.file_bytes
+        return np.array([self.located(shard).size for shard in shards], np.int64)
+
+    def located(self, shard: Shard) -> Located:
+        """Return where the file of a shard lies, and what it must be."""
+        if shard.file is not None:
+            return shard.file
+        record = self.manifest.files[shard.role]
+        return Located(self.manifest.folder, record.name, record.size, f"sha256:{record.sha256}")
+
+    def located_at(self, split: str, number: int) -> Located:
+        """Return that of shard `number` of a split; reads no part."""
+        shards = self.shards[split]
+        if isinstance(shards, ShardTable):
+            return shards.located(number)
+        return self.located(shards[number])
+
+    def require_there(self, store: Store) -> None:
+        """Refuse a data set of which a file is missing or has another length; reads none.
+
+        Shards at places of others are not looked at: each is checked when it is opened.
+
+        Raises:
+            DamagedError: the first such file.
+            StorageError: the storage does not answer.
+        """
+        self.manifest.require_sizes(store)
+        listed: dict[str, Mapping[str, int]] = {}
+        for split in SPLITS if self.is_in_parts else ():
+            for number in range(len(self.shards[split])):
+                file = self.located_at(split, number)
+                if file.is_outside:
+                    continue
+                if file.place not in listed:
+                    listed[file.place] = store.sizes(file.place)
+                if (found := listed[file.place].get(file.name)) != file.size:
+                    raise DamagedError(
+                        f"{store.uri_of(file.key)} is missing or damaged: expected {file.size} "
+                        f"bytes, found {found}; {manifest.REMEDY}"
+                    )
 
     def place_of(self, member: str) -> int:
         """Return which of the files of a sample is this member's; the image's is 0."""
@@ -167,12 +229,14 @@ def load_index(store: Store, folder: str, fingerprint: str | None = None) -> Ind
     version = found.body.get("format_version")
     if version not in _READ_VERSIONS:
         raise DataError(
-            f"{where} has format {version!r}, this program reads up to {FORMAT_VERSION}; use the "
+            f"{where} has format {version!r}, this program reads up to {IN_PARTS}; use the "
             "version that made it, or shard under another root"
         )
     require_identity(found, store)
     try:
-        return _index(found)
+        return _index(store, found)
+    except DamagedError as error:
+        raise DatasetDamagedError(f"{error}: the shard stage") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{where} is committed, but no index of this program: {type(error).__name__} {error}. "
@@ -216,25 +280,60 @@ def shard_entry(shard: Shard, file_bytes: int | None) -> dict[str, Any]:
     return entry if file_bytes is not None else {**entry, "sizes": list(shard.sizes)}
 
 
-def _index(found: Manifest) -> Index:
+def commit_in_parts(
+    store: Store,
+    folder: str,
+    body: Mapping[str, Any],
+    shards: Mapping[str, Iterable[Shard]],
+    *,
+    files: Mapping[str, FileRecord] = MappingProxyType({}),
+) -> Manifest:
+    """Commit an index of format 4: tables of the shards, and a part of each.
+
+    Args:
+        store: where.
+        folder: of the data set.
+        body: what index.json says beside `format_version` and `shards`.
+        shards: split -> its shards, each with `file`: where it lies.
+        files: further files of the folder, by role.
+
+    Raises:
+        RunConflictError: an index of something else stands there.
+    """
+    writer = TableWriter(store, folder)
+    for split in SPLITS:
+        writer.write(split, shards[split])
+    said = {**body, "format_version": IN_PARTS, "shards": writer.body()}
+    return commit(store, folder, {**files, **writer.files}, said, name=layout.DATASET_INDEX)
+
+
+def _index(store: Store, found: Manifest) -> Index:
     body = found.body
     members = {name: member_of(entry) for name, entry in entries(body).items()}
     image = members.pop(IMAGE)
     if not isinstance(image, ImageMember) or not isinstance(members.get(LABEL), ClassMember):
         raise TypeError("there is no member image, or no label")
-    others = {name: one for name, one in members.items() if not isinstance(one, ImageMember)}
+    others = {name: one for name, one in members.items() if isinstance(one, ClassMember)}
+    texts = {name: one for name, one in members.items() if isinstance(one, TextMember)}
+    if len(others) + len(texts) < len(members):
+        raise TypeError(f"several images in a sample: {', '.join(members)}")
     return Index(
         manifest=found,
         fingerprint=body["fingerprint"],
         image=image,
         others=others,
         num_images={split: whole(body["num_images"][split]) for split in SPLITS},
-        shards={
-            split: tuple(_shard(found, one, image.file_bytes) for one in body["shards"][split])
-            for split in SPLITS
-        },
+        shards=_shards(store, found, image.file_bytes),
         rejected=tuple(Rejected(**one) for one in body["rejected"]),
+        texts=texts,
     )
+
+
+def _shards(store: Store, found: Manifest, file_bytes: int | None) -> dict[str, Sequence[Shard]]:
+    said = found.body["shards"]
+    if found.body["format_version"] == IN_PARTS:
+        return {split: ShardTable(store, found, split, said) for split in SPLITS}
+    return {split: tuple(_shard(found, one, file_bytes) for one in said[split]) for split in SPLITS}
 
 
 def entries(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +342,9 @@ def entries(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_format_3(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an index.json of any format says, in the words of format 3."""
+    """Return what an index.json says, in the words of format 3 if it is of format 2."""
+    if body["format_version"] == IN_PARTS:
+        return dict(body)
     rest = {
         key: value
         for key, value in body.items()

@@ -6,7 +6,7 @@ index.json, and what its files hold.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.images.names import quoted, text_of
+from ddpm_core.images.shaped import Cut, Unusable, shape_files
 
 IMAGE, LABEL = "image", "label"
 MADE = (IMAGE, LABEL)
@@ -42,6 +43,9 @@ class ImageMember:
     """of the training images, per channel, in levels"""
     file_bytes: int | None
     """length of every file, if all are PNGs of `png.encode`; None where files are as they came"""
+    cut: Cut | None = None
+    """of files of any size, in shards that are used in place: how they become of one; None where
+    all have the size"""
 
     @property
     def num_levels(self) -> int:
@@ -50,13 +54,15 @@ class ImageMember:
 
     def entry(self) -> dict[str, Any]:
         """Return what index.json says of it."""
+        kind = "png" if self.file_bytes is not None else "picture"
         return {
-            "kind": "png" if self.file_bytes is not None else "picture",
+            "kind": kind if self.cut is None else "shaped",
             "dtype": self.dtype,
             "shape": [list(axis) for axis in zip(_AXES, self.shape, strict=True)],
             "mean": list(self.mean),
             "std": list(self.std),
             "file_bytes": self.file_bytes,
+            **({} if self.cut is None else {"cut": {**asdict(self.cut)}}),
         }
 
     def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> NDArray[Any]:
@@ -69,7 +75,10 @@ class ImageMember:
         from ddpm_core.images.decoding import decode_files
 
         channels, height, width = self.shape
-        pixels = np.empty((len(files), height, width, channels), self.dtype)
+        pixels: NDArray[Any] = np.empty((len(files), height, width, channels), self.dtype)
+        if self.cut is not None:
+            Unusable().note(len(files), shape_files(files, pixels, self.cut), origin)
+            return pixels.transpose(0, 3, 1, 2)
         decode_files(files, pixels, origin=origin, checksums=True)
         return pixels.transpose(0, 3, 1, 2)
 
@@ -107,12 +116,39 @@ class ClassMember:
         return np.array([int(content) for content in files], np.int64)
 
 
+@dataclass(frozen=True)
+class TextMember:
+    """A text that comes with the image, such as a caption; some images may have none."""
+
+    dtype: ClassVar[str] = "utf-8"
+    ending: str
+    """of its files; where each is the index says"""
+
+    def entry(self) -> dict[str, Any]:
+        """Return what index.json says of it."""
+        return {"kind": "text", "dtype": self.dtype, "shape": [], "ending": self.ending}
+
+    def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> list[str]:
+        """Return the texts.
+
+        Raises:
+            DataError: a file is no UTF-8.
+        """
+        texts = []
+        for number, content in enumerate(files):
+            try:
+                texts.append(content.decode())
+            except UnicodeDecodeError as error:
+                raise DataError(f"{origin(number)} is no text in UTF-8: {error}") from None
+        return texts
+
+
 OtherMember = ClassMember
-"""what an image comes with"""
+"""what an image comes with, as numbers"""
 Member = ImageMember | OtherMember
 
 
-def member_of(entry: Mapping[str, Any]) -> Member:
+def member_of(entry: Mapping[str, Any]) -> Member | TextMember:
     """Return the member that an entry of index.json describes.
 
     Raises:
@@ -123,6 +159,10 @@ def member_of(entry: Mapping[str, Any]) -> Member:
     match entry["kind"], entry["dtype"]:
         case "png" | "picture", "uint8" | "uint16" if names == _AXES:
             return _image(entry)
+        case "shaped", "uint8" if names == _AXES:
+            return _shaped(entry)
+        case "text", "utf-8" if not axes:
+            return TextMember(str(entry["ending"]))
         case "class", "int64" if not axes:
             classes = tuple(entry["names"])
             counts = {
@@ -153,6 +193,20 @@ def _image(entry: Mapping[str, Any]) -> ImageMember:
             f"files of {entry['file_bytes']} bytes, where its images have {file_bytes}"
         )
     return ImageMember(dtype, (channels, height, width), mean, std, file_bytes)
+
+
+def _shaped(entry: Mapping[str, Any]) -> ImageMember:
+    channels, height, width = (size for _, size in entry["shape"])
+    if channels not in (1, 3) or not 0 < height * width <= _MAX_PIXELS:
+        raise ValueError(f"images of {channels} x {height} x {width} values")
+    cut = dict(entry["cut"])
+    background = tuple(map(whole, cut.pop("background")))
+    if len(background) != 3 or max(background) > 255:
+        raise ValueError(f"the background {background}")
+    said = Cut(background=background, **cut)
+    Cut.of_numbers(said.numbers())
+    whole(said.max_pixels)
+    return ImageMember("uint8", (channels, height, width), (), (), None, said)
 
 
 def whole(value: object) -> int:

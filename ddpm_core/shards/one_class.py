@@ -3,15 +3,15 @@
 from contextlib import suppress
 
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import DataError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.runs import results
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
 
 _REASON = (
     "the training images are of one class, from which evaluate.features=trained learns nothing; "
-    "give evaluate.features, a TorchScript file or its https URL, and evaluate.features_sha256 "
-    "(after the training too), or images in folders of several classes"
+    "give evaluate.features=inception, dinov2 or clip (after the training too), or a network of "
+    "your own with evaluate.features_sha256, or images in folders of several classes"
 )
 
 
@@ -48,6 +48,9 @@ def distance_warning(
         store: the root.
         config: of the run.
         num_classes: of the source, where its names are known and the data set is not made yet.
+
+    Raises:
+        ConfigError: `evaluate.metrics` asks for numbers of features, and there are none.
     """
     index = None
     with suppress(DataError):
@@ -58,4 +61,18 @@ def distance_warning(
         reason = _REASON
     if reason is None:
         return None
+    require_no_metrics(config, reason)
     return f"no Frechet distance will be measured, bits/dim alone: {reason}"
+
+
+def require_no_metrics(config: RunConfig, reason: str | None) -> None:
+    """Refuse `evaluate.metrics` where there are no features to measure; `reason` says why not.
+
+    Raises:
+        ConfigError: some are named.
+    """
+    if reason is not None and config.evaluate.metrics:
+        raise ConfigError(
+            f"evaluate.metrics names {', '.join(config.evaluate.metrics)}, and none can be "
+            f"measured: {reason}"
+        )

@@ -49,6 +49,8 @@ class RemoteFile:
     """the setting that takes a path instead, for the error"""
     stage: str = "shard"
     """whose progress it is"""
+    by_hand: str = ""
+    """what to do where no URL can be reached; "": to give the file as `key`"""
 
 
 def fetch_pinned(
@@ -137,6 +139,7 @@ def fetch(file: RemoteFile, cache: Path) -> Path:
     by_hand = f"download it yourself and give its path as {file.key}"
     if file.num_bytes is not None:
         by_hand = f"put the file into a folder and give that as {file.key}"
+    by_hand = file.by_hand or by_hand
     if all_final:
         raise DataError(
             f"{file.name} could not be downloaded:\n{lines}\nRunning again would not help: correct "

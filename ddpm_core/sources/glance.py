@@ -14,6 +14,7 @@ from ddpm_core.sources import seals
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.containers.opening import open_container
 from ddpm_core.sources.listing import Listing, list_images
+from ddpm_core.sources.shard_list import list_shards
 from ddpm_core.sources.splits import classes_of, load_splits, published_bytes
 from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
 from ddpm_core.store.store import Store
@@ -68,6 +69,11 @@ def glance(data: DataConfig, *, cache: Path, store: Store | None = None) -> Glan
         ConfigError, DataError, StorageError: as the shard stage would, but for what only the
             content of image files shows.
     """
+    if data.in_place:
+        listed_shards = list_shards(data.source)
+        num_bytes = sum(shard.file.size for shard in listed_shards)
+        text = f"{len(listed_shards)} shards of {num_bytes / 1e9:.1f} GB, to be used in place"
+        return Glance(None, data.num_test_images, text)
     if data.is_collection:
         if store is not None and (glanced := _known(store, data)) is not None:
             return glanced

@@ -13,8 +13,8 @@ A folder that everything lies in, as zips of a folder have it, does not count.
 
 import hashlib
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -45,6 +45,16 @@ class Listing:
     """what label 0, 1, ... means; the names of folders are in the order of their bytes"""
     passed_over: PassedOver
     """what was left out, and why"""
+
+    def without(self, keys: Collection[str]) -> "Listing":
+        """Return the images whose keys are none of these; the classes stay what they are."""
+
+        def others(items: Items) -> Items:
+            return items.chosen(
+                np.array([at for at, item in enumerate(items) if item.key not in keys], np.int64)
+            )
+
+        return replace(self, train=others(self.train), test=others(self.test))
 
 
 def list_images(

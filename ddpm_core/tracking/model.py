@@ -21,6 +21,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import ddpm_core
 from ddpm_core.config import RunConfig
+from ddpm_core.recipes.nearest import command_of
 from ddpm_core.runs import results
 from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.classes import Classes, labelled_classes
@@ -97,7 +98,9 @@ def register_model(
             about = {**digests, "step": str(weights.step), WEIGHTS: weights.name}
             about |= {"guide": weights.weaker.name} if weights.weaker is not None else {}
             about |= run.identity.recorded.tags
-            newest = _new_version(run, name, model, about, _description(name, weights))
+            newest = _new_version(
+                run, name, model, about, _description(name, config, weights, score)
+            )
         for key, value in ({} if score is None else score.tags).items():
             if newest.tags.get(key) != value:
                 run.client.set_model_version_tag(name, newest.version, key, value)
@@ -299,15 +302,21 @@ def _log_metrics(run: MlflowRun, model_id: str, step: int) -> None:
         run.client.log_batch(run.run_id, metrics=of_step)
 
 
-def _description(name: str, weights: Weights) -> str:
-    """Return what the version's page says of it, in Markdown."""
-    request = '{"inputs": [], "params": {"seed": 0, "count": 4}}'
+def _description(name: str, config: RunConfig, weights: Weights, score: Score | None) -> str:
+    """Return what the version's page says of it, in Markdown: a card of the model."""
+    request = '{"inputs": [], "params": {"seed": 0, "count": 4, "format": "png"}}'
+    shape = "×".join(map(str, config.data.shape))
+    measured = "not measured" if score is None else f"{score.metric} {score.value:.4g}"
     return (
-        f"Weights `{weights.name}`, SHA-256 `{weights.sha256}`.\n\nWith the number of this "
+        f"Draws images like those of `{config.data.name}`, {shape}, and of nothing else; "
+        f"{config.num_parameters / 1e6:.2f} M parameters, {weights.step} steps. Measured: "
+        f"{measured}; the protocol and all other numbers are in the source run's "
+        f"`report.html`.\n\nWeights `{weights.name}`, SHA-256 `{weights.sha256}`, made again by"
+        f"\n\n    {command_of(config)}\n\nWith the number of this "
         f"version, `mlflow models serve --env-manager local -m models:/{name}/VERSION -p 5001` "
         "serves them, and\n\n    curl localhost:5001/invocations "
         f"-H 'Content-Type: application/json' -d '{request}'\n\n"
-        "returns four images: count x height x width x channels, 0 to 255."
+        "returns four PNG files in base64; without `format` count × height × width × channels."
     )
 
 

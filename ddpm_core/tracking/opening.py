@@ -4,7 +4,11 @@ import getpass
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ddpm_core.config import RunConfig
 from ddpm_core.runs import results
+from ddpm_core.runs.dataset_names import names_of
+from ddpm_core.store.manifest import Manifest
+from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
 from ddpm_core.tracking.outbox import CLOSE_S, SILENCE_S, Outbox
 from ddpm_core.tracking.subject import Subject
@@ -33,8 +37,10 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     def log_dataset(run: "MlflowRun") -> None:
         with answers():
             index = results.dataset_of(store, config)
-        if index is not None:
-            run.log_dataset(config.data.name, store.uri_of(index.folder), index.body)
+            if index is None:
+                return
+            name = input_name(store, config, index)
+        run.log_dataset(name, store.uri_of(index.folder), index.body)
 
     tags = {"mlflow.source.name": "python -m ddpm_core", "mlflow.source.type": "LOCAL"}
     if commit := place.git_commit():
@@ -52,3 +58,15 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
         outbox.put_errand("the description", lambda run: log_description(run, store, config))
     outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
     return outbox
+
+
+def input_name(store: Store, config: RunConfig, index: Manifest) -> str:
+    """Return what the data set of a run is called as an input in MLflow.
+
+    By its name below the root, where it has one; of several the one that the run names.
+    """
+    sets = config.data.references
+    if sets is not None:
+        return ",".join(ref.name for ref in sets.refs)
+    named = names_of(store, str(index.body["fingerprint"]))
+    return named[0].name if named else config.data.name

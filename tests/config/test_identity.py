@@ -89,10 +89,15 @@ def test_what_is_housekeeping_and_what_is_a_place():
     assert {key for key in places if not key.startswith("compute.")} == {
         "data.source",
         "data.source_sha256",
+        "data.sets",
+        "data.append_to",
+        "data.set_name",
+        "data.licence",
         "data.on_bad",
         "data.max_bad_share",
         "data.max_megapixels",
         "data.recheck",
+        "data.only_keys",
         "sample.guidance_by",
         "sample.model",
     }

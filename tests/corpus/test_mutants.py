@@ -64,7 +64,7 @@ def dataset(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("root")
     assert main(["shard", "digits", "--root", str(root)]) == 0
-    (folder,) = (root / "datasets").iterdir()
+    (folder,) = (root / "datasets").glob("digits-*")
     return root, folder
 
 

@@ -257,6 +257,9 @@ def test_defaults_are_those_that_the_published_numbers_were_measured_with():
         "features": "trained",
         "features_sha256": None,
         "feature_steps": 600,
+        "metrics": (),
+        "reference": None,
+        "reference_sha256": None,
     }
     assert StudyConfig().model_dump() == {
         "num_images": 2000,

@@ -42,9 +42,10 @@ def test_the_score_is_the_mean_divergence_from_the_mean():
 
 
 def test_splits_are_parts_in_order_scored_by_themselves():
-    """Catches: the mean of all images within a split, a deviation with n - 1, interleaved parts."""
+    """Catches: the mean of all images within a split, a deviation with n - 1, interleaved parts,
+    larger parts first, which the published code has last."""
     p = distributions(10, 4)
-    parts = [inception_score(part).value for part in (p[:4], p[4:7], p[7:])]
+    parts = [inception_score(part).value for part in (p[:3], p[3:6], p[6:])]
     found = inception_score(p, splits=3)
     mean = sum(parts) / 3
     assert found.value == pytest.approx(mean, rel=1e-12)

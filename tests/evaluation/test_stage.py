@@ -70,6 +70,15 @@ def test_an_evaluation_measures_keeps_shows_and_registers(
     assert recording_tracker.failed is False
 
 
+def forget_statistics(store, config) -> str:
+    """Delete the statistics of the training images, and return their folder."""
+    dataset = results.dataset_pointer(store, config.name).folder
+    (name,) = (one for one in store.names(dataset) if one.startswith("statistics-"))
+    for file in store.names(f"{dataset}/{name}"):
+        store.delete(f"{dataset}/{name}/{file}")
+    return f"{dataset}/{name}"
+
+
 def files_of(store, folder) -> dict[str, bytes]:
     return {name: store.read(f"{folder}/{name}") for name in store.names(folder)}
 
@@ -82,6 +91,7 @@ def test_the_order_in_which_workers_finish_does_not_show(evaluated, in_process):
     before = files_of(store, folder)
     for name in before:
         store.delete(f"{folder}/{name}")
+    forget_statistics(store, config)
     in_process.reverse = True
     stage.run_evaluate(store, config)
     assert len(in_process.units) == 9
@@ -247,3 +257,31 @@ def test_curves_and_loss_of_another_run_are_not_this_ones(
     stage.run_evaluate(store, other)
     assert labels == [weights.trained.name] == ["tiny"]
     assert recording_tracker.points == []
+
+
+@pytest.mark.usefixtures("recording_tracker")
+def test_features_of_the_training_images_are_computed_once(evaluated, in_process):
+    """Catches: statistics that are computed with every evaluation; others by their last bit; those
+    of another network; damaged ones that are used.
+    """
+    store, config = evaluated
+    before = stage.run_evaluate(store, config)
+    other = config.replaced({"evaluate.num_likelihood_images": 16})
+    again = stage.run_evaluate(store, other)
+    assert {unit.part for unit in in_process.units if unit.kind == "features"} == {
+        *("samples", "test"),
+    }
+    assert again["frechet_distance"] == before["frechet_distance"]
+    assert again["inception_score"] == before["inception_score"]
+
+    folder = forget_statistics(store, config)
+    in_process.units.clear()
+    another = config.replaced({"evaluate.num_likelihood_images": 17})
+    assert stage.run_evaluate(store, another)["frechet_distance"] == before["frechet_distance"]
+    assert "train" in {unit.part for unit in in_process.units}
+    (name,) = (one for one in store.names(folder) if one.endswith(".npz"))
+    with np.load(io.BytesIO(store.read(f"{folder}/{name}")), allow_pickle=False) as shared:
+        assert shared["mu"].shape == (64,)
+        assert int(shared["num_images"]) == 1500
+    assert "statistics-" in folder
+    verify(f"{store.uri}/{folder.rpartition('/')[0]}")

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddpm_core.cli import parse_overrides
-from ddpm_core.config.run import RUN_NAME_PATTERN
+from ddpm_core.config import RUN_NAME_PATTERN
 from ddpm_core.recipes import RECIPES, recipe
 from ddpm_core.recipes.sizes import sized
 from ddpm_core.runs.run import configure, open_run
@@ -46,7 +46,7 @@ def test_every_stage_is_a_flow_where_prefect_looks_for_it(entrypoint, monkeypatc
         names[attribute] = flow.name
         assert flow.fn.__name__ == attribute
         assert list(flow.parameters.properties) == [
-            "recipe", "root", "run", "overrides", "ray_address", "size", "scale",
+            "recipe", "root", "run", "overrides", "ray_address", "size", "scale", "data",
         ]  # fmt: skip
     assert names.pop("shard_dataset") == "shard-dataset"
     assert all(attribute == name for attribute, name in names.items())
@@ -90,6 +90,37 @@ def test_dials_are_parameters_and_arrive_as_ordinary_keys(monkeypatch):
         )
         flow.fn(**flow.validate_parameters(sent))
         assert seen[0][4] == given
+
+
+def test_a_data_set_is_a_parameter_and_arrives_as_the_key(monkeypatch):
+    """Catches: a form that trains on the recipe's own images; a wrong name that it takes."""
+    from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+    from ddpm_core.errors import ConfigError
+    from flows import paper, train_ddpm
+
+    sent = {"recipe": "images", "size": 64, "data": "faces@3f2a90c1"}
+    for module, flow in ((train_ddpm, train_ddpm.train_ddpm), (paper, paper.paper)):
+        schema = flow.parameters.model_dump_for_openapi()
+        validate(sent, schema, raise_on_error=True)
+        for wrong in ("Faces", "faces@3f2a", "", 7):
+            with pytest.raises(ValidationError):
+                validate(sent | {"data": wrong}, schema, raise_on_error=True)
+        seen = []
+        monkeypatch.setattr(
+            module, "run_all", lambda *parameters, seen=seen: seen.append(parameters)
+        )
+        flow.fn(**flow.validate_parameters(sent))
+        changes = seen[0][4]
+        assert changes["data.sets"] == "faces@3f2a90c1"
+        # The size is to be the set's; how its images lie in shards is not the recipe's to say.
+        assert {key for key in changes if key.startswith("data.")} == {
+            "data.sets", "data.height", "data.width",
+        }  # fmt: skip
+    with pytest.raises(ConfigError, match="leave one out"):
+        plan.changes_of(
+            "images", overrides={"data.sets": "flowers"}, size=None, scale=None, data="faces"
+        )
 
 
 @pytest.mark.parametrize("labels", [["cat", "dog"], ["3"], [3, "3", "cat"], [3], [1, 0]], ids=str)

@@ -13,6 +13,7 @@ from ddpm_core.__main__ import _parser as stage_parser
 from ddpm_core.cli import describe_keys, parse_overrides
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import RECIPES, recipe
+from ddpm_core.runs.dataset_names import NamedSet, enter
 from ddpm_core.runs.run import configure, open_stage
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.store.storage import open_store
@@ -21,6 +22,7 @@ from ddpm_core.tracking.place import find_home
 from flows import command_line, plan
 from flows.command_line import PAPER, TRAIN_DDPM, Command
 from flows.command_line import main as command_main
+from tests.datasets.made import made
 from tests.flows.fakes import finish, is_done, recorded
 
 
@@ -102,6 +104,32 @@ def test_the_command_of_a_run_without_a_run_json_is_that_of_its_recipe(store, co
         changes=parse_overrides(options.overrides),
     )
     assert (root, understood) == (store.uri, given)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_job_on_a_named_data_set_is_given_the_one_that_was_meant(store, config, is_begun):
+    """Catches: a job, or a flow, that looks the name up for itself and finds what it means by then;
+    one that refuses the keys of the set beside its name, or those of the source on record.
+    """
+    pointer = made(store, "faces")
+    changes = {"data.sets": "faces", "train.num_steps": 7}
+    _, given = plan.resolve("digits", root=store.uri, run=config.name, overrides=changes)
+    assert given.data.sets == f"faces@{pointer.fingerprint[:16]}"
+    if is_begun:  # from a source, by which the images were the same
+        keys = {"data.sets": None, "data.set_name": "faces", "data.licence": "CC0"}
+        recorded(store, given.replaced(keys))
+    enter(store, NamedSet("faces", made(store, num_train=11), 2))
+    words = plan.job_command(store, given, "shard", python="py")
+    options = stage_parser().parse_args(words[3:])
+    _, understood = configure(
+        options.target,
+        root=options.root,
+        run=options.run,
+        changes=parse_overrides(options.overrides),
+    )
+    assert understood == given
+    parameters = plan.parameters_of(given, store, "digits")
+    assert plan.resolve(parameters.pop("recipe"), **parameters)[1] == given
 
 
 def test_the_flow_has_not_taken_the_name_before_a_stage_has_a_result(store, config, monkeypatch):

@@ -70,7 +70,7 @@ def test_parameters_are_the_flow_s_and_valid(deployments):
 def test_form_explains_every_parameter(deployments):
     """Catches: a form in Prefect's page that asks for `root` and does not say what that is."""
     properties = load(deployments[0]["entrypoint"]).parameters.properties
-    names = {"recipe", "root", "run", "overrides", "size", "scale", "ray_address"}
+    names = {"recipe", "root", "run", "overrides", "size", "scale", "data", "ray_address"}
     assert set(properties) == names
     for name, shown in properties.items():
         assert shown.get("description"), name

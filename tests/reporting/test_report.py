@@ -1,13 +1,14 @@
 """The page of a run."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from ddpm_core.__main__ import main
 from ddpm_core.reporting.gathered import gather
 from ddpm_core.reporting.report import differences, report_of
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import results
 from ddpm_core.runs.run import open_run
 from tests.sampling.tiny import (  # noqa: F401 - fixtures
     _evaluated_root,
@@ -59,16 +60,11 @@ def test_names_are_text(trained):  # noqa: F811
     assert "<img src=x>" not in page
 
 
-def test_it_is_made_again_by_its_recipe_and_what_differs(trained):  # noqa: F811
-    """Catches: a command that makes another run, and one with every key of run.json."""
-    where, config = trained
-    name, changes = gather(where, config).base
-    assert name == "digits"
-    from ddpm_core.recipes import recipe
-
-    again = recipe(name).replaced({**changes, "name": config.name})
-    assert layout.experiment_fingerprint(again) == layout.experiment_fingerprint(config)
-    assert len(changes) < 20
+def test_a_run_on_a_named_data_set_says_so(trained):  # noqa: F811
+    """Catches: the source that such a run has not, in the place of what it was trained on."""
+    facts = gather(*trained)
+    config = facts.config.replaced({"data.sets": "strokes@3f2a90c1"})
+    assert "the data set strokes@3f2a90c1" in report_of([replace(facts, config=config)])
 
 
 def test_what_is_not_there_is_said_and_damage_is_named(evaluated):  # noqa: F811

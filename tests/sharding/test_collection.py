@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_core.errors import DataError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import results
 from ddpm_core.sharding.stage import run_shard
@@ -56,7 +56,12 @@ def folder(tmp_path):
 
 
 def datasets_below(root):
-    return {name: data for name, data in files_below(root).items() if name.startswith("datasets")}
+    """Return the files of all data sets; what their names keep says where the images came from."""
+    return {
+        name: data
+        for name, data in files_below(root).items()
+        if name.startswith("datasets/") and not name.startswith("datasets/names/")
+    }
 
 
 def images_in(store, index, split):
@@ -366,3 +371,29 @@ def test_what_becomes_of_the_images_is_part_of_the_data_set(change, store, folde
     )
     with pytest.raises(DamagedError, match="is not the one of this run"):
         results.dataset_of(store, config_of(folder, **change))
+
+
+def test_small_originals_are_left_out_by_their_size_and_are_no_bad_files(
+    tmp_path, store, in_process
+):
+    """Sides as they came, before anything is cut or resized; with on_bad=fail none is an error.
+    Catches: a rule by area, one that counts them as bad, and one that is in no fingerprint."""
+    content = {f"{n}.png": image_file(n, height=8 + n, width=20 - n) for n in range(8)}
+    folder = write_folder(tmp_path / "photos", content)
+    changes = {"num_test_images": 1, "on_bad": "fail"}
+    config = config_of(folder, min_side=12, **changes)
+    index = load_index(store, run_shard(store, config))
+    kept = [n for n in range(8) if min(8 + n, 20 - n) >= 12]
+    sources = [
+        about["source"] for s in ("train", "test") for *_, about in images_in(store, index, s)
+    ]
+    assert sorted(sources) == [f"{n}.png" for n in kept]
+    assert {one.reason for one in index.rejected} == {
+        f"it is smaller than data.min_side=12: it has {8 + n}x{20 - n} pixels"
+        for n in range(8)
+        if n not in kept
+    }
+    whole = config_of(folder, **changes).replaced({"name": "whole"})
+    assert load_index(store, run_shard(store, whole)).fingerprint != index.fingerprint
+    with pytest.raises(ConfigError, match=r"min_side=12 is a setting of collections"):
+        recipe("digits").replaced({"data.min_side": 12})

@@ -15,6 +15,7 @@ from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.runs import layout
 from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset
+from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import Shard, dataset_fingerprint, load_index, shard_entry
 from ddpm_core.sources.containers.container import MAX_ENTRIES
 from ddpm_core.store import manifest
@@ -192,10 +193,10 @@ def test_load_index_says_what_is_wrong(store, tmp_path):
 
 def test_an_index_of_another_format_is_refused(store, monkeypatch):
     """Catches reading the future as if it were today."""
-    monkeypatch.setattr("ddpm_core.sharding.dataset.FORMAT_VERSION", 4)
+    monkeypatch.setattr("ddpm_core.sharding.dataset.FORMAT_VERSION", 5)
     folder = shard_dataset(store, data_config(), splits()).folder
     monkeypatch.undo()
-    with pytest.raises(DataError, match="has format 4, this program reads up to 3"):
+    with pytest.raises(DataError, match="has format 5, this program reads up to 4"):
         load_index(store, folder)
 
 
@@ -276,7 +277,7 @@ def test_an_index_of_absurd_numbers_is_refused(path, value, store, small_index):
 
 
 LATER = {
-    "a kind": {"caption": {"kind": "text", "dtype": "utf-8", "shape": []}},
+    "a kind": {"caption": {"kind": "tokens", "dtype": "utf-8", "shape": []}},
     "a data type": {"image": {"dtype": "float32"}},
     "axes": {"image": {"shape": [["frames", 4], ["height", 8], ["width", 8]]}},
 }
@@ -422,3 +423,19 @@ def test_the_index_of_as_many_images_as_are_listed_is_not_too_long():
     full = Shard("train-000000.tar", count, 0, tuple(offsets), tuple(sizes))
     num_bytes = len(canonical_json(shard_entry(full, None))) / count
     assert num_bytes * MAX_ENTRIES < manifest.MAX_MANIFEST_BYTES
+
+
+def test_a_data_set_of_very_many_images_has_an_index_in_parts(store, monkeypatch):
+    """Catches: an end at 30 million images; another data set, or other shards, beyond a number."""
+    whole = load_index(store, shard_dataset(store, data_config(), splits()).folder)
+    monkeypatch.setattr("ddpm_core.sharding.dataset.MAX_WHOLE", 15)
+    store.delete(f"{whole.manifest.folder}/index.json")
+    parts = load_index(store, shard_dataset(store, data_config(), splits()).folder)
+    assert parts.is_in_parts
+    assert parts.fingerprint == whole.fingerprint
+    for split in ("train", "test"):
+        assert [replace(one, file=None) for one in parts.shards[split]] == list(whole.shards[split])
+    assert problems_of(store, parts) == []
+    parts.require_there(store)
+    store.delete(f"{whole.manifest.folder}/train-000001.tar")
+    assert "train-000001.tar is missing" in problems_of(store, parts)[0]

@@ -9,11 +9,14 @@ import torch
 from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs import layout
+from ddpm_core.runs.dataset_names import give
+from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking import (
     open_tracker,
 )
+from ddpm_core.tracking.opening import input_name
 from ddpm_core.training import checkpoint
 from ddpm_core.training.stage import run_train
 from tests.tracking.local import artifact, committed, history, log, open_quiet, the_run
@@ -118,13 +121,25 @@ def test_the_data_set_is_an_input_once_it_is_there(store, config):
     commit(store, folder, {}, body, name=layout.DATASET_INDEX)
     pointer = {"dataset": folder, "fingerprint": "ab" * 32}
     store.write(layout.dataset_pointer_key(config.name), json.dumps(pointer).encode())
+    give(store, "strokes", DatasetPointer(folder, "ab" * 32))
     log(store, config)
     log(store, config, stage="sample")
     (found,) = the_run(store, config)[1].inputs.dataset_inputs
-    assert (found.dataset.name, found.dataset.digest) == ("digits", "ab" * 18)
+    assert (found.dataset.name, found.dataset.digest) == ("strokes", "ab" * 18)
     assert json.loads(found.dataset.source) == {"uri": store.uri_of(folder)}
     assert json.loads(found.dataset.schema) == {"image": IMAGE}
     assert json.loads(found.dataset.profile) == {"train": 1500, "test": 7}
+
+
+def test_the_input_is_called_by_the_name_of_the_data_set(tmp_path, config):
+    """Catches an input called as the recipe's images are; a name that changes by a later one."""
+    store, folder = open_store(str(tmp_path / "root")), layout.dataset_folder("digits", "ab" * 32)
+    index = commit(store, folder, {}, {"fingerprint": "ab" * 32}, name=layout.DATASET_INDEX)
+    assert input_name(store, config, index) == "digits"
+    for name in ("faces", "people"):
+        give(store, name, DatasetPointer(folder, "ab" * 32))
+        assert input_name(store, config, index) == "faces"
+    assert input_name(store, config.replaced({"data.sets": "people"}), index) == "people"
 
 
 def test_the_machine_is_measured(store, config):

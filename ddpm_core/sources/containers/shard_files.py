@@ -8,10 +8,10 @@ decimal digits; `.pyd`, `.pkl` and `.pth`, which would execute when they are rea
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, BinaryIO, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,9 @@ _NO_KEY = "a name without a key before its first dot"
 _NUM_PEEKED = 8
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
+    """Files of one key that stand together in a shard."""
+
     key: str
     files: dict[str, Member]
     """extension -> member"""
@@ -65,7 +67,7 @@ class ShardFiles(Container):
         """Take these shards, each by the name that it goes by and where it lies."""
         self.uri = uri
         self._shards = [(name, path) for name, path in shards]
-        splits = [_split_of(name) for name, _ in self._shards]
+        splits = [split_of(name) for name, _ in self._shards]
         both = {"train", "test"} <= set(splits)
         self._folders = [
             (f"{split}/" if both and split else "") + name.removesuffix(".tar") + "/"
@@ -78,8 +80,8 @@ class ShardFiles(Container):
         self._marks = [LocalFile(path).mark(self.identities) for _, path in self._shards]
         for number, (name, path) in enumerate(self._shards):
             origin = shown(f"{self.uri}/{name}")
-            with closing(LocalFile(path)) as content:
-                for sample in _samples(path, origin, passed_over):
+            with closing(LocalFile(path)) as content, LocalFile(path).opened() as file:
+                for sample in samples(file, origin, passed_over):
                     images = sorted(sample.files.keys() & IMAGE_EXTENSIONS)
                     full = self._folders[number] + sample.key
                     if not images:
@@ -92,7 +94,7 @@ class ShardFiles(Container):
                         )
                     _note_others(sample, full, passed_over)
                     found = sample.files[images[0]]
-                    label = _label(sample, content, origin)
+                    label = label_of(sample, content.read_at, origin)
                     image = self._folders[number] + text_of(found.raw_name)
                     yield Entry(image, found.size, (number, found.offset), label)
 
@@ -169,16 +171,27 @@ def _key_and_extension(member: str) -> tuple[str, str]:
     return (folder + slash + stem if stem and extension else ""), extension.lower()
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
+    """Return the split that a word of a shard's name says, train or test; None if none does."""
     words = {_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}
     return words.pop() if len(words) == 1 else None
 
 
-def _label(sample: _Sample, content: LocalFile, origin: str) -> int | None:
+def label_of(sample: Sample, read_at: Callable[[int, int], bytes], origin: str) -> int | None:
+    """Return the class that a sample's `.cls` says; None if it has none.
+
+    Args:
+        sample: files of one key.
+        read_at: called with a byte of the shard and how many to read from it on.
+        origin: what to call the shard in an error.
+
+    Raises:
+        DataError: it holds no number of a class.
+    """
     found = sample.files.get("cls")
     if found is None:
         return None
-    text = content.read_at(found.offset, min(found.size, _MAX_LABEL_BYTES))
+    text = read_at(found.offset, min(found.size, _MAX_LABEL_BYTES))
     match = _LABEL.fullmatch(text)
     if found.size > _MAX_LABEL_BYTES or not match or int(match[1]) > MAX_LABEL:
         raise DataError(
@@ -188,36 +201,44 @@ def _label(sample: _Sample, content: LocalFile, origin: str) -> int | None:
     return int(match[1])
 
 
-def _samples(path: Path, origin: str, passed_over: PassedOver) -> Iterator[_Sample]:
-    """Yield neighbouring members of one key together, as WebDataset does."""
-    sample = _Sample("", {})
+def samples(file: BinaryIO, origin: str, passed_over: PassedOver) -> Iterator[Sample]:
+    """Yield neighbouring members of one key together, as WebDataset does.
+
+    Args:
+        file: the shard; it can seek.
+        origin: what to call it in an error.
+        passed_over: what is no part of a sample is noted here.
+
+    Raises:
+        DataError: it is damaged, or its samples are not sorted by key.
+    """
+    sample = Sample("", {})
     seen = set()
-    with LocalFile(path).opened() as file:
-        for found in walk(file, origin):
-            member = checked_name(found.raw_name, origin)
-            key, extension = _key_and_extension(member)
-            if found.problem or not key or is_of_a_system(member):
-                reason = found.problem or reason_to_pass_over(member) or _NO_KEY
-                passed_over.add(reason, member, harmless=is_of_a_system(member))
-                continue
-            if key != sample.key:
-                if sample.files:
-                    yield sample
-                sample = _Sample(key, {})
-                if key in seen:
-                    raise DataError(
-                        f"{quoted(key)} in {origin} has files in two places; those of one "
-                        "sample must stand together. Make the shard again, sorted by name"
-                    )
-                seen.add(key)
-            if extension in sample.files:
-                raise DataError(f"{origin} holds {quoted(member)} twice; make it again")
-            sample.files[extension] = found._replace(raw_name=bytes_of(member))
+    for found in walk(file, origin):
+        member = checked_name(found.raw_name, origin)
+        key, extension = _key_and_extension(member)
+        if found.problem or not key or is_of_a_system(member):
+            reason = found.problem or reason_to_pass_over(member) or _NO_KEY
+            passed_over.add(reason, member, harmless=is_of_a_system(member))
+            continue
+        if key != sample.key:
+            if sample.files:
+                yield sample
+            sample = Sample(key, {})
+            if key in seen:
+                raise DataError(
+                    f"{quoted(key)} in {origin} has files in two places; those of one "
+                    "sample must stand together. Make the shard again, sorted by name"
+                )
+            seen.add(key)
+        if extension in sample.files:
+            raise DataError(f"{origin} holds {quoted(member)} twice; make it again")
+        sample.files[extension] = found._replace(raw_name=bytes_of(member))
     if sample.files:
         yield sample
 
 
-def _note_others(sample: _Sample, full: str, passed_over: PassedOver) -> None:
+def _note_others(sample: Sample, full: str, passed_over: PassedOver) -> None:
     for extension in sorted(sample.files.keys() - IMAGE_EXTENSIONS - {"cls"}):
         name = f"{full}.{extension}"
         is_text = reason_to_pass_over(f"x.{extension}") == TEXT

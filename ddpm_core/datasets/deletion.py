@@ -1,0 +1,76 @@
+"""A data set that no run uses is deleted: its folder, its name, and what that meant before."""
+
+from ddpm_core.config.data_ref import is_folder_name
+from ddpm_core.datasets.table import named_as
+from ddpm_core.datasets.users import made_with, users, users_of
+from ddpm_core.errors import ConfigError, DataError, RunConflictError
+from ddpm_core.runs import layout
+from ddpm_core.runs.dataset_names import NamedSet, lineage, names_of
+from ddpm_core.runs.deletion import delete_folder
+from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.store.storage import Store
+
+
+def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
+    """Delete a name with all data sets that it means or meant; return what was done, what stays.
+
+    A folder that another name means stays, and loses this name.
+
+    Args:
+        store: the root.
+        text: a name, or the folder's name of a data set without one.
+        confirmed: whether the user has said so twice.
+
+    Raises:
+        ConfigError: there is no such data set, or it was not confirmed.
+        RunConflictError: runs use it.
+        StorageError: the storage refuses or does not answer; the same command continues.
+    """
+    if "@" in text:
+        name = text.partition("@")[0]
+        raise ConfigError(f"a data set is deleted with all that its name means: give {name}")
+    named = _named(store, text)
+    name, every = named.name, lineage(store, named.name) or [named]
+    used = users(store)
+    if runs := sorted({run for one in every for run in users_of(one, used)}):
+        raise RunConflictError(
+            f"data set {name!r} is used by {', '.join(runs)}; delete the runs first: "
+            f"ddpm runs delete {runs[0]}"
+        )
+    mine = list(dict.fromkeys(one.pointer.folder for one in every if _is_alone(store, one)))
+    for folder in mine:
+        if others := [one for one in made_with(store, folder) if one not in mine]:
+            raise RunConflictError(
+                f"{', '.join(map(store.uri_of, others))} is made of data set {name!r} and has its "
+                "images; delete it first: ddpm datasets delete "
+                f"{others[0].removeprefix('datasets/')}"
+            )
+    if not confirmed:
+        places = ", ".join(map(store.uri_of, mine)) or "no folder, since another name means it too,"
+        raise ConfigError(
+            f"this deletes {places} and the name {name!r} for good; say --yes if it is meant"
+        )
+    for folder in mine:
+        # The index last, and the name after it: until then the same command continues.
+        delete_folder(store, folder, last=f"{folder}/{layout.DATASET_INDEX}")
+    entries = layout.dataset_name_folder(name)
+    delete_folder(store, entries, last=f"{entries}/000001.json")
+    stays = [one.pinned for one in every if one.pointer.folder not in mine]
+    kept = f"; another name means {', '.join(stays)}, which stays" if stays else ""
+    return f"deleted {', '.join(map(store.uri_of, mine)) or 'no folder'} and the name {name}{kept}"
+
+
+def _named(store: Store, text: str) -> NamedSet:
+    """Return the data set of a name; by the name of its folder also one whose index is damaged."""
+    try:
+        return named_as(store, text)
+    except DataError:
+        if not is_folder_name(text):
+            raise
+        return NamedSet(text, DatasetPointer(f"datasets/{text}", text[-layout.SHORT :]))
+
+
+def _is_alone(store: Store, named: NamedSet) -> bool:
+    """Say whether no other name means a data set."""
+    others = names_of(store, named.pointer.fingerprint)
+    return all(one.name == named.name for one in others)

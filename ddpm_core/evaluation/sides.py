@@ -1,0 +1,259 @@
+"""What `compare` can compare: images of a folder, of archives, of a run or a data set; statistics.
+
+A name is looked up in this order: a file of statistics (.npz); a folder or archive on this machine
+or in a bucket, of which a run's folder is the run and a data set's the data set; a run below the
+root; a data set below the root.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.evaluation.statistics import Statistics, from_npz
+from ddpm_core.images.image_facts import UnreadableError
+from ddpm_core.images.image_walk import walk
+from ddpm_core.images.names import bytes_of, is_of_a_system, quoted, reason_to_pass_over
+from ddpm_core.images.pixels import plain_pixels
+from ddpm_core.loading.loader import load_split
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.runs.run import configure
+from ddpm_core.runs.stages import require_denoiser
+from ddpm_core.sampling.plan import load_plan
+from ddpm_core.sampling.units import read_unit, units_of
+from ddpm_core.shards.index import SPLITS, Index, Split, load_index
+from ddpm_core.shards.members import LABEL
+from ddpm_core.sources.containers.container import Container, Entry, PassedOver
+from ddpm_core.sources.containers.opening import open_container
+from ddpm_core.sources.download import downloads_folder
+from ddpm_core.store.pinned_file import MAX_PINNED_BYTES
+from ddpm_core.store.storage import Store, open_store
+
+_DATASET = re.compile(r".+-[0-9a-f]{16}")
+_SPLIT = re.compile(r"(.+):(train|test)")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+_BACKGROUND = (255, 255, 255)
+_AT_ONCE = 64
+
+Labelled = tuple[Tensor, list[str]]
+"""uint8 images (n, c, h, w) of one size, and the class of each, "" where there is none"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two sets of images."""
+
+    said: str
+    """for people: what it is"""
+    num_images: int
+    batches: Callable[[], Iterator[Labelled]]
+    """all images, in a fixed order"""
+    of: tuple[Store, Index] | None = None
+    """the data set that it is of, or was trained on"""
+    config: RunConfig | None = None
+    """of a run"""
+    statistics: Statistics | None = None
+    """of which there are no images"""
+
+
+def side_of(target: str, *, root: str) -> Side:
+    """Return what `target` names.
+
+    Args:
+        target: as the module says; a run or a data set perhaps with `:train` or `:test`.
+        root: where names are looked up.
+
+    Raises:
+        ConfigError: it names nothing.
+        DataError: what it names has no image, or is damaged.
+        StorageError: a place does not answer.
+    """
+    if target.endswith(".npz"):
+        return _of_statistics(target)
+    with_split = _SPLIT.fullmatch(target)
+    name, split = (with_split[1], with_split[2]) if with_split else (target, None)
+    if "://" in name or "/" in name or _exists(name):
+        return _of_place(name, split, root)
+    store = open_store(root)
+    if re.fullmatch(RUN_NAME_PATTERN, name) and store.exists(layout.run_json_key(name)):
+        return _of_run(name, split, root)
+    if (folder := _dataset_below(store, name)) is not None:
+        return _of_dataset(store, folder, split)
+    raise ConfigError(
+        f"{quoted(target)} is no file or folder here, no run and no data set below {root}; give a "
+        "folder of images, an archive or shards (path or s3://), a run, a data set with :train or "
+        ":test, or an .npz of statistics"
+    )
+
+
+def _of_place(name: str, split: str | None, root: str) -> Side:
+    parent, slash, last = name.rstrip("/").rpartition("/")
+    if name.endswith("/run.json") or _is_there(name, "run.json"):
+        return _of_run(name, split, root)
+    if _DATASET.fullmatch(last) and _is_there(name, layout.DATASET_INDEX):
+        return _of_dataset(open_store(parent or slash or "."), last, split)
+    if split is not None:
+        raise ConfigError(
+            f"{quoted(name)}:{split}: only a run or a data set has splits; leave :{split} out"
+        )
+    return _of_container(open_container(name, cache=downloads_folder()))
+
+
+def _is_there(folder: str, name: str) -> bool:
+    if folder.lower().endswith(_ARCHIVES) or ("://" not in folder and not _is_folder(folder)):
+        return False
+    return open_store(folder).exists(name)
+
+
+def _is_folder(path: str) -> bool:
+    return _exists(path) and Path(path).expanduser().is_dir()
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # no such user; too long; a NUL
+        return False
+
+
+def _of_statistics(path: str) -> Side:
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{quoted(path)} cannot be read: {reason}; give another") from None
+    if len(data) > MAX_PINNED_BYTES:
+        raise ConfigError(f"{quoted(path)} has over {MAX_PINNED_BYTES} bytes; give statistics")
+    found = from_npz(data, origin=quoted(path))
+    count = "an unknown number of" if found.num_images is None else str(found.num_images)
+    said = f"statistics {path}, of {count} images"
+    return Side(said, found.num_images or 0, lambda: iter(()), statistics=found)
+
+
+def _of_run(name: str, split: str | None, root: str) -> Side:
+    home, config = configure(name, root=root if "/" not in name else None, run=None, changes={})
+    store = open_store(home)
+    pointer = results.dataset_pointer(store, config.name)
+    if split is not None:
+        if pointer is None:
+            raise DataError(f"run {config.name!r} has no data set yet; run the shard stage first")
+        return _of_dataset(store, pointer.folder, split, pointer)
+    require_denoiser(config, "compare")
+    samples = results.samples_of(store, config)
+    if samples is None:
+        raise DataError(
+            f"run {config.name!r} has no complete samples of the settings of its run.json; run the "
+            "sample stage first"
+        )
+    plan, shape = load_plan(store, config), config.data.shape
+
+    def batches() -> Iterator[Labelled]:
+        for unit in units_of(config.sample):
+            images_u8 = torch.from_numpy(read_unit(store, samples, unit, shape))
+            labels = plan.labels(torch.arange(unit.start, unit.stop))
+            has_names = labels is not None and bool(plan.names)
+            names = [plan.names[i] for i in labels.tolist()] if has_names else [""] * len(images_u8)  # type: ignore[union-attr]
+            yield images_u8.permute(0, 3, 1, 2).contiguous(), names
+
+    index = None
+    if pointer is not None:
+        index = load_index(store, pointer.folder, pointer.fingerprint)
+    total = config.sample.num_images
+    return Side(
+        f"run {config.name}, {total} samples",
+        total,
+        batches,
+        None if index is None else (store, index),
+        config,
+    )
+
+
+def _dataset_below(store: Store, name: str) -> str | None:
+    """Return the folder of a data set by its name, perhaps with @ and the first of its digits."""
+    name, _, digits = name.partition("@")
+    found = [
+        folder
+        for folder in store.names("datasets")
+        if folder == name
+        or (_DATASET.fullmatch(folder) and folder[:-17] == name and folder[-16:].startswith(digits))
+    ]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{name!r} may be any of {', '.join(sorted(found)[:5])} below {store.uri}; give one of "
+            "them"
+        )
+    return f"datasets/{found[0]}" if found else None
+
+
+def _of_dataset(
+    store: Store, folder: str, split: str | None, pointer: DatasetPointer | None = None
+) -> Side:
+    index = load_index(store, folder, None if pointer is None else pointer.fingerprint)
+    chosen: Split = SPLITS[1] if split == "test" else SPLITS[0]
+    total, names = index.num_images[chosen], index.label.names
+
+    def batches() -> Iterator[Labelled]:
+        with closing(load_split(store, index, chosen, eight_bits=True)) as images:
+            for start in range(0, total, _AT_ONCE):
+                stop = min(start + _AT_ONCE, total)
+                labels = images.member(LABEL, np.arange(start, stop)).tolist()
+                yield images.images(start, stop), [names[i] if names else "" for i in labels]
+
+    return Side(f"data set {folder}, {total} {chosen} images", total, batches, (store, index))
+
+
+def _of_container(container: Container) -> Side:
+    with closing(container):
+        entries = [
+            one
+            for one in container.entries(PassedOver())
+            if not is_of_a_system(one.name) and reason_to_pass_over(one.name) is None
+        ]
+    if not entries:
+        raise DataError(
+            f"{container.uri}: no image (png, jpg, webp, gif) lies there; give another place"
+        )
+    entries.sort(key=lambda one: bytes_of(one.name))
+
+    def batches() -> Iterator[Labelled]:
+        with closing(container):
+            yield from _of_equal_size(container, entries)
+
+    return Side(f"{container.uri}, {len(entries)} images", len(entries), batches)
+
+
+def _of_equal_size(container: Container, entries: list[Entry]) -> Iterator[Labelled]:
+    """Yield images as long as they are of one size, and at most so many."""
+    images: list[Tensor] = []
+    names: list[str] = []
+    for entry in entries:
+        image = _decoded(container, entry)
+        if images and (image.shape != images[0].shape or len(images) == _AT_ONCE):
+            yield torch.stack(images), names
+            images, names = [], []
+        images.append(image)
+        folder, slash, _ = entry.name.partition("/")
+        label = "" if entry.label is None else str(entry.label)
+        names.append(folder if slash and container.folders_are_classes else label)
+    yield torch.stack(images), names
+
+
+def _decoded(container: Container, entry: Entry) -> Tensor:
+    """Return an image (3, h, w) as it is stored, upright and on white; nothing is resized."""
+    try:
+        pixels = plain_pixels(walk(container.read(entry)), _BACKGROUND)
+    except UnreadableError as error:
+        raise DataError(
+            f"{quoted(entry.name)} in {container.uri} cannot be used: {error}; mend it or leave it "
+            "out"
+        ) from None
+    colour = pixels.transpose(2, 0, 1).copy()  # what Pillow gives cannot be written
+    return torch.from_numpy(colour).expand(3, -1, -1)

@@ -1,0 +1,210 @@
+"""`compare A B`: folders, archives, runs, data sets and statistics against each other."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_core.__main__ import main
+from ddpm_core.errors import ConfigError
+from ddpm_core.evaluation.distances.kernels import kernel_distance
+from ddpm_core.evaluation.moments import frechet_distance, moments_of
+from ddpm_core.evaluation.statistics import Statistics, from_npz, to_npz
+from ddpm_core.store.storage import sha256_of
+
+pytestmark = [
+    # Scripting is deprecated in torch; the detectors that people compare with are such files.
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+]
+
+
+class Pooled(torch.nn.Module):
+    def forward(self, images_u8: torch.Tensor) -> torch.Tensor:
+        x = images_u8.float() / 255
+        return torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3)), x[:, :, 0, 0]], dim=1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A network, a folder of images of two classes, and the same of other levels as shards."""
+    place = tmp_path_factory.mktemp("with spaces")
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(Pooled()), buffer)
+    (place / "net.pt").write_bytes(buffer.getvalue())
+    generator = np.random.default_rng(0)
+    with tarfile.open(place / "shard-000000.tar", "w") as tar:
+        for i in range(40):
+            name = f"{'dogs' if i % 4 else 'cats'}/{i:03}"
+            pixels = generator.integers(0, 200, (6, 5 + (i > 30), 3), dtype=np.uint8)
+            path = place / "images" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            data = io.BytesIO()
+            Image.fromarray(pixels[:, :5] + np.uint8(i)).save(data, "PNG")
+            for ending, content in ((".png", data.getvalue()), (".cls", b"%d" % (i % 2))):
+                member = tarfile.TarInfo(f"{i:03}{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return place
+
+
+def run(place, *words: str) -> int:
+    sha256 = sha256_of((place / "net.pt").read_bytes())
+    features = ["--features", str(place / "net.pt"), "--features-sha256", sha256]
+    return main(["compare", *words, *features])
+
+
+def features_of(paths) -> torch.Tensor:
+    images = [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths]
+    return torch.cat([Pooled()(image[None]) for image in images])
+
+
+def test_a_folder_beside_shards(place, tmp_path, capsys):
+    """Catches: images resized before the network sees them, sides exchanged, an order by the disk,
+    grey or alpha where colour was, numbers that are shown and not written.
+    """
+    images, shards = place / "images", place / "shard-000000.tar"
+    words = ["--json", str(tmp_path / "n.json"), "--batch-size", "7"]
+    assert run(place, str(images), str(shards), *words) == 0
+    found = json.loads((tmp_path / "n.json").read_text())
+    made = features_of(sorted(images.rglob("*.png"), key=lambda p: str(p.relative_to(images))))
+    expected = frechet_distance(moments_of(made), moments_of(_of_tar(shards)))
+    assert found["numbers"]["intervals"]["value"] == pytest.approx(expected, rel=1e-6)
+    kernel = kernel_distance(made, _of_tar(shards), seed=0).estimate.value
+    assert found["numbers"]["kernel_distance"]["value"] == pytest.approx(kernel, rel=1e-5)
+    assert found["protocol"]["num_images"] == {"a": 40, "b": 40}
+    assert set(found["numbers"]) == {
+        *("intervals", "kernel_distance", "gaussian_distance", "sliced_distance"),
+        *("precision_recall", "density_coverage"),
+    }
+    assert "--features inception" in found["left_out"]["spatial_distance"]
+    assert any("5x6, 6x6 pixels and B of 5x6" in warning for warning in found["warnings"])
+    out, err = capsys.readouterr()
+    assert f"Frechet distance (FD, FID)        {expected:<12.6g}95 %: " in out
+    assert "compare  40/40 images  of B" in out
+    assert "warning: subsets of 20 images instead of 1000" in err
+
+
+def _of_tar(path) -> torch.Tensor:
+    with tarfile.open(path) as tar:
+        names = sorted(name for name in tar.getnames() if name.endswith(".png"))
+        return features_of([io.BytesIO(tar.extractfile(name).read()) for name in names])
+
+
+def test_classes_are_compared_where_both_sets_have_them(place, tmp_path):
+    """Catches: labels out of step with images of several sizes; a class taken for another."""
+    images = str(place / "images")
+    words = ["--by-class", "--metrics", "kernel_distance", "--json", str(tmp_path / "n.json")]
+    assert run(place, images, images, *words) == 0
+    classes = json.loads((tmp_path / "n.json").read_text())["classes"]
+    assert {name: one["num_images"] for name, one in classes.items()} == {
+        "cats": {"a": 10, "b": 10},
+        "dogs": {"a": 30, "b": 30},
+    }
+    cats = features_of(sorted((place / "images" / "cats").iterdir()))
+    expected = kernel_distance(cats, cats, seed=0).estimate.value
+    found = classes["cats"]["kernel_distance"]["value"]
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert run(place, images, str(place / "shard-000000.tar"), "--by-class") == 2
+
+
+def test_statistics_stand_for_images(place, tmp_path, capsys):
+    """Catches: a covariance divided again, numbers of single images that are none, another
+    network's statistics.
+    """
+    paths = sorted((place / "images").rglob("*.png"))
+    moments = moments_of(features_of(paths[:20]))
+    np.savez(tmp_path / "s.npz", mu=moments.mean.numpy(), sigma=moments.covariance.numpy())
+    words = [str(place / "images"), str(tmp_path / "s.npz"), "--json", "-"]
+    assert run(place, *words) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out[out.index("{") :])
+    expected = frechet_distance(moments_of(features_of(paths)), moments)
+    assert found["numbers"]["intervals"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert set(found["numbers"]) == {"intervals"}
+    np.savez(tmp_path / "t.npz", mu=np.zeros(4), sigma=np.eye(4))
+    assert run(place, str(place / "images"), str(tmp_path / "t.npz")) == 2
+    assert "is of 4 features, and --features" in capsys.readouterr().err
+
+
+def test_statistics_are_written_exactly_and_read_without_unpickling(tmp_path):
+    """Catches: a covariance that is another by its last bit; an object array; other shapes."""
+    moments = moments_of(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)))
+    data = to_npz(Statistics(moments, moments, 9))
+    assert data == to_npz(Statistics(moments, moments, 9))
+    again = from_npz(data, origin="x")
+    assert again.num_images == 9
+    for found in (again.moments, again.spatial):
+        assert found.count == 9
+        assert torch.equal(found.mean, moments.mean)
+        assert torch.equal(found.scatter, moments.scatter)
+    buffer = io.BytesIO()
+    np.savez(buffer, mu=moments.mean, sigma=moments.covariance, num_images=np.int64(9))
+    counted = from_npz(buffer.getvalue(), origin="x").moments
+    torch.testing.assert_close(counted.covariance, moments.covariance, rtol=1e-14, atol=0)
+    with np.load(io.BytesIO(data), allow_pickle=False) as others:
+        np.testing.assert_array_equal(others["sigma"], moments.covariance.numpy())
+    for wrong, said in [
+        ({"mu": np.zeros(3)}, "no arrays mu and sigma"),
+        ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"must be \(d,\)"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2], [3, 1]])}, "not symmetric"),
+        ({"mu": np.array([np.nan, 0]), "sigma": np.eye(2)}, "not finite"),
+        ({"mu": np.array([{}, {}]), "sigma": np.eye(2)}, "plain numbers|no .npy"),
+    ]:
+        buffer = io.BytesIO()
+        np.savez(buffer, **wrong)
+        with pytest.raises(ConfigError, match=said):
+            from_npz(buffer.getvalue(), origin="x")
+
+
+def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_path):
+    """Catches: the training split for the held-out one, other samples than evaluate measures."""
+    store, config = evaluated
+    words = ["compare", config.name, f"{config.name}:test", "--features", "trained"]
+    words += ["--root", store.uri, "--metrics", "intervals", "--json", str(tmp_path / "n.json")]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "n.json").read_text())
+    assert "Frechet distance 17.38 " in "".join(
+        f"Frechet distance {found['numbers']['intervals']['value']:.2f} "
+    )
+    assert found["protocol"]["num_images"] == {"a": 16, "b": 297}
+    assert found["inception_score"]["a"]["splits"] == 10
+    # The data set by its name below the root, and by its folder.
+    (dataset,) = store.names("datasets")
+    for name in (dataset[:-17], dataset, f"{store.uri}/datasets/{dataset}"):
+        other = ["compare", config.name, f"{name}:train", *words[3:], "--limit", "10"]
+        assert main(other) == 0, name
+        again = json.loads((tmp_path / "n.json").read_text())
+        assert again["protocol"]["num_images"] == {"a": 10, "b": 10}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nothing", "images"], 2, "no run and no data set below"),
+        (["~nobody-of-this-name", "images"], 2, "no run and no data set below"),
+        (["images", "images", "--features", "trained"], 2, "give --features inception"),
+        (["images:test", "images"], 2, "only a run or a data set has splits"),
+        (["images", "images", "--metrics", "fid"], 2, "kernel_distance"),
+        (["empty", "images"], 3, "no image"),
+        (["images", "broken"], 3, '"a.png" in'),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_a_sentence(
+    words, code, said, place, tmp_path, monkeypatch, capsys
+):
+    """Catches: a traceback; a refusal after the first set has been looked at."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").symlink_to(place / "images")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    ran = main(["compare", *words]) if "--features" in words else run(place, *words)
+    assert ran == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err

@@ -1,0 +1,200 @@
+"""A named data set that grows: what was there stays, and its name moves last."""
+
+import json
+from contextlib import closing
+
+import pytest
+
+from ddpm_core.composing import compose
+from ddpm_core.errors import ConfigError, RunConflictError
+from ddpm_core.loading.loader import load_split
+from ddpm_core.preflight import preflight
+from ddpm_core.runs import grown_data, layout, results
+from ddpm_core.runs.dataset_names import NamedSet, enter, lineage
+from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.runs.run import configure
+from ddpm_core.sharding import stage
+from ddpm_core.sharding.stage import run_shard
+from ddpm_core.sharding.verify import problems_of
+from ddpm_core.shards.index import load_index
+from ddpm_core.shards.lineage import made_of
+from ddpm_core.store.storage import open_store
+from tests.images.image_files import image_file, write_folder
+from tests.own_cache import cache_folder
+from tests.sampling.tiny import in_process
+from tests.sharding.small import files_below
+
+__all__ = ["cache_folder", "in_process"]
+
+KEYS = {
+    "data.height": 8,
+    "data.width": 8,
+    "data.images_per_shard": 4,
+    "data.num_test_images": 2,
+    "model.attention_resolutions": [4],
+    "evaluate.num_likelihood_images": 2,
+    "compute.num_workers": 1,
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "a root"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_folder(tmp_path / "my photos", images("cat", range(6)) | images("owl", range(4)))
+
+
+@pytest.fixture
+def faces(store, photos, in_process):
+    """The data set before it grows."""
+    keys = {**KEYS, "data.source": str(photos), "data.set_name": "faces"}
+    run_shard(store, configure("images", root=store.uri, run="first", changes=keys)[1])
+    return lineage(store, "faces")[0]
+
+
+def images(label, numbers, *, seed=0):
+    """Files of a class; another seed is another picture under the same name."""
+    first = 1000 * seed + sum(map(ord, label))
+    return {f"{label}/{one:03d}.png": image_file(first + one) for one in numbers}
+
+
+def appending(store, source, run, **changes):
+    keys = {"data.append_to": "faces", "data.source": str(source), "compute.num_workers": 1}
+    own = {key: KEYS[key] for key in KEYS if not key.startswith("data.")}
+    return configure("images", root=store.uri, run=run, changes={**own, **keys, **changes})[1]
+
+
+def index_of(store, pointer):
+    return load_index(store, pointer.folder, pointer.fingerprint)
+
+
+def sources_in(store, index):
+    """The names at the source of the images of both splits, as other readers see the shards."""
+    found = []
+    for split in ("train", "test"):
+        for number in range(len(index.counts(split))):
+            shard, file = index.shards[split][number], index.located_at(split, number)
+            tar = file.read(store)
+            for offset in shard.offsets:
+                about = tar[offset:].partition(b'{"class"')[2].partition(b"}")[0]
+                found.append(json.loads(b'{"class"' + about + b"}")["source"])
+    return sorted(found)
+
+
+def test_a_folder_that_grew_adds_what_is_new_and_copies_nothing(store, photos, faces, tmp_path):
+    """Catches: shards that are made again; labels that shift by a new class; an older data set
+    that is touched; and a name that means the older one still."""
+    root = tmp_path / "a root"
+    before = files_below(root)
+    write_folder(photos, images("bee", range(3)) | images("cat", range(6, 11)))
+    config = appending(store, photos, "more")
+    run_shard(store, config)
+    old, new = lineage(store, "faces")
+    assert old == faces
+    index = index_of(store, new.pointer)
+    assert index.label.names == ("cat", "owl", "bee")
+    assert sum(index.num_images.values()) == 18
+    assert len(set(sources_in(store, index))) == 18
+    assert problems_of(store, index) == []
+    assert made_of(index.manifest)[0].fingerprint == old.pointer.fingerprint
+    after = files_below(root)
+    assert {name: after[name] for name in before} == before
+    made = {name for name in after.keys() - before.keys() if name.endswith(".tar")}
+    assert sum(after[name].count(b'"source"') for name in made) == 8
+    assert results.dataset_pointer(store, "more") == new.pointer
+    assert problems_of(store, index_of(store, old.pointer)) == []
+
+
+def test_another_source_adds_what_it_has_of_other_content(store, faces, tmp_path):
+    """Equal names are other images there; catches: an image that is left out for its name alone,
+    and one that is added twice since another folder calls it otherwise."""
+    same = images("cat", range(6)) | images("owl", range(4))
+    same = {name.replace("/", "/other-"): content for name, content in same.items()}
+    new = images("cat", range(3), seed=9) | images("owl", range(1), seed=9)
+    other = write_folder(tmp_path / "other", new | same)
+    run_shard(store, appending(store, other, "more", **{"data.on_bad": "fail"}))
+    index = index_of(store, lineage(store, "faces")[-1].pointer)
+    assert sum(index.num_images.values()) == 14
+    assert sum(one["duplicates"] for one in index.manifest.body["left_out"].values()) == 10
+    with closing(load_split(store, index, "train")) as train:
+        assert len(train) == index.num_images["train"]
+
+
+def test_nothing_new_leaves_the_data_set_as_it_is(store, photos, faces):
+    run_shard(store, appending(store, photos, "again"))
+    assert lineage(store, "faces") == [faces]
+    assert results.dataset_pointer(store, "again") == faces.pointer
+
+
+def test_an_append_to_a_name_that_moved_meanwhile_ends_in_a_sentence(
+    store, photos, faces, monkeypatch
+):
+    """Both when it is configured before, and when another comes first while it works; the same
+    command then goes on from what the name means."""
+    write_folder(photos, images("cat", range(6, 9)))
+    config, other = (
+        appending(store, photos, "more"),
+        DatasetPointer("datasets/a-" + 16 * "0", 64 * "0"),
+    )
+    true_grow = grown_data.grow
+
+    def slower(*arguments):
+        enter(store, NamedSet("faces", other, 2))
+        return true_grow(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grown_data, "grow", slower)
+        with pytest.raises(RunConflictError, match="'faces' has grown meanwhile: it is faces@0000"):
+            run_shard(store, config)
+    assert results.dataset_pointer(store, "more") is None
+    assert not store.exists(layout.run_json_key("more"))
+    with pytest.raises(RunConflictError, match="run the same command again"):
+        run_shard(store, config)
+
+
+@pytest.mark.parametrize("where", ["while shards are made", "before the index", "before the name"])
+def test_killed_anywhere_nothing_is_half_committed_and_the_same_command_goes_on(
+    where, store, photos, faces, monkeypatch
+):
+    """Until its last step the name means the older data set, which stays whole."""
+    write_folder(photos, images("cat", range(6, 12)))
+    target = {
+        "while shards are made": (stage, "make_dataset"),
+        "before the index": (compose, "commit_in_parts"),
+        "before the name": (grown_data, "enter"),
+    }[where]
+
+    def killed(*_arguments, **_words):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_shard(store, appending(store, photos, "more"))
+    assert lineage(store, "faces") == [faces]
+    assert results.dataset_pointer(store, "more") is None
+    assert problems_of(store, index_of(store, faces.pointer)) == []
+    run_shard(store, appending(store, photos, "more"))
+    grown = index_of(store, lineage(store, "faces")[-1].pointer)
+    assert sum(grown.num_images.values()) == 16
+    assert problems_of(store, grown) == []
+
+
+def test_what_cannot_grow_or_is_contradicted_is_refused_before_anything_is_read(store, faces):
+    with pytest.raises(ConfigError, match=r"data\.height=16, and the data set faces@"):
+        appending(store, "/nowhere", "more", **{"data.height": 16})
+    with pytest.raises(ConfigError, match="no data set 'facse'"):
+        appending(store, "/nowhere", "more", **{"data.append_to": "facse"})
+    with pytest.raises(ConfigError, match="lets that data set grow under its own name"):
+        appending(store, "/nowhere", "more", **{"data.set_name": "more"})
+
+
+def test_a_network_of_the_older_classes_is_refused_before_anything_is_made(store, photos, faces):
+    write_folder(photos, images("bee", range(3)))
+    labelled = {"model.conditioning": "label", "model.num_classes": 2}
+    config = appending(store, photos, "more", **labelled)
+    with pytest.raises(ConfigError, match=r"model\.num_classes=2, but the images have 3 classes"):
+        preflight(store, config, ("shard",), command=str, here=True)
