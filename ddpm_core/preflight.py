@@ -301,5 +301,5 @@ def _source(store: Store, config: RunConfig, *, here: bool) -> Glance | None:
     with suppress(DamagedError):  # the stage sets it aside and reads the source again
         if results.dataset_pointer(store, config.name) is not None:
             return None
-    seen = part_of(config.data, glance(config.data, cache=downloads_folder()))
+    seen = part_of(config.data, glance(config.data, cache=downloads_folder(), store=store))
     return seen if config.data.append_to is None else grown(store, config, seen)

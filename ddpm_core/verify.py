@@ -7,12 +7,12 @@ this data set, the samples of these weights, the numbers of both. Nothing is cha
 
 import re
 from functools import partial
-from os import cpu_count
 from typing import Any
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
+from ddpm_core.machine import cores
 from ddpm_core.progress import Progress
 from ddpm_core.recipes import is_recipe, recipe
 from ddpm_core.runs import base, layout, places, previews, refusals, results
@@ -28,7 +28,6 @@ from ddpm_core.verify_averages import verify_averages
 from ddpm_core.verify_report import Report, unnamed_in
 from ddpm_core.verify_results import Steps, folder_kinds, retired, verify_result
 
-_MAX_THREADS = 4
 _NUM_SHOWN = 20
 _FEATURES, _STATISTICS = "features-", "statistics-"
 _DATASET = re.compile(r".+-[0-9a-f]{16}")
@@ -122,7 +121,7 @@ def _verify_dataset(store: Store, index: Index, report: Report) -> None:
     report.problems += problems_of(
         store,
         index,
-        num_threads=min(_MAX_THREADS, cpu_count() or 1),
+        num_at_once=cores(),
         on_progress=lambda done, total: Progress("verify", done, total, "images").show(),
     )
     features = [name for name in store.names(folder) if name.startswith(_FEATURES)]

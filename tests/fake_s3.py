@@ -60,19 +60,27 @@ class FakeS3:
             if method == "PUT":
                 if headers.get("if-none-match") == "*" and key in self.objects:
                     return Answer(412, code="PreconditionFailed")
-                self.objects[key] = body
-                return Answer()
+                source = unquote(headers.get("x-amz-copy-source", "")).lstrip("/")
+                copied = self.objects.get(source.removeprefix(f"{BUCKET}/"), b"")
+                self.objects[key] = copied if source else body
+                return Answer(body=b"<CopyObjectResult/>" if source else b"")
             if method == "DELETE":
                 self.objects.pop(key, None)
                 return Answer(204)
             if key not in self.objects:
                 return Answer(404, code="NoSuchKey")
-            tag = f'"{zlib.crc32(self.objects[key]):x}"'
+            tag = self.tag_of(key)
             if headers.get("if-match", tag) != tag:
                 return Answer(412, code="PreconditionFailed")
-            return self._part(self.objects[key], headers.get("range"))
+            found = self._part(self.objects[key], headers.get("range"))
+            found.headers["ETag"] = tag
+            return found
 
         return self.fault(method, key, usual)
+
+    def tag_of(self, key: str) -> str:
+        """The ETag of an object."""
+        return f'"{zlib.crc32(self.objects[key]):x}"'
 
     @staticmethod
     def _part(data: bytes, wanted: str | None) -> Answer:
@@ -100,7 +108,7 @@ class FakeS3:
             f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
             if found[name]
             else f"<Contents><Key>{escape(name)}</Key><Size>{len(self.objects[name])}</Size>"
-            f"<ETag>&quot;{zlib.crc32(self.objects[name]):x}&quot;</ETag></Contents>"
+            f"<ETag>{escape(self.tag_of(name))}</ETag></Contents>"
             for name in page
         )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
@@ -130,7 +138,8 @@ def serving(server: FakeS3) -> Iterator[str]:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
-            self.send_header("ETag", '"0"')
+            if "ETag" not in answer.headers:
+                self.send_header("ETag", '"0"')
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             if self.command == "HEAD":

@@ -114,6 +114,9 @@ class DataConfig(Section):
     max_megapixels: Annotated[int, PLACE] = Field(64, ge=16, le=1024)
     """of a collection: pixels, in units of 2^20, of the largest image that is decoded; a worker
     takes up to 21 bytes of memory for each"""
+    recheck: Annotated[bool, PLACE] = False
+    """of a collection: read every file of the source, also those that have not changed by their
+    sizes and times since an earlier run read them; said to one command, and not kept in run.json"""
     num_test_images: PositiveInt | None = None
     """images held out of training; null keeps the data set's own split, and holds out a tenth, at
     most 1000, of a collection that has none (digits need a number)"""
@@ -363,7 +366,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _knobs_belong_to_collections(self) -> Self:
-        knobs = (*_OF_COLLECTIONS, "on_bad", "max_bad_share", "max_megapixels")
+        knobs = (*_OF_COLLECTIONS, "on_bad", "max_bad_share", "max_megapixels", "recheck")
         for key in () if self.is_collection else knobs:
             value, default = getattr(self, key), type(self).model_fields[key].default
             # run.json files of bundles say on_bad=fail, which was the default.

@@ -26,7 +26,6 @@ found that they are cut short, or cannot be decoded.
 """
 
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -200,7 +199,7 @@ def first_look(
         pixels = num_pixels(content, kind, max_pixels)
     except UnreadableError as error:
         return str(error), None
-    named = _EXTENSIONS.get(PurePath(name).suffix.lower())
+    named = _EXTENSIONS.get("." + name.rpartition(".")[2].lower())
     if named not in (None, kind):
         return None, f"{NAMES[kind]} files that are named as another kind"
     if pixels > MAX_PIXELS:

@@ -68,6 +68,8 @@ class PngFacts(Facts):
     """red, green, blue of each entry"""
     transparency: bytes | None
     """content of the tRNS chunk"""
+    packed: bytes = b""
+    """the compressed rows of a small picture of plain grey or colour; b"" of all others"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,19 +71,25 @@ def stored(facts: Facts, mode: str, samples: str = "", *, divisor: int = 1) -> N
         UnreadableError: the pixels are damaged, or are not what the header says.
     """
     try:
-        image = _OPENERS[facts.kind](io.BytesIO(facts.essence))
+        if isinstance(facts, PngFacts) and facts.packed and not samples:
+            # What it is was found out before: Pillow takes more than half of its time for that.
+            size = (facts.width, facts.height)
+            image = Image.frombytes(mode, size, facts.packed, "zip", mode)
+            shape = (facts.height, facts.width) if mode == "L" else (facts.height, facts.width, 3)
+            return np.frombuffer(image.tobytes(), np.uint8).reshape(shape)
+        opened = _OPENERS[facts.kind](io.BytesIO(facts.essence))
         if divisor > 1:
-            image.draft(None, (facts.width // divisor, facts.height // divisor))
+            opened.draft(None, (facts.width // divisor, facts.height // divisor))
         if samples:
-            image.tile = [image.tile[0]._replace(args=samples)]
-        pixels = np.asarray(image)
+            opened.tile = [opened.tile[0]._replace(args=samples)]
+        pixels = np.asarray(opened)
     except PILLOW_ERRORS:
         raise UnreadableError(
             f"its pixels are damaged: the {NAMES[facts.kind]} file says {facts.width}x"
             f"{facts.height}, and they cannot be decoded"
         ) from None
-    if image.mode != mode:
-        raise UnreadableError(f"its pixels are {image.mode}, its header says {mode}")
+    if opened.mode != mode:
+        raise UnreadableError(f"its pixels are {opened.mode}, its header says {mode}")
     return pixels
 
 

@@ -9,7 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,20 @@ def encode(image: NDArray[Any]) -> bytes:
     first); RFC 1950 and 1951 (stored blocks).
     """
     height = image.shape[0]
-    # Each row begins with its filter type; 0 leaves the row as it is.
-    rows = np.zeros((height, 1 + image[0].nbytes), np.uint8)
     samples = np.ascontiguousarray(image, image.dtype.newbyteorder(">"))
+    # Each row begins with its filter type; 0 leaves the row as it is.
+    rows = np.zeros((height, 1 + samples.nbytes // height), np.uint8)
     rows[:, 1:] = samples.view(np.uint8).reshape(height, -1)
     pixels = rows.tobytes()
-    blocks = [b"\x78\x01"]
+    blocks = [b"IDAT\x78\x01"]
     for start in range(0, len(pixels), _MAX_STORED_BYTES):
         block = pixels[start : start + _MAX_STORED_BYTES]
         is_last = start + len(block) == len(pixels)
-        blocks.append(struct.pack("<BHH", is_last, len(block), 0xFFFF ^ len(block)) + block)
+        blocks += (struct.pack("<BHH", is_last, len(block), 0xFFFF ^ len(block)), block)
     blocks.append(struct.pack(">I", zlib.adler32(pixels)))
-    return (
-        _start(image.shape, image.dtype) + _chunk(b"IDAT", b"".join(blocks)) + _chunk(b"IEND", b"")
-    )
+    packed = b"".join(blocks)
+    size, checksum = struct.pack(">I", len(packed) - 4), struct.pack(">I", zlib.crc32(packed))
+    return b"".join((_start(image.shape, image.dtype), size, packed, checksum, _END))
 
 
 def stored_bytes(shape: tuple[int, int, int], dtype: DTypeLike = np.uint8) -> int:
@@ -166,6 +166,7 @@ def decode(
     return pixels.reshape(shape)
 
 
+@lru_cache(maxsize=64)
 def _start(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     height, width, channels = shape
     about = (8 * dtype.itemsize, _COLOR_TYPES[channels], 0, 0, 0)
@@ -175,3 +176,6 @@ def _start(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 def _chunk(name: bytes, content: bytes) -> bytes:
     checksum = zlib.crc32(content, zlib.crc32(name))
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+
+_END = _chunk(b"IEND", b"")

@@ -23,6 +23,9 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 _PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # Of fixed, small length, and silent on who took the picture where.
 _HARMLESS = (b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME")
+_ESSENCE = frozenset(_PICTURE)
+_BARE = _ESSENCE | {b"tRNS", *_HARMLESS}
+_FEW_PIXELS = 2**20
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -86,26 +89,28 @@ def walk_png(content: bytes, *, is_trusted: bool, max_pixels: int) -> PngFacts:
     palette = next((part[8:-4] for part in kept if part[4:8] == b"PLTE"), b"")
     if color == 3 and not (3 <= len(palette) <= 3 * 2**depth and len(palette) % 3 == 0):
         raise UnreadableError(f"its palette has {len(palette)} bytes, which is no palette")
+    packed = b""
     if not is_trusted:
-        packed = b"".join(part[8:-4] for part in kept if part[4:8] == b"IDAT")
+        packed = b"".join([part[8:-4] for part in kept if part[4:8] == b"IDAT"])
         _require_rows(packed, _num_bytes(width, height, depth * _CHANNELS[color], interlace))
     plain: Literal[1, 3] | None = None
     if depth == 8 and color in (0, 2) and b"tRNS" not in others:
         plain = 1 if color == 0 else 3
-    bare = {*_PICTURE, b"tRNS", *_HARMLESS}
-    is_essence = set(names) <= set(_PICTURE) and end + 4 == len(content)
+    is_small = plain is not None and not interlace and width * height <= _FEW_PIXELS
+    is_all, kinds = end + 4 == len(content), set(names)
     return PngFacts(
         kind="png",
         width=width,
         height=height,
-        orientation=orientation_of(others.get(b"eXIf", b"")),
+        orientation=orientation_of(others[b"eXIf"]) if b"eXIf" in others else 1,
         plain_channels=plain,
-        is_bare=set(names) <= bare and end + 4 == len(content),
-        essence=content if is_essence else SIGNATURE + b"".join(kept),
+        is_bare=is_all and kinds <= _BARE,
+        essence=content if is_all and kinds <= _ESSENCE else SIGNATURE + b"".join(kept),
         bit_depth=depth,
         color_type=color,
         palette=palette,
         transparency=others.get(b"tRNS"),
+        packed=packed if is_small else b"",
     )
 
 

@@ -147,6 +147,8 @@ def begin_stage(store: Store, config: RunConfig) -> None:
 
 def _create(store: Store, config: RunConfig, check: Callable[[Store, RunConfig], bool]) -> None:
     config = base.pinned(store, config)
+    if config.data.recheck:  # that is said to one command, and not to all that follow
+        config = config.replaced({"data.recheck": False})
     key, data = layout.run_json_key(config.name), config.to_json().encode()
     try:
         store.create(key, data)

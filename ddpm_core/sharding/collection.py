@@ -1,38 +1,55 @@
-"""A collection of image files as a source: scanned once, then made into shards by many workers.
+"""A collection of image files as a source: each file is read once, and made into shards by many.
 
-First every file is read and its SHA-256 taken: that is what the data set is, whatever it is called
-and wherever it lies. A file that is none by its first bytes is found then. After that each worker
-decodes, cuts and resizes the images of one shard after the other.
+Each file's SHA-256 is what the data set is, whatever it is called and wherever it lies. A file that
+has not changed since an earlier look is known by the ledger, and not read for that. If a data set
+that is there may be of these images, files that are not known are read first, to see whether it is;
+else shards are made of all files as they are read (`ahead`).
 """
 
-import hashlib
 import logging
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
+
+import numpy as np
 
 from ddpm_core import cluster
 from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.images.names import quoted
 from ddpm_core.progress import WARNING, Progress
+from ddpm_core.sharding import ahead
 from ddpm_core.sharding.collection_worker import (
-    DIGEST_BYTES,
-    ScanResult,
+    Ahead,
+    AheadTask,
     ScanTask,
     ShardTask,
+    make_ahead,
     make_scanner,
     make_sharder,
 )
 from ddpm_core.sharding.lazy import Lazy
-from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected
+from ddpm_core.sharding.looked import Looked, ScanResult
+from ddpm_core.sharding.source import (
+    ShardUnit,
+    Source,
+    are_too_many,
+    require_few_rejected,
+    units_of,
+)
 from ddpm_core.shards.index import SPLITS, Rejected, Split
 from ddpm_core.shards.shard import MadeShard
+from ddpm_core.sources import ledger
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.items import Items
 from ddpm_core.sources.listing import Listing
 from ddpm_core.store.storage import Store
 
-_LOOK_FILES = 1000  # looked at by one worker at a time
 _NUM_SHOWN = 3
+_KEEP_EVERY_S = 60.0
+"""A kill costs the looks of so long at most; shards that are made ahead keep theirs."""
+_NUM_ADOPTING = 8
+"""shards that are put into their data set at once: a thread waits for a disk or a server"""
 
 _log = logging.getLogger(__name__)
 
@@ -41,51 +58,59 @@ _log = logging.getLogger(__name__)
 class Collection(Source):
     """Files of a container, in the order of their names."""
 
-    def __init__(self, data: DataConfig, container: Container, listing: Listing) -> None:
+    def __init__(
+        self,
+        data: DataConfig,
+        container: Container,
+        listing: Listing,
+        *,
+        connect: Callable[[], object],
+    ) -> None:
+        """Take what `glance.listed` found.
+
+        Args:
+            data: the source, and what is made of it.
+            container: as it was listed.
+            listing: of it.
+            connect: called before files are read, any number of times: connects to a cluster.
+        """
+        self._connect = connect
         self._data = data
         self._container = container
         self._items: dict[Split, Items] = {"train": listing.train, "test": listing.test}
-        self._sha256s = {
-            split: bytearray(DIGEST_BYTES * len(self._items[split])) for split in SPLITS
-        }
-        self._problems: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
-        self._notes: dict[Split, dict[int, str]] = {"train": {}, "test": {}}
-        self._num_deep = 0
+        self._looked = Looked(container, self._items)
+        self._making = ahead.folder_of(data)
+        self._ahead: set[ShardUnit] = set()
+        self._kept_s = time.monotonic()
         self.classes = listing.classes
+        self.class_counts = listing.train.class_counts(len(listing.classes))
         self.num_images = {split: len(items) for split, items in self._items.items()}
         self.passed_over = dict(listing.passed_over.counts)
         self.left_out = listing.passed_over.lines(only_lost=True)
 
-    @classmethod
-    def looked_at(
-        cls, data: DataConfig, container: Container, listing: Listing, *, compute: ComputeConfig
-    ) -> "Collection":
-        """Return the collection of what `glance.listed` found, after a look at every file of it.
+    def find_out(
+        self, store: Store, compute: ComputeConfig, *, may_be_there: Callable[[], bool]
+    ) -> None:
+        if not self._data.recheck:
+            self._looked.recall(ledger.load(store, self._data))
+        self._say_doubts()
+        if self._looked.num_unknown:
+            if may_be_there():
+                self._look(store, compute)
+            else:
+                self._make_ahead(store, compute)
+            ledger.save(store, self._data, self._looked.to_ledger())
+        rejected = list(self._looked.rejected())
+        total = self._looked.num_files
+        require_few_rejected(self._data, rejected, total, uri=self._container.uri)
+        self._say_notes()
 
-        To be called, as `make_shards`, while connected to a cluster.
-
-        Raises:
-            DataError: it cannot be used; of single files, the first are listed, and their number.
-            StorageError: where it lies does not answer.
-        """
-        found = cls(data, container, listing)
-        found._look(compute)
-        return found
+    @property
+    def is_made_ahead(self) -> bool:
+        return bool(self._ahead)
 
     def digest(self) -> str:
-        sha256 = hashlib.sha256(repr(self.classes).encode("utf-8", "surrogateescape"))
-        for split in SPLITS:
-            items = self._items[split]
-            sha256.update(b"%d images:" % len(items))
-            for number, item in enumerate(items):
-                key = item.key.encode("utf-8", "surrogateescape")
-                sha256.update(b"%d:%b%d;" % (len(key), key, item.label))
-                sha256.update(self._sha256_of(split, number))
-                # Earlier versions refused these: their data sets hold none, and keep their digest.
-                note = self._notes[split].get(number)
-                if note is not None:
-                    sha256.update(b"read: %b;" % note.encode())
-        return sha256.hexdigest()
+        return self._looked.digest(self.classes)
 
     def make_shards(
         self,
@@ -96,100 +121,183 @@ class Collection(Source):
         *,
         on_done: Callable[[ShardUnit, MadeShard], None],
     ) -> None:
-        payload = {**self._payload(), "store": store.uri, "folder": folder}
+        left = self._adopt(store, folder, units, on_done)
+        if not left:
+            return
+        self._connect()
+        payload = {**self._payload(store, folder), "making": self._making}
         cluster.map_units(
             make_sharder,
             payload,
-            Lazy(units, self._work),
+            Lazy(left, self._work),
             compute,
             on_done=lambda work, made: on_done(work.unit, made),
         )
 
-    def _payload(self) -> dict[str, Any]:
+    def tidy(self, store: Store) -> None:
+        ahead.clear(store, self._making)
+        ahead.sweep(store)
+
+    def _payload(self, store: Store, folder: str) -> dict[str, Any]:
         return {
             "container": dict(self._container.description()),
             "data": self._data.model_dump_json(),
             "classes": list(self.classes),
+            "store": store.uri,
+            "folder": folder,
         }
 
     def _work(self, unit: ShardUnit) -> ShardTask:
-        digests = self._sha256s[unit.split][DIGEST_BYTES * unit.start : DIGEST_BYTES * unit.stop]
-        problems = {
-            number - unit.start: problem
-            for number, problem in self._problems[unit.split].items()
-            if unit.start <= number < unit.stop
-        }
+        at = (unit.split, unit.start, unit.stop)
         items = self._items[unit.split][unit.start : unit.stop]
-        return ShardTask(unit, items, bytes(digests), problems)
+        return ShardTask(unit, items, self._looked.sha256s(*at), self._looked.problems(*at))
 
-    def _sha256_of(self, split: Split, number: int) -> bytes:
-        return bytes(self._sha256s[split][DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)])
+    def _adopt(
+        self,
+        store: Store,
+        folder: str,
+        units: Sequence[ShardUnit],
+        on_done: Callable[[ShardUnit, MadeShard], None],
+    ) -> list[ShardUnit]:
+        """Put the shards that this command has made ahead into the data set; return the others."""
 
-    def _look(self, compute: ComputeConfig) -> None:
-        total, done = sum(self.num_images.values()), 0
-        parts = [
-            (split, start)
-            for split in SPLITS
-            for start in range(0, self.num_images[split], _LOOK_FILES)
-        ]
+        def adopted(unit: ShardUnit) -> MadeShard | None:
+            split, making = unit.split, self._making
+            found = ahead.finished(store, making, split, unit.number, verify=False)
+            sha256s = self._looked.sha256s(split, unit.start, unit.stop)
+            if found is None or found.scan.sha256s != sha256s:
+                return None  # another command has changed it meanwhile
+            return ahead.adopt(store, making, folder, found)
 
-        def look(part: tuple[Split, int]) -> ScanTask:
-            split, start = part
-            return ScanTask(split, start, self._items[split][start : start + _LOOK_FILES])
+        left = [unit for unit in units if unit not in self._ahead]
+        there = [unit for unit in units if unit in self._ahead]
+        pool = ThreadPoolExecutor(_NUM_ADOPTING)
+        try:
+            for unit, made in zip(there, pool.map(adopted, there), strict=True):
+                if made is None:
+                    left.append(unit)
+                else:
+                    on_done(unit, made)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return left
+
+    def _look(self, store: Store, compute: ComputeConfig) -> None:
+        """Read what is not known, and make nothing of it."""
+        self._connect()
+        total, done = self._looked.num_files, self._looked.num_files - self._looked.num_unknown
+        parts = self._looked.parts_unknown()
 
         def on_done(task: ScanTask, found: ScanResult) -> None:
             nonlocal done
-            start = DIGEST_BYTES * task.start
-            self._sha256s[task.split][start : start + len(found.sha256s)] = found.sha256s
-            for number, problem in found.problems.items():
-                self._problems[task.split][task.start + number] = problem
-            for number, note in found.notes.items():
-                self._notes[task.split][task.start + number] = note
-            self._num_deep += found.num_deep
+            self._looked.take(task.split, task.numbers, found)
             done += len(task.items)
+            self._keep(store)
             Progress("shard", done, total, "files", "looked at").show()
 
         note = f"looking at them; {self.num_images['test']} are held out"
-        Progress("shard", 0, total, "files", note).show()
+        Progress("shard", done, total, "files", note + self._of_known(done)).show()
         cluster.map_units(
-            make_scanner, self._payload(), Lazy(parts, look), compute, on_done=on_done
+            make_scanner,
+            self._payload(store, ""),
+            Lazy(parts, lambda part: ScanTask(*part, self._items[part[0]].chosen(part[1]))),
+            compute,
+            on_done=on_done,
         )
-        require_few_rejected(self._data, self._rejected(), total, uri=self._container.uri)
-        self._say_notes()
+
+    def _make_ahead(self, store: Store, compute: ComputeConfig) -> None:
+        """Read all files, and make shards of them as long as there may be a data set of them."""
+        self._connect()
+        total, done = self._looked.num_files, 0
+        rejected: list[Rejected] = []
+        is_wanted = True
+        signatures = not self._data.recheck
+        started_s = time.monotonic()
+
+        def task_of(unit: ShardUnit) -> AheadTask:
+            at = (unit.split, unit.start, unit.stop)
+            signature = self._looked.signature(*at) if signatures else None
+            items = self._items[unit.split][unit.start : unit.stop]
+            return AheadTask(unit, items, signature, is_wanted=is_wanted)
+
+        def on_done(task: AheadTask, found: Ahead) -> None:
+            nonlocal done, is_wanted
+            unit = task.unit
+            self._looked.take(unit.split, np.arange(unit.start, unit.stop), found.scan)
+            if found.is_made:
+                self._ahead.add(unit)
+                rejected.extend(found.rejected)
+                is_wanted = is_wanted and not are_too_many(self._data, rejected, total)
+            done += unit.stop - unit.start
+            self._keep(store)
+            rate = done / max(time.monotonic() - started_s, 1e-3)
+            Progress("shard", done, total, "files", f"read and made, {rate:.0f} images/s").show()
+
+        ahead.sweep(store)
+        ahead.begin(store, self._making)
+        note = f"reading them and making shards; {self.num_images['test']} are held out"
+        known = total - self._looked.num_unknown
+        Progress("shard", 0, total, "files", note + self._of_known(known)).show()
+        cluster.map_units(
+            make_ahead,
+            self._payload(store, self._making),
+            Lazy(units_of(self, self._data), task_of),
+            compute,
+            on_done=on_done,
+        )
+        if not is_wanted:
+            ledger.save(store, self._data, self._looked.to_ledger())
+            by_header = list(self._looked.rejected())
+            for found in (by_header, rejected):
+                require_few_rejected(self._data, found, total, uri=self._container.uri)
+
+    def _keep(self, store: Store) -> None:
+        """Save the ledger every minute, so that a kill costs no more."""
+        if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
+            self._kept_s = time.monotonic()
+            ledger.save(store, self._data, self._looked.to_ledger())
+            if self._ahead:
+                ahead.begin(store, self._making)
+
+    def _of_known(self, known: int) -> str:
+        return f"; {known} have not changed since they were read" if known else ""
+
+    def _say_doubts(self) -> None:
+        if self._looked.num_doubtful:
+            _log.warning(
+                "%sof %d of %d files nothing shows for sure that they have not changed (written "
+                "just before they were listed, a time in the future, or no ETag): they are read, "
+                "also by the next run",
+                WARNING,
+                self._looked.num_doubtful,
+                self._looked.num_files,
+            )
 
     def _say_notes(self) -> None:
         """Count what is out of the ordinary about images that are taken, and log the first ones."""
         examples: dict[str, list[str]] = {}
         for split in SPLITS:
-            for number, note in sorted(self._notes[split].items()):
+            for number, note in self._looked.notes(split).items():
                 examples.setdefault(note, []).append(self._items[split][number].key)
         self.notes = {note: len(keys) for note, keys in sorted(examples.items())}
         for note, keys in sorted(examples.items()):
             first = ", ".join(quoted(key) for key in keys[:_NUM_SHOWN])
             _log.warning("%s%d %s are read; the first: %s", WARNING, len(keys), note, first)
-        if self._num_deep and self._data.depth == 8:
+        num_deep, total = self._looked.num_deep, self._looked.num_files
+        if num_deep and self._data.depth == 8:
             _log.warning(
                 "%s%d PNG files have 16 bits for each sample, of which the data set keeps 8 "
                 "(v / 257): its images are 8-bit. data.depth=16 keeps grey ones whole. If they use "
                 "a part of the range only, stretch it before",
                 WARNING,
-                self._num_deep,
+                num_deep,
             )
-        total = sum(self.num_images.values())
-        if self._data.depth == 16 and 2 * self._num_deep < total:
+        if self._data.depth == 16 and 2 * num_deep < total:
             _log.warning(
                 "%sdata.depth=16, and %d of %d files have 16 bits for each sample: of the others "
                 "each value is stored times 257 and says no more than 8 bits do, in twice the "
                 "bytes; data.depth=8 keeps them whole",
                 WARNING,
-                self._num_deep,
+                num_deep,
                 total,
             )
-
-    def _rejected(self) -> list[Rejected]:
-        return [
-            Rejected(item.key, problem, item.entry.size)
-            for split in SPLITS
-            for number, problem in sorted(self._problems[split].items())
-            for item in (self._items[split][number],)
-        ]

@@ -1,9 +1,12 @@
-"""The actors of a collection: one scans files, one makes shards of them."""
+"""The actors of a collection: one scans files, one makes shards of them, one does both at once."""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import DataConfig
@@ -18,15 +21,16 @@ from ddpm_core.images.decode import (
     kept_as_is,
 )
 from ddpm_core.images.names import quoted
+from ddpm_core.sharding import ahead
+from ddpm_core.sharding.looked import ScanResult
 from ddpm_core.sharding.source import ShardUnit
 from ddpm_core.shards.index import Rejected, Split
 from ddpm_core.shards.shard import MadeShard, Record, finished_shard, make_shard
 from ddpm_core.sources.containers.container import Container, EntryError
 from ddpm_core.sources.containers.opening import reopen
 from ddpm_core.sources.items import Item, Items
+from ddpm_core.sources.ledger import DIGEST_BYTES
 from ddpm_core.store.storage import open_store
-
-DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,9 @@ class ScanTask:
     """Files to be scanned: read, digested, and their headers checked."""
 
     split: Split
-    start: int
+    numbers: NDArray[np.int64]
+    """of the files in their split"""
     items: Items
-
-
-class ScanResult(NamedTuple):
-    """The result of a `ScanTask`."""
-
-    sha256s: bytes
-    """DIGEST_BYTES each"""
-    problems: dict[int, str]
-    """position in `items` -> why it cannot be used"""
-    notes: dict[int, str]
-    """position in `items` -> what is out of the ordinary about it"""
-    num_deep: int
-    """files of more than 8 bits for each sample"""
 
 
 @dataclass(frozen=True)
@@ -63,26 +55,34 @@ class ShardTask:
     """position in `items` -> why it cannot be used"""
 
 
+@dataclass(frozen=True)
+class AheadTask:
+    """Files to be scanned and made into a shard at once."""
+
+    unit: ShardUnit
+    items: Items
+    signature: str | None
+    """as `Looked.signature`; None: they are read whatever was made of them before"""
+    is_wanted: bool
+    """whether the shard is still wanted; else its files are scanned only"""
+
+
+class Ahead(NamedTuple):
+    """The result of an `AheadTask`."""
+
+    scan: ScanResult
+    rejected: tuple[Rejected, ...]
+    """files that cannot be used, in their order"""
+    is_made: bool
+
+
 def make_scanner(
     payload: dict[str, Any], _get_device: GetDevice
 ) -> Callable[[ScanTask], ScanResult]:
     """Return the function that is called with each `ScanTask`."""
     container = reopen(payload["container"])
     data = DataConfig.model_validate_json(payload["data"])
-
-    def scan(task: ScanTask) -> ScanResult:
-        digests, problems, notes, num_deep = bytearray(), {}, {}, 0
-        for number, item in enumerate(task.items):
-            digest, problem, note, deep = _scan_file(container, item, data)
-            digests += digest
-            num_deep += deep
-            if problem is not None:
-                problems[number] = problem
-            elif note is not None:
-                notes[number] = note
-        return ScanResult(bytes(digests), problems, notes, num_deep)
-
-    return scan
+    return lambda task: _scanned(container, task.items, data)
 
 
 def make_sharder(
@@ -92,12 +92,20 @@ def make_sharder(
     store, folder = open_store(payload["store"]), payload["folder"]
     data = DataConfig.model_validate_json(payload["data"])
     container, classes = reopen(payload["container"]), tuple(payload["classes"])
+    making = payload["making"]
 
     def work(task: ShardTask) -> MadeShard:
         unit = task.unit
         found = finished_shard(store, folder, unit.split, unit.number)
         if found is not None:
             return found
+        before = ahead.finished(store, making, unit.split, unit.number, verify=True)
+        if before is not None and before.scan.sha256s == task.sha256s:
+            adopted = None
+            if before.names == ahead.names_of(task.items, classes):
+                adopted = ahead.adopt(store, making, folder, before)
+            if adopted is not None:
+                return adopted
         return make_shard(
             store,
             folder,
@@ -109,6 +117,41 @@ def make_sharder(
             classes=classes,
             num_levels=data.num_levels,
         )
+
+    return work
+
+
+def make_ahead(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[AheadTask], Ahead]:
+    """Return the function that is called with each `AheadTask`: it reads each file once."""
+    store, folder = open_store(payload["store"]), payload["folder"]
+    data = DataConfig.model_validate_json(payload["data"])
+    container, classes = reopen(payload["container"]), tuple(payload["classes"])
+
+    def work(task: AheadTask) -> Ahead:
+        unit, names = task.unit, ahead.names_of(task.items, classes)
+        before = ahead.finished(store, folder, unit.split, unit.number, verify=True)
+        if before is not None and before.names == names:
+            has_changed = task.signature is None or before.signature != task.signature
+            if not has_changed or _scanned(container, task.items, data) == before.scan:
+                return Ahead(before.scan, before.made.rejected, is_made=True)
+        if not task.is_wanted:
+            return Ahead(_scanned(container, task.items, data), (), is_made=False)
+        if before is not None:
+            ahead.forget(store, folder, unit.split, unit.number)
+        scan = _nothing_yet()
+        made = make_shard(
+            store,
+            folder,
+            unit.split,
+            unit.number,
+            _records_and_scan(container, task.items, data, scan),
+            first_number=unit.start,
+            channels=data.channels,
+            classes=classes,
+            num_levels=data.num_levels,
+            more=lambda: ahead.about(_whole(scan), names, task.signature),
+        )
+        return Ahead(_whole(scan), made.rejected, is_made=True)
 
     return work
 
@@ -127,16 +170,67 @@ def shaping_of(data: DataConfig) -> Shaping:
     )
 
 
+@dataclass(frozen=True)
+class _Scan:
+    """A `ScanResult` that grows."""
+
+    sha256s: bytearray
+    problems: dict[int, str]
+    notes: dict[int, str]
+    deep: list[int]
+
+
+def _nothing_yet() -> _Scan:
+    return _Scan(bytearray(), {}, {}, [])
+
+
+def _whole(scan: _Scan) -> ScanResult:
+    return ScanResult(bytes(scan.sha256s), scan.problems, scan.notes, scan.deep)
+
+
+def _scanned(container: Container, items: Items, data: DataConfig) -> ScanResult:
+    scan = _nothing_yet()
+    for number, item in enumerate(items):
+        _scan_file(container, number, item, data, scan)
+    return _whole(scan)
+
+
 def _scan_file(
-    container: Container, item: Item, data: DataConfig
-) -> tuple[bytes, str | None, str | None, bool]:
-    """Return (SHA-256, what is wrong, what is out of the ordinary, has over 8 bits a sample)."""
+    container: Container, number: int, item: Item, data: DataConfig, scan: _Scan
+) -> bytes | None:
+    """Read one file and note what is found; return its content, None if it cannot be used."""
     try:
         content = container.read(item.entry)
     except EntryError as error:
-        return bytes(DIGEST_BYTES), error.reason, None, False
+        scan.sha256s.extend(bytes(DIGEST_BYTES))
+        scan.problems[number] = error.reason
+        return None
+    scan.sha256s.extend(hashlib.sha256(content).digest())
     problem, note = first_look(content, item.key, data.max_pixels, depth=data.depth)
-    return hashlib.sha256(content).digest(), problem, note, is_deep(content)
+    if is_deep(content):
+        scan.deep.append(number)
+    if problem is not None:
+        scan.problems[number] = problem
+        return None
+    if note is not None:
+        scan.notes[number] = note
+    return content
+
+
+def _records_and_scan(
+    container: Container, items: Items, data: DataConfig, scan: _Scan
+) -> Iterator[Record | Rejected]:
+    """Yield what becomes of each file, and note in `scan` what is found of it."""
+    shaping = shaping_of(data)
+    for number, item in enumerate(items):
+        content = _scan_file(container, number, item, data, scan)
+        if content is None:
+            yield Rejected(item.key, scan.problems[number], item.entry.size)
+            continue
+        try:
+            yield _record(content, item, shaping, data)
+        except BadImageError as error:
+            yield Rejected(item.key, error.reason, item.entry.size)
 
 
 def _records(
@@ -166,8 +260,8 @@ def _unchanged(container: Container, item: Item, sha256: bytes) -> bytes:
 
 
 def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> Record:
-    origin = quoted(item.key)
-    pixels = decode_image(content, shaping, origin=origin, max_pixels=data.max_pixels)
+    # Of an error only its reason is used, which names nothing.
+    pixels = decode_image(content, shaping, origin=item.key, max_pixels=data.max_pixels)
     kept = kept_as_is(content, shaping) if data.encoding == "original" else None
     if kept is None:
         content, kept = png.encode(pixels), "png"

@@ -1,5 +1,6 @@
 """A data set of shards: made by as many workers as there are, the same bytes by any number."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
 from ddpm_core.store.expected import Expected
-from ddpm_core.store.manifest import FileRecord, Manifest
+from ddpm_core.store.manifest import DamagedError, FileRecord, Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
 MAX_WHOLE = 2**22
@@ -111,6 +112,27 @@ def _located(folder: str, made: MadeShard) -> Shard:
     record = made.record
     file = Located(folder, record.name, record.size, f"sha256:{record.sha256}")
     return replace(made.shard, file=file)
+
+
+def may_be_there(store: Store, data: DataConfig, source: Source) -> bool:
+    """Say whether a data set of this name may be of these images, by settings and numbers alone.
+
+    So may one that was begun and is not complete.
+    """
+    name = re.compile(rf"{re.escape(data.name)}-[0-9a-f]{{{layout.SHORT}}}")
+    total = sum(source.num_images.values())
+    for folder in (f"datasets/{one}" for one in store.names("datasets") if name.fullmatch(one)):
+        try:
+            found = manifest.load(store, folder, Expected({}), name=layout.DATASET_INDEX)
+        except DamagedError:
+            found = None
+        if found is None:
+            return True
+        body = found.body
+        count = sum(body["num_images"].values()) + len(body.get("rejected", ()))
+        if count == total and body["data"] == identity.data(data):
+            return True
+    return False
 
 
 def _commit(

@@ -34,12 +34,34 @@ class Source(abc.ABC):
     """what the labels mean"""
     num_images: Mapping[Split, int]
     """split -> images, those that turn out to be unusable among them"""
+    class_counts: Sequence[int] = ()
+    """training images of each class, of a collection"""
     passed_over: Mapping[str, int]
     """why files of the source were not taken for images -> how many"""
     left_out: Sequence[str] = ()
     """those that may have been meant as images: a line for each reason, with the first names"""
     notes: Mapping[str, int] = MappingProxyType({})
     """what is out of the ordinary about images that are taken -> how many"""
+
+    def find_out(  # noqa: B027 - of images in memory all is known
+        self, store: Store, compute: ComputeConfig, *, may_be_there: Callable[[], bool]
+    ) -> None:
+        """Find out what `digest` needs; shards may be made of what is read for it.
+
+        Args:
+            store: where earlier looks are kept, and shards are made.
+            compute: how many workers, and with what.
+            may_be_there: returns whether the data set may be there already.
+
+        Raises:
+            DataError: it cannot be used; of single files, the first are listed, and their number.
+            StorageError: where it lies does not answer.
+        """
+
+    @property
+    def is_made_ahead(self) -> bool:
+        """Whether shards were made when `find_out` read the images."""
+        return False
 
     @abc.abstractmethod
     def digest(self) -> str:
@@ -65,6 +87,9 @@ class Source(abc.ABC):
             on_done: called with each finished shard, in the order in which they are finished.
         """
 
+    def tidy(self, store: Store) -> None:  # noqa: B027 - most leave nothing
+        """Delete what was needed until the data set was there."""
+
 
 def units_of(source: Source, data: DataConfig) -> list[ShardUnit]:
     """Return the shards of a data set, in order."""
@@ -87,6 +112,18 @@ def _share(part: int, total: int) -> str:
     return f"{share:g}"
 
 
+def are_too_many(data: DataConfig, rejected: Sequence[Rejected], total: int) -> bool:
+    """Say whether more files than allowed cannot be used, of `total`."""
+    may_lack = data.on_bad != "fail"
+    # To a millionth of an image: 0.29 * 100 is a little less than 29.
+    return len(_counted(rejected)) > (data.max_bad_share * total + 1e-6 if may_lack else 0)
+
+
+def _counted(rejected: Sequence[Rejected]) -> Sequence[Rejected]:
+    """Leave out those that are whole, and smaller than was asked for."""
+    return [one for one in rejected if not one.reason.startswith(TOO_SMALL)]
+
+
 def require_few_rejected(
     data: DataConfig, rejected: Sequence[Rejected], total: int, *, uri: str
 ) -> None:
@@ -97,11 +134,10 @@ def require_few_rejected(
     Raises:
         DataError: with the first ones, and their number.
     """
-    rejected = [one for one in rejected if not one.reason.startswith(TOO_SMALL)]
-    may_lack = data.on_bad != "fail"
-    # To a millionth of an image: 0.29 * 100 is a little less than 29.
-    if not rejected or (may_lack and len(rejected) <= data.max_bad_share * total + 1e-6):
+    rejected = _counted(rejected)
+    if not are_too_many(data, rejected, total):
         return
+    may_lack = data.on_bad != "fail"
     lines = "\n".join(f"  {quoted(one.key)}: {one.reason}" for one in rejected[:_NUM_SHOWN])
     more = len(rejected) - _NUM_SHOWN
     if may_lack:

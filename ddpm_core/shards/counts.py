@@ -25,6 +25,11 @@ class Counts:
         if len(self._block) == _BLOCK_IMAGES:
             self._count()
 
+    def take(self, classes: NDArray[np.int64], values: NDArray[np.int64]) -> None:
+        """Take what was counted elsewhere: images of each class, and `histogram` of them."""
+        self.classes += classes
+        self._values += values
+
     def histogram(self) -> NDArray[np.int64]:
         """Return how often each value occurs, (channels, num_levels)."""
         self._count()

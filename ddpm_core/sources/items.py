@@ -1,6 +1,7 @@
 """Millions of images as columns: what a listing keeps of each, and how one is looked at."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final, overload
 
@@ -8,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.images.names import text_of
-from ddpm_core.sources.containers.container import Entry
+from ddpm_core.sources.containers.container import Container, Entry
 
 NO_LABEL = -1
+TOKEN_BYTES = 16
+_BLOCK_ITEMS = 4096
 
 
 class Item(NamedTuple):
@@ -79,11 +82,58 @@ class Items(Sequence[Item]):
         """Return the images of each class."""
         return tuple(np.bincount(self._labels, minlength=num_classes).tolist())
 
+    def __iter__(self) -> Iterator[Item]:
+        """Yield all, in less than half of the time that their numbers would take."""
+        for start in range(0, len(self), _BLOCK_ITEMS):
+            chosen = self._chosen[start : start + _BLOCK_ITEMS]
+            rows = self._rows
+            begins = np.where(chosen > 0, rows.ends[chosen - 1], 0).tolist()
+            columns = (rows.ends, rows.sizes, rows.where, rows.given)
+            numbers = [column[chosen].tolist() for column in columns]
+            labels = self._labels[start : start + _BLOCK_ITEMS].tolist()
+            for begin, end, size, where, given, label in zip(begins, *numbers, labels, strict=True):
+                raw = rows.names[begin:end]
+                name = text_of(raw)
+                key = text_of(raw[self._num_stripped :]) if self._num_stripped else name
+                own = None if given == NO_LABEL else given
+                yield Item(key, Entry(name, size, tuple(where), own), label)
+
     def chosen(self, numbers: NDArray[np.int64]) -> "Items":
         """Return the images of these numbers, with columns of their own."""
         rows = self._rows.only(self._chosen[numbers])
         own = np.arange(len(numbers))
         return Items(rows, own, self._labels[numbers], self._num_stripped)
+
+    def names_sha256(self) -> str:
+        """Return the SHA-256 of the keys and labels of all, in their order."""
+        own = self.chosen(np.arange(len(self)))
+        sha256 = hashlib.sha256(own._rows.names)
+        for column in (own._rows.ends.astype("<i8"), own._labels.astype("<i8")):
+            sha256.update(column.tobytes())
+        sha256.update(b"%d" % own._num_stripped)
+        return sha256.hexdigest()
+
+    def tokens(self, container: Container) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
+        """Return (16 bytes for each that differ once it has changed, whether they do for sure).
+
+        Args:
+            container: the very object of which these are the entries.
+        """
+        rows, chosen = self._rows, self._chosen
+        marks = container.marks_of(rows.where[chosen])
+        packed = np.column_stack([rows.sizes[chosen], marks.values]).astype("<i8").tobytes()
+        width = len(packed) // max(len(chosen), 1)
+        begins = np.where(chosen > 0, rows.ends[chosen - 1], 0).tolist()
+        digests = [
+            hashlib.blake2b(
+                packed[number * width : (number + 1) * width] + rows.names[begin:end],
+                digest_size=TOKEN_BYTES,
+            ).digest()
+            for number, (begin, end) in enumerate(
+                zip(begins, rows.ends[chosen].tolist(), strict=True)
+            )
+        ]
+        return np.frombuffer(b"".join(digests), f"S{TOKEN_BYTES}"), marks.are_trusted
 
     @overload
     def __getitem__(self, index: int) -> Item: ...

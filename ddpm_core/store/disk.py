@@ -10,7 +10,14 @@ from typing import BinaryIO, final
 
 from ddpm_core.errors import StorageError
 from ddpm_core.store.content import Content
-from ddpm_core.store.durable import FULL, create_file, free_bytes, replace_file, require_claims
+from ddpm_core.store.durable import (
+    FULL,
+    copy_file,
+    create_file,
+    free_bytes,
+    replace_file,
+    require_claims,
+)
 from ddpm_core.store.store import KeyMissingError, Store, checked_key, require_equal
 
 _OTHER_REMEDY = "see to this storage, then run again"
@@ -108,6 +115,14 @@ class LocalStore(Store):
                     "root; find out what, then run again"
                 ) from None
         return created
+
+    def copy(self, key: str, to: str) -> None:
+        with self._errors("write", to):
+            try:
+                copy_file(self._path(key), self._path(to), root=self._root)
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._missing(key) from None
+        self._was_there = True
 
     def exists(self, key: str) -> bool:
         with self._errors("look for", key):

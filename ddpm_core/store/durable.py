@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ddpm_core.store.content import Content, blocks_of
+from ddpm_core.store.content import BLOCK_BYTES, Content, blocks_of
 
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)-(?P<host>[0-9a-f]{8})[0-9a-f]{8}\.tmp")
 # Locks do not reach other machines on every file system: what is younger may be at work there.
@@ -66,6 +66,37 @@ def replacing(path: Path, *, root: Path) -> Iterator[int]:
         # A failed fsync may have dropped the pages: a second one would lie. Never repeated.
         os.fsync(descriptor)
         temporary.replace(path)
+    _sync_folders(path.parent, top)
+
+
+def copy_file(source: Path, path: Path, *, root: Path) -> None:
+    """Put the file at `source` also at `path`, in one step, over whatever was there.
+
+    A second name for the same bytes; where there are no hard links, a copy of them.
+
+    Args:
+        source: a file that was put by `replace_file`: its bytes are on the disk.
+        path: below `root`; missing folders are made.
+        root: the folder from which on everything belongs to us and is synced.
+    """
+    top = _make_folder(path.parent, root)
+    with source.open("rb") as file:
+        # Held while it has a temporary name, which others take for a leftover otherwise.
+        with suppress(OSError):
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary = path.with_name(_temporary_name(path))
+        try:
+            temporary.hardlink_to(source)
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno not in (*_NO_LINKS, errno.EXDEV):
+                raise
+            with replacing(path, root=root) as descriptor:
+                while block := file.read(BLOCK_BYTES):
+                    _write(descriptor, block)
+        finally:
+            # Also after a rename: it does nothing where both names are of one file already.
+            temporary.unlink(missing_ok=True)
     _sync_folders(path.parent, top)
 
 
@@ -178,8 +209,7 @@ def _write(descriptor: int, data: Content) -> None:
 
 def _open_locked(path: Path) -> tuple[Path, int]:
     while True:
-        name = f".{path.name}.{os.getpid()}-{_host()}{secrets.token_hex(4)}.tmp"
-        temporary = path.with_name(name)
+        temporary = path.with_name(_temporary_name(path))
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with suppress(OSError):  # a file system without locks: leftovers stay, nothing else
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,6 +217,10 @@ def _open_locked(path: Path) -> tuple[Path, int]:
         if os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)
+
+
+def _temporary_name(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}-{_host()}{secrets.token_hex(4)}.tmp"
 
 
 def _host() -> str:

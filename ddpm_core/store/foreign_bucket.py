@@ -65,9 +65,19 @@ class ForeignBucket:
             DataError: it is not there, shorter, or, if `etag` is given, another one.
             StorageError: the server does not answer.
         """
+        return self._read(key, first, num_bytes, etag)[0]
+
+    def read_whole(self, key: str, num_bytes: int) -> tuple[bytes, str]:
+        """Return (the `num_bytes` of an object, 1 or more, the ETag it has now); raises as `read`.
+
+        "" if the server gives none.
+        """
+        return self._read(key, 0, num_bytes, "")
+
+    def _read(self, key: str, first: int, num_bytes: int, etag: str) -> tuple[bytes, str]:
         where = f"{self.uri}, key {json.dumps(key[:300])}"
         try:
-            data = self._store.raw_read(key, first, num_bytes, etag)
+            data, found = self._store.raw_read(key, first, num_bytes, etag)
         except KeyMissingError:
             raise DataError(f"{where}, has gone since it was listed; put it back") from None
         except StorageError as error:
@@ -82,7 +92,7 @@ class ForeignBucket:
                 f"{where}, has {len(data)} bytes from byte {first} on, {num_bytes} were listed; "
                 "run again, when nothing writes there any more"
             )
-        return data
+        return data, found
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:

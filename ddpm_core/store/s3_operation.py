@@ -23,6 +23,7 @@ _ANSWER_TIMEOUT_S = 15.0
 _NUM_LOOKS = 3  # at a body that arrives changed
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 _NUM_PARTS_AT_ONCE = 4
+_MAX_COPIED_BYTES = 5 * 10**9  # by one request
 # Answers of InternalError to a completion, some ten seconds of them, before all parts go up anew.
 # A gateway of Ceph's that is killed while it completes leaves the upload locked for ten minutes.
 _NUM_COMPLETIONS = 7
@@ -51,6 +52,8 @@ class Operation:
         self._timeout = asyncio.Timeout(None)
         self.num_tries = 0
         """requests that were made"""
+        self.etag = ""
+        """of the object that was read last; "" if the server gave none"""
         self.last: BaseException | None = None
         """the last error that was answered by trying again"""
 
@@ -73,6 +76,17 @@ class Operation:
         self._carry(len(data))
         metadata = {_DIGEST: sha256}
         await self.request("put_object", Key=key, Body=data, Metadata=metadata, **words)
+
+    async def copy(self, source: str, target: str) -> bool:
+        """Have the server copy an object, with its metadata; return False if it is too long."""
+        found = await self.request("head_object", Key=source)
+        size, place = int(found["ContentLength"]), {"Bucket": self._bucket, "Key": source}
+        if size > _MAX_COPIED_BYTES:
+            return False
+        self._carry(size)
+        words: dict[str, Any] = {"Key": target, "CopySource": place}
+        await self._persist(lambda: self._once("copy_object", num_bytes=size, **words))
+        return True
 
     async def put_in_parts(self, key: str, data: Content, sha256: str) -> None:
         """Put a long object, which is there only when all of its parts have arrived."""
@@ -105,7 +119,7 @@ class Operation:
 
     async def _complete(self, upload: dict[str, str], parts: list[dict[str, Any]]) -> bool:
         """Return False if the server is there and cannot: see `_NUM_COMPLETIONS`."""
-        words = {"MultipartUpload": {"Parts": parts}, **upload}
+        words: dict[str, Any] = {"MultipartUpload": {"Parts": parts}, **upload}
         num_failures = 0
 
         async def attempt() -> bool:
@@ -140,18 +154,27 @@ class Operation:
             for task in tasks:
                 task.cancel()
 
-    async def _once(self, method: str, **words: Any) -> dict[str, Any]:  # noqa: ANN401
+    async def _once(
+        self,
+        method: str,
+        *,
+        num_bytes: int = 0,
+        **words: Any,  # noqa: ANN401 - as S3 names and types them
+    ) -> dict[str, Any]:
+        """Make one request; `num_bytes` are those that the server moves for it."""
         self.num_tries += 1
-        timeout_s = _ANSWER_TIMEOUT_S + len(words.get("Body", b"")) / _SLOWEST_BYTES_PER_S
+        num_bytes += len(words.get("Body", b""))
+        timeout_s = _ANSWER_TIMEOUT_S + num_bytes / _SLOWEST_BYTES_PER_S
         async with asyncio.timeout(timeout_s):
             answer: dict[str, Any] = await self._filesystem._call_s3(
                 method, Bucket=self._bucket, **words
             )
         return answer
 
-    async def _body(self, words: dict[str, str], *, checked: bool) -> bytes:
+    async def _body(self, words: dict[str, Any], *, checked: bool) -> bytes:
         answer = await self._once("get_object", **words)
         announced: int = answer["ContentLength"]
+        self.etag = str(answer.get("ETag", ""))
         self._carry(announced)
         async with answer["Body"] as body:
             data: bytes = await body.read()

@@ -98,6 +98,11 @@ class S3Store(Store):
         else:
             self._run("write", key, lambda s3: s3.put(s3_key, data[:], digest))
 
+    def copy(self, key: str, to: str) -> None:
+        source, target = self._s3_key(key), self._s3_key(to)
+        if not self._run("copy", key, lambda s3: s3.copy(source, target), of=source):
+            self.write(to, self.read(key))
+
     def create(self, key: str, data: bytes) -> bool:
         self._check_create()
         failure = StorageError()
@@ -189,8 +194,8 @@ class S3Store(Store):
         more: dict[str, Any] = {} if token is None else {"ContinuationToken": token}
         return self._call("list", "", "list_objects_v2", Prefix=prefix, **more)
 
-    def raw_read(self, s3_key: str, first: int, num_bytes: int, etag: str) -> bytes:
-        """Return a part of the object under a key of any letters, not below the prefix.
+    def raw_read(self, s3_key: str, first: int, num_bytes: int, etag: str) -> tuple[bytes, str]:
+        """Return (a part of the object under a key of any letters, not below the prefix, its ETag).
 
         Raises:
             KeyMissingError: there is none.
@@ -199,7 +204,11 @@ class S3Store(Store):
         words = {"Key": s3_key, "Range": f"bytes={first}-{first + num_bytes - 1}"}
         if etag:
             words["IfMatch"] = etag
-        return self._run("read", "", lambda s3: s3.get(checked=True, **words), of=s3_key)
+
+        async def get(s3: Operation) -> tuple[bytes, str]:
+            return await s3.get(checked=True, **words), s3.etag
+
+        return self._run("read", "", get, of=s3_key)
 
     def _check_create(self) -> None:
         """Make sure, once, that the server refuses to create what is there."""

@@ -80,6 +80,17 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
+    def copy(self, key: str, to: str) -> None:
+        """Put what is under `key` also under `to`, over what was there, whole or not at all.
+
+        Nothing comes here for it: a disk links the file, a server copies the object. Neither is
+        ever changed in place, so that the two go their own ways.
+
+        Raises:
+            KeyMissingError: there is no such object.
+        """
+
+    @abc.abstractmethod
     def exists(self, key: str) -> bool:
         """Say whether there is an object under `key`."""
 

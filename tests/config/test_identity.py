@@ -96,6 +96,7 @@ def test_what_is_housekeeping_and_what_is_a_place():
         "data.on_bad",
         "data.max_bad_share",
         "data.max_megapixels",
+        "data.recheck",
         "data.only_keys",
         "sample.guidance_by",
         "sample.model",

@@ -121,6 +121,9 @@ class SimulatedStore(Store):
                 raise StorageError("not created") from None
         return created
 
+    def copy(self, key: str, to: str) -> None:
+        self.write(to, self.read(key))
+
     def exists(self, key: str) -> bool:
         return self._step(lambda: key in self.objects)
 

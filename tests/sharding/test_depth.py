@@ -131,12 +131,12 @@ def test_a_depth_that_few_files_have_is_said(folder, tmp_path, caplog):
 
 @pytest.mark.usefixtures("here")
 def test_colour_of_16_bits_is_refused_by_the_scan(folder, tmp_path):
-    """Catches: a file that is found to be of the wrong kind after all others were sharded."""
+    """Catches: a file that is found to be of the wrong kind when the data set is committed."""
     (folder / "015.png").write_bytes(png.encode(pixels_of(0).repeat(3, axis=2)))
     store = open_store(str(tmp_path / "root"))
     with pytest.raises(DataError, match="16-bit PNG with colour"):
         run_shard(store, old_config(folder, **{"data.depth": 16}))
-    assert not list((tmp_path / "root").rglob("*.tar"))
+    assert not (tmp_path / "root" / "datasets").exists()
 
 
 @pytest.mark.parametrize(

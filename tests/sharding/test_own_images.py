@@ -88,7 +88,10 @@ def test_300_mixed_images_need_nothing_but_their_folder(
     assert '1 files were left out ("cat/cut.jpg": it is cut short' in said
     assert 'named as another kind are read; the first: "cat/n02105855_2933.JPEG"' in said
     assert "DS_Store" not in said
-    assert "shard  0/301 files  looking at them; 30 are held out\n" in capfd.readouterr().out
+    assert (
+        "shard  0/301 files  reading them and making shards; 30 are held out\n"
+        in capfd.readouterr().out
+    )
 
 
 def test_a_data_set_is_the_same_under_any_bound_on_what_it_does_not_hold(tmp_path, in_process):

@@ -1,11 +1,16 @@
 """`verify` against data sets that are damaged in one place each."""
 
 import json
+import os
+import signal
 
 import pytest
 
+from ddpm_core.errors import ClusterError
 from ddpm_core.images import png
+from ddpm_core.sharding import verify
 from ddpm_core.sharding.verify import problems_of
+from ddpm_core.sharding.verify_child import Child
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
@@ -26,7 +31,7 @@ def test_a_whole_data_set_has_no_problems(store, folder):
     """Catches a check that cries wolf, and one that counts images twice."""
     seen = []
     index = load_index(store, folder)
-    assert problems_of(store, index, on_progress=lambda *at: seen.append(at), num_threads=3) == []
+    assert problems_of(store, index, on_progress=lambda *at: seen.append(at), num_at_once=3) == []
     assert seen == [(done, 16) for done in (0, 4, 8, 10, 14, 16)]
 
 
@@ -39,6 +44,31 @@ def test_every_flipped_bit_names_its_shard(number, store, folder):
     path.write_bytes(good[:700] + bytes([good[700] ^ 4]) + good[701:])
     (line,) = problems_of(store, load_index(store, folder))
     assert names[number] in line
+
+
+def test_other_processes_find_what_this_one_finds(store, folder, monkeypatch):
+    """Catches counts of a process that get lost or are of another split, and lines that do."""
+    index = load_index(store, folder)
+    one = [problems_of(store, index)]
+    monkeypatch.setattr(verify, "_FEW_S", 0)
+    monkeypatch.setattr(verify, "shard_problems", lambda *_: pytest.fail("looks in this process"))
+    two = [problems_of(store, index, num_at_once=2)]
+    assert one == two == [[]]
+    path = store.local_path(f"{folder}/train-000001.tar")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (line,) = problems_of(store, index, num_at_once=2)
+    assert "train-000001.tar is damaged" in line
+
+
+def test_a_process_that_ends_is_one_error(store, folder):
+    """Catches a check that waits for ever for a process that is gone, or passes over its shard."""
+    child = Child(store, load_index(store, folder))
+    try:
+        os.kill(child._process.pid, signal.SIGKILL)
+        with pytest.raises(ClusterError, match=r"has ended \(exit code -9\)"):
+            child.look("train", 0)
+    finally:
+        child.close()
 
 
 def test_a_damaged_picture_of_the_first_images_is_found(store, folder):

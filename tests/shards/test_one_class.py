@@ -41,7 +41,7 @@ def test_features_are_learned_from_several_classes(index, counts, has_distance):
     assert why_no_distance(digits().replaced(FOREIGN), other) is None
     if reason is not None:
         assert "one class" in reason
-        assert "give evaluate.features, a TorchScript file" in reason
+        assert "give evaluate.features=inception" in reason
         assert "\n" not in reason
 
 

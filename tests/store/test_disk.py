@@ -455,3 +455,25 @@ def test_what_another_machine_may_be_writing_is_left_for_a_day(
     os.utime(path, (1, 1))
     store.write("a/b", b"3")
     assert not path.exists()
+
+
+def refused(*_arguments: object) -> None:
+    raise OSError(errno.EPERM, "no links here")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_copy_is_whole_and_its_own(has_links, tmp_path, monkeypatch):
+    """Catches a copy that changes with its original, a temporary name that stays where both are one
+    file already, and a file system without links on which nothing is ever committed."""
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    local = LocalStore(tmp_path / "a root")
+    local.write("a/b", b"first")
+    local.write("c/d", b"over it")
+    for _ in range(2):
+        local.copy("a/b", "c/d")
+    local.write("a/b", b"second")
+    assert local.read("c/d") == b"first"
+    assert [path.name for path in (tmp_path / "a root" / "c").iterdir()] == ["d"]
+    with pytest.raises(KeyMissingError):
+        local.copy("a/z", "c/e")

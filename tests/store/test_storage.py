@@ -166,6 +166,21 @@ def test_s3_keeps_the_promises_of_a_store(any_store: Store):
     assert some.uri_of("a/c/d") == f"{some.uri}/a/c/d"
 
 
+def test_s3_copies_what_is_there(any_store: Store):
+    """Catches a copy of nothing, or of what stood there before."""
+    some = any_store
+    some.write("a/b", b"first")
+    some.write("c/d", b"over it")
+    some.copy("a/b", "c/d")
+    some.write("a/b", b"second")
+    assert some.read("c/d") == b"first"
+    some.delete("a/b")
+    assert some.read("c/d") == b"first"
+    with pytest.raises(KeyMissingError):
+        some.copy("a/b", "c/e")
+    assert some.names("c") == ["d"]
+
+
 def test_s3_create_puts_only_what_is_absent(any_store: Store):
     """Catches an overwriting create: two writers of one manifest."""
     assert any_store.create("manifest", b"one")

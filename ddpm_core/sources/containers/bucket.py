@@ -3,16 +3,23 @@
 from collections.abc import Iterator
 from typing import Any, final
 
-from ddpm_core.sources.containers.container import Container, Entry, PassedOver, refuse_large
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpm_core.sources.containers import marks
+from ddpm_core.sources.containers.container import (
+    Container,
+    Entry,
+    PassedOver,
+    changed_meanwhile,
+    refuse_large,
+)
 from ddpm_core.store.foreign_bucket import ForeignBucket
 
 
 @final
 class BucketFolder(Container):
-    """The objects below a prefix, read one by one. `Entry.where` is ().
-
-    An object that is replaced by one of the same length is not noticed when it is read.
-    """
+    """The objects below a prefix, read one by one. `Entry.where` is (what stands for the ETag,)."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         """Take `prefix` without a slash at its end; "" is the whole bucket."""
@@ -26,13 +33,19 @@ class BucketFolder(Container):
         for found in self._bucket.objects(self._start):
             name = found.key.removeprefix(self._start)
             if name and not name.endswith("/"):  # how some programs show empty folders
-                yield Entry(name, found.size)
+                yield Entry(name, found.size, (marks.of_text(found.etag),))
 
     def read(self, entry: Entry) -> bytes:
         refuse_large(self.uri, entry)
         if not entry.size:
             return b""
-        return self._bucket.read(self._start + entry.name, 0, entry.size)
+        content, etag = self._bucket.read_whole(self._start + entry.name, entry.size)
+        if entry.where and marks.of_text(etag) != entry.where[0]:
+            raise changed_meanwhile(self.uri, entry.name)
+        return content
+
+    def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
+        return marks.Marks(where, where[:, 0] != marks.MISSING)
 
     def place(self) -> dict[str, Any]:
         return {"kind": "bucket", "bucket": self._bucket_name, "prefix": self._prefix}

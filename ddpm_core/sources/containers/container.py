@@ -4,15 +4,20 @@ import abc
 from bisect import insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
 from ddpm_core.images.names import quoted, shown
+from ddpm_core.sources.containers.marks import Marks
 
 MAX_ENTRY_BYTES = 128 * 2**20
 """No single file is read beyond this: a photograph of 2**26 pixels is smaller."""
 MAX_ENTRIES = 10**7
-"""of one container. Listing takes up to some 250 bytes for each: 2.5 GB at the bound."""
+"""of one container. Listing takes up to some 310 bytes for each: 3.1 GB at the bound."""
 _NUM_EXAMPLES = 10
 
 
@@ -81,6 +86,9 @@ class Container(abc.ABC):
     """whether the folders in names may be classes; if not, only `Entry.label` is"""
     source: Mapping[str, str | None] | None = None
     """the arguments of `opening.open_container`, if it came from there"""
+    identities: Mapping[str, str] = MappingProxyType({})
+    """of copies in the cache: path -> what identifies the content, such as an ETag; "" if nothing
+    does"""
 
     @abc.abstractmethod
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
@@ -98,6 +106,14 @@ class Container(abc.ABC):
             DataError: the container is no longer what was listed.
             StorageError: the place does not answer.
         """
+
+    def marks_of(self, where: NDArray[np.int64]) -> Marks:
+        """Return what shows that entries have changed since they were listed, as it was then.
+
+        Args:
+            where: `Entry.where` of each, (N, numbers), of the last `entries` of this very object.
+        """
+        return Marks(np.zeros((len(where), 0), np.int64), np.zeros(len(where), np.bool_))
 
     @abc.abstractmethod
     def place(self) -> dict[str, Any]:
@@ -133,6 +149,14 @@ def refuse_large(uri: str, entry: Entry) -> None:
             f"{quoted(entry.name)} in {shown(uri)} {reason}. Make it smaller, or leave it out",
             reason,
         )
+
+
+def changed_meanwhile(uri: str, name: str) -> DataError:
+    """Return the error for a source in which something writes while it is read."""
+    return DataError(
+        f"{quoted(name)} in {shown(uri)} has changed while the source was read; let nothing write "
+        "there, then run again: what has not changed is not read again"
+    )
 
 
 def changed(uri: str, entry: Entry, found: str) -> EntryError:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.names import (
     HARMLESS,
@@ -15,12 +18,14 @@ from ddpm_core.images.names import (
     quoted,
     reason_to_pass_over,
 )
+from ddpm_core.sources.containers import marks
 from ddpm_core.sources.containers.container import (
     MAX_ENTRY_BYTES,
     Container,
     Entry,
     PassedOver,
     changed,
+    changed_meanwhile,
     refuse_large,
 )
 from ddpm_core.sources.containers.local_file import Descriptor
@@ -37,17 +42,19 @@ class Folder(Container):
     Hub caches, DVC and git-annex keep files so. What a link leads to is what this user can read
     anyway; it is used only if it decodes as an image, and no text of it gets into a message. Links
     to folders are refused, since they may lead back; devices, pipes and sockets are never opened,
-    also behind links.
+    also behind links. `Entry.where` is (time of the content, time of the inode) in ns.
     """
 
     def __init__(self, root: Path) -> None:
         self.uri = str(root)
         self._root = root
         self._top = Descriptor(root, os.O_DIRECTORY)
+        self._listed_ns = 0
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        self._listed_ns = marks.now_ns()
         for name, found in self._walk(passed_over):
-            yield Entry(name, found.st_size)
+            yield Entry(name, found.st_size, marks.times_of(found))
 
     def read(self, entry: Entry) -> bytes:
         refuse_large(self.uri, entry)
@@ -59,6 +66,8 @@ class Folder(Container):
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise changed(self.uri, entry, "it is no regular file")
             content = _read_all(descriptor, entry.size + 1)
+            if entry.where and marks.times_of(os.fstat(descriptor)) != entry.where:
+                raise changed_meanwhile(self.uri, entry.name)
         except OSError as error:
             raise self._problem(entry, error) from None
         finally:
@@ -66,6 +75,9 @@ class Folder(Container):
         if len(content) != entry.size:
             raise changed(self.uri, entry, f"it had {entry.size} bytes, and now has others")
         return content
+
+    def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
+        return marks.of_times(where, self._listed_ns)
 
     def place(self) -> dict[str, Any]:
         return {"kind": "folder", "path": self.uri}

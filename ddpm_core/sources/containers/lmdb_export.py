@@ -16,9 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 import ddpm_core
 from ddpm_core.errors import ConfigError, DataError, PipelineError
 from ddpm_core.images.names import bytes_of, shown, text_of
+from ddpm_core.sources.containers import marks
 from ddpm_core.sources.containers.container import (
     MAX_ENTRIES,
     Container,
@@ -27,6 +31,7 @@ from ddpm_core.sources.containers.container import (
     changed,
     refuse_large,
 )
+from ddpm_core.sources.containers.local_file import LocalFile
 
 DATA_FILE = "data.mdb"
 _BEGINNINGS = {
@@ -53,10 +58,12 @@ class Lmdb(Container):
     def __init__(self, root: Path) -> None:
         self.uri = str(root)
         self._root = root
+        self._mark = marks.FileMark((0, 0), False)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # whatever is there is taken for an image
         _library()
+        self._mark = LocalFile(self._root / DATA_FILE).mark(self.identities)
         self._look_elsewhere()
         size = (self._root / DATA_FILE).stat().st_size
         with self._transaction() as transaction:
@@ -85,6 +92,9 @@ class Lmdb(Container):
             if value is None or len(value) != entry.size:
                 raise changed(self.uri, entry, "there is no such value")
             return bytes(value)
+
+    def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
+        return marks.of_members(self._mark, len(where))
 
     def place(self) -> dict[str, Any]:
         return {"kind": "lmdb", "path": self.uri}

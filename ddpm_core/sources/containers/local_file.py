@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import final
 
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.names import shown
+from ddpm_core.sources.containers.marks import FileMark, of_file
 
 
 @final
@@ -81,6 +82,18 @@ class LocalFile:
         """Return the SHA-256 of the whole file."""
         with self.opened() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def mark(self, identities: Mapping[str, str]) -> FileMark:
+        """Return what shows that the file has changed, as it is now; see `marks.of_file`.
+
+        Raises:
+            DataError: it is gone.
+            StorageError: it cannot be looked at.
+        """
+        try:
+            return of_file(self._path, identities)
+        except OSError as error:
+            raise self._problem(error) from None
 
     def close(self) -> None:
         self._descriptor.close()

@@ -26,7 +26,8 @@ _ACCEPTED = (
     "a folder of images, a .zip, .tar, .tar.gz or .tgz of them, a folder of WebDataset shards, any "
     "of these at s3://bucket/prefix, an archive at https://, or a folder with an LMDB"
 )
-_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""how the names of archives end"""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -67,7 +68,7 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
         return _from_s3(source, cache, sha256)
     if source.startswith("https://"):
         path = fetch_url(_checked_url(source), _suffix(urlsplit(source).path), cache, sha256)
-        return _archive(path, cache, None, uri=source.partition("?")[0])
+        return _archive(path, cache, None, uri=source.partition("?")[0], identity=sha256)
     if source.startswith("file:///"):
         if re.search("[?#]", source):
             raise _refused(source, "; in a URI of a file, ? is written %3F and # is written %23")
@@ -96,13 +97,17 @@ def _opened(source: str, cache: Path, sha256: str | None) -> Container:
     return ShardFiles(shards, uri=str(path)) if shards else Folder(path)
 
 
-def _archive(path: Path, cache: Path, sha256: str | None, *, uri: str) -> Container:
+def _archive(
+    path: Path, cache: Path, sha256: str | None, *, uri: str, identity: str | None = None
+) -> Container:
+    """Return an archive; `identity` is what identifies the content of a copy in the cache."""
     suffix = _suffix(path.name)
     with closing(LocalFile(path)) as file:
         check_kind(suffix, path.stat().st_size, file.read_at, uri)
     tar, packed_sha256 = path, None
     if suffix in (".tar.gz", ".tgz"):
         tar, packed_sha256 = unpacked(path, cache)
+        identity = packed_sha256
     if suffix == ".zip":
         container: Container = Zip(path, uri=uri)
     elif is_a_shard(tar, uri):
@@ -115,6 +120,8 @@ def _archive(path: Path, cache: Path, sha256: str | None, *, uri: str) -> Contai
             f"{path} has the SHA-256 {found}, data.source_sha256 says {sha256}; fetch the file "
             "again, or correct the digest"
         )
+    if identity is not None:
+        container.identities = {str(tar): identity}
     return container
 
 
@@ -122,7 +129,7 @@ def _from_s3(source: str, cache: Path, sha256: str | None) -> Container:
     name, key = bucket_and_key(source)
     bucket = ForeignBucket(name)
     prefix = f"{key}/" if key else ""
-    is_archive = key.lower().endswith(_SUFFIXES)
+    is_archive = key.lower().endswith(ARCHIVES)
     bucket.check(key if is_archive else prefix)
     if is_archive:
         found = next((one for one in bucket.objects(key) if one.key == key), None)
@@ -130,22 +137,21 @@ def _from_s3(source: str, cache: Path, sha256: str | None) -> Container:
             raise DataError(f"{source} is not there; correct data.source")
         suffix = _suffix(key)
         path = fetch_object(bucket, found, suffix, cache, sha256)
-        return _archive(path, cache, None, uri=source)
+        return _archive(path, cache, None, uri=source, identity=found.etag)
     if sha256 is not None:
         raise _no_digest(source)
-    shards = _shards_below(bucket, prefix)
+    shards = shards_below(bucket, prefix)
     if not shards:
         return BucketFolder(name, key)
-    return ShardFiles(
-        [
-            (one.key.removeprefix(prefix), fetch_object(bucket, one, ".tar", cache, None))
-            for one in shards
-        ],
-        uri=source.rstrip("/"),
+    copies = [(one, fetch_object(bucket, one, ".tar", cache, None)) for one in shards]
+    container = ShardFiles(
+        [(one.key.removeprefix(prefix), path) for one, path in copies], uri=source.rstrip("/")
     )
+    container.identities = {str(path): one.etag for one, path in copies}
+    return container
 
 
-def _shards_below(bucket: ForeignBucket, prefix: str) -> list[Object]:
+def shards_below(bucket: ForeignBucket, prefix: str) -> list[Object]:
     """Return the tars below a prefix; [] as soon as something else is there that is an image."""
     found = []
     for one in bucket.objects(prefix):
@@ -164,11 +170,11 @@ def _shards_below(bucket: ForeignBucket, prefix: str) -> list[Object]:
 
 def _suffix(path: str) -> str:
     """Return the suffix by which the kind of an archive is known."""
-    for suffix in _SUFFIXES:
+    for suffix in ARCHIVES:
         if path.lower().endswith(suffix):
             return suffix
     raise DataError(
-        f"{quoted(path)} is no archive of a kind that is read ({', '.join(_SUFFIXES)}); give "
+        f"{quoted(path)} is no archive of a kind that is read ({', '.join(ARCHIVES)}); give "
         f"{_ACCEPTED}"
     )
 

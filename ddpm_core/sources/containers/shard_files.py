@@ -13,6 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.names import (
     BESIDE,
@@ -26,6 +29,7 @@ from ddpm_core.images.names import (
     shown,
     text_of,
 )
+from ddpm_core.sources.containers import marks
 from ddpm_core.sources.containers.container import Container, Entry, PassedOver
 from ddpm_core.sources.containers.local_file import LocalFile
 from ddpm_core.sources.containers.tar_walk import Member, walk
@@ -69,8 +73,11 @@ class ShardFiles(Container):
             (f"{split}/" if both and split else "") + name.removesuffix(".tar") + "/"
             for split, (name, _) in zip(splits, self._shards, strict=True)
         ]
+        self._opened: tuple[int, Tar] | None = None
+        self._marks: list[marks.FileMark] = []
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        self._marks = [LocalFile(path).mark(self.identities) for _, path in self._shards]
         for number, (name, path) in enumerate(self._shards):
             origin = shown(f"{self.uri}/{name}")
             with closing(LocalFile(path)) as content, LocalFile(path).opened() as file:
@@ -95,9 +102,18 @@ class ShardFiles(Container):
         number, offset = entry.where
         if not 0 <= number < len(self._shards):
             raise DataError(f"{self.uri} has no shard {number}; list it again")
-        name, path = self._shards[number]
-        with Tar(path, uri=f"{self.uri}/{name}") as tar:
-            return tar.read(entry._replace(where=(offset,)))
+        opened = self._opened
+        if opened is None or opened[0] != number:
+            name, path = self._shards[number]
+            # The one before closes itself, once no thread reads from it any more.
+            self._opened = opened = (number, Tar(path, uri=f"{self.uri}/{name}"))
+        return opened[1].read(entry._replace(where=(offset,)))
+
+    def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
+        numbers = where[:, 0]
+        values = np.array([mark.values for mark in self._marks], np.int64)
+        are_trusted = np.array([mark.is_trusted for mark in self._marks], np.bool_)
+        return marks.Marks(values[numbers], are_trusted[numbers])
 
     def place(self) -> dict[str, Any]:
         shards = [[name, str(path)] for name, path in self._shards]
@@ -105,6 +121,9 @@ class ShardFiles(Container):
 
     def is_here(self) -> bool:
         return all(path.is_file() for _, path in self._shards)
+
+    def close(self) -> None:
+        self._opened = None
 
 
 def shards_in(root: Path) -> list[tuple[str, Path]]:

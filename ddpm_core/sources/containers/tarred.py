@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ddpm_core.errors import DataError
 from ddpm_core.images.names import checked_name
 from ddpm_core.shards.tar import BLOCK_BYTES, check_header
+from ddpm_core.sources.containers import marks
 from ddpm_core.sources.containers.container import (
     Container,
     Entry,
@@ -32,8 +36,10 @@ class Tar(Container):
         self.uri = uri or str(path)
         self._path = path
         self._file = LocalFile(path)
+        self._mark = marks.FileMark((0, 0), False)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
+        self._mark = self._file.mark(self.identities)
         with self._file.opened() as file:
             for found in walk(file, self.uri):
                 name = checked_name(found.raw_name, self.uri)
@@ -54,6 +60,9 @@ class Tar(Container):
         except DataError as error:
             raise changed(self.uri, entry, "there is no header before it") from error
         return content[BLOCK_BYTES:]
+
+    def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
+        return marks.of_members(self._mark, len(where))
 
     def place(self) -> dict[str, Any]:
         return {

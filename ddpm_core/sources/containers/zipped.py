@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
 from ddpm_core.images.names import bytes_of, checked_name, quoted, shown
+from ddpm_core.sources.containers import marks
 from ddpm_core.sources.containers.container import (
     MAX_ENTRIES,
     Container,
@@ -63,10 +65,12 @@ class Zip(Container):
         self.uri = uri or str(path)
         self._path = path
         self._file = LocalFile(path)
+        self._mark = marks.FileMark((0, 0), False)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
         del passed_over  # folders are no files; all the rest is yielded
         starts, ends = array("q"), array("q")
+        self._mark = self._file.mark(self.identities)
         with self._file.opened() as file:
             directory = self._directory(file)
             file.seek(directory.offset)
@@ -112,6 +116,9 @@ class Zip(Container):
         if content is None or len(content) != entry.size or zlib.crc32(content) != crc:
             raise changed(self.uri, entry, "its checksum (CRC-32) does not fit")
         return content
+
+    def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
+        return marks.of_members(self._mark, len(where))
 
     def place(self) -> dict[str, Any]:
         return {"kind": "zip", "path": str(self._path), "uri": self.uri}
