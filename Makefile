@@ -15,7 +15,7 @@ BIN := .venv/bin
 # takes what.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper test test-all test-nodes test-gpu trained end-to-end faults test-fast check lint map s3-server ui results play report clean
+.PHONY: help run paper docs test test-all test-nodes test-gpu trained end-to-end faults test-fast check lint map s3-server ui results play report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,10 @@ s3-server: ## install the S3 server that tests run against (Debian packages, as 
 map: .venv/.installed-dev ## write docs/map.md anew: every file in one line
 	@$(BIN)/python -m tests.test_map
 
+docs: .venv/.installed-dev ## build the documentation's site into ./site; warnings are errors, and nothing is fetched
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html; or, with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000"
+
 check: lint test-all ## lint and every test
 
 ui: results .venv/.installed ## open MLflow on the results under ROOT (loopback, PORT=5000)
@@ -80,7 +84,7 @@ results:
 	    "your runs; for runs on S3 set MLFLOW_TRACKING_URI" >&2; exit 1; }
 
 clean: ## remove .venv and caches; never touches runs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
 # Without its stamp, .venv is what a failed or killed installation left: it begins anew (--clear).
 # Its python is no sign, since that is there before pip is.
