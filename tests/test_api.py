@@ -13,6 +13,9 @@ from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sampling.units import read_pictures, units_of
 from tests.sampling.tiny import (  # noqa: F401 - fixtures
     _trained_root,
+    classifier_config,
+    commit_earlier,
+    commit_random_weights,
     in_process,
     one_thread,
     recording_tracker,
@@ -137,3 +140,32 @@ def test_what_is_not_there_is_refused_in_words(trained):  # noqa: F811
     with pytest.raises(CheckpointError, match="400"):
         Run.load("tiny", root=where.uri, model="@400")
     assert Run.load("tiny", root=where.uri).metrics is None
+
+
+def test_an_edit_of_nothing_is_guided_and_thresholded_as_said(trained):  # noqa: F811
+    """Catches: a weaker model and a threshold that are passed over where no label is given, a
+    classifier that is passed over in silence, and noise that depends on the batch."""
+    where, config = trained
+    open_run(where, config)
+    commit_earlier(where, config, 5)
+    plain = Run.load("tiny", root=where.uri)
+    images = plain.sample(3)
+    edited = plain.edit(images, strength=0.5)
+    weaker = {"sample.guidance_by": "@5", "sample.guidance_scale": 3}
+    for settings in ({"sample.threshold_percentile": 50}, weaker):
+        run = Run.load("tiny", root=where.uri, settings=settings)
+        assert (run.edit(images, strength=0.5) != edited).any(), settings
+    np.testing.assert_array_equal(plain.edit(images[:1], strength=0.5), edited[:1])
+    judge = classifier_config()
+    commit_random_weights(where, judge)
+    open_run(where, judge)
+    by = {"sample.guidance_by": "judge", "sample.guidance_scale": 5}
+    run = Run.load("tiny", root=where.uri, settings=by)
+    with pytest.raises(ConfigError, match="give a label"):
+        run.edit(images, strength=0.5)
+    np.testing.assert_array_equal(run.edit(images, strength=0.5, guidance=0), edited)
+    assert (run.edit(images, strength=0.5, labels=[3]) != edited).any()
+    late = {**by, "sample.guidance_interval": [5, 99]}
+    run = Run.load("tiny", root=where.uri, settings=late)
+    with pytest.raises(ConfigError, match="nothing would be guided"):
+        run.edit(images, strength=0.2, labels=[3])

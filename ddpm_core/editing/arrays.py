@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.interpolation import interpolate
@@ -20,11 +20,11 @@ from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.measures.rate_distortion import mean_rmse, progressive_decoding, rate
 from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.diffusion.wrappers.respacing import respaced
-from ddpm_core.editing.method import Method, edit_images
+from ddpm_core.editing.method import Method, edit_images, followed, require_guided
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.sampling.draw import to_levels
-from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.loaded import Drawing, Model
 
 Images = NDArray[Any]
@@ -65,27 +65,38 @@ def edit(
         raise ConfigError("nothing says what to make anew: give a mask, or a strength")
     config, method = drawing.config, Method(strength=strength)
     method.require_possible(config)
-    x_0, known, guide, denoiser = _to_unit(model, images), None, model.guide, _of_images(model)
-    if mask is not None:
-        known = Known(x_0, torch.from_numpy(_kept(mask, images)).to(x_0.device)[:, None])
-        denoiser = denoiser.knowing(known)
-        guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
-    positions = torch.arange(len(images), device=x_0.device)
-    followed: Denoiser = denoiser.given_nothing()
-    if is_labelled:
-        label = drawing.plan.labels(positions)
-        given = NOTHING if label is None else Conditioning(label=label)
-        followed = guided(denoiser, given, config.sample, guide, form="eps")
-    edited = edit_images(
-        followed,
-        x_0,
-        known,
-        positions,
-        method=method,
-        sample=config.sample,
-        seed=config.sample.seed if seed is None else seed,
-    )
-    return _levels(model, edited)
+    require_guided(config, strength)
+    denoiser, guide = _of_images(model), model.guide
+    if isinstance(guide, Classifier) and not is_labelled:
+        if config.sample.guidance_scale != 0:
+            raise ConfigError(
+                "a classifier guides this run, which leads to classes: give a label (on the page "
+                "choose a class), or guidance 0"
+            )
+        guide = None
+    kept = None if mask is None else _kept(mask, images)
+    made = []
+    for start in range(0, len(images), config.sample.batch_size):
+        batch = slice(start, start + config.sample.batch_size)
+        x_0 = _to_unit(model, images[batch])
+        positions = torch.arange(len(images), device=x_0.device)[batch]
+        known, own, other = None, denoiser, guide
+        if kept is not None:
+            known = Known(x_0, torch.from_numpy(kept[batch]).to(x_0.device)[:, None])
+            own = denoiser.knowing(known)
+            other = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
+        labels = drawing.plan.labels(positions) if is_labelled else None
+        edited = edit_images(
+            followed(own, other, labels, config.sample),
+            x_0,
+            known,
+            positions,
+            method=method,
+            sample=config.sample,
+            seed=config.sample.seed if seed is None else seed,
+        )
+        made.append(_levels(model, edited))
+    return np.concatenate([images[:0], *made])
 
 
 def between(model: Model, image: Images, other: Images, num_images: int, *, depth: float) -> Images:
@@ -109,7 +120,7 @@ def between(model: Model, image: Images, other: Images, num_images: int, *, dept
             f"num_images={num_images}, depth={depth}: give at least 2 images, and a depth from "
             "0 to 1"
         )
-    ends = _to_unit(model, _required(model, np.stack([image, other])))
+    ends = _to_unit(model, np.concatenate([_one(model, image), _one(model, other)]))
     denoiser = _of_images(model)
     with torch.inference_mode():
         mixed = interpolate(
@@ -150,7 +161,7 @@ def code(model: Model, image: Images, num_moments: int) -> Sequence[Received]:
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 4.3.
     """
-    x_0 = _to_unit(model, _required(model, image[None]))
+    x_0 = _to_unit(model, _one(model, image))
     denoiser: Denoiser = _of_images(model).given_nothing()
     length = chain_of(denoiser.path).num_timesteps
     if length > _LONGEST_CODE:
@@ -199,9 +210,21 @@ def _required(model: Model, images: Images) -> Images:
     if images.ndim != 4 or images.shape[1:] != shape or images.dtype != np.dtype(data.dtype):
         raise DataError(
             f"images are {images.shape} {images.dtype}, and this model has (n, "
-            f"{', '.join(map(str, shape))}) {data.dtype}; `Run.read` makes them of a file"
+            f"{', '.join(map(str, shape))}) {data.dtype}; `Run.read` makes one of a file"
         )
     return images
+
+
+def _one(model: Model, image: Images) -> Images:
+    """Return one image as a batch."""
+    data, image = model.config.data, np.asarray(image)
+    shape = (data.height, data.width, data.channels)
+    if image.shape != shape or image.dtype != np.dtype(data.dtype):
+        raise DataError(
+            f"the image is {image.shape} {image.dtype}, and one of this model is {shape} "
+            f"{data.dtype}; `Run.read` makes it of a file"
+        )
+    return image[None]
 
 
 def _kept(mask: NDArray[np.bool_], images: Images) -> NDArray[np.bool_]:

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.conditioning import Known
 from ddpm_core.config import RunConfig, identity
-from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
-from ddpm_core.editing.method import depth_of, edit_images, num_steps_at
+from ddpm_core.editing.method import edit_images, followed, require_guided
 from ddpm_core.editing.request import Request
 from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
-from ddpm_core.inference.build import require_guidance
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
@@ -33,7 +32,6 @@ from ddpm_core.runs.run import check_stage
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import to_levels
-from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.plan import plan_of
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.shards.classes import labelled_classes
@@ -188,7 +186,7 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
             f"sample.guidance_by={config.sample.guidance_by!r} is a classifier, which leads to the "
             "class that an image is to be of; give it, e.g. --set sample.labels=[3]"
         )
-    _require_guidance(config, request)
+    require_guided(config, request.method.strength)
     weights = chosen.require(store, config)
     chosen.require_files(store, weights)
     inputs = read_inputs(request, config, out.uri)
@@ -200,21 +198,6 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
         work = replace(work, there=there)
     out.require_writable()
     return work
-
-
-def _require_guidance(config: RunConfig, request: Request) -> None:
-    """Refuse an interval of guidance in which none of the edit's steps lies.
-
-    Raises:
-        ConfigError: with the noise levels that there are.
-    """
-    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
-    if (strength := request.method.strength) is None:
-        require_guidance(config)
-    else:
-        depth = depth_of(strength, num_timesteps)
-        steps = num_steps_at(sample, num_timesteps, depth)
-        require_guidance(config, depth=depth, num_steps=steps)
 
 
 class _Steps:
@@ -260,8 +243,12 @@ def _edited(
         known = Known(images, torch.from_numpy(inputs.known[numbers]).to(device)[:, None])
         denoiser = denoiser.knowing(known)
         guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
+    labels = None
+    if work.labels:
+        in_turn = [work.labels[number % len(work.labels)] for number in numbers]
+        labels = torch.tensor(in_turn, device=device)
     x_0 = edit_images(
-        _of_labels(denoiser, guide, work, numbers, device),
+        followed(denoiser, guide, labels, config.sample),
         images,
         known,
         torch.tensor(positions, device=device),
@@ -273,25 +260,6 @@ def _edited(
     # Where it is known x_0 is the image's own value, whose rounding is its level.
     made: NDArray[Any] = to_levels(x_0, config.data.num_levels).cpu().numpy()
     return made[: len(jobs)]
-
-
-def _of_labels(
-    denoiser: NetworkDenoiser,
-    guide: Guide | None,
-    work: Work,
-    numbers: Sequence[int],
-    device: torch.device,
-) -> Denoiser:
-    """Return the guided denoiser of the labels of these images; of nothing where none are given."""
-    given, sample = NOTHING, work.config.sample
-    if work.labels:
-        labels = [work.labels[number % len(work.labels)] for number in numbers]
-        given = Conditioning(label=torch.tensor(labels, device=device))
-    elif work.config.num_classes is not None:
-        denoiser = denoiser.given_nothing()
-        guide = guide.given_nothing() if isinstance(guide, NetworkDenoiser) else guide
-    # Not every step of the chain is taken, or not from its end.
-    return guided(denoiser, given, sample, guide, form="eps")
 
 
 def _sheet(work: Work, out: Store) -> bytes:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import Known
+from ddpm_core.conditioning import NOTHING, Conditioning, Known
 from ddpm_core.config import RunConfig, SampleConfig
-from ddpm_core.diffusion.denoiser import Denoiser
+from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.samplers.ancestral import OnStep
@@ -22,6 +22,9 @@ from ddpm_core.diffusion.wrappers.pinning import Pinned
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.shortened import shortened, start_of
 from ddpm_core.errors import ConfigError
+from ddpm_core.inference.build import require_guidance
+from ddpm_core.inference.denoiser import Guide
+from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.sampler import Noise, num_steps_of, run_sampler
 
 Name = Literal["replacement", "repaint"]
@@ -52,14 +55,14 @@ class Method:
         sample, num_timesteps = config.sample, config.diffusion.num_timesteps
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ConfigError(
-                f"--strength {self.strength:g} must be above 0 and at most 1: the share of the way "
+                f"strength {self.strength:g} must be above 0 and at most 1: the share of the way "
                 "to noise that the image goes back"
             )
         is_whole = num_steps_of(sample, num_timesteps) == num_timesteps
         if self.strength is not None and sample.spacing == "leading" and not is_whole:
             raise ConfigError(
-                "sample.spacing=leading leaves out the end of the path, where --strength begins; "
-                "give --set sample.spacing=trailing"
+                "sample.spacing=leading leaves out the end of the path, where an edit by strength "
+                "begins; set sample.spacing=trailing"
             )
         if self.name == "repaint":
             if sample.sampler != "ancestral":
@@ -105,6 +108,43 @@ def num_steps_at(sample: SampleConfig, num_timesteps: int, depth: int) -> int:
     return depth if taken == num_timesteps else max(2, round(taken * depth / num_timesteps))
 
 
+def require_guided(config: RunConfig, strength: float | None) -> None:
+    """Refuse an interval of guidance in which none of the edit's steps lies.
+
+    Raises:
+        ConfigError: with the noise levels that there are.
+    """
+    sample, num_timesteps = config.sample, config.diffusion.num_timesteps
+    if strength is None:
+        require_guidance(config)
+    else:
+        depth = depth_of(strength, num_timesteps)
+        steps = num_steps_at(sample, num_timesteps, depth)
+        require_guidance(config, depth=depth, num_steps=steps)
+
+
+def followed(
+    denoiser: NetworkDenoiser, guide: Guide | None, labels: Tensor | None, sample: SampleConfig
+) -> Denoiser:
+    """Return the denoiser that an edit follows, guided and thresholded as `sample` says.
+
+    Args:
+        denoiser: of the run, which knows what is known of the images.
+        guide: weights that guide it, which know the same.
+        labels: of the images, (b,) int64; None: they are of nothing.
+        sample: the section.
+
+    Raises:
+        ConfigError: as `guided`.
+    """
+    given = NOTHING if labels is None else Conditioning(label=labels)
+    if labels is None:
+        denoiser = denoiser.given_nothing()
+        guide = guide.given_nothing() if isinstance(guide, NetworkDenoiser) else guide
+    # Not every step of the chain is taken, or not from its end.
+    return guided(denoiser, given, sample, guide, form="eps")
+
+
 @torch.inference_mode()
 def edit_images(
     denoiser: Denoiser,
@@ -145,7 +185,7 @@ def edit_images(
         depth = depth_of(method.strength, num_timesteps)
         if not sample.is_adaptive:
             steps = num_steps_at(sample, num_timesteps, depth)
-            sample = SampleConfig(**{**sample.model_dump(), "num_steps": steps})
+            sample = sample.model_copy(update={"num_steps": steps})
         denoiser = shortened(denoiser, depth)
         start = start_of(denoiser, images.to(dtype), state)
         state = start.heun_state if sample.sampler == "heun" else start.state

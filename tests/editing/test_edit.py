@@ -110,7 +110,7 @@ def test_a_folder_is_edited_and_nothing_is_written_over(place, capsys):
     [
         ([], 2, "nothing says what to make anew"),
         (["--extend", "left=2", "--strength", "0.5"], 2, "do not go together"),
-        (["--strength", "1.5"], 2, "--strength 1.5 must be above 0"),
+        (["--strength", "1.5"], 2, "strength 1.5 must be above 0"),
         (["--strength", "0.5", "--method", "repaint"], 2, "is for what is known of an image"),
         (["--strength", "0.5", "--jump", "3"], 2, "are of --method repaint"),
         (["--strength", "0.5", "--variants", "0"], 2, "--variants 0 must be"),
