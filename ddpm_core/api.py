@@ -10,7 +10,8 @@ Starts neither Ray nor MLflow, writes nothing below the root, and computes on a 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,7 +55,7 @@ class Run:
     @classmethod
     def load(
         cls,
-        target: str,
+        target: str | Path,
         *,
         root: str | None = None,
         model: str | None = None,
@@ -77,14 +78,16 @@ class Run:
         changes = dict(settings or {})
         if model is not None:
             changes["sample.model"] = model
-        where, config = configure(run_place(target, root), root=None, run=None, changes=changes)
+        where, config = configure(
+            run_place(str(target), root), root=None, run=None, changes=changes
+        )
         store = open_store(where)
         require_denoiser(config, "sample")
         check_stage(store, config)
         weights = chosen.require(store, config)
         chosen.require_files(store, weights)
-        found = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = Model.load(store, config, weights, torch.device(found))
+        found = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        loaded = Model.load(store, config, weights, found)
         return cls(store, config, weights, loaded)
 
     def sample(
@@ -98,7 +101,7 @@ class Run:
         seed: int | None = None,
         **settings: Any,  # noqa: ANN401
     ) -> Images:
-        """Draw images; image i of a seed is the same however many are drawn beside it.
+        """Draw images; image i of a seed is the same, to rounding, whatever is drawn beside it.
 
         Args:
             num_images: how many: images 0, 1, ... of the seed; or which.
@@ -114,7 +117,7 @@ class Run:
             ConfigError: these do not go together.
         """
         drawing = self._drawing(steps, sampler, labels, guidance, settings)
-        return self._model.images(_indices(num_images), drawing, seed=seed)
+        return self._model.images(_indices(num_images), drawing, seed=_seed(seed))
 
     def stream(
         self,
@@ -130,10 +133,13 @@ class Run:
     ) -> Iterator[Moment]:
         """Yield images while they are drawn: the predicted x_0 after every so many steps.
 
-        Args and Raises are those of `sample`; all images are one batch.
+        Args and Raises are those of `sample`; all images are one batch. `every` is at least 1.
         """
         drawing = self._drawing(steps, sampler, labels, guidance, settings)
-        return self._model.moments(_indices(num_images), drawing, seed=seed, every=every)
+        if (every := _integer("every", every)) < 1:
+            raise ConfigError(f"every={every} must be at least 1")
+        indices = _indices(num_images)
+        return self._model.moments(indices, drawing, seed=_seed(seed), every=every)
 
     def edit(
         self,
@@ -152,7 +158,8 @@ class Run:
         Args:
             images: in the model's shape, see `read`.
             mask: (n, height, width) or (height, width); the rest keeps its values. None: all.
-            strength: how far back to noise, from 0 to 1; None: all the way, with a mask only.
+            strength: how far back to noise, above 0 and at most 1; None: all the way, with a mask
+                only.
             steps: as of `sample`.
             sampler: as of `sample`.
             labels: of the images in turn; none: of nothing.
@@ -170,8 +177,8 @@ class Run:
             images,
             mask=mask,
             strength=strength,
-            is_labelled=bool(labels),
-            seed=seed,
+            is_labelled=len(labels) > 0,
+            seed=_seed(seed),
         )
 
     def interpolate(
@@ -246,7 +253,10 @@ class Run:
         guidance: float | None,
         settings: Mapping[str, Any],
     ) -> Drawing:
-        return self._model.drawing(Wish(sampler, steps, labels, guidance, settings))
+        listed = [labels] if isinstance(labels, str) else list(labels)
+        named = [one if isinstance(one, str) else _integer("a label", one) for one in listed]
+        taken = None if steps is None else _integer("steps", steps)
+        return self._model.drawing(Wish(sampler, taken, named, guidance, settings))
 
 
 def grid(images: Images) -> Image.Image:
@@ -254,17 +264,54 @@ def grid(images: Images) -> Image.Image:
 
     Args:
         images: (n, height, width, channels); of 16 bits v / 257 is shown.
+
+    Raises:
+        DataError: they are no such images.
     """
+    if images.ndim != 4 or len(images) == 0 or images.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"images are {images.shape} {images.dtype}; give (n, height, width, channels) uint8 or "
+            "uint16, at least one"
+        )
     if images.dtype != np.uint8:
         images = (images // 257).astype(np.uint8)
     return pictures.as_pillow(pictures.grid(images))
 
 
 def _indices(num_images: int | Sequence[int]) -> list[int]:
-    if isinstance(num_images, int):
-        if num_images < 1:
-            raise ConfigError(f"num_images={num_images} must be at least 1")
-        return list(range(num_images))
-    if not num_images or min(num_images) < 0:
-        raise ConfigError(f"num_images={list(num_images)} must be numbers of images from 0 on")
-    return list(num_images)
+    if not isinstance(num_images, Iterable):
+        count = _integer("num_images", num_images)
+        if count < 1:
+            raise ConfigError(f"num_images={count} must be at least 1")
+        return list(range(count))
+    given = [_integer("num_images", one) for one in num_images]
+    if not given or not 0 <= min(given) <= max(given) < 2**63:
+        raise ConfigError(f"num_images={given} must be numbers of images from 0 on, below 2**63")
+    return given
+
+
+def _seed(given: int | None) -> int | None:
+    if given is None:
+        return None
+    seed = _integer("seed", given)
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed={seed} must be from 0 to 2**63 - 1")
+    return seed
+
+
+def _integer(name: str, given: object) -> int:
+    """Return a whole number as Python's own: NumPy has others."""
+    try:
+        return operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{name}={given!r} must be a whole number") from None
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device={name!r} cannot be used here ({reason}); give cpu, or leave it out"
+        ) from None

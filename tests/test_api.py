@@ -1,7 +1,10 @@
 """Runs from Python."""
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddpm_core.api import Run, grid
@@ -69,8 +72,6 @@ def test_another_sampler_has_its_own_defaults(trained):  # noqa: F811
 
 def test_a_stream_ends_with_the_images_and_may_be_left(run):
     """Catches: an x_0_hat given for the image, steps counted wrongly, a thread that draws on."""
-    import threading
-
     moments = list(run.stream(2, steps=6, sampler="unipc", every=2))
     assert [(one.step, one.num_steps) for one in moments] == [(2, 6), (4, 6), (6, 6)]
     np.testing.assert_array_equal(moments[-1].images, run.sample(2, steps=6, sampler="unipc"))
@@ -169,3 +170,74 @@ def test_an_edit_of_nothing_is_guided_and_thresholded_as_said(trained):  # noqa:
     run = Run.load("tiny", root=where.uri, settings=late)
     with pytest.raises(ConfigError, match="nothing would be guided"):
         run.edit(images, strength=0.2, labels=[3])
+
+
+def test_drawn_labels_are_of_the_seed_too(trained):  # noqa: F811
+    """Catches: labels=training drawn by the run's seed under the noise of another."""
+    where, config = trained
+    classes = {"model.conditioning": "label", "sample.labels": "training", "train.num_steps": 11}
+    labelled = config.replaced({"name": "labelled", **classes})
+    commit_random_weights(where, labelled)
+    open_run(where, labelled)
+    run = Run.load("labelled", root=where.uri)
+    of_seed = Run.load("labelled", root=where.uri, settings={"sample.seed": 5})
+    np.testing.assert_array_equal(run.sample(8, steps=3, seed=5), of_seed.sample(8, steps=3))
+
+
+def test_a_stream_that_fails_may_be_left_too(run, monkeypatch):
+    """Catches: a thread that waits for ever to hand over its error."""
+    on_the_way = threading.Event()
+
+    def draw(_denoiser, positions, shape, *, on_step, **_of):
+        on_step(2, torch.zeros(1), torch.zeros(len(positions), *shape))
+        on_step(1, torch.zeros(1), torch.zeros(len(positions), *shape))
+        on_the_way.set()
+        raise DataError("fails")
+
+    monkeypatch.setattr("ddpm_core.sampling.loaded.draw", draw)
+    left = run.stream(1)
+    next(left)
+    assert on_the_way.wait(60)
+    left.close()
+    failing = run.stream(1)
+    next(failing), next(failing)
+    with pytest.raises(DataError, match="fails"):
+        next(failing)
+
+
+def test_numbers_are_numpys_too(run):
+    """Catches: an array taken for a truth value, and a number that JSON does not know."""
+    images = run.sample(np.arange(2), steps=np.int64(5))
+    np.testing.assert_array_equal(images, run.sample(np.int64(2), steps=5))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"num_images": [2**63]}, "below 2"),
+        ({"num_images": 2.5}, "num_images=2.5 must be a whole number"),
+        ({"seed": -1}, "seed=-1 must be"),
+        ({"seed": 2**63}, "must be from 0 to"),
+        ({"every": 0}, "every=0 must be at least 1"),
+        ({"model": "@5"}, "are read when a run is loaded"),
+        ({"guidance_by": "@5", "guidance": 3}, "are read when a run is loaded"),
+        ({"labels": "37"}, r"labels=\['37'\]: the images of this model are of no class"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_words(run, wrong, words):
+    """Catches: settings that are passed over, and what ends in a traceback of another library."""
+    with pytest.raises(ConfigError, match=words):
+        run.stream(**wrong)
+
+
+def test_what_is_no_image_is_refused_in_words(run, trained):  # noqa: F811
+    images = run.sample(2, steps=2)
+    with pytest.raises(DataError, match=r"the image is \(4, 8, 1\) uint8"):
+        run.interpolate(images[0], images[0, :4])
+    with pytest.raises(DataError, match=r"the image is \(2, 8, 8, 1\) uint8"):
+        run.code(images)
+    for wrong in (images[0], images[:0], images.astype(float)):
+        with pytest.raises(DataError, match="at least one"):
+            grid(wrong)
+    with pytest.raises(ConfigError, match="device='nowhere' cannot be used"):
+        Run.load("tiny", root=trained[0].uri, device="nowhere")

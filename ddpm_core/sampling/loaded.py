@@ -7,6 +7,7 @@ Image i of a seed is the one that the sample stage draws, to the network's round
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ _OF_A_SAMPLER = (
 )  # fmt: skip
 """keys of `sample` that are tuned to a sampler, and mean nothing or something else to another"""
 MAX_LISTED = 1024
-"""labels and images of one request"""
+"""labels of one request"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,13 @@ class Model:
         is_unguided = wish.guidance_scale == 0 and isinstance(self.guide, Classifier)
         if wish.guidance_scale is not None and not is_unguided:
             changes["sample.guidance_scale"] = wish.guidance_scale
-        changes |= {f"sample.{key}": value for key, value in (wish.settings or {}).items()}
+        settings = wish.settings or {}
+        for key in settings.keys() & {"model", "guidance_by"}:
+            raise ConfigError(
+                f"{key}={settings[key]!r} names weights, which are read when a run is loaded; give "
+                f'it there, Run.load(..., settings={{"sample.{key}": ...}})'
+            )
+        changes |= {f"sample.{key}": value for key, value in settings.items()}
         if len(wish.labels) > MAX_LISTED:
             raise ConfigError(f"{len(wish.labels)} labels are listed, at most {MAX_LISTED} may be")
         if wish.labels:
@@ -136,6 +143,11 @@ class Model:
         if is_unguided:
             unguided = config.sample.model_copy(update={"guidance_scale": 0.0})
             config = config.model_copy(update={"sample": unguided})
+        if isinstance(self.guide, Classifier) and config.sample.guidance_rescale > 0:
+            raise ConfigError(
+                f"guidance_rescale={config.sample.guidance_rescale:g} is stated for guidance away "
+                "from a reference, and a classifier, which has none, guides here; leave it out"
+            )
         require_guidance(config)
         plan = self.plan
         if wish.labels:
@@ -209,8 +221,8 @@ class Model:
             except _LeftError:
                 pass
             except BaseException as error:  # noqa: BLE001 - raised where the images are awaited
-                if not left.is_set():
-                    found.put(error)
+                with suppress(_LeftError):
+                    put(error)
 
         thread = threading.Thread(target=work, name="drawing", daemon=True)
         thread.start()
@@ -230,13 +242,15 @@ class Model:
         self, positions: Tensor, drawing: Drawing, seed: int | None, on_step: OnStep | None
     ) -> Tensor:
         sample = drawing.config.sample
-        given = drawing.plan.conditioning(positions)
+        seed = sample.seed if seed is None else seed
+        # Labels that are drawn are of the same seed, as the stage's are.
+        given = replace(drawing.plan, seed=seed).conditioning(positions)
         return draw(
             guided(self.denoiser, given, sample, self.guide),
             positions,
             self.config.data.shape,
             sample=sample,
-            seed=sample.seed if seed is None else seed,
+            seed=seed,
             on_step=on_step,
         )
 
