@@ -136,8 +136,8 @@ def test_files_become_what_the_model_sees(run, tmp_path):
 def test_what_is_not_there_is_refused_in_words(trained):  # noqa: F811
     where, config = trained
     open_run(where, config)
-    with pytest.raises(ConfigError, match="neither a recipe"):
-        Run.load("other", root=where.uri)
+    with pytest.raises(ConfigError, match=r"there is no run 'tini' below .* did you mean 'tiny'"):
+        Run.load("tini", root=where.uri)
     with pytest.raises(CheckpointError, match="400"):
         Run.load("tiny", root=where.uri, model="@400")
     assert Run.load("tiny", root=where.uri).metrics is None

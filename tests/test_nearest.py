@@ -12,6 +12,7 @@ from ddpm_core.runs import layout
 CHANGED = {
     "digits-classes": {"train.num_steps": 300, "sample.labels": [3, "7"]},
     "images": {"data.source": "/data/my photos", "data.background": [0, 0, 255]},
+    "digits": {"train.start_from": "1234"},
     "digits-flow": {"name": "mine", "compute.num_workers": 1},
 }
 

@@ -32,5 +32,16 @@ def command_of(config: RunConfig) -> str:
     name, changes = nearest_recipe(config)
     words = ["python", "-m", "flows.train_ddpm", name, "--run", config.name]
     for key, value in changes.items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        words += ["--set", f"{key}={_written(value)}"]
     return shlex.join(words)
+
+
+def _written(value: object) -> str:
+    """Return a value as --set reads it: text as it stands, unless it would read as JSON."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)

@@ -12,6 +12,7 @@ from ddpm_core.drawing.plot import CATEGORIES, drawable, plot, png
 from ddpm_core.recipes.nearest import command_of
 from ddpm_core.reporting import html
 from ddpm_core.reporting.gathered import Facts
+from ddpm_core.runs import results
 from ddpm_core.runs.numbers import Number
 from ddpm_core.runs.stages import STAGES
 
@@ -74,13 +75,25 @@ def _numbers(facts: Facts) -> list[Number]:
     return [number for found in facts.stages.values() for number in found.numbers]
 
 
+def _imported(facts: Facts) -> Mapping[str, str]:
+    """Return the format and the digests of weights that were not trained here; {} of others."""
+    if facts.weights is None or not results.is_imported(facts.weights.checkpoint):
+        return {}
+    found: Mapping[str, str] = facts.weights.checkpoint.body["imported"]
+    return found
+
+
 def _training(facts: Facts) -> Iterator[str]:
     config = facts.config
+    if imported := _imported(facts):
+        yield html.paragraph("The weights were imported; no training was made here.")
+        yield html.table(imported.items())
+        return
     yield html.table(
         [
             ("steps", _of(config.train.num_steps, facts)),
             ("images in a step", config.train.global_batch_size),
-            ("images seen", f"{config.train.num_steps * config.train.global_batch_size:,}"),
+            ("images in all", f"{config.train.num_steps * config.train.global_batch_size:,}"),
             ("began from", config.train.start or "random weights of train.seed"),
             ("arithmetic", config.train.precision),
         ]
@@ -153,10 +166,17 @@ def _model(facts: Facts) -> Iterator[str]:
     if facts.weights is not None:
         rows.append(("weights", f"{facts.weights.name}, SHA-256 {facts.weights.sha256}"))
     yield html.table(rows)
+    if facts.weights is None:
+        return
+    if config.role == "classifier":
+        does = "It says of which class of its data set a noised image is, and draws nothing."
+        unsaid = "whether it treats groups of images unequally"
+    else:
+        does = "It draws images like those of its data set, and of nothing else."
+        unsaid = "whether it repeats training images, or treats groups in them unequally,"
     yield html.paragraph(
-        "It draws images like those of its data set, and of nothing else. What is measured of it "
-        "stands above, on the images named there; whether it repeats training images, or treats "
-        "groups in them unequally, is not part of these numbers unless a stage above says so."
+        f"{does} What is measured of it stands above, on the images named there; {unsaid} is not "
+        "part of these numbers unless a stage above says so."
     )
 
 
@@ -177,12 +197,17 @@ def _has_protocol(value: object) -> bool:
 
 
 def _again(facts: Facts) -> Iterator[str]:
-    yield html.paragraph(
-        "On a CPU, with as many workers, the weights are the same to the last bit; elsewhere to "
-        "rounding."
-    )
-    yield html.code(command_of(facts.config))
-    yield html.paragraph("Or from the whole configuration, run.json:")
+    if _imported(facts):
+        yield html.paragraph(
+            "ddpm import-weights makes it again of the same files. The configuration, run.json:"
+        )
+    else:
+        yield html.paragraph(
+            "On a CPU, with as many workers, the weights are the same to the last bit; elsewhere "
+            "to rounding."
+        )
+        yield html.code(command_of(facts.config))
+        yield html.paragraph("Or from the whole configuration, run.json:")
     yield html.folded("run.json", html.code(facts.config.to_json()))
 
 

@@ -61,10 +61,23 @@ def run_place(target: str, root: str | None) -> str:
     """Return the folder of a run that is named alone; of what is a path, that.
 
     Unlike `read_target` never a recipe of that name.
+
+    Raises:
+        ConfigError: there is no run of that name below the root.
+        StorageError: the storage does not answer.
     """
     if "/" in target or target.endswith(".json"):
         return target
-    return f"{(root or DEFAULT_ROOT).rstrip('/')}/{layout.run_folder(target)}"
+    home = root or DEFAULT_ROOT
+    is_name = re.fullmatch(RUN_NAME_PATTERN, target) is not None
+    if not (is_name and open_store(home).exists(layout.run_json_key(target))):
+        close = near(target, [*_runs_in(home)])
+        meant = f"; did you mean {close!r}?" if close else ""
+        raise ConfigError(
+            f"there is no run {target!r} below {home}; give the name of one, its folder, or the "
+            f"root that it lies in{meant}"
+        )
+    return f"{home.rstrip('/')}/{layout.run_folder(target)}"
 
 
 def require_lasting_root(root: str) -> None:

@@ -35,11 +35,14 @@ def log_description(run: MlflowRun, store: Store, config: RunConfig) -> None:
         begun = None if start.model.run is None else place_of(store, start.model.run)
         if begun is not None:
             tags[FROM_RUN] = begun.run_id
-    is_drawn = False
+    is_drawn = is_imported = False
+    with suppress(PipelineError):  # what cannot be read is said by the stage
+        trained = results.final_checkpoint(store, config)
+        is_imported = trained is not None and results.is_imported(trained)
     if config.role == "denoiser":
         with suppress(PipelineError):  # samples that cannot be read are none to show
             is_drawn = results.samples_of(store, config) is not None
-    text = _text(run, config, begun, is_drawn=is_drawn)
+    text = _text(run, config, begun, is_drawn=is_drawn, is_imported=is_imported)
     known = run.tags()
     note = known.get(NOTE, "")
     if not note or note.startswith(_OF_BEFORE) or known.get(OURS) == _digest(note):
@@ -47,13 +50,21 @@ def log_description(run: MlflowRun, store: Store, config: RunConfig) -> None:
     run.set_tags(tags)
 
 
-def _text(run: MlflowRun, config: RunConfig, begun: PlaceThere | None, *, is_drawn: bool) -> str:
+def _text(
+    run: MlflowRun,
+    config: RunConfig,
+    begun: PlaceThere | None,
+    *,
+    is_drawn: bool,
+    is_imported: bool,
+) -> str:
     """Return it in Markdown."""
     recipe, changes = nearest_recipe(config)
-    differs = f", {len(changes)} keys changed" if changes else ""
+    made_of = f"recipe `{recipe}`" + (f", {len(changes)} keys changed" if changes else "")
+    made_of = "imported weights, not trained here" if is_imported else made_of
     size = f"{config.num_parameters / 1e6:.2f} M parameters"
     shape = "×".join(map(str, config.data.shape))
-    parts = [f"**{config.name}**: recipe `{recipe}`{differs}; {config.data.name} {shape}, {size}."]
+    parts = [f"**{config.name}**: {made_of}; {config.data.name} {shape}, {size}."]
     if (start := config.train.start) is not None:
         words = start.name
         if begun is not None:
@@ -62,10 +73,10 @@ def _text(run: MlflowRun, config: RunConfig, begun: PlaceThere | None, *, is_dra
         parts.append(f"Begun from {words}.")
     if flow := job_metadata().get(FLOW_PAGE):
         parts.append(f"[Its flow in Prefect]({flow}).")
-    made = command_of(config)
     commit = git_commit()
     at = "" if commit is None else f", at commit `{commit[:_SHORT]}`"
-    parts.append(f"Made again by{at}:\n\n    {made}")
+    if not is_imported:
+        parts.append(f"Made again by{at}:\n\n    {command_of(config)}")
     if is_drawn:
         # The address under which MLflow's own page asks for an artifact.
         parts.append(f"![samples](get-artifact?path=images/grid.png&run_uuid={run.run_id})")

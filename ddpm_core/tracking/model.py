@@ -306,15 +306,17 @@ def _description(name: str, config: RunConfig, weights: Weights, score: Score | 
     """Return what the version's page says of it, in Markdown: a card of the model."""
     request = '{"inputs": [], "params": {"seed": 0, "count": 4, "format": "png"}}'
     shape = "×".join(map(str, config.data.shape))
+    again = f"made again by\n\n    {command_of(config)}"
+    if results.is_imported(weights.checkpoint):
+        again = "imported, not trained here."
     measured = "not measured" if score is None else f"{score.metric} {score.value:.4g}"
     return (
         f"Draws images like those of `{config.data.name}`, {shape}, and of nothing else; "
         f"{config.num_parameters / 1e6:.2f} M parameters, {weights.step} steps. Measured: "
         f"{measured}; the protocol and all other numbers are in the source run's "
-        f"`report.html`.\n\nWeights `{weights.name}`, SHA-256 `{weights.sha256}`, made again by"
-        f"\n\n    {command_of(config)}\n\nWith the number of this "
-        f"version, `mlflow models serve --env-manager local -m models:/{name}/VERSION -p 5001` "
-        "serves them, and\n\n    curl localhost:5001/invocations "
+        f"`report.html`.\n\nWeights `{weights.name}`, SHA-256 `{weights.sha256}`, "
+        f"{again}\n\nWith the number of this version, `mlflow models serve --env-manager local -m "
+        f"models:/{name}/VERSION -p 5001` serves them, and\n\n    curl localhost:5001/invocations "
         f"-H 'Content-Type: application/json' -d '{request}'\n\n"
         "returns four PNG files in base64; without `format` count × height × width × channels."
     )

@@ -14,6 +14,7 @@ from tests.sampling.tiny import (  # noqa: F401 - fixtures
     _evaluated_root,
     _sampled_root,
     _trained_root,
+    classifier_config,
     evaluated,
     one_thread,
     store,
@@ -105,3 +106,23 @@ def test_anchors_are_unique(trained, num_runs):  # noqa: F811
     page = report_of([gather(where, config)] * num_runs)
     anchors = re.findall(r' id="([^"]+)"', page)
     assert len(anchors) == len(set(anchors)) == 6 * num_runs
+
+
+def test_a_page_says_only_what_was_done(trained):  # noqa: F811
+    """Catches: imported weights that pass for a training's, a command that trains others in their
+    place, and a classifier or an untrained network that is said to draw images."""
+    where, config = trained
+    facts = gather(where, config)
+    draws, again = "draws images like those", "flows.train_ddpm"
+    assert draws in report_of([facts])
+    checkpoint = facts.weights.checkpoint
+    body = {**checkpoint.body, "imported": {"format": "diffusers", "unet": "0123abcd"}}
+    weights = replace(facts.weights, checkpoint=replace(checkpoint, body=body))
+    page = report_of([replace(facts, weights=weights)])
+    assert "The weights were imported" in page
+    assert "0123abcd" in page
+    assert not re.search(f"{again}|random weights|to the last bit", page)
+    assert draws not in report_of([replace(facts, weights=None)])
+    judge = report_of([replace(facts, config=classifier_config())])
+    assert draws not in judge
+    assert "says of which class" in judge
