@@ -1,9 +1,10 @@
 """Where else than to MLflow the curves of a training are written: TensorBoard, Weights & Biases.
 
-    DDPM_TENSORBOARD=/data/tensorboard    event files in /data/tensorboard/<run>
+    DDPM_TENSORBOARD=/data/tensorboard    event files in /data/tensorboard/<run>/<its birth>
     DDPM_WANDB=my-project                 a run of W&B's of the run's name, as its own settings say
 
-Copies, as MLflow's is: each has a queue and a thread of its own, and stops or slows nothing.
+Copies, as MLflow's is: each has a queue and a thread of its own, and stops or slows nothing. The
+birth of a run's folder tells a run from others of its name: of another root, or trained anew.
 """
 
 import os
@@ -13,15 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.runs import layout
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import identify
 from ddpm_core.tracking.outbox import Outbox
 from ddpm_core.tracking.place import TENSORBOARD, WANDB
-from ddpm_core.tracking.receiver import Receiver
+from ddpm_core.tracking.receiver import Receiver, Unreachable
 
 _Connect = Callable[[Callable[[], None]], Receiver]
+_SHORT = 8
 
 
 def require_writers() -> None:
@@ -56,17 +58,26 @@ def open_curves(store: Store, config: RunConfig) -> list[Outbox[Receiver]]:
 
 def _writers(store: Store, config: RunConfig) -> Iterator[tuple[str, _Connect]]:
     run = config.name
+
+    def birth() -> str:  # in the thread: a bucket may not answer, and the training goes on
+        try:
+            return identify(store, config, {}).birth
+        except StorageError as error:
+            raise Unreachable(str(error)) from error
+
     if folder := os.environ.get(TENSORBOARD):
         # Here and not in the thread: two threads that import big packages see unfinished modules.
         from ddpm_core.tracking.tensorboard_curves import TensorBoardCurves
 
-        yield f"TensorBoard ({folder})", lambda _heard: TensorBoardCurves(Path(folder) / run)
+        yield (
+            f"TensorBoard ({folder})",
+            lambda _heard: TensorBoardCurves(Path(folder) / run / birth()[:_SHORT]),
+        )
     if project := os.environ.get(WANDB):
         from ddpm_core.tracking.wandb_curves import WandbCurves
 
         where = {"run": store.uri_of(layout.run_folder(run)), **config.flat()}
-        birth = identify(store, config, {}).birth
         yield (
             f"Weights & Biases ({project})",
-            lambda _heard: WandbCurves(project, run, birth, where),
+            lambda _heard: WandbCurves(project, run, birth(), where),
         )

@@ -6,12 +6,18 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddpm_core.errors import ConfigError
-from ddpm_core.tracking import open_tracker
+from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.store.storage import open_store
+from ddpm_core.tracking import open_tracker, place
 from tests.tracking.local import open_quiet
 
 
 def written(folder):
+    (birth,) = folder.iterdir()
+    return curves_in(birth)
+
+
+def curves_in(folder):
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {
         tag: [(one.step, one.value) for one in found.Scalars(tag)]
@@ -32,14 +38,38 @@ def test_tensorboard_has_each_point_once(store, config, monkeypatch, tmp_path):
 
 def test_curves_need_no_mlflow(config, monkeypatch, tmp_path):
     """Catches: TensorBoard that is silent where MLflow is off, as for a root in a bucket."""
-    from ddpm_core.store.storage import open_store
-    from ddpm_core.tracking import place
-
     monkeypatch.setattr(place, "find_home", lambda _store: None)
     monkeypatch.setenv("DDPM_TENSORBOARD", str(tmp_path / "curves"))
     with open_tracker(open_store(str(tmp_path)), config, stage="train") as tracker:
         tracker.log_points([{"step": 7, "loss": 0.5}])
     assert written(tmp_path / "curves" / config.name) == {"loss": [(7, 0.5)]}
+
+
+def test_another_run_of_the_name_has_curves_of_its_own(config, monkeypatch, tmp_path):
+    """Catches: two roots' runs, or one that was deleted and trained anew, in one curve, of which
+    only the first is written."""
+    monkeypatch.setenv("DDPM_TENSORBOARD", str(tmp_path / "curves"))
+    monkeypatch.setattr(place, "find_home", lambda _store: None)
+    for root in ("one", "other"):
+        with open_tracker(open_store(str(tmp_path / root)), config, stage="train") as tracker:
+            tracker.log_points([{"step": 7, "loss": 0.5}])
+    births = list((tmp_path / "curves" / config.name).iterdir())
+    assert [curves_in(one) for one in births] == [{"loss": [(7, 0.5)]}] * 2
+
+
+def test_a_bucket_that_is_away_stops_no_training(store, config, monkeypatch, tmp_path, capsys):
+    """Catches: the id of the run's folder that is read where the training waits for it."""
+
+    def away(*_):
+        raise StorageError("no answer")
+
+    monkeypatch.setenv("DDPM_TENSORBOARD", str(tmp_path / "curves"))
+    monkeypatch.setattr(place, "find_home", lambda _store: None)
+    monkeypatch.setattr("ddpm_core.tracking.curves.identify", away)
+    tracker = open_tracker(store, config, stage="train")
+    tracker.log_points([{"step": 7, "loss": 0.5}])
+    assert not tracker.close(0.1)
+    assert "did not get the points of steps 7 to 7" in capsys.readouterr().err
 
 
 class FakeWandb(ModuleType):
