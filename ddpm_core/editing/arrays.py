@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.conditioning import Known
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
+from ddpm_core.diffusion.choices import is_of_one_step
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.interpolation import interpolate
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
@@ -30,7 +31,8 @@ from ddpm_core.sampling.loaded import Drawing, Model
 Images = NDArray[Any]
 """(n, height, width, channels) uint8, or uint16 of data.depth=16"""
 _LONGEST_CODE = 250
-"""steps of a chain that is sent step by step; a longer one is sent in so many of its steps"""
+"""steps of a chain that is sent step by step; a longer one is sent in so many of its steps, but of
+a network that speaks of single steps, which is sent in all"""
 _EDIT_START, _EDIT_STEPS, _CODE = 0, 1, 2
 """indices of the keys of noise of the purpose "edit" """
 
@@ -164,7 +166,7 @@ def code(model: Model, image: Images, num_moments: int) -> Sequence[Received]:
     x_0 = _to_unit(model, _one(model, image))
     denoiser: Denoiser = _of_images(model).given_nothing()
     length = chain_of(denoiser.path).num_timesteps
-    if length > _LONGEST_CODE:
+    if length > _LONGEST_CODE and not is_of_one_step(model.config.diffusion.prediction):
         denoiser = respaced(denoiser, choose_timesteps("trailing", length, _LONGEST_CODE))
         length = _LONGEST_CODE
     if not 2 <= num_moments <= length:

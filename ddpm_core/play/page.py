@@ -15,9 +15,10 @@ from PIL import Image
 
 from ddpm_core.api import Run
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
-from ddpm_core.diffusion.choices import Sampler
+from ddpm_core.diffusion.choices import Sampler, is_of_one_step
 from ddpm_core.errors import ConfigError, PipelineError
 from ddpm_core.play.shown import enlarged, mask_of, sheet_of
+from ddpm_core.servers.server import use_directly
 
 _FEW_STEPS = 50
 _MOMENTS = 8
@@ -25,6 +26,7 @@ _SHOWN = 24
 """times a drawing is shown while it is made"""
 _MOST = 64
 """images of one drawing"""
+_PAINT = "paint over what is to be made anew"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -53,7 +55,8 @@ def page_of(run: Run) -> gr.Blocks:
                     elem_id="class",
                 )
                 guidance = gr.Slider(
-                    0, 10, value=config.sample.guidance_scale, step=0.1,
+                    0, max(10, config.sample.guidance_scale),
+                    value=config.sample.guidance_scale, step=0.1,
                     label="guidance", visible=acts.is_guided, elem_id="guidance",
                 )  # fmt: skip
                 seed = gr.Number(0, precision=0, minimum=0, label="seed", elem_id="seed")
@@ -76,8 +79,11 @@ def serve(run: Run, *, port: int) -> None:
     """Serve the page on loopback until the process is interrupted.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is none, or taken.
     """
+    if not 0 < port < 2**16:
+        raise ConfigError(f"port {port} must be from 1 to {2**16 - 1}; give another, --port")
+    use_directly()  # Gradio asks its own page whether it is there
     page = page_of(run)
     # The default theme's letters would be fetched from elsewhere.
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")
@@ -91,9 +97,14 @@ def serve(run: Run, *, port: int) -> None:
             ssr_mode=False,
             footer_links=[],
             theme=theme,
+            prevent_thread_lock=True,
         )
-    except OSError as error:
-        raise ConfigError(f"port {port} cannot be used ({error}); give another, --port") from None
+    except OSError:  # it names variables of Gradio's
+        raise ConfigError(
+            f"port {port} is taken by another program, or not allowed to this user; give another, "
+            "--port"
+        ) from None
+    page.block_thread()
 
 
 class _Acts:
@@ -124,18 +135,23 @@ class _Acts:
             way = self.run.interpolate(ends[0], ends[1], _MOMENTS, depth=depth)
         return sheet_of(np.concatenate([ends[:1], way, ends[1:]]), num_columns=_MOMENTS + 2)
 
-    def canvas(self, file: str | None, *how: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Return what is painted on: the user's image, else one that is drawn."""
-        picture = enlarged(self._image(file, *how))
-        return {"background": picture, "layers": [], "composite": picture}
+    def canvas(self, file: str | None, *how: Any) -> tuple[dict[str, Any], Any, str]:  # noqa: ANN401
+        """Return what is painted on, the image that it shows (the user's, else one that is drawn),
+        and what to do with it.
+        """
+        image = self._image(file, *how)
+        picture = enlarged(image)
+        return {"background": picture, "layers": [], "composite": picture}, image, _PAINT
 
-    def paint(self, painted: dict[str, Any], file: str | None, *how: Any) -> Image.Image:  # noqa: ANN401
-        """Make anew what was painted over, in four ways."""
-        data, image = self.run.config.data, self._image(file, *how)
+    def paint(self, painted: dict[str, Any] | None, image: Any, *how: Any) -> Image.Image:  # noqa: ANN401
+        """Make anew what was painted over of the image that was taken, in four ways."""
+        data = self.run.config.data
         layers = [] if painted is None else painted["layers"]
         mask = mask_of(layers, data.height, data.width)
         if not mask.any():
             raise gr.Error("nothing is painted over yet", print_exception=False)
+        if image is None:
+            raise gr.Error("take an image first", print_exception=False)
         wish = self._wish(*how)
         wish["labels"] = wish["labels"] if len(wish["labels"]) == 1 else []
         with self._one:
@@ -158,7 +174,7 @@ class _Acts:
         return self.run.read(file) if file else self.one(*how)
 
     def _wish(
-        self, sampler: str, steps: float, label: str, guidance: float, seed: float
+        self, sampler: str, steps: float, label: str, guidance: float, seed: float | None
     ) -> dict[str, Any]:
         config, taken = self.run.config, int(steps)
         # Where all steps are taken no number is given: some samplers take no other.
@@ -167,7 +183,7 @@ class _Acts:
             "sampler": sampler,
             "steps": None if is_whole else taken,
             "labels": [label] if label in self.run.classes else list(self.run.classes),
-            "seed": int(seed),
+            "seed": None if seed is None else int(seed),
         }
         return wish | ({"guidance": float(guidance)} if self.is_guided else {})
 
@@ -175,6 +191,7 @@ class _Acts:
 def _sampler_of(run: Run) -> tuple[gr.Dropdown, gr.Slider]:
     chain, sample = run.config.diffusion.num_timesteps, run.config.sample
     is_few = isinstance(run.denoiser, BitDenoiser) or chain <= _FEW_STEPS
+    is_few = is_few or is_of_one_step(run.config.diffusion.prediction)
     sampler = gr.Dropdown(
         ["ancestral"] if isinstance(run.denoiser, BitDenoiser) else list(get_args(Sampler)),
         value=sample.sampler if is_few or sample.num_steps else "ddim",
@@ -204,14 +221,17 @@ def _between_tab(acts: _Acts, how: list[Any]) -> None:
 def _paint_tab(acts: _Acts, how: list[Any]) -> None:
     file = gr.File(label="an image of yours (else one is drawn)", file_types=["image"], height=130)
     start = gr.Button("take the image", elem_id="take")
+    note = gr.Markdown(elem_id="take-note")
     editor = gr.ImageEditor(
-        label="paint over what is to be made anew", type="numpy", image_mode="RGBA",
+        label=_PAINT, type="numpy", image_mode="RGBA",
         brush=gr.Brush(default_size=40, colors=["#d02020"], color_mode="fixed"),
         transforms=(), sources=(), layers=False, elem_id="editor",
     )  # fmt: skip
     button = gr.Button("make anew", variant="primary", elem_id="paint")
-    start.click(_in_words(acts.canvas), [file, *how], editor)
-    button.click(_in_words(acts.paint), [editor, file, *how], _picture("painted"))
+    # Seed and sampler may be others by then: what is painted on is what was taken.
+    taken = gr.State(None)
+    start.click(_in_words(acts.canvas), [file, *how], [editor, taken, note])
+    button.click(_in_words(acts.paint), [editor, taken, *how], _picture("painted"))
 
 
 def _code_tab(acts: _Acts, how: list[Any]) -> None:

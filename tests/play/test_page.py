@@ -8,17 +8,30 @@ import subprocess
 import sys
 import time
 import urllib.request
+from types import SimpleNamespace
 
+import gradio as gr
+import numpy as np
 import pytest
 
+from ddpm_core.api import Run
+from ddpm_core.errors import ConfigError
+from ddpm_core.play.page import _Acts, _sampler_of, serve
 from ddpm_core.runs.run import open_run
 from tests.browser import needs_browser, opened
 from tests.sampling.tiny import (  # noqa: F401 - fixtures
     _trained_root,
     one_thread,
     store,
+    tiny_config,
     trained,
 )
+
+DRIFT = {
+    "diffusion.prediction": "drift",
+    "diffusion.variance": "learned_beta",
+    "train.loss": "vlb",
+}
 
 
 @needs_browser
@@ -45,6 +58,45 @@ def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
         assert server.wait(60) in (0, 130)
 
 
+def test_what_is_painted_on_is_what_was_taken(trained):  # noqa: F811
+    """Catches: another seed after the image was taken, by which another image is edited than the
+    one that is seen."""
+    where, config = trained
+    open_run(where, config)
+    acts = _Acts(Run.load("tiny", root=where.uri))
+    how = ("ddim", 3, "all in turn", 1.0)
+    editor, image, _ = acts.canvas(None, *how, 0)
+    layer = np.zeros((320, 320, 4), np.uint8)
+    layer[:40, :40] = 255
+    painted = acts.paint({**editor, "layers": [layer]}, image, *how, None)
+    again = acts.paint({**editor, "layers": [layer]}, image, *how, 7)
+    seen = [np.asarray(one)[:, : one.width // 5] for one in (painted, again)]
+    np.testing.assert_array_equal(*seen)  # the first is the image itself
+    assert (np.asarray(painted) != np.asarray(again)).any()
+    with pytest.raises(gr.Error, match="take an image first"):
+        acts.paint({**editor, "layers": [layer]}, None, *how, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sampler", "steps"),
+    [
+        ({"diffusion.num_timesteps": 100}, "ddim", 50),
+        ({"diffusion.num_timesteps": 100, **DRIFT}, "ancestral", 100),
+    ],
+)
+def test_what_a_page_begins_with_can_be_drawn(changes, sampler, steps):
+    """Catches: a sampler of few steps for a network that speaks of single ones."""
+    run = SimpleNamespace(config=tiny_config(**changes), denoiser=None)
+    chosen, taken = _sampler_of(run)
+    assert (chosen.value, taken.value) == (sampler, steps)
+
+
+@pytest.mark.parametrize("port", [0, 70000])
+def test_a_port_that_is_none_is_said(port):
+    with pytest.raises(ConfigError, match=f"port {port} must be from 1 to 65535"):
+        serve(None, port=port)
+
+
 def use(seen):
     note = seen.locator("#draw-note")
     seen.click("#draw")
@@ -55,6 +107,7 @@ def use(seen):
     seen.click("#take")
     canvas = seen.locator("#editor canvas").first
     canvas.wait_for()
+    seen.locator("#take-note").filter(has_text="paint over").wait_for()
     seen.click("#paint")
     seen.get_by_text("nothing is painted over yet").wait_for()
     box = canvas.bounding_box()
