@@ -70,7 +70,7 @@ ui: results .venv/.installed ## open MLflow on the results under ROOT (loopback,
 
 play: export ROOT := $(ROOT)
 play: .venv/.installed ## open a page to play with the newest model under ROOT (loopback, PORT=7860)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[play]'
+	@$(BIN)/python -c 'import gradio' 2>/dev/null || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[play]'
 	@$(BIN)/python -m ddpm_core play --root "$$ROOT" $(if $(filter file,$(origin PORT)),,--port '$(PORT)') $(ARGS)
 
 report: export ROOT := $(ROOT)

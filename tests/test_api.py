@@ -241,3 +241,13 @@ def test_what_is_no_image_is_refused_in_words(run, trained):  # noqa: F811
             grid(wrong)
     with pytest.raises(ConfigError, match="device='nowhere' cannot be used"):
         Run.load("tiny", root=trained[0].uri, device="nowhere")
+
+
+def test_a_network_of_single_steps_sends_all_of_them(run, monkeypatch):
+    """Catches: a chain that is shortened for a network that cannot leave steps out."""
+    monkeypatch.setattr("ddpm_core.editing.arrays._LONGEST_CODE", 5)
+    image = run.sample(1, steps=2)[0]
+    with pytest.raises(ConfigError, match="from 2 to 5"):
+        run.code(image, 21)
+    monkeypatch.setattr("ddpm_core.editing.arrays.is_of_one_step", lambda _prediction: True)
+    assert len(run.code(image, 21)) == 21

@@ -137,10 +137,10 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         )
         try:
             drawing = self._model.drawing(wish)
-        except ConfigError as error:
+            with _threads(1 if self._one_thread else torch.get_num_threads()):
+                images = self._model.images(indices, drawing, seed=seed)
+        except ConfigError as error:  # some, as of a classifier and a sampler, while drawing
             raise _refused(str(error)) from None
-        with _threads(1 if self._one_thread else torch.get_num_threads()):
-            images = self._model.images(indices, drawing, seed=seed)
         if form == "png":
             return [base64.b64encode(png.encode(image)).decode() for image in images]
         return images

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from fastapi.testclient import TestClient
 
-from ddpm_core.errors import CheckpointError
+from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.images import png
 from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.recipes import recipe
@@ -19,6 +19,7 @@ from ddpm_core.runs import layout
 from ddpm_core.runs.run import open_run
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.loaded import Model
 from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import open_store, sha256_of
@@ -406,3 +407,14 @@ def test_the_champion_is_registered_once_with_its_metrics(tmp_path, config, ema,
     loaded = mlflow.pyfunc.load_model("models:/ddpm-digits@champion")
     first = loaded.predict([], params={"seed": 1, "count": 2})
     np.testing.assert_array_equal(first, loaded.predict([], params={"seed": 1, "count": 2}))
+
+
+def test_what_is_refused_while_it_is_drawn_is_answered_in_words(model, monkeypatch):
+    """Catches a refusal that the server answers with an error of its own."""
+
+    def refuse(*_, **__):
+        raise ConfigError("eps says nothing of the image there")
+
+    monkeypatch.setattr(Model, "images", refuse)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="eps says nothing"):
+        model.predict([])
