@@ -76,7 +76,7 @@ play: .venv/.installed ## open a page to play with the newest model under ROOT (
 report: export ROOT := $(ROOT)
 report: .venv/.installed ## write report.html of a run, and open it (RUN=digits, or several names)
 	@$(BIN)/python -m ddpm_core report $(or $(RUN),$(RECIPE)) --root "$$ROOT" $(ARGS)
-	@$(BIN)/python -m webbrowser report.html >/dev/null 2>&1 || true
+	@$(if $(findstring --out,$(ARGS)),:,$(BIN)/python -m webbrowser report.html >/dev/null 2>&1 || true)
 
 results:
 	@test -n "$$MLFLOW_TRACKING_URI" || test -e "$$ROOT/mlflow.db" || { \
