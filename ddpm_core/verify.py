@@ -5,7 +5,6 @@ whether each is what its place promises, and made of what the one before it is: 
 this data set, the samples of these weights, the numbers of both. Nothing is changed.
 """
 
-import re
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from ddpm_core.progress import Progress
 from ddpm_core.recipes import is_recipe, recipe
 from ddpm_core.runs import base, layout, places, previews, refusals, results
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
+from ddpm_core.runs.targets import dataset_place
 from ddpm_core.runs.weights import Weights, averages_in
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import SPLITS, Index, load_index
@@ -30,8 +30,6 @@ from ddpm_core.verify_results import Steps, folder_kinds, retired, verify_result
 
 _NUM_SHOWN = 20
 _FEATURES, _STATISTICS = "features-", "statistics-"
-_DATASET = re.compile(r".+-[0-9a-f]{16}")
-"""how the folder of a data set is called"""
 
 
 def verify(target: str, *, root: str | None = None) -> Report:
@@ -46,10 +44,9 @@ def verify(target: str, *, root: str | None = None) -> Report:
         ConfigError: there is no such run or data set.
     """
     report = Report()
-    parent, slash, name = target.rstrip("/").rpartition("/")
-    store, where = open_store(parent or slash or "."), name
-    if _DATASET.fullmatch(name):
-        _verify_dataset(store, load_index(store, name), report)
+    if (place := dataset_place(target)) is not None:
+        store, where = open_store(place[0]), place[1]
+        _verify_dataset(store, load_index(store, where), report)
     else:
         on_record = _on_record(target, root)
         home, config = configure(on_record or target, root=root, run=None, changes={})

@@ -7,7 +7,7 @@ root; a data set below the root.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config.data_ref import DataSets, is_folder_name
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation.statistics import Statistics, from_npz
 from ddpm_core.images.image_facts import UnreadableError
@@ -24,9 +25,11 @@ from ddpm_core.images.names import bytes_of, is_of_a_system, quoted, reason_to_p
 from ddpm_core.images.pixels import plain_pixels
 from ddpm_core.loading.loader import load_split
 from ddpm_core.runs import layout, results
+from ddpm_core.runs.dataset_names import find, lineage
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.stages import require_denoiser
+from ddpm_core.runs.targets import dataset_place
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import read_unit, units_of
 from ddpm_core.shards.index import SPLITS, Index, Split, load_index
@@ -37,7 +40,6 @@ from ddpm_core.sources.download import downloads_folder
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES
 from ddpm_core.store.storage import Store, open_store
 
-_DATASET = re.compile(r".+-[0-9a-f]{16}")
 _SPLIT = re.compile(r"(.+):(train|test)")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _BACKGROUND = (255, 255, 255)
@@ -95,11 +97,10 @@ def side_of(target: str, *, root: str) -> Side:
 
 
 def _of_place(name: str, split: str | None, root: str) -> Side:
-    parent, slash, last = name.rstrip("/").rpartition("/")
     if name.endswith("/run.json") or _is_there(name, "run.json"):
         return _of_run(name, split, root)
-    if _DATASET.fullmatch(last) and _is_there(name, layout.DATASET_INDEX):
-        return _of_dataset(open_store(parent or slash or "."), last, split)
+    if (place := dataset_place(name)) is not None and _is_there(name, layout.DATASET_INDEX):
+        return _of_dataset(open_store(place[0]), place[1], split)
     if split is not None:
         raise ConfigError(
             f"{quoted(name)}:{split}: only a run or a data set has splits; leave :{split} out"
@@ -177,13 +178,19 @@ def _of_run(name: str, split: str | None, root: str) -> Side:
 
 
 def _dataset_below(store: Store, name: str) -> str | None:
-    """Return the folder of a data set by its name, perhaps with @ and the first of its digits."""
+    """Return the folder of a data set by its name, perhaps with @ and the first of its digits.
+
+    One that has no name is called as its folder without the digits.
+    """
+    with suppress(ValueError):
+        if (ref := DataSets.parse(name).only) is not None and lineage(store, ref.name):
+            return find(store, ref).pointer.folder
     name, _, digits = name.partition("@")
     found = [
         folder
         for folder in store.names("datasets")
         if folder == name
-        or (_DATASET.fullmatch(folder) and folder[:-17] == name and folder[-16:].startswith(digits))
+        or (is_folder_name(folder) and folder[:-17] == name and folder[-16:].startswith(digits))
     ]
     if len(found) > 1:
         raise ConfigError(

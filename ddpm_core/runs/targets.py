@@ -1,4 +1,4 @@
-"""The first argument of a command line: a recipe, a run, or a file run.json."""
+"""The first argument of a command line: a recipe, a run, its run.json, or a data set's folder."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ddpm_core.canonical import MAX_JSON_BYTES
 from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
+from ddpm_core.config.data_ref import is_folder_name
 from ddpm_core.config.explain import near
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import RECIPES, is_recipe, recipe
@@ -78,6 +79,22 @@ def run_place(target: str, root: str | None) -> str:
             f"root that it lies in{meant}"
         )
     return f"{home.rstrip('/')}/{layout.run_folder(target)}"
+
+
+def dataset_place(target: str) -> tuple[str, str] | None:
+    """Return (root URI, key there) of a data set's folder; None: it is not called as one.
+
+    The root, because a data set may have its images in the folders of others. Of a copy that lies
+    below no root it is the folder around it.
+    """
+    path = (target if "://" in target else str(Path(target).expanduser().absolute())).rstrip("/")
+    parent, slash, name = path.rpartition("/")
+    if not is_folder_name(name):
+        return None
+    root, _, last = parent.rpartition("/")
+    if last == "datasets" and not root.endswith("/"):  # of s3://datasets it is the bucket
+        return root or slash, f"datasets/{name}"
+    return parent or slash, name
 
 
 def require_lasting_root(root: str) -> None:

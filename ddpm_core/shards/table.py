@@ -72,7 +72,7 @@ class ShardTable(Sequence[Shard]):
         if any(at >= len(self._places) for at, _ in parts):
             raise ValueError(f"parts in a place beyond the {len(self._places)} that it lists")
         self._parts = [(self._places[at], name) for at, name in parts]
-        if not all(_PLACE.fullmatch(place) for place in self._places):
+        if not all(place == own or _PLACE.fullmatch(place) for place in self._places):
             raise ValueError(f"shards that lie in {self._places}")
         data = _mapped(store, found, f"{split}-table")
         count = whole(int(np.frombuffer(data, "<i8", 1)[0])) if len(data) >= 8 else 0
