@@ -1,11 +1,13 @@
 """A data set that no run uses is deleted: its folder, its name, and what that meant before."""
 
+from contextlib import suppress
+
 from ddpm_core.config.data_ref import is_folder_name
 from ddpm_core.datasets.table import named_as
 from ddpm_core.datasets.users import made_with, users, users_of
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import layout
-from ddpm_core.runs.dataset_names import NamedSet, lineage, names_of
+from ddpm_core.runs.dataset_names import NamedSet, lineage, names
 from ddpm_core.runs.deletion import delete_folder
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.store.storage import Store
@@ -31,6 +33,11 @@ def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
         raise ConfigError(f"a data set is deleted with all that its name means: give {name}")
     named = _named(store, text)
     name, every = named.name, lineage(store, named.name) or [named]
+    if not named.number and (has := _names_for(store, named.pointer.folder)):
+        raise ConfigError(
+            f"{text} has a name, {' and '.join(has)}, and is deleted with that: "
+            f"ddpm datasets delete {has[0]}"
+        )
     used = users(store)
     if runs := sorted({run for one in every for run in users_of(one, used)}):
         raise RunConflictError(
@@ -40,10 +47,10 @@ def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
     mine = list(dict.fromkeys(one.pointer.folder for one in every if _is_alone(store, one)))
     for folder in mine:
         if others := [one for one in made_with(store, folder) if one not in mine]:
+            own = [*_names_for(store, others[0]), others[0].removeprefix("datasets/")]
             raise RunConflictError(
                 f"{', '.join(map(store.uri_of, others))} is made of data set {name!r} and has its "
-                "images; delete it first: ddpm datasets delete "
-                f"{others[0].removeprefix('datasets/')}"
+                f"images; delete it first: ddpm datasets delete {own[0]}"
             )
     if not confirmed:
         places = ", ".join(map(store.uri_of, mine)) or "no folder, since another name means it too,"
@@ -71,6 +78,15 @@ def _named(store: Store, text: str) -> NamedSet:
 
 
 def _is_alone(store: Store, named: NamedSet) -> bool:
-    """Say whether no other name means a data set."""
-    others = names_of(store, named.pointer.fingerprint)
-    return all(one.name == named.name for one in others)
+    """Say whether no other name means or meant a data set."""
+    return all(name == named.name for name in _names_for(store, named.pointer.folder))
+
+
+def _names_for(store: Store, folder: str) -> list[str]:
+    """Return the names that mean or meant the data set in a folder, whose index may be damaged."""
+    found = []
+    for name in names(store):
+        with suppress(DataError):  # a damaged entry is said where its name is looked up
+            if any(one.pointer.folder == folder for one in lineage(store, name)):
+                found.append(name)
+    return found

@@ -160,3 +160,30 @@ def test_what_is_made_of_others_says_so_and_keeps_them_from_deletion(store):
         delete_dataset(store, "noise", confirmed=True)
     delete_dataset(store, folder, confirmed=True)
     delete_dataset(store, "noise", confirmed=True)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_folder_that_has_a_name_is_deleted_by_that(store, is_damaged):
+    """Catches: "deleted" of what stays; a damaged one that is taken from the name that means it."""
+    faces = made(store, "faces")
+    if is_damaged:
+        store.write(f"{faces.folder}/{layout.DATASET_INDEX}", b"{}")
+    with pytest.raises(ConfigError, match="has a name, faces, .*datasets delete faces"):
+        delete_dataset(store, faces.folder.removeprefix("datasets/"), confirmed=True)
+    assert store.exists(f"{faces.folder}/{layout.DATASET_INDEX}")
+    delete_dataset(store, "faces", confirmed=True)
+    assert store.names("datasets") in ([], ["names"])
+
+
+def test_what_grew_of_a_data_set_is_called_by_its_name_where_that_is_to_go_first(store):
+    """Catches: a command that refuses what it was said to delete."""
+    first, second = made(store, "faces"), made(store, "more", num_train=11)
+    given = [
+        Given(name, load_index(store, one.folder, one.fingerprint), None)
+        for name, one in (("faces", first), ("more", second))
+    ]
+    own = plan(data_config(), given)
+    compose(store, own)
+    give(store, "both", own.pointer)
+    with pytest.raises(RunConflictError, match="delete it first: ddpm datasets delete both$"):
+        delete_dataset(store, "faces", confirmed=True)
