@@ -159,16 +159,23 @@ def give(
     """Give a data set a name, unless it has it; another note on its licence is a further entry.
 
     Raises:
-        RunConflictError: other images have the name.
+        RunConflictError: other images have the name; or it means a data set that grew of this one,
+            and the note is another.
         DataError: an entry is damaged.
         StorageError: the storage refuses or does not answer.
     """
     found = require_free(store, name, pointer.fingerprint)
     if found is not None and licence in (None, found.licence):
         return found
-    if found is not None:
-        source = found.source if source is None else source
     entries = lineage(store, name)
+    if found is not None:
+        if entries[-1].pointer != pointer:
+            raise RunConflictError(
+                f"{name!r} is {entries[-1].pinned} by now, and a note on the licence of "
+                f"{found.pinned} would make it the older one again; give the older one a name of "
+                "its own, with --name, beside --licence"
+            )
+        source = found.source if source is None else source
     number = entries[-1].number + 1 if entries else 1
     return enter(store, NamedSet(name, pointer, number, source, licence))
 

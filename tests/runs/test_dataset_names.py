@@ -66,6 +66,17 @@ def test_another_note_on_the_licence_is_a_further_entry(store):
     assert find(store, ref("faces")).source == "/gone"
 
 
+def test_a_note_on_what_a_name_meant_before_does_not_make_it_that_again(store):
+    """Catches: a note by which every later run is trained on the set as it was before it grew."""
+    first, grown = made(store, "faces"), made(store, num_train=11)
+    enter(store, NamedSet("faces", grown, 2))
+    with pytest.raises(RunConflictError, match=rf"is faces@{grown.fingerprint[:16]} by now"):
+        give(store, "faces", first, licence="CC0")
+    assert find(store, ref("faces")).pointer == grown
+    give(store, "faces", grown, licence="CC0")
+    assert (find(store, ref("faces")).pointer, find(store, ref("faces")).licence) == (grown, "CC0")
+
+
 def test_a_set_without_a_name_is_found_by_its_folder(store):
     """Catches: data sets of earlier versions that cannot be used, or are listed twice."""
     made(store, "faces")
