@@ -108,6 +108,8 @@ def preflight(
     require_stages(config, stages)
     check_stage(store, config)
     require_earlier(store, config, stages, command)
+    if list(stages) == ["shard"]:  # by itself it gives the name also to what is there
+        named_data.require_name(store, config)
     # What is damaged the stage sets aside and makes again.
     missing = [stage for stage in stages if not _is_there(store, config, stage)]
     if not missing:

@@ -14,7 +14,15 @@ from ddpm_core.config.data_ref import DataRef, DataSets, is_folder_name
 from ddpm_core.config.joined import PART_KEYS, joined
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import begun, layout, results
-from ddpm_core.runs.dataset_names import NamedSet, find, give, index_of, lineage, names_of
+from ddpm_core.runs.dataset_names import (
+    NamedSet,
+    find,
+    give,
+    index_of,
+    lineage,
+    names_of,
+    require_free,
+)
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
@@ -157,12 +165,17 @@ def alike(store: Store, config: RunConfig) -> NamedSet | None:
 def require_name(store: Store, config: RunConfig) -> None:
     """Refuse, before the source is read, a name that a data set made otherwise has.
 
+    Of a run that has its data set, a name that any other has.
+
     Raises:
         RunConflictError: with each key that differs.
         DataError: an entry of the name is damaged.
     """
-    name = config.data.set_name
+    name, pointer = config.data.set_name, _pointer(store, config.name)
     if name is None or not (found := lineage(store, name)):
+        return
+    if pointer is not None:
+        require_free(store, name, pointer.fingerprint)
         return
     try:
         theirs = made_as(store, found[-1])
@@ -203,12 +216,23 @@ def _meant(store: Store, run: str, sets: DataSets) -> tuple[tuple[NamedSet, ...]
         return named, recorded.data.model_dump(mode="json")
     if (ref := sets.only) is None:
         named = tuple(find(store, one) for one in sets.refs)
+        _require_different(named)
         section = joined({one.pinned: made_as(store, one) for one in named})
         return named, {**section, "sets": str(_pinned(sets, named))}
     found = lineage(store, ref.name) if recorded is not None and ref.fingerprint is None else []
     # It may be the one that the name meant when the run was begun.
     own = next((one for one in found if one.pointer == pointer), None) or find(store, ref)
     return (own,), {**made_as(store, own), "sets": own.pinned}
+
+
+def _require_different(named: Sequence[NamedSet]) -> None:
+    by_pointer: dict[DatasetPointer, NamedSet] = {}
+    for one in named:
+        if (first := by_pointer.setdefault(one.pointer, one)) is not one:
+            raise ConfigError(
+                f"{KEY} names one data set twice, as {first.pinned} and as {one.pinned}; name it "
+                "once, with the weight of both"
+            )
 
 
 def _pinned(sets: DataSets, named: Sequence[NamedSet]) -> DataSets:

@@ -2,10 +2,11 @@
 
 import pytest
 
+from ddpm_core.__main__ import main
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.recipes import digits, recipe
 from ddpm_core.runs import layout, named_data
-from ddpm_core.runs.dataset_names import NamedSet, enter, names_of
+from ddpm_core.runs.dataset_names import NamedSet, enter, give, names_of
 from ddpm_core.runs.run import configure, open_run
 from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
@@ -128,6 +129,14 @@ def test_the_source_is_taken_again_by_saying_so(store):
     assert config.differences(again) == []
 
 
+def test_one_set_by_two_names_is_no_mixture(store):
+    """Catches: each image twice, in training and in what is held out, where two sets are meant."""
+    pointer = made(store, "faces")
+    give(store, "people", pointer)
+    with pytest.raises(ConfigError, match=r"one data set twice, as faces@.* and as people@"):
+        configured(store, data__sets="faces:0.5,people:0.5")
+
+
 def test_a_set_that_is_gone_or_damaged_is_said(store):
     """Catches: a name of nothing that becomes a traceback, or the recipe's own images."""
     pointer = made(store, "faces")
@@ -169,5 +178,10 @@ def test_a_name_of_a_set_that_is_made_otherwise_is_refused_before_the_source_is_
         {"data.num_test_images": 6, "data.images_per_shard": 4, "data.set_name": "faces"}
     )
     named_data.require_name(store, alike)
+    begun(store, alike.replaced({"name": "other"}), made(store, num_train=11))
+    taken = ["shard", "digits", "--run", "other", "--root", store.uri, "--dry-run", "--name"]
+    keys = ["--set", "data.num_test_images=6", "--set", "data.images_per_shard=4"]
+    assert main([*taken, "faces", *keys]) == 2  # also where the data set is there, of other images
+    assert main([*taken, "others", *keys]) == 0
     with pytest.raises(RunConflictError, match=r"made otherwise .*test_images: 6 there, 7 here"):
         named_data.require_name(store, alike.replaced({"data.num_test_images": 7}))
