@@ -1,4 +1,4 @@
-"""Data sets made of others, and those that have names, where a command is given one by its place."""
+"""Data sets made of others, and those with names, where a command is given one by its place."""
 
 import shutil
 

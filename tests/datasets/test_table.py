@@ -168,7 +168,7 @@ def test_a_folder_that_has_a_name_is_deleted_by_that(store, is_damaged):
     faces = made(store, "faces")
     if is_damaged:
         store.write(f"{faces.folder}/{layout.DATASET_INDEX}", b"{}")
-    with pytest.raises(ConfigError, match="has a name, faces, .*datasets delete faces"):
+    with pytest.raises(ConfigError, match=r"has a name, faces, .*datasets delete faces"):
         delete_dataset(store, faces.folder.removeprefix("datasets/"), confirmed=True)
     assert store.exists(f"{faces.folder}/{layout.DATASET_INDEX}")
     delete_dataset(store, "faces", confirmed=True)
@@ -185,5 +185,5 @@ def test_what_grew_of_a_data_set_is_called_by_its_name_where_that_is_to_go_first
     own = plan(data_config(), given)
     compose(store, own)
     give(store, "both", own.pointer)
-    with pytest.raises(RunConflictError, match="delete it first: ddpm datasets delete both$"):
+    with pytest.raises(RunConflictError, match=r"delete it first: ddpm datasets delete both$"):
         delete_dataset(store, "faces", confirmed=True)
