@@ -63,10 +63,11 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         `{"bits_per_dim": {"value": ..., "protocol": ...}, "frechet_distance": {...},
         "inception_score": {...}, "relative_to_gaussian": {...}}`, as in the file of the role
         `metrics`; of a process in continuous time also `bits_per_dim_flow`. The score is None where
-        the feature network has no classes. Of a network that takes labels there are `classes`, a
-        row of each, `judge_accuracy` if the features are trained, and `diffusion_classifier` and
-        `label_worth` if `evaluate` asks for them. Where there is no feature network the distance
-        has the value None and a `reason`.
+        the feature network has no classes; `relative_to_gaussian` has the value None, and a
+        `reason`, of images that are used in place. Of a network that takes labels there are
+        `classes`, a row of each, `judge_accuracy` if the features are trained, and
+        `diffusion_classifier` and `label_worth` if `evaluate` asks for them. Where there is no
+        feature network the distance has the value None and a `reason`.
 
         Of a classifier there is `noised_accuracy` alone, which needs no samples.
 
@@ -202,6 +203,9 @@ def _commit(
 
 
 def _relative(inputs: Inputs, bound: Bound) -> dict[str, Any]:
+    if not inputs.index.image.mean:
+        reason = "mean and deviation of images that are used in place are not known"
+        return {"value": None, "reason": reason}
     with closing(load_split(inputs.store, inputs.index, "test")) as held_out:
         images = held_out.images(0, len(bound.prior))
         is_binary = inputs.config.data.is_binary

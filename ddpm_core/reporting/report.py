@@ -137,8 +137,14 @@ def _data(facts: Facts) -> Iterator[str]:
         ("read from", data.source if data.sets is None else f"the data set {data.sets}"),
         ("an image", f"{'×'.join(map(str, index.shape))} {index.image.dtype}"),
         *((split, f"{count:,} images") for split, count in index.num_images.items()),
-        ("mean of the channels", ", ".join(f"{one:.1f}" for one in index.image.mean)),
-        ("deviation", ", ".join(f"{one:.1f}" for one in index.image.std)),
+        *(
+            (said, ", ".join(f"{one:.1f}" for one in values))
+            for said, values in (
+                ("mean of the channels", index.image.mean),
+                ("deviation", index.image.std),
+            )
+            if values  # not known of images that are used in place
+        ),
         ("left out", f"{len(index.rejected):,} files that could not be used"),
     ]
     yield html.table(rows)

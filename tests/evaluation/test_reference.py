@@ -1,12 +1,15 @@
 """The simplest models against closed forms: a Gaussian's entropy, and that of a coin."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ddpm_core.evaluation.delivery import _values
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
+from ddpm_core.evaluation.stage import _relative
 from ddpm_core.recipes import digits, recipe
 from ddpm_core.shards.members import ImageMember
 
@@ -49,3 +52,17 @@ def test_heartbeats_cost_14_bits_as_coins():
     assert "independent bits" in metric["protocol"]["reference"]
     plain = relative_metric(bits, found.numpy(), digits(), {})
     assert "one Gaussian" in plain["protocol"]["reference"]
+
+
+def test_of_images_in_place_nothing_is_known_to_compare_with():
+    """Catches: a division by zero at the end of an evaluation; 0 for what is not known."""
+    image = ImageMember("uint8", (3, 8, 8), (), (), None)
+    found = _relative(SimpleNamespace(index=SimpleNamespace(image=image)), None)
+    assert found["value"] is None
+    assert "in place" in found["reason"]
+    distance = dict.fromkeys(["samples_test", "samples_train", "test_train"])
+    bits = dict.fromkeys(["value", "standard_error", "prior", "rate", "decoder"], 1.0)
+    said = _values(
+        {"bits_per_dim": bits, "frechet_distance": distance, "relative_to_gaussian": found}
+    )
+    assert said["eval/relative_to_gaussian"] is None
