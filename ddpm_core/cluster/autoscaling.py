@@ -49,9 +49,12 @@ def wait_for_nodes(
     """
     say(f"waiting up to {patience_s:g} s for nodes with room for {len(needed)} worker(s)")
     deadline = time.monotonic() + patience_s
-    request_resources(bundles=[dict(one) for one in needed])
     try:
-        while not are_there() and time.monotonic() < deadline:
+        while True:
+            # Again each time: a cluster has one request, and that of another stage replaces ours.
+            request_resources(bundles=[dict(one) for one in needed])
+            if are_there() or time.monotonic() >= deadline:
+                break
             time.sleep(_LOOK_EVERY_S)
     finally:
         request_resources(bundles=[])  # else it would hold the nodes when nobody needs them
