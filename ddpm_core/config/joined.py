@@ -39,8 +39,10 @@ def joined(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def section_of(values: Mapping[str, Any]) -> DataConfig:
-    """Return the section `data` of these keys, as an index or a run.json has them."""
-    return DataConfig.model_validate_json(json.dumps(dict(values)))
+    """Return the section `data` of these keys, as an index has them: without a source."""
+    there = {**values, "sets": "there"}  # images in place need a source, or to be there already
+    data = DataConfig.model_validate_json(json.dumps(there))
+    return data.model_copy(update={"sets": None})
 
 
 def _text(data: DataConfig) -> str:
