@@ -114,6 +114,13 @@ def test_a_part_by_class_has_its_classes_numbered_anew(store, faces, read):
     assert problems_of(store, index) == []
 
 
+def test_a_set_and_a_part_of_it_are_whole_together(store, faces):
+    """Catches: a shard that is there twice, as is meant, and is called damage."""
+    both = composed(store, faces, composed(store, faces, only_classes=("dog",)))
+    assert both.num_images == {"train": 15, "test": 4}
+    assert problems_of(store, both) == []
+
+
 def test_a_part_by_keys(store, faces, read):
     """Of the first shard one image, of the second none, of the third one: catches positions taken
     for those of the data set, and a shard of which nothing is left."""
