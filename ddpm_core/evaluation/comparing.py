@@ -165,7 +165,7 @@ _WORDS: Mapping[Metric, Mapping[str, Any]] = {
     "kernel_distance": {
         "distance": "squared maximum mean discrepancy, unbiased, mean over subsets (KID)",
         "kernel": "(x.y / d + 1)^3",
-        "interval": f"{_INTERVAL}: delete-d jackknife over the subsets",
+        "interval": f"{_INTERVAL}: delete-d jackknife over the subsets, and their draw",
     },
     "gaussian_distance": {
         "distance": "1000 times the squared maximum mean discrepancy, of least variance (CMMD)",

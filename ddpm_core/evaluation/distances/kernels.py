@@ -6,7 +6,7 @@ the number of images.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 
 import torch
 from torch import Tensor
@@ -79,9 +79,11 @@ def kernel_distance(
         dtype=torch.float64,
     )
     mean = float(values.mean())
-    error = jackknife_error(values, size=size, count=count)
-    interval = None if error is None else normal_interval(mean, error)
     deviation = float(values.std(correction=0))
+    error = jackknife_error(values, size=size, count=count)
+    # What is jackknifed is the mean over all subsets; that over so many is off from it besides.
+    drawn = deviation / sqrt(num_subsets)
+    interval = None if error is None else normal_interval(mean, hypot(error, drawn))
     return KernelDistance(Estimate(mean, interval), deviation, num_subsets, size)
 
 

@@ -114,9 +114,11 @@ def _spread(statistic, sets: int = 40) -> tuple[float, float]:
     return float(np.std([one.value for one in found])), float(np.mean(widths))
 
 
-@pytest.mark.parametrize("measure", ["frechet", "kernel", "gaussian", "mind"])
+@pytest.mark.parametrize("measure", ["frechet", "kernel", "few", "gaussian", "mind"])
 def test_intervals_are_as_wide_as_fresh_images_scatter(measure):
-    """Catches: an interval of one side alone, too wide or narrow by a root of n or a factor."""
+    """Catches: an interval of one side alone, too wide or narrow by a root of n or a factor; one
+    that leaves out the draw of the subsets, which outweighs the images' where they are few.
+    """
 
     def statistic(i: int):
         generator = torch.Generator().manual_seed(i)
@@ -127,6 +129,9 @@ def test_intervals_are_as_wide_as_fresh_images_scatter(measure):
                 return frechet_estimate(moments_of(a), moments_of(b), a, b)
             case "kernel":
                 return kernel_distance(a, b, seed=i, num_subsets=30).estimate
+            case "few":
+                found = kernel_distance(a, b, seed=i, num_subsets=10, subset_size=4)
+                return found.estimate
             case "gaussian":
                 return gaussian_distance(a, b, sigma=1.0)
             case _:
