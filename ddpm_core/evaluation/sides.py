@@ -7,7 +7,7 @@ root; a data set below the root.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ddpm_core.images.names import bytes_of, is_of_a_system, quoted, reason_to_p
 from ddpm_core.images.pixels import plain_pixels
 from ddpm_core.loading.loader import load_split
 from ddpm_core.runs import layout, results
-from ddpm_core.runs.dataset_names import find, lineage
+from ddpm_core.runs.dataset_names import NamedSet, find, lineage
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.stages import require_denoiser
@@ -87,8 +87,8 @@ def side_of(target: str, *, root: str) -> Side:
     store = open_store(root)
     if re.fullmatch(RUN_NAME_PATTERN, name) and store.exists(layout.run_json_key(name)):
         return _of_run(name, split, root)
-    if (folder := _dataset_below(store, name)) is not None:
-        return _of_dataset(store, folder, split)
+    if (named := _dataset_below(store, name)) is not None:
+        return _of_dataset(store, named.pointer.folder, split, named.pointer)
     raise ConfigError(
         f"{quoted(target)} is no file or folder here, no run and no data set below {root}; give a "
         "folder of images, an archive or shards (path or s3://), a run, a data set with :train or "
@@ -177,27 +177,20 @@ def _of_run(name: str, split: str | None, root: str) -> Side:
     )
 
 
-def _dataset_below(store: Store, name: str) -> str | None:
-    """Return the folder of a data set by its name, perhaps with @ and the first of its digits.
+def _dataset_below(store: Store, text: str) -> NamedSet | None:
+    """Return the data set that a reference means: by a name that it has, or by its folder's.
 
-    One that has no name is called as its folder without the digits.
+    Raises:
+        ConfigError: the name is that of data sets of other digits.
+        DataError: its entry, or its index, is damaged.
     """
-    with suppress(ValueError):
-        if (ref := DataSets.parse(name).only) is not None and lineage(store, ref.name):
-            return find(store, ref).pointer.folder
-    name, _, digits = name.partition("@")
-    found = [
-        folder
-        for folder in store.names("datasets")
-        if folder == name
-        or (is_folder_name(folder) and folder[:-17] == name and folder[-16:].startswith(digits))
-    ]
-    if len(found) > 1:
-        raise ConfigError(
-            f"{name!r} may be any of {', '.join(sorted(found)[:5])} below {store.uri}; give one of "
-            "them"
-        )
-    return f"datasets/{found[0]}" if found else None
+    try:
+        ref = DataSets.parse(text).only
+    except ValueError:
+        return None
+    if ref is None or ref.weight is not None:
+        return None
+    return find(store, ref) if is_folder_name(ref.name) or lineage(store, ref.name) else None
 
 
 def _of_dataset(

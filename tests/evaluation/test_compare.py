@@ -14,6 +14,8 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation.distances.kernels import kernel_distance
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.statistics import Statistics, from_npz, to_npz
+from ddpm_core.runs import results
+from ddpm_core.runs.dataset_names import give, names_of
 from ddpm_core.store.storage import sha256_of
 
 pytestmark = [
@@ -162,7 +164,9 @@ def test_statistics_are_written_exactly_and_read_without_unpickling(tmp_path):
 
 
 def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_path):
-    """Catches: the training split for the held-out one, other samples than evaluate measures."""
+    """Catches: the training split for the held-out one, other samples than evaluate measures,
+    names of data sets that are looked up by folders alone.
+    """
     store, config = evaluated
     words = ["compare", config.name, f"{config.name}:test", "--features", "trained"]
     words += ["--root", store.uri, "--metrics", "intervals", "--json", str(tmp_path / "n.json")]
@@ -173,13 +177,17 @@ def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_pa
     )
     assert found["protocol"]["num_images"] == {"a": 16, "b": 297}
     assert found["inception_score"]["a"]["splits"] == 10
-    # The data set by its name below the root, and by its folder.
-    (dataset,) = store.names("datasets")
-    for name in (dataset[:-17], dataset, f"{store.uri}/datasets/{dataset}"):
+    # The data set by its name, pinned, by its folder's name and by its folder.
+    pointer = results.dataset_pointer(store, config.name)
+    (named,) = names_of(store, pointer.fingerprint)
+    give(store, "renamed", pointer)
+    for name in ("renamed", named.pinned, pointer.folder[9:], f"{store.uri}/{pointer.folder}"):
         other = ["compare", config.name, f"{name}:train", *words[3:], "--limit", "10"]
         assert main(other) == 0, name
         again = json.loads((tmp_path / "n.json").read_text())
         assert again["protocol"]["num_images"] == {"a": 10, "b": 10}
+    assert main(["compare", config.name, "renamed@00000000:train", *words[3:]]) == 2
+    assert f"give one of renamed@{pointer.fingerprint[:16]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
