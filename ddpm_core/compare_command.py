@@ -47,7 +47,7 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--metrics", metavar="NAME,NAME", help="of evaluate.metrics; all that can be measured"
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="the first N images of each")
+    parser.add_argument("--limit", type=_count, metavar="N", help="N images of each, drawn from it")
     parser.add_argument("--by-class", action="store_true", help="of each class of both too")
     parser.add_argument("--batch-size", type=_count, default=64, help="images at once (64)")
     parser.add_argument("--seed", type=int, default=0, help="of subsets and directions (0)")

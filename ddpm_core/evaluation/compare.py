@@ -16,6 +16,7 @@ from ddpm_core.evaluation.comparing import (
     Looked,
     compared,
     doubts_of,
+    drawn,
     looked_of,
     score_of,
     words_of,
@@ -27,7 +28,7 @@ from ddpm_core.evaluation.features import (
     load_network,
 )
 from ddpm_core.evaluation.network import FeatureNetwork, looked_at
-from ddpm_core.evaluation.sides import Labelled, Side
+from ddpm_core.evaluation.sides import Side
 from ddpm_core.evaluation.statistics import require_dim
 from ddpm_core.progress import Progress
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
@@ -45,7 +46,7 @@ class Request:
     """which network, and the seed"""
     metrics: tuple[Metric, ...] = METRICS
     limit: int | None = None
-    """images of each set; None: all"""
+    """images of each set, drawn from it; None: all"""
     by_class: bool = False
 
 
@@ -103,6 +104,7 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
             "features": {**said, "dim": made.moments.dim},
             "num_images": {"a": made.num_images, "b": real.num_images},
             "images": "uint8, as they are stored; transparent pixels on white",
+            **({} if request.limit is None else {"limit": f"{request.limit} drawn of each"}),
             "seed": request.features.seed,
             "metrics": {metric: words_of(metric) for metric in numbers},
         },
@@ -136,7 +138,8 @@ def _looked(
     if side.statistics is not None:
         known = side.statistics
         return Looked(known.num_images or 0, known.moments, spatial=known.spatial), [], set()
-    total = side.num_images if request.limit is None else min(side.num_images, request.limit)
+    numbers = drawn(side.num_images, request.limit or side.num_images)
+    total = len(numbers)
     views = {"features", "probabilities"}
     if "spatial_distance" in request.metrics:
         views.add("spatial")
@@ -144,7 +147,7 @@ def _looked(
     sizes: set[tuple[int, int]] = set()
 
     def parts() -> Iterator[Mapping[str, Tensor]]:
-        for images_u8, names in _first(side.batches(), total):
+        for images_u8, names in side.batches(numbers):
             sizes.add((images_u8.shape[3], images_u8.shape[2]))
             labels.extend(names)
             yield looked_at(
@@ -156,15 +159,7 @@ def _looked(
             )
             Progress("compare", len(labels), total, "images", f"of {name}").show()
 
-    return looked_of(parts()), labels, sizes
-
-
-def _first(batches: Iterator[Labelled], total: int) -> Iterator[Labelled]:
-    for images_u8, names in batches:
-        if total <= 0:
-            return
-        yield images_u8[:total], names[:total]
-        total -= len(images_u8)
+    return looked_of(parts(), total), labels, sizes
 
 
 def _network(
@@ -205,7 +200,11 @@ def _by_class(
     made: Looked, real: Looked, classes: Sequence[Sequence[str]], request: Request
 ) -> dict[str, Any]:
     """Return the numbers of each class that both sets have, of what few images can carry."""
-    common = sorted((set(classes[0]) & set(classes[1])) - {""})
+    kept = [
+        [] if one.rows is None else [labels[i] for i in one.rows.tolist()]
+        for one, labels in zip((made, real), classes, strict=True)
+    ]
+    common = sorted((set(kept[0]) & set(kept[1])) - {""})
     if not common or made.features is None or real.features is None:
         raise ConfigError(
             "--by-class: A and B have no class in common; classes are the folders of a folder or "
@@ -214,8 +213,8 @@ def _by_class(
     found: dict[str, Any] = {}
     for name in common:
         own = [
-            looked_of([{"features": features[_where(labels, name)[: len(features)]]}])
-            for features, labels in zip((made.features, real.features), classes, strict=True)
+            looked_of([{"features": features[_where(labels, name)]}], labels.count(name))
+            for features, labels in zip((made.features, real.features), kept, strict=True)
         ]
         chosen = tuple(m for m in request.metrics if m not in _WITHOUT_CLASSES)
         few = Request(request.features, chosen)

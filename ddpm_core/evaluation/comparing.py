@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.config.measure import Metric
@@ -13,10 +15,13 @@ from ddpm_core.evaluation.distances import neighbours as balls
 from ddpm_core.evaluation.distances.frechet import frechet_estimate
 from ddpm_core.evaluation.moments import Moments, merge, moments_of
 from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.permutation import keyed_permutation
 
 MAX_ROWS = 50_000
-"""images of a set whose features are compared one by one; the first ones, as published"""
+"""images of a set whose features are compared one by one, as many as most publish; drawn, where
+there are more: sets often lie class by class"""
 _SPLITS = 10
+_ORDER = b"images that are compared"
 _FEW_NEIGHBOURS = 1000
 _FEW_FOR_SCORE = 5000
 
@@ -28,11 +33,13 @@ class Looked:
     num_images: int
     moments: Moments
     features: Tensor | None = None
-    """(n, d) float32 of the first images; None of statistics alone"""
+    """(n, d) float32 of the images `rows`; None of statistics alone"""
     probabilities: Tensor | None = None
     """(n, K); None where the network has no classes"""
     spatial: Moments | None = None
     spatial_rows: Tensor | None = None
+    rows: Tensor | None = None
+    """(n,) which images those are, in ascending order"""
 
 
 def compared(metric: Metric, made: Looked, real: Looked, *, seed: int) -> dict[str, Any]:
@@ -82,11 +89,16 @@ def compared(metric: Metric, made: Looked, real: Looked, *, seed: int) -> dict[s
 
 
 def score_of(looked: Looked) -> dict[str, Any] | None:
-    """Return the inception score in ten splits, as most publish it; None without classes."""
+    """Return the inception score in ten splits, as most publish it; None without classes.
+
+    The images are shuffled, as torch-fidelity does: in splits of one class each it would be 1.
+    """
     if looked.probabilities is None:
         return None
-    splits = min(_SPLITS, len(looked.probabilities))
-    found = inception_score(looked.probabilities, splits=splits)
+    count = len(looked.probabilities)
+    splits = min(_SPLITS, count)
+    order = keyed_permutation(_ORDER, count, np.arange(count))
+    found = inception_score(looked.probabilities[torch.from_numpy(order)], splits=splits)
     return {
         "value": found.value,
         "standard_deviation": found.standard_deviation,
@@ -96,7 +108,8 @@ def score_of(looked: Looked) -> dict[str, Any] | None:
 
 def words_of(metric: Metric) -> dict[str, Any]:
     """Return what a protocol says of a number."""
-    return {**_WORDS[metric], **({} if metric in _OF_MOMENTS else {"rows": f"first {MAX_ROWS}"})}
+    rows = {} if metric in _OF_MOMENTS else {"rows": f"{MAX_ROWS} drawn, where there are more"}
+    return {**_WORDS[metric], **rows}
 
 
 def doubts_of(metric: Metric, made: Looked, real: Looked) -> list[str]:
@@ -135,9 +148,10 @@ def _doubts(metric: Metric, made: Looked, real: Looked) -> Iterator[str]:
             f"{count} images: balls around so few reach far, and the shares depend on the number; "
             f"compare equal numbers, of at least {_FEW_NEIGHBOURS}"
         )
-    if metric in ("gaussian_distance", "sliced_distance") and made.num_images != real.num_images:
+    compared_ones = [min(one.num_images, MAX_ROWS) for one in (made, real)]
+    if metric in ("gaussian_distance", "sliced_distance") and len(set(compared_ones)) > 1:
         yield (
-            f"{made.num_images} and {real.num_images} images: the estimate is biased upwards by "
+            f"{' and '.join(map(str, compared_ones))} images: the estimate is biased upwards by "
             "the smaller set; compare with numbers of equally many"
         )
     scored = 0 if made.probabilities is None else len(made.probabilities)
@@ -151,7 +165,7 @@ def _doubts(metric: Metric, made: Looked, real: Looked) -> Iterator[str]:
 def _rows(looked: Looked) -> Tensor:
     if looked.features is None:
         raise ValueError("statistics alone have no images to compare")
-    return looked.features[:MAX_ROWS]
+    return looked.features
 
 
 _OF_MOMENTS = ("intervals", "spatial_distance")
@@ -188,24 +202,40 @@ _WORDS: Mapping[Metric, Mapping[str, Any]] = {
 }
 
 
-def looked_of(parts: Iterable[Mapping[str, Tensor]]) -> Looked:
-    """Return what was said of a set of images in parts, in their order; see `network.looked_at`.
+def drawn(total: int, count: int) -> NDArray[np.int64]:
+    """Return `count` different numbers below `total` in ascending order; all, if there are fewer.
 
-    Features are reduced to moments part by part, and the first `MAX_ROWS` kept besides.
+    They are the same for the same.
     """
+    if count >= total:
+        return np.arange(total)
+    return np.sort(keyed_permutation(_ORDER, total, np.arange(count)))
+
+
+def looked_of(parts: Iterable[Mapping[str, Tensor]], total: int) -> Looked:
+    """Return what was said of a set of images.
+
+    Features are reduced to moments part by part, and those of `MAX_ROWS` images kept besides.
+
+    Args:
+        parts: of the images, in their order; see `network.looked_at`.
+        total: images of all parts.
+    """
+    chosen = torch.from_numpy(drawn(total, MAX_ROWS))
     kept: dict[str, list[Tensor]] = {"features": [], "probabilities": [], "spatial": []}
     moments: dict[str, Moments] = {}
     count = 0
     for part in parts:
+        stop = count + len(part["features"])
+        mine = chosen[(chosen >= count) & (chosen < stop)] - count
         for name, rows in part.items():
             if name != "probabilities":
                 own = moments_of(rows)
                 moments[name] = merge([moments[name], own]) if name in moments else own
-            if name == "probabilities" or count < MAX_ROWS:
-                kept[name].append(rows if name == "probabilities" else rows[: MAX_ROWS - count])
-        count += len(part["features"])
-    if not count:
-        raise ValueError("no images")
+            kept[name].append(rows if name == "probabilities" else rows[mine])
+        count = stop
+    if count != total or not count:
+        raise ValueError(f"{count} images of {total}")
     whole = {name: torch.cat(found) for name, found in kept.items() if found}
     return Looked(
         count,
@@ -214,4 +244,5 @@ def looked_of(parts: Iterable[Mapping[str, Tensor]]) -> Looked:
         whole.get("probabilities"),
         moments.get("spatial"),
         whole.get("spatial"),
+        chosen,
     )

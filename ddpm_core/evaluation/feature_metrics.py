@@ -63,7 +63,8 @@ def asked_for(inputs: Inputs, findings: Findings[Any], network: dict[str, Any]) 
 def looked_at_sets(findings: Findings[Any]) -> dict[str, Looked]:
     """Return what the network said of each set of images."""
     return {
-        part: looked_of(findings.each("features", part)) for part in ("samples", "test", "train")
+        part: looked_of(findings.each("features", part), findings.num_images("features", part))
+        for part in ("samples", "test", "train")
     }
 
 
@@ -228,5 +229,5 @@ def _only(looked: Looked, chosen: NDArray[np.bool_]) -> Looked | None:
     """Return the images of a class among those whose features are kept."""
     if looked.features is None:
         return None
-    rows = looked.features[torch.from_numpy(chosen[: len(looked.features)])]
-    return looked_of([{"features": rows}]) if len(rows) else None
+    rows = looked.features[torch.from_numpy(chosen)[looked.rows]]
+    return looked_of([{"features": rows}], len(rows)) if len(rows) else None

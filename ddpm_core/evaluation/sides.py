@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
@@ -47,6 +48,7 @@ _AT_ONCE = 64
 
 Labelled = tuple[Tensor, list[str]]
 """uint8 images (n, c, h, w) of one size, and the class of each, "" where there is none"""
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Side:
     said: str
     """for people: what it is"""
     num_images: int
-    batches: Callable[[], Iterator[Labelled]]
-    """all images, in a fixed order"""
+    batches: Callable[[Numbers], Iterator[Labelled]]
+    """the images of these numbers, which ascend"""
     of: tuple[Store, Index] | None = None
     """the data set that it is of, or was trained on"""
     config: RunConfig | None = None
@@ -136,7 +138,7 @@ def _of_statistics(path: str) -> Side:
     found = from_npz(data, origin=quoted(path))
     count = "an unknown number of" if found.num_images is None else str(found.num_images)
     said = f"statistics {path}, of {count} images"
-    return Side(said, found.num_images or 0, lambda: iter(()), statistics=found)
+    return Side(said, found.num_images or 0, lambda _numbers: iter(()), statistics=found)
 
 
 def _of_run(name: str, split: str | None, root: str) -> Side:
@@ -156,10 +158,13 @@ def _of_run(name: str, split: str | None, root: str) -> Side:
         )
     plan, shape = load_plan(store, config), config.data.shape
 
-    def batches() -> Iterator[Labelled]:
+    def batches(numbers: Numbers) -> Iterator[Labelled]:
         for unit in units_of(config.sample):
-            images_u8 = torch.from_numpy(read_unit(store, samples, unit, shape))
-            labels = plan.labels(torch.arange(unit.start, unit.stop))
+            mine = torch.from_numpy(numbers[(numbers >= unit.start) & (numbers < unit.stop)])
+            if not len(mine):
+                continue
+            whole = torch.from_numpy(read_unit(store, samples, unit, shape))
+            images_u8, labels = whole[mine - unit.start], plan.labels(mine)
             has_names = labels is not None and bool(plan.names)
             names = [plan.names[i] for i in labels.tolist()] if has_names else [""] * len(images_u8)  # type: ignore[union-attr]
             yield images_u8.permute(0, 3, 1, 2).contiguous(), names
@@ -200,12 +205,12 @@ def _of_dataset(
     chosen: Split = SPLITS[1] if split == "test" else SPLITS[0]
     total, names = index.num_images[chosen], index.label.names
 
-    def batches() -> Iterator[Labelled]:
+    def batches(numbers: Numbers) -> Iterator[Labelled]:
         with closing(load_split(store, index, chosen, eight_bits=True)) as images:
-            for start in range(0, total, _AT_ONCE):
-                stop = min(start + _AT_ONCE, total)
-                labels = images.member(LABEL, np.arange(start, stop)).tolist()
-                yield images.images(start, stop), [names[i] if names else "" for i in labels]
+            for start in range(0, len(numbers), _AT_ONCE):
+                some = numbers[start : start + _AT_ONCE]
+                labels = images.member(LABEL, some).tolist()
+                yield images.take(some), [names[i] if names else "" for i in labels]
 
     return Side(f"data set {folder}, {total} {chosen} images", total, batches, (store, index))
 
@@ -223,9 +228,9 @@ def _of_container(container: Container) -> Side:
         )
     entries.sort(key=lambda one: bytes_of(one.name))
 
-    def batches() -> Iterator[Labelled]:
+    def batches(numbers: Numbers) -> Iterator[Labelled]:
         with closing(container):
-            yield from _of_equal_size(container, entries)
+            yield from _of_equal_size(container, [entries[i] for i in numbers.tolist()])
 
     return Side(f"{container.uri}, {len(entries)} images", len(entries), batches)
 

@@ -87,6 +87,11 @@ class Findings(Generic[K]):
         for unit in sorted(chosen, key=lambda one: one.start):
             yield read(self.published, unit)
 
+    def num_images(self, kind: K, part: str) -> int:
+        """Return how many images the units of a part are of."""
+        chosen = [unit for unit in self.units if (unit.kind, unit.part) == (kind, part)]
+        return sum(unit.stop - unit.start for unit in chosen)
+
     def one(self, kind: K, part: str) -> Arrays:
         """Return the result of the one unit of a part."""
         (found,) = self.each(kind, part)

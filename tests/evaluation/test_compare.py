@@ -98,7 +98,9 @@ def _of_tar(path) -> torch.Tensor:
 
 
 def test_classes_are_compared_where_both_sets_have_them(place, tmp_path):
-    """Catches: labels out of step with images of several sizes; a class taken for another."""
+    """Catches: labels out of step with images of several sizes; a class taken for another; the
+    first class alone of fewer images.
+    """
     images = str(place / "images")
     words = ["--by-class", "--metrics", "kernel_distance", "--json", str(tmp_path / "n.json")]
     assert run(place, images, images, *words) == 0
@@ -112,6 +114,13 @@ def test_classes_are_compared_where_both_sets_have_them(place, tmp_path):
     found = classes["cats"]["kernel_distance"]["value"]
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-9)
     assert run(place, images, str(place / "shard-000000.tar"), "--by-class") == 2
+    # Cats are the first ten.
+    assert run(place, images, images, *words, "--limit", "8") == 0
+    found = json.loads((tmp_path / "n.json").read_text())
+    counts = [one["num_images"]["a"] for one in found["classes"].values()]
+    assert len(counts) == 2
+    assert sum(counts) == 8
+    assert found["protocol"]["num_images"] == {"a": 8, "b": 8}
 
 
 def test_statistics_stand_for_images(place, tmp_path, capsys):

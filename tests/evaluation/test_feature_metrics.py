@@ -10,8 +10,9 @@ import torch
 
 from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation import check, feature_metrics, stage
+from ddpm_core.evaluation import check, comparing, feature_metrics, stage
 from ddpm_core.evaluation.comparing import Looked, compared, looked_of
+from ddpm_core.evaluation.distances import kernels
 from ddpm_core.evaluation.feature_metrics import looked_at_sets
 from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.evaluation.statistics import Statistics, to_npz
@@ -119,7 +120,8 @@ def sets_of(seed: int, *, count: int = 60, dim: int = 4) -> Looked:
         [
             {"features": part, "spatial": s}
             for part, s in zip(features.split(25), spatial.split(25), strict=True)
-        ]
+        ],
+        count,
     )
 
 
@@ -174,6 +176,32 @@ def test_maps_have_a_distance_of_their_own():
     assert low < found["value"] < high
 
 
+def test_sets_that_lie_class_by_class_are_seen_whole(monkeypatch):
+    """Catches: the first images of a set for all of it, splits of one class each, and labels of
+    other images than those whose features are kept.
+    """
+    monkeypatch.setattr(comparing, "MAX_ROWS", 100)
+    labels = np.arange(1000) // 100
+    features = torch.from_numpy(labels + np.arange(1000) / 1000)[:, None].float()
+    parts = zip(features.split(64), torch.eye(10)[torch.from_numpy(labels)].split(64), strict=True)
+    looked = looked_of([{"features": x, "probabilities": p} for x, p in parts], 1000)
+    assert len(looked.features) == 100
+    assert len(looked.features.floor().unique()) == 10
+    assert torch.equal(looked.features, features[looked.rows])
+    assert looked.moments.count == 1000
+    assert comparing.score_of(looked)["value"] > 9
+    (row,) = feature_metrics.metrics_of_classes(
+        {"samples": looked, "test": looked},
+        digits().replaced({"evaluate.metrics": ["gaussian_distance"]}),
+        drawn=labels - 9,
+        held_out=labels,
+        num_classes=1,
+    )
+    own = [features[looked.rows][labels[looked.rows] == label] for label in (9, 0)]
+    expected = kernels.gaussian_distance(*own).value
+    assert row["gaussian_distance"]["value"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_classes_are_measured_by_their_own_images():
     """Catches: labels of samples used for held-out images, a class of few images that ends all."""
     looked = {part: sets_of(i) for i, part in enumerate(("samples", "test", "train"))}
@@ -185,8 +213,11 @@ def test_classes_are_measured_by_their_own_images():
     )
     for label in (0, 1):
         own = [
-            looked_of([{"features": looked[part].features[torch.from_numpy(labels == label)]}])
-            for part, labels in (("samples", drawn_labels), ("test", held_out))
+            looked_of([{"features": features}], len(features))
+            for features in (
+                looked["samples"].features[torch.from_numpy(drawn_labels == label)],
+                looked["test"].features[torch.from_numpy(held_out == label)],
+            )
         ]
         for metric in ("kernel_distance", "precision_recall"):
             assert rows[label][metric] == compared(metric, *own, seed=0)
