@@ -50,7 +50,7 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--limit", type=_count, metavar="N", help="N images of each, drawn from it")
     parser.add_argument("--by-class", action="store_true", help="of each class of both too")
     parser.add_argument("--batch-size", type=_count, default=64, help="images at once (64)")
-    parser.add_argument("--seed", type=int, default=0, help="of subsets and directions (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of subsets and directions (0)")
     parser.add_argument(
         "--json", metavar="FILE", help="write the numbers with their protocol; - is standard output"
     )
@@ -64,6 +64,7 @@ def run_compare_command(options: argparse.Namespace) -> None:
         PipelineError: as it says.
     """
     features = _features(options)
+    place = None if options.json in (None, "-") else _writable(options.json)
     import torch
 
     from ddpm_core.evaluation.compare import METRICS, Request, compare
@@ -80,8 +81,8 @@ def run_compare_command(options: argparse.Namespace) -> None:
     if options.json == "-":
         say(text)
         return
-    if options.json is not None:
-        _write(Path(options.json).expanduser(), text)
+    if place is not None:
+        _write(place, text)
     for line in table(found):
         say(printable(line))
     for warning in found["warnings"]:
@@ -129,11 +130,11 @@ def _rows(numbers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _shown(one: dict[str, Any]) -> str:
-    value = f"{one['value']:<12.6g}"
+    value = f"{one['value']:.6g}"
     if one["interval"] is None:
-        return value.rstrip()
+        return value
     low, high = one["interval"]
-    return f"{value}95 %: {low:.6g} ... {high:.6g}"
+    return f"{value:<12} 95 %: {low:.6g} ... {high:.6g}"
 
 
 def _features(options: argparse.Namespace) -> EvaluateConfig:
@@ -152,6 +153,14 @@ def _features(options: argparse.Namespace) -> EvaluateConfig:
         raise ConfigError(f"--features, --metrics: {lines}") from None
 
 
+def _writable(text: str) -> Path:
+    """Return the path of a file that could be there: it is written after all has been measured."""
+    path = Path(text).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--json {text} must be a file in a folder that is there; give another")
+    return path
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text + "\n", encoding="utf-8")
@@ -160,7 +169,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of images; give at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of images; give at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 on")
+    return int(text)

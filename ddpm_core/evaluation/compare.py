@@ -102,7 +102,7 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
         "protocol": {
             "version": PROTOCOL_VERSION,
             "features": {**said, "dim": made.moments.dim},
-            "num_images": {"a": made.num_images, "b": real.num_images},
+            "num_images": {"a": made.num_images or None, "b": real.num_images or None},
             "images": "uint8, as they are stored; transparent pixels on white",
             **({} if request.limit is None else {"limit": f"{request.limit} drawn of each"}),
             "seed": request.features.seed,

@@ -31,6 +31,7 @@ class Looked:
     """What the network said of a set of images."""
 
     num_images: int
+    """0: of statistics that do not say"""
     moments: Moments
     features: Tensor | None = None
     """(n, d) float32 of the images `rows`; None of statistics alone"""
@@ -130,7 +131,7 @@ def frechet_doubts(made: Looked, real: Looked, *, spatial: bool = False) -> list
         )
         + f"use at least {2 * dim}, or kernel_distance, which is unbiased"
         for name, one in (("made", made), ("real", real))
-        if one.num_images < 2 * dim and one.features is not None
+        if 0 < one.num_images < 2 * dim
     ]
 
 

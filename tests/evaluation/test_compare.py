@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ddpm_core.__main__ import main
+from ddpm_core.compare_command import _shown
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation.distances.kernels import kernel_distance
 from ddpm_core.evaluation.moments import frechet_distance, moments_of
@@ -86,7 +87,7 @@ def test_a_folder_beside_shards(place, tmp_path, capsys):
     assert "--features inception" in found["left_out"]["spatial_distance"]
     assert any("5x6, 6x6 pixels and B of 5x6" in warning for warning in found["warnings"])
     out, err = capsys.readouterr()
-    assert f"Frechet distance (FD, FID)        {expected:<12.6g}95 %: " in out
+    assert f"Frechet distance (FD, FID)        {expected:<12.6g} 95 %: " in out
     assert "compare  40/40 images  of B" in out
     assert "warning: subsets of 20 images instead of 1000" in err
 
@@ -95,6 +96,13 @@ def _of_tar(path) -> torch.Tensor:
     with tarfile.open(path) as tar:
         names = sorted(name for name in tar.getnames() if name.endswith(".png"))
         return features_of([io.BytesIO(tar.extractfile(name).read()) for name in names])
+
+
+def test_a_long_number_stands_apart_from_its_interval():
+    """Catches: -0.0001511999 and 95 % written as one number."""
+    said = _shown({"value": -0.0001511999, "interval": [-1.0, 1.0]})
+    assert said.split() == ["-0.0001512", "95", "%:", "-1", "...", "1"]
+    assert _shown({"value": -0.000151234, "interval": [0, 1]}).startswith("-0.000151234 95 %")
 
 
 def test_classes_are_compared_where_both_sets_have_them(place, tmp_path):
@@ -137,6 +145,11 @@ def test_statistics_stand_for_images(place, tmp_path, capsys):
     expected = frechet_distance(moments_of(features_of(paths)), moments)
     assert found["numbers"]["intervals"]["value"] == pytest.approx(expected, rel=1e-5)
     assert set(found["numbers"]) == {"intervals"}
+    assert found["protocol"]["num_images"] == {"a": 40, "b": None}
+    assert not any(" real images for 9 features" in one for one in found["warnings"])
+    (tmp_path / "s.npz").write_bytes(to_npz(Statistics(moments, None, 10)))
+    assert run(place, *words) == 0
+    assert '"10 real images for 9 features: ' in capsys.readouterr().out
     np.savez(tmp_path / "t.npz", mu=np.zeros(4), sigma=np.eye(4))
     assert run(place, str(place / "images"), str(tmp_path / "t.npz")) == 2
     assert "is of 4 features, and --features" in capsys.readouterr().err
@@ -207,6 +220,7 @@ def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_pa
         (["images", "images", "--features", "trained"], 2, "give --features inception"),
         (["images:test", "images"], 2, "only a run or a data set has splits"),
         (["images", "images", "--metrics", "fid"], 2, "kernel_distance"),
+        (["images", "images", "--json", "nowhere/n.json"], 2, "folder that is there"),
         (["empty", "images"], 3, "no image"),
         (["images", "broken"], 3, '"a.png" in'),
     ],
@@ -225,3 +239,14 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(
     err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
+
+
+def test_words_that_are_no_numbers_are_said_by_what_they_should_be(capsys):
+    """Catches: the name of a function of ours; a seed that is refused as another command's."""
+    for words, said in [
+        (["--limit", "few"], "'few' is no number of images"),
+        (["--seed", "-1"], "'-1' is no seed"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["compare", "a", "b", *words])
+        assert said in capsys.readouterr().err
