@@ -17,7 +17,7 @@ from ddpm_core.evaluation import foreign
 from ddpm_core.evaluation.foreign import Foreign
 from ddpm_core.evaluation.network import FeatureNetwork, looked_at
 from ddpm_core.evaluation.scores import inception_score
-from ddpm_core.evaluation.statistics import require_dim, require_reference
+from ddpm_core.evaluation.statistics import require_reference, require_same_features
 
 MAX_DIM = 2**14
 """Features of an image; the covariance of so many has 2 GiB."""
@@ -51,7 +51,7 @@ def check_reference(config: RunConfig) -> None:
     if (known := known_by(evaluate.pinned)) is not None:
         named = f"evaluate.reference={evaluate.reference!r}"
         features = f"evaluate.features={evaluate.features}"
-        require_dim(found, known.dim, origin=named, features=features)
+        require_same_features(found, known.dim, known.sha256, origin=named, features=features)
 
 
 def tried_network(config: RunConfig) -> Foreign:

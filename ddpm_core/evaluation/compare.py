@@ -29,7 +29,7 @@ from ddpm_core.evaluation.features import (
 )
 from ddpm_core.evaluation.network import FeatureNetwork, looked_at
 from ddpm_core.evaluation.sides import Side
-from ddpm_core.evaluation.statistics import require_dim
+from ddpm_core.evaluation.statistics import network_of, require_same_features
 from ddpm_core.progress import Progress
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 
@@ -79,9 +79,10 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
     for side, looked in ((a, made), (b, real)):
         if side.statistics is not None:
             other = real if looked is made else made
-            require_dim(
+            require_same_features(
                 side.statistics,
                 other.moments.dim,
+                network_of(said),
                 origin=side.said,
                 features=f"--features {request.features.features}",
             )

@@ -21,7 +21,12 @@ from ddpm_core.evaluation.comparing import (
 )
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.moments import frechet_distance
-from ddpm_core.evaluation.statistics import Statistics, require_dim, require_reference
+from ddpm_core.evaluation.statistics import (
+    Statistics,
+    network_of,
+    require_reference,
+    require_same_features,
+)
 from ddpm_core.output import say
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
@@ -48,9 +53,10 @@ def asked_for(inputs: Inputs, findings: Findings[Any], network: dict[str, Any]) 
     found = _metrics(looked, config, weights, network=network)
     if evaluate.reference is not None:
         reference = require_reference(evaluate.reference, str(evaluate.reference_sha256))
-        require_dim(
+        require_same_features(
             reference,
             looked["samples"].moments.dim,
+            network_of(network),
             origin=f"evaluate.reference={evaluate.reference!r}",
             features=f"evaluate.features={evaluate.features}",
         )

@@ -32,7 +32,7 @@ from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import Seen, seen_of
-from ddpm_core.evaluation.statistics import Statistics
+from ddpm_core.evaluation.statistics import Statistics, network_of
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
@@ -237,7 +237,7 @@ def _of_features(
         seen["train"] = Seen(known.moments, None, None)
     else:
         moments = seen["train"].moments
-        statistics = Statistics(moments, None, moments.count)
+        statistics = Statistics(moments, None, moments.count, network_of(network))
         keep_statistics(inputs.store, inputs.index, inputs.recipe, statistics)
     config, weights = inputs.config, inputs.weights
     return {

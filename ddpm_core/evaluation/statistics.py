@@ -1,12 +1,14 @@
 """Mean and covariance of the features of a set, as files: .npz as other programs read and write it.
 
 `mu` (d,), `sigma` (d, d), and of the maps within the Inception `mu_s` and `sigma_s`: the names of
-pytorch-fid, ADM and EDM. Ours have `num_images` and the exact sums `scatter` besides.
+pytorch-fid, ADM and EDM. Ours have `num_images`, the exact sums `scatter` and the digest of the
+network, `network`, besides.
 """
 
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from ddpm_core.exchange.npz import members_of
 from ddpm_core.sources.download import downloads_folder, fetch_pinned
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES, read_pinned
 
-_NAMES = ("mu", "sigma", "scatter", "mu_s", "sigma_s", "scatter_s", "num_images")
+_NAMES = ("mu", "sigma", "scatter", "mu_s", "sigma_s", "scatter_s", "num_images", "network")
 _SYMMETRIC = 1e-6
 _MAX_ARRAY_BYTES = 8 * 2**28 + 2**16  # a covariance of as many features as are taken
 
@@ -31,6 +33,9 @@ class Statistics:
     spatial: Moments | None
     num_images: int | None
     """None: the file does not say; the moments then count as exact"""
+    network: str | None = None
+    """digest of the network whose features they are of, see `network_of`; None: the file does not
+    say"""
 
 
 def to_npz(statistics: Statistics) -> bytes:
@@ -45,6 +50,8 @@ def to_npz(statistics: Statistics) -> bytes:
             }
     if statistics.num_images is not None:
         arrays["num_images"] = torch.tensor(statistics.num_images)
+    if statistics.network is not None:
+        arrays["network"] = torch.tensor(list(bytes.fromhex(statistics.network)), dtype=torch.int32)
     buffer = io.BytesIO()
     np.savez(buffer, **{name: one.numpy() for name, one in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -68,7 +75,23 @@ def from_npz(data: bytes, *, origin: str) -> Statistics:
     count = found.get("num_images")
     number = int(count) if count is not None and count.numel() == 1 else None
     spatial = _moments(found, "_s", number, origin) if "mu_s" in found else None
-    return Statistics(_moments(found, "", number, origin), spatial, number)
+    network = _digest(found.get("network"))
+    return Statistics(_moments(found, "", number, origin), spatial, number, network)
+
+
+def network_of(said: Mapping[str, Any]) -> str:
+    """Return the digest by which statistics name a network: of its file, or of what was trained.
+
+    Args:
+        said: what a protocol says of the network.
+    """
+    return str(said.get("sha256") or said["network_sha256"])
+
+
+def _digest(found: Tensor | None) -> str | None:
+    if found is None or found.shape != (32,) or not bool(((found >= 0) & (found < 256)).all()):
+        return None
+    return bytes(map(int, found.tolist())).hex()
 
 
 def _moments(found: Mapping[str, Tensor], suffix: str, count: int | None, origin: str) -> Moments:
@@ -118,12 +141,27 @@ def require_reference(place: str, sha256: str, *, key: str = "evaluate.reference
     return from_npz(read_pinned(place, sha256, key=key), origin=f"{key}={place!r}")
 
 
-def require_dim(statistics: Statistics, dim: int, *, origin: str, features: str) -> None:
+def require_same_features(
+    statistics: Statistics, dim: int, network: str | None, *, origin: str, features: str
+) -> None:
     """Refuse statistics of other features.
 
+    Args:
+        statistics: which.
+        dim: of the features.
+        network: `network_of` their network.
+        origin: of the statistics, for people.
+        features: the setting that names the network.
+
     Raises:
-        ConfigError: they have another dimension.
+        ConfigError: they have another dimension, or say that they are of another network.
     """
+    if statistics.network not in (None, network):
+        raise ConfigError(
+            f"{origin} is of the network {str(statistics.network)[:16]}..., and {features} is "
+            f"{str(network)[:16]}...; give the statistics of the same network, or the network of "
+            "these statistics"
+        )
     if statistics.moments.dim != dim:
         raise ConfigError(
             f"{origin} is of {statistics.moments.dim} features, and {features} has {dim}; give the "

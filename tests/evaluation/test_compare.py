@@ -150,6 +150,10 @@ def test_statistics_stand_for_images(place, tmp_path, capsys):
     (tmp_path / "s.npz").write_bytes(to_npz(Statistics(moments, None, 10)))
     assert run(place, *words) == 0
     assert '"10 real images for 9 features: ' in capsys.readouterr().out
+    for network, code in ((sha256_of((place / "net.pt").read_bytes()), 0), ("0" * 64, 2)):
+        (tmp_path / "s.npz").write_bytes(to_npz(Statistics(moments, None, 10, network)))
+        assert run(place, *words) == code
+    assert "is of the network 0000000000000000..., and --features" in capsys.readouterr().err
     np.savez(tmp_path / "t.npz", mu=np.zeros(4), sigma=np.eye(4))
     assert run(place, str(place / "images"), str(tmp_path / "t.npz")) == 2
     assert "is of 4 features, and --features" in capsys.readouterr().err
@@ -158,9 +162,10 @@ def test_statistics_stand_for_images(place, tmp_path, capsys):
 def test_statistics_are_written_exactly_and_read_without_unpickling(tmp_path):
     """Catches: a covariance that is another by its last bit; an object array; other shapes."""
     moments = moments_of(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)))
-    data = to_npz(Statistics(moments, moments, 9))
-    assert data == to_npz(Statistics(moments, moments, 9))
+    data = to_npz(Statistics(moments, moments, 9, "0123456789abcdef" * 4))
+    assert data == to_npz(Statistics(moments, moments, 9, "0123456789abcdef" * 4))
     again = from_npz(data, origin="x")
+    assert again.network == "0123456789abcdef" * 4
     assert again.num_images == 9
     for found in (again.moments, again.spatial):
         assert found.count == 9

@@ -14,7 +14,7 @@ from ddpm_core.evaluation import check, comparing, feature_metrics, stage
 from ddpm_core.evaluation.comparing import Looked, compared, looked_of
 from ddpm_core.evaluation.distances import kernels
 from ddpm_core.evaluation.feature_metrics import looked_at_sets
-from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.statistics import Statistics, to_npz
 from ddpm_core.recipes import digits
 from ddpm_core.runs import results
@@ -141,7 +141,7 @@ def test_samples_are_held_to_published_statistics(tmp_path, monkeypatch):
     config = given(tmp_path / "s.npz", published)
     inputs = SimpleNamespace(config=config, weights={"ema_sha256": "0"})
     monkeypatch.setattr(feature_metrics, "looked_at_sets", lambda _findings: looked)
-    (found,) = feature_metrics.asked_for(inputs, None, {"kind": "inception"}).values()
+    (found,) = feature_metrics.asked_for(inputs, None, {"sha256": "0"}).values()
     value = frechet_distance(looked["samples"].moments, looked["train"].moments)
     assert found["value"] == pytest.approx(value, rel=1e-12)
     spatial = frechet_distance(looked["samples"].spatial, looked["train"].spatial)
@@ -162,6 +162,9 @@ def test_statistics_of_other_features_are_refused_before_the_training(tmp_path):
         ConfigError, match=r"is of 4 features, and evaluate\.features=inception has"
     ):
         check.check_reference(config)
+    other = Statistics(moments_of(torch.zeros(2, 2048)), None, 60, "1" * 64)
+    with pytest.raises(ConfigError, match=r"is of the network 1{16}\.\.\., and evaluate\.features"):
+        check.check_reference(given(tmp_path / "o.npz", other))
     wrong = config.replaced({"evaluate.reference_sha256": "0" * 64})
     with pytest.raises(ConfigError, match="reference_sha256 is 0000"):
         check.check_reference(wrong)
