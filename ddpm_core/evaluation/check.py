@@ -4,6 +4,7 @@ The file is fetched, its digest compared, and two images go through it: what it 
 otherwise show at the end, in an actor, and what it should not do would not show at all.
 """
 
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -32,26 +33,34 @@ def check_feature_network(config: RunConfig) -> None:
     Nothing is done for `evaluate.features=trained`.
 
     Raises:
-        PipelineError: as `tried_network`.
+        PipelineError: as `tried_network` and, of its features, `check_reference`.
     """
     if config.evaluate.features != "trained":
-        tried_network(config)
+        check_reference(config, dim=tried_network(config).dim)
 
 
-def check_reference(config: RunConfig) -> None:
+def check_reference(config: RunConfig, *, dim: int | None = None) -> None:
     """Refuse statistics of `evaluate.reference` that the samples could not be held to.
 
+    Args:
+        config: the run.
+        dim: numbers of an image; None: those of a published network, or not known yet.
+
     Raises:
-        PipelineError: as `require_reference`; or they are not of the features of a known network.
+        PipelineError: as `require_reference`; or they are not of the features of the network.
     """
     evaluate = config.evaluate
     if evaluate.reference is None:
         return
     found = require_reference(evaluate.reference, str(evaluate.reference_sha256))
-    if (known := known_by(evaluate.pinned)) is not None:
-        named = f"evaluate.reference={evaluate.reference!r}"
-        features = f"evaluate.features={evaluate.features}"
-        require_same_features(found, known.dim, known.sha256, origin=named, features=features)
+    known = known_by(evaluate.pinned)
+    require_same_features(
+        found,
+        known.dim if dim is None and known is not None else dim,
+        evaluate.pinned,
+        origin=f"evaluate.reference={evaluate.reference!r}",
+        features=f"evaluate.features={evaluate.features}",
+    )
 
 
 def tried_network(config: RunConfig) -> Foreign:
@@ -85,7 +94,7 @@ def tried_network(config: RunConfig) -> Foreign:
             f"{named} returns the same for two different images, and every distance would be 0; "
             "give one whose output depends on the image"
         )
-    return found
+    return replace(found, dim=len(features[0]))
 
 
 def _two_images(shape: tuple[int, int, int]) -> Tensor:

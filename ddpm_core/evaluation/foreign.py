@@ -24,6 +24,8 @@ class Foreign:
     suffix: str
     about: dict[str, Any]
     """what a protocol says of it besides its digest"""
+    dim: int = 0
+    """numbers of an image; 0: it was not tried"""
 
 
 def fetch(evaluate: EvaluateConfig) -> Foreign:

@@ -142,13 +142,13 @@ def require_reference(place: str, sha256: str, *, key: str = "evaluate.reference
 
 
 def require_same_features(
-    statistics: Statistics, dim: int, network: str | None, *, origin: str, features: str
+    statistics: Statistics, dim: int | None, network: str | None, *, origin: str, features: str
 ) -> None:
     """Refuse statistics of other features.
 
     Args:
         statistics: which.
-        dim: of the features.
+        dim: of the features; None: not known yet.
         network: `network_of` their network.
         origin: of the statistics, for people.
         features: the setting that names the network.
@@ -162,7 +162,7 @@ def require_same_features(
             f"{str(network)[:16]}...; give the statistics of the same network, or the network of "
             "these statistics"
         )
-    if statistics.moments.dim != dim:
+    if dim is not None and statistics.moments.dim != dim:
         raise ConfigError(
             f"{origin} is of {statistics.moments.dim} features, and {features} has {dim}; give the "
             "statistics of the same network, or the network of these statistics"

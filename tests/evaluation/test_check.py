@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +119,21 @@ def given(data: bytes, path, **changes):
 def test_a_network_that_measures_passes(module, tmp_path):
     """Catches: a check that refuses what the evaluation would take, or rounding."""
     check.check_feature_network(given(file_of(module()), tmp_path / "net.pt"))
+
+
+def test_statistics_of_other_features_than_a_files_are_refused(tmp_path):
+    """Catches: a refusal after the training, of a network whose features no table counts."""
+    reference = tmp_path / "s.npz"
+    np.savez(reference, mu=np.zeros(4), sigma=np.eye(4))
+    named = {
+        "evaluate.reference": str(reference),
+        "evaluate.reference_sha256": sha256_of(reference.read_bytes()),
+    }
+    config = given(file_of(Good()), tmp_path / "net.pt", **named)
+    said = r"s\.npz' is of 4 features, and evaluate\.features=.* 3;"
+    with pytest.raises(ConfigError, match=said):
+        check.check_feature_network(config)
+    check.check_reference(config)  # which does not know it, and says nothing
 
 
 def test_the_trained_network_needs_no_file():
