@@ -27,7 +27,7 @@ from ddpm_core.evaluation.features import (
     kept_network,
     load_network,
 )
-from ddpm_core.evaluation.network import FeatureNetwork, looked_at
+from ddpm_core.evaluation.network import FeatureNetwork, in_colour, looked_at
 from ddpm_core.evaluation.sides import Side
 from ddpm_core.evaluation.statistics import network_of, require_same_features
 from ddpm_core.progress import Progress
@@ -175,10 +175,9 @@ def _network(
         if side.of is None:
             continue
         store, index = side.of
-        run = a.config or b.config
-        asked = evaluate if run is None else run.evaluate
-        if asked.features != "trained":
-            continue
+        run = side.config or a.config or b.config
+        # Of how many steps; a run that was measured by another network has the default's at best.
+        asked = evaluate if run is None or run.evaluate.features != "trained" else run.evaluate
         recipe = feature_recipe(asked, index.manifest.folder, index.fingerprint)
         if kept_network(store, recipe) is None:
             continue
@@ -189,11 +188,33 @@ def _network(
         _, network = load_network(
             store, recipe, load_train=missing, load_test=missing, device=device
         )
-        return describe_network(store, recipe), network
+        return describe_network(store, recipe), _of_images_alike(network, index.image.shape)
     raise ConfigError(
         "--features trained are those of a data set that a run of it was evaluated on, and neither "
         f"A nor B is one; give --features {', '.join(KNOWN)}, transformers:FOLDER or a TorchScript "
         "file"
+    )
+
+
+def _of_images_alike(network: FeatureNetwork, shape: tuple[int, int, int]) -> FeatureNetwork:
+    """Return a trained network for images of the shape of its data set, grey ones in colour too."""
+    channels, height, width = shape
+
+    def fitted(images_u8: Tensor) -> Tensor:
+        grey = images_u8[:, :1]
+        is_grey = channels > 1 or bool((images_u8 == grey).all())
+        if tuple(images_u8.shape[2:]) != (height, width) or not is_grey:
+            raise ConfigError(
+                f"--features trained are of {'grey ' if channels == 1 else ''}images of "
+                f"{width}x{height} pixels, and one of {images_u8.shape[3]}x{images_u8.shape[2]}"
+                f"{'' if is_grey else ' in colour'} is compared; give --features {', '.join(KNOWN)}"
+            )
+        return in_colour(images_u8) if channels > 1 else grey
+
+    classify = network.classify
+    return FeatureNetwork(
+        lambda images_u8: network.embed(fitted(images_u8)),
+        None if classify is None else lambda images_u8: classify(fitted(images_u8)),
     )
 
 

@@ -7,8 +7,13 @@ root; a data set below the root.
 
 import re
 from collections.abc import Callable, Iterator
+<<<<<<< HEAD
 from contextlib import closing
 from dataclasses import dataclass
+=======
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+>>>>>>> f26f197 (Trained features are of images like their data set's: grey ones in colour are taken, others refused)
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +68,7 @@ class Side:
     of: tuple[Store, Index] | None = None
     """the data set that it is of, or was trained on"""
     config: RunConfig | None = None
-    """of a run"""
+    """of a run, whose samples or data set it is"""
     statistics: Statistics | None = None
     """of which there are no images"""
 
@@ -148,7 +153,7 @@ def _of_run(name: str, split: str | None, root: str) -> Side:
     if split is not None:
         if pointer is None:
             raise DataError(f"run {config.name!r} has no data set yet; run the shard stage first")
-        return _of_dataset(store, pointer.folder, split, pointer)
+        return replace(_of_dataset(store, pointer.folder, split, pointer), config=config)
     require_denoiser(config, "compare")
     samples = results.samples_of(store, config)
     if samples is None:
