@@ -7,6 +7,7 @@ are there, they are read one by one out of the shards. A batch is the same which
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from threading import Event, Lock
 from typing import final
 
@@ -22,6 +23,8 @@ from ddpm_core.permutation import Order
 
 _SOON_S = 0.5
 """what is decoded within so many seconds is waited for: other processes would not start sooner"""
+_SHARDS_AT_ONCE = 64
+"""that are read from: a batch may be of any number of them, and 1024 files are all that are open"""
 
 
 @final
@@ -88,9 +91,7 @@ class FillingImages:
                 return images.take(numbers, pinned=pinned)
             # Out of the shards the channels come last in memory: convolutions could round
             # otherwise.
-            found = images.take(numbers)
-            taken = torch.empty(found.shape, dtype=found.dtype, pin_memory=pinned)
-            return taken.copy_(found)
+            return self._in_parts(images.take, numbers, pinned=pinned)
 
     def images(self, start: int, stop: int) -> Tensor:
         """Return images `start` to `stop` - 1."""
@@ -105,7 +106,9 @@ class FillingImages:
     def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
         """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
         with self._reader() as images:
-            return images.member(name, numbers)
+            if not isinstance(images, StreamedImages):
+                return images.member(name, numbers)
+            return self._in_parts(partial(images.member, name), numbers, pinned=False)
 
     def close(self) -> None:
         """End the decoding, unless it is done: what is made by then is lost; close the shards."""
@@ -113,6 +116,27 @@ class FillingImages:
         self._pool.shutdown()
         if self._shards is not None:
             self._shards.close()
+
+    def _in_parts(
+        self,
+        read: Callable[[NDArray[np.int64]], Tensor],
+        numbers: NDArray[np.int64],
+        *,
+        pinned: bool,
+    ) -> Tensor:
+        """Return what is read of images of these numbers, of some shards after the other."""
+        shards = np.searchsorted(np.cumsum(self._counts), numbers, side="right")
+        used, which = np.unique(shards, return_inverse=True)
+        taken: Tensor | None = None
+        for first in range(0, max(1, len(used)), _SHARDS_AT_ONCE):
+            rows = np.flatnonzero((first <= which) & (which < first + _SHARDS_AT_ONCE))
+            found = read(numbers[rows])
+            if taken is None:
+                size = (len(numbers), *found.shape[1:])
+                taken = torch.empty(size, dtype=found.dtype, pin_memory=pinned)
+            taken.numpy()[rows] = found.numpy()  # torch itself has no such index for 16 bits
+        assert taken is not None  # noqa: S101 - one part at least was read
+        return taken
 
     def _go_on(self) -> None:
         if self._is_closed.is_set():

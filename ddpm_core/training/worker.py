@@ -128,10 +128,11 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     index = load_index(store, pointer.folder, pointer.fingerprint)
     results.require_data(store, config, index.manifest)
     require_classes(config, index.label.names)
-    cores = config.compute.cpus_per_worker
-    images = load_split(store, index, "train", num_decoders=cores, stage="train", beside=True)
     before = places.experiments_before(store, config)
-    return images, Origin(places.experiment(store, config), pointer.fingerprint, before)
+    origin = Origin(places.experiment(store, config), pointer.fingerprint, before)
+    cores = config.compute.cpus_per_worker
+    # Last: whoever gets it closes it, and nothing else ends its threads.
+    return load_split(store, index, "train", num_decoders=cores, stage="train", beside=True), origin
 
 
 def _resume(

@@ -1,8 +1,10 @@
 """A split that is decoded while it is used: the same batches before, during and after."""
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from ddpm_core.errors import DataError
-from ddpm_core.loading import fill, filling
+from ddpm_core.loading import fill, filling, stream
 from ddpm_core.loading.filling import FillingImages
 from ddpm_core.loading.loader import ImageSet, load_split
 from ddpm_core.loading.stream import StreamedImages
@@ -92,6 +94,38 @@ def batches_are_the_same(store, index, gate):
                 assert np.array_equal(one.numbers, other.numbers)
                 assert torch.equal(one.images, other.images)
                 assert one.images.stride() == other.images.stride()
+
+
+def test_a_batch_of_very_many_shards_opens_some_at_a_time(store, gate, monkeypatch):
+    """Catches 'too many open files' of a large batch, whose images are of as many shards; rows of
+    it in another order for that; and 16 bits, of which torch has no rows by number."""
+    monkeypatch.setattr("ddpm_core.loading.blocks.MIN_WINDOW_SHARDS", 1)
+    monkeypatch.setattr("ddpm_core.loading.blocks.WINDOW_IMAGES", 1)
+    monkeypatch.setattr(filling, "_SHARDS_AT_ONCE", 2)
+    images = splits(num_train=20, num_test=1, shape=(1, 2, 1))
+    train = dataclasses.replace(images.train, images_u8=images.train.images_u8.astype("u2") * 201)
+    images = dataclasses.replace(images, train=train)
+    config = data_config(name="swiss_roll", height=1, width=2, depth=16, images_per_shard=1)
+    index = load_index(store, shard_dataset(store, config, images).folder)
+    decode, at_a_time = stream.decode_files, []
+    monkeypatch.setattr(
+        stream, "decode_files", lambda *a, **k: at_a_time.append(num_open()) or decode(*a, **k)
+    )
+    chosen = np.random.default_rng(0).permutation(20)
+    with closing(beside(store, index)) as images:
+        before = num_open()
+        taken, labels = images.take(chosen), images.member("label", chosen)
+        gate.set()
+        images._held.result(60)
+        assert torch.equal(taken, images.take(chosen))
+        assert torch.equal(labels, images.member("label", chosen))
+    assert len(at_a_time) == 10
+    # Those of a part, and of three windows, of one shard each.
+    assert max(at_a_time) - before < 10
+
+
+def num_open():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_damaged_shard_ends_the_training_whichever_way_it_is_found(store, index, gate):
