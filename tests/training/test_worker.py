@@ -2,12 +2,13 @@
 
 import json
 import math
+import threading
 
 import pytest
 import torch
 
 from ddpm_core import cluster
-from ddpm_core.errors import CheckpointError, DataError, DivergenceError
+from ddpm_core.errors import CheckpointError, DataError, DivergenceError, StorageError
 from ddpm_core.progress import parse
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.stages import STAGES
@@ -221,6 +222,18 @@ def test_without_a_data_set_nothing_is_trained(tmp_path, trackers):
     """Catches a traceback where the shard stage was forgotten."""
     with pytest.raises(DataError, match=r"no data set yet .* run the shard stage first"):
         train_rank(open_store(str(tmp_path / "empty")), small_config(), ALONE)
+
+
+def test_a_training_that_cannot_begin_leaves_no_thread(store, monkeypatch):
+    """Catches a program that stays for the decoding of a data set which nobody will use."""
+
+    def away(*_values):
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(worker.places, "experiments_before", away)
+    with pytest.raises(StorageError, match="no answer"):
+        train_rank(store, small_config(), ALONE)
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("filling")]
 
 
 def test_another_configuration_under_the_same_name_is_refused(store, trackers, monkeypatch):
