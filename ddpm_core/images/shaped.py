@@ -89,10 +89,14 @@ def shape_files(files: Sequence[bytes], out: NDArray[np.uint8], cut: Cut) -> dic
 
 @final
 class Unusable:
-    """Images of which nothing could be made, while a data set is read. Any thread may note them."""
+    """Images of which nothing could be made, while a data set is read. Any thread may note them.
 
-    def __init__(self) -> None:
-        self._names: set[str] = set()
+    Args:
+        num_images: that will be read, in any order; None: what was read so far is what counts.
+    """
+
+    def __init__(self, num_images: int | None = None) -> None:
+        self._num_images, self._names = num_images, set[str]()
         self._num_read = 0
         self._lock = Lock()
 
@@ -105,7 +109,7 @@ class Unusable:
             origin: what to call an image, by its number among them.
 
         Raises:
-            DataError: they are more than a hundredth of all that were read, and more than 20.
+            DataError: they are more than a hundredth of all that are read, and more than 20.
         """
         with self._lock:
             self._num_read += num_read
@@ -116,9 +120,10 @@ class Unusable:
                 self._names.add(name)
                 if len(self._names) <= _NUM_NAMED:
                     _log.warning("%s cannot be used, and is all background: %s", name, reason)
-            if problems and len(self._names) > max(_ALWAYS, _MAX_SHARE * self._num_read):
+            num_images = self._num_images or self._num_read
+            if problems and len(self._names) > max(_ALWAYS, _MAX_SHARE * num_images):
                 raise DataError(
-                    f"{len(self._names)} of {self._num_read} images cannot be used, the last "
+                    f"{len(self._names)} of {num_images} images cannot be used, the last "
                     f"{name}: {reason}. Mend the shards, or shard them with data.in_place=False, "
                     "which leaves such images out"
                 )

@@ -54,12 +54,17 @@ class DecodePool:
         num_processes: at least 1.
         shape: (height, width, channels) of every image.
         cut: how files of any size become of that one; None: all are of it.
+        unusable: counts those of which nothing can be made; None: among what is read here.
     """
 
     def __init__(
-        self, num_processes: int, shape: tuple[int, int, int], cut: Cut | None = None
+        self,
+        num_processes: int,
+        shape: tuple[int, int, int],
+        cut: Cut | None = None,
+        unusable: Unusable | None = None,
     ) -> None:
-        self._shape, self._cut, self._unusable = shape, cut, Unusable()
+        self._shape, self._cut, self._unusable = shape, cut, unusable or Unusable()
         image_bytes = shape[0] * shape[1] * shape[2]
         self._task_images = min(_MAX_TASK_IMAGES, max(1, _TASK_BYTES // image_bytes))
         self._idle: queue.SimpleQueue[_Channel] = queue.SimpleQueue()

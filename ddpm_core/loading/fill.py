@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
+from ddpm_core.images.shaped import Unusable
 from ddpm_core.loading.decode_pool import DecodePool
 from ddpm_core.loading.outside import open_verified
 from ddpm_core.loading.shard_files import Places, ShardFile, read_shard, shard_at
 from ddpm_core.progress import Progress
 from ddpm_core.shards.columns import Column, columns
 from ddpm_core.shards.index import Index, Shard, Split, key_of
-from ddpm_core.shards.members import IMAGE_ENDINGS, LABEL, OtherMember
+from ddpm_core.shards.members import IMAGE_ENDINGS, LABEL, ImageMember, OtherMember
 from ddpm_core.shards.one import Located
 from ddpm_core.shards.samples import samples
 from ddpm_core.shards.tar import Member as File
@@ -83,13 +84,16 @@ def fill(store: Store, index: Index, split: Split, rows: Rows, work: Work) -> No
         )
     shown = _Shown(work.stage, count)
     threads = min(max(2, work.num_cores), _MAX_THREADS)
-    with _pool(index, count, min(work.num_cores, _MAX_THREADS)) as pool:
+    # Of the whole split: of a part of it, or by the order of threads, it would be by chance.
+    unusable = Unusable(count)
+    with _pool(index, count, min(work.num_cores, _MAX_THREADS), unusable) as pool:
+        decoding = _Decoding(index.image, pool, unusable)
 
         def read(number: int) -> None:
             work.go_on()
             shard = shard_at(store, index, split, number)
             part = rows.part(firsts[number], firsts[number] + shard.num_images)
-            _read_shard(store, index, shard, split, part, pool)
+            _read_shard(store, index, shard, split, part, decoding)
             shown.add(shard.num_images)
 
         with ThreadPoolExecutor(threads, thread_name_prefix="fill") as executor:
@@ -100,15 +104,30 @@ def fill(store: Store, index: Index, split: Split, rows: Rows, work: Work) -> No
                 executor.shutdown(cancel_futures=True)
 
 
+@dataclass(frozen=True)
+class _Decoding:
+    """What decodes the images that are not copied."""
+
+    image: ImageMember
+    pool: DecodePool | None
+    """None: this process does"""
+    unusable: Unusable
+
+    def here(self, files: list[bytes], origin: Callable[[int], str]) -> NDArray[Any]:
+        """Return their pixels, decoded by this thread."""
+        return self.image.decode(files, origin, self.unusable)
+
+
 def _pool(
-    index: Index, count: int, num_processes: int
+    index: Index, count: int, num_processes: int, unusable: Unusable
 ) -> AbstractContextManager[DecodePool | None]:
     """Return processes that decode, in a context that ends them; None where they are not needed."""
     needs = index.image.file_bytes is None and index.image.dtype == "uint8" and count >= _MANY
     channels, height, width = index.shape
     if not needs:
         return nullcontext()
-    return closing(DecodePool(num_processes, (height, width, channels), index.image.cut))
+    shape = (height, width, channels)
+    return closing(DecodePool(num_processes, shape, index.image.cut, unusable))
 
 
 class _Shown:
@@ -132,12 +151,12 @@ class _Shown:
 
 
 def _read_shard(
-    store: Store, index: Index, shard: Shard, split: str, rows: Rows, pool: DecodePool | None
+    store: Store, index: Index, shard: Shard, split: str, rows: Rows, decoding: _Decoding
 ) -> None:
     """Fill in the members of the images of one shard."""
     file = index.located(shard)
     if file.is_outside:
-        _read_outside(file, index, shard, rows, pool)
+        _read_outside(file, shard, rows, decoding)
         return
     where = store.uri_of(file.key)
     tar = read_shard(store, index, file)
@@ -161,13 +180,13 @@ def _read_shard(
     images = found[0]
     if index.image.file_bytes is not None and _copied(archive, images, index, rows):
         return
-    if pool is not None:
-        _decode_by_processes(_in_memory(tar), images, pool, rows.pixels, key)
+    if decoding.pool is not None:
+        _decode_by_processes(_in_memory(tar), images, decoding.pool, rows.pixels, key)
         return
     for begin in range(0, shard.num_images, _BLOCK_IMAGES):
         block = slice(begin, begin + _BLOCK_IMAGES)
         files = _files(tar, Column(images.offsets[block], images.sizes[block]))
-        rows.pixels[block] = index.image.decode(files, _from(key, begin))
+        rows.pixels[block] = decoding.here(files, _from(key, begin))
 
 
 def _copied(archive: NDArray[np.uint8], images: Column, index: Index, rows: Rows) -> bool:
@@ -186,9 +205,7 @@ def _copied(archive: NDArray[np.uint8], images: Column, index: Index, rows: Rows
     return True
 
 
-def _read_outside(
-    file: Located, index: Index, shard: Shard, rows: Rows, pool: DecodePool | None
-) -> None:
+def _read_outside(file: Located, shard: Shard, rows: Rows, decoding: _Decoding) -> None:
     """Fill in the images of a shard that others put where it lies; the index has the classes."""
     opened = ShardFile(open_verified(file), file.key)
     rows.others[LABEL][:] = shard.labels
@@ -197,13 +214,13 @@ def _read_outside(
     def origin(number: int) -> str:
         return f"{file.key}: the image at byte {shard.offsets[number]}"
 
-    if pool is not None:
-        _decode_by_processes(opened, images, pool, rows.pixels, origin)
+    if decoding.pool is not None:
+        _decode_by_processes(opened, images, decoding.pool, rows.pixels, origin)
         return
     places = list(zip(shard.offsets, shard.sizes, strict=True))
     for begin in range(0, len(places), _BLOCK_IMAGES):
         block = places[begin : begin + _BLOCK_IMAGES]
-        rows.pixels[begin : begin + len(block)] = index.image.decode(
+        rows.pixels[begin : begin + len(block)] = decoding.here(
             [opened.read(offset, size) for offset, size in block], _from(origin, begin)
         )
 

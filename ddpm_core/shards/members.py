@@ -65,11 +65,22 @@ class ImageMember:
             **({} if self.cut is None else {"cut": {**asdict(self.cut)}}),
         }
 
-    def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> NDArray[Any]:
+    def decode(
+        self,
+        files: Sequence[bytes],
+        origin: Callable[[int], str],
+        unusable: Unusable | None = None,
+    ) -> NDArray[Any]:
         """Return the pixels, (n, channels, height, width).
 
+        Args:
+            files: n of them.
+            origin: what to call an image in an error, by its number here.
+            unusable: counts those of which nothing can be made, where there is a `cut`; None: of
+                these files alone.
+
         Raises:
-            DataError: one is damaged, or of another shape.
+            DataError: one is damaged, or of another shape; with `cut`, if too many are.
         """
         # Only here: an index is read by commands that have no Pillow.
         from ddpm_core.images.decoding import decode_files
@@ -77,7 +88,8 @@ class ImageMember:
         channels, height, width = self.shape
         pixels: NDArray[Any] = np.empty((len(files), height, width, channels), self.dtype)
         if self.cut is not None:
-            Unusable().note(len(files), shape_files(files, pixels, self.cut), origin)
+            problems = shape_files(files, pixels, self.cut)
+            (unusable or Unusable()).note(len(files), problems, origin)
             return pixels.transpose(0, 3, 1, 2)
         decode_files(files, pixels, origin=origin, checksums=True)
         return pixels.transpose(0, 3, 1, 2)

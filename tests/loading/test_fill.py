@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddpm_core.errors import DataError
+from ddpm_core.images.shaped import Cut
 from ddpm_core.loading import fill
 from ddpm_core.loading.fill import Work
 from ddpm_core.loading.loader import load_split
@@ -174,3 +175,24 @@ def test_it_ends_between_two_shards_when_it_is_told_to(store, monkeypatch):
     with pytest.raises(DataError, match="enough"):
         fill.fill(store, index, "train", rows, Work(1, None, go_on))
     assert len(read) == 3
+
+
+@pytest.mark.parametrize("many", [1, 2**12], ids=["by processes", "here"])
+def test_how_many_images_cannot_be_used_is_counted_of_the_whole_split(many, store, monkeypatch):
+    """Catches each block of a shard counted by itself, in which few are broken; and a split that
+    is refused, or not, by which shard a thread reads first."""
+    monkeypatch.setattr(fill, "_MANY", many)
+    monkeypatch.setattr(fill, "_BLOCK_IMAGES", 10)
+    monkeypatch.setattr("ddpm_core.images.shaped._MAX_SHARE", 0.5)
+    cut = Cut("center", "box", (0, 0, 0), 10**6)
+
+    def load(num_broken):
+        index, _ = foreign_index(
+            store, [23, 20], spoil=lambda at, file: file[:99] if at < num_broken else file
+        )
+        shaped = dataclasses.replace(index, image=dataclasses.replace(index.image, cut=cut))
+        return load_split(store, shaped, "train").pixels
+
+    assert load(21).flatten(1).any(1).sum() == 22
+    with pytest.raises(DataError, match="22 of 43 images cannot be used"):
+        load(22)
