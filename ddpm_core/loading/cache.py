@@ -129,8 +129,10 @@ class Cache:
         return found
 
     def has(self, name: str) -> bool:
-        """Say whether there is a file `name`, sound or not."""
-        return (self.folder / name).exists()
+        """Say whether there is a file `name`, sound or not; of one that cannot be seen, no."""
+        with suppress(OSError):  # `open` says what is wrong
+            return (self.folder / name).exists()
+        return False
 
     def discard(self, name: str) -> None:
         """Delete a file that was found damaged while it was used: the next `open` makes it again.

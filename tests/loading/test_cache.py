@@ -57,6 +57,14 @@ def test_a_file_is_made_once(cache):
     assert names(cache) == ["a"]
 
 
+def test_of_a_folder_that_cannot_be_looked_into_nothing_is_said_yet(tmp_path):
+    """Catches a traceback where `open` has a sentence."""
+    cache = Cache(tmp_path / ("x" * 300), 100)
+    assert not cache.has("a")
+    with pytest.raises(StorageError, match=f"set {FOLDER_VARIABLE}"):
+        use(cache, "a", b"content")
+
+
 @pytest.mark.parametrize("found", [b"conteNt", b"", b"content and more"])
 def test_a_damaged_file_is_made_again(found, cache):
     """Catches trust in what somebody else may have written."""
