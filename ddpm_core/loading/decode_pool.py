@@ -55,6 +55,8 @@ class DecodePool:
         shape: (height, width, channels) of every image.
         cut: how files of any size become of that one; None: all are of it.
         unusable: counts those of which nothing can be made; None: among what is read here.
+        num_known: shards that a process keeps open for each of its two channels; as many at least
+            as a call of `decode` is given.
     """
 
     def __init__(
@@ -63,12 +65,15 @@ class DecodePool:
         shape: tuple[int, int, int],
         cut: Cut | None = None,
         unusable: Unusable | None = None,
+        num_known: int = _MAX_KNOWN,
     ) -> None:
         self._shape, self._cut, self._unusable = shape, cut, unusable or Unusable()
         image_bytes = shape[0] * shape[1] * shape[2]
         self._task_images = min(_MAX_TASK_IMAGES, max(1, _TASK_BYTES // image_bytes))
         self._idle: queue.SimpleQueue[_Channel] = queue.SimpleQueue()
-        self._children = [_Child(self._task_images * image_bytes) for _ in range(num_processes)]
+        self._children = [
+            _Child(self._task_images * image_bytes, num_known) for _ in range(num_processes)
+        ]
         for channel in range(_NUM_CHANNELS):
             for child in self._children:
                 self._idle.put(child.channels[channel])
@@ -166,7 +171,7 @@ class _Task:
 class _Child:
     """A process, and our ends of its channels."""
 
-    def __init__(self, num_bytes: int) -> None:
+    def __init__(self, num_bytes: int, num_known: int = _MAX_KNOWN) -> None:
         pairs = [
             socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(_NUM_CHANNELS)
         ]
@@ -194,9 +199,13 @@ class _Child:
             os.close(memory)
             for _, other in pairs:
                 other.close()
+        parts = [
+            np.frombuffer(mapped, np.uint8, num_bytes, number * num_bytes)
+            for number in range(_NUM_CHANNELS)
+        ]
         self.channels = [
-            _Channel(self, own, np.frombuffer(mapped, np.uint8, num_bytes, number * num_bytes))
-            for number, (own, _) in enumerate(pairs)
+            _Channel(self, own, part, num_known)
+            for (own, _), part in zip(pairs, parts, strict=True)
         ]
 
     def close(self) -> None:
@@ -237,8 +246,15 @@ def _is_ready(connection: socket.socket, timeout_s: float) -> bool:
 class _Channel:
     """One conversation with a process: one request at a time, and its answer."""
 
-    def __init__(self, child: _Child, connection: socket.socket, part: NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        child: _Child,
+        connection: socket.socket,
+        part: NDArray[np.uint8],
+        num_known: int,
+    ) -> None:
         self._child, self._connection, self._part = weakref.ref(child), connection, part
+        self._num_known = num_known
         # Names of the shards that the process has open; the one used last stands last.
         self._known: dict[int, None] = {}
 
@@ -251,7 +267,7 @@ class _Channel:
         for name in used:
             self._known.pop(name, None)
             self._known[name] = None
-        old = list(self._known)[: max(0, len(self._known) - _MAX_KNOWN)]
+        old = list(self._known)[: max(0, len(self._known) - self._num_known)]
         for name in old:
             del self._known[name]
         words = [0] * (1 + NUM_NUMBERS) if cut is None else [1, *cut.numbers()]

@@ -127,7 +127,8 @@ def _pool(
     if not needs:
         return nullcontext()
     shape = (height, width, channels)
-    return closing(DecodePool(num_processes, shape, index.image.cut, unusable))
+    # Of each shard there is a copy in memory, as long as a process has it open.
+    return closing(DecodePool(num_processes, shape, index.image.cut, unusable, num_known=1))
 
 
 class _Shown:

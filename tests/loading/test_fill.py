@@ -1,6 +1,7 @@
 """Decoding a split: the short ways have the pixels of the long one, and say how far they are."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,26 @@ def test_many_files_of_others_are_decoded_by_processes(kind, store, monkeypatch)
     images = load_split(store, index, "train")
     for image_u8, file in zip(images.pixels.numpy(), files, strict=True):
         assert np.array_equal(image_u8, pixels_of(file))
+
+
+def test_processes_let_go_of_the_shards_that_are_done(store, monkeypatch):
+    """Catches the memory of a whole data set of files: a shard was copied there for them, and is
+    held as long as one of them has it open."""
+    monkeypatch.setattr(fill, "_MANY", 1)
+    monkeypatch.setattr("ddpm_core.loading.loader.cores", lambda: 1)
+    held, close = [], fill.DecodePool.close
+
+    def look_and_close(pool):
+        for child in pool._children:
+            opened = Path(f"/proc/{child.process.pid}/fd").iterdir()
+            held.append(sum("ddpm-shard" in str(one.readlink()) for one in opened))
+        close(pool)
+
+    monkeypatch.setattr(fill.DecodePool, "close", look_and_close)
+    index, _ = foreign_index(store, [1] * 12)
+    load_split(store, index, "train")
+    assert len(held) == 1
+    assert 1 <= held[0] <= 2, "of each of its two channels the last"
 
 
 def test_a_file_that_a_process_cannot_decode_is_named(store, monkeypatch):
