@@ -433,9 +433,10 @@ def test_with_a_data_set_of_our_own_they_are_one_and_both_stay_where_they_are(
     assert index.label.names == ("0", "1", "2", "new")
     for split in SPLITS:
         found = [pixels_of(store, one, split) for one in (theirs, ours)]
-        assert (pixels_of(store, index, split)[0] == np.concatenate([a for a, _ in found])).all()
+        pixels, labels = pixels_of(store, index, split)
+        assert (pixels == np.concatenate([a for a, _ in found])).all()
         relabelled = [*found[0][1], *(3 if label else 1 for label in found[1][1])]
-        assert pixels_of(store, index, split)[1] == relabelled
+        assert labels == relabelled
     assert problems_of(store, index) == []
     one = DataConfig(**{**config_of(tars).data.model_dump(), "only_classes": ("2",)})
     of_class = plan(one, [Given("theirs", theirs)])
