@@ -65,6 +65,7 @@ class Collection(Source):
         listing: Listing,
         *,
         connect: Callable[[], object],
+        is_part: bool = False,
     ) -> None:
         """Take what `glance.listed` found.
 
@@ -73,6 +74,8 @@ class Collection(Source):
             container: as it was listed.
             listing: of it.
             connect: called before files are read, any number of times: connects to a cluster.
+            is_part: whether the listing lacks some of the files, of which the ledger keeps what
+                it knows.
         """
         self._connect = connect
         self._data = data
@@ -82,6 +85,7 @@ class Collection(Source):
         self._making = ahead.folder_of(data)
         self._ahead: set[ShardUnit] = set()
         self._kept_s = time.monotonic()
+        self._is_part = is_part
         self.classes = listing.classes
         self.class_counts = listing.train.class_counts(len(listing.classes))
         self.num_images = {split: len(items) for split, items in self._items.items()}
@@ -99,7 +103,7 @@ class Collection(Source):
                 self._look(store, compute)
             else:
                 self._make_ahead(store, compute)
-            ledger.save(store, self._data, self._looked.to_ledger())
+            self._save(store)
         rejected = list(self._looked.rejected())
         total = self._looked.num_files
         require_few_rejected(self._data, rejected, total, uri=self._container.uri)
@@ -246,7 +250,7 @@ class Collection(Source):
             on_done=on_done,
         )
         if not is_wanted:
-            ledger.save(store, self._data, self._looked.to_ledger())
+            self._save(store)
             by_header = list(self._looked.rejected())
             for found in (by_header, rejected):
                 require_few_rejected(self._data, found, total, uri=self._container.uri)
@@ -255,9 +259,15 @@ class Collection(Source):
         """Save the ledger every minute, so that a kill costs no more."""
         if time.monotonic() - self._kept_s > _KEEP_EVERY_S:
             self._kept_s = time.monotonic()
-            ledger.save(store, self._data, self._looked.to_ledger())
+            self._save(store)
             if self._ahead:
                 ahead.begin(store, self._making)
+
+    def _save(self, store: Store) -> None:
+        found = self._looked.to_ledger()
+        if self._is_part:
+            found = found.with_older(ledger.load(store, self._data))
+        ledger.save(store, self._data, found)
 
     def _of_known(self, known: int) -> str:
         return f"; {known} have not changed since they were read" if known else ""

@@ -1,11 +1,11 @@
 """Data sets of a run that are made of others, or are others: named, a part, a mixture, grown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ddpm_core.composing.agree import Given
 from ddpm_core.composing.ahead import keys_of
 from ddpm_core.composing.compose import Plan, compose, growth, plan
-from ddpm_core.composing.source import keys_in
+from ddpm_core.composing.source import files_of
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.progress import Progress
@@ -17,9 +17,9 @@ from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
 
-Make = Callable[[RunConfig, frozenset[str]], DatasetPointer | None]
-"""makes the images of a source, but for those of these keys, into a data set by itself; None: there
-are no others"""
+Make = Callable[[RunConfig, Mapping[str, int | None]], DatasetPointer | None]
+"""makes the images of a source, but for those that are known (key -> bytes, as `files_of`), into a
+data set by itself; None: there are no others"""
 
 
 def named(store: Store, config: RunConfig) -> DatasetPointer:
@@ -61,7 +61,7 @@ def part(
     """
     keys = keys_of(config.data)
     whole = config.model_copy(update={"data": config.data.whole})
-    made = make(_without_names(whole), frozenset())
+    made = make(_without_names(whole), {})
     if made is None:
         raise DataError(f"data.source={config.data.source!r} has no images")
     given = Given(named_data.called(store, made), load_index(store, made.folder, made.fingerprint))
@@ -88,7 +88,11 @@ def appended(
             f"the data set {base.pinned} is damaged, as is said above; run the shard stage with "
             "the source that it was made from"
         )
-    known = keys_in(store, index) if _is_source_of(store, config, base) else frozenset()
+    known = files_of(store, index) if _is_source_of(store, config, base) else {}
+    if known:
+        total = sum(index.num_images.values())
+        note = f"files of the {len(known)} names that {base.pinned} knows are taken as unchanged"
+        Progress("shard", total, total, "images", f"{note}, and not read").show()
     fresh = make(_without_names(config), known)
     if fresh is None:
         return _grown_by_nothing(base, index)

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
+from types import MappingProxyType
 
 from ddpm_core.composing.ahead import composed_plan
 from ddpm_core.config import ComputeConfig, RunConfig
@@ -76,8 +77,10 @@ def run_shard(store: Store, config: RunConfig) -> str:
 
 
 @contextmanager
-def _source(config: RunConfig, known: frozenset[str] = frozenset()) -> Iterator[Source | InPlace]:
-    """The images, without those of `known` keys; for a collection with the cluster that works on
+def _source(
+    config: RunConfig, known: Mapping[str, int | None] = MappingProxyType({})
+) -> Iterator[Source | InPlace]:
+    """The images, without those that are known; for a collection with the cluster that works on
     them, once it is needed.
     """
     if config.data.in_place:
@@ -98,7 +101,7 @@ def _source(config: RunConfig, known: frozenset[str] = frozenset()) -> Iterator[
         with ExitStack() as connections:
             # Once, and only if files are read: a local cluster takes seconds to start.
             connect = cache(lambda: connections.enter_context(cluster.connect(_on_cpus(config))))
-            yield Collection(config.data, container, listing, connect=connect)
+            yield Collection(config.data, container, listing, connect=connect, is_part=bool(known))
     else:
         yield Bundle(load_splits(config.data, cache=downloads_folder()))
 
@@ -108,16 +111,19 @@ def _on_cpus(config: RunConfig) -> ComputeConfig:
     return config.compute.model_copy(update={"use_gpu": False})
 
 
-def _alone(store: Store, config: RunConfig, known: frozenset[str]) -> DatasetPointer | None:
+def _alone(
+    store: Store, config: RunConfig, known: Mapping[str, int | None]
+) -> DatasetPointer | None:
     """Return the data set of a source by itself, of which others are made: `from_others.Make`."""
-    # A listing without some of its files is not what a seal says.
-    seal = None if known else _seal_of(config)
-    if (there := _sealed(store, config, seal, None, is_alone=True)) is not None:
+    seal = _seal_of(config)
+    # Without some of its files it is not what the record of a seal says.
+    there = None if known else _sealed(store, config, seal, None, is_alone=True)
+    if there is not None:
         return there
     with _source(config, known) as source:
         if isinstance(source, Source) and not any(source.num_images.values()):
             return None
-        return _made(store, config, source, seal, None, is_alone=True)
+        return _made(store, config, source, seal, None, is_alone=True, is_whole=not known)
 
 
 def _of_source(store: Store, config: RunConfig, pointer: DatasetPointer | None) -> DatasetPointer:
@@ -163,6 +169,7 @@ def _made(
     pointer: DatasetPointer | None,
     *,
     is_alone: bool = False,
+    is_whole: bool = True,
 ) -> DatasetPointer:
     """Return the data set of these images, after making what lacks.
 
@@ -174,6 +181,7 @@ def _made(
         pointer: to the data set that the run has, if it is not complete or is to be checked.
         is_alone: whether others are made of it, and it is not the run's own: one of its splits
             may be empty.
+        is_whole: whether these are all images of the source.
     """
     if isinstance(source, Source):
         there = partial(may_be_there, store, config.data, source)
@@ -184,8 +192,10 @@ def _made(
                 seals.require_same(config.data, seal)
             raise
     images_sha256 = source.digest()
-    if isinstance(source, Source) and seal is not None:
+    if isinstance(source, Source) and is_whole:
         seals.keep(store, config.data, seal, _known(source, images_sha256))
+    else:
+        seals.require_same(config.data, seal)
     made = _required(store, config, images_sha256, pointer, is_alone=is_alone)
     if not _is_there(store, config, made):
         _make(store, config, source, images_sha256, is_alone=is_alone)

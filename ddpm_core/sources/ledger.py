@@ -92,6 +92,14 @@ class Ledger:
             found.append((position, Look(sha256, **said, is_deep=code >= _DEEP)))
         return found
 
+    def with_older(self, older: "Ledger") -> "Ledger":
+        """Return one of these rows, and of those of another that are not here."""
+        left = np.flatnonzero(self.rows(older._tokens) < 0)
+        said = dict(self.said(np.arange(len(self))))
+        said |= {len(self) + at: look for at, look in older.said(left)}
+        tokens = np.concatenate([self._tokens, older._tokens[left]])
+        return table(tokens, np.concatenate([self._sha256s, older._sha256s[left]]), said)
+
     def to_bytes(self, source: str) -> bytes:
         """Return the file that `load` reads."""
         columns = b"".join(

@@ -13,7 +13,7 @@ A folder that everything lies in, as zips of a folder have it, does not count.
 
 import hashlib
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -46,13 +46,20 @@ class Listing:
     passed_over: PassedOver
     """what was left out, and why"""
 
-    def without(self, keys: Collection[str]) -> "Listing":
-        """Return the images whose keys are none of these; the classes stay what they are."""
+    def without(self, known: Mapping[str, int | None]) -> "Listing":
+        """Return the images that are not known; the classes stay what they are.
+
+        Args:
+            known: key -> bytes of the file that is meant; None: whatever it has by now.
+        """
 
         def others(items: Items) -> Items:
-            return items.chosen(
-                np.array([at for at, item in enumerate(items) if item.key not in keys], np.int64)
-            )
+            left = [
+                at
+                for at, item in enumerate(items)
+                if item.key not in known or known[item.key] not in (None, item.entry.size)
+            ]
+            return items.chosen(np.array(left, np.int64))
 
         return replace(self, train=others(self.train), test=others(self.test))
 

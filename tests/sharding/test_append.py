@@ -1,12 +1,13 @@
 """A named data set that grows: what was there stays, and its name moves last."""
 
 import json
+import time
 from contextlib import closing
 
 import pytest
 
 from ddpm_core.composing import compose
-from ddpm_core.errors import ConfigError, RunConflictError
+from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.loading.loader import load_split
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import grown_data, layout, results
@@ -18,8 +19,10 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import load_index
 from ddpm_core.shards.lineage import made_of
+from ddpm_core.sources import ledger
+from ddpm_core.sources.containers import marks
 from ddpm_core.store.storage import open_store
-from tests.images.image_files import image_file, write_folder
+from tests.images.image_files import image_file, write_folder, write_zip
 from tests.own_cache import cache_folder
 from tests.sampling.tiny import in_process
 from tests.sharding.small import files_below
@@ -127,6 +130,54 @@ def test_nothing_new_leaves_the_data_set_as_it_is(store, photos, faces):
     run_shard(store, appending(store, photos, "again"))
     assert lineage(store, "faces") == [faces]
     assert results.dataset_pointer(store, "again") == faces.pointer
+
+
+def test_files_that_were_left_out_before_are_no_news(store, tmp_path, in_process):
+    """Catches: known bad files, counted against the few new ones, that end every append; images too
+    small that are all that is new; and one that was mended and stays out."""
+    small = {f"cat/small-{one}.png": image_file(900 + one, height=4, width=4) for one in range(6)}
+    bad = {"cat/bad.png": b"bad", "cat/cut.png": b"cut"}
+    photos = write_folder(tmp_path / "photos", images("cat", range(20)) | small | bad)
+    few = {"data.max_bad_share": 0.1}
+    own = {"data.source": str(photos), "data.set_name": "faces", "data.min_side": 8}
+    keys = {**KEYS, **few, **own, "data.num_test_images": 14}
+    run_shard(store, configure("images", root=store.uri, run="first", changes=keys)[1])
+    run_shard(store, appending(store, photos, "nothing", **few))
+    assert len(lineage(store, "faces")) == 1
+    write_folder(photos, images("cat", range(20, 24)) | {"cat/cut.png": image_file(7)})
+    for run in ("more", "nothing more"):
+        run_shard(store, appending(store, photos, run.replace(" ", "-"), **few))
+        grown = index_of(store, lineage(store, "faces")[-1].pointer)
+        assert sum(grown.num_images.values()) == 25
+    assert len(lineage(store, "faces")) == 2
+
+
+def test_an_append_keeps_what_the_ledger_knows_and_sees_its_archive_change(
+    store, tmp_path, in_process, monkeypatch
+):
+    """Catches a ledger that knows the new files alone; and a data set of two states of an archive,
+    since what is listed in part has no record by its seal."""
+    monkeypatch.setattr(marks, "now_ns", lambda: time.time_ns() + 60 * 10**9)
+    photos = write_zip(tmp_path / "photos.zip", images("cat", range(6)) | images("owl", range(4)))
+    other = write_folder(tmp_path / "photos", images("cat", range(6)))
+    for name, source in (("faces", photos), ("flowers", other)):
+        keys = {**KEYS, "data.source": str(source), "data.set_name": name}
+        config = configure("images", root=store.uri, run=name, changes=keys)[1]
+        run_shard(store, config)
+    write_folder(other, images("cat", range(6, 8)))
+    run_shard(store, appending(store, other, "all", **{"data.append_to": "flowers"}))
+    assert len(ledger.load(store, config.data)) == 8
+    write_zip(photos, images("cat", range(8)))
+    whole = in_process.map_units
+
+    def changing(*arguments, **words):
+        whole(*arguments, **words)
+        write_zip(photos, images("cat", range(9)))
+
+    monkeypatch.setattr("ddpm_core.cluster.map_units", changing)
+    with pytest.raises(DataError, match="has changed while it was read"):
+        run_shard(store, appending(store, photos, "more"))
+    assert len(lineage(store, "faces")) == 1
 
 
 def test_an_append_to_a_name_that_moved_meanwhile_ends_in_a_sentence(
