@@ -29,6 +29,8 @@ from ddpm_core.store.storage import Store
 
 KEY = "data.sets"
 _DEFAULTS = RunConfig.model_fields["data"].default.model_dump(mode="json")
+_RULES = tuple(key for key in PART_KEYS if key != "only_keys")
+"""what says which images are used: the path of a list says nothing that its digest does not"""
 
 
 def is_in(changes: Mapping[str, Any]) -> bool:
@@ -67,7 +69,7 @@ def with_sets(
     if "sets" not in given and not isinstance(changes.get("data"), dict):
         said = first.data.model_dump(mode="json", include=set(PART_KEYS))
         section |= {key: said[key] for key in PART_KEYS}
-    section |= {key: given[key] for key in PART_KEYS if key in given}
+    section = _chosen(store, named, section, {k: given[k] for k in PART_KEYS if k in given})
     _require_own(store, run, sets, named, section)
     _require_agreement(given, section, str(section["sets"]))
     rest = {key: value for key, value in changes.items() if key.partition(".")[0] != "data"}
@@ -249,12 +251,29 @@ def _pinned(sets: DataSets, named: Sequence[NamedSet]) -> DataSets:
 def _is_composed(store: Store, named: Sequence[NamedSet], section: Mapping[str, Any]) -> bool:
     if len(named) != 1:
         return bool(named)
-    # The path of a list says nothing that its digest does not.
-    keys = [key for key in PART_KEYS if key != "only_keys"]
-    if all(section.get(key) in (_DEFAULTS[key], ()) for key in keys):
+    if all(section.get(key) in (_DEFAULTS[key], ()) for key in _RULES):
         return False  # all of it, whatever it is: its index need not be read
     theirs = {**_DEFAULTS, **made_as(store, named[0])}
-    return any(json.dumps(section.get(key)) != json.dumps(theirs[key]) for key in keys)
+    return any(json.dumps(section.get(key)) != json.dumps(theirs[key]) for key in _RULES)
+
+
+def _chosen(
+    store: Store,
+    named: Sequence[NamedSet],
+    section: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the section with what is chosen of the images of the data sets."""
+    made = {**section, **chosen}
+    if len(named) > 1 or not chosen:
+        return made
+    if not _is_composed(store, named, made):  # all of it, which may itself be a part of another
+        theirs = {**_DEFAULTS, **made_as(store, named[0])}
+        return {**made, **{key: theirs[key] for key in _RULES}}
+    if not _is_composed(store, named, section):
+        # What it was chosen by are the classes of another, with numbers of theirs.
+        return {**made, **{key: _DEFAULTS[key] for key in PART_KEYS}, **chosen}
+    return made
 
 
 def _own(pointer: DatasetPointer | None, ref: DataRef) -> NamedSet | None:

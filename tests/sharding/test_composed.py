@@ -11,6 +11,7 @@ from ddpm_core.recipes import mnist
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import configure
 from ddpm_core.sharding.stage import run_shard
+from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import load_index
 from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.storage import open_store
@@ -172,3 +173,17 @@ def test_sets_that_were_made_otherwise_are_images_of_their_shape(store, strokes,
     assert index.label.names[9:11] == ("9", "T-shirt/top")
     run_json = store.uri_of(layout.run_json_key("mixed"))
     assert configure(run_json, root=None, run=None, changes={})[1] == config
+
+
+def test_what_is_chosen_of_a_part_is_chosen_of_its_own_classes(store, source, strokes):
+    """Catches: all of a part, which is no longer that part in the run; the numbers of the classes
+    of the whole, looked for among those of the part; and verify, of a part beside the whole."""
+    part = sharded(store, source, "part", **{"data.only_classes": [0, 4, 3]})
+    everything = on(store, "part", run="all", **{"data.only_classes": []})
+    run_shard(store, everything)
+    assert results.dataset_of(store, everything).folder == part.folder
+    assert everything == on(store, "part", run="all")
+    run_shard(store, on(store, "part", run="each-once", **{"data.duplicates": "drop"}))
+    assert index_of(store, "each-once").label.names == ("0", "3", "4")
+    run_shard(store, on(store, "strokes:1,part:2", run="more-of-it"))
+    assert problems_of(store, index_of(store, "more-of-it")) == []
