@@ -355,6 +355,12 @@ class DataConfig(Section):
                 f"min_side={self.min_side} leaves images out while shards are made, and with "
                 "in_place=True none are made; leave out one of the two"
             )
+        if self.duplicates == "drop" or self.only_keys_sha256 is not None:
+            key = "duplicates=drop" if self.duplicates == "drop" else "only_keys"
+            raise ValueError(
+                f"{key} goes by the files of shards that were made under this root, and with "
+                "in_place=True none are made; leave out one of the two"
+            )
         if self.sets is not None:  # which was indexed from its source
             return self
         if self.source == "default" or self.source_sha256 is not None:

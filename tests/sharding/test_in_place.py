@@ -18,6 +18,7 @@ from ddpm_core.images.decode import Shaping, decode_image
 from ddpm_core.loading import loader
 from ddpm_core.loading.loader import load_split
 from ddpm_core.recipes import recipe
+from ddpm_core.runs.run import configure
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import SPLITS, load_index
@@ -304,6 +305,11 @@ def test_classes_are_taken_from_the_json_of_a_sample_or_there_are_none(store, ta
         ({"depth": 16, "grey": True, "resize": "box"}, "depth=16, and in_place=True reads"),
         ({"class_folders": False}, "class_folders=False, and in_place=True reads"),
         ({"source": "default"}, "in_place=True needs source"),
+        (
+            {"duplicates": "drop"},
+            "duplicates=drop goes by the files of shards that were made under",
+        ),
+        ({"only_keys": "a", "only_keys_sha256": 64 * "0"}, "only_keys goes by the files of shards"),
     ],
 )
 def test_settings_that_cannot_matter_are_refused(changes, reason, tars):
@@ -445,6 +451,24 @@ def test_with_a_data_set_of_our_own_they_are_one_and_both_stay_where_they_are(
     assert sum(part.num_images.values()) == 6
     with pytest.raises(DataError, match="theirs is used where others put its shards"):
         plan(one.model_copy(update={"duplicates": "drop"}), [Given("theirs", theirs)])
+
+
+def test_their_names_are_mixed_and_grow_no_more(store, tars, tmp_path, in_process):
+    """Catches a section of a set in place, of which no source is on record, that is a traceback."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.tar").write_bytes(shard_of(100, 5))
+    for name, source in (("a", tars), ("b", other)):
+        run_shard(store, config_of(source, set_name=name).replaced({"name": name}))
+    keys = {"model.attention_resolutions": [4], "evaluate.num_likelihood_images": 2}
+    mixed = keys | {"data.sets": "a:1,b:2"}
+    _, config = configure("images", root=store.uri, run="mixed", changes=mixed)
+    index = indexed(store, config)
+    assert index.num_images == {"train": 19, "test": 6}
+    assert problems_of(store, index) == []
+    grow = keys | {"data.append_to": "a", "data.source": str(other)}
+    with pytest.raises(ConfigError, match="is used where others put its shards, and does not grow"):
+        configure("images", root=store.uri, run="more", changes=grow)
 
 
 def pixels_of(store, index, split):
