@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -129,9 +130,11 @@ def may_be_there(store: Store, data: DataConfig, source: Source) -> bool:
         if found is None:
             return True
         body = found.body
-        count = sum(body["num_images"].values()) + len(body.get("rejected", ()))
-        if count == total and body["data"] == identity.data(data):
-            return True
+        # What another version says otherwise is not of this one's images.
+        with suppress(KeyError, TypeError, AttributeError):
+            count = sum(body["num_images"].values()) + len(body.get("rejected", ()))
+            if count == total and body["data"] == identity.data(data):
+                return True
     return False
 
 

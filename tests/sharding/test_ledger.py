@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm_core.errors import DataError, RunConflictError
+from ddpm_core.runs import layout
 from ddpm_core.sharding import ahead
 from ddpm_core.sharding.collection_worker import AheadTask, ScanTask
 from ddpm_core.sharding.stage import run_shard
@@ -21,6 +22,7 @@ from ddpm_core.sources.containers.shard_files import ShardFiles
 from ddpm_core.sources.containers.zipped import Zip
 from ddpm_core.sources.glance import glance
 from ddpm_core.sources.ledger import Look
+from ddpm_core.store.commit import commit
 from ddpm_core.store.disk import LocalStore
 from ddpm_core.store.storage import open_store
 from tests.fake_s3 import BUCKET
@@ -360,6 +362,17 @@ def test_shards_are_the_same_bytes_ahead_or_not(tmp_path, folder, in_process, mo
     (index,) = (json.loads(data) for name, data in made.items() if name.endswith("index.json"))
     assert index["body"]["notes"] == {"PNG files that are named as another kind": 1}
     assert len(index["body"]["rejected"]) == 2
+
+
+@pytest.mark.parametrize("body", [{}, {"num_images": 14}, {"num_images": {"all": [14]}}])
+def test_an_index_of_another_version_is_no_data_set_of_these_images(
+    store, folder, in_process, body
+):
+    """Catches a traceback of each shard command below a root that a later version uses too."""
+    theirs = {"format_version": 99, **body}
+    commit(store, "datasets/images-0123456789abcdef", {}, theirs, name=layout.DATASET_INDEX)
+    made = run_shard(store, config_of(folder))
+    assert load_index(store, made).num_images == {"train": 9, "test": 5}
 
 
 def test_no_shard_is_made_once_too_many_files_are_bad(store, root, folder, in_process):
