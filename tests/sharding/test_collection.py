@@ -383,6 +383,7 @@ def test_small_originals_are_left_out_by_their_size_and_are_no_bad_files(
     changes = {"num_test_images": 1, "on_bad": "fail"}
     config = config_of(folder, min_side=12, **changes)
     index = load_index(store, run_shard(store, config))
+    assert [unit.is_wanted for unit in in_process.units] == [True] * 3  # nor while they are made
     kept = [n for n in range(8) if min(8 + n, 20 - n) >= 12]
     sources = [
         about["source"] for s in ("train", "test") for *_, about in images_in(store, index, s)
