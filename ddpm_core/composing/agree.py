@@ -45,11 +45,11 @@ def require_alike(given: Sequence[Given]) -> None:
             "otherwise; give them the same data.crop, data.resize, data.background and "
             "data.max_megapixels"
         )
-    for one in given if len(given) > 1 else ():
+    for one in given:
         if is_mixture(made_of(one.index.manifest)):
             raise DataError(
-                f"{one.name} is a mixture with weights of its own, which are not mixed again; "
-                "name the data sets that it is made of, each with its weight"
+                f"{one.name} is a mixture with weights of its own, which are not mixed again, "
+                "nor used in part; name the data sets that it is made of, each with its weight"
             )
 
 

@@ -177,6 +177,8 @@ def test_a_set_of_a_union_can_be_mixed_again_and_a_mixture_cannot(store, faces, 
     assert places == {one.manifest.folder for one in (faces, flowers, third)}
     with pytest.raises(DataError, match="set 0 is a mixture with weights of its own"):
         composed(store, index, third, weights=("1", "1"))
+    with pytest.raises(DataError, match="nor used in part"):  # it would be a union
+        composed(store, index, only_classes=("dog",))
 
 
 def test_what_does_not_go_together_is_refused_in_a_sentence(store, faces):
