@@ -89,10 +89,6 @@ def appended(
             "the source that it was made from"
         )
     known = files_of(store, index) if _is_source_of(store, config, base) else {}
-    if known:
-        total = sum(index.num_images.values())
-        note = f"files of the {len(known)} names that {base.pinned} knows are taken as unchanged"
-        Progress("shard", total, total, "images", f"{note}, and not read").show()
     fresh = make(_without_names(config), known)
     if fresh is None:
         return _grown_by_nothing(base, index)

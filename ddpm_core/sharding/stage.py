@@ -16,7 +16,7 @@ from ddpm_core.runs import layout, named_data
 from ddpm_core.runs.dataset_names import require_free
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import open_stage
-from ddpm_core.sharding import from_others
+from ddpm_core.sharding import from_others, looked
 from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset, may_be_there
 from ddpm_core.sharding.in_place import InPlace
@@ -24,7 +24,7 @@ from ddpm_core.sharding.recorded import complete, pointer_bytes, recorded, show_
 from ddpm_core.sharding.source import Source, require_few_rejected
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import dataset_fingerprint
-from ddpm_core.sources import seals
+from ddpm_core.sources import ledger, seals
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import listed
 from ddpm_core.sources.splits import load_splits
@@ -78,7 +78,7 @@ def run_shard(store: Store, config: RunConfig) -> str:
 
 @contextmanager
 def _source(
-    config: RunConfig, known: Mapping[str, int | None] = MappingProxyType({})
+    store: Store, config: RunConfig, known: Mapping[str, int | None] = MappingProxyType({})
 ) -> Iterator[Source | InPlace]:
     """The images, without those that are known; for a collection with the cluster that works on
     them, once it is needed.
@@ -93,7 +93,10 @@ def _source(
                 yield shards
     elif config.data.is_collection:
         container, listing = listed(config.data, cache=downloads_folder())
-        listing = listing.without(known) if known else listing
+        if known:
+            seen = ledger.load(store, config.data)
+            looked.say_known(container, listing, known, seen)
+            listing = listing.without(known)
         # With it comes Ray: not before the names are known to be those of images to train on.
         from ddpm_core import cluster
         from ddpm_core.sharding.collection import Collection
@@ -120,7 +123,7 @@ def _alone(
     there = None if known else _sealed(store, config, seal, None, is_alone=True)
     if there is not None:
         return there
-    with _source(config, known) as source:
+    with _source(store, config, known) as source:
         if isinstance(source, Source) and not any(source.num_images.values()):
             return None
         return _made(store, config, source, seal, None, is_alone=True, is_whole=not known)
@@ -131,7 +134,7 @@ def _of_source(store: Store, config: RunConfig, pointer: DatasetPointer | None) 
     seal = _seal_of(config)
     if (there := _sealed(store, config, seal, pointer)) is not None:
         return there
-    with _source(config) as source:
+    with _source(store, config) as source:
         require_classes(config, source.classes)
         return _made(store, config, source, seal, pointer)
 

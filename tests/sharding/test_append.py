@@ -153,10 +153,10 @@ def test_files_that_were_left_out_before_are_no_news(store, tmp_path, in_process
 
 
 def test_an_append_keeps_what_the_ledger_knows_and_sees_its_archive_change(
-    store, tmp_path, in_process, monkeypatch
+    store, tmp_path, in_process, monkeypatch, capfd, caplog
 ):
-    """Catches a ledger that knows the new files alone; and a data set of two states of an archive,
-    since what is listed in part has no record by its seal."""
+    """Catches a ledger that knows the new files alone; a changed file that is passed over without a
+    word; and a data set of two states of an archive, since a listing in part has no record."""
     monkeypatch.setattr(marks, "now_ns", lambda: time.time_ns() + 60 * 10**9)
     photos = write_zip(tmp_path / "photos.zip", images("cat", range(6)) | images("owl", range(4)))
     other = write_folder(tmp_path / "photos", images("cat", range(6)))
@@ -167,6 +167,14 @@ def test_an_append_keeps_what_the_ledger_knows_and_sees_its_archive_change(
     write_folder(other, images("cat", range(6, 8)))
     run_shard(store, appending(store, other, "all", **{"data.append_to": "flowers"}))
     assert len(ledger.load(store, config.data)) == 8
+    assert (
+        "6 files of known names are taken as unchanged, and are not read" in capfd.readouterr().out
+    )
+    assert "nothing shows" not in caplog.text
+    (other / "cat/003.png").write_bytes(image_file(77))
+    run_shard(store, appending(store, other, "changed", **{"data.append_to": "flowers"}))
+    assert "8 files of known names are taken as unchanged" in caplog.text
+    assert "of 1 of them nothing shows that they are what was read here before" in caplog.text
     write_zip(photos, images("cat", range(8)))
     whole = in_process.map_units
 
