@@ -365,9 +365,7 @@ def test_shards_are_the_same_bytes_ahead_or_not(tmp_path, folder, in_process, mo
 
 
 @pytest.mark.parametrize("body", [{}, {"num_images": 14}, {"num_images": {"all": [14]}}])
-def test_an_index_of_another_version_is_no_data_set_of_these(
-    store, folder, in_process, body
-):
+def test_an_index_of_another_version_is_no_data_set_of_these(store, folder, in_process, body):
     """Catches a traceback of each shard command below a root that a later version uses too."""
     theirs = {"format_version": 99, **body}
     commit(store, "datasets/images-0123456789abcdef", {}, theirs, name=layout.DATASET_INDEX)
