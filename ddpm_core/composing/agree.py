@@ -39,13 +39,6 @@ def require_alike(given: Sequence[Given]) -> None:
                 "trained on together have one shape and one data type: shard one of them again "
                 "with the data.height, data.width, data.grey and data.depth of the other"
             )
-    named: dict[str, str] = {}
-    for one in given:
-        if (other := named.setdefault(one.index.fingerprint, one.name)) != one.name:
-            raise DataError(
-                f"{other} and {one.name} are two names of one data set, whose images would come "
-                "twice; name it once, with one weight"
-            )
     if len({one.index.image.cut for one in given} - {None}) > 1:
         raise DataError(
             "several of these data sets are used in place, and their images are cut or resized "

@@ -90,7 +90,7 @@ def appended(
         )
     known = files_of(store, index) if _is_source_of(store, config, base) else {}
     fresh = make(_without_names(config), known)
-    if fresh is None or fresh == base.pointer:
+    if fresh is None:
         return _grown_by_nothing(base, index)
     own = Given("what is new", load_index(store, fresh.folder, fresh.fingerprint))
     made = composed(store, config, growth(config.data, Given(base.pinned, index), own), pointer)
