@@ -1,5 +1,7 @@
 """The Inception network of 2015 beside torch-fidelity's, with equal random weights."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ _TAPS = {
 }
 
 
+@cache
 def random_weights() -> dict[str, Tensor]:
     """Return weights under which every layer passes on numbers of about 1, none of them trivial."""
     generator = torch.Generator().manual_seed(0)
