@@ -7,13 +7,8 @@ root; a data set below the root.
 
 import re
 from collections.abc import Callable, Iterator
-<<<<<<< HEAD
 from contextlib import closing
-from dataclasses import dataclass
-=======
-from contextlib import closing, suppress
 from dataclasses import dataclass, replace
->>>>>>> f26f197 (Trained features are of images like their data set's: grey ones in colour are taken, others refused)
 from pathlib import Path
 
 import numpy as np

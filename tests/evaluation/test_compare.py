@@ -192,11 +192,8 @@ def test_statistics_are_written_exactly_and_read_without_unpickling(tmp_path):
 
 def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_path):
     """Catches: the training split for the held-out one, other samples than evaluate measures,
-<<<<<<< HEAD
-    names of data sets that are looked up by folders alone.
-=======
+    names of data sets that are looked up by folders alone,
     a traceback of a network of grey images, or what it says of images of another size.
->>>>>>> f26f197 (Trained features are of images like their data set's: grey ones in colour are taken, others refused)
     """
     store, config = evaluated
     words = ["compare", config.name, f"{config.name}:test", "--features", "trained"]
@@ -217,10 +214,8 @@ def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_pa
         assert main(other) == 0, name
         again = json.loads((tmp_path / "n.json").read_text())
         assert again["protocol"]["num_images"] == {"a": 10, "b": 10}
-<<<<<<< HEAD
     assert main(["compare", config.name, "renamed@00000000:train", *words[3:]]) == 2
     assert f"give one of renamed@{pointer.fingerprint[:16]}" in capsys.readouterr().err
-=======
     # Grey images, of the size of its data set, in whatever files; and no others.
     for name, side, kind, code in (("a", 8, "L", 0), ("b", 8, "RGB", 2), ("c", 9, "L", 2)):
         (tmp_path / name).mkdir()
@@ -229,7 +224,6 @@ def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_pa
         again = ["compare", str(tmp_path / name), f"{config.name}:test", *words[3:]]
         assert main(again) == code, name
     assert "grey images of 8x8 pixels, and one of 9x9 is" in capsys.readouterr().err
->>>>>>> f26f197 (Trained features are of images like their data set's: grey ones in colour are taken, others refused)
 
 
 @pytest.mark.parametrize(
