@@ -46,7 +46,9 @@ def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ddpm_core", "play", "--root", where.uri, "--port", str(port)]
     environment = {**os.environ, "HOME": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_control_c
+    ) as server:
         try:
             assert "tiny@10:ema" in server.stdout.readline()
             address = f"http://127.0.0.1:{port}"
@@ -95,6 +97,11 @@ def test_what_a_page_begins_with_can_be_drawn(changes, sampler, steps):
 def test_a_port_that_is_none_is_said(port):
     with pytest.raises(ConfigError, match=f"port {port} must be from 1 to 65535"):
         serve(None, port=port)
+
+
+def heed_control_c():
+    """A shell that started these tests in the background has it ignored, which is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def use(seen):

@@ -1,6 +1,7 @@
 """Checkpoints stored beside the training: what is stored, when, and what becomes of an error."""
 
 import threading
+import time
 from concurrent.futures import wait
 
 import pytest
@@ -168,13 +169,18 @@ def test_a_storage_that_refuses_ends_the_training(
     end; and a sentence that is another for that.
     """
     true_step, true_write, steps = Denoising.step, LocalStore.write, []
+    refused = threading.Event()
 
     def noted_step(self, number, *args):
         steps.append(number)
+        if number == struck:  # the first behind that checkpoint: on a busy machine it is early
+            assert refused.wait(60)
+            time.sleep(0.5)
         true_step(self, number, *args)
 
     def full(self, key, *args, **more):
         if f"step_{struck:08d}" in key:
+            refused.set()
             raise StorageError("cannot write it: No space left on device; make room")
         true_write(self, key, *args, **more)
 
