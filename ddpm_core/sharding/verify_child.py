@@ -68,7 +68,8 @@ class Child:
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        with self._process:
+        # What it did not read any more is written once more when its input is closed.
+        with suppress(OSError), self._process:
             pass
 
 

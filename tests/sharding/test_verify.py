@@ -65,6 +65,7 @@ def test_a_process_that_ends_is_one_error(store, folder):
     child = Child(store, load_index(store, folder))
     try:
         os.kill(child._process.pid, signal.SIGKILL)
+        child._process.wait()  # or it would depend on time whether the pipe is broken
         with pytest.raises(ClusterError, match=r"has ended \(exit code -9\)"):
             child.look("train", 0)
     finally:
