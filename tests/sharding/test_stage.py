@@ -331,7 +331,7 @@ def test_images_of_other_classes_than_the_network_has_are_no_data_set_of_the_run
 ):
     """Catches a run.json that stands for a network which its data set refuses."""
     source = SimpleNamespace(classes=("cat", "dog"))
-    monkeypatch.setattr(stage, "_source", lambda _config: contextlib.nullcontext(source))
+    monkeypatch.setattr(stage, "_source", lambda *_: contextlib.nullcontext(source))
     labelled = recipe("images").replaced({"model.conditioning": "label", "model.num_classes": 3})
     with pytest.raises(ConfigError, match=r"set model\.num_classes=2"):
         run_shard(store, labelled)
