@@ -71,7 +71,8 @@ def test_the_version_policy_names_the_versions_that_the_code_has():
     run_json = get_args(RunConfig.model_fields["format_version"].annotation)[0]
     said = {
         "`run.json`": f"`format_version` {run_json}",
-        "`index.json` of a data set": f"`format_version` {index.FORMAT_VERSION}",
+        "`index.json` of a data set": f"`format_version` {index.FORMAT_VERSION}; {index.IN_PARTS} "
+        "of sets that are large, lie elsewhere or are made of others",
         "manifests": f"`format_version` {manifest_bytes.FORMAT_VERSION}",
         "checkpoints": f"`format` {weights.NEWEST_FORMAT} in the manifest; none is 1",
     }
