@@ -237,7 +237,7 @@ def wids_train(folder):
 
 
 _LOADER = {"batch_size": BATCH, "num_workers": 2}
-# wids is a module that webdataset had before 1.0: it needs an environment of its own.
+# wids is a package of its own since webdataset 1.0.
 PEERS = {"litData": "litdata", "MosaicML": "streaming", "wids": "wids"}
 
 
