@@ -1,5 +1,5 @@
-"""A model in memory that draws what is asked of it: the served model, the Python API and the page
-to play with are this one.
+"""A model in memory that draws by request: the served model, the Python API and the page to play
+with use it.
 
 Image i of a seed is the one that the sample stage draws, to the network's rounding.
 """

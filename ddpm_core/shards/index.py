@@ -85,7 +85,7 @@ class Index:
     num_images: Mapping[str, int]
     """split -> images"""
     shards: Mapping[str, Sequence[Shard]]
-    """split -> its shards, in order; of an index in parts each is read when it is asked for"""
+    """split -> its shards, in order; of an index in parts each is read on access"""
     rejected: tuple[Rejected, ...]
     """files of the source that were left out"""
     texts: Mapping[str, TextMember] = field(default_factory=dict)

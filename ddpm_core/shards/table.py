@@ -56,7 +56,7 @@ _NUM_KEPT = 320
 
 @final
 class ShardTable(Sequence[Shard]):
-    """The shards of a split, each read from its part when it is asked for. Any thread may."""
+    """The shards of a split, each read from its part on access. Any thread may."""
 
     def __init__(self, store: Store, found: Manifest, split: str, body: Mapping[str, Any]) -> None:
         """Take what index.json says of the shards of a split.

@@ -1,4 +1,4 @@
-"""Small data sets in which an image is told by its one grey value."""
+"""Small data sets in which each image has one grey value that no other has."""
 
 from fractions import Fraction
 
@@ -41,7 +41,7 @@ def composed(store, *indexes, weights=(), keys=None, **changes):
 
 
 def values_of(images, numbers=None):
-    """The grey value by which each image is told; of all, in order."""
+    """The grey value of each image, in order."""
     numbers = np.arange(len(images)) if numbers is None else numbers
     return images.take(numbers)[:, 0, 0, 0].tolist()
 

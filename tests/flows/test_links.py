@@ -1,4 +1,4 @@
-"""What a job is told of its flow."""
+"""The page of a flow, in the metadata of its jobs."""
 
 from prefect.runtime import flow_run
 
