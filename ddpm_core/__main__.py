@@ -167,7 +167,7 @@ def _check_ahead(store: Store, config: RunConfig) -> None:
     """Refuse before this stage, which may take days, what a later one would refuse after it."""
     if config.evaluate.features == "trained":
         return
-    from ddpm_core.evaluation import check  # with it comes torch
+    from ddpm_core.evaluation.features import check  # with it comes torch
 
     check.check_reference(config)
     if not results.has_foreign_network(store, config):

@@ -11,7 +11,6 @@ from ddpm_core.config import EvaluateConfig
 from ddpm_core.config.feature_networks import KNOWN
 from ddpm_core.config.measure import Metric
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation import foreign
 from ddpm_core.evaluation.comparing import (
     Looked,
     compared,
@@ -21,15 +20,16 @@ from ddpm_core.evaluation.comparing import (
     score_of,
     words_of,
 )
-from ddpm_core.evaluation.features import (
+from ddpm_core.evaluation.features import foreign
+from ddpm_core.evaluation.features.kept import (
     describe_network,
     feature_recipe,
     kept_network,
     load_network,
 )
-from ddpm_core.evaluation.network import FeatureNetwork, in_colour, looked_at
+from ddpm_core.evaluation.features.network import FeatureNetwork, in_colour, looked_at
+from ddpm_core.evaluation.features.statistics import network_of, require_same_features
 from ddpm_core.evaluation.sides import Side
-from ddpm_core.evaluation.statistics import network_of, require_same_features
 from ddpm_core.progress import Progress
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 

@@ -18,8 +18,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
-from ddpm_core.evaluation.features import FeatureRecipe, load_network
-from ddpm_core.evaluation.network import Embed, FeatureNetwork, extract, looked_at
+from ddpm_core.evaluation.features.kept import FeatureRecipe, load_network
+from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract, looked_at
 from ddpm_core.inference.build import AnyDenoiser
 from ddpm_core.inference.denoiser import Guide, load_averaged, load_denoiser, load_guide
 from ddpm_core.loading.batches import conditioning_of

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
-from ddpm_core.evaluation.features import FeatureRecipe, feature_recipe
+from ddpm_core.evaluation.features.kept import FeatureRecipe, feature_recipe
 from ddpm_core.runs import chosen, places, refusals, results
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.stages import needs_of

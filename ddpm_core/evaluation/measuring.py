@@ -11,7 +11,7 @@ from typing import Any
 
 from ddpm_core.cluster import GetDevice
 from ddpm_core.evaluation.context import payload_of, uses_samples, uses_weights
-from ddpm_core.evaluation.features import keep_foreign_network, kept_network
+from ddpm_core.evaluation.features.kept import keep_foreign_network, kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.progress import Progress
 from ddpm_core.sampling.units import bytes_of

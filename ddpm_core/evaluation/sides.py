@@ -19,7 +19,7 @@ from torch import Tensor
 from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
 from ddpm_core.config.data_ref import DataSets, is_folder_name
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation.statistics import Statistics, from_npz
+from ddpm_core.evaluation.features.statistics import Statistics, from_npz
 from ddpm_core.images.image_facts import UnreadableError
 from ddpm_core.images.image_walk import walk
 from ddpm_core.images.names import bytes_of, is_of_a_system, quoted, reason_to_pass_over

@@ -19,7 +19,8 @@ from ddpm_core.evaluation.feature_metrics import (
     metrics_of_classes,
     metrics_shown,
 )
-from ddpm_core.evaluation.features import describe_network
+from ddpm_core.evaluation.features.kept import describe_network
+from ddpm_core.evaluation.features.statistics import Statistics, network_of
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.kept_statistics import (
     is_of_training_images,
@@ -32,7 +33,6 @@ from ddpm_core.evaluation.metrics import Bound
 from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import Seen, seen_of
-from ddpm_core.evaluation.statistics import Statistics, network_of
 from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say

@@ -7,7 +7,7 @@ import pytest
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage, worker
 from ddpm_core.evaluation.context import EvaluationContext, payload_of
-from ddpm_core.evaluation.features import kept_network
+from ddpm_core.evaluation.features.kept import kept_network
 from ddpm_core.evaluation.inputs import Inputs
 from ddpm_core.evaluation.worker import units_of
 from ddpm_core.runs import layout, results

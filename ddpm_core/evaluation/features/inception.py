@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation.network import FeatureNetwork, in_colour
+from ddpm_core.evaluation.features.network import FeatureNetwork, in_colour
 from ddpm_core.models.inception import Inception
 
 RULE: Mapping[str, Any] = {

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from ddpm_core import seeding
-from ddpm_core.evaluation import classifier
-from ddpm_core.evaluation.classifier import batch_numbers
+from ddpm_core.evaluation.features import classifier
+from ddpm_core.evaluation.features.classifier import batch_numbers
 from ddpm_core.loading import loader
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.loader import ImageSet, load_split

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from ddpm_core.canonical import fingerprint
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation.network import FeatureNetwork, in_colour
-from ddpm_core.evaluation.packed import packed
+from ddpm_core.evaluation.features.network import FeatureNetwork, in_colour
+from ddpm_core.evaluation.features.packed import packed
 from ddpm_core.exchange.headers import check_safetensors_header
 from ddpm_core.extras import require_packages
 from ddpm_core.store.storage import KeyMissingError, open_store, sha256_of

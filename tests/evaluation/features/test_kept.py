@@ -3,9 +3,14 @@ import torch
 
 from ddpm_core.config import EvaluateConfig, RunConfig
 from ddpm_core.errors import ConfigError, DataError, StorageError
-from ddpm_core.evaluation import classifier, features, torchscript
-from ddpm_core.evaluation.features import feature_recipe, load_network
-from ddpm_core.evaluation.network import extract
+from ddpm_core.evaluation.features import classifier, torchscript
+from ddpm_core.evaluation.features.kept import (
+    describe_network,
+    feature_recipe,
+    keep_foreign_network,
+    load_network,
+)
+from ddpm_core.evaluation.features.network import extract
 from ddpm_core.loading.loader import ImageSet
 from ddpm_core.recipes import digits
 from ddpm_core.store import manifest
@@ -88,7 +93,7 @@ def test_the_network_is_trained_once_and_then_read(store):
     assert calls == ["train", "test"]
     images_u8 = stripes(8, 2).pixels
     assert torch.equal(first.embed(images_u8), second.embed(images_u8))
-    about = features.describe_network(store, recipe)
+    about = describe_network(store, recipe)
     assert 0 <= about["held_out_accuracy"] <= 1
     assert (about["kind"], about["num_steps"], about["dataset"]) == ("trained", 5, "f" * 64)
     kept = manifest.load(store, recipe.folder, Expected({"recipe": recipe.values}))
@@ -208,7 +213,7 @@ def test_a_scripted_network_gets_colour_and_return_features(store, tmp_path):
     """Catches: grey images of one channel, logits for features, images in [-1, 1]."""
     evaluate = scripted(Outside(), tmp_path / "net.pt")
     recipe = recipe_of(evaluate)
-    features.keep_foreign_network(store, run_of(evaluate), recipe)
+    keep_foreign_network(store, run_of(evaluate), recipe)
     (tmp_path / "net.pt").unlink()  # from now on it lies beside the data set
     network = loaded(store, recipe)
     assert network.classify is None
@@ -217,14 +222,14 @@ def test_a_scripted_network_gets_colour_and_return_features(store, tmp_path):
     grey = images_u8.float()
     expected = [grey.mean(dim=(1, 2, 3)), grey[:, 0, 0, 0], 3 * grey.sum(dim=(1, 2, 3))]
     torch.testing.assert_close(found, torch.stack(expected, dim=1))
-    assert features.describe_network(store, recipe)["sha256"] == evaluate.features_sha256
+    assert describe_network(store, recipe)["sha256"] == evaluate.features_sha256
 
 
 @deprecated
 def test_a_scripted_network_without_that_argument_is_called_without(store, tmp_path):
     """Catches: an argument that the network does not have, features with spatial axes."""
     evaluate = scripted(Plain(), tmp_path / "net.pt")
-    features.keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
+    keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
     assert loaded(store, recipe_of(evaluate)).embed(stripes(4, 0).pixels).shape == (4, 3)
 
 
@@ -257,7 +262,7 @@ def test_a_file_of_another_digest_is_never_loaded(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.jit, "load", load)
     with pytest.raises(ConfigError, match="features_sha256 is 0000") as refused:
-        features.keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
+        keep_foreign_network(store, run_of(evaluate), recipe_of(evaluate))
     assert sha256_of(path.read_bytes()) in str(refused.value)
     assert store.names(DATASET) == []
 

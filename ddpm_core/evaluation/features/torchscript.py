@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation.network import FeatureNetwork, in_colour
+from ddpm_core.evaluation.features.network import FeatureNetwork, in_colour
 from ddpm_core.sources.download import downloads_folder, fetch_pinned
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES, read_pinned
 

@@ -11,8 +11,8 @@ import torch
 
 from ddpm_core.config import EvaluateConfig, RunConfig, identity
 from ddpm_core.errors import StorageError
-from ddpm_core.evaluation import check, classifier, foreign
-from ddpm_core.evaluation.network import FeatureNetwork
+from ddpm_core.evaluation.features import check, classifier, foreign
+from ddpm_core.evaluation.features.network import FeatureNetwork
 from ddpm_core.loading.loader import Images
 from ddpm_core.runs import layout
 from ddpm_core.store import manifest

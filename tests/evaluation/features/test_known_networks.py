@@ -11,8 +11,14 @@ from PIL import Image
 from ddpm_core.config import EvaluateConfig
 from ddpm_core.config.feature_networks import KNOWN, known_by
 from ddpm_core.errors import ConfigError, StorageError
-from ddpm_core.evaluation import check, features, foreign, transformers_folder
-from ddpm_core.evaluation.network import looked_at
+from ddpm_core.evaluation.features import check, foreign, transformers_folder
+from ddpm_core.evaluation.features.kept import (
+    describe_network,
+    feature_recipe,
+    keep_foreign_network,
+    load_network,
+)
+from ddpm_core.evaluation.features.network import looked_at
 from ddpm_core.models.inception import Inception
 from ddpm_core.recipes import digits
 from ddpm_core.sources import download
@@ -24,7 +30,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpm_core.evaluation.known_files.downloads_folder", lambda: tmp_path)
+    monkeypatch.setattr(
+        "ddpm_core.evaluation.features.known_files.downloads_folder", lambda: tmp_path
+    )
     return tmp_path / "fetched"
 
 
@@ -50,7 +58,7 @@ def test_a_network_counts_by_its_digest_whether_by_name_or_by_path():
             "evaluate.features_sha256": KNOWN["inception"].sha256,
         }
     )
-    recipes = [features.feature_recipe(c.evaluate, "d", "0") for c in (by_name, by_path)]
+    recipes = [feature_recipe(c.evaluate, "d", "0") for c in (by_name, by_path)]
     assert recipes[0] == recipes[1]
     assert recipes[0].values == {"kind": "inception", "sha256": KNOWN["inception"].sha256}
     with pytest.raises(ConfigError, match=r"digest of its own; .* give \./clip"):
@@ -85,15 +93,15 @@ def test_the_inception_is_kept_and_measures_as_its_file_says(cache, tmp_path, mo
     cache.mkdir()
     (cache / fake.file).write_bytes(data)
     config = digits().replaced({"evaluate.features": "inception"})
-    recipe = features.feature_recipe(config.evaluate, "d", "0")
+    recipe = feature_recipe(config.evaluate, "d", "0")
     store = open_store(str(tmp_path / "root"))
-    features.keep_foreign_network(store, config, recipe)
-    said = features.describe_network(store, recipe)
+    keep_foreign_network(store, config, recipe)
+    said = describe_network(store, recipe)
     assert said["kind"] == "inception"
     assert said["sha256"] == fake.sha256
     assert "TensorFlow 1" in said["resize"]
     assert [p.suffix for p in (tmp_path / "root").rglob("network*")] == [".safetensors"]
-    _, network = features.load_network(
+    _, network = load_network(
         store, recipe, load_train=pytest.fail, load_test=pytest.fail, device=CPU
     )
     grey = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8)

@@ -8,10 +8,10 @@ import torch
 
 from ddpm_core.config import EvaluateConfig
 from ddpm_core.config.feature_networks import FOLDER, KNOWN, KnownFile, known_by
-from ddpm_core.evaluation import inception, torchscript, transformers_folder
-from ddpm_core.evaluation.known_files import fetched
-from ddpm_core.evaluation.network import FeatureNetwork
-from ddpm_core.evaluation.packed import packed, unpacked, weights_of
+from ddpm_core.evaluation.features import inception, torchscript, transformers_folder
+from ddpm_core.evaluation.features.known_files import fetched
+from ddpm_core.evaluation.features.network import FeatureNetwork
+from ddpm_core.evaluation.features.packed import packed, unpacked, weights_of
 from ddpm_core.extras import require_packages
 from ddpm_core.store.pinned_file import read_pinned
 

@@ -8,7 +8,7 @@ import torch
 
 from ddpm_core import __main__ as command
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation import check
+from ddpm_core.evaluation.features import check
 from ddpm_core.preflight import Findings
 from ddpm_core.recipes import digits
 from ddpm_core.runs.stages import Stage
