@@ -13,8 +13,8 @@ from ddpm_core.config.measure import Metric
 from ddpm_core.evaluation.distances import kernels, sliced
 from ddpm_core.evaluation.distances import neighbours as balls
 from ddpm_core.evaluation.distances.frechet import frechet_estimate
-from ddpm_core.evaluation.moments import Moments, merge, moments_of
-from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.distances.moments import Moments, merge, moments_of
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.permutation import keyed_permutation
 
 MAX_ROWS = 50_000

@@ -19,6 +19,7 @@ from ddpm_core.evaluation.comparing import (
     score_of,
     words_of,
 )
+from ddpm_core.evaluation.distances.moments import frechet_distance
 from ddpm_core.evaluation.features.statistics import (
     Statistics,
     network_of,
@@ -26,7 +27,6 @@ from ddpm_core.evaluation.features.statistics import (
     require_same_features,
 )
 from ddpm_core.evaluation.inputs import Inputs
-from ddpm_core.evaluation.moments import frechet_distance
 from ddpm_core.output import say
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe

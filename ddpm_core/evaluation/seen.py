@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ddpm_core.evaluation.moments import Moments, merge, moments_of
-from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.distances.moments import Moments, merge, moments_of
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.units.ranges import Arrays
 
 

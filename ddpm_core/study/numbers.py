@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.diffusion.measures.rate_distortion import codelength, rate_distortion
 from ddpm_core.errors import DivergenceError
-from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.evaluation.distances.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.guided import describe_guidance

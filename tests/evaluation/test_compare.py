@@ -13,8 +13,8 @@ from ddpm_core.__main__ import main
 from ddpm_core.compare_command import _shown
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation.distances.kernels import kernel_distance
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.features.statistics import Statistics, from_npz, to_npz
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.runs import results
 from ddpm_core.runs.dataset_names import give, names_of
 from ddpm_core.store.storage import sha256_of

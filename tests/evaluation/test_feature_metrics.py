@@ -13,10 +13,10 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import comparing, feature_metrics, stage
 from ddpm_core.evaluation.comparing import Looked, compared, looked_of
 from ddpm_core.evaluation.distances import kernels
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.feature_metrics import looked_at_sets
 from ddpm_core.evaluation.features import check
 from ddpm_core.evaluation.features.statistics import Statistics, to_npz
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from ddpm_core.recipes import digits
 from ddpm_core.runs import results
 from ddpm_core.shards.one_class import require_no_metrics

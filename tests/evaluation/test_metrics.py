@@ -9,9 +9,9 @@ from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation import metrics
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.metrics import Bound
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
-from ddpm_core.evaluation.scores import inception_score
 from ddpm_core.evaluation.seen import Seen, seen_of
 from ddpm_core.evaluation.worker import Unit, likelihood_part, units_of
 from ddpm_core.loading.loader import to_unit_range

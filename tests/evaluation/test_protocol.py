@@ -20,11 +20,11 @@ from ddpm_core.config.identity import COUNTED_BEFORE, FORMAT_1, OF_KIND, PRESENT
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
+from ddpm_core.evaluation.distances.moments import Moments, frechet_distance, moments_of
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.features import classifier
 from ddpm_core.evaluation.features.classifier import Classifier, train_classifier
 from ddpm_core.evaluation.features.kept import feature_recipe
-from ddpm_core.evaluation.moments import Moments, frechet_distance, moments_of
-from ddpm_core.evaluation.scores import inception_score
 from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.loading.loader import ImageSet
 from ddpm_core.recipes import RECIPES, digits, recipe

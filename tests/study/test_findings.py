@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpm_core.evaluation.moments import moments_of
-from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.distances.moments import moments_of
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.seen import seen_of
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.study.findings import Findings

@@ -8,7 +8,7 @@ import torch
 
 from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS
 from ddpm_core.errors import DivergenceError
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.study.drawings import drawings_of
 from ddpm_core.study.numbers import mean_and_error, metrics_of, numbers_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.evaluation.distances.estimate import Estimate, normal_interval
-from ddpm_core.evaluation.moments import Moments, frechet_distance
+from ddpm_core.evaluation.distances.moments import Moments, frechet_distance
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from ddpm_core import seeding
 from ddpm_core.config import RunConfig
 from ddpm_core.config.feature_networks import known_by
 from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.features import foreign
 from ddpm_core.evaluation.features.foreign import Foreign
 from ddpm_core.evaluation.features.network import FeatureNetwork, looked_at
 from ddpm_core.evaluation.features.statistics import require_reference, require_same_features
-from ddpm_core.evaluation.scores import inception_score
 
 MAX_DIM = 2**14
 """Features of an image; the covariance of so many has 2 GiB."""

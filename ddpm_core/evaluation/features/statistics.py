@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.errors import CheckpointError, ConfigError
-from ddpm_core.evaluation.moments import Moments
+from ddpm_core.evaluation.distances.moments import Moments
 from ddpm_core.exchange.npz import members_of
 from ddpm_core.sources.download import downloads_folder, fetch_pinned
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES, read_pinned

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
-from ddpm_core.evaluation.moments import frechet_distance
+from ddpm_core.evaluation.distances.moments import frechet_distance
 from ddpm_core.evaluation.seen import Seen
 from ddpm_core.study.ddim.cells import TAUS, cell_name, cells
 from ddpm_core.study.findings import Findings

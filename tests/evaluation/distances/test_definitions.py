@@ -8,9 +8,9 @@ from ddpm_core.errors import DataError
 from ddpm_core.evaluation.distances.estimate import jackknife_error, share_of, subset
 from ddpm_core.evaluation.distances.frechet import frechet_estimate, influence
 from ddpm_core.evaluation.distances.kernels import gaussian_distance, kernel_distance
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.distances.neighbours import neighbours
 from ddpm_core.evaluation.distances.sliced import sliced_distance, squared_wasserstein
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
 from tests.evaluation.distances.sets import drawn
 
 

@@ -5,9 +5,9 @@ import pytest
 from torch import Tensor
 
 from ddpm_core.evaluation.distances.kernels import kernel_distance
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.distances.neighbours import neighbours
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
-from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.distances.scores import inception_score
 from tests.evaluation.distances.sets import drawn
 from tests.oracles.fidelity import torch_fidelity
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpm_core.drawing.sheet import sheet_figure
-from ddpm_core.evaluation.moments import frechet_distance, moments_of
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.store.storage import open_store
 from ddpm_core.study.ddim import drawings
 from ddpm_core.study.ddim.cells import cells

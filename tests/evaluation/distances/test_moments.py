@@ -1,6 +1,6 @@
 import torch
 
-from ddpm_core.evaluation.moments import Moments, frechet_distance, merge, moments_of
+from ddpm_core.evaluation.distances.moments import Moments, frechet_distance, merge, moments_of
 
 
 def features(num: int, dim: int, seed: int) -> torch.Tensor:

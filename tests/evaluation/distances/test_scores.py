@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation.scores import inception_score
+from ddpm_core.evaluation.distances.scores import inception_score
 
 
 def distributions(num: int, classes: int, seed: int = 0) -> torch.Tensor:
