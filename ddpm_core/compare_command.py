@@ -67,8 +67,8 @@ def run_compare_command(options: argparse.Namespace) -> None:
     place = None if options.json in (None, "-") else _writable(options.json)
     import torch
 
-    from ddpm_core.evaluation.compare import METRICS, Request, compare
-    from ddpm_core.evaluation.sides import side_of
+    from ddpm_core.evaluation.comparing.compare import METRICS, Request, compare
+    from ddpm_core.evaluation.comparing.sides import side_of
 
     metrics = METRICS if options.metrics is None else features.metrics
     root = DEFAULT_ROOT if options.root is None else options.root

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.measure import Metric
 from ddpm_core.errors import DataError
-from ddpm_core.evaluation.comparing import (
+from ddpm_core.evaluation.comparing.numbers import (
     Looked,
     compared,
     doubts_of,

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from ddpm_core.errors import DataError
-from ddpm_core.evaluation.sides import side_of
+from ddpm_core.evaluation.comparing.sides import side_of
 from ddpm_core.runs.dataset_names import NamedSet, enter, give
 from ddpm_core.runs.targets import dataset_place
 from ddpm_core.store.storage import open_store

@@ -10,8 +10,9 @@ import torch
 
 from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation import comparing, feature_metrics, stage
-from ddpm_core.evaluation.comparing import Looked, compared, looked_of
+from ddpm_core.evaluation import feature_metrics, stage
+from ddpm_core.evaluation.comparing import numbers as comparing
+from ddpm_core.evaluation.comparing.numbers import Looked, compared, looked_of
 from ddpm_core.evaluation.distances import kernels
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.feature_metrics import looked_at_sets

@@ -11,7 +11,7 @@ from ddpm_core.config import EvaluateConfig
 from ddpm_core.config.feature_networks import KNOWN
 from ddpm_core.config.measure import Metric
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation.comparing import (
+from ddpm_core.evaluation.comparing.numbers import (
     Looked,
     compared,
     doubts_of,
@@ -20,6 +20,7 @@ from ddpm_core.evaluation.comparing import (
     score_of,
     words_of,
 )
+from ddpm_core.evaluation.comparing.sides import Side
 from ddpm_core.evaluation.features import foreign
 from ddpm_core.evaluation.features.kept import (
     describe_network,
@@ -29,7 +30,6 @@ from ddpm_core.evaluation.features.kept import (
 )
 from ddpm_core.evaluation.features.network import FeatureNetwork, in_colour, looked_at
 from ddpm_core.evaluation.features.statistics import network_of, require_same_features
-from ddpm_core.evaluation.sides import Side
 from ddpm_core.progress import Progress
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 
