@@ -26,7 +26,7 @@ from ddpm_core.evaluation.features.statistics import (
     require_reference,
     require_same_features,
 )
-from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.output import say
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe

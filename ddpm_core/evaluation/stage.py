@@ -21,19 +21,19 @@ from ddpm_core.evaluation.feature_metrics import (
 )
 from ddpm_core.evaluation.features.kept import describe_network
 from ddpm_core.evaluation.features.statistics import Statistics, network_of
-from ddpm_core.evaluation.inputs import Inputs
-from ddpm_core.evaluation.kept_statistics import (
+from ddpm_core.evaluation.measuring.inputs import Inputs
+from ddpm_core.evaluation.measuring.kept_statistics import (
     is_of_training_images,
     keep_statistics,
     statistics_for,
 )
-from ddpm_core.evaluation.label_use import classifier_metric, worth_metric
-from ddpm_core.evaluation.measuring import measure, set_aside_damaged
+from ddpm_core.evaluation.measuring.label_use import classifier_metric, worth_metric
+from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
+from ddpm_core.evaluation.measuring.noised import accuracy_metric
+from ddpm_core.evaluation.measuring.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.evaluation.metrics import Bound
-from ddpm_core.evaluation.noised import accuracy_metric
 from ddpm_core.evaluation.reference import reference_bits, relative_metric
 from ddpm_core.evaluation.seen import Seen, seen_of
-from ddpm_core.evaluation.worker import SOURCES, Kind, make_worker, units_of, uses_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress

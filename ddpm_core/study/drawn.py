@@ -12,7 +12,7 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
-from ddpm_core.evaluation.context import EvaluationContext
+from ddpm_core.evaluation.measuring.context import EvaluationContext
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
 from ddpm_core.study.units import Unit

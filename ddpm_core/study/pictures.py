@@ -18,7 +18,7 @@ from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.samplers.ddim import ddim_encode, ddim_sample
 from ddpm_core.diffusion.trajectories import quarters, shared_latents
 from ddpm_core.diffusion.wrappers.respacing import respaced
-from ddpm_core.evaluation.context import EvaluationContext
+from ddpm_core.evaluation.measuring.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.sampling.guided import guided

@@ -9,8 +9,8 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.delivery import deliver_evaluation
 from ddpm_core.evaluation.features.kept import describe_network
-from ddpm_core.evaluation.inputs import Inputs
-from ddpm_core.evaluation.measuring import measure, set_aside_damaged
+from ddpm_core.evaluation.measuring.inputs import Inputs
+from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
 from ddpm_core.reporting.write import page_of

@@ -12,7 +12,7 @@ it, or how often.
 from typing import Literal
 
 from ddpm_core.config import RunConfig
-from ddpm_core.evaluation.worker import FEATURE_IMAGES
+from ddpm_core.evaluation.measuring.worker import FEATURE_IMAGES
 from ddpm_core.study.ddim.cells import TAUS, cells
 from ddpm_core.study.settings import flow_refusal, swept
 from ddpm_core.units.ranges import Range

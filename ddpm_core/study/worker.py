@@ -15,8 +15,8 @@ from ddpm_core.diffusion.integrate import Adaptive, FixedStep, Solver
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range
 from ddpm_core.diffusion.trajectories import evenly_spaced_times, progressive_generation
-from ddpm_core.evaluation.context import EvaluationContext, measuring
-from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
+from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.study import pictures

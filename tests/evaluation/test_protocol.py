@@ -25,7 +25,7 @@ from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.features import classifier
 from ddpm_core.evaluation.features.classifier import Classifier, train_classifier
 from ddpm_core.evaluation.features.kept import feature_recipe
-from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.loading.loader import ImageSet
 from ddpm_core.recipes import RECIPES, digits, recipe
 from ddpm_core.runs import layout, protocol

@@ -5,11 +5,12 @@ import re
 import pytest
 
 from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.evaluation import stage, worker
-from ddpm_core.evaluation.context import EvaluationContext, payload_of
+from ddpm_core.evaluation import stage
 from ddpm_core.evaluation.features.kept import kept_network
-from ddpm_core.evaluation.inputs import Inputs
-from ddpm_core.evaluation.worker import units_of
+from ddpm_core.evaluation.measuring import worker
+from ddpm_core.evaluation.measuring.context import EvaluationContext, payload_of
+from ddpm_core.evaluation.measuring.inputs import Inputs
+from ddpm_core.evaluation.measuring.worker import units_of
 from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_file

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_core.errors import DataError
-from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage, worker

@@ -21,7 +21,7 @@ from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
-from ddpm_core.evaluation.label_use import classified_part
+from ddpm_core.evaluation.measuring.label_use import classified_part
 from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.permutation import global_batch_indices

@@ -11,9 +11,9 @@ import torch
 
 from ddpm_core import cluster, verify
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.evaluation.context import EvaluationContext
+from ddpm_core.evaluation.measuring.context import EvaluationContext
+from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.evaluation.worker import likelihood_part
 from ddpm_core.images import png
 from ddpm_core.loading import loader
 from ddpm_core.loading.batches import Batches

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from ddpm_core.evaluation.context import EvaluationContext
+from ddpm_core.evaluation.measuring.context import EvaluationContext
 from ddpm_core.store.storage import open_store
 from tests.sampling.tiny import (
     _sampled_root,

@@ -3,8 +3,8 @@
 import torch
 
 from ddpm_core.config import RunConfig
-from ddpm_core.evaluation.context import EvaluationContext
-from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring.context import EvaluationContext
+from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.store.storage import Store
 from tests.sampling.tiny import tiny_config
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from ddpm_core.errors import CheckpointError, DataError
-from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.runs import layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.store import manifest

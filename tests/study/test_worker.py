@@ -10,7 +10,7 @@ from ddpm_core import seeding
 from ddpm_core.diffusion.integrate import Adaptive, FixedStep
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid, sigma_range
-from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.sampling.draw import draw, to_u8

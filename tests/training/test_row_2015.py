@@ -8,7 +8,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
-from ddpm_core.evaluation.worker import likelihood_part
+from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.inference.build import (
     AnyDenoiser,
     build_denoiser,

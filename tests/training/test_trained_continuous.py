@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core.evaluation.worker import flow_part, likelihood_part
+from ddpm_core.evaluation.measuring.worker import flow_part, likelihood_part
 from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.permutation import global_batch_indices

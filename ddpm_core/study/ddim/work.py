@@ -10,7 +10,7 @@ import torch
 from ddpm_core.diffusion.interpolation import slerp
 from ddpm_core.diffusion.measures.rate_distortion import RMSE_LEVELS
 from ddpm_core.diffusion.samplers.ddim import ddim_sample
-from ddpm_core.evaluation.context import EvaluationContext
+from ddpm_core.evaluation.measuring.context import EvaluationContext
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.guided import guided
 from ddpm_core.study.ddim.cells import SIGMA_HAT, TAUS, cells

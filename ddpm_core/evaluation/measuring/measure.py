@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.evaluation.context import payload_of, uses_samples, uses_weights
 from ddpm_core.evaluation.features.kept import keep_foreign_network, kept_network
-from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring.context import payload_of, uses_samples, uses_weights
+from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.progress import Progress
 from ddpm_core.sampling.units import bytes_of
 from ddpm_core.units.ranges import Findings, K, Range

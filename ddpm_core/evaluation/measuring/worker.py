@@ -20,9 +20,9 @@ from ddpm_core.diffusion.integrate import FixedStep
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid
-from ddpm_core.evaluation.context import EvaluationContext, measuring
-from ddpm_core.evaluation.label_use import classified_part
-from ddpm_core.evaluation.noised import accuracy_part
+from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
+from ddpm_core.evaluation.measuring.label_use import classified_part
+from ddpm_core.evaluation.measuring.noised import accuracy_part
 from ddpm_core.inference import continuous
 from ddpm_core.inference.build import build_schedule
 from ddpm_core.loading.loader import num_levels_of, to_unit_range

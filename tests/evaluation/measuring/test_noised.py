@@ -8,8 +8,8 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
-from ddpm_core.evaluation.label_use import classifier_times
-from ddpm_core.evaluation.noised import accuracy_metric, accuracy_part
+from ddpm_core.evaluation.measuring.label_use import classifier_times
+from ddpm_core.evaluation.measuring.noised import accuracy_metric, accuracy_part
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.build import build_schedule
 from ddpm_core.runs import results

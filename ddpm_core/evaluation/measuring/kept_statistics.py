@@ -8,7 +8,7 @@ from typing import Any
 
 from ddpm_core.evaluation.features.kept import FeatureRecipe, kept_network
 from ddpm_core.evaluation.features.statistics import Statistics, from_npz, to_npz
-from ddpm_core.evaluation.inputs import Inputs
+from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.runs import layout
 from ddpm_core.runs.protocol import protocol_identity
 from ddpm_core.shards.index import Index, Split

@@ -16,7 +16,7 @@ from ddpm_core.config import RunConfig, identity
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
-from ddpm_core.evaluation.label_use import classifier_times
+from ddpm_core.evaluation.measuring.label_use import classifier_times
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.units.ranges import Arrays
