@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
-from ddpm_core.evaluation import figures, metrics
-from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
-from ddpm_core.evaluation.feature_metrics import (
-    asked_for,
-    looked_at_sets,
-    metrics_of_classes,
-    metrics_shown,
-)
 from ddpm_core.evaluation.features.kept import describe_network
 from ddpm_core.evaluation.features.statistics import Statistics, network_of
 from ddpm_core.evaluation.measuring.inputs import Inputs
@@ -31,9 +23,17 @@ from ddpm_core.evaluation.measuring.label_use import classifier_metric, worth_me
 from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
 from ddpm_core.evaluation.measuring.noised import accuracy_metric
 from ddpm_core.evaluation.measuring.worker import SOURCES, Kind, make_worker, units_of, uses_network
-from ddpm_core.evaluation.metrics import Bound
-from ddpm_core.evaluation.reference import reference_bits, relative_metric
-from ddpm_core.evaluation.seen import Seen, seen_of
+from ddpm_core.evaluation.numbers import figures, metrics
+from ddpm_core.evaluation.numbers.by_class import Judged, class_rows, judge_metric
+from ddpm_core.evaluation.numbers.feature_metrics import (
+    asked_for,
+    looked_at_sets,
+    metrics_of_classes,
+    metrics_shown,
+)
+from ddpm_core.evaluation.numbers.metrics import Bound
+from ddpm_core.evaluation.numbers.seen import Seen, seen_of
+from ddpm_core.evaluation.numbers.simplest_model import reference_bits, relative_metric
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms
-from ddpm_core.evaluation.seen import Seen, seen_of
+from ddpm_core.evaluation.numbers.seen import Seen, seen_of
 from ddpm_core.study.neighbours import Memorisation
 from ddpm_core.study.units import Kind
 from ddpm_core.units import ranges

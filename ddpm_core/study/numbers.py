@@ -10,7 +10,7 @@ from ddpm_core.config import RunConfig, identity
 from ddpm_core.diffusion.measures.rate_distortion import codelength, rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.distances.moments import frechet_distance
-from ddpm_core.evaluation.seen import Seen
+from ddpm_core.evaluation.numbers.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.guided import describe_guidance
 from ddpm_core.study.ddim import numbers as ddim

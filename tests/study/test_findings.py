@@ -7,7 +7,7 @@ import torch
 
 from ddpm_core.evaluation.distances.moments import moments_of
 from ddpm_core.evaluation.distances.scores import inception_score
-from ddpm_core.evaluation.seen import seen_of
+from ddpm_core.evaluation.numbers.seen import seen_of
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.study.findings import Findings
 from ddpm_core.study.units import Unit

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.distances.moments import frechet_distance
-from ddpm_core.evaluation.seen import Seen
+from ddpm_core.evaluation.numbers.seen import Seen
 from ddpm_core.study.ddim.cells import TAUS, cell_name, cells
 from ddpm_core.study.findings import Findings
 

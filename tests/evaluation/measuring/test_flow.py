@@ -12,7 +12,7 @@ from ddpm_core.diffusion.paths.sde import VariancePreserving
 from ddpm_core.diffusion.paths.sigma import sigma_grid
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.measuring.worker import flow_part, units_of
-from ddpm_core.evaluation.metrics import flow_metric
+from ddpm_core.evaluation.numbers.metrics import flow_metric
 from ddpm_core.inference.build import build_denoiser
 from ddpm_core.recipes import digits, recipe
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from ddpm_core.drawing.plot import plot
-from ddpm_core.evaluation import figures
-from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.evaluation.numbers import figures
+from ddpm_core.evaluation.numbers.metrics import Bound
 from ddpm_core.recipes import digits
 
 

@@ -11,11 +11,11 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.errors import ConfigError
 from ddpm_core.evaluation import stage
-from ddpm_core.evaluation.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.measuring import inputs
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.evaluation.measuring.label_use import classifier_times, worth_metric
 from ddpm_core.evaluation.measuring.worker import likelihood_part
+from ddpm_core.evaluation.numbers.by_class import Judged, class_rows, judge_metric
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.loading.loader import load_split
 from ddpm_core.runs import results

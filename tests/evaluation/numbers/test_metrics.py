@@ -8,12 +8,12 @@ from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.errors import DivergenceError
-from ddpm_core.evaluation import metrics
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.measuring.worker import Unit, likelihood_part, units_of
-from ddpm_core.evaluation.metrics import Bound
-from ddpm_core.evaluation.seen import Seen, seen_of
+from ddpm_core.evaluation.numbers import metrics
+from ddpm_core.evaluation.numbers.metrics import Bound
+from ddpm_core.evaluation.numbers.seen import Seen, seen_of
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from tests.sampling.tiny import tiny_config

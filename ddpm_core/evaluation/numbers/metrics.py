@@ -13,7 +13,7 @@ from ddpm_core.diffusion.measures.likelihood import LikelihoodTerms
 from ddpm_core.diffusion.measures.rate_distortion import rate_distortion
 from ddpm_core.errors import DivergenceError
 from ddpm_core.evaluation.distances.moments import frechet_distance
-from ddpm_core.evaluation.seen import Seen
+from ddpm_core.evaluation.numbers.seen import Seen
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.units.ranges import Arrays

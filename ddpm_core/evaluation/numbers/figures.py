@@ -11,7 +11,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import OutputKind
 from ddpm_core.drawing import pictures
 from ddpm_core.drawing.plot import BLUE, DPI, GREY, ORANGE, drawable, dress, plot, png
-from ddpm_core.evaluation.metrics import Bound
+from ddpm_core.evaluation.numbers.metrics import Bound
 
 _QUARTILE_COLOURS = ("#08306b", "#2f79b9", "#7fb5d9", "#b9cfe0")
 _NAMED = 30

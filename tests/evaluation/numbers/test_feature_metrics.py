@@ -10,14 +10,15 @@ import torch
 
 from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation import feature_metrics, stage
-from ddpm_core.evaluation.comparing import numbers as comparing
+from ddpm_core.evaluation import stage
+from ddpm_core.evaluation.comparing import numbers
 from ddpm_core.evaluation.comparing.numbers import Looked, compared, looked_of
 from ddpm_core.evaluation.distances import kernels
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
-from ddpm_core.evaluation.feature_metrics import looked_at_sets
 from ddpm_core.evaluation.features import check
 from ddpm_core.evaluation.features.statistics import Statistics, to_npz
+from ddpm_core.evaluation.numbers import feature_metrics
+from ddpm_core.evaluation.numbers.feature_metrics import looked_at_sets
 from ddpm_core.recipes import digits
 from ddpm_core.runs import results
 from ddpm_core.shards.one_class import require_no_metrics
@@ -185,7 +186,7 @@ def test_sets_that_lie_class_by_class_are_seen_whole(monkeypatch):
     """Catches: the first images of a set for all of it, splits of one class each, and labels of
     other images than those whose features are kept.
     """
-    monkeypatch.setattr(comparing, "MAX_ROWS", 100)
+    monkeypatch.setattr(numbers, "MAX_ROWS", 100)
     labels = np.arange(1000) // 100
     features = torch.from_numpy(labels + np.arange(1000) / 1000)[:, None].float()
     parts = zip(features.split(64), torch.eye(10)[torch.from_numpy(labels)].split(64), strict=True)
@@ -194,7 +195,7 @@ def test_sets_that_lie_class_by_class_are_seen_whole(monkeypatch):
     assert len(looked.features.floor().unique()) == 10
     assert torch.equal(looked.features, features[looked.rows])
     assert looked.moments.count == 1000
-    assert comparing.score_of(looked)["value"] > 9
+    assert numbers.score_of(looked)["value"] > 9
     (row,) = feature_metrics.metrics_of_classes(
         {"samples": looked, "test": looked},
         digits().replaced({"evaluate.metrics": ["gaussian_distance"]}),
