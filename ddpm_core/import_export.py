@@ -34,7 +34,7 @@ from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store, open_store
-from ddpm_core.training import checkpoint
+from ddpm_core.training.storing import checkpoint
 
 _NO_DATASET = "none: imported weights"
 

@@ -22,7 +22,7 @@ from ddpm_core.store.commit import commit, retire, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import open_store, sha256_of
-from ddpm_core.training import checkpoint
+from ddpm_core.training.storing import checkpoint
 from ddpm_core.verify import verify
 from tests.sampling.tiny import (
     _evaluated_root,

@@ -47,7 +47,7 @@ from ddpm_core.store.commit import commit, write_files
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import open_tracker
-from ddpm_core.training.checkpoint import Curve
+from ddpm_core.training.storing.checkpoint import Curve
 from ddpm_core.units.ranges import Findings
 
 _NUM_COMPARED = 100

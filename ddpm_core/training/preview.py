@@ -44,7 +44,7 @@ from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.commit import commit_first, write_file
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.training.checkpoint import Origin
+from ddpm_core.training.storing.checkpoint import Origin
 
 SAMPLER, NUM_CALLS = "ddim", 10
 """how images are drawn: without noise, and of every chain and network but those of x_prev"""

@@ -25,7 +25,8 @@ from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import open_tracker
-from ddpm_core.training import checkpoint, start
+from ddpm_core.training import start
+from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.worker import deliver_curve, payload_of, train_worker
 
 _log = logging.getLogger(__name__)

@@ -39,7 +39,8 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import Manifest, load
 from ddpm_core.store.storage import Store, open_store, sha256_of
-from ddpm_core.training import checkpoint, start
+from ddpm_core.training import start
+from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verify import verify
 from tests.faults import damage, flow_kills, kill_storing, swaps

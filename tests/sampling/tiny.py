@@ -20,7 +20,7 @@ from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
-from ddpm_core.training import checkpoint
+from ddpm_core.training.storing import checkpoint
 
 
 def tiny_config(**changes) -> RunConfig:

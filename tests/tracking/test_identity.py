@@ -9,7 +9,7 @@ import torch
 from ddpm_core.runs import layout
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import Identity
-from ddpm_core.training import checkpoint
+from ddpm_core.training.storing import checkpoint
 from tests.tracking.local import committed, log, open_quiet, runs_of, the_run
 
 MINE = Identity("/data/runs/digits", "e", "mine")

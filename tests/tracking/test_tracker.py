@@ -17,8 +17,8 @@ from ddpm_core.tracking import (
     open_tracker,
 )
 from ddpm_core.tracking.opening import input_name
-from ddpm_core.training import checkpoint
 from ddpm_core.training.stage import run_train
+from ddpm_core.training.storing import checkpoint
 from tests.tracking.local import artifact, committed, history, log, open_quiet, the_run
 
 

@@ -15,7 +15,8 @@ from ddpm_core.runs.run import check_run, check_stage, configure, open_run
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import identify
-from ddpm_core.training import checkpoint, worker
+from ddpm_core.training import worker
+from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.worker import train_rank
 from flows import command_line
 from tests.training.small import small_config

@@ -7,8 +7,8 @@ from ddpm_core.conditioning import NOTHING
 from ddpm_core.inference.build import build_network
 from ddpm_core.recipes import recipe
 from ddpm_core.recipes.small import digits_dit
-from ddpm_core.training.host_copy import HostCopy
 from ddpm_core.training.memory import _Alive, available, count, lack, needs
+from ddpm_core.training.storing.host_copy import HostCopy
 from tests.training.small import CPU, make_learner, rank_slice, small_config, small_images
 
 IMAGES = 5

@@ -22,9 +22,9 @@ from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.runs import layout, previews
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
-from ddpm_core.training.checkpoint import Origin
 from ddpm_core.training.interleaved import Interleaved
 from ddpm_core.training.preview import HeldOut, Preview, Seen
+from ddpm_core.training.storing.checkpoint import Origin
 from ddpm_core.training.worker import train_rank
 from tests.training.small import CPU, make_learner, run_group, small_config, small_images
 from tests.training.test_worker import (

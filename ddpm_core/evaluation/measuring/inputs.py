@@ -16,7 +16,7 @@ from ddpm_core.shards.one_class import why_no_distance
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.training.checkpoint import Curve, load_history
+from ddpm_core.training.storing.checkpoint import Curve, load_history
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ddpm_core.runs import layout
 from ddpm_core.store.commit import commit_first, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.storage import Store
-from ddpm_core.training.checkpoint import Fetch, Origin, Parts, file_of
+from ddpm_core.training.storing.checkpoint import Fetch, Origin, Parts, file_of
 
 
 def keep(

@@ -15,9 +15,9 @@ from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit as commit_files
 from ddpm_core.store.commit import write_file
 from ddpm_core.store.storage import LocalStore, open_store
-from ddpm_core.training import checkpoint, retention
-from ddpm_core.training.checkpoint import Origin
-from ddpm_core.training.soundness import require_equal, require_finite, weights_digest
+from ddpm_core.training.storing import checkpoint, retention
+from ddpm_core.training.storing.checkpoint import Origin
+from ddpm_core.training.storing.soundness import require_equal, require_finite, weights_digest
 
 RUN = "small"
 ORIGIN = Origin(experiment="e" * 64, dataset="d" * 64)

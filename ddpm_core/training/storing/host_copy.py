@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm_core.training.checkpoint import Parts
+from ddpm_core.training.storing.checkpoint import Parts
 
 
 class HostCopy:

@@ -11,11 +11,11 @@ from ddpm_core.errors import DivergenceError, StorageError
 from ddpm_core.runs import layout, places
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import LocalStore, open_store
-from ddpm_core.training import checkpoint, storing
-from ddpm_core.training.checkpoint import Origin
 from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.host_copy import HostCopy
-from ddpm_core.training.storing import Storing
+from ddpm_core.training.storing import beside, checkpoint
+from ddpm_core.training.storing.beside import Storing
+from ddpm_core.training.storing.checkpoint import Origin
+from ddpm_core.training.storing.host_copy import HostCopy
 from ddpm_core.training.worker import train_rank
 from tests.training.small import (
     make_learner,
@@ -91,7 +91,7 @@ def test_what_is_stored_is_the_state_as_it_was(tmp_path, monkeypatch, gate, copy
     """
     store, learner = open_store(str(tmp_path)), make_learner(small_config())
     before, curve = parts_of(learner), [{"step": 4.0}]
-    monkeypatch.setattr(storing, "HostCopy", copy)
+    monkeypatch.setattr(beside, "HostCopy", copy)
     with storing_of(store, learner) as one:
         one.take(5, curve)
         for part in learner.trainee.parts().values():
@@ -233,7 +233,7 @@ def test_checkpoints_too_close_to_each_other_are_said_once(tmp_path, monkeypatch
         clock[0] += 7.0
         return true_write(*args, **more)
 
-    monkeypatch.setattr(storing, "wait", noted_wait)
+    monkeypatch.setattr(beside, "wait", noted_wait)
     monkeypatch.setattr(checkpoint, "write_parts", slow_write)
     with storing_of(store, learner, now=lambda: clock[0]) as one:
         for step in (5, 10, 15):
