@@ -22,8 +22,8 @@ from benchmarks.network import batches
 from ddpm_core.cluster import Place
 from ddpm_core.recipes import recipe
 from ddpm_core.store.storage import open_store
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 from ddpm_core.training.storing.beside import Storing
 from ddpm_core.training.storing.checkpoint import Origin
 

@@ -36,8 +36,8 @@ from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import digits
 from ddpm_core.sampling.draw import to_u8
 from ddpm_core.sources.splits import load_splits
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 
 CPU = torch.device("cpu")
 LEFT = torch.arange(8) < 4

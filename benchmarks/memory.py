@@ -21,9 +21,9 @@ import torch
 from benchmarks.about import about
 from ddpm_core.cluster import Place
 from ddpm_core.recipes import recipe
-from ddpm_core.training.denoising import Denoising
 from ddpm_core.training.memory import needs
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 
 OUT = Path(__file__).parent / "results" / "memory-cpu.md"
 NETWORKS = {

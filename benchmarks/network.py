@@ -46,8 +46,8 @@ from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.machine import keep_freed_memory
 from ddpm_core.models.interop import to_diffusers
 from ddpm_core.recipes import recipe
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 
 WARM_UP = 3
 NUM_BATCHES = 4

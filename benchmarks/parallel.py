@@ -28,8 +28,8 @@ from benchmarks.network import batches
 from ddpm_core.cluster import Place
 from ddpm_core.machine import keep_freed_memory
 from ddpm_core.recipes import recipe
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 
 WAYS = {
     "1 worker x 1 thread": (1, 1),

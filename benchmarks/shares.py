@@ -19,8 +19,8 @@ from torch import distributed
 from benchmarks.about import about
 from ddpm_core.cluster import Place
 from ddpm_core.recipes import recipe
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 
 MIB = 2**20
 

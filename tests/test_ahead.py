@@ -5,7 +5,7 @@ import torch
 
 from ddpm_core import ahead, seeding
 from ddpm_core.ahead import MOST_STEPS, Ahead
-from ddpm_core.training.regions import known_regions
+from ddpm_core.training.stepping.regions import known_regions
 from tests.training.small import (
     average_of,
     copy_of,

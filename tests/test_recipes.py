@@ -20,7 +20,7 @@ from ddpm_core.recipes import (
 )
 from ddpm_core.runs.layout import experiment_fingerprint
 from ddpm_core.runs.run import configure
-from ddpm_core.training.optimiser import Optimiser
+from ddpm_core.training.stepping.optimiser import Optimiser
 
 # Ho et al. 2020, arXiv:2006.11239, appendix B, and where that is silent the scripts of the authors'
 # own code (hojonathanho/diffusion at 1e0dceb: run_cifar.py, utils.py, tpu_utils.py, nn.py).

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.training.loop import Training
-from ddpm_core.training.trainee import Trainee
+from ddpm_core.training.stepping.trainee import Trainee
 
 _ENOUGH, _FEW, _ENOUGH_S = 8, 3, 2.0
 """steps; or a few, if they take as many seconds"""

@@ -26,7 +26,7 @@ from ddpm_core.inference.weights import MODEL
 from ddpm_core.progress import WARNING
 from ddpm_core.training.loop import Training
 from ddpm_core.training.preview import Preview, Seen
-from ddpm_core.training.trainee import Trainee
+from ddpm_core.training.stepping.trainee import Trainee
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from ddpm_core.config import TrainConfig
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.errors import DivergenceError
 from ddpm_core.loading.batches import Batches
-from ddpm_core.training.scaling import FLOOR
-from ddpm_core.training.trainee import Trainee
+from ddpm_core.training.stepping.scaling import FLOOR
+from ddpm_core.training.stepping.trainee import Trainee
 
 
 class Training(Protocol):

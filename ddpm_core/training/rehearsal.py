@@ -23,10 +23,10 @@ from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.needs import Needs
 from ddpm_core.inference.build import arithmetic_of, build_network
 from ddpm_core.models.recompute import recompute_activations
-from ddpm_core.training.kinds import training_of
 from ddpm_core.training.memory import available, lack, needs
-from ddpm_core.training.parallel import Parallel
-from ddpm_core.training.trainee import ADAM
+from ddpm_core.training.stepping.kinds import training_of
+from ddpm_core.training.stepping.parallel import Parallel
+from ddpm_core.training.stepping.trainee import ADAM
 
 _MEASURED_S = 2.0
 _MOST_STEPS = 50

@@ -32,11 +32,11 @@ from ddpm_core.runs.weights import is_average
 from ddpm_core.shards.classes import classes_text, known_classes
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.training.kinds import training_of
 from ddpm_core.training.loop import Training
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.kinds import training_of
+from ddpm_core.training.stepping.parallel import Parallel
+from ddpm_core.training.stepping.trainee import ADAM
 from ddpm_core.training.storing import checkpoint
-from ddpm_core.training.trainee import ADAM
 
 _ALONE = cluster.Place(rank=0, world_size=1, device=torch.device("cpu"))
 _MOMENTS = ("exp_avg", "exp_avg_sq")

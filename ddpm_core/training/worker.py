@@ -23,15 +23,15 @@ from ddpm_core.tracking import Tracker, open_tracker
 from ddpm_core.training import memory
 from ddpm_core.training.first_steps import FirstSteps
 from ddpm_core.training.interleaved import Interleaved
-from ddpm_core.training.kinds import training_of
 from ddpm_core.training.loop import Commit, Point, Training, run_steps
-from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.preview import Preview, Seen, load_preview
+from ddpm_core.training.stepping.kinds import training_of
+from ddpm_core.training.stepping.parallel import Parallel
+from ddpm_core.training.stepping.trainee import Trainee
 from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.storing.beside import Storing
 from ddpm_core.training.storing.checkpoint import Begun, Curve, Origin
 from ddpm_core.training.storing.elsewhere import absent
-from ddpm_core.training.trainee import Trainee
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from ddpm_core.store.storage import LocalStore
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.stepping.denoising import Denoising
 
 CALLS_OF_ONE, CALLS = 4, 20
 """how many such calls a training makes of one checkpoint, and of four, of which one is retired"""

@@ -27,7 +27,7 @@ from ddpm_core.study.stage import run_study
 from ddpm_core.tracking.identity import changes_of, identify
 from ddpm_core.training import stage as training
 from ddpm_core.training import worker
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.stepping.denoising import Denoising
 from tests.config.grown import as_grown, grown
 from tests.format_1.make import NAME, old_config
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process

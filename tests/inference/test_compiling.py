@@ -17,7 +17,7 @@ TRAINED = """
 import functools, sys
 import torch
 from ddpm_core.conditioning import Conditioning
-from ddpm_core.training import denoising
+from ddpm_core.training.stepping import denoising
 from tests.training.small import *
 
 torch.set_num_threads(1)

@@ -20,11 +20,11 @@ from ddpm_core.runs import layout, places
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.training.classifying import Classifying
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.inputs import Drawing
 from ddpm_core.training.loop import Training
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.classifying import Classifying
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.inputs import Drawing
+from ddpm_core.training.stepping.parallel import Parallel
 
 CPU = torch.device("cpu")
 
@@ -130,7 +130,7 @@ def copy_of(tensors) -> dict[str, Tensor]:
 def run_group(target: Callable[[int, int, Path], None], world_size: int, folder: Path) -> None:
     """Call `target(rank, world_size, folder)` in as many processes, joined by gloo."""
     # A server that has imported torch once, and is forked: seconds less for every process.
-    multiprocessing.set_forkserver_preload(["ddpm_core.training.denoising"])
+    multiprocessing.set_forkserver_preload(["ddpm_core.training.stepping.denoising"])
     torch.multiprocessing.start_processes(
         _run_rank,
         args=(target, world_size, folder),

@@ -15,8 +15,8 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
-from ddpm_core.training.counting import Counts
-from ddpm_core.training.trainee import Average, Trainee
+from ddpm_core.training.stepping.counting import Counts
+from ddpm_core.training.stepping.trainee import Average, Trainee
 from ddpm_core.training.worker import train_rank
 from tests.training.small import (
     CPU,

@@ -4,7 +4,7 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.training.regions import known_regions
+from ddpm_core.training.stepping.regions import known_regions
 from tests.training.small import drawing_as, make_learner, rank_slice, small_config, small_images
 
 CONFIG = small_config(model__known=True, model__dropout=0.0)

@@ -12,12 +12,12 @@ from ddpm_core.recipes import digits, recipe
 from ddpm_core.recipes.classifier import digits_classifier
 from ddpm_core.recipes.sizes import sized
 from ddpm_core.training import rehearsal
-from ddpm_core.training.classifying import Classifying
 from ddpm_core.training.first_steps import FirstSteps
-from ddpm_core.training.kinds import training_of
 from ddpm_core.training.memory import needs
-from ddpm_core.training.parallel import Parallel
 from ddpm_core.training.rehearsal import _Prepared
+from ddpm_core.training.stepping.classifying import Classifying
+from ddpm_core.training.stepping.kinds import training_of
+from ddpm_core.training.stepping.parallel import Parallel
 from tests.training.small import CPU, small_config
 
 ALONE = Place(rank=0, world_size=1, device=CPU)

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from ddpm_core.config import RunConfig
 from ddpm_core.loading.loader import ImageSet
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.stepping.denoising import Denoising
 from tests.training.small import (
     average_of,
     copy_of,

@@ -16,7 +16,7 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.stepping.denoising import Denoising
 from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.worker import payload_of, train_rank
 from tests.training.small import CPU, average_of, make_learner, newest_checkpoint, small_config

@@ -10,10 +10,10 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.profiles import Exponential
-from ddpm_core.training.counting import Counts
-from ddpm_core.training.optimiser import Optimiser
-from ddpm_core.training.parallel import Parallel
-from ddpm_core.training.trainee import Average, Trainee
+from ddpm_core.training.stepping.counting import Counts
+from ddpm_core.training.stepping.optimiser import Optimiser
+from ddpm_core.training.stepping.parallel import Parallel
+from ddpm_core.training.stepping.trainee import Average, Trainee
 
 AVERAGES = [
     Average("autoencoder", "ema", Exponential(0.9)),

@@ -20,7 +20,7 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.loader import Images, ImageSet
 from ddpm_core.runs.protocol import protocol_identity
 from ddpm_core.shards.members import LABEL
-from ddpm_core.training.optimiser import Optimiser
+from ddpm_core.training.stepping.optimiser import Optimiser
 
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run

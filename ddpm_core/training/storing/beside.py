@@ -22,13 +22,13 @@ from ddpm_core.config.averages import has_snapshot, powers_of
 from ddpm_core.errors import CheckpointError, PipelineError
 from ddpm_core.progress import WARNING
 from ddpm_core.store.storage import Store
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.parallel import Parallel
+from ddpm_core.training.stepping.trainee import Trainee
 from ddpm_core.training.storing import checkpoint, retention, snapshots
 from ddpm_core.training.storing.checkpoint import Curve, Origin, Written
 from ddpm_core.training.storing.elsewhere import Elsewhere
 from ddpm_core.training.storing.host_copy import HostCopy
 from ddpm_core.training.storing.soundness import require_equal, require_finite, weights_digest
-from ddpm_core.training.trainee import Trainee
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.parallel import Parallel
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 _END = -1

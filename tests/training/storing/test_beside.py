@@ -11,7 +11,7 @@ from ddpm_core.errors import DivergenceError, StorageError
 from ddpm_core.runs import layout, places
 from ddpm_core.store import manifest
 from ddpm_core.store.storage import LocalStore, open_store
-from ddpm_core.training.denoising import Denoising
+from ddpm_core.training.stepping.denoising import Denoising
 from ddpm_core.training.storing import beside, checkpoint
 from ddpm_core.training.storing.beside import Storing
 from ddpm_core.training.storing.checkpoint import Origin
@@ -24,7 +24,7 @@ from tests.training.small import (
     run_group,
     small_config,
 )
-from tests.training.test_trainee import parts_of
+from tests.training.stepping.test_trainee import parts_of
 from tests.training.test_worker import (
     ALONE,
     Killed,

@@ -29,14 +29,14 @@ from ddpm_core.inference.replay import Record, Replay, recorder
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range
 from ddpm_core.models.recompute import recompute_activations
-from ddpm_core.training.augmentation import Augmentation
-from ddpm_core.training.counting import Counts
-from ddpm_core.training.inputs import NUM_QUARTILES, Drawing, Inputs
-from ddpm_core.training.optimiser import Optimiser
-from ddpm_core.training.parallel import Parallel
-from ddpm_core.training.scaling import LossScaling
-from ddpm_core.training.shares import Share
-from ddpm_core.training.trainee import ADAM, Average, Trainee
+from ddpm_core.training.stepping.augmentation import Augmentation
+from ddpm_core.training.stepping.counting import Counts
+from ddpm_core.training.stepping.inputs import NUM_QUARTILES, Drawing, Inputs
+from ddpm_core.training.stepping.optimiser import Optimiser
+from ddpm_core.training.stepping.parallel import Parallel
+from ddpm_core.training.stepping.scaling import LossScaling
+from ddpm_core.training.stepping.shares import Share
+from ddpm_core.training.stepping.trainee import ADAM, Average, Trainee
 
 
 class Denoising:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddpm_core.training.resampling import SYM6, Resampler
+from ddpm_core.training.stepping.resampling import SYM6, Resampler
 
 HEIGHT, WIDTH = 6, 9
 CPU = torch.device("cpu")

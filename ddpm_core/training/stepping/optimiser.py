@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from ddpm_core.training.scaling import LossScaling
-from ddpm_core.training.shares import Share
+from ddpm_core.training.stepping.scaling import LossScaling
+from ddpm_core.training.stepping.shares import Share
 
 _EPS = 1e-8
 _MOMENTS = ("exp_avg", "exp_avg_sq")

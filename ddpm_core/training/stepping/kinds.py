@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from ddpm_core.config import Role, RunConfig
-from ddpm_core.training.classifying import Classifying
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.classifying import Classifying
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.parallel import Parallel
 
 _KINDS: Mapping[Role, type[Denoising]] = {"denoiser": Denoising, "classifier": Classifying}
 

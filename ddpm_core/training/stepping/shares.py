@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, distributed
 
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.parallel import Parallel
 
 _BUCKET_BYTES = 32 * 2**20
 """how much is sent at once, unless one weight is larger"""

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ddpm_core.training import scaling as scaling_module
-from ddpm_core.training.optimiser import Optimiser
-from ddpm_core.training.scaling import FLOOR, LARGEST_SCALE, STEPS_TO_GROW, LossScaling
+from ddpm_core.training.stepping import scaling as scaling_module
+from ddpm_core.training.stepping.optimiser import Optimiser
+from ddpm_core.training.stepping.scaling import FLOOR, LARGEST_SCALE, STEPS_TO_GROW, LossScaling
 from tests.training.small import (
     CPU,
     average_of,

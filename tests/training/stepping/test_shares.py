@@ -12,10 +12,10 @@ from ddpm_core.runs import layout, results
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.optimiser import Optimiser
-from ddpm_core.training.scaling import LossScaling
-from ddpm_core.training.shares import divided
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.optimiser import Optimiser
+from ddpm_core.training.stepping.scaling import LossScaling
+from ddpm_core.training.stepping.shares import divided
 from ddpm_core.training.worker import train_rank
 from tests.training.small import CPU, make_learner, run_group, small_config, state_of
 from tests.training.test_averages import snapshots_of

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.config import RunConfig
-from ddpm_core.training.resampling import Resampler
+from ddpm_core.training.stepping.resampling import Resampler
 
 _LOG2_SCALE = 0.2
 """of a scale or a stretch by one standard deviation"""

@@ -18,9 +18,9 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.inference.weights import MODEL, STATE, average_role
 from ddpm_core.models import ema
 from ddpm_core.models.profiles import Decay
-from ddpm_core.training.counting import Counts
-from ddpm_core.training.optimiser import Optimiser
-from ddpm_core.training.scaling import LossScaling
+from ddpm_core.training.stepping.counting import Counts
+from ddpm_core.training.stepping.optimiser import Optimiser
+from ddpm_core.training.stepping.scaling import LossScaling
 
 ADAM = "adam"
 NOTHING_DIVIDED: Mapping[str, Collection[str]] = MappingProxyType({})

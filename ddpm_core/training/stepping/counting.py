@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.parallel import Parallel
 
 
 class Counts:

@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import RunConfig
-from ddpm_core.training.denoising import Denoising
-from ddpm_core.training.inputs import NUM_QUARTILES
-from ddpm_core.training.parallel import Parallel
+from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.inputs import NUM_QUARTILES
+from ddpm_core.training.stepping.parallel import Parallel
 
 
 class Classifying(Denoising):

@@ -17,11 +17,11 @@ from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
-from ddpm_core.training.counting import Counts
-from ddpm_core.training.optimiser import Optimiser
+from ddpm_core.training.stepping.counting import Counts
+from ddpm_core.training.stepping.optimiser import Optimiser
+from ddpm_core.training.stepping.trainee import Average, Trainee
 from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.storing.checkpoint import Origin
-from ddpm_core.training.trainee import Average, Trainee
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verify import verify
 from tests.training.small import (

@@ -3,7 +3,7 @@
 import torch
 
 from ddpm_core import seeding
-from ddpm_core.training.regions import known_regions
+from ddpm_core.training.stepping.regions import known_regions
 
 KEY = seeding.key(0, "known")
 MANY = torch.arange(4000)

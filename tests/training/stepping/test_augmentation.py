@@ -15,8 +15,8 @@ from ddpm_core.inference.build import build_denoiser, build_network
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.fit import fit
 from ddpm_core.recipes import recipe
-from ddpm_core.training.augmentation import Augmentation, Transform, draw_transform
-from ddpm_core.training.resampling import Resampler
+from ddpm_core.training.stepping.augmentation import Augmentation, Transform, draw_transform
+from ddpm_core.training.stepping.resampling import Resampler
 from tests.models.diffusers_oracle import perturb
 from tests.training.small import (
     CPU,

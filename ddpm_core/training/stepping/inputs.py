@@ -19,8 +19,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BinomialObjective
 from ddpm_core.diffusion.continuous_objective import ContinuousObjective
 from ddpm_core.diffusion.objective import Objective
-from ddpm_core.training.augmentation import Transform, draw_transform
-from ddpm_core.training.regions import known_regions
+from ddpm_core.training.stepping.augmentation import Transform, draw_transform
+from ddpm_core.training.stepping.regions import known_regions
 
 NUM_QUARTILES = 4
 
