@@ -175,7 +175,7 @@ def _check_ahead(store: Store, config: RunConfig) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from ddpm_core.verify import verify
+    from ddpm_core.verifying.verify import verify
 
     report = verify(options.target, root=options.root)
     for line in report.looked_at:

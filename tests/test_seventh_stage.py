@@ -11,7 +11,7 @@ from ddpm_core.runs.stages import STAGES, stages_of
 from ddpm_core.runs.table import list_runs, show_run
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.identity import changes_of
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from flows import command_line, plan
 from tests import toy_stage
 from tests.flows.fakes import recorded

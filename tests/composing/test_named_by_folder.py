@@ -9,7 +9,7 @@ from ddpm_core.evaluation.comparing.sides import side_of
 from ddpm_core.runs.dataset_names import NamedSet, enter, give
 from ddpm_core.runs.targets import dataset_place
 from ddpm_core.store.storage import open_store
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.composing.sets import composed, made
 
 

@@ -16,7 +16,7 @@ from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_file
 from ddpm_core.store.expected import Expected
 from ddpm_core.units.units import manifest_name
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import cpu
 
 pytestmark = pytest.mark.usefixtures("recording_tracker")

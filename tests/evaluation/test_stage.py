@@ -14,7 +14,7 @@ from ddpm_core.runs.run import open_run
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.commit import retire
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import commit_earlier, tiny_config
 
 ROLES = {

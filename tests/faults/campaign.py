@@ -42,7 +42,7 @@ from ddpm_core.store.storage import Store, open_store, sha256_of
 from ddpm_core.training import start
 from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.worker import train_rank
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.faults import damage, flow_kills, kill_storing, swaps
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 from tests.training.small import CPU, small_config

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_core import cluster, verify
+from ddpm_core import cluster
 from ddpm_core.errors import CheckpointError, RunConflictError
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.runs import begun, layout, places, results
@@ -28,6 +28,7 @@ from ddpm_core.tracking.identity import changes_of, identify
 from ddpm_core.training import stage as training
 from ddpm_core.training import worker
 from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.verifying import verify
 from tests.config.grown import as_grown, grown
 from tests.format_1.make import NAME, old_config
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process

@@ -29,7 +29,7 @@ from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import open_store
 from ddpm_core.training.storing import checkpoint, retention, snapshots
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import in_process, one_thread, recording_tracker, tiny_config
 
 __all__ = ["in_process", "one_thread", "recording_tracker"]

@@ -11,7 +11,7 @@ from ddpm_core.sampling import stage, worker
 from ddpm_core.sampling.export import export_samples
 from ddpm_core.sampling.units import Unit, first_images, publish, read_unit
 from ddpm_core.store.manifest import DamagedError, Manifest, quarantine
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 
 pytestmark = pytest.mark.usefixtures("in_process", "recording_tracker")
 

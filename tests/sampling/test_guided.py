@@ -19,7 +19,7 @@ from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.sampling.units import first_images
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.diffusion.chains import SHORT, normal
 from tests.sampling.tiny import commit_earlier, cpu, tiny_config
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_core import cluster, verify
+from ddpm_core import cluster
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation.measuring.context import EvaluationContext
 from ddpm_core.evaluation.measuring.worker import likelihood_part
@@ -26,8 +26,9 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from ddpm_core.training import worker
-from ddpm_core.verify_report import Report
-from ddpm_core.verify_results import verify_result
+from ddpm_core.verifying import verify
+from ddpm_core.verifying.report import Report
+from ddpm_core.verifying.results import verify_result
 from tests.format_1.make import old_config
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 

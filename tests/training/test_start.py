@@ -24,7 +24,7 @@ from ddpm_core.store.storage import open_store, sha256_of
 from ddpm_core.training import start, worker
 from ddpm_core.training.start import copy_base
 from ddpm_core.training.worker import train_rank
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.training.small import make_learner, small_config
 from tests.training.test_worker import ALONE, FakeTracker, Killed, train_until
 

@@ -14,7 +14,7 @@ from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.build import build_schedule
 from ddpm_core.runs import results
 from ddpm_core.runs.table import list_runs
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import classifier_config, commit_random_weights
 
 CONFIG = classifier_config()

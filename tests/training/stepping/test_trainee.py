@@ -23,7 +23,7 @@ from ddpm_core.training.stepping.trainee import Average, Trainee
 from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.storing.checkpoint import Origin
 from ddpm_core.training.worker import train_rank
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.training.small import (
     CPU,
     copy_of,

@@ -23,7 +23,7 @@ from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import open_store, sha256_of
 from ddpm_core.training.storing import checkpoint
-from ddpm_core.verify import verify
+from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import (
     _evaluated_root,
     _sampled_root,
@@ -468,7 +468,9 @@ def test_a_run_that_is_called_as_its_recipe_is_itself(given, tmp_path, monkeypat
     root, config = configure("digits", root=None, run=None, changes={"train.num_steps": 60})
     open_run(open_store(root), config)
     seen = []
-    monkeypatch.setattr("ddpm_core.verify._verify_run", lambda _, config, __: seen.append(config))
+    monkeypatch.setattr(
+        "ddpm_core.verifying.verify._verify_run", lambda _, config, __: seen.append(config)
+    )
     verify("digits", root=str(tmp_path / "runs") if given == "root" else None)
     (found,) = seen
     assert found.train.num_steps == 60

@@ -7,8 +7,8 @@ from ddpm_core.runs import layout, places, refusals
 from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
-from ddpm_core.verify_report import Report, unnamed_in
-from ddpm_core.verify_results import Steps
+from ddpm_core.verifying.report import Report, unnamed_in
+from ddpm_core.verifying.results import Steps
 
 
 def verify_averages(

@@ -24,9 +24,9 @@ from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store, open_store
-from ddpm_core.verify_averages import verify_averages
-from ddpm_core.verify_report import Report, unnamed_in
-from ddpm_core.verify_results import Steps, folder_kinds, retired, verify_result
+from ddpm_core.verifying.averages import verify_averages
+from ddpm_core.verifying.report import Report, unnamed_in
+from ddpm_core.verifying.results import Steps, folder_kinds, retired, verify_result
 
 _NUM_SHOWN = 20
 _FEATURES, _STATISTICS = "features-", "statistics-"

@@ -15,7 +15,7 @@ from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError, Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.units.units import whole_of
-from ddpm_core.verify_report import MARKS, Report, unnamed_in
+from ddpm_core.verifying.report import MARKS, Report, unnamed_in
 
 Steps = dict[str, set[int]]
 """SHA-256 of weights in a checkpoint -> its step; equal weights may be of two"""
