@@ -4,8 +4,8 @@ The judge is no network of ours: a support vector machine on the raw pixels of t
 right about 98 of 100 held-out ones.
 
 The gate has the first two, of one training. What the others show of whole trainings it has as
-closed forms: `diffusion/wrappers/test_classifier_guidance.py`, `training/test_classifying.py`,
-`sampling/test_guided.py`, `evaluation/test_by_class.py`.
+closed forms: `diffusion/wrappers/test_classifier_guidance.py`, `sampling/test_guided.py`,
+`training/stepping/test_classifying.py`, `evaluation/numbers/test_by_class.py`.
 """
 
 from dataclasses import dataclass, replace
