@@ -26,7 +26,14 @@ from ddpm_core.models.blocks import (
     TimeEmbedding,
     initialise,
 )
-from ddpm_core.models.unet import Common, DownStage, Middle, block_inputs, check_levels, check_size
+from ddpm_core.models.stages import (
+    Common,
+    DownStage,
+    Middle,
+    block_inputs,
+    check_levels,
+    check_size,
+)
 
 
 class NoisedClassifier(nn.Module):
