@@ -30,8 +30,9 @@ from ddpm_core.cluster import Place
 from ddpm_core.conditioning import Known
 from ddpm_core.config import SampleConfig
 from ddpm_core.editing.method import Method, edit_images
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import digits
 from ddpm_core.sampling.draw import to_u8

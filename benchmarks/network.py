@@ -40,8 +40,9 @@ from ddpm_core.cluster import Place
 from ddpm_core.diffusion.samplers.ancestral import descend
 from ddpm_core.exchange.scheduler_config import write_scheduler_config
 from ddpm_core.exchange.unet_config import write_unet_config
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.machine import keep_freed_memory
 from ddpm_core.models.interop import to_diffusers

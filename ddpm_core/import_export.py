@@ -24,7 +24,7 @@ from ddpm_core.exchange.keys import Described
 from ddpm_core.exchange.networks import from_diffusers, to_diffusers, write_network
 from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import from_original
 from ddpm_core.recipes import recipe

@@ -7,7 +7,7 @@ from torch import nn
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.choices import is_learned
 from ddpm_core.errors import ConfigError
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.recipes import (
     PAPER_TABLE_2,
     RECIPES,

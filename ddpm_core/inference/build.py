@@ -6,18 +6,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import (
     BinomialConfig,
-    ClassifierConfig,
     ContinuousConfig,
-    DiTConfig,
-    MLPConfig,
-    MultiScaleConfig,
     RunConfig,
     SampleConfig,
-    UNetConfig,
 )
 from ddpm_core.diffusion.binomial.chain import BinomialChain
 from ddpm_core.diffusion.binomial.denoiser import BinomialObjective, BitDenoiser
@@ -31,101 +25,12 @@ from ddpm_core.diffusion.paths.spacing import choose_timesteps, karras_sigmas
 from ddpm_core.diffusion.wrappers.guidance import EVERYWHERE, Interval
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference import continuous
-from ddpm_core.models.classifier import NoisedClassifier
-from ddpm_core.models.dit import DiT
-from ddpm_core.models.mlp import MLP
-from ddpm_core.models.multiscale import MultiScale
-from ddpm_core.models.unet import UNet
 
 _LARGEST_END = 1e-3
 
 
-AnyNetwork = UNet | DiT | MLP | MultiScale | NoisedClassifier
-"""(x_t, t, conditioning) -> prediction, or logits of classes, of any kind"""
 AnyDenoiser = NetworkDenoiser | BitDenoiser
 """of images, on a path of Gaussian noise, or of bits"""
-
-
-def build_network(config: RunConfig) -> AnyNetwork:
-    """Return the network of `config` on the CPU, initialised from `train.seed`.
-
-    The weights depend on the model section and the seed alone: every rank builds the same.
-    """
-    data, generator = config.data, seeding.generator(config.train.seed, "init")
-    match config.model:
-        case UNetConfig() as model:
-            return UNet(
-                in_channels=data.channels,
-                out_channels=config.out_channels,
-                base_channels=model.base_channels,
-                channel_mults=model.channel_mults,
-                num_res_blocks=model.num_res_blocks,
-                attention_resolutions=model.attention_resolutions,
-                image_height=data.height,
-                dropout=model.dropout,
-                num_groups=model.num_groups,
-                num_classes=config.num_classes,
-                takes_known=model.known,
-                takes_augment=config.train.augment > 0,
-                fourier=model.time_embedding == "fourier",
-                generator=generator,
-            )
-        case DiTConfig() as model:
-            return DiT(
-                in_channels=data.channels,
-                out_channels=config.out_channels,
-                image_size=(data.height, data.width),
-                patch_size=model.patch_size,
-                hidden_size=model.hidden_size,
-                num_layers=model.num_layers,
-                num_heads=model.num_heads,
-                num_classes=config.num_classes,
-                takes_known=model.known,
-                takes_augment=config.train.augment > 0,
-                generator=generator,
-            )
-        case MLPConfig() as model:
-            return MLP(
-                shape=data.shape,
-                out_channels=config.out_channels,
-                hidden_size=model.hidden_size,
-                num_layers=model.num_layers,
-                first_gain=model.first_gain,
-                num_bumps=model.num_bumps,
-                num_timesteps=config.diffusion.num_timesteps,
-                num_classes=config.num_classes,
-                generator=generator,
-            )
-        case MultiScaleConfig() as model:
-            return MultiScale(
-                shape=data.shape,
-                out_channels=config.out_channels,
-                conv_channels=model.conv_channels,
-                num_conv_layers=model.num_conv_layers,
-                num_scales=model.num_scales,
-                dense_size=model.dense_size,
-                num_dense_layers=model.num_dense_layers,
-                dense_channels=model.dense_channels,
-                upper_channels=model.upper_channels,
-                num_upper_layers=model.num_upper_layers,
-                num_bumps=model.num_bumps,
-                num_timesteps=config.diffusion.num_timesteps,
-                num_classes=config.num_classes,
-                generator=generator,
-            )
-        case ClassifierConfig() as model:
-            return NoisedClassifier(
-                in_channels=data.channels,
-                num_classes=config.num_classes or 0,
-                base_channels=model.base_channels,
-                channel_mults=model.channel_mults,
-                num_res_blocks=model.num_res_blocks,
-                attention_resolutions=model.attention_resolutions,
-                image_height=data.height,
-                dropout=model.dropout,
-                num_groups=model.num_groups,
-                generator=generator,
-            )
 
 
 def build_schedule(config: RunConfig) -> NoiseSchedule:

@@ -11,14 +11,8 @@ from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import (
-    AnyDenoiser,
-    AnyNetwork,
-    arithmetic_of,
-    build_denoiser,
-    build_network,
-    layout_of,
-)
+from ddpm_core.inference.build import AnyDenoiser, arithmetic_of, build_denoiser, layout_of
+from ddpm_core.inference.networks import AnyNetwork, build_network
 from ddpm_core.inference.one_size import OfOneSize
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.blocks import KEPT_SHORT, Norm

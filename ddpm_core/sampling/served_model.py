@@ -41,12 +41,9 @@ from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
 from ddpm_core.images import png  # noqa: E402
-from ddpm_core.inference.build import (  # noqa: E402
-    arithmetic_of,
-    build_denoiser,
-    build_network,
-)
+from ddpm_core.inference.build import arithmetic_of, build_denoiser  # noqa: E402
 from ddpm_core.inference.denoiser import AveragedNetwork, Guide  # noqa: E402
+from ddpm_core.inference.networks import build_network  # noqa: E402
 from ddpm_core.sampling.loaded import Model, Wish  # noqa: E402
 from ddpm_core.sampling.plan import plan_of  # noqa: E402
 from ddpm_core.shards.classes import Classes  # noqa: E402

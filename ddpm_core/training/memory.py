@@ -23,7 +23,8 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
 from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.config.needs import Needs, lack_text
-from ddpm_core.inference.build import arithmetic_of, build_network
+from ddpm_core.inference.build import arithmetic_of
+from ddpm_core.inference.networks import build_network
 from ddpm_core.models.blocks import Norm
 from ddpm_core.models.recompute import recompute_activations
 

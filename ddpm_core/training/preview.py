@@ -28,15 +28,10 @@ from ddpm_core.diffusion.samplers.ddim import ddim_steps
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.drawing import pictures
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.inference.build import (
-    arithmetic_of,
-    build_denoiser,
-    build_network,
-    build_objective,
-    in_training,
-)
+from ddpm_core.inference.build import arithmetic_of, build_denoiser, build_objective, in_training
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.inference.levels import to_u8
+from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import load_split, to_unit_range
 from ddpm_core.permutation import keyed_permutation
 from ddpm_core.runs import layout, previews, results

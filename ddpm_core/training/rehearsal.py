@@ -21,7 +21,8 @@ from ddpm_core.cluster import Place
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import RunConfig, UNetConfig
 from ddpm_core.config.needs import Needs
-from ddpm_core.inference.build import arithmetic_of, build_network
+from ddpm_core.inference.build import arithmetic_of
+from ddpm_core.inference.networks import build_network
 from ddpm_core.models.recompute import recompute_activations
 from ddpm_core.training.memory import available, lack, needs
 from ddpm_core.training.stepping.kinds import training_of

@@ -16,7 +16,7 @@ from ddpm_core.config.start import STATE as WHOLE_STATE
 from ddpm_core.errors import CheckpointError
 from ddpm_core.exchange.folder import exact_float32, read_folder
 from ddpm_core.exchange.networks import from_diffusers
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import (
     MODEL,
     STATE,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.config.estimate import disk_use, size_text
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.recipes import RECIPES, digits, recipe
 
 

@@ -12,9 +12,10 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.continuous_scheduler import CLASS_NAMES, read_continuous, write_continuous
 from ddpm_core.exchange.networks import to_diffusers, write_network
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
 from ddpm_core.inference.continuous import path_of
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.sampling.sampler import run_sampler
 from tests.models.diffusers_oracle import perturb
 from tests.sampling.tiny import tiny_config

@@ -17,8 +17,8 @@ from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.exchange.described import read_network
 from ddpm_core.exchange.networks import write_network
 from ddpm_core.import_export import export_weights, import_weights, read_weights
-from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import original_name
 from ddpm_core.recipes import digits

@@ -14,7 +14,7 @@ from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.import_export import export_weights
 from ddpm_core.inference import average
 from ddpm_core.inference.average import make_average
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.ema import EMA
 from ddpm_core.models.profiles import Power, gamma_of, inner_product

@@ -7,8 +7,8 @@ from torch.nn import functional
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.inference import denoiser
-from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.models import blocks
 from ddpm_core.recipes import digits
 from ddpm_core.sampling.draw import draw

@@ -7,7 +7,7 @@ from torch.nn.functional import group_norm, silu
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import ClassifierConfig, UNetConfig
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.recipes import recipe
 from tests.diffusion.chains import normal
 

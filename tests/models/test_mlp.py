@@ -7,7 +7,7 @@ import torch
 
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.errors import ConfigError, DataError
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.models.mlp import MLP, BumpReadout
 from ddpm_core.recipes import digits, recipe
 

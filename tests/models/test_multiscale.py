@@ -9,7 +9,8 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import MultiScaleConfig
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.exchange.networks import write_network
-from ddpm_core.inference.build import build_denoiser, build_network, build_schedule
+from ddpm_core.inference.build import build_denoiser, build_schedule
+from ddpm_core.inference.networks import build_network
 from ddpm_core.models.multiscale import MultiScale, MultiScaleConv
 from ddpm_core.recipes import digits, recipe
 

@@ -8,8 +8,8 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.samplers.ancestral import draw_previous
-from ddpm_core.inference.build import build_network
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
 from tests.sampling.tiny import tiny_config

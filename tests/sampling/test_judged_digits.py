@@ -22,8 +22,9 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.measuring.label_use import classified_part
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import recipe
 from ddpm_core.sampling.draw import draw, to_u8

@@ -14,7 +14,8 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
+from ddpm_core.inference.networks import build_network
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
 from ddpm_core.shards.classes import Classes

@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.images import png
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
+from ddpm_core.inference.networks import build_network
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import layout
 from ddpm_core.runs.run import open_run

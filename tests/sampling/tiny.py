@@ -12,7 +12,7 @@ import torch
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.stage import run_evaluate
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import read_tensors
 from ddpm_core.recipes import digits
 from ddpm_core.runs import layout, results

@@ -5,7 +5,7 @@ import torch
 
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from tests.training.small import drawing_as, make_learner, rank_slice, small_config, small_images
 
 QUIET = {"model__dropout": 0.0, "train__random_flip": False}

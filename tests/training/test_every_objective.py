@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from ddpm_core import seeding
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.inference.build import build_network, build_objective, build_schedule
+from ddpm_core.inference.build import build_objective, build_schedule
+from ddpm_core.inference.networks import build_network
 from tests.diffusion.objectives import PAIRS
 from tests.training.small import (
     average_of,

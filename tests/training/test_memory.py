@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm_core.conditioning import NOTHING
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.recipes import recipe
 from ddpm_core.recipes.small import digits_dit
 from ddpm_core.training.memory import _Alive, available, count, lack, needs

@@ -9,13 +9,9 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule
 from ddpm_core.evaluation.measuring.worker import likelihood_part
-from ddpm_core.inference.build import (
-    AnyDenoiser,
-    build_denoiser,
-    build_network,
-    build_schedule,
-)
+from ddpm_core.inference.build import AnyDenoiser, build_denoiser, build_schedule
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import ImageSet, to_unit_range
 from ddpm_core.recipes import recipe
 from ddpm_core.sampling.draw import draw, to_levels

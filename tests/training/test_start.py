@@ -11,7 +11,7 @@ from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.exchange.folder import write_folder
 from ddpm_core.exchange.networks import to_diffusers, write_network
 from ddpm_core.exchange.scheduler_config import write_scheduler_config
-from ddpm_core.inference.build import build_network
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.recipes import recipe
 from ddpm_core.runs import base, layout, places, results

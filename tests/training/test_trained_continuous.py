@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ddpm_core.evaluation.measuring.worker import flow_part, likelihood_part
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
 from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.networks import build_network
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import recipe
 from ddpm_core.sources.splits import load_splits

@@ -17,14 +17,9 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.averages import averages_of
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.diffusion.denoiser import Network
-from ddpm_core.inference.build import (
-    arithmetic_of,
-    build_network,
-    build_objective,
-    in_training,
-    layout_of,
-)
+from ddpm_core.inference.build import arithmetic_of, build_objective, in_training, layout_of
 from ddpm_core.inference.compiling import compiled, said_of_compiling
+from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.replay import Record, Replay, recorder
 from ddpm_core.inference.weights import MODEL
 from ddpm_core.loading.loader import flip, to_unit_range

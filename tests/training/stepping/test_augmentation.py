@@ -11,7 +11,8 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.exchange.networks import to_diffusers
-from ddpm_core.inference.build import build_denoiser, build_network
+from ddpm_core.inference.build import build_denoiser
+from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.models.fit import fit
 from ddpm_core.recipes import recipe

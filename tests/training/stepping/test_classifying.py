@@ -6,7 +6,8 @@ import torch
 from ddpm_core import seeding
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.process import q_sample
-from ddpm_core.inference.build import build_network, build_schedule
+from ddpm_core.inference.build import build_schedule
+from ddpm_core.inference.networks import build_network
 from tests.training.small import (
     average_of,
     copy_of,

@@ -12,7 +12,8 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
-from ddpm_core.inference.build import arithmetic_of, build_network, build_schedule
+from ddpm_core.inference.build import arithmetic_of, build_schedule
+from ddpm_core.inference.networks import build_network
 from tests.gpu import no_waiting, quiet
 from tests.training.small import (
     CPU,
