@@ -5,42 +5,25 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
-from ddpm_core.evaluation.features.kept import describe_network
-from ddpm_core.evaluation.features.statistics import Statistics, network_of
+from ddpm_core.evaluation.features.statistics import Statistics
 from ddpm_core.evaluation.measuring.inputs import Inputs
-from ddpm_core.evaluation.measuring.kept_statistics import (
-    is_of_training_images,
-    keep_statistics,
-    statistics_for,
-)
-from ddpm_core.evaluation.measuring.label_use import classifier_metric, worth_metric
+from ddpm_core.evaluation.measuring.kept_statistics import is_of_training_images, statistics_for
 from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
 from ddpm_core.evaluation.measuring.noised import accuracy_metric
-from ddpm_core.evaluation.measuring.worker import SOURCES, Kind, make_worker, units_of, uses_network
+from ddpm_core.evaluation.measuring.worker import Kind, make_worker, units_of, uses_network
 from ddpm_core.evaluation.numbers import figures, metrics
-from ddpm_core.evaluation.numbers.by_class import Judged, class_rows, judge_metric
-from ddpm_core.evaluation.numbers.feature_metrics import (
-    asked_for,
-    looked_at_sets,
-    metrics_of_classes,
-    metrics_shown,
-)
+from ddpm_core.evaluation.numbers.feature_metrics import metrics_shown
+from ddpm_core.evaluation.numbers.gathered import numbers_of
 from ddpm_core.evaluation.numbers.metrics import Bound
-from ddpm_core.evaluation.numbers.seen import Seen, seen_of
-from ddpm_core.evaluation.numbers.simplest_model import reference_bits, relative_metric
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
-from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.stage import deliver_own_curve, deliver_samples
 from ddpm_core.sampling.units import first_images
-from ddpm_core.shards.members import LABEL
 from ddpm_core.shards.one_class import require_no_metrics
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_files
@@ -152,17 +135,8 @@ def _publish(
     """
     if inputs.config.role == "classifier":
         return _commit(inputs, _of_classifier(inputs, findings), history)
-    config, weights = inputs.config, inputs.weights
     bound = Bound.of(findings.each("bound", "test"))
-    numbers = {
-        "bits_per_dim": metrics.bits_per_dim_metric(
-            bound, config, weights, num_test_images=inputs.num_test
-        ),
-        "relative_to_gaussian": _relative(inputs, bound),
-        **_of_flow(inputs, findings),
-        **_of_features(inputs, findings, known),
-        **_of_classes(inputs, findings, bound),
-    }
+    numbers = numbers_of(inputs, findings, bound, known)
     contents = {
         METRICS_ROLE: (".json", _json(numbers)),
         "likelihood": (".json", _json(metrics.likelihood_artifact(bound))),
@@ -200,120 +174,6 @@ def _commit(
     files = write_files(store, place.folder, contents)
     said = {**place.expected.body, **place.expected.noted, **place.expected.if_written}
     return commit(store, place.folder, files, {**said, "summary": summary(numbers)})
-
-
-def _relative(inputs: Inputs, bound: Bound) -> dict[str, Any]:
-    if not inputs.index.image.mean:
-        reason = "mean and deviation of images that are used in place are not known"
-        return {"value": None, "reason": reason}
-    with closing(load_split(inputs.store, inputs.index, "test")) as held_out:
-        images = held_out.images(0, len(bound.prior))
-        is_binary = inputs.config.data.is_binary
-        reference = reference_bits(images, inputs.index.image, is_binary=is_binary).numpy()
-    return relative_metric(bound.total, reference, inputs.config, inputs.weights)
-
-
-def _of_flow(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
-    """Return what is measured through the flow of a process in continuous time; {} of a chain."""
-    if not findings.has("flow", "test"):
-        return {}
-    bits = findings.rows("flow", "test", "bits").numpy()
-    return {"bits_per_dim_flow": metrics.flow_metric(bits, inputs.config, inputs.weights)}
-
-
-def _of_features(
-    inputs: Inputs, findings: Findings[Kind], known: Statistics | None
-) -> dict[str, Any]:
-    if inputs.recipe is None:
-        reason = str(inputs.why_no_distance)
-        return {
-            "frechet_distance": metrics.no_frechet_metric(inputs.weights, reason=reason),
-            "inception_score": None,
-        }
-    network = describe_network(inputs.store, inputs.recipe)
-    parts = [part for part in SOURCES if known is None or part != "train"]
-    seen = {part: seen_of(findings.each("features", part)) for part in parts}
-    if known is not None:
-        seen["train"] = Seen(known.moments, None, None)
-    else:
-        moments = seen["train"].moments
-        statistics = Statistics(moments, None, moments.count, network_of(network))
-        keep_statistics(inputs.store, inputs.index, inputs.recipe, statistics)
-    config, weights = inputs.config, inputs.weights
-    return {
-        "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
-        "inception_score": metrics.inception_metric(seen, config, weights, network=network),
-        **asked_for(inputs, findings, network),
-    }
-
-
-def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:
-    """Return what is measured by class: of samples that have one, and a network of labels."""
-    store, config, names = inputs.store, inputs.config, inputs.index.label.names
-    plan = load_plan(store, config)
-    drawn = plan.labels(torch.arange(config.sample.num_images))
-    if drawn is None or plan.names not in ((), names):
-        return {}  # of the classes of a classifier that has others than these images
-    with closing(load_split(store, inputs.index, "test")) as held_out:
-        labels = held_out.member(LABEL, np.arange(inputs.num_test)).numpy()
-    judged = None
-    if inputs.recipe is not None and config.evaluate.features == "trained":
-        samples, test = (_most_probable(findings, part) for part in ("samples", "test"))
-        judged = Judged(drawn.numpy(), samples), Judged(labels, test)
-    used, classified, saved = _of_labels(inputs, findings, bound, labels)
-    rows = class_rows(
-        names,
-        bound.total,
-        labels[: len(bound.total)],
-        judged,
-        saved=saved,
-        classified=classified,
-    )
-    if inputs.recipe is not None and config.evaluate.metrics:
-        measured = metrics_of_classes(
-            looked_at_sets(findings),
-            config,
-            drawn=drawn.numpy(),
-            held_out=labels,
-            num_classes=len(names),
-        )
-        rows = [row | own for row, own in zip(rows, measured, strict=True)]
-    if judged is None or inputs.recipe is None:
-        return {**used, "classes": rows}
-    metric = judge_metric(
-        *judged,
-        config,
-        inputs.weights,
-        network=describe_network(store, inputs.recipe),
-        num_classes=len(names),
-    )
-    return {"judge_accuracy": metric, **used, "classes": rows}
-
-
-def _of_labels(
-    inputs: Inputs, findings: Findings[Kind], bound: Bound, labels: NDArray[np.int64]
-) -> tuple[dict[str, Any], Judged | None, NDArray[np.float64] | None]:
-    """Return what the network makes of labels, each image as it classifies it, and bits saved."""
-    config, weights, num_classes = inputs.config, inputs.weights, inputs.config.num_classes
-    found: dict[str, Any] = {}
-    classified, saved = None, None
-    if findings.has("classes", "test") and num_classes is not None:
-        guesses = findings.rows("classes", "test", "eps").argmin(dim=1).numpy()
-        classified = Judged(labels[: len(guesses)], guesses)
-        is_right = classified.labels == classified.found
-        found["diffusion_classifier"] = classifier_metric(
-            is_right, config, weights, num_classes=num_classes
-        )
-    if findings.has("unlabelled", "test"):
-        without, given = Bound.of(findings.each("unlabelled", "test")).total, bound.total
-        saved = (without - given) * np.prod(config.data.shape)
-        found["label_worth"] = worth_metric(without, given, labels[: len(given)], config, weights)
-    return found, classified, saved
-
-
-def _most_probable(findings: Findings[Kind], part: str) -> NDArray[np.int64]:
-    found = [one["probabilities"].argmax(dim=1) for one in findings.each("features", part)]
-    return torch.cat(found).numpy()
 
 
 def _comparison(inputs: Inputs) -> bytes:

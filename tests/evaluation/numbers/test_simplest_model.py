@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ddpm_core.evaluation.delivery import _values
+from ddpm_core.evaluation.numbers.gathered import _relative
 from ddpm_core.evaluation.numbers.simplest_model import reference_bits, relative_metric
-from ddpm_core.evaluation.stage import _relative
 from ddpm_core.recipes import digits, recipe
 from ddpm_core.shards.members import ImageMember
 
