@@ -1,15 +1,18 @@
 """What sections of a configuration must agree on: each rule raises ValueError, with a remedy."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddpm_core.config.diffusion import BinomialConfig, ContinuousConfig
+from ddpm_core.config.labels import (
+    OF_IMAGES,
+    classifiers_only_classify,
+    guide_is_another,
+    labels_are_there,
+)
 from ddpm_core.config.measure import EvaluateConfig
 from ddpm_core.config.model.bumps import BumpsConfig
-from ddpm_core.config.model_ref import EMA, NEWEST, ModelRef
 from ddpm_core.diffusion.choices import (
-    is_learned,
     is_of_one_step,
     require_possible,
     require_samplable,
@@ -21,74 +24,6 @@ if TYPE_CHECKING:
 
 _NEIGHBOURS = 6
 """images of which each has a fifth nearest other"""
-
-_OF_IMAGES = (
-    "guidance_by",
-    "guidance_interval",
-    "guidance_rescale",
-    "threshold_percentile",
-    "threshold_cap",
-)
-"""keys of `sample` that are stated for images and not for bits"""
-
-_OF_DENOISERS = {
-    "train": ("loss", "weighting", "label_dropout", "preview_every"),
-    "sample": ("labels", "guidance_scale", "guidance_by", *_OF_IMAGES[1:]),
-    "evaluate": (
-        *("num_classified_images", "label_worth", "ode_steps", "features", "metrics"),
-        "reference",
-    ),
-}
-"""section -> keys that a run of a classifier has no use for"""
-
-
-def _labels_are_there(config: "RunConfig") -> None:
-    data, model = config.data, config.model
-    if not model.uses_labels:
-        _refuse_knobs_of_labels(config)
-        return
-    key = "conditioning=label" if model.role == "denoiser" else f"kind={model.kind}"
-    if not data.class_folders:
-        raise ValueError(
-            f"model.{key} goes by the classes of the images, and with "
-            "data.class_folders=false there is one for all; leave out one of the two"
-        )
-    if config.num_classes is None:
-        raise ValueError(
-            f"model.{key} with data.name={data.name} needs model.num_classes, the "
-            f"number of folders that are classes; --dry-run without model.{key.partition('=')[0]} "
-            "says which there are"
-        )
-    if data.num_classes not in (None, config.num_classes):
-        raise ValueError(
-            f"model.num_classes={model.num_classes}, but {data.name} has {data.num_classes} "
-            "classes; set model.num_classes=null"
-        )
-    for label in config.sample.labels if isinstance(config.sample.labels, tuple) else ():
-        if isinstance(label, int) and not 0 <= label < config.num_classes:
-            raise ValueError(
-                f"sample.labels has {label}, and the {config.num_classes} classes have the "
-                f"numbers 0 to {config.num_classes - 1}"
-            )
-
-
-def _refuse_knobs_of_labels(config: "RunConfig") -> None:
-    knobs = [("train", "label_dropout")]
-    knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
-    if config.sample.guidance_by is None:
-        knobs.append(("sample", "guidance_scale"))
-    if config.sample.guidance_by is None or _is_own(config):  # else perhaps by a classifier
-        knobs.append(("sample", "labels"))
-    for name, key in knobs:
-        section = getattr(config, name)
-        value = getattr(section, key)
-        if value != type(section).model_fields[key].default:
-            other = " or sample.guidance_by" if name == "sample" else ""
-            raise ValueError(
-                f"{name}.{key}={value} is a setting of model.conditioning=label{other}, and "
-                f"the network is given no label; leave {name}.{key} out, or set "
-                f"model.conditioning=label{other}"
-            )
 
 
 def _bits_go_together(config: "RunConfig") -> None:
@@ -116,7 +51,7 @@ def _bits_go_together(config: "RunConfig") -> None:
                 f"sample.{key}={getattr(sample, key)}",
                 f"no guidance and no threshold: leave sample.{key} out",
             )
-            for key in _OF_IMAGES
+            for key in OF_IMAGES
         ),
     )
     for is_wrong, given, needed in wrong:
@@ -230,64 +165,6 @@ def _previews_are_possible(config: "RunConfig") -> None:
         )
 
 
-def _classifiers_only_classify(config: "RunConfig") -> None:
-    """Refuse what a run of a classifier has no use for: what it draws, or how it denoises."""
-    if config.role != "classifier":
-        return
-    kind = f"model.kind={config.model.kind}"
-    if config.diffusion.kind == "binomial":
-        raise ValueError(
-            f"{kind} is trained on images with Gaussian noise, and diffusion.kind=binomial is a "
-            "chain of bits; set another diffusion.kind"
-        )
-    for name, keys in _OF_DENOISERS.items():
-        section = getattr(config, name)
-        for key in keys:
-            value, default = getattr(section, key), type(section).model_fields[key].default
-            if value != default:
-                raise ValueError(
-                    f"{name}.{key}={value} is of networks that draw images, and {kind} says which "
-                    f"class an image is of; leave {name}.{key} out"
-                )
-    if is_learned(config.diffusion.variance):
-        raise ValueError(
-            f"diffusion.variance={config.diffusion.variance} is of networks that predict the "
-            f"variance of a step too, and {kind} says which class an image is of; set "
-            "diffusion.variance=fixed_small"
-        )
-
-
-def _guide_is_another(config: "RunConfig") -> None:
-    sample = config.sample
-    if sample.guidance_by is not None and sample.guidance_scale == 1 and _is_own(config):
-        raise ValueError(
-            f"sample.guidance_by={sample.guidance_by} is a setting of guidance, and with "
-            "sample.guidance_scale=1 there is none; leave sample.guidance_by out, or give "
-            "sample.guidance_scale=2, say"
-        )
-    if sample.guidance_by is not None and _meant(config, sample.guidance_by) == _meant(
-        config, sample.model or f":{EMA}"
-    ):
-        raise ValueError(
-            f"sample.guidance_by={sample.guidance_by} names the weights that draw, which are not "
-            "led away from themselves: name weaker ones, such as an earlier step, or leave it and "
-            "its settings out"
-        )
-
-
-def _is_own(config: "RunConfig") -> bool:
-    """Say whether the weights that guide are of the run's own training."""
-    return ModelRef.parse(config.sample.guidance_by or "").run in (None, config.name)
-
-
-def _meant(config: "RunConfig", text: str) -> ModelRef:
-    """Return a reference with what it leaves out, as it is once the run is trained."""
-    ref = ModelRef.parse(text)
-    ref = replace(ref, run=ref.run or config.name, sha256=None)
-    is_last = ref.run == config.name and ref.step in (None, NEWEST)
-    return replace(ref, step=config.train.num_steps) if is_last else ref
-
-
 def _state_is_divided_among_several(config: "RunConfig") -> None:
     if not config.compute.divide_state:
         return
@@ -352,18 +229,18 @@ def _neighbours_are_there(config: "RunConfig") -> None:
 
 
 RULES: tuple[Callable[["RunConfig"], None], ...] = (
-    _labels_are_there,
+    labels_are_there,
     _bits_go_together,
     _bumps_are_of_steps,
     _augmented_are_images,
     _fourier_features_are_of_sigma,
     _flow_is_measured_in_continuous_time,
-    _classifiers_only_classify,
+    classifiers_only_classify,
     _objective_is_possible,
     _sampler_is_possible,
     _ddim_is_possible,
     _previews_are_possible,
-    _guide_is_another,
+    guide_is_another,
     _images_and_workers_fit,
     _memory_is_saved,
     _state_is_divided_among_several,

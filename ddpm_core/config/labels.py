@@ -1,0 +1,138 @@
+"""What sections must agree on where images have classes: labels, guidance, classifiers."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ddpm_core.config.model_ref import EMA, NEWEST, ModelRef
+from ddpm_core.diffusion.choices import is_learned
+
+if TYPE_CHECKING:
+    from ddpm_core.config.run import RunConfig
+
+OF_IMAGES = (
+    "guidance_by",
+    "guidance_interval",
+    "guidance_rescale",
+    "threshold_percentile",
+    "threshold_cap",
+)
+"""keys of `sample` that are stated for images and not for bits"""
+
+_OF_DENOISERS = {
+    "train": ("loss", "weighting", "label_dropout", "preview_every"),
+    "sample": ("labels", "guidance_scale", "guidance_by", *OF_IMAGES[1:]),
+    "evaluate": (
+        *("num_classified_images", "label_worth", "ode_steps", "features", "metrics"),
+        "reference",
+    ),
+}
+"""section -> keys that a run of a classifier has no use for"""
+
+
+def labels_are_there(config: "RunConfig") -> None:
+    """Refuse a network of labels without classes, and settings of labels without such a network."""
+    data, model = config.data, config.model
+    if not model.uses_labels:
+        _refuse_knobs_of_labels(config)
+        return
+    key = "conditioning=label" if model.role == "denoiser" else f"kind={model.kind}"
+    if not data.class_folders:
+        raise ValueError(
+            f"model.{key} goes by the classes of the images, and with "
+            "data.class_folders=false there is one for all; leave out one of the two"
+        )
+    if config.num_classes is None:
+        raise ValueError(
+            f"model.{key} with data.name={data.name} needs model.num_classes, the "
+            f"number of folders that are classes; --dry-run without model.{key.partition('=')[0]} "
+            "says which there are"
+        )
+    if data.num_classes not in (None, config.num_classes):
+        raise ValueError(
+            f"model.num_classes={model.num_classes}, but {data.name} has {data.num_classes} "
+            "classes; set model.num_classes=null"
+        )
+    for label in config.sample.labels if isinstance(config.sample.labels, tuple) else ():
+        if isinstance(label, int) and not 0 <= label < config.num_classes:
+            raise ValueError(
+                f"sample.labels has {label}, and the {config.num_classes} classes have the "
+                f"numbers 0 to {config.num_classes - 1}"
+            )
+
+
+def _refuse_knobs_of_labels(config: "RunConfig") -> None:
+    knobs = [("train", "label_dropout")]
+    knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
+    if config.sample.guidance_by is None:
+        knobs.append(("sample", "guidance_scale"))
+    if config.sample.guidance_by is None or _is_own(config):  # else perhaps by a classifier
+        knobs.append(("sample", "labels"))
+    for name, key in knobs:
+        section = getattr(config, name)
+        value = getattr(section, key)
+        if value != type(section).model_fields[key].default:
+            other = " or sample.guidance_by" if name == "sample" else ""
+            raise ValueError(
+                f"{name}.{key}={value} is a setting of model.conditioning=label{other}, and "
+                f"the network is given no label; leave {name}.{key} out, or set "
+                f"model.conditioning=label{other}"
+            )
+
+
+def classifiers_only_classify(config: "RunConfig") -> None:
+    """Refuse what a run of a classifier has no use for: what it draws, or how it denoises."""
+    if config.role != "classifier":
+        return
+    kind = f"model.kind={config.model.kind}"
+    if config.diffusion.kind == "binomial":
+        raise ValueError(
+            f"{kind} is trained on images with Gaussian noise, and diffusion.kind=binomial is a "
+            "chain of bits; set another diffusion.kind"
+        )
+    for name, keys in _OF_DENOISERS.items():
+        section = getattr(config, name)
+        for key in keys:
+            value, default = getattr(section, key), type(section).model_fields[key].default
+            if value != default:
+                raise ValueError(
+                    f"{name}.{key}={value} is of networks that draw images, and {kind} says which "
+                    f"class an image is of; leave {name}.{key} out"
+                )
+    if is_learned(config.diffusion.variance):
+        raise ValueError(
+            f"diffusion.variance={config.diffusion.variance} is of networks that predict the "
+            f"variance of a step too, and {kind} says which class an image is of; set "
+            "diffusion.variance=fixed_small"
+        )
+
+
+def guide_is_another(config: "RunConfig") -> None:
+    """Refuse weights that guide where nothing is guided, and those that draw as their own guide."""
+    sample = config.sample
+    if sample.guidance_by is not None and sample.guidance_scale == 1 and _is_own(config):
+        raise ValueError(
+            f"sample.guidance_by={sample.guidance_by} is a setting of guidance, and with "
+            "sample.guidance_scale=1 there is none; leave sample.guidance_by out, or give "
+            "sample.guidance_scale=2, say"
+        )
+    if sample.guidance_by is not None and _meant(config, sample.guidance_by) == _meant(
+        config, sample.model or f":{EMA}"
+    ):
+        raise ValueError(
+            f"sample.guidance_by={sample.guidance_by} names the weights that draw, which are not "
+            "led away from themselves: name weaker ones, such as an earlier step, or leave it and "
+            "its settings out"
+        )
+
+
+def _is_own(config: "RunConfig") -> bool:
+    """Say whether the weights that guide are of the run's own training."""
+    return ModelRef.parse(config.sample.guidance_by or "").run in (None, config.name)
+
+
+def _meant(config: "RunConfig", text: str) -> ModelRef:
+    """Return a reference with what it leaves out, as it is once the run is trained."""
+    ref = ModelRef.parse(text)
+    ref = replace(ref, run=ref.run or config.name, sha256=None)
+    is_last = ref.run == config.name and ref.step in (None, NEWEST)
+    return replace(ref, step=config.train.num_steps) if is_last else ref
