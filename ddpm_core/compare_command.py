@@ -132,7 +132,7 @@ def _rows(numbers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def _shown(one: dict[str, Any]) -> str:
     value = f"{one['value']:.6g}"
     if one["interval"] is None:
-        return value
+        return f"{value:<12} no interval: too few images, or features that do not vary"
     low, high = one["interval"]
     return f"{value:<12} 95 %: {low:.6g} ... {high:.6g}"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from ddpm_core.evaluation.features.kept import (
     kept_network,
     load_network,
 )
-from ddpm_core.evaluation.features.network import FeatureNetwork, in_colour, looked_at
+from ddpm_core.evaluation.features.network import FeatureNetwork, extract, in_colour, looked_at
 from ddpm_core.evaluation.features.statistics import network_of, require_same_features
 from ddpm_core.progress import Progress
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
@@ -67,6 +68,7 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
             "A and B are both statistics, of which nobody knows the network; give images for one"
         )
     said, network = _network(a, b, request.features, device)
+    _require_same_features(a, b, said, network, request, device)
     sides: list[Looked] = []
     classes: list[list[str]] = []
     sizes: list[set[tuple[int, int]]] = []
@@ -76,16 +78,6 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
         classes.append(labels)
         sizes.append(found)
     made, real = sides
-    for side, looked in ((a, made), (b, real)):
-        if side.statistics is not None:
-            other = real if looked is made else made
-            require_same_features(
-                side.statistics,
-                other.moments.dim,
-                network_of(said),
-                origin=side.said,
-                features=f"--features {request.features.features}",
-            )
     numbers, left_out, warnings = _numbers(made, real, request)
     if all(sizes) and sizes[0] != sizes[1]:
         warnings.append(
@@ -104,12 +96,37 @@ def compare(a: Side, b: Side, request: Request, *, device: torch.device) -> dict
             "version": PROTOCOL_VERSION,
             "features": {**said, "dim": made.moments.dim},
             "num_images": {"a": made.num_images or None, "b": real.num_images or None},
-            "images": "uint8, as they are stored; transparent pixels on white",
+            "images": "uint8, as they are stored, 16 bits rounded; transparent pixels on white",
             **({} if request.limit is None else {"limit": f"{request.limit} drawn of each"}),
             "seed": request.features.seed,
             "metrics": {metric: words_of(metric) for metric in numbers},
         },
     }
+
+
+def _require_same_features(
+    a: Side,
+    b: Side,
+    said: Mapping[str, Any],
+    network: FeatureNetwork,
+    request: Request,
+    device: torch.device,
+) -> None:
+    """Refuse statistics of other features before a set is looked at: by one image of it.
+
+    Raises:
+        ConfigError: as `require_same_features`.
+    """
+    for side, other in ((a, b), (b, a)):
+        if side.statistics is not None:
+            images_u8, _ = next(other.batches(np.arange(1)))
+            require_same_features(
+                side.statistics,
+                extract(network.embed, images_u8, batch_size=1, device=device).shape[1],
+                network_of(said),
+                origin=side.said,
+                features=f"--features {request.features.features}",
+            )
 
 
 def _numbers(

@@ -22,7 +22,7 @@ MAX_ROWS = 50_000
 there are more: sets often lie class by class"""
 _SPLITS = 10
 _ORDER = b"images that are compared"
-_FEW_NEIGHBOURS = 1000
+_FEW_IMAGES = 1000
 _FEW_FOR_SCORE = 5000
 
 
@@ -144,16 +144,21 @@ def _doubts(metric: Metric, made: Looked, real: Looked) -> Iterator[str]:
             f"subsets of {max(2, count // 2)} images instead of {kernels.SUBSET_SIZE}: the mean is "
             "unbiased all the same, its interval wide"
         )
-    if metric in ("precision_recall", "density_coverage") and count < _FEW_NEIGHBOURS:
+    if metric in ("precision_recall", "density_coverage") and count < _FEW_IMAGES:
         yield (
             f"{count} images: balls around so few reach far, and the shares depend on the number; "
-            f"compare equal numbers, of at least {_FEW_NEIGHBOURS}"
+            f"compare equal numbers, of at least {_FEW_IMAGES}"
         )
     compared_ones = [min(one.num_images, MAX_ROWS) for one in (made, real)]
     if metric in ("gaussian_distance", "sliced_distance") and len(set(compared_ones)) > 1:
         yield (
             f"{' and '.join(map(str, compared_ones))} images: the estimate is biased upwards by "
             "the smaller set; compare with numbers of equally many"
+        )
+    if metric in ("gaussian_distance", "sliced_distance") and count < _FEW_IMAGES:
+        yield (
+            f"{count} images: the estimate is biased upwards, also of two sets of real images; use "
+            f"at least {_FEW_IMAGES}, or hold it against what as many real ones measure"
         )
     scored = 0 if made.probabilities is None else len(made.probabilities)
     if metric == "intervals" and 0 < scored < _FEW_FOR_SCORE:

@@ -38,6 +38,7 @@ from ddpm_core.shards.members import LABEL
 from ddpm_core.sources.containers.container import Container, Entry, PassedOver
 from ddpm_core.sources.containers.opening import open_container
 from ddpm_core.sources.download import downloads_folder
+from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES
 from ddpm_core.store.storage import Store, open_store
 
@@ -45,6 +46,7 @@ _SPLIT = re.compile(r"(.+):(train|test)")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _BACKGROUND = (255, 255, 255)
 _AT_ONCE = 64
+_TOO_LONG = f"{{}} has over {MAX_PINNED_BYTES} bytes; give statistics"
 
 Labelled = tuple[Tensor, list[str]]
 """uint8 images (n, c, h, w) of one size, and the class of each, "" where there is none"""
@@ -128,17 +130,30 @@ def _exists(path: str) -> bool:
 
 
 def _of_statistics(path: str) -> Side:
+    found = from_npz(_bytes_of(path), origin=quoted(path))
+    count = "an unknown number of" if found.num_images is None else str(found.num_images)
+    said = f"statistics {path}, of {count} images"
+    return Side(said, found.num_images or 0, lambda _numbers: iter(()), statistics=found)
+
+
+def _bytes_of(path: str) -> bytes:
+    if path.startswith("s3://"):
+        name, key = bucket_and_key(path)
+        bucket = ForeignBucket(name)
+        found = next((one for one in bucket.objects(key) if one.key == key), None)
+        if found is None:
+            raise ConfigError(f"{quoted(path)} is not there; give another")
+        if found.size <= MAX_PINNED_BYTES:
+            return bucket.read_whole(key, found.size)[0]
+        raise ConfigError(_TOO_LONG.format(quoted(path)))
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{quoted(path)} cannot be read: {reason}; give another") from None
     if len(data) > MAX_PINNED_BYTES:
-        raise ConfigError(f"{quoted(path)} has over {MAX_PINNED_BYTES} bytes; give statistics")
-    found = from_npz(data, origin=quoted(path))
-    count = "an unknown number of" if found.num_images is None else str(found.num_images)
-    said = f"statistics {path}, of {count} images"
-    return Side(said, found.num_images or 0, lambda _numbers: iter(()), statistics=found)
+        raise ConfigError(_TOO_LONG.format(quoted(path)))
+    return data
 
 
 def _of_run(name: str, split: str | None, root: str) -> Side:
@@ -204,6 +219,9 @@ def _of_dataset(
     index = load_index(store, folder, None if pointer is None else pointer.fingerprint)
     chosen: Split = SPLITS[1] if split == "test" else SPLITS[0]
     total, names = index.num_images[chosen], index.label.names
+    if not total:
+        other = "train" if chosen == "test" else "test"
+        raise DataError(f"data set {folder} has no {chosen} images; give its :{other}")
 
     def batches(numbers: Numbers) -> Iterator[Labelled]:
         with closing(load_split(store, index, chosen, eight_bits=True)) as images:

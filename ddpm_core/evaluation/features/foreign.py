@@ -46,7 +46,8 @@ def fetch(evaluate: EvaluateConfig) -> Foreign:
         place = evaluate.features.removeprefix(FOLDER)
         data = transformers_folder.read_folder(place, str(evaluate.pinned))
         return Foreign(data, ".safetensors", transformers_folder.rule_of(unpacked(data)[1]))
-    return Foreign(torchscript.fetch(evaluate.features, str(evaluate.pinned)), ".pt", {})
+    data = torchscript.fetch(evaluate.features, str(evaluate.pinned))
+    return Foreign(data, ".pt", dict(torchscript.RULE))
 
 
 def load(kind: str, data: bytes, device: torch.device) -> FeatureNetwork:

@@ -5,6 +5,7 @@ names; which file deserves that is for its user to say.
 """
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from ddpm_core.sources.download import downloads_folder, fetch_pinned
 from ddpm_core.store.pinned_file import MAX_PINNED_BYTES, read_pinned
 
 _KEY = "evaluate.features"
+RULE: Mapping[str, Any] = {
+    "resize": "none: the program is given uint8 levels as they are, grey repeated in three channels"
+}
+"""what a protocol says of how images reach it"""
 
 
 def fetch(uri: str, sha256: str) -> bytes:

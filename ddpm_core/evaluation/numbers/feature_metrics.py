@@ -27,6 +27,7 @@ from ddpm_core.evaluation.features.statistics import (
     require_same_features,
 )
 from ddpm_core.evaluation.measuring.inputs import Inputs
+from ddpm_core.evaluation.numbers.metrics import seen_as
 from ddpm_core.output import say
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.sampling.sampler import describe
@@ -171,7 +172,7 @@ def _protocol(
         **weights,
         "features": {**network, "dim": looked["samples"].moments.dim},
         "num_images": {part: one.num_images for part, one in looked.items()},
-        "images": "uint8, as they are stored",
+        "images": seen_as(config),
         "seed": config.evaluate.seed,
         **describe(config.sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
         **identity.counted("diffusion", config.diffusion),

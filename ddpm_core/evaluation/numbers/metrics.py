@@ -200,7 +200,7 @@ def frechet_metric(
             **weights,
             "features": {**network, "dim": dim},
             "num_images": num_images,
-            "images": "uint8, as they are stored",
+            "images": seen_as(config),
             "covariance": "unbiased, float64",
             **describe(sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
             **identity.counted("diffusion", config.diffusion),  # and the samples
@@ -212,6 +212,13 @@ def frechet_metric(
             ],
         },
     }
+
+
+def seen_as(config: RunConfig) -> str:
+    """Return what a protocol says of how the images of a run reach a feature network."""
+    if config.data.depth == 8:
+        return "uint8, as they are stored"
+    return f"uint8, rounded from {config.data.depth} bits"
 
 
 def no_frechet_metric(weights: dict[str, Any], *, reason: str) -> dict[str, Any]:

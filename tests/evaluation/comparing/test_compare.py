@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,18 +12,26 @@ from PIL import Image
 
 from ddpm_core.__main__ import main
 from ddpm_core.compare_command import _shown
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.evaluation.comparing import sides
+from ddpm_core.evaluation.comparing.numbers import Looked, doubts_of
 from ddpm_core.evaluation.distances.kernels import kernel_distance
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.features.statistics import Statistics, from_npz, to_npz
+from ddpm_core.recipes import digits
 from ddpm_core.runs import results
 from ddpm_core.runs.dataset_names import give, names_of
-from ddpm_core.store.storage import sha256_of
+from ddpm_core.runs.run import open_run
+from ddpm_core.store.storage import open_store, sha256_of
+from tests.fake_s3 import BUCKET
 
 pytestmark = [
     # Scripting is deprecated in torch; the detectors that people compare with are such files.
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
 ]
+
+
+pytest_plugins = ["tests.s3_fixtures"]
 
 
 class Pooled(torch.nn.Module):
@@ -157,6 +166,65 @@ def test_statistics_stand_for_images(place, tmp_path, capsys):
     np.savez(tmp_path / "t.npz", mu=np.zeros(4), sigma=np.eye(4))
     assert run(place, str(place / "images"), str(tmp_path / "t.npz")) == 2
     assert "is of 4 features, and --features" in capsys.readouterr().err
+
+
+def test_statistics_may_lie_in_a_bucket_and_are_refused_before_a_set_is_looked_at(
+    place, s3_server, tmp_path, capsys
+):
+    """Catches: a path of S3 taken for one of the disk; all images through the network, and then
+    the refusal.
+    """
+    for name, dim in (("s.npz", 9), ("t.npz", 4)):
+        np.savez(tmp_path / name, mu=np.zeros(dim), sigma=np.eye(dim))
+        s3_server.objects[f"their things/{name}"] = (tmp_path / name).read_bytes()
+    there = f"s3://{BUCKET}/their things"
+    assert run(place, str(place / "images"), f"{there}/s.npz", "--metrics", "intervals") == 0
+    assert "statistics s3://" in capsys.readouterr().out
+    assert run(place, f"{there}/t.npz", str(place / "images")) == 2
+    out, err = capsys.readouterr()
+    assert "is of 4 features, and --features" in err
+    assert "40 images" not in out
+    assert run(place, str(place / "images"), f"{there}/none.npz") == 2
+    assert "is not there" in capsys.readouterr().err
+
+
+def test_a_distance_without_an_interval_says_so(place, tmp_path, capsys):
+    """Catches: grey images, whose features are three times the same, with nothing said of why
+    there is no interval; protocols that do not say how images reach a program.
+    """
+    (tmp_path / "grey").mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 255, (6, 5), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "grey" / f"{i}.png")
+    words = [str(tmp_path / "grey"), str(place / "images"), "--metrics", "intervals"]
+    assert run(place, *words, "--json", str(tmp_path / "n.json")) == 0
+    assert "no interval: too few images, or features that do not vary" in capsys.readouterr().out
+    protocol = json.loads((tmp_path / "n.json").read_text())["protocol"]
+    assert protocol["features"]["resize"].startswith("none: ")
+    assert "16 bits rounded" in protocol["images"]
+
+
+@pytest.mark.parametrize("metric", ["gaussian_distance", "sliced_distance"])
+def test_of_few_images_it_is_said_that_a_distance_is_too_large(metric):
+    """Catches: a distance of few images that passes for one of many, where both sets are small."""
+    few, many = (Looked(n, moments_of(torch.eye(3))) for n in (999, 1000))
+    assert [
+        "999 images: the estimate is biased upwards" in one for one in doubts_of(metric, few, few)
+    ] == [True]
+    assert doubts_of(metric, many, many) == []
+
+
+def test_a_run_and_a_data_set_of_no_images_are_refused(tmp_path, monkeypatch, capsys):
+    """Catches: a traceback of statistics of no image."""
+    root = str(tmp_path / "root")
+    open_run(open_store(root), digits())
+    words = ["compare", "digits", "digits", "--root", root, "--features", "trained"]
+    assert main(words) == 3
+    assert "has no complete samples" in capsys.readouterr().err
+    empty = SimpleNamespace(num_images={"train": 5, "test": 0}, label=SimpleNamespace(names=()))
+    monkeypatch.setattr(sides, "load_index", lambda *_: empty)
+    with pytest.raises(DataError, match="has no test images; give its :train"):
+        sides._of_dataset(open_store(root), "datasets/d", "test")
 
 
 def test_statistics_are_written_exactly_and_read_without_unpickling(tmp_path):
