@@ -140,8 +140,10 @@ def network_of(
         CLIPVisionModelWithProjection,
         Dinov2Config,
         Dinov2Model,
+        logging,
     )
 
+    logging.disable_progress_bar()  # what is shown of a stage is shown by the stage
     is_clip = about["config"]["model_type"] == "clip_vision_model"
     model: Any = CLIPVisionModelWithProjection if is_clip else Dinov2Model
     config = (CLIPVisionConfig if is_clip else Dinov2Config)(**about["config"])
