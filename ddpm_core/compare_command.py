@@ -21,7 +21,7 @@ from ddpm_core.runs.run import DEFAULT_ROOT
 COMPARE = "measure two sets of images against each other: FID, KID and the like, as a table"
 _EPILOG = f"""\
 A and B: a folder of images, an archive or WebDataset shards (path or s3://), a run (its samples), a
-data set with :train or :test, or an .npz of statistics. B is the reference.
+data set with :train or :test, or an .npz of statistics (path or s3://). B is the reference.
 
 examples:
   python -m ddpm_core compare ./made ./real

@@ -1,19 +1,24 @@
 import io
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.evaluation import stage
+from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.loading.loader import load_split
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import open_run
 from ddpm_core.sampling.stage import run_sample
+from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.commit import retire
+from ddpm_core.store.storage import sha256_of
 from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import commit_earlier, tiny_config
 
@@ -285,3 +290,51 @@ def test_features_of_the_training_images_are_computed_once(evaluated, in_process
         assert int(shared["num_images"]) == 1500
     assert "statistics-" in folder
     verify(f"{store.uri}/{folder.rpartition('/')[0]}")
+
+
+class Pooled(torch.nn.Module):
+    def forward(self, images_u8: torch.Tensor) -> torch.Tensor:
+        x = images_u8.float() / 255
+        return torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
+
+
+@pytest.mark.usefixtures("recording_tracker")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_reference_takes_no_features_of_the_training_images_again(
+    evaluated, in_process, tmp_path
+):
+    """Catches: features that are computed though nothing is made of them; a program of the user's
+    whose numbers are others in the stage than called by hand; a protocol without its counts.
+    """
+    store, config = evaluated
+    torch.jit.save(torch.jit.script(Pooled()), str(tmp_path / "net.pt"))
+    np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
+    files = {"features": tmp_path / "net.pt", "reference": tmp_path / "s.npz"}
+    given = {f"evaluate.{key}": str(path) for key, path in files.items()}
+    given |= {f"evaluate.{key}_sha256": sha256_of(path.read_bytes()) for key, path in files.items()}
+    changes = {**given, "evaluate.num_likelihood_images": 16}
+    plain = config.replaced({k: v for k, v in changes.items() if "reference" not in k})
+    before = stage.run_evaluate(store, plain)
+    in_process.units.clear()
+    found = stage.run_evaluate(store, config.replaced(changes))
+    assert {unit.part for unit in in_process.units if unit.kind == "features"} == {
+        *("samples", "test"),
+    }
+    assert found["frechet_distance"] == before["frechet_distance"]
+    number = found["frechet_distance_reference"]
+    counts = before["frechet_distance"]["protocol"]["num_images"]
+    assert number["protocol"]["num_images"] == counts == {"samples": 16, "test": 297, "train": 1500}
+    index = load_index(store, results.dataset_pointer(store, config.name).folder)
+    drawn = first_images(
+        store, results.samples_of(store, config), config.sample, config.data.shape, 16
+    )
+    with closing(load_split(store, index, "test")) as held_out:
+        made, real = (
+            Pooled()(images_u8.expand(-1, 3, -1, -1))
+            for images_u8 in (
+                torch.from_numpy(drawn).permute(0, 3, 1, 2),
+                held_out.images(0, len(held_out)),
+            )
+        )
+    expected = frechet_distance(moments_of(made), moments_of(real))
+    assert before["frechet_distance"]["value"] == pytest.approx(expected, rel=1e-5)

@@ -23,8 +23,7 @@ STATISTICS_ROLE = "statistics"
 
 def statistics_for(inputs: Inputs) -> Statistics | None:
     """Return those of the training images, where no more than that is needed of their features."""
-    evaluate = inputs.config.evaluate
-    if inputs.recipe is None or evaluate.metrics or evaluate.reference is not None:
+    if inputs.recipe is None or inputs.config.evaluate.metrics:
         return None
     return kept_statistics(inputs.store, inputs.index, inputs.recipe)
 

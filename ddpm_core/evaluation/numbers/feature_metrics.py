@@ -45,12 +45,21 @@ _OF_CLASSES: tuple[Metric, ...] = (
 """what few images can carry, and so those of a class"""
 
 
-def asked_for(inputs: Inputs, findings: Findings[Any], network: dict[str, Any]) -> dict[str, Any]:
-    """Return what `evaluate.metrics` and `evaluate.reference` ask for."""
+def asked_for(
+    inputs: Inputs, findings: Findings[Any], network: dict[str, Any], known: Statistics | None
+) -> dict[str, Any]:
+    """Return what `evaluate.metrics` and `evaluate.reference` ask for.
+
+    Args:
+        inputs: what was measured.
+        findings: of the units.
+        network: what a protocol says of the feature network.
+        known: as of `looked_at_sets`.
+    """
     config, weights, evaluate = inputs.config, inputs.weights, inputs.config.evaluate
     if not evaluate.metrics and evaluate.reference is None:
         return {}
-    looked = looked_at_sets(findings)
+    looked = looked_at_sets(findings, known)
     found = _metrics(looked, config, weights, network=network)
     if evaluate.reference is not None:
         reference = require_reference(evaluate.reference, str(evaluate.reference_sha256))
@@ -67,12 +76,21 @@ def asked_for(inputs: Inputs, findings: Findings[Any], network: dict[str, Any]) 
     return found
 
 
-def looked_at_sets(findings: Findings[Any]) -> dict[str, Looked]:
-    """Return what the network said of each set of images."""
-    return {
+def looked_at_sets(findings: Findings[Any], known: Statistics | None = None) -> dict[str, Looked]:
+    """Return what the network said of each set of images.
+
+    Args:
+        findings: of the units.
+        known: moments of the training images, of which there are then no units; None: there are.
+    """
+    parts = ("samples", "test", "train") if known is None else ("samples", "test")
+    looked = {
         part: looked_of(findings.each("features", part), findings.num_images("features", part))
-        for part in ("samples", "test", "train")
+        for part in parts
     }
+    if known is not None:
+        looked["train"] = Looked(known.num_images or 0, known.moments)
+    return looked
 
 
 def _metrics(

@@ -93,7 +93,7 @@ def _of_features(
     return {
         "frechet_distance": metrics.frechet_metric(seen, config, weights, network=network),
         "inception_score": metrics.inception_metric(seen, config, weights, network=network),
-        **asked_for(inputs, findings, network),
+        **asked_for(inputs, findings, network, known),
     }
 
 
