@@ -95,7 +95,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield f"compare  A: {found['a']}"
     yield f"compare  B: {found['b']}"
     yield f"compare  features: {features['kind']}, {features['dim']} numbers an image"
-    for name, one in _rows(found["numbers"]):
+    for name, one in _rows(found["numbers"], features):
         yield f"{name:<34}{_shown(one)}"
     for name, one in found["inception_score"].items():
         if one is not None:
@@ -108,23 +108,34 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         counts = numbers["num_images"]
         yield f"class {label} ({counts['a']} and {counts['b']} images)"
         shown = {k: v for k, v in numbers.items() if k not in ("num_images", "left_out")}
-        for name, one in _rows(shown):
+        for name, one in _rows(shown, features):
             yield f"  {name:<32}{_shown(one)}"
 
 
 _NAMES = {
-    "intervals": "Frechet distance (FD, FID)",
-    "kernel_distance": "kernel distance (KD, KID)",
-    "gaussian_distance": "Gaussian kernel distance (CMMD)",
-    "sliced_distance": "sliced distance (MIND)",
-    "spatial_distance": "spatial distance (sFID)",
+    "intervals": "Frechet distance",
+    "kernel_distance": "kernel distance",
+    "gaussian_distance": "Gaussian kernel distance",
+    "sliced_distance": "sliced distance",
+    "spatial_distance": "spatial distance",
 }
+_PUBLISHED = {
+    ("inception", "intervals"): " (FID)",
+    ("inception", "kernel_distance"): " (KID)",
+    ("inception", "sliced_distance"): " (MIND)",
+    ("inception", "spatial_distance"): " (sFID)",
+    ("clip_vision_model", "gaussian_distance"): " (CMMD)",
+}
+"""(network, metric) -> what it is published as, of that network alone"""
 
 
-def _rows(numbers: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(
+    numbers: dict[str, Any], features: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    network = "inception" if features["kind"] == "inception" else features.get("network")
     for metric, one in numbers.items():
         if "value" in one:
-            yield _NAMES[metric], one
+            yield _NAMES[metric] + _PUBLISHED.get((network, metric), ""), one
         else:
             yield from one.items()
 

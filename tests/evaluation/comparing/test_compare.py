@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ddpm_core.__main__ import main
-from ddpm_core.compare_command import _shown
+from ddpm_core.compare_command import _rows, _shown
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.evaluation.comparing import sides
 from ddpm_core.evaluation.comparing.numbers import Looked, doubts_of
@@ -96,7 +96,7 @@ def test_a_folder_beside_shards(place, tmp_path, capsys):
     assert "--features inception" in found["left_out"]["spatial_distance"]
     assert any("5x6, 6x6 pixels and B of 5x6" in warning for warning in found["warnings"])
     out, err = capsys.readouterr()
-    assert f"Frechet distance (FD, FID)        {expected:<12.6g} 95 %: " in out
+    assert f"Frechet distance                  {expected:<12.6g} 95 %: " in out
     assert "compare  40/40 images  of B" in out
     assert "warning: subsets of 20 images instead of 1000" in err
 
@@ -112,6 +112,25 @@ def test_a_long_number_stands_apart_from_its_interval():
     said = _shown({"value": -0.0001511999, "interval": [-1.0, 1.0]})
     assert said.split() == ["-0.0001512", "95", "%:", "-1", "...", "1"]
     assert _shown({"value": -0.000151234, "interval": [0, 1]}).startswith("-0.000151234 95 %")
+
+
+def test_a_distance_has_its_published_name_of_its_own_network_alone():
+    """Catches: a FID of whatever features; a CMMD of the Inception; an sFID without its name."""
+    numbers = {
+        metric: {"value": 1.0}
+        for metric in ("intervals", "kernel_distance", "gaussian_distance", "spatial_distance")
+    }
+    of_inception, of_clip, of_others = (
+        [name.partition(" (")[2] for name, _ in _rows(numbers, features)]
+        for features in (
+            {"kind": "inception"},
+            {"kind": "transformers", "network": "clip_vision_model"},
+            {"kind": "torchscript"},
+        )
+    )
+    assert of_inception == ["FID)", "KID)", "", "sFID)"]
+    assert of_clip == ["", "", "CMMD)", ""]
+    assert of_others == [""] * 4
 
 
 def test_classes_are_compared_where_both_sets_have_them(place, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ddpm_core.errors import DataError
+from ddpm_core.evaluation.distances import kernels, sliced
 from ddpm_core.evaluation.distances.estimate import jackknife_error, share_of, subset
 from ddpm_core.evaluation.distances.frechet import frechet_estimate, influence
 from ddpm_core.evaluation.distances.kernels import gaussian_distance, kernel_distance
@@ -14,10 +15,18 @@ from ddpm_core.evaluation.distances.sliced import sliced_distance, squared_wasse
 from tests.evaluation.distances.sets import drawn
 
 
+def test_what_is_taken_where_nothing_is_said_is_what_is_published():
+    """Catches: fewer subsets, smaller ones or fewer directions than the papers' code takes."""
+    assert (kernels.NUM_SUBSETS, kernels.SUBSET_SIZE) == (100, 1000)
+    assert sliced.NUM_DIRECTIONS == 1000
+    found = kernel_distance(drawn(50, 2, seed=0), drawn(40, 2, seed=1), seed=0)
+    assert (found.num_subsets, found.subset_size) == (100, 20)
+
+
 def test_density_and_coverage_are_the_papers_sums():
     """Catches: density without its division by k, coverage of the made images, k = 3 for both."""
     made, real = drawn(40, 3, seed=0, shift=0.2), drawn(50, 3, seed=1)
-    ours = neighbours(made, real, density_k=5)
+    ours = neighbours(made, real)
     x, y = real.double().numpy(), made.double().numpy()
     radius = [sorted(np.linalg.norm(x - one, axis=1))[5] for one in x]  # 0 is itself
     balls = [[np.linalg.norm(m - r) <= radius[i] for i, r in enumerate(x)] for m in y]
