@@ -132,7 +132,7 @@ _PUBLISHED = {
 def _rows(
     numbers: dict[str, Any], features: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    network = "inception" if features["kind"] == "inception" else features.get("network")
+    network = str(features.get("network")) if features["kind"] != "inception" else "inception"
     for metric, one in numbers.items():
         if "value" in one:
             yield _NAMES[metric] + _PUBLISHED.get((network, metric), ""), one
