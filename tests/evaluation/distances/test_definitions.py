@@ -35,6 +35,27 @@ def test_density_and_coverage_are_the_papers_sums():
     assert 0 < ours.coverage.value < 1
 
 
+def test_a_ball_includes_its_surface():
+    """Catches: images at exactly the radius left out, as duplicates of a real image would be.
+
+    Of 0 ... 6 the third neighbour of 0 is at 3, and the fifth of 0 and of 1 at 5 and at 4.
+    """
+    line, outside = torch.arange(7.0)[:, None], torch.full((6, 1), -3.0)
+    found = neighbours(outside, line)
+    assert (found.precision.value, found.recall.value) == (1, 0)
+    assert found.density.value == pytest.approx(2 / 5)
+    assert found.coverage.value == pytest.approx(2 / 7)
+    assert neighbours(line, outside).recall.value == 1
+
+
+def test_neighbours_do_not_depend_on_how_many_rows_are_compared_at_once(monkeypatch):
+    """Catches: in the second block of rows, an image as its own neighbour, or another's radius."""
+    made, real = drawn(40, 3, seed=0, shift=0.2), drawn(50, 3, seed=1)
+    at_once = neighbours(made, real)
+    monkeypatch.setattr(kernels, "_BLOCK", 16)
+    assert neighbours(made, real) == at_once
+
+
 def test_a_set_that_leaves_half_out_is_precise_and_does_not_cover():
     """Catches: any two of the four exchanged."""
     left, right = drawn(60, 2, seed=0), drawn(60, 2, seed=0) + 100
@@ -52,7 +73,9 @@ def test_neighbours_of_too_few_images_are_refused():
 
 
 def test_the_gaussian_kernel_distance_is_the_papers_estimate():
-    """Catches: the unbiased estimate, sigma not squared, a factor 2 in the exponent, no scale."""
+    """Catches: the unbiased estimate, sigma not squared, a factor 2 in the exponent, no scale; an
+    interval of the images of one set.
+    """
     x, y = drawn(30, 4, seed=0), drawn(20, 4, seed=1, shift=1.0)
     x, y = (one.double().numpy() for one in (x, y))
 
@@ -66,6 +89,9 @@ def test_the_gaussian_kernel_distance_is_the_papers_estimate():
     moved = gaussian_distance(torch.from_numpy(x) + 1e7, torch.from_numpy(y) + 1e7)
     assert moved.value == pytest.approx(expected, rel=1e-5)
     assert gaussian_distance(torch.from_numpy(x), torch.from_numpy(x)).value == 0
+    # Both sets are only so many images, whichever is given first.
+    turned = gaussian_distance(torch.from_numpy(y), torch.from_numpy(x))
+    assert turned.interval == pytest.approx(found.interval, rel=1e-9)
 
 
 def test_along_a_line_unequal_numbers_are_carried_by_their_quantiles():
