@@ -57,6 +57,14 @@ KUBERAY: Mapping[str, Mapping[str, str]] = {
         "rayClusterSpec": "RayClusterSpec",
     },
 }
+REQUIRED: Mapping[str, frozenset[str]] = {
+    "RayClusterSpec": frozenset({"headGroupSpec"}),
+    "HeadGroupSpec": frozenset({"template", "rayStartParams"}),
+    "WorkerGroupSpec": frozenset(
+        {"groupName", "minReplicas", "maxReplicas", "template", "rayStartParams"}
+    ),
+}
+"""fields that KubeRay's schema does not let out"""
 _PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": object}
 
 
@@ -81,12 +89,15 @@ def mistakes(value: Any, kind: str, at: str = "") -> list[str]:
 
 
 def _of_model(value: dict[str, Any], kind: str, at: str) -> list[str]:
+    missing: frozenset[str] = frozenset()
     if kind in KUBERAY:
         kinds, model = KUBERAY[kind], None
+        missing = REQUIRED.get(kind, missing) - value.keys()
     else:
         model = getattr(client, kind)
         kinds = {model.attribute_map[name]: one for name, one in model.openapi_types.items()}
     lines = [f"{at}.{key}: {kind} has no such field" for key in value if key not in kinds]
+    lines += [f"{at}.{key}: {kind} must have it" for key in sorted(missing)]
     for key in value.keys() & kinds.keys():
         lines += mistakes(value[key], kinds[key], f"{at}.{key}")
     if model is not None:
@@ -96,3 +107,36 @@ def _of_model(value: dict[str, Any], kind: str, at: str) -> list[str]:
         except ValueError as error:
             lines.append(f"{at}: {error}")
     return lines
+
+
+def refusals(spec: dict[str, Any]) -> list[str]:
+    """Return why KubeRay's operator would refuse the spec of a RayCluster that its schema allows.
+
+    Source: KubeRay, ray-operator/controllers/ray/utils/validation.go, ValidateRayClusterSpec; what
+    is about fields that no manifest of ours has is left out.
+    """
+    groups = [("head", spec["headGroupSpec"])]
+    groups += [(one["groupName"], one) for one in spec["workerGroupSpecs"]]
+    said = []
+    for name, group in groups:
+        pod = group["template"]["spec"]
+        if not pod["containers"]:
+            said.append(f"{name}: no container")
+            continue
+        if "labels" in group["rayStartParams"]:
+            said.append(f"{name}: labels in rayStartParams")
+        if spec.get("autoscalerOptions", {}).get("version") == "v2":
+            if pod.get("restartPolicy", "Never") != "Never":
+                said.append(f"{name}: restartPolicy {pod['restartPolicy']} with autoscaler v2")
+            if _has_variable(pod, "RAY_enable_autoscaler_v2"):
+                said.append(f"{name}: the version of the autoscaler is given twice")
+        if _has_variable(pod, "RAY_REDIS_ADDRESS") or _has_variable(pod, "REDIS_USERNAME"):
+            said.append(f"{name}: Redis without gcsFaultToleranceOptions")
+    version = tuple(map(int, spec.get("rayVersion", "0").split(".")))
+    if spec.get("authOptions", {}).get("mode") == "token" and version < (2, 52):
+        said.append(f"rayVersion {version} knows no token")
+    return said
+
+
+def _has_variable(pod: dict[str, Any], name: str) -> bool:
+    return any(one["name"] == name for one in pod["containers"][0].get("env", []))

@@ -1,19 +1,22 @@
 """The manifests for Kubernetes against its own types, KubeRay's fields, and what the code reads."""
 
 import copy
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import ray
 import yaml
+from ray._private import ray_constants
 
 from ddpm_core import __version__
 from ddpm_core.cli import changes_of
 from ddpm_core.cluster.autoscaling import PATIENCE_VARIABLE
 from flows import command_line
-from tests.infra.kubernetes_models import mistakes
+from tests.infra.kubernetes_models import mistakes, refusals
 
 FOLDER = Path(__file__).parents[2] / "infra/kubernetes"
 KINDS = {
@@ -57,9 +60,35 @@ def test_the_check_sees_mistakes(cluster):
     pod["containers"][0]["volumeMount"] = []
     pod["containers"][0]["resources"]["limits"]["cpu"] = 4
     del pod["volumes"][0]["name"]  # which the workers share with the head
+    del broken["spec"]["workerGroupSpecs"][0]["groupName"]
     found = mistakes(broken, "RayCluster")
-    assert len(found) == 6, "\n".join(found)
+    assert len(found) == 7, "\n".join(found)
+    assert any("groupName: WorkerGroupSpec must have it" in line for line in found)
     assert any("workerGroupSpecs[0].maxReplicas: '4' is no int" in line for line in found)
+
+
+def test_kuberay_s_operator_has_no_objection(cluster):
+    """Catches what every schema allows and the operator refuses: the cluster is then not made, and
+    its events alone say why."""
+    spec = cluster["spec"]
+    assert refusals(spec) == []
+    job = read("ray-job.yaml")
+    # A time to live without the end of the cluster is refused, as are retries of a job that a
+    # person submits; the name with what `create` puts after it is a label of DNS.
+    assert job["spec"]["shutdownAfterJobFinishes"]
+    assert job["spec"]["ttlSecondsAfterFinished"] >= 0
+    assert job["spec"]["submissionMode"] != "InteractiveMode"
+    for name in (job["metadata"]["generateName"] + "x" * 5, cluster["metadata"]["name"]):
+        assert re.fullmatch("[a-z]([a-z0-9-]{0,45}[a-z0-9])?", name)
+    broken = copy.deepcopy(spec)
+    head = broken["headGroupSpec"]
+    head["rayStartParams"]["labels"] = "a=b"
+    head["template"]["spec"]["restartPolicy"] = "Always"
+    (container,) = head["template"]["spec"]["containers"]
+    container["env"] += [{"name": "RAY_enable_autoscaler_v2", "value": "1"}]
+    broken["rayVersion"] = "2.49.1"
+    broken["workerGroupSpecs"][0]["template"]["spec"]["containers"] = []
+    assert len(refusals(broken)) == 5
 
 
 def test_the_job_s_cluster_is_the_cluster(cluster):
@@ -138,6 +167,34 @@ def test_the_policy_covers_the_pods_and_opens_the_dashboard_alone(cluster):
     among, others = spec["ingress"]
     assert among == {"from": [{"podSelector": spec["podSelector"]}]}
     assert [one["port"] for one in others["ports"]] == [8265]
+
+
+def test_the_policy_lets_through_what_the_program_uses(cluster):
+    """Catches a port that is opened in one file and used by another number in the next; and a
+    policy that shuts in: names, S3, MLflow and Prefect are asked at whatever address is given."""
+    spec = read("network-policy.yaml")["spec"]
+    among, others = spec["ingress"]
+    assert "ports" not in among  # of the many that Ray takes, only some can be fixed
+    assert "egress" not in spec
+    (dashboard,) = [one["port"] for one in others["ports"]]
+    assert {one["protocol"] for one in others["ports"]} == {"TCP"}
+    (head,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {one["name"]: one["containerPort"] for one in head["ports"]}
+    # Ray's own, and KubeRay's names of them, after which it makes the service.
+    assert ports == {
+        "gcs-server": ray_constants.DEFAULT_PORT,
+        "dashboard": ray_constants.DEFAULT_DASHBOARD_PORT,
+        "client": 10001,
+    }
+    assert dashboard == ports["dashboard"]
+    assert "dashboard-port" not in cluster["spec"]["headGroupSpec"]["rayStartParams"]
+    readme = (FOLDER.parent / "README.md").read_text()
+    words = read("ray-job.yaml")["spec"]["entrypoint"] + " " + readme
+    addresses = [urlsplit(one) for one in re.findall(r"http://[a-z0-9.-]+(?::[0-9]+)?", words)]
+    used = {one.port for one in addresses if one.hostname in ("ddpm-head-svc.ddpm", "ray-head")}
+    assert used == {dashboard}
+    places = read("places.yaml")["data"]
+    assert all(urlsplit(url).port for name, url in places.items() if name.endswith(("URL", "URI")))
 
 
 def test_kustomize_puts_them_together(tmp_path):
