@@ -19,6 +19,7 @@ from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.run import DEFAULT_ROOT, configure
 from ddpm_core.runs.table import compare_runs, config_of, list_runs, show_run
 from ddpm_core.runs.targets import run_place
+from ddpm_core.servers.port import require_free
 from ddpm_core.store.storage import Store, open_store
 
 COMMANDS = {
@@ -209,6 +210,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _play(options: argparse.Namespace) -> None:
     require_packages("gradio")
+    require_free(options.port, option="--port ")
     from ddpm_core.api import Run
     from ddpm_core.play.newest import newest_run
     from ddpm_core.play.page import serve

@@ -18,6 +18,7 @@ from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.choices import Sampler, is_of_one_step
 from ddpm_core.errors import ConfigError, PipelineError
 from ddpm_core.play.shown import enlarged, mask_of, sheet_of
+from ddpm_core.servers.port import HOST, require_free
 from ddpm_core.servers.server import use_directly
 
 _FEW_STEPS = 50
@@ -81,15 +82,14 @@ def serve(run: Run, *, port: int) -> None:
     Raises:
         ConfigError: the port is none, or taken.
     """
-    if not 0 < port < 2**16:
-        raise ConfigError(f"port {port} must be from 1 to {2**16 - 1}; give another, --port")
+    require_free(port, option="--port ")
     use_directly()  # Gradio asks its own page whether it is there
     page = page_of(run)
     # The default theme's letters would be fetched from elsewhere.
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")
     try:
         page.launch(
-            server_name="127.0.0.1",
+            server_name=HOST,
             server_port=port,
             share=False,
             quiet=True,
@@ -100,10 +100,7 @@ def serve(run: Run, *, port: int) -> None:
             prevent_thread_lock=True,
         )
     except OSError:  # it names variables of Gradio's
-        raise ConfigError(
-            f"port {port} is taken by another program, or not allowed to this user; give another, "
-            "--port"
-        ) from None
+        raise ConfigError(f"port {port} was taken by another program just now") from None
     page.block_thread()
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 
 from ddpm_core.errors import ConfigError, PipelineError, StorageError
+from ddpm_core.servers.port import HOST, require_free
 from ddpm_core.store.storage import open_store
 from ddpm_core.tracking.outbox import say
 from ddpm_core.tracking.place import (
@@ -28,7 +29,6 @@ from ddpm_core.tracking.place import (
 )
 from ddpm_core.tracking.receiver import Refused, Unreachable
 
-HOST = "127.0.0.1"
 _START_S = 120.0
 _END_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -92,7 +92,7 @@ def _show(root: str, port_text: str) -> int:
             f"{URI_VARIABLE}={redacted(home.uri)!r} is a service with a page of its own; open "
             "that, or unset the variable for the runs in a local root"
         )
-    _require_free(port)
+    require_free(port, option="make ui PORT=")
     page = page_of_experiment(home, f"http://{HOST}:{port}")
     return _serve(home, port, page)
 
@@ -166,18 +166,6 @@ def _port(text: str) -> int:
     if not 1 <= port <= 65535:
         raise ConfigError(f"port {text!r} must be a number from 1 to 65535: make ui PORT=5001")
     return port
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} of this machine cannot be used ({error.strerror}); give another: "
-                f"make ui PORT={port + 1 if port < 65535 else port - 1}"
-            ) from error
 
 
 if __name__ == "__main__":

@@ -34,6 +34,21 @@ def test_the_run_that_was_trained_last_is_the_newest(trained):  # noqa: F811
     assert newest_run(where) == "a-later-one"
 
 
+def test_a_bucket_with_one_trained_run_is_played_with_and_of_several_one_must_be_said(
+    trained, monkeypatch  # noqa: F811
+):
+    """Catches: a refusal where there is no choice, and the first of several by chance."""
+    where, config = trained
+    open_run(where, config)
+    monkeypatch.setattr(type(where), "local_path", lambda self, key: None)
+    assert newest_run(where) == "tiny"
+    other = config.replaced({"name": "a-later-one"})
+    open_run(where, other)
+    commit_random_weights(where, other)
+    with pytest.raises(ConfigError, match="say which run .* e.g. a-later-one of the 2"):
+        newest_run(where)
+
+
 def test_nothing_trained_is_said(store):  # noqa: F811
     with pytest.raises(ConfigError, match="is trained yet: run the pipeline first"):
         newest_run(store)

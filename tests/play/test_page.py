@@ -14,6 +14,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from ddpm_core.__main__ import main
 from ddpm_core.api import Run
 from ddpm_core.errors import ConfigError
 from ddpm_core.play.page import _Acts, _sampler_of, serve
@@ -97,6 +98,20 @@ def test_what_a_page_begins_with_can_be_drawn(changes, sampler, steps):
 def test_a_port_that_is_none_is_said(port):
     with pytest.raises(ConfigError, match=f"port {port} must be from 1 to 65535"):
         serve(None, port=port)
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_looked_for(tmp_path, capfd):
+    """Catches: a minute of loading before the refusal, and the address of another's page."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = ["play", "--root", str(tmp_path), "--port", str(port)]
+        assert main(words) == ConfigError.exit_code
+    said = capfd.readouterr()
+    assert f"port {port} of this machine cannot be used" in said.err + said.out
+    assert "http://" not in said.err + said.out
+    assert not any(tmp_path.iterdir())
 
 
 def heed_control_c():
