@@ -1,5 +1,6 @@
 """compose.yaml against its specification, the programs it starts, and what the code reads."""
 
+import configparser
 import json
 import os
 import re
@@ -76,6 +77,21 @@ def test_our_containers_can_do_nothing_but_their_work(services):
         assert (one["read_only"], one["cap_drop"]) == (True, ["ALL"]), name
         assert one["security_opt"] == ["no-new-privileges:true"], name
         assert "user" not in one  # the image's, which is not root
+
+
+def test_configurations_are_files_that_are_there(content, services):
+    """Catches `content:`, which is copied into a container: Docker refuses that where the root is
+    read-only, and the service is never made."""
+    assert {tuple(one) for one in content["configs"].values()} == {("file",)}
+    assert all((COMPOSE.parent / one["file"]).is_file() for one in content["configs"].values())
+    used = {one["source"] for service in services.values() for one in service.get("configs", [])}
+    assert used == set(content["configs"])
+    auth = configparser.ConfigParser()
+    auth.read(COMPOSE.parent / content["configs"]["mlflow_auth"]["file"])
+    prefect = services["prefect"]["environment"]["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    named = {url.rpartition("/")[2] for url in (auth["mlflow"]["database_uri"], prefect)}
+    text = (COMPOSE.parent / content["configs"]["databases"]["file"]).read_text()
+    assert {f"CREATE DATABASE {name};" for name in named} == set(text.splitlines())
 
 
 def test_secrets_are_files_that_infra_secrets_makes(content, services, tmp_path):

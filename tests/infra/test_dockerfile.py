@@ -22,7 +22,8 @@ def instructions() -> list[tuple[str, str]]:
     lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     found = [line.partition(" ") for line in joined.splitlines() if line.strip()]
-    return [(name, words.strip()) for name, _, words in found]
+    # Mounts are the builder's; what follows them is the shell's.
+    return [(name, re.sub(r"^(--mount=\S+ )+", "", words.strip())) for name, _, words in found]
 
 
 def of(instructions, name):
@@ -41,9 +42,6 @@ def test_the_base_is_one_version_for_both_stages(instructions):
     assert found
     assert int(found[1]) >= 12  # CVE-2025-8194: an endless loop in tarfile
     assert of(instructions, "FROM") == ["${BASE} AS wheel", "${BASE}"]
-    # Prefect loads the flows of the wheel by their path below this folder.
-    compose = (PROJECT / "infra/compose.yaml").read_text()
-    assert "working_dir: /usr/local/lib/python3.12/site-packages\n" in compose
 
 
 def test_it_ends_as_nobody_and_says_whether_it_is_well(instructions):
@@ -95,6 +93,19 @@ def test_the_variant_says_where_torch_comes_from(instructions, variant, index, t
         assert words == ["-m", "pip", "install", "--no-deps", *index, f"torch=={pins()['torch']}"]
     else:
         assert not asked.exists()
+
+
+def test_no_index_stays_in_the_image_and_every_pip_finds_one_s_own():
+    """Catches a mirror's address or password in a layer, and a step that asks elsewhere than the
+    others: behind a firewall it fails at the end of the build."""
+    text = DOCKERFILE.read_text()
+    commands = re.findall(r"^RUN (.*?)(?<!\\)$", text, re.MULTILINE | re.DOTALL)
+    asking = [one for one in commands if "-m pip install" in one or "-m build" in one]
+    assert len(asking) == 4
+    for one in asking:
+        assert "--mount=type=secret,id=pip,target=/etc/pip.conf " in one
+        assert "--mount=type=secret,id=ca " in one
+    assert not re.search("PIP_(INDEX_URL|EXTRA_INDEX_URL|CERT|TRUSTED_HOST)|ARG.*(TOKEN|PASS)", text)
 
 
 def test_every_command_is_one_that_a_shell_can_read(instructions):
