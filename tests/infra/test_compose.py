@@ -1,6 +1,7 @@
 """compose.yaml against its specification, the programs it starts, and what the code reads."""
 
 import configparser
+import inspect
 import json
 import os
 import re
@@ -149,6 +150,20 @@ def test_ray_asks_for_its_token_everywhere(services):
     assert "--dashboard-port=8265" in services["ray-head"]["command"]
     assert "--address=ray-head:6379" in services["ray-worker"]["command"]
     assert "--port=6379" in services["ray-head"]["command"]
+
+
+def test_ray_s_health_costs_little_and_needs_no_token(services):
+    """Catches a look that starts a Ray client each time, which takes longer than it may on a busy
+    machine, and an address that answers 401."""
+    from ray.dashboard import http_server_agent, http_server_head
+
+    where = {"ray-head": http_server_head, "ray-worker": http_server_agent}
+    for name, module in where.items():
+        (path,) = re.findall(
+            r"http://127\.0\.0\.1:\d+(/[a-z_/]+)", services[name]["healthcheck"]["test"][-1]
+        )
+        open_to_all = inspect.getsource(module)
+        assert f'"{path}"' in open_to_all, name
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow's command line, as it is imported

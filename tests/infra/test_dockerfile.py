@@ -105,7 +105,9 @@ def test_no_index_stays_in_the_image_and_every_pip_finds_one_s_own():
     for one in asking:
         assert "--mount=type=secret,id=pip,target=/etc/pip.conf " in one
         assert "--mount=type=secret,id=ca " in one
-    assert not re.search("PIP_(INDEX_URL|EXTRA_INDEX_URL|CERT|TRUSTED_HOST)|ARG.*(TOKEN|PASS)", text)
+    assert not re.search(
+        "PIP_(INDEX_URL|EXTRA_INDEX_URL|CERT|TRUSTED_HOST)|ARG.*(TOKEN|PASS)", text
+    )
 
 
 def test_every_command_is_one_that_a_shell_can_read(instructions):
