@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
 from inspect import isgeneratorfunction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec, TypeVar, get_args
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves this machine
@@ -16,7 +18,7 @@ from PIL import Image
 from ddpm_core.api import Run
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.choices import Sampler, is_of_one_step
-from ddpm_core.errors import ConfigError, PipelineError
+from ddpm_core.errors import ConfigError, DataError, PipelineError
 from ddpm_core.play.shown import enlarged, mask_of, sheet_of
 from ddpm_core.servers.port import HOST, require_free
 from ddpm_core.servers.server import use_directly
@@ -60,7 +62,7 @@ def page_of(run: Run) -> gr.Blocks:
                     value=config.sample.guidance_scale, step=0.1,
                     label="guidance", visible=acts.is_guided, elem_id="guidance",
                 )  # fmt: skip
-                seed = gr.Number(0, precision=0, minimum=0, label="seed", elem_id="seed")
+                seed = gr.Number(0, precision=0, label="seed", elem_id="seed")
             with gr.Column(scale=3):
                 how = [sampler, steps, label, guidance, seed]
                 with gr.Tab("draw"):
@@ -84,7 +86,14 @@ def serve(run: Run, *, port: int) -> None:
     """
     require_free(port, option="--port ")
     use_directly()  # Gradio asks its own page whether it is there
-    page = page_of(run)
+    # What is drawn and what is sent lies in files until the page is closed: none stays behind, and
+    # another user's page has a folder of its own.
+    with TemporaryDirectory(prefix="ddpm-play-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        _launch(page_of(run), port)
+
+
+def _launch(page: gr.Blocks, port: int) -> None:
     # The default theme's letters would be fetched from elsewhere.
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")
     try:
@@ -125,9 +134,19 @@ class _Acts:
         with self._one:
             return self.run.sample([index], **self._wish(*how))[0]
 
-    def between(self, other_seed: int, depth: float, *how: Any) -> Image.Image:  # noqa: ANN401
-        """Draw two images and what lies between them."""
-        ends = [self.one(*how), self.one(*how[:-1], other_seed, index=1)]
+    def between(
+        self,
+        file: str | None,
+        other_file: str | None,
+        other_seed: float | None,
+        depth: float,
+        *how: Any,  # noqa: ANN401
+    ) -> Image.Image:
+        """Take or draw two images, and draw what lies between them."""
+        ends = [
+            self._image(file, *how),
+            self._image(other_file, *how[:-1], other_seed, index=1),
+        ]
         with self._one:
             way = self.run.interpolate(ends[0], ends[1], _MOMENTS, depth=depth)
         return sheet_of(np.concatenate([ends[:1], way, ends[1:]]), num_columns=_MOMENTS + 2)
@@ -167,8 +186,14 @@ class _Acts:
         ]
         return sheet_of(images, num_columns=len(images)), rows
 
-    def _image(self, file: str | None, *how: Any) -> Any:  # noqa: ANN401
-        return self.run.read(file) if file else self.one(*how)
+    def _image(self, file: str | None, *how: Any, index: int = 0) -> Any:  # noqa: ANN401
+        """Return the image of a file that was sent, else one that is drawn."""
+        if not file:
+            return self.one(*how, index=index)
+        try:
+            return self.run.read(file)
+        except DataError as error:  # where it lies on this machine is no one's business
+            raise DataError(str(error).replace(file, Path(file).name)) from None
 
     def _wish(
         self, sampler: str, steps: float, label: str, guidance: float, seed: float | None
@@ -208,15 +233,18 @@ def _draw_tab(acts: _Acts, how: list[Any]) -> None:
 
 
 def _between_tab(acts: _Acts, how: list[Any]) -> None:
-    other = gr.Number(1, precision=0, minimum=0, label="seed of the other image")
+    with gr.Row():
+        file, other_file = _file("one end"), _file("the other end")
+    other = gr.Number(1, precision=0, label="seed of the other image, where it is drawn")
     depth = gr.Slider(0, 1, value=0.5, step=0.05, label="depth: how far both are noised")
     button = gr.Button("go", variant="primary", elem_id="between")
     gr.Markdown("The two images at the ends, beside them their reconstructions.")
-    button.click(_in_words(acts.between), [other, depth, *how], _picture("between-sheet"))
+    given = [file, other_file, other, depth, *how]
+    button.click(_in_words(acts.between), given, _picture("between-sheet"))
 
 
 def _paint_tab(acts: _Acts, how: list[Any]) -> None:
-    file = gr.File(label="an image of yours (else one is drawn)", file_types=["image"], height=130)
+    file = _file("an image of yours")
     start = gr.Button("take the image", elem_id="take")
     note = gr.Markdown(elem_id="take-note")
     editor = gr.ImageEditor(
@@ -232,12 +260,16 @@ def _paint_tab(acts: _Acts, how: list[Any]) -> None:
 
 
 def _code_tab(acts: _Acts, how: list[Any]) -> None:
-    file = gr.File(label="an image of yours (else one is drawn)", file_types=["image"], height=130)
+    file = _file("an image of yours")
     button = gr.Button("send", variant="primary", elem_id="code")
     sheet = _picture("code-sheet")
     gr.Markdown("From noise to what is received when all has come; the last is the image itself.")
     table = gr.Dataframe(headers=["", *map(str, range(1, _MOMENTS + 1))], show_label=False)
     button.click(_in_words(acts.code), [file, *how], [sheet, table])
+
+
+def _file(name: str) -> gr.File:
+    return gr.File(label=f"{name} (else one is drawn)", file_types=["image"], height=130)
 
 
 def _picture(name: str) -> gr.Image:

@@ -35,7 +35,8 @@ def test_the_run_that_was_trained_last_is_the_newest(trained):  # noqa: F811
 
 
 def test_a_bucket_with_one_trained_run_is_played_with_and_of_several_one_must_be_said(
-    trained, monkeypatch  # noqa: F811
+    trained,  # noqa: F811
+    monkeypatch,
 ):
     """Catches: a refusal where there is no choice, and the first of several by chance."""
     where, config = trained
@@ -45,7 +46,7 @@ def test_a_bucket_with_one_trained_run_is_played_with_and_of_several_one_must_be
     other = config.replaced({"name": "a-later-one"})
     open_run(where, other)
     commit_random_weights(where, other)
-    with pytest.raises(ConfigError, match="say which run .* e.g. a-later-one of the 2"):
+    with pytest.raises(ConfigError, match=r"say which run .* e\.g\. a-later-one of the 2"):
         newest_run(where)
 
 

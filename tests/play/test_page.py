@@ -16,7 +16,7 @@ import pytest
 
 from ddpm_core.__main__ import main
 from ddpm_core.api import Run
-from ddpm_core.errors import ConfigError
+from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.play.page import _Acts, _sampler_of, serve
 from ddpm_core.runs.run import open_run
 from tests.browser import needs_browser, opened
@@ -46,7 +46,8 @@ def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "ddpm_core", "play", "--root", where.uri, "--port", str(port)]
-    environment = {**os.environ, "HOME": str(tmp_path)}
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_control_c
     ) as server:
@@ -56,9 +57,12 @@ def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
             wait_until_served(address)
             with opened(address) as seen:
                 use(seen)
+            (kept,) = tmp_path.joinpath("tmp").glob("ddpm-play-*")
+            assert any(kept.rglob("*.png"))
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(60) in (0, 130)
+    assert not any(tmp_path.joinpath("tmp").rglob("*.png"))  # what was drawn goes with the page
 
 
 def test_what_is_painted_on_is_what_was_taken(trained):  # noqa: F811
@@ -94,6 +98,21 @@ def test_what_a_page_begins_with_can_be_drawn(changes, sampler, steps):
     assert (chosen.value, taken.value) == (sampler, steps)
 
 
+def test_a_file_that_is_no_image_is_said_by_its_name(trained, tmp_path):  # noqa: F811
+    """Catches: the folder of this machine in which the page keeps what it is sent, on the page."""
+    where, config = trained
+    open_run(where, config)
+    acts = _Acts(Run.load("tiny", root=where.uri))
+    bad = tmp_path / "kept" / "bad.png"
+    bad.parent.mkdir()
+    bad.write_bytes(b"<svg/>")
+    given = {acts.code: (str(bad),), acts.between: (None, str(bad), 1, 0.5)}
+    for act, files in given.items():
+        with pytest.raises(DataError, match=r"^bad\.png cannot be used") as said:
+            act(*files, "ddim", 3, "all in turn", 1.0, 0)
+        assert str(tmp_path) not in str(said.value)
+
+
 @pytest.mark.parametrize("port", [0, 70000])
 def test_a_port_that_is_none_is_said(port):
     with pytest.raises(ConfigError, match=f"port {port} must be from 1 to 65535"):
@@ -121,6 +140,13 @@ def heed_control_c():
 
 def use(seen):
     note = seen.locator("#draw-note")
+    seed = seen.locator("#seed input")
+    seed.fill("-3")
+    seed.press("Tab")
+    seen.click("#draw")
+    seen.get_by_text("seed=-3 must be from 0 to").wait_for()
+    seed.fill("0")
+    seed.press("Tab")
     seen.click("#draw")
     note.filter(has_text=re.compile(r"step \d+ of \d+")).wait_for()
     note.filter(has_text="step 21 of 21").wait_for()
