@@ -1,6 +1,7 @@
 """The page: draw, watch, move between two images, paint a mask, compress."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -88,6 +89,7 @@ def serve(run: Run, *, port: int) -> None:
     use_directly()  # Gradio asks its own page whether it is there
     # What is drawn and what is sent lies in files until the page is closed: none stays behind, and
     # another user's page has a folder of its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(prefix="ddpm-play-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         _launch(page_of(run), port)
@@ -236,7 +238,8 @@ def _between_tab(acts: _Acts, how: list[Any]) -> None:
     with gr.Row():
         file, other_file = _file("one end"), _file("the other end")
     other = gr.Number(1, precision=0, label="seed of the other image, where it is drawn")
-    depth = gr.Slider(0, 1, value=0.5, step=0.05, label="depth: how far both are noised")
+    # From half of the chain on, little is left of either in small images: all come out alike.
+    depth = gr.Slider(0, 1, value=0.25, step=0.05, label="depth: how far both are noised")
     button = gr.Button("go", variant="primary", elem_id="between")
     gr.Markdown("The two images at the ends, beside them their reconstructions.")
     given = [file, other_file, other, depth, *how]
