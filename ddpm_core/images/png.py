@@ -41,16 +41,59 @@ def encode(image: NDArray[Any]) -> bytes:
     # Each row begins with its filter type; 0 leaves the row as it is.
     rows = np.zeros((height, 1 + samples.nbytes // height), np.uint8)
     rows[:, 1:] = samples.view(np.uint8).reshape(height, -1)
-    pixels = rows.tobytes()
+    return of_rows(rows.tobytes(), image.shape, image.dtype)
+
+
+def of_rows(rows: bytes, shape: tuple[int, ...], dtype: np.dtype[Any] = DEPTHS[0]) -> bytes:
+    """Return what `encode` makes of an image whose rows, a byte 0 before each, are these."""
     blocks = [b"IDAT\x78\x01"]
-    for start in range(0, len(pixels), _MAX_STORED_BYTES):
-        block = pixels[start : start + _MAX_STORED_BYTES]
-        is_last = start + len(block) == len(pixels)
+    for start in range(0, len(rows), _MAX_STORED_BYTES):
+        block = rows[start : start + _MAX_STORED_BYTES]
+        is_last = start + len(block) == len(rows)
         blocks += (struct.pack("<BHH", is_last, len(block), 0xFFFF ^ len(block)), block)
-    blocks.append(struct.pack(">I", zlib.adler32(pixels)))
+    blocks.append(struct.pack(">I", zlib.adler32(rows)))
     packed = b"".join(blocks)
     size, checksum = struct.pack(">I", len(packed) - 4), struct.pack(">I", zlib.crc32(packed))
-    return b"".join((_start(image.shape, image.dtype), size, packed, checksum, _END))
+    return b"".join((_start(shape, dtype), size, packed, checksum, _END))
+
+
+def rows_of(content: bytes, shape: tuple[int, int, int]) -> bytes | None:
+    """Return the unpacked rows, a byte 0 before each, of a whole PNG of 8 bits that has nothing else.
+
+    None of any other file: one with filtered rows, of another size or several chunks of pixels, or
+    one that is damaged, which `decode.decode_image` refuses. All checksums are compared, and that
+    there are as many bytes as the picture has: what this takes, it takes, as the same pixels.
+
+    Args:
+        content: the whole file.
+        shape: (height, width, channels) that it must have.
+
+    Source: PNG specification, third edition, sections 5 and 11.
+    """
+    start = _start(shape, DEPTHS[0])
+    begin, end = len(start) + 4, len(content) - _END_BYTES
+    if not (content.startswith(start) and content.endswith(_END)):
+        return None
+    size, name = struct.unpack_from(">I4s", content, len(start))
+    if name != b"IDAT" or size != end - begin - 4:
+        return None
+    if zlib.crc32(memoryview(content)[begin:end]) != int.from_bytes(content[end : end + 4], "big"):
+        return None
+    num_bytes = shape[0] * (1 + shape[1] * shape[2])
+    unpacker = zlib.decompressobj()
+    try:
+        rows = unpacker.decompress(content[begin + 4 : end], num_bytes + 1)
+    except zlib.error:
+        return None
+    is_whole = unpacker.eof and not unpacker.unused_data and len(rows) == num_bytes
+    is_plain = rows[:: num_bytes // shape[0]].count(0) == shape[0]
+    return rows if is_whole and is_plain else None
+
+
+def pixels_of(rows: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return (height, width, channels) of what `rows_of` returns for this shape."""
+    samples = np.frombuffer(rows, np.uint8).reshape(shape[0], -1)[:, 1:]
+    return samples.reshape(shape)
 
 
 def stored_bytes(shape: tuple[int, int, int], dtype: DTypeLike = np.uint8) -> int:

@@ -20,6 +20,7 @@ from ddpm_core.images.decode import (
     is_deep,
     kept_as_is,
 )
+from ddpm_core.images.image_facts import MAX_MEMBER_BYTES
 from ddpm_core.images.names import quoted
 from ddpm_core.sharding import ahead
 from ddpm_core.sharding.looked import ScanResult
@@ -260,9 +261,23 @@ def _unchanged(container: Container, item: Item, sha256: bytes) -> bytes:
 
 
 def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> Record:
-    # Of an error only its reason is used, which names nothing.
-    pixels = decode_image(content, shaping, origin=item.key, max_pixels=data.max_pixels)
-    kept = kept_as_is(content, shaping) if data.encoding == "original" else None
-    if kept is None:
-        content, kept = png.encode(pixels), "png"
+    shape = shaping.height, shaping.width, shaping.channels
+    rows = png.rows_of(content, shape) if may_be_plain(shaping, data.max_pixels) else None
+    if rows is not None:
+        pixels: NDArray[Any] = png.pixels_of(rows, shape)
+        kept: str | None = "png" if len(content) <= MAX_MEMBER_BYTES else None
+    else:
+        # Of an error only its reason is used, which names nothing.
+        pixels = decode_image(content, shaping, origin=item.key, max_pixels=data.max_pixels)
+        kept = kept_as_is(content, shaping) if data.encoding == "original" else None
+    if data.encoding != "original" or kept is None:
+        content = png.encode(pixels) if rows is None else png.of_rows(rows, shape)
+        kept = "png"
     return Record(content, kept, pixels, item.label, item.key)
+
+
+def may_be_plain(shaping: Shaping, max_pixels: int) -> bool:
+    """Say whether a plain PNG of the wanted size is taken as it is, by the settings."""
+    sides = shaping.height, shaping.width
+    is_allowed = min(sides) >= shaping.min_side and sides[0] * sides[1] <= max_pixels
+    return is_allowed and shaping.depth == 8

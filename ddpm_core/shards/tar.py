@@ -17,7 +17,7 @@ from ddpm_core.images.names import shown
 BLOCK_BYTES = 512
 REGULAR = (b"0", b"\0")
 USTAR = b"ustar\x0000"
-_MAGICS = (USTAR, b"ustar  \0")  # POSIX, GNU
+MAGICS = (USTAR, b"ustar  \0")  # POSIX, GNU
 END = bytes(BLOCK_BYTES)
 OCTAL = re.compile(rb"[0-7]+")  # int() alone would take a sign and underscores
 
@@ -95,12 +95,12 @@ def check_header(header: bytes, at: int, origin: str) -> None:
     # The checksum counts its own eight bytes as spaces.
     field = header[148:156]
     expected = _sum(header[:256]) + _sum(header[256:]) - sum(field) + 8 * ord(" ")
-    if field == b"%06o\0 " % expected and header[257:265] in _MAGICS:
+    if field == b"%06o\0 " % expected and header[257:265] in MAGICS:
         return
     digits = field.strip(b" \0")
     if not OCTAL.fullmatch(digits) or int(digits, 8) != expected:
         raise damaged(origin, at, f"the header checksum {digits!r}", f"{expected:06o} (octal)")
-    if header[257:265] not in _MAGICS:
+    if header[257:265] not in MAGICS:
         raise damaged(origin, at, f"the magic {header[257:265]!r}", "a ustar header")
 
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.decode import first_look
 from ddpm_core.images.image_facts import MAX_FILE_BYTES
-from ddpm_core.images.names import IMAGE_EXTENSIONS, quoted, shown, text_of
+from ddpm_core.images.names import quoted, shown, text_of
 from ddpm_core.shards.index import Rejected
 from ddpm_core.shards.one import Located, Shard
 from ddpm_core.sources.containers.container import PassedOver
@@ -96,7 +96,7 @@ class _Rows:
 
     def take(self, sample: Sample) -> int:
         """Take a sample; return 1."""
-        images = sorted(sample.files.keys() & IMAGE_EXTENSIONS)
+        images = sample.images()
         if not images:
             self.passed_over.add(_NO_IMAGE, sample.key, harmless=False)
             return 1

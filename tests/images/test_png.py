@@ -9,6 +9,8 @@ from PIL import Image, PngImagePlugin
 
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
+from tests.images.odd_files import chunk, pillow_file, png_file
+from tests.images.pictures import decoded
 
 SHAPES = [(1, 1, 1), (8, 8, 1), (32, 32, 3), (5, 7, 3), (300, 250, 1), (256, 85, 3)]
 
@@ -178,3 +180,61 @@ def test_16_bits_are_kept(shape):
     assert fits.all()
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels, images)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_a_plain_file_are_those_that_were_written(shape):
+    """Catches rows of another length, blocks that are joined wrongly, and filter types in pixels."""
+    rows = png.rows_of(png.encode(noise(shape)), shape)
+    np.testing.assert_array_equal(png.pixels_of(rows, shape), noise(shape))
+    assert png.of_rows(rows, shape) == png.encode(noise(shape))
+    other = png_file(noise(shape).reshape(shape[:2] + shape[2:] * (shape[2] > 1)), color_type=2)
+    if shape[2] == 3:
+        assert png.rows_of(other, shape) == rows  # compressed, and as plain
+    for wrong in ((shape[1], shape[0] + 1, shape[2]), (*shape[:2], 4 - shape[2])):
+        assert png.rows_of(png.encode(noise(shape)), wrong) is None
+
+
+def _idat(rows, *, extra=b"", cut=0, flip=0):
+    """A file of 8x8 grey with this zlib stream in a chunk whose own checksum is right."""
+    stream = zlib.compress(rows)
+    stream = stream[: len(stream) - cut - 1] + bytes([stream[-1 - cut] ^ flip]) + extra
+    whole = png.encode(noise((8, 8, 1)))
+    return whole[:33] + chunk(b"IDAT", stream) + whole[-12:]
+
+
+PLAIN_ROWS = b"".join(b"\0" + row.tobytes() for row in noise((8, 8, 1)))
+NOT_PLAIN = {
+    "filtered": pillow_file(np.add.outer(np.arange(8), np.arange(8)).astype(np.uint8), "PNG"),
+    "two chunks": png_file(noise((8, 8)), color_type=0, after=chunk(b"IDAT", b"")),
+    "text": png_file(noise((8, 8)), color_type=0, before=chunk(b"tEXt", b"a\0b")),
+    "transparent": png_file(noise((8, 8)), color_type=0, before=chunk(b"tRNS", b"\0\1")),
+    "16 bits": png_file(noise((8, 8)), color_type=0, bit_depth=16),
+    "more behind": png.encode(noise((8, 8, 1))) + b"x",
+    "a row short": _idat(PLAIN_ROWS[:-9]),
+    "a byte long": _idat(PLAIN_ROWS + b"\0"),
+    "its Adler-32 is wrong": _idat(PLAIN_ROWS, flip=1),
+    "its stream is cut": _idat(PLAIN_ROWS, cut=4),
+    "behind its stream": _idat(PLAIN_ROWS, extra=b"x"),
+    "nothing": b"",
+    "no pixels": png.encode(noise((8, 8, 1)))[:33] + png.encode(noise((8, 8, 1)))[-12:],
+}
+
+
+@pytest.mark.parametrize("content", NOT_PLAIN.values(), ids=NOT_PLAIN)
+def test_what_is_not_plain_has_no_rows(content):
+    """Catches a file that is read otherwise than by the decoder that knows all of PNG."""
+    assert png.rows_of(content, (8, 8, 1)) is None
+
+
+def test_what_has_rows_is_what_the_decoder_takes():
+    """Catches a damaged file that is taken: of each that is changed in a bit, or cut."""
+    content = png.encode(noise((8, 8, 1)))
+    assert png.rows_of(_idat(PLAIN_ROWS), (8, 8, 1)) == PLAIN_ROWS
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert png.rows_of(bytes(changed), (8, 8, 1)) is None
+    for end in range(len(content)):
+        assert png.rows_of(content[:end], (8, 8, 1)) is None
+    np.testing.assert_array_equal(png.pixels_of(PLAIN_ROWS, (8, 8, 1)), decoded(content, 8, 8, 1))

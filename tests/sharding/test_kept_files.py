@@ -6,6 +6,7 @@ import pytest
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.images.decode import decode_exact, kept_as_is
+from ddpm_core.sharding.collection_worker import may_be_plain
 from tests.images.odd_files import chunk, exif, gif_file, pillow_file, png_file
 from tests.images.pictures import cmyk_file, decoded, noise, shaping, smooth
 
@@ -71,3 +72,13 @@ def test_a_file_with_metadata_is_not_kept(content):
     """Catches: names and places of people in the shards."""
     assert kept_as_is(content, shaping(16, 16)) is None
     assert decoded(content, 16, 16).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_plain"),
+    [({}, True), ({"depth": 16}, False), ({"max_pixels": 255}, False), ({"min_side": 17}, False)],
+)
+def test_a_plain_png_is_taken_as_it_is_where_the_settings_allow_it(changes, is_plain):
+    """Catches an image that is too small, too large, or of another depth, and is taken for all."""
+    wanted = shaping(16, 16, **{key: changes[key] for key in changes if key != "max_pixels"})
+    assert may_be_plain(wanted, changes.get("max_pixels", 256)) is is_plain

@@ -12,6 +12,10 @@ from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.names import shown
 from ddpm_core.sources.containers.marks import FileMark, of_file
 
+_AHEAD_BYTES = 2**18
+_GAP_BYTES = 2**13
+"""of a part, and from one part to the next: beyond, a read of its own costs less"""
+
 
 @final
 class Descriptor:
@@ -103,3 +107,35 @@ class LocalFile:
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return DataError(f"{place} is missing or no file; fetch it, or mend data.source")
         return StorageError(f"cannot read {place}: {error.strerror}; mend that, run again")
+
+
+@final
+class ReadAhead:
+    """Small parts of a file that follow each other, many with one read; others one by one.
+
+    What was read ahead is of then: whoever needs to know whether the file has changed meanwhile
+    compares its marks. Threads may read at once.
+    """
+
+    def __init__(self, file: LocalFile) -> None:
+        self._file = file
+        self._there = (0, b"")  # from which byte on, and what: exchanged as one
+        self._end = -_GAP_BYTES - 1  # nothing was read before
+
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """Return what `LocalFile.read_at` does."""
+        start, data = self._there
+        begin = offset - start
+        is_next = 0 <= offset - self._end <= _GAP_BYTES and num_bytes <= _GAP_BYTES
+        self._end = offset + num_bytes
+        if 0 <= begin <= len(data) - num_bytes:
+            return data[begin : begin + num_bytes]
+        if not is_next:
+            return self._file.read_at(offset, num_bytes)
+        data = self._file.read_at(offset, _AHEAD_BYTES)
+        self._there = (offset, data)
+        return data[:num_bytes]
+
+    def forget(self) -> None:
+        """Read anew from now on."""
+        self._there, self._end = (0, b""), -_GAP_BYTES - 1

@@ -38,6 +38,12 @@ from ddpm_core.sources.containers.tarred import Tar
 MAX_LABEL = 2**16 - 1
 _LABEL = re.compile(rb"\s*(\d{1,5})\s*")
 _MAX_LABEL_BYTES = 64
+# What nearly all members are called: nothing in it leads elsewhere, is hidden or of a system.
+_SIMPLE = re.compile(
+    rb"((?:[0-9A-Za-z][0-9A-Za-z_-]*/)*[0-9A-Za-z][0-9A-Za-z_-]*)\."
+    rb"(cls|json|txt|png|jpe?g|webp|gif)",
+    re.IGNORECASE,
+)
 _SPLITS = {"train": "train", **dict.fromkeys(("test", "val", "valid", "validation"), "test")}
 _NO_IMAGE = "a sample without an image"
 _NO_KEY = "a name without a key before its first dot"
@@ -50,6 +56,10 @@ class Sample(NamedTuple):
     key: str
     files: dict[str, Member]
     """extension -> member"""
+
+    def images(self) -> list[str]:
+        """Return the extensions of its images, in their order."""
+        return sorted(one for one in self.files if one in IMAGE_EXTENSIONS)
 
 
 @final
@@ -82,7 +92,7 @@ class ShardFiles(Container):
             origin = shown(f"{self.uri}/{name}")
             with closing(LocalFile(path)) as content, LocalFile(path).opened() as file:
                 for sample in samples(file, origin, passed_over):
-                    images = sorted(sample.files.keys() & IMAGE_EXTENSIONS)
+                    images = sample.images()
                     full = self._folders[number] + sample.key
                     if not images:
                         passed_over.add(_NO_IMAGE, full, harmless=False)
@@ -92,7 +102,8 @@ class ShardFiles(Container):
                             f"{quoted(sample.key)} in {origin} has several images "
                             f"({', '.join(images)}); a sample must have one. Make the shard again"
                         )
-                    _note_others(sample, full, passed_over)
+                    if len(sample.files) > 1 + ("cls" in sample.files):
+                        _note_others(sample, full, passed_over)
                     found = sample.files[images[0]]
                     label = label_of(sample, content.read_at, origin)
                     image = self._folders[number] + text_of(found.raw_name)
@@ -107,7 +118,7 @@ class ShardFiles(Container):
             name, path = self._shards[number]
             # The one before closes itself, once no thread reads from it any more.
             self._opened = opened = (number, Tar(path, uri=f"{self.uri}/{name}"))
-        return opened[1].read(entry._replace(where=(offset,)))
+        return opened[1].read_from(entry, offset)
 
     def marks_of(self, where: NDArray[np.int64]) -> marks.Marks:
         numbers = where[:, 0]
@@ -191,7 +202,9 @@ def label_of(sample: Sample, read_at: Callable[[int, int], bytes], origin: str) 
     found = sample.files.get("cls")
     if found is None:
         return None
-    text = read_at(found.offset, min(found.size, _MAX_LABEL_BYTES))
+    text = found.content
+    if text is None:
+        text = read_at(found.offset, min(found.size, _MAX_LABEL_BYTES))
     match = _LABEL.fullmatch(text)
     if found.size > _MAX_LABEL_BYTES or not match or int(match[1]) > MAX_LABEL:
         raise DataError(
@@ -215,12 +228,17 @@ def samples(file: BinaryIO, origin: str, passed_over: PassedOver) -> Iterator[Sa
     sample = Sample("", {})
     seen = set()
     for found in walk(file, origin):
-        member = checked_name(found.raw_name, origin)
-        key, extension = _key_and_extension(member)
-        if found.problem or not key or is_of_a_system(member):
-            reason = found.problem or reason_to_pass_over(member) or _NO_KEY
-            passed_over.add(reason, member, harmless=is_of_a_system(member))
-            continue
+        simple = _SIMPLE.fullmatch(found.raw_name)
+        if simple and found.problem is None:
+            key, extension = simple[1].decode(), simple[2].decode().lower()
+        else:
+            member = checked_name(found.raw_name, origin)
+            key, extension = _key_and_extension(member)
+            if found.problem or not key or is_of_a_system(member):
+                reason = found.problem or reason_to_pass_over(member) or _NO_KEY
+                passed_over.add(reason, member, harmless=is_of_a_system(member))
+                continue
+            found = found._replace(raw_name=bytes_of(member))
         if key != sample.key:
             if sample.files:
                 yield sample
@@ -232,8 +250,9 @@ def samples(file: BinaryIO, origin: str, passed_over: PassedOver) -> Iterator[Sa
                 )
             seen.add(key)
         if extension in sample.files:
+            member = text_of(found.raw_name)
             raise DataError(f"{origin} holds {quoted(member)} twice; make it again")
-        sample.files[extension] = found._replace(raw_name=bytes_of(member))
+        sample.files[extension] = found
     if sample.files:
         yield sample
 

@@ -8,9 +8,11 @@ header says is passed over. Links, devices and sparse files are named, never fol
 import os
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, final
 
+from ddpm_core.errors import DataError
 from ddpm_core.shards.tar import BLOCK_BYTES, END, OCTAL, REGULAR, USTAR, check_header, damaged
+from ddpm_core.sources.containers.tar_plain import plain_run
 
 MAX_MEMBERS = 3 * 10**7
 """headers of one archive: an image of a shard may have two files beside it"""
@@ -18,6 +20,14 @@ _MAX_HEADER_BYTES = 2**16
 """of a long name or a pax header: names end at 4096"""
 _MAX_SIZE_BYTES = 2**40
 _CHUNK_BYTES = 2**20
+_AHEAD_BYTES = 2**20
+"""read at once at most, where headers stand close together"""
+_CLOSE_BYTES = 2**13
+"""from one header to the next, on average: then what lies between them is read too"""
+_WORTH_BYTES = 2**14
+"""of headers, and what lies between them, that are looked at together"""
+_SMALL_BYTES = 64
+"""of a content that comes with its header, such as the number of a class"""
 _FOLDER, _CONTIGUOUS = b"5", b"7"
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_FOR_ALL = b"x", b"g"
@@ -41,6 +51,8 @@ class Member(NamedTuple):
     size: int
     problem: str | None
     """why it is no file that can be read, or None"""
+    content: bytes | None = None
+    """of a few bytes, if they were read with the header"""
 
 
 class _Said(NamedTuple):
@@ -48,6 +60,9 @@ class _Said(NamedTuple):
 
     name: bytes | None = None
     size: int | None = None
+
+
+_NOTHING = _Said()
 
 
 def walk(file: BinaryIO, origin: str) -> Iterator[Member]:
@@ -58,15 +73,23 @@ def walk(file: BinaryIO, origin: str) -> Iterator[Member]:
             anything that is no whole archive, ended by two blocks of zeros.
     """
     length = file.seek(0, os.SEEK_END)
+    ahead = _Ahead(file)
     at = 0
     said = _Said()
     num_left = MAX_MEMBERS
     while True:
+        header = ahead.header(at)
+        if said == _NOTHING:
+            for member in ahead.plain(at, length):
+                num_left -= 1
+                if num_left < 0:
+                    raise _too_many(origin, at)
+                yield member
+                at = member.offset + member.size + -member.size % BLOCK_BYTES
+            header = ahead.header(at)
         num_left -= 1
         if num_left < 0:
-            raise damaged(origin, at, "one header more", f"at most {MAX_MEMBERS} in one archive")
-        file.seek(at)
-        header = file.read(BLOCK_BYTES)
+            raise _too_many(origin, at)
         if len(header) < BLOCK_BYTES:
             raise damaged(
                 origin, at, f"{len(header)} bytes", "a 512-byte header or the two zero end blocks"
@@ -96,7 +119,49 @@ def walk(file: BinaryIO, origin: str) -> Iterator[Member]:
         if kind != _FOLDER and not (kind in REGULAR and not size and name.endswith(b"/")):
             problem = None if kind in (*REGULAR, _CONTIGUOUS) else _problem(kind)
             yield Member(name, content_at, size, problem)
-        said = _Said()
+        said = _NOTHING
+
+
+@final
+class _Ahead:
+    """The headers of an archive: many with one read, where they stand close together."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._data, self._start = b"", 0
+        self._num_bytes, self._num_asked = BLOCK_BYTES, 1
+
+    def header(self, at: int) -> bytes:
+        """Return the block at a byte; less of it where the file ends."""
+        begin = at - self._start
+        if begin + BLOCK_BYTES > len(self._data):
+            is_close = begin <= self._num_asked * _CLOSE_BYTES
+            wanted = min(4 * self._num_bytes, _AHEAD_BYTES) if is_close and at else BLOCK_BYTES
+            self._file.seek(at)
+            self._data, self._start = self._file.read(wanted), at
+            self._num_bytes, self._num_asked, begin = wanted, 0, 0
+        self._num_asked += 1
+        return self._data[begin : begin + BLOCK_BYTES]
+
+    def plain(self, at: int, length: int) -> Iterator[Member]:
+        """Yield the files of plain headers from a byte on, as far as they are read already."""
+        begin = at - self._start
+        if len(self._data) - begin < _WORTH_BYTES:
+            return
+        data, start = self._data, self._start
+        run = plain_run(data, begin)
+        self._num_asked += len(run)
+        for name, header_at, size in run:
+            content_at = header_at + BLOCK_BYTES
+            if start + content_at + size + -size % BLOCK_BYTES > length:
+                return
+            small = data[content_at : content_at + size] if size <= _SMALL_BYTES else None
+            is_there = small is not None and len(small) == size
+            yield Member(name, start + content_at, size, None, small if is_there else None)
+
+
+def _too_many(origin: str, at: int) -> DataError:
+    return damaged(origin, at, "one header more", f"at most {MAX_MEMBERS} in one archive")
 
 
 def _problem(kind: bytes) -> str:

@@ -18,7 +18,7 @@ from ddpm_core.sources.containers.container import (
     changed,
     refuse_large,
 )
-from ddpm_core.sources.containers.local_file import LocalFile
+from ddpm_core.sources.containers.local_file import LocalFile, ReadAhead
 from ddpm_core.sources.containers.tar_walk import walk
 
 
@@ -36,6 +36,7 @@ class Tar(Container):
         self.uri = uri or str(path)
         self._path = path
         self._file = LocalFile(path)
+        self._ahead = ReadAhead(self._file)
         self._mark = marks.FileMark((0, 0), False)
 
     def entries(self, passed_over: PassedOver) -> Iterator[Entry]:
@@ -49,11 +50,15 @@ class Tar(Container):
                     yield Entry(name, found.size, (found.offset,))
 
     def read(self, entry: Entry) -> bytes:
+        return self.read_from(entry, entry.where[0])
+
+    def read_from(self, entry: Entry, offset: int) -> bytes:
+        """Return the bytes of an entry whose content begins at this byte; else as `read`."""
         refuse_large(self.uri, entry)
-        start = entry.where[0] - BLOCK_BYTES
-        content = self._file.read_at(start, BLOCK_BYTES + entry.size)
+        start, num_bytes = offset - BLOCK_BYTES, BLOCK_BYTES + entry.size
+        content = self._ahead.read_at(start, num_bytes)
         # A header before it, and nothing cut off: tar keeps no checksum of what it holds.
-        if len(content) != BLOCK_BYTES + entry.size:
+        if len(content) != num_bytes:
             raise changed(self.uri, entry, "the archive ends before it")
         try:
             check_header(content[:BLOCK_BYTES], start, self.uri)
@@ -75,4 +80,5 @@ class Tar(Container):
         return self._path.is_file()
 
     def close(self) -> None:
+        self._ahead.forget()
         self._file.close()
