@@ -58,7 +58,7 @@ def of_rows(rows: bytes, shape: tuple[int, ...], dtype: np.dtype[Any] = DEPTHS[0
 
 
 def rows_of(content: bytes, shape: tuple[int, int, int]) -> bytes | None:
-    """Return the unpacked rows, a byte 0 before each, of a whole PNG of 8 bits that has nothing else.
+    """Return the unpacked rows, a byte 0 before each, of a plain, whole PNG of 8 bits.
 
     None of any other file: one with filtered rows, of another size or several chunks of pixels, or
     one that is damaged, which `decode.decode_image` refuses. All checksums are compared, and that

@@ -51,15 +51,6 @@ def test_an_image_is_these_bytes_on_every_machine():
     assert digest == "bc174d682fa5422e2d86e5538f5a8ad4edf2b3c247ca829f078e66981657ecd7"
 
 
-def chunk(name, content):
-    return (
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-    )
-
-
 def with_huge_text():
     """A 4x4 image with a compressed text of 100 MB, which Pillow would unpack."""
     start = png.encode(noise((4, 4, 1)))
@@ -184,7 +175,7 @@ def test_16_bits_are_kept(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rows_of_a_plain_file_are_those_that_were_written(shape):
-    """Catches rows of another length, blocks that are joined wrongly, and filter types in pixels."""
+    """Catches rows of another length, blocks joined wrongly, and filter types in pixels."""
     rows = png.rows_of(png.encode(noise(shape)), shape)
     np.testing.assert_array_equal(png.pixels_of(rows, shape), noise(shape))
     assert png.of_rows(rows, shape) == png.encode(noise(shape))
