@@ -11,7 +11,7 @@ from ddpm_core.composing.choose import Row
 from ddpm_core.composing.look import look
 from ddpm_core.loading.shard_files import read_shard, shard_at
 from ddpm_core.shards.counts import Counts
-from ddpm_core.shards.index import SPLITS, Index, Rejected, Shard, Split, load_index
+from ddpm_core.shards.index import Index, Rejected, Shard, Split, load_index
 from ddpm_core.shards.lineage import made_of
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
@@ -158,26 +158,8 @@ class Source:
         return self._store.uri_of(self.index.located_at(split, number).key)
 
 
-def files_of(store: Store, index: Index) -> dict[str, int | None]:
-    """Return the names at the source of all files of a data set; reads its shards.
-
-    Those that could not be used, or were too small, come with their bytes: of another length it may
-    have been mended. Of images the shards do not say how long their files were: None.
-
-    Raises:
-        DataError, StorageError: as `Source.look`.
-    """
-    source = Source(store, index, range(len(index.label.names)))
-    found: dict[str, int | None] = {one.key: one.num_bytes for one in _rejected(store, index)}
-    for split in SPLITS:
-        for number in range(source.num_shards(split)):
-            for names in source.look(split, number, with_keys=True).keys:
-                found.update(dict.fromkeys(names[1:]))
-    return found
-
-
-def _rejected(store: Store, index: Index) -> Iterator[Rejected]:
+def left_out_of(store: Store, index: Index) -> Iterator[Rejected]:
     """Yield what was left out when a data set, or one that it is made of, was made."""
     yield from index.rejected
     for one in made_of(index.manifest):
-        yield from _rejected(store, load_index(store, one.folder, one.fingerprint))
+        yield from left_out_of(store, load_index(store, one.folder, one.fingerprint))

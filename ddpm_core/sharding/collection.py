@@ -270,7 +270,12 @@ class Collection(Source):
         ledger.save(store, self._data, found)
 
     def _of_known(self, known: int) -> str:
-        return f"; {known} have not changed since they were read" if known else ""
+        if not known:
+            return ""
+        # A copy of an upload in parts may have another ETag, of the same bytes.
+        is_remote = self._container.uri.startswith("s3://")
+        others = "; the others are new, were changed or copied" if is_remote else ""
+        return f"; {known} have not changed since they were read{others}"
 
     def _say_doubts(self) -> None:
         if self._looked.num_doubtful:

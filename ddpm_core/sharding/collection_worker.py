@@ -68,6 +68,29 @@ class AheadTask:
     """whether the shard is still wanted; else its files are scanned only"""
 
 
+@dataclass(frozen=True)
+class CompareTask:
+    """Files of which it is to be known what a shard would hold; nothing is made of them."""
+
+    split: Split
+    numbers: NDArray[np.int64]
+    """of the files among those that are compared"""
+    items: Items
+
+
+class Stored(NamedTuple):
+    """The result of a `CompareTask`."""
+
+    scan: ScanResult
+    sha256s: bytes
+    """DIGEST_BYTES each: of the file that a shard would hold; zeros if there would be none"""
+
+    def digest(self, at: int) -> bytes | None:
+        """Return the digest of the file at this position; None if it cannot be used."""
+        found = self.sha256s[DIGEST_BYTES * at : DIGEST_BYTES * (at + 1)]
+        return found if any(found) else None
+
+
 class Ahead(NamedTuple):
     """The result of an `AheadTask`."""
 
@@ -153,6 +176,25 @@ def make_ahead(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Ahe
             more=lambda: ahead.about(_whole(scan), names, task.signature),
         )
         return Ahead(_whole(scan), made.rejected, is_made=True)
+
+    return work
+
+
+def make_comparer(
+    payload: dict[str, Any], _get_device: GetDevice
+) -> Callable[[CompareTask], Stored]:
+    """Return the function that is called with each `CompareTask`."""
+    container = reopen(payload["container"])
+    data = DataConfig.model_validate_json(payload["data"])
+
+    def work(task: CompareTask) -> Stored:
+        scan = _nothing_yet()
+        records = _records_and_scan(container, task.items, data, scan)
+        digests = [
+            hashlib.sha256(one.content).digest() if isinstance(one, Record) else bytes(DIGEST_BYTES)
+            for one in records
+        ]
+        return Stored(_whole(scan), b"".join(digests))
 
     return work
 

@@ -1,25 +1,25 @@
 """Data sets of a run that are made of others, or are others: named, a part, a mixture, grown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ddpm_core.composing.agree import Given
 from ddpm_core.composing.ahead import keys_of
 from ddpm_core.composing.compose import Plan, compose, growth, plan
-from ddpm_core.composing.source import files_of
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError, RunConflictError
 from ddpm_core.progress import Progress
 from ddpm_core.runs import grown_data, named_data, results
 from ddpm_core.runs.dataset_names import NamedSet, lineage, require_free
 from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.sharding.known import Known, known_of
 from ddpm_core.sharding.recorded import complete, show_done, trained_on
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
 
-Make = Callable[[RunConfig, Mapping[str, int | None]], DatasetPointer | None]
-"""makes the images of a source, but for those that are known (key -> bytes, as `files_of`), into a
-data set by itself; None: there are no others"""
+Make = Callable[[RunConfig, Known | None], DatasetPointer | None]
+"""makes the images of a source, but for those that are known, into a data set by itself; None:
+there are no others"""
 
 
 def named(store: Store, config: RunConfig) -> DatasetPointer:
@@ -61,7 +61,7 @@ def part(
     """
     keys = keys_of(config.data)
     whole = config.model_copy(update={"data": config.data.whole})
-    made = make(_without_names(whole), {})
+    made = make(_without_names(whole), None)
     if made is None:
         raise DataError(f"data.source={config.data.source!r} has no images")
     given = Given(named_data.called(store, made), load_index(store, made.folder, made.fingerprint))
@@ -88,7 +88,8 @@ def appended(
             f"the data set {base.pinned} is damaged, as is said above; run the shard stage with "
             "the source that it was made from"
         )
-    known = files_of(store, index) if _is_source_of(store, config, base) else {}
+    is_same = _is_source_of(store, config, base)
+    known = known_of(store, index, base.pinned) if is_same else None
     fresh = make(_without_names(config), known)
     if fresh is None:
         return _grown_by_nothing(base, index)

@@ -1,54 +1,18 @@
 """What is known of each file of a collection: by the ledger of earlier looks, or one of today."""
 
 import hashlib
-import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_core.progress import WARNING, Progress
 from ddpm_core.shards.index import SPLITS, Rejected, Split
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.items import Items
 from ddpm_core.sources.ledger import DIGEST_BYTES, Ledger, Look, table
-from ddpm_core.sources.listing import Listing
-
-_log = logging.getLogger(__name__)
 
 _LOOK_FILES = 1000  # looked at by one worker at a time
-
-
-def say_known(
-    container: Container, listing: Listing, known: Collection[str], ledger: Ledger
-) -> None:
-    """Say how many files are taken as unchanged by their names, and whether that is sure.
-
-    Args:
-        container: where they lie.
-        listing: of it.
-        known: the names.
-        ledger: of earlier looks there.
-    """
-    count = doubtful = 0
-    for items in (listing.train, listing.test):
-        tokens, are_trusted = items.tokens(container)
-        is_same = (ledger.rows(tokens) >= 0) & are_trusted
-        own = np.array([item.key in known for item in items], bool)
-        count, doubtful = count + int(own.sum()), doubtful + int((own & ~is_same).sum())
-    text = f"{count} files of known names are taken as unchanged, and are not read"
-    if not doubtful:
-        Progress("shard", 0, count, "files", text).show()
-        return
-    _log.warning(
-        "%s%s; of %d of them nothing shows that they are what was read here before. Should they "
-        "have other content, give all of %s from another place, where each is read",
-        WARNING,
-        text,
-        doubtful,
-        container.uri,
-    )
 
 
 class ScanResult(NamedTuple):

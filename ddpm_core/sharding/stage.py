@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
-from types import MappingProxyType
 
 from ddpm_core.composing.ahead import composed_plan
 from ddpm_core.config import ComputeConfig, RunConfig
@@ -16,15 +15,16 @@ from ddpm_core.runs import layout, named_data
 from ddpm_core.runs.dataset_names import require_free
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import open_stage
-from ddpm_core.sharding import from_others, looked
+from ddpm_core.sharding import from_others
 from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset, may_be_there
 from ddpm_core.sharding.in_place import InPlace
+from ddpm_core.sharding.known import Known, Sorting
 from ddpm_core.sharding.recorded import complete, pointer_bytes, recorded, show_done, trained_on
 from ddpm_core.sharding.source import Source, require_few_rejected
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import dataset_fingerprint
-from ddpm_core.sources import ledger, seals
+from ddpm_core.sources import seals
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import listed
 from ddpm_core.sources.splits import load_splits
@@ -78,7 +78,7 @@ def run_shard(store: Store, config: RunConfig) -> str:
 
 @contextmanager
 def _source(
-    store: Store, config: RunConfig, known: Mapping[str, int | None] = MappingProxyType({})
+    store: Store, config: RunConfig, known: Known | None = None
 ) -> Iterator[Source | InPlace]:
     """The images, without those that are known; for a collection with the cluster that works on
     them, once it is needed.
@@ -93,10 +93,6 @@ def _source(
                 yield shards
     elif config.data.is_collection:
         container, listing = listed(config.data, cache=downloads_folder())
-        if known:
-            seen = ledger.load(store, config.data)
-            looked.say_known(container, listing, known, seen)
-            listing = listing.without(known)
         # With it comes Ray: not before the names are known to be those of images to train on.
         from ddpm_core import cluster
         from ddpm_core.sharding.collection import Collection
@@ -104,7 +100,11 @@ def _source(
         with ExitStack() as connections:
             # Once, and only if files are read: a local cluster takes seconds to start.
             connect = cache(lambda: connections.enter_context(cluster.connect(_on_cpus(config))))
-            yield Collection(config.data, container, listing, connect=connect, is_part=bool(known))
+            if known is not None:
+                sorting = Sorting(store, config.data, container, listing, known)
+                listing = sorting.new(_on_cpus(config), connect)
+            is_part = known is not None
+            yield Collection(config.data, container, listing, connect=connect, is_part=is_part)
     else:
         yield Bundle(load_splits(config.data, cache=downloads_folder()))
 
@@ -114,19 +114,17 @@ def _on_cpus(config: RunConfig) -> ComputeConfig:
     return config.compute.model_copy(update={"use_gpu": False})
 
 
-def _alone(
-    store: Store, config: RunConfig, known: Mapping[str, int | None]
-) -> DatasetPointer | None:
+def _alone(store: Store, config: RunConfig, known: Known | None) -> DatasetPointer | None:
     """Return the data set of a source by itself, of which others are made: `from_others.Make`."""
     seal = _seal_of(config)
     # Without some of its files it is not what the record of a seal says.
-    there = None if known else _sealed(store, config, seal, None, is_alone=True)
+    there = None if known is not None else _sealed(store, config, seal, None, is_alone=True)
     if there is not None:
         return there
     with _source(store, config, known) as source:
         if isinstance(source, Source) and not any(source.num_images.values()):
             return None
-        return _made(store, config, source, seal, None, is_alone=True, is_whole=not known)
+        return _made(store, config, source, seal, None, is_alone=True, is_whole=known is None)
 
 
 def _of_source(store: Store, config: RunConfig, pointer: DatasetPointer | None) -> DatasetPointer:

@@ -13,7 +13,7 @@ A folder that everything lies in, as zips of a folder have it, does not count.
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -46,22 +46,9 @@ class Listing:
     passed_over: PassedOver
     """what was left out, and why"""
 
-    def without(self, known: Mapping[str, int | None]) -> "Listing":
-        """Return the images that are not known; the classes stay what they are.
-
-        Args:
-            known: key -> bytes of the file that is meant; None: whatever it has by now.
-        """
-
-        def others(items: Items) -> Items:
-            left = [
-                at
-                for at, item in enumerate(items)
-                if item.key not in known or known[item.key] not in (None, item.entry.size)
-            ]
-            return items.chosen(np.array(left, np.int64))
-
-        return replace(self, train=others(self.train), test=others(self.test))
+    def only(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> "Listing":
+        """Return the images of these numbers in each split; the classes stay what they are."""
+        return replace(self, train=self.train.chosen(train), test=self.test.chosen(test))
 
 
 def list_images(

@@ -15,6 +15,7 @@ from ddpm_core.runs.dataset_names import NamedSet, enter, lineage
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import configure
 from ddpm_core.sharding import stage
+from ddpm_core.sharding.collection_worker import CompareTask
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import load_index
@@ -156,10 +157,10 @@ def test_files_that_were_left_out_before_are_no_news(store, tmp_path, in_process
 
 
 def test_an_append_keeps_what_the_ledger_knows_and_sees_its_archive_change(
-    store, tmp_path, in_process, monkeypatch, capfd, caplog
+    store, tmp_path, in_process, monkeypatch, capfd
 ):
-    """Catches a ledger that knows the new files alone; a changed file that is passed over without a
-    word; and a data set of two states of an archive, since a listing in part has no record."""
+    """Catches a ledger that knows the new files alone; files that are read though it knows them;
+    and a data set of two states of an archive, since a listing in part has no record."""
     monkeypatch.setattr(marks, "now_ns", lambda: time.time_ns() + 60 * 10**9)
     photos = write_zip(tmp_path / "photos.zip", images("cat", range(6)) | images("owl", range(4)))
     other = write_folder(tmp_path / "photos", images("cat", range(6)))
@@ -170,12 +171,9 @@ def test_an_append_keeps_what_the_ledger_knows_and_sees_its_archive_change(
     write_folder(other, images("cat", range(6, 8)))
     run_shard(store, appending(store, other, "all", **{"data.append_to": "flowers"}))
     assert len(ledger.load(store, config.data)) == 8
-    assert "6 files of known names are taken as unchanged" in capfd.readouterr().out
-    assert "nothing shows" not in caplog.text
-    (other / "cat/003.png").write_bytes(image_file(77))
-    run_shard(store, appending(store, other, "changed", **{"data.append_to": "flowers"}))
-    assert "8 files of known names are taken as unchanged" in caplog.text
-    assert "of 1 of them nothing shows that they are what was read here before" in caplog.text
+    said = capfd.readouterr().out
+    assert "6 files of known names have not changed, and are not read" in said
+    assert "nothing shows" not in said
     write_zip(photos, images("cat", range(8)))
     whole = in_process.map_units
 
@@ -187,6 +185,55 @@ def test_an_append_keeps_what_the_ledger_knows_and_sees_its_archive_change(
     with pytest.raises(DataError, match="has changed while it was read"):
         run_shard(store, appending(store, photos, "more"))
     assert len(lineage(store, "faces")) == 1
+
+
+def test_a_known_name_with_other_content_is_refused_and_one_that_was_touched_is_no_news(
+    store, photos, faces, in_process, monkeypatch, tmp_path
+):
+    """Catches an image that has changed and is passed over for its name; one that is added beside
+    what it was; and files that are read by each append, since a copy gave them another time."""
+    monkeypatch.setattr(marks, "now_ns", lambda: time.time_ns() + 60 * 10**9)
+    root, true = tmp_path / "a root", (photos / "cat/003.png").read_bytes()
+    write_folder(photos, images("cat", range(6, 9)) | {"cat/003.png": image_file(77)})
+    before = {name for name in files_below(root) if not name.startswith("ledgers")}
+    with pytest.raises(DataError, match=r'1 files of .*have other content .* "cat/003\.png"; an'):
+        run_shard(store, appending(store, photos, "more"))
+    assert {name for name in files_below(root) if not name.startswith("ledgers")} == before
+    (photos / "cat/003.png").write_bytes(b"cut short")
+    with pytest.raises(DataError, match=r'have other content .* "cat/003\.png"'):
+        run_shard(store, appending(store, photos, "more"))
+    (photos / "cat/003.png").write_bytes(true)
+    compared = []
+    for run in ("more", "again"):
+        in_process.units.clear()
+        run_shard(store, appending(store, photos, run))
+        compared.append(sum(len(one.items) for one in in_process.units if is_compared(one)))
+        grown = index_of(store, lineage(store, "faces")[-1].pointer)
+        assert sources_in(store, grown) == sorted(images("cat", range(9)) | images("owl", range(4)))
+    assert compared == [10, 0]
+
+
+def is_compared(unit):
+    return isinstance(unit, CompareTask)
+
+
+def test_a_file_that_was_mended_without_a_change_of_its_length_is_added(
+    store, tmp_path, in_process
+):
+    """Catches a file that was damaged once and is left out for ever, by its name and length."""
+    good = image_file(7)
+    bad = good[:40] + bytes([good[40] ^ 1]) + good[41:]
+    photos = write_folder(tmp_path / "photos", images("cat", range(20)) | {"cat/bad.png": bad})
+    few = {"data.max_bad_share": 0.1}
+    keys = {**KEYS, **few, "data.source": str(photos), "data.set_name": "faces"}
+    run_shard(store, configure("images", root=store.uri, run="first", changes=keys)[1])
+    run_shard(store, appending(store, photos, "nothing", **few))
+    assert len(lineage(store, "faces")) == 1
+    (photos / "cat/bad.png").write_bytes(good)
+    run_shard(store, appending(store, photos, "mended", **few))
+    grown = index_of(store, lineage(store, "faces")[-1].pointer)
+    assert "bad.png" in sources_in(store, grown)
+    assert sum(grown.num_images.values()) == 21
 
 
 def test_an_append_to_a_name_that_moved_meanwhile_ends_in_a_sentence(
