@@ -19,7 +19,7 @@ from ddpm_core.images.image_facts import Facts, UnreadableError
 from ddpm_core.images.image_walk import walk
 from ddpm_core.images.pixels import plain_pixels
 from ddpm_core.images.resize import center_box, resized
-from ddpm_core.sharding.collection_worker import shaping_of
+from ddpm_core.sharding.file_records import shaping_of
 
 _SIDES = ("left", "right", "top", "bottom")
 _WHITE = 255

@@ -6,7 +6,6 @@ that is there may be of these images, files that are not known are read first, t
 else shards are made of all files as they are read (`ahead`).
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,7 @@ import numpy as np
 
 from ddpm_core import cluster
 from ddpm_core.config import ComputeConfig, DataConfig
-from ddpm_core.images.names import quoted
-from ddpm_core.progress import WARNING, Progress
+from ddpm_core.progress import Progress
 from ddpm_core.sharding import ahead
 from ddpm_core.sharding.collection_worker import (
     Ahead,
@@ -30,6 +28,7 @@ from ddpm_core.sharding.collection_worker import (
 )
 from ddpm_core.sharding.lazy import Lazy
 from ddpm_core.sharding.looked import Looked, ScanResult
+from ddpm_core.sharding.said import of_known, say_depth, say_doubts, say_notes
 from ddpm_core.sharding.source import (
     ShardUnit,
     Source,
@@ -37,7 +36,7 @@ from ddpm_core.sharding.source import (
     require_few_rejected,
     units_of,
 )
-from ddpm_core.shards.index import SPLITS, Rejected, Split
+from ddpm_core.shards.index import Rejected, Split
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.sources import ledger
 from ddpm_core.sources.containers.container import Container
@@ -45,13 +44,10 @@ from ddpm_core.sources.items import Items
 from ddpm_core.sources.listing import Listing
 from ddpm_core.store.storage import Store
 
-_NUM_SHOWN = 3
 _KEEP_EVERY_S = 60.0
 """A kill costs the looks of so long at most; shards that are made ahead keep theirs."""
 _NUM_ADOPTING = 8
 """shards that are put into their data set at once: a thread waits for a disk or a server"""
-
-_log = logging.getLogger(__name__)
 
 
 @final
@@ -97,7 +93,7 @@ class Collection(Source):
     ) -> None:
         if not self._data.recheck:
             self._looked.recall(ledger.load(store, self._data))
-        self._say_doubts()
+        say_doubts(self._looked)
         if self._looked.num_unknown:
             if may_be_there():
                 self._look(store, compute)
@@ -107,7 +103,8 @@ class Collection(Source):
         rejected = list(self._looked.rejected())
         total = self._looked.num_files
         require_few_rejected(self._data, rejected, total, uri=self._container.uri)
-        self._say_notes()
+        self.notes = say_notes(self._looked, self._items)
+        say_depth(self._looked, self._data.depth)
 
     @property
     def is_made_ahead(self) -> bool:
@@ -200,7 +197,7 @@ class Collection(Source):
             Progress("shard", done, total, "files", "looked at").show()
 
         note = f"looking at them; {self.num_images['test']} are held out"
-        Progress("shard", done, total, "files", note + self._of_known(done)).show()
+        Progress("shard", done, total, "files", note + of_known(done, self._container.uri)).show()
         cluster.map_units(
             make_scanner,
             self._payload(store, ""),
@@ -241,7 +238,7 @@ class Collection(Source):
         ahead.begin(store, self._making)
         note = f"reading them and making shards; {self.num_images['test']} are held out"
         known = total - self._looked.num_unknown
-        Progress("shard", 0, total, "files", note + self._of_known(known)).show()
+        Progress("shard", 0, total, "files", note + of_known(known, self._container.uri)).show()
         cluster.map_units(
             make_ahead,
             self._payload(store, self._making),
@@ -268,51 +265,3 @@ class Collection(Source):
         if self._is_part:
             found = found.with_older(ledger.load(store, self._data))
         ledger.save(store, self._data, found)
-
-    def _of_known(self, known: int) -> str:
-        if not known:
-            return ""
-        # A copy of an upload in parts may have another ETag, of the same bytes.
-        is_remote = self._container.uri.startswith("s3://")
-        others = "; the others are new, were changed or copied" if is_remote else ""
-        return f"; {known} have not changed since they were read{others}"
-
-    def _say_doubts(self) -> None:
-        if self._looked.num_doubtful:
-            _log.warning(
-                "%sof %d of %d files nothing shows for sure that they have not changed (written "
-                "just before they were listed, a time in the future, or no ETag): they are read, "
-                "also by the next run",
-                WARNING,
-                self._looked.num_doubtful,
-                self._looked.num_files,
-            )
-
-    def _say_notes(self) -> None:
-        """Count what is out of the ordinary about images that are taken, and log the first ones."""
-        examples: dict[str, list[str]] = {}
-        for split in SPLITS:
-            for number, note in self._looked.notes(split).items():
-                examples.setdefault(note, []).append(self._items[split][number].key)
-        self.notes = {note: len(keys) for note, keys in sorted(examples.items())}
-        for note, keys in sorted(examples.items()):
-            first = ", ".join(quoted(key) for key in keys[:_NUM_SHOWN])
-            _log.warning("%s%d %s are read; the first: %s", WARNING, len(keys), note, first)
-        num_deep, total = self._looked.num_deep, self._looked.num_files
-        if num_deep and self._data.depth == 8:
-            _log.warning(
-                "%s%d PNG files have 16 bits for each sample, of which the data set keeps 8 "
-                "(v / 257): its images are 8-bit. data.depth=16 keeps grey ones whole. If they use "
-                "a part of the range only, stretch it before",
-                WARNING,
-                num_deep,
-            )
-        if self._data.depth == 16 and 2 * num_deep < total:
-            _log.warning(
-                "%sdata.depth=16, and %d of %d files have 16 bits for each sample: of the others "
-                "each value is stored times 257 and says no more than 8 bits do, in twice the "
-                "bytes; data.depth=8 keeps them whole",
-                WARNING,
-                num_deep,
-                total,
-            )

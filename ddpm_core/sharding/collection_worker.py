@@ -1,7 +1,7 @@
 """The actors of a collection: one scans files, one makes shards of them, one does both at once."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,26 +10,14 @@ from numpy.typing import NDArray
 
 from ddpm_core.cluster import GetDevice
 from ddpm_core.config import DataConfig
-from ddpm_core.errors import DataError
-from ddpm_core.images import png
-from ddpm_core.images.decode import (
-    BadImageError,
-    Shaping,
-    decode_image,
-    first_look,
-    is_deep,
-    kept_as_is,
-)
-from ddpm_core.images.image_facts import MAX_MEMBER_BYTES
-from ddpm_core.images.names import quoted
 from ddpm_core.sharding import ahead
+from ddpm_core.sharding.file_records import Scan, records_and_scan, records_of, scanned
 from ddpm_core.sharding.looked import ScanResult
 from ddpm_core.sharding.source import ShardUnit
 from ddpm_core.shards.index import Rejected, Split
 from ddpm_core.shards.shard import MadeShard, Record, finished_shard, make_shard
-from ddpm_core.sources.containers.container import Container, EntryError
 from ddpm_core.sources.containers.opening import reopen
-from ddpm_core.sources.items import Item, Items
+from ddpm_core.sources.items import Items
 from ddpm_core.sources.ledger import DIGEST_BYTES
 from ddpm_core.store.storage import open_store
 
@@ -106,7 +94,7 @@ def make_scanner(
     """Return the function that is called with each `ScanTask`."""
     container = reopen(payload["container"])
     data = DataConfig.model_validate_json(payload["data"])
-    return lambda task: _scanned(container, task.items, data)
+    return lambda task: scanned(container, task.items, data)
 
 
 def make_sharder(
@@ -135,7 +123,7 @@ def make_sharder(
             folder,
             unit.split,
             unit.number,
-            _records(container, task, data),
+            records_of(container, task.items, data, sha256s=task.sha256s, problems=task.problems),
             first_number=unit.start,
             channels=data.channels,
             classes=classes,
@@ -156,26 +144,26 @@ def make_ahead(payload: dict[str, Any], _get_device: GetDevice) -> Callable[[Ahe
         before = ahead.finished(store, folder, unit.split, unit.number, verify=True)
         if before is not None and before.names == names:
             has_changed = task.signature is None or before.signature != task.signature
-            if not has_changed or _scanned(container, task.items, data) == before.scan:
+            if not has_changed or scanned(container, task.items, data) == before.scan:
                 return Ahead(before.scan, before.made.rejected, is_made=True)
         if not task.is_wanted:
-            return Ahead(_scanned(container, task.items, data), (), is_made=False)
+            return Ahead(scanned(container, task.items, data), (), is_made=False)
         if before is not None:
             ahead.forget(store, folder, unit.split, unit.number)
-        scan = _nothing_yet()
+        scan = Scan()
         made = make_shard(
             store,
             folder,
             unit.split,
             unit.number,
-            _records_and_scan(container, task.items, data, scan),
+            records_and_scan(container, task.items, data, scan),
             first_number=unit.start,
             channels=data.channels,
             classes=classes,
             num_levels=data.num_levels,
-            more=lambda: ahead.about(_whole(scan), names, task.signature),
+            more=lambda: ahead.about(scan.result(), names, task.signature),
         )
-        return Ahead(_whole(scan), made.rejected, is_made=True)
+        return Ahead(scan.result(), made.rejected, is_made=True)
 
     return work
 
@@ -188,138 +176,12 @@ def make_comparer(
     data = DataConfig.model_validate_json(payload["data"])
 
     def work(task: CompareTask) -> Stored:
-        scan = _nothing_yet()
-        records = _records_and_scan(container, task.items, data, scan)
+        scan = Scan()
+        records = records_and_scan(container, task.items, data, scan)
         digests = [
             hashlib.sha256(one.content).digest() if isinstance(one, Record) else bytes(DIGEST_BYTES)
             for one in records
         ]
-        return Stored(_whole(scan), b"".join(digests))
+        return Stored(scan.result(), b"".join(digests))
 
     return work
-
-
-def shaping_of(data: DataConfig) -> Shaping:
-    """Return what every image of a collection is made into."""
-    return Shaping(
-        height=data.height,
-        width=data.width,
-        channels=1 if data.grey else 3,
-        crop=data.crop,
-        resize=data.resize,
-        background=data.background,
-        depth=data.depth,
-        min_side=data.min_side or 1,
-    )
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """A `ScanResult` that grows."""
-
-    sha256s: bytearray
-    problems: dict[int, str]
-    notes: dict[int, str]
-    deep: list[int]
-
-
-def _nothing_yet() -> _Scan:
-    return _Scan(bytearray(), {}, {}, [])
-
-
-def _whole(scan: _Scan) -> ScanResult:
-    return ScanResult(bytes(scan.sha256s), scan.problems, scan.notes, scan.deep)
-
-
-def _scanned(container: Container, items: Items, data: DataConfig) -> ScanResult:
-    scan = _nothing_yet()
-    for number, item in enumerate(items):
-        _scan_file(container, number, item, data, scan)
-    return _whole(scan)
-
-
-def _scan_file(
-    container: Container, number: int, item: Item, data: DataConfig, scan: _Scan
-) -> bytes | None:
-    """Read one file and note what is found; return its content, None if it cannot be used."""
-    try:
-        content = container.read(item.entry)
-    except EntryError as error:
-        scan.sha256s.extend(bytes(DIGEST_BYTES))
-        scan.problems[number] = error.reason
-        return None
-    scan.sha256s.extend(hashlib.sha256(content).digest())
-    problem, note = first_look(content, item.key, data.max_pixels, depth=data.depth)
-    if is_deep(content):
-        scan.deep.append(number)
-    if problem is not None:
-        scan.problems[number] = problem
-        return None
-    if note is not None:
-        scan.notes[number] = note
-    return content
-
-
-def _records_and_scan(
-    container: Container, items: Items, data: DataConfig, scan: _Scan
-) -> Iterator[Record | Rejected]:
-    """Yield what becomes of each file, and note in `scan` what is found of it."""
-    shaping = shaping_of(data)
-    for number, item in enumerate(items):
-        content = _scan_file(container, number, item, data, scan)
-        if content is None:
-            yield Rejected(item.key, scan.problems[number], item.entry.size)
-            continue
-        try:
-            yield _record(content, item, shaping, data)
-        except BadImageError as error:
-            yield Rejected(item.key, error.reason, item.entry.size)
-
-
-def _records(
-    container: Container, task: ShardTask, data: DataConfig
-) -> Iterator[Record | Rejected]:
-    shaping = shaping_of(data)
-    for number, item in enumerate(task.items):
-        problem = task.problems.get(number)
-        if problem is None:
-            expected = task.sha256s[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)]
-            try:
-                yield _record(_unchanged(container, item, expected), item, shaping, data)
-                continue
-            except BadImageError as error:
-                problem = error.reason
-        yield Rejected(item.key, problem, item.entry.size)
-
-
-def _unchanged(container: Container, item: Item, sha256: bytes) -> bytes:
-    content = container.read(item.entry)
-    if hashlib.sha256(content).digest() != sha256:
-        raise DataError(
-            f"{container.uri}: {quoted(item.key)} has changed while it was made into shards; "
-            "let nothing write there, then run again"
-        )
-    return content
-
-
-def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> Record:
-    shape = shaping.height, shaping.width, shaping.channels
-    rows = png.rows_of(content, shape) if may_be_plain(shaping, data.max_pixels) else None
-    if rows is not None:
-        pixels: NDArray[Any] = png.pixels_of(rows, shape)
-        kept: str | None = "png" if len(content) <= MAX_MEMBER_BYTES else None
-    else:
-        # Of an error only its reason is used, which names nothing.
-        pixels = decode_image(content, shaping, origin=item.key, max_pixels=data.max_pixels)
-        kept = kept_as_is(content, shaping) if data.encoding == "original" else None
-    if data.encoding != "original" or kept is None:
-        content = png.encode(pixels) if rows is None else png.of_rows(rows, shape)
-        kept = "png"
-    return Record(content, kept, pixels, item.label, item.key)
-
-
-def may_be_plain(shaping: Shaping, max_pixels: int) -> bool:
-    """Say whether a plain PNG of the wanted size is taken as it is, by the settings."""
-    sides = shaping.height, shaping.width
-    is_allowed = min(sides) >= shaping.min_side and sides[0] * sides[1] <= max_pixels
-    return is_allowed and shaping.depth == 8

@@ -11,7 +11,7 @@ from ddpm_core.editing.canvas import Canvas, Margins
 from ddpm_core.editing.files import ImageFile
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.images.decode import decode_image
-from ddpm_core.sharding.collection_worker import shaping_of
+from ddpm_core.sharding.file_records import shaping_of
 from tests.images.pictures import noise
 
 DATA = DataConfig(name="images", source="somewhere", height=8, width=8)

@@ -14,7 +14,7 @@ from ddpm_core.runs import grown_data, layout, results
 from ddpm_core.runs.dataset_names import NamedSet, enter, lineage
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import configure
-from ddpm_core.sharding import stage
+from ddpm_core.sharding import of_source
 from ddpm_core.sharding.collection_worker import CompareTask
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
@@ -269,7 +269,7 @@ def test_killed_anywhere_nothing_is_half_committed_and_the_same_command_goes_on(
     """Until its last step the name means the older data set, which stays whole."""
     write_folder(photos, images("cat", range(6, 12)))
     target = {
-        "while shards are made": (stage, "make_dataset"),
+        "while shards are made": (of_source, "make_dataset"),
         "before the index": (compose, "commit_in_parts"),
         "before the name": (grown_data, "enter"),
     }[where]

@@ -6,7 +6,7 @@ import pytest
 from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.images.decode import decode_exact, kept_as_is
-from ddpm_core.sharding.collection_worker import may_be_plain
+from ddpm_core.sharding.file_records import may_be_plain
 from tests.images.odd_files import chunk, exif, gif_file, pillow_file, png_file
 from tests.images.pictures import cmyk_file, decoded, noise, shaping, smooth
 

@@ -353,7 +353,7 @@ def test_shards_are_the_same_bytes_ahead_or_not(tmp_path, folder, in_process, mo
     config = config_of(folder, on_bad="skip", max_bad_share=0.3)
     run_shard(open_store(str(tmp_path / "ahead")), config)
     assert {type(unit) for unit in in_process.units} == {AheadTask}
-    monkeypatch.setattr("ddpm_core.sharding.stage.may_be_there", lambda *_: True)
+    monkeypatch.setattr("ddpm_core.sharding.of_source.may_be_there", lambda *_: True)
     in_process.units.clear()
     run_shard(open_store(str(tmp_path / "looked at")), config)
     assert AheadTask not in {type(unit) for unit in in_process.units}

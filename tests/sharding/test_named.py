@@ -10,7 +10,7 @@ from ddpm_core.recipes import mnist
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.dataset_names import lineage
 from ddpm_core.runs.run import configure
-from ddpm_core.sharding import stage
+from ddpm_core.sharding import of_source
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
 from tests.sharding.small import files_below, write_mnist
@@ -59,8 +59,8 @@ def planned(store, config, *stages):
 
 def test_a_run_on_a_named_set_needs_no_source(store, root, config, sharded, capfd, monkeypatch):
     """Catches: a stage that looks for the source; a data set, or an experiment, of its own."""
-    monkeypatch.setattr(stage, "load_splits", lambda *_, **__: pytest.fail("reads the source"))
-    monkeypatch.setattr(stage, "listed", lambda *_, **__: pytest.fail("lists the source"))
+    monkeypatch.setattr(of_source, "load_splits", lambda *_, **__: pytest.fail("reads the source"))
+    monkeypatch.setattr(of_source, "listed", lambda *_, **__: pytest.fail("lists the source"))
     before, other = files_below(root), on(store)
     found = planned(store, other)
     assert (found.source.num_train, found.source.num_test) == (10, 6)

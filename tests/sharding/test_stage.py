@@ -13,7 +13,7 @@ from ddpm_core.recipes import mnist, recipe
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.stages import STAGES
-from ddpm_core.sharding import stage
+from ddpm_core.sharding import of_source
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.commit import commit
@@ -46,7 +46,7 @@ def no_source(monkeypatch):
         pytest.fail("reads the source again")
 
     def forbid():
-        monkeypatch.setattr(stage, "load_splits", fail)
+        monkeypatch.setattr(of_source, "load_splits", fail)
 
     return forbid
 
@@ -281,7 +281,7 @@ def test_downloads_go_to_the_user_s_cache(monkeypatch, tmp_path, store, config):
         asked.append(cache)
         raise DataError("enough")
 
-    monkeypatch.setattr(stage, "load_splits", load_splits)
+    monkeypatch.setattr(of_source, "load_splits", load_splits)
     with pytest.raises(DataError, match="enough"):
         run_shard(store, config.replaced({"data.source": "default"}))
     monkeypatch.setenv("XDG_CACHE_HOME", "")
@@ -312,7 +312,7 @@ def test_a_wrong_pointer_sets_no_healthy_data_set_aside(store, root, config):
 
 def test_a_pointer_that_another_stage_made_meanwhile_stays(store, root, config, monkeypatch):
     """Catches: of two stages of one run, with two sources, the later one takes the run."""
-    made = stage._made
+    made = of_source._made
     theirs = DatasetPointer(layout.dataset_folder("mnist", "e" * 64), "e" * 64)
 
     def meanwhile(*arguments):
@@ -320,7 +320,7 @@ def test_a_pointer_that_another_stage_made_meanwhile_stays(store, root, config, 
         store.create(layout.dataset_pointer_key(config.name), theirs.to_json())
         return found
 
-    monkeypatch.setattr(stage, "_made", meanwhile)
+    monkeypatch.setattr(of_source, "_made", meanwhile)
     with pytest.raises(RunConflictError, match="holds other bytes"):
         run_shard(store, config)
     assert results.dataset_pointer(store, config.name) == theirs
@@ -331,7 +331,7 @@ def test_images_of_other_classes_than_the_network_has_are_no_data_set_of_the_run
 ):
     """Catches a run.json that stands for a network which its data set refuses."""
     source = SimpleNamespace(classes=("cat", "dog"))
-    monkeypatch.setattr(stage, "_source", lambda *_: contextlib.nullcontext(source))
+    monkeypatch.setattr(of_source, "_source", lambda *_: contextlib.nullcontext(source))
     labelled = recipe("images").replaced({"model.conditioning": "label", "model.num_classes": 3})
     with pytest.raises(ConfigError, match=r"set model\.num_classes=2"):
         run_shard(store, labelled)
