@@ -129,10 +129,14 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add_actions(
     parser: argparse.ArgumentParser, metavar: str, actions: Mapping[str, tuple[str, Nargs]]
 ) -> None:
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    where = "where they lie"
+    parser.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help=where)
+    commands = parser.add_subparsers(dest="action", metavar="ACTION", help="by default: list")
+    parser.set_defaults(action="list")
     for action, (text, names) in actions.items():
         one = add_command(commands, action, text)
-        one.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help="where they lie")
+        # Without a default of its own, which would stand in the place of what was given before.
+        one.add_argument("--root", metavar="URI", default=argparse.SUPPRESS, help=where)
         if names is not None:
             one.add_argument("names", metavar=metavar, nargs=names, help="name below the root")
         if action == "delete":

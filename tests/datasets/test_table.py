@@ -126,6 +126,16 @@ def test_a_bucket_loses_the_name_last(store, monkeypatch):
     assert not any(store.exists(key) for key in (index, entry))
 
 
+def test_a_root_counts_before_the_action_too_and_without_one_there_is_a_list(store, capsys):
+    """Catches: data sets of another root that are shown, or deleted, since an action has a default
+    root; and a command that lists nothing without a word for it."""
+    made(store, "faces")
+    for words in (["datasets"], ["datasets", "list"], ["runs"]):
+        assert main([words[0], "--root", store.uri, *words[1:]]) == 0
+    assert main(["datasets", "--root", store.uri, "show", "faces"]) == 0
+    assert capsys.readouterr().out.count("faces") >= 3
+
+
 def test_the_commands_speak_of_data_sets_and_of_a_run_that_has_one(store, capsys):
     """Catches: an action that does that of `runs`; --data that is no key of the configuration."""
     faces = made(store, "faces")
