@@ -17,6 +17,10 @@ _WITHOUT_EXTENSION = frozenset(
 _OF_A_SYSTEM = re.compile(
     r"(?:\A|/)(?:\.|(?:__macosx|thumbs\.db|desktop\.ini|\$recycle\.bin)(?:/|\Z))", re.IGNORECASE
 )
+# What nearly all are called: nothing in it is hidden, or of a system.
+_PLAIN = re.compile(
+    r"(?:[0-9A-Za-z][0-9A-Za-z_-]*/)*[0-9A-Za-z][0-9A-Za-z_-]*\.(?:png|jpe?g|webp|gif)"
+)
 _UNSAFE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\\\0]|\A[A-Za-z]:")
 _HERE = re.compile(rb"\A(?:\./)+")
 _MAX_NAME_BYTES = 4096
@@ -57,6 +61,8 @@ def reason_to_pass_over(name: str) -> str | None:
 
     A reason that is not one of HARMLESS may hide an image.
     """
+    if _PLAIN.fullmatch(name):
+        return None
     if is_of_a_system(name):
         return NAME_OF_A_SYSTEM
     last = name.rpartition("/")[2].lower()

@@ -13,7 +13,7 @@ A folder that everything lies in, as zips of a folder have it, does not count.
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from ddpm_core.errors import DataError
 from ddpm_core.images.names import HARMLESS, bytes_of, quoted, reason_to_pass_over, shown, text_of
 from ddpm_core.sources.containers.container import MAX_ENTRIES, Container, PassedOver
+from ddpm_core.sources.folder_runs import Run, folders_of, runs_of
 from ddpm_core.sources.items import NO_LABEL, Items, Rows
-from ddpm_core.sources.split_folders import NO_CLASS, TEST_FOLDERS, SplitFolders, find_split_folders
+from ddpm_core.sources.split_folders import TEST_FOLDERS, SplitFolders, find_split_folders
 
 ONLY_CLASS = "all"
 MAX_CLASSES = 2**16
@@ -91,9 +92,12 @@ def list_images(
         )
     start = _num_stripped(rows)
     has_classes = class_folders and container.folders_are_classes
-    split_folders = find_split_folders(_folders(rows, start), has_classes=has_classes, uri=uri)
-    splits, names = _splits_and_classes(rows, start, split_folders, passed_over, has_classes)
-    classes, labels = _labels(rows, names, splits, uri)
+    runs = list(runs_of(rows, start))
+    split_folders = find_split_folders(folders_of(runs), has_classes=has_classes, uri=uri)
+    splits, folder_of, folders = _splits_and_classes(
+        rows, runs, split_folders, passed_over, has_classes
+    )
+    classes, labels = _labels(rows, folder_of, folders, splits, uri)
     train, test = (np.flatnonzero(splits == number) for number in (0, 1))
     train, test = _held_out(
         rows, start, train, test, num_test_images, uri, has_test=split_folders is not None
@@ -169,49 +173,37 @@ def _num_stripped(rows: Rows) -> int:
         start += len(folder) + 1
 
 
-def _tops(rows: Rows, start: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (first folder or b"", what comes after it) of each key."""
-    for row in range(len(rows)):
-        folder, slash, rest = rows.name(row)[start:].partition(b"/")
-        yield (folder, rest) if slash else (b"", folder)
-
-
-def _folders(rows: Rows, start: int) -> dict[bytes, set[bytes]]:
-    """Return top folder in small letters -> folders in it, both b"" for images beside them."""
-    found: dict[bytes, set[bytes]] = {}
-    for folder, rest in _tops(rows, start):
-        below, slash, _ = rest.partition(b"/")
-        found.setdefault(folder.lower(), set()).add(below if slash else NO_CLASS)
-    return found
-
-
 def _splits_and_classes(
     rows: Rows,
-    start: int,
+    runs: Iterable[Run],
     split_folders: SplitFolders | None,
     passed_over: PassedOver,
     class_folders: bool,
-) -> tuple[NDArray[np.int8], list[bytes | None]]:
-    """Return for each row 0 (train), 1 (test) or -1 (neither), and the folder of its class."""
+) -> tuple[NDArray[np.int8], NDArray[np.int32], list[bytes]]:
+    """Return for each row 0 (train), 1 (test) or -1 (neither), and the number of its class's folder
+    or -1; and these folders.
+    """
     splits = np.zeros(len(rows), np.int8)
-    classes: list[bytes | None] = []
+    numbers = np.full(len(rows), NO_LABEL, np.int32)
     number_of = {split_folders.train: 0, split_folders.test: 1} if split_folders else {}
-    known: dict[bytes, bytes] = {}  # one object for each class, however many images it has
-    for row, (folder, rest) in enumerate(_tops(rows, start)):
+    known: dict[bytes, int] = {}
+    for run in runs:
+        own, folder = slice(run.first, run.stop), run.top
         if split_folders is not None:
-            split = number_of.get(folder.lower(), -1)
-            splits[row] = split
-            if split < 0:
+            split = number_of.get(run.top.lower(), -1)
+            splits[own] = split
+            folder = run.below
+            for row in range(run.first, run.stop) if split < 0 else ():
                 passed_over.add(_OUTSIDE, text_of(rows.name(row)), harmless=True)
-            folder = rest.partition(b"/")[0] if b"/" in rest else b""
-        name = folder if class_folders and folder else None
-        classes.append(known.setdefault(name, name) if name is not None else None)
-    return splits, classes
+        if class_folders and folder:
+            numbers[own] = known.setdefault(folder, len(known))
+    return splits, numbers, list(known)
 
 
 def _labels(
     rows: Rows,
-    folders: list[bytes | None],
+    folder_of: NDArray[np.int32],
+    folders: list[bytes],
     splits: NDArray[np.int8],
     uri: str,
 ) -> tuple[tuple[str, ...], NDArray[np.int32]]:
@@ -223,15 +215,17 @@ def _labels(
             lacking = text_of(rows.name(int(used[(given == NO_LABEL).argmax()])))
             raise DataError(f"{uri} gives classes, but none to {quoted(lacking)}; give it one")
         return tuple(str(number) for number in range(int(given.max()) + 1)), rows.given
-    names = sorted({name for row in used if (name := folders[row]) is not None})
+    numbers = np.unique(folder_of[used])
+    names = sorted(folders[number] for number in numbers.tolist() if number != NO_LABEL)
     if not names:
         return (ONLY_CLASS,), np.zeros(len(rows), np.int32)
-    loose = [int(row) for row in used if folders[row] is None]
-    if loose:
+    loose = used[folder_of[used] == NO_LABEL]
+    if len(loose):
+        first = quoted(text_of(rows.name(int(loose[0]))))
         raise DataError(
             f"{uri} has folders, such as {quoted(text_of(names[0]))}, that would be classes, and "
-            f"{len(loose)} images beside them, the first {quoted(text_of(rows.name(loose[0])))}; "
-            "put these into folders or take them out, or set data.class_folders=False"
+            f"{len(loose)} images beside them, the first {first}; put these into "
+            "folders or take them out, or set data.class_folders=False"
         )
     if len(names) > MAX_CLASSES:
         raise DataError(
@@ -239,8 +233,9 @@ def _labels(
             "told apart. Set data.class_folders=False"
         )
     number_of = {name: number for number, name in enumerate(names)}
-    labels = [-1 if name is None else number_of.get(name, -1) for name in folders]
-    return tuple(text_of(name) for name in names), np.array(labels, np.int32)
+    # The last is for rows without a folder.
+    labels = np.array([*(number_of.get(name, -1) for name in folders), -1], np.int32)
+    return tuple(map(text_of, names)), labels[folder_of]
 
 
 def _held_out(
