@@ -82,7 +82,6 @@ def _are_plain(heads: NDArray[np.uint8], sizes: NDArray[np.int64]) -> NDArray[np
     lengths = is_letter.sum(axis=1)
     is_whole = (lengths > 0) & (is_letter.argmin(axis=1) % 100 == lengths % 100)
     is_folder = (sizes == 0) & (heads[np.arange(len(heads)), lengths - 1] == _SLASH)
-    result: NDArray[np.bool_] = (
-        are_digits & ends_well & is_written_so & fits & is_known & is_regular & is_whole
-    )
-    return result & ~is_folder & (heads[:, _PREFIX] == 0)
+    is_file = is_regular & is_whole & ~is_folder & (heads[:, _PREFIX] == 0)
+    result: NDArray[np.bool_] = are_digits & ends_well & is_written_so & fits & is_known & is_file
+    return result
