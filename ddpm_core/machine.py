@@ -3,7 +3,7 @@
 import ctypes
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -65,13 +65,27 @@ def keep_freed_memory() -> None:
     and in threads but the first those that are too large for their arenas, of 64 MiB. Where there
     is no glibc, nothing is changed.
     """
-    try:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    except OSError:  # a program that is linked statically
-        return
+    mallopt = _of_glibc("mallopt")
     # The second setting ends glibc's own adaptation: without the first it would make things worse.
     if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, most) for most in (2**30, 2**25)):
         mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def give_back_memory() -> None:
+    """Give the system the memory that this process has freed, also where it is kept.
+
+    Where there is no glibc, nothing is done.
+    """
+    if (malloc_trim := _of_glibc("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library of this process; None: it has none of this name."""
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except OSError:  # a program that is linked statically
+        return None
 
 
 def _quotas() -> list[float]:

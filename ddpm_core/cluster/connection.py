@@ -15,6 +15,7 @@ import ray.exceptions
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # it is in C
 
 from ddpm_core import machine
+from ddpm_core.cluster import kept
 from ddpm_core.cluster.autoscaling import patience_s, wait_for_nodes
 from ddpm_core.cluster.reach import require_answer
 from ddpm_core.cluster.relay import relay_worker_lines
@@ -48,7 +49,10 @@ class Connection:
             self._joined = False
             if self._own is not None:
                 self._own.forget()
-            ray.shutdown()
+            try:
+                kept.release()
+            finally:
+                ray.shutdown()
         if self._own is not None:
             self._own.close()
             self._own = None

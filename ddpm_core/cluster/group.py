@@ -25,6 +25,7 @@ from ray.train.torch.config import (
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+from ddpm_core.cluster import kept
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
 from ddpm_core.cluster.losses import RestartPolicy, by_rank, hush, is_of_a_lost_peer, is_of_ray
 from ddpm_core.cluster.memory import TRAIN_KEYS, lack_of_memory
@@ -79,6 +80,7 @@ def train_group(
         PipelineError: the very error that a rank raised.
         ClusterError: if workers were lost too often.
     """
+    kept.release()
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     losses = 0

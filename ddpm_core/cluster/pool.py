@@ -1,6 +1,13 @@
-"""A pool of actors that share out units: files, samples, measurements."""
+"""A pool of actors that share out units: files, samples, measurements.
 
+Actors that are left go to the next pool of this process (`kept`), with all that they imported and
+nothing of what they did.
+"""
+
+import contextlib
+import gc
 import logging
+import sys
 import time
 import uuid
 from collections import deque
@@ -10,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import ray
 import ray.exceptions
 
-from ddpm_core.cluster import pulse
+from ddpm_core.cluster import kept, pulse
 from ddpm_core.cluster.connection import num_workers, one_line, uses_gpu
 from ddpm_core.cluster.memory import POOL_KEYS, lack_of_memory
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
-from ddpm_core.machine import keep_freed_memory
+from ddpm_core.machine import give_back_memory, keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300.0
 _LOOK_EVERY_S = 10.0
+_FORGET_TIMEOUT_S = 10.0
 
 
 def map_units(
@@ -60,7 +68,7 @@ def map_units(
         ConfigError: a worker's memory, or its device's, is too small.
         ClusterError: after more than `compute.max_failures` deaths, or if no actor starts.
     """
-    waiting = deque(range(len(units)))
+    waiting, remaining = deque(range(len(units))), len(units)
     pool = _Pool(make_worker, payload, compute)
     deaths = 0
     idle: list[Any] = []
@@ -72,7 +80,6 @@ def map_units(
     try:
         for _ in range(min(num_workers(compute), len(waiting))):
             pool.add()
-        remaining = len(waiting)
         while remaining:
             actor, position, outcome = pool.next_event()
             if isinstance(outcome, PipelineError):
@@ -103,7 +110,11 @@ def map_units(
             else:
                 idle.append(actor)
     finally:
-        pool.close()
+        if remaining:
+            pool.close()
+            kept.release()
+        else:
+            pool.hand_on(idle)
 
 
 class StuckError(ray.exceptions.RayError):  # type: ignore[misc]  # Ray is untyped here
@@ -119,13 +130,27 @@ class StuckError(ray.exceptions.RayError):  # type: ignore[misc]  # Ray is untyp
 class _PoolActor:
     """Makes its worker at the first unit, so that an error while making it is an answer too."""
 
-    def __init__(self, make_worker: Any, payload: dict[str, Any], num_threads: int) -> None:  # noqa: ANN401
-        self._make, self._payload, self._num_threads = make_worker, payload, num_threads
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._make: Any = None
+        self._payload: dict[str, Any] = {}
         self._worker: Callable[[Any], Any] | None = None
 
-    def ready(self, name: str) -> None:
-        """Answer, once the process is there; it shows its pulse under this name."""
+    def show(self, name: str) -> None:
+        """Show the pulse of this process under this name."""
         pulse.show(name)
+
+    def begin(self, make_worker: Any, payload: dict[str, Any]) -> None:  # noqa: ANN401
+        """Work for a pool from now on."""
+        self._make, self._payload, self._worker = make_worker, payload, None
+
+    def forget(self) -> None:
+        """Drop what was made for the units of a pool, and give its memory back."""
+        self._make, self._payload, self._worker = None, {}, None
+        gc.collect()  # networks with hooks are cycles
+        give_back_memory()
+        if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def run(self, unit: Any) -> Any:  # noqa: ANN401 - whatever the caller's units are
         """Return the worker's result, or the PipelineError that it raised or ran into."""
@@ -154,18 +179,25 @@ class _Pool:
     """The actors, and what each is doing."""
 
     def __init__(self, make_worker: Any, payload: dict[str, Any], compute: ComputeConfig) -> None:  # noqa: ANN401
-        self._arguments = (make_worker, payload, compute.cpus_per_worker)
-        self._actor_class = ray.remote(_PoolActor).options(
-            num_cpus=compute.cpus_per_worker, num_gpus=1 if uses_gpu(compute) else 0
-        )
+        self._begin = (make_worker, payload)
+        self._kind = kept.Kind(compute.cpus_per_worker, 1 if uses_gpu(compute) else 0)
+        # What compiled or recorded networks leave in torch grows with each network of a process.
+        self._may_be_kept = not (compute.compile or compute.cuda_graphs)
+        kept.release(other_than=self._kind)
         self._names: dict[Any, str] = {}
         self._busy: dict[Any, tuple[Any, int | None]] = {}
         self._watch = pulse.Watch(pulse.limit_s())
 
     def add(self) -> None:
-        actor = self._actor_class.remote(*self._arguments)
-        self._names[actor] = uuid.uuid4().hex
-        self._busy[actor.ready.remote(self._names[actor])] = (actor, None)
+        actor, name = kept.take(self._kind) or self._new()
+        self._names[actor] = name
+        self._busy[actor.begin.remote(*self._begin)] = (actor, None)
+
+    def _new(self) -> kept.Named:
+        actor = ray.remote(_PoolActor).options(**self._kind._asdict()).remote(self._kind.num_cpus)
+        name = uuid.uuid4().hex
+        actor.show.remote(name)
+        return kept.Named(actor, name)
 
     def assign(self, actor: Any, position: int, unit: Any) -> None:  # noqa: ANN401
         self._watch.begin(self._names[actor])
@@ -214,3 +246,12 @@ class _Pool:
     def close(self) -> None:
         for actor in list(self._names):
             self.discard(actor)
+
+    def hand_on(self, idle: Sequence[Any]) -> None:
+        """Keep the actors that have nothing to do for the next pool, and end the others."""
+        forgotten = {one: one.forget.remote() for one in idle if self._may_be_kept}
+        for actor, answer in forgotten.items():
+            with contextlib.suppress(ray.exceptions.RayError):  # it has died, or does not answer
+                ray.get(answer, timeout=_FORGET_TIMEOUT_S)
+                kept.keep(self._kind, kept.Named(actor, self._names.pop(actor)))
+        self.close()

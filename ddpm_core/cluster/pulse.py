@@ -79,7 +79,8 @@ def _shown(name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _forget(name: str) -> None:
+def forget(name: str) -> None:
+    """Remove what a worker has shown."""
     internal_kv._internal_kv_del(name, namespace=_SPACE)
 
 
@@ -99,7 +100,7 @@ class Watch:
         *,
         now: Callable[[], float] = time.monotonic,
         shown: Callable[[str], float | None] = _shown,
-        forget: Callable[[str], None] = _forget,
+        forget: Callable[[str], None] = forget,
     ) -> None:
         self.limit, self._now, self._shown, self._forget = limit, now, shown, forget
         self._seen: dict[str, tuple[float, float]] = {}

@@ -59,9 +59,11 @@ def test_a_rank_says_which_key_to_lower():
 
 def test_a_worker_of_a_pool_answers_with_it():
     """Catches an actor that dies of it and is replaced, to die of it again."""
-    actor = pool._PoolActor(lambda *_: raising(CUDA), {}, 1)
+    actor = pool._PoolActor(1)
+    actor.begin(lambda *_: raising(CUDA), {})
     answer = actor.run("unit")
     assert isinstance(answer, ConfigError)
     assert "sample.batch_size" in str(answer)
+    actor.begin(lambda *_: raising(RuntimeError("shapes")), {})
     with pytest.raises(RuntimeError, match="shapes"):
-        pool._PoolActor(lambda *_: raising(RuntimeError("shapes")), {}, 1).run("unit")
+        actor.run("unit")

@@ -1,10 +1,11 @@
 """Pools that share out units: each is made, whatever dies, and errors come out as they are."""
 
+import psutil
 import pytest
 import ray.exceptions
 
 from ddpm_core import cluster
-from ddpm_core.cluster import pool
+from ddpm_core.cluster import kept, pool
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, DivergenceError, StorageError
 from tests.cluster import workers
@@ -80,3 +81,42 @@ def test_a_unit_of_a_stuck_actor_is_given_to_another(ray_here, tmp_path, monkeyp
     done, begun = run(tmp_path, [0, 1, 2], stuck=1)
     assert done == {unit: (unit * unit, "cpu") for unit in range(3)}
     assert begun == {0: 1, 1: 2, 2: 1}
+
+
+def held(folder, number, **payload):
+    """Return what a pool of two holds, by process."""
+    done = {}
+    payload |= {"folder": str(folder), "number": number}
+    cluster.map_units(workers.holders, payload, [0, 1], TWO, on_done=done.__setitem__)
+    return dict(done.values())
+
+
+def test_actors_go_on_to_the_next_pool_without_what_they_held(ray_here, tmp_path):
+    """Catches processes that start and import anew for each stage, and the networks of one stage
+    that fill the memory of the next.
+    """
+    kept.release()
+    first = held(tmp_path, 1)
+    assert list(first.values()) == [[1], [1]]
+    assert held(tmp_path, 2) == {pid: [2] for pid in first}
+
+
+def test_a_kept_actor_that_has_died_is_replaced(ray_here, tmp_path):
+    """Catches a stage that waits for an actor, or fails, which ended after the stage before."""
+    kept.release()
+    gone, stays = held(tmp_path, 1)
+    psutil.Process(gone).kill()
+    after = held(tmp_path, 2)
+    assert stays in after
+    assert gone not in after
+
+
+def test_a_pool_that_fails_leaves_no_actor(ray_here, tmp_path):
+    """Catches cores, and the memory of a stage that failed, held by processes without work."""
+    kept.release()
+    before = held(tmp_path, 1)
+    with pytest.raises(DivergenceError):
+        held(tmp_path, 2, bad=1)
+    assert not kept._kept
+    psutil.wait_procs([psutil.Process(pid) for pid in before if psutil.pid_exists(pid)], timeout=20)
+    assert not [pid for pid in before if psutil.pid_exists(pid)]

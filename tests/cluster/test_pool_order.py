@@ -34,12 +34,12 @@ def test_an_idle_actor_takes_what_a_dead_one_leaves(monkeypatch):
         def discard(self, actor):
             assert actor == "b"
 
-        def close(self):
-            pass
+        def hand_on(self, idle):
+            said.append(("idle", *idle))
 
     monkeypatch.setattr(pool, "_Pool", Scripted)
     done = {}
     compute = ComputeConfig(num_workers=2, use_gpu=False)
     pool.map_units(print, {}, ["first", "last"], compute, on_done=done.__setitem__)
-    assert said == ["add", "add", ("a", "first"), ("b", "last"), ("a", "last")]
+    assert said == ["add", "add", ("a", "first"), ("b", "last"), ("a", "last"), ("idle", "a")]
     assert done == {"first": "made", "last": "made"}

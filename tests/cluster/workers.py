@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import time
+import weakref
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -89,3 +91,32 @@ def squares(payload, get_device):
         return unit * unit, str(device)
 
     return square
+
+
+HELD = weakref.WeakSet()
+
+
+class Held:
+    """What a worker of a pool holds on to as long as it works for that pool."""
+
+    def __init__(self, number):
+        self.number, self.itself = number, self  # only the collector of cycles ends it
+        HELD.add(self)
+
+
+def holders(payload, get_device):
+    """Make a worker that says which process it is, and what is held there of this pool and others.
+
+    The first unit waits for the second, so that each of two actors has one.
+    """
+    held = Held(payload["number"])
+
+    def look(unit):
+        Path(payload["folder"], f"{held.number}-{unit}").touch()
+        while not Path(payload["folder"], f"{held.number}-{1 - unit}").exists():
+            time.sleep(0.01)
+        if payload.get("bad") == unit:
+            raise DivergenceError("not finite")
+        return os.getpid(), sorted(one.number for one in HELD)
+
+    return look

@@ -300,12 +300,20 @@ from ddpm_core.sharding.source import ShardUnit
 
 payload = json.loads(sys.argv[1])
 items = list_images(reopen(payload["container"]), num_test_images=1).train[0:4]
-looked = _PoolActor(make_scanner, payload, 1).run(ScanTask("train", np.arange(4), items))
+
+
+def run(make, unit):
+    actor = _PoolActor(1)
+    actor.begin(make, payload)
+    return actor.run(unit)
+
+
+looked = run(make_scanner, ScanTask("train", np.arange(4), items))
 unit = ShardUnit("train", 0, 0, 4)
-ahead = _PoolActor(make_ahead, payload, 1).run(AheadTask(unit, items, None, True))
+ahead = run(make_ahead, AheadTask(unit, items, None, True))
 assert ahead.scan == looked
 work = ShardTask(unit, items, looked.sha256s, looked.problems)
-made = _PoolActor(make_sharder, payload, 1).run(work)
+made = run(make_sharder, work)
 print(made.shard.num_images, "torch" in sys.modules)
 """
 
