@@ -24,6 +24,9 @@ from ray.train.torch.config import (
 )
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, state, worker_group
 
 from ddpm_core.cluster import kept
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
@@ -35,27 +38,13 @@ from ddpm_core.cluster.start import StartLimit, read_reason, release_places
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, PipelineError
 from ddpm_core.machine import keep_freed_memory
+from ddpm_core.servers.own_ray import GROUP_SETTINGS, IS_OURS
 
 _log = logging.getLogger(__name__)
 
 _MAX_CONTROLLER_FAILURES = 5
 _ABORT_TIMEOUT_S = 15.0
 """seconds for workers to end in order; their job, which ends with this process, takes the others"""
-_SETTINGS = {
-    # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
-    # `StartLimit` knows better what is being waited for, and says it.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
-    # Relative paths in the environment (MLFLOW_TRACKING_URI) mean the same on every worker.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # How soon it is seen that all ranks are done; Ray's own 2 s are a second of each training.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # It would only wait for a checkpoint ahead of time, which our workers do not make.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Printed lines go to the log as they are, once.
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
 
 
 def train_group(
@@ -81,7 +70,7 @@ def train_group(
         ClusterError: if workers were lost too often.
     """
     kept.release()
-    for key, value in _SETTINGS.items():
+    for key, value in GROUP_SETTINGS.items():
         os.environ.setdefault(key, value)
     losses = 0
     while True:
@@ -138,6 +127,36 @@ def _trainer(
     )
 
 
+class _NoBarrier:
+    """In the place of Ray's actor behind `ray.train.report`, at which our workers never wait."""
+
+    @classmethod
+    def options(cls, **_options: object) -> "type[_NoBarrier]":
+        return cls
+
+    @staticmethod
+    def remote(**_options: object) -> None:
+        return None
+
+
+class _WorkerGroup(WorkerGroup):  # type: ignore[misc]  # Ray is untyped here
+    def _start_impl(self, worker_group_state_builder: Any) -> None:  # noqa: ANN401
+        # Names of this process, the controller's, which ends with the group.
+        worker_group.SynchronizationActor = _NoBarrier
+        state._shutdown_sync_actor = lambda _barrier: None
+        super()._start_impl(worker_group_state_builder)
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:  # noqa: ANN401
+        if IS_OURS in os.environ:
+            return custom_runtime_env
+        return WorkerGroup._get_worker_runtime_env(custom_runtime_env)
+
+
+class _Controller(TrainController):  # type: ignore[misc]  # Ray is untyped here
+    worker_group_cls = _WorkerGroup
+
+
 class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped here
     """Ray's, ended by the first Ctrl-C, as an interruption; without actors that have no work."""
 
@@ -151,6 +170,20 @@ class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is un
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGINT, interrupt)
+
+    def _initialize_and_run_controller(self, **words: Any) -> Any:  # noqa: ANN401
+        # Ray's own gives controller and workers variables, which all processes of our own Ray have:
+        # with any of them a process that was started ahead cannot be used.
+        variables = {} if IS_OURS in os.environ else get_env_vars_to_propagate()
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        of_node = ray.remote(num_cpus=0, label_selector=here)(_Controller)
+        if variables:
+            of_node = of_node.options(runtime_env={"env_vars": variables})
+        controller = of_node.remote(**words)
+        if threading.current_thread() is threading.main_thread():
+            self._register_sigint_handler(controller)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         # Two seconds of a core each. One hands out data sets of Ray's, of which there are none. The

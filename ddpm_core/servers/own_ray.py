@@ -33,6 +33,26 @@ JOB_STOPS = {
     "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SIGNAL_WAIT_S),
 }
 """how a job ends that is stopped: variables of its cluster, or of the job"""
+GROUP_SETTINGS = {
+    # Ray's own limits are 600 s and none: one stopped worker would hold up the others as long.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    # `cluster.start` knows better what is being waited for, and says it.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
+    # Relative paths in the environment (MLFLOW_TRACKING_URI) mean the same on every worker.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # How soon it is seen that all ranks are done; Ray's own 2 s are a second of each training.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # It would only wait for a checkpoint ahead of time, which our workers do not make.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Printed lines go to the log as they are, once.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Its controller waits for what it starts; Ray would warn of that.
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+}
+"""how a group of workers is led: variables of whoever starts it, its controller and its workers"""
+IS_OURS = "DDPM_OWN_RAY"
+"""variable of all processes of such a Ray, and of its drivers: they have `GROUP_SETTINGS`"""
 # One for all Rays of this process: a driver's connections keep the first that they were given.
 _TOKEN = secrets.token_hex(32)
 # A cluster of the user's would be joined; Prefect's keys are none of a job's business.
@@ -166,6 +186,8 @@ def _environment(token_path: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Started by `uv run` it would run that for each worker: a lock, a look at the network.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        **{key: os.environ.get(key) or value for key, value in GROUP_SETTINGS.items()},
+        IS_OURS: "1",
         **reached_directly(os.environ),
     }
 

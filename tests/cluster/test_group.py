@@ -1,6 +1,7 @@
 """Groups that train together: places, errors, losses."""
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import torch
 from ddpm_core.cluster import group
 from ddpm_core.config import ComputeConfig
 from ddpm_core.errors import ClusterError, DivergenceError
+from ddpm_core.servers.own_ray import IS_OURS
 from tests.cluster import workers
 
 TWO = ComputeConfig(num_workers=2, max_failures=1)
@@ -79,6 +81,58 @@ def test_no_actor_is_started_that_has_nothing_to_do(tmp_path, monkeypatch):
         "DatasetsCallback",
         "PlacementGroupCleanerCallback",
     }
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_only_on_another_s_cluster_are_processes_given_variables(monkeypatch, is_ours):
+    """Catches a controller and workers that cannot be processes which were started ahead, and on
+    another's cluster ones without our limits.
+    """
+    monkeypatch.setenv("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "300")
+    if is_ours:
+        monkeypatch.setenv(IS_OURS, "1")
+    else:
+        monkeypatch.delenv(IS_OURS, raising=False)
+    asked = {}
+
+    class Actor:
+        run = get_result = SimpleNamespace(remote=lambda: None)
+
+        def options(self, **options):
+            asked.update(options)
+            return self
+
+        def remote(self, **_words):
+            return self
+
+    node = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: node)
+    monkeypatch.setattr(
+        ray, "remote", lambda **options: asked.update(options) or (lambda _: Actor())
+    )
+    monkeypatch.setattr(ray, "get", lambda asked: asked)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        object.__new__(group._Trainer)._initialize_and_run_controller()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert asked["num_cpus"] == 0
+    assert list(asked["label_selector"].values()) == ["here"]
+    given = group._WorkerGroup._get_worker_runtime_env({})
+    for environment in (given, asked.get("runtime_env", {})):
+        variables = environment.get("env_vars", {})
+        assert ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S" in variables) is not is_ours
+        assert environment == {} or not is_ours
+
+
+def test_what_stands_in_for_the_barrier_stands_where_ray_looks():
+    """Catches a name that is Ray's no longer: the process would be back, unnoticed."""
+    from ray.train.v2._internal.execution.worker_group import state, worker_group
+
+    started = inspect.getsource(worker_group.WorkerGroup._start_impl)
+    assert "sync_actor = SynchronizationActor.options(" in started
+    assert "_shutdown_sync_actor(self.sync_actor)" in inspect.getsource(state.WorkerGroupState)
+    assert group._Controller.worker_group_cls is group._WorkerGroup
 
 
 def test_one_interruption_ends_a_group_that_does_not_start(monkeypatch):

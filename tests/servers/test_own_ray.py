@@ -125,3 +125,16 @@ def test_an_interpreter_whose_path_has_a_space_is_reached_without(
     ).stdout  # fmt: skip
     prefix = command[0].removesuffix("/bin/python")
     assert shown == f"{prefix} {command[0]}\n", "the same environment, by the other path"
+
+
+def test_the_variables_of_a_group_are_those_of_all_its_processes(started, make, monkeypatch):
+    """Catches controllers and workers that are given them one by one: then no process that was
+    started ahead can be used. And a user's own limit that is overwritten.
+    """
+    monkeypatch.setenv("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "77")
+    ray = make()
+    _, env, _ = started[0]
+    wanted = own_ray.GROUP_SETTINGS | {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "77"}
+    for variables in (env, ray.environment):  # of the Ray, and of who connects to it
+        assert {key: variables.get(key) for key in wanted} == wanted
+        assert own_ray.IS_OURS in variables
