@@ -115,11 +115,25 @@ def _prefect() -> Finding:
 
 
 def _answering(name: str, shown: str, url: str, variable: str) -> Finding:
-    trouble = _trouble(url)
+    trouble, proxy = _trouble(url), _proxy_of(url)
     if not trouble:
         return ok(name, f"answers at {shown}")
     remedy = f"Start it, or set {variable} to where it is, or unset it"
+    if proxy is not None:
+        shown = f"{shown} through the proxy {place.without_user(proxy)}"
+        remedy = f"If its host is of your own network, name it in no_proxy and NO_PROXY. {remedy}"
     return bad(name, f"does not answer at {shown}: {trouble}", remedy)
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that requests to an address go through; None: they go there directly."""
+    try:
+        host, scheme = urlsplit(url).hostname, urlsplit(url).scheme
+    except ValueError:
+        return None
+    if not host or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(scheme)
 
 
 def _trouble(url: str) -> str:
@@ -128,7 +142,7 @@ def _trouble(url: str) -> str:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(url, timeout=_LIMIT_S).close()  # noqa: S310 - http(s) only
+            urllib.request.build_opener().open(url, timeout=_LIMIT_S).close()
         except urllib.error.HTTPError as error:
             error.close()
             outcome[0] = "" if error.code in (401, 403) else f"{error.code} {error.reason}"

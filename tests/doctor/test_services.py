@@ -98,3 +98,23 @@ def test_what_is_no_address_is_named(monkeypatch, tmp_path):
     found = services._mlflow(open_store(str(tmp_path)))
     assert found.verdict == "bad"
     assert "MLFLOW_TRACKING_URI='http://***@[' is no address" in found.remedy
+
+
+def test_a_proxy_that_does_not_pass_a_request_on_is_named_with_its_remedy(monkeypatch, tmp_path):
+    """Catches "connection refused" of a proxy, told as the server's own; and its password."""
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
+    found = services._mlflow(open_store(str(tmp_path)))
+    assert found.verdict == "bad"
+    assert "mlflow.internal:5000 through the proxy http://127.0.0.1:9: " in found.said
+    assert "no_proxy" in found.remedy
+    assert "secret" not in found.line
+    monkeypatch.setenv("no_proxy", "mlflow.internal")
+    assert services._proxy_of("http://mlflow.internal:5000/health") is None
+
+
+@pytest.mark.parametrize("url", ["http://[mlflow", "mlflow.internal"])
+def test_what_is_no_address_goes_through_no_proxy(url, monkeypatch):
+    """Catches a traceback where the doctor looks which proxy an address has."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert services._proxy_of(url) is None
