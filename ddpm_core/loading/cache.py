@@ -30,7 +30,7 @@ from ddpm_core.store.cache_folder import own_folder, user_folder
 FOLDER_VARIABLE = "DDPM_CACHE"
 LIMIT_VARIABLE = "DDPM_CACHE_GIB"
 _DEFAULT_GIB = 32.0
-_NUM_LOCKS = 64  # files that lock; two names may share one, and then wait for each other
+_NUM_LOCKS = 64  # of each kind of names; two of a kind may share one, and wait for each other
 _LOCKS = "locks"
 _LOOK_EVERY_S = 0.05  # whether a lock is free, where the wait may be given up
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -100,8 +100,10 @@ class Cache:
         """Return a descriptor, to read from, of the file `name`; made first if need be.
 
         Args:
-            name: of letters, digits, dots and dashes; says all that determines the content.
-            make: fills the descriptor of an empty file.
+            name: of letters, digits, dots and dashes; says all that determines the content. Up to
+                the first dash it says of which kind the file is.
+            make: fills the descriptor of an empty file; may open files of other kinds, if none of
+                those is made of this one's.
             is_sound: says whether a file is what `make` made; called once for each `open`.
             waiting: called again and again while another process makes it; what it raises ends the
                 wait.
@@ -217,7 +219,8 @@ class Cache:
     ) -> Iterator[None]:
         """Hold the lock of a name; other threads and processes wait. It ends with its holder."""
         if lock is None:
-            lock = str(int(hashlib.sha256(name.encode()).hexdigest(), 16) % _NUM_LOCKS)
+            number = int(hashlib.sha256(name.encode()).hexdigest(), 16) % _NUM_LOCKS
+            lock = f"{name.partition('-')[0]}-{number}"
         path = self.folder / _LOCKS / lock
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -25,8 +25,9 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.loading import checked
 from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.checked import DIGEST_BYTES, CheckedBlocks, digests_of, num_blocks
-from ddpm_core.loading.fill import Rows, Work, fill
+from ddpm_core.loading.fill import Work, fill
 from ddpm_core.loading.shard_files import shard_at
+from ddpm_core.loading.shard_rows import Rows
 from ddpm_core.shards.index import Index, Split
 from ddpm_core.shards.members import IMAGE, Member
 from ddpm_core.store import durable

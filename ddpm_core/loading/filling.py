@@ -1,10 +1,11 @@
 """A split that fits memory, read from its shards until it is decoded there.
 
-Decoding a million images takes from seconds to minutes. A step needs those of one batch: until all
-are there, they are read one by one out of the shards. A batch is the same whichever way it comes.
+Decoding a million images takes from seconds to minutes, and longer where shards have to be fetched.
+A step needs those of one batch: until all are there, they are read one by one out of the shards. A
+batch is the same whichever way it comes.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
@@ -20,9 +21,11 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.held import ImageSet
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.permutation import Order
+from ddpm_core.shards.members import OtherMember
 
 _SOON_S = 0.5
 """what is decoded within so many seconds is waited for: other processes would not start sooner"""
+_LOOK_EVERY_S = 0.05  # whether it is closed
 _SHARDS_AT_ONCE = 64
 """that are read from: a batch may be of any number of them, and 1024 files are all that are open"""
 
@@ -31,7 +34,9 @@ _SHARDS_AT_ONCE = 64
 class FillingImages:
     """Images by their number, out of the shards or, as soon as it is there, out of memory.
 
-    Any thread may read. An error of the decoding is raised by whatever is read next.
+    Any thread may read. An error of the decoding is raised by whatever is read next. Between two
+    shards the decoding waits for the first images that are read: disk, network and cores are
+    theirs.
 
     Args:
         held: returns the images in memory, as soon as they are there; calls what it is given now
@@ -40,7 +45,7 @@ class FillingImages:
         order: called with a seed, returns the order of training of the images in memory.
         counts: images of each shard.
         num_classes: of the data set.
-        members: what the images come with.
+        members: what the images come with, by name.
     """
 
     def __init__(
@@ -51,16 +56,16 @@ class FillingImages:
         order: Callable[[int], Order],
         counts: tuple[int, ...],
         num_classes: int,
-        members: Collection[str],
+        members: Mapping[str, OtherMember],
     ) -> None:
         self.num_classes = num_classes
         self._from_shards, self._order = from_shards, order
         self._counts, self._members = counts, members
         self._shards: StreamedImages | None = None
         self._num_readers, self._lock, self._is_closed = 0, Lock(), Event()
+        self._begun, self._is_first_read = Event(), Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="filling")
         self._held = self._pool.submit(held, self._go_on)
-        self._begun = Event()
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -101,10 +106,12 @@ class FillingImages:
     @property
     def members(self) -> Collection[str]:
         """What the images come with."""
-        return self._members
+        return self._members.keys()
 
     def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
         """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
+        if not len(numbers):  # who only looks whether there is such a member waits for nothing
+            return torch.from_numpy(self._members[name].decode([], str))
         with self._reader() as images:
             if not isinstance(images, StreamedImages):
                 return images.member(name, numbers)
@@ -139,8 +146,10 @@ class FillingImages:
         return taken
 
     def _go_on(self) -> None:
-        if self._is_closed.is_set():
-            raise CancelledError
+        while not self._is_closed.is_set():
+            if not self._begun.is_set() or self._is_first_read.wait(_LOOK_EVERY_S):
+                return
+        raise CancelledError
 
     @contextmanager
     def _reader(self) -> Iterator[ImageSet | StreamedImages]:
@@ -166,6 +175,7 @@ class FillingImages:
         try:
             yield shards
         finally:
+            self._is_first_read.set()
             with self._lock:
                 self._num_readers -= 1
 

@@ -92,16 +92,18 @@ def load_split(
 
     if decoded_bytes(index, split) > MAX_DECODED_BYTES:
         return from_shards()
-    # All shards of a remote store would be fetched for the first batches of random images.
-    if beside and _are_here(store, index, split) and not is_decoded(store, index, split, cache):
-        work = Work(num_decoders, stage)
+    is_here = _are_here(store, index, split)
+    # Those of elsewhere are kept for both ways of reading: each is fetched once.
+    has_room = is_here or _needed_bytes(index, split) <= cache.max_bytes
+    if beside and has_room and not is_decoded(store, index, split, cache):
+        work = Work(num_decoders, stage, cache=None if is_here else cache)
         return FillingImages(
             lambda go_on: held(replace(work, go_on=go_on)),
             from_shards,
             order=lambda seed: order_in_memory(seed, counts, ancestors),
             counts=counts,
             num_classes=len(index.label.names),
-            members=index.others.keys(),
+            members=index.others,
         )
     return held(Work(cores(), stage))
 
@@ -112,6 +114,11 @@ def _are_here(store: Store, index: Index, split: Split) -> bool:
         return False
     numbers = range(len(index.shards[split])) if index.is_in_parts else ()
     return not any(is_fetched(index.located_at(split, number)) for number in numbers)
+
+
+def _needed_bytes(index: Index, split: Split) -> int:
+    """Return how many bytes the local cache needs for a split and for its shards."""
+    return decoded_bytes(index, split) + int(index.file_bytes(split).sum())
 
 
 def num_levels_of(images: Tensor) -> int:

@@ -45,8 +45,7 @@ def open_outside(file: Located, cache: Cache) -> int:
 def open_verified(file: Located) -> int:
     """Return a descriptor of a shard, after its SHA-256 was compared, if that is its pin.
 
-    One in a bucket is fetched for this once: whoever makes a file of the cache holds one of its
-    locks, and may not wait for another.
+    One in a bucket is fetched for this once, and not kept.
 
     Raises:
         DataError, StorageError: as `open_outside`.

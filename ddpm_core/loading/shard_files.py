@@ -145,7 +145,19 @@ class ShardFiles:
             DataError: it is missing, or not what the index says: named, with what was expected.
             StorageError: the store does not answer, or the cache cannot be used.
         """
-        future, is_new = self._future(shard)
+        return self.get_all([shard])[0]
+
+    def get_all(self, shards: Sequence[int]) -> list[ShardFile]:
+        """Return shards, which are fetched and verified beside each other; raises as `get`."""
+        begun = [(shard, *self._future(shard)) for shard in shards]
+        return [self._result(*one) for one in begun]
+
+    def close(self) -> None:
+        """Let go of all, and end the threads."""
+        self._files.clear()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _result(self, shard: int, future: Future[ShardFile], is_new: bool) -> ShardFile:
         try:
             return future.result()
         except PipelineError:
@@ -153,11 +165,6 @@ class ShardFiles:
                 raise
         # It was begun ahead, perhaps while the store was away: what counts is whether it is now.
         return self._future(shard)[0].result()
-
-    def close(self) -> None:
-        """Let go of all, and end the threads."""
-        self._files.clear()
-        self._pool.shutdown(cancel_futures=True)
 
     @property
     def _are_remote(self) -> bool:

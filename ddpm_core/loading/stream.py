@@ -243,7 +243,7 @@ class StreamedImages:
         rows = self._rows(numbers)
         offsets = np.array([shard.offsets[within] for shard, within in rows], np.int64)
         sizes = np.array([shard.sizes[within] for shard, within in rows], np.int64)
-        return Places([self._files.get(shard) for shard in used.tolist()], which, offsets, sizes)
+        return Places(self._files.get_all(used.tolist()), which, offsets, sizes)
 
     def _origin(self, numbers: NDArray[np.int64]) -> Callable[[int], str]:
         def origin(position: int) -> str:

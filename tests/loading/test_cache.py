@@ -185,6 +185,22 @@ def test_many_processes_make_a_file_once(cache, tmp_path):
     assert len(list(tmp_path.glob("made-*"))) == 1
 
 
+def test_who_makes_a_file_may_open_those_of_another_kind(cache, monkeypatch):
+    """Catches a maker that waits for a lock of its own, which two names may share."""
+    monkeypatch.setattr("ddpm_core.loading.cache._NUM_LOCKS", 1)
+
+    def waits():
+        raise DataError("it waits for itself")
+
+    def make(descriptor):
+        name = "shard-1.tar"
+        os.close(cache.open(name, make=lambda _: None, is_sound=lambda _: True, waiting=waits))
+        os.write(descriptor, b"made")
+
+    os.close(cache.open("decoded-1.bin", make=make, is_sound=lambda _: True))
+    assert (cache.folder / "decoded-1.bin").read_bytes() == b"made"
+
+
 def test_many_threads_make_a_file_once(cache):
     """Catches locks that a process holds as a whole."""
     calls, results = [], []

@@ -1,6 +1,7 @@
 """Decoding a split: the short ways have the pixels of the long one, and say how far they are."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from ddpm_core.errors import DataError
 from ddpm_core.images.shaped import Cut
-from ddpm_core.loading import fill
+from ddpm_core.loading import fill, shard_rows
 from ddpm_core.loading.fill import Work
 from ddpm_core.loading.loader import load_split
 from ddpm_core.progress import parse
@@ -33,7 +34,7 @@ def test_our_own_images_are_copied_all_at_once(shape, store, monkeypatch):
     name = "digits" if shape[2] == 1 else "cifar10"
     config = data_config(name=name, height=shape[0], width=shape[1], images_per_shard=10)
     index = load_index(store, shard_dataset(store, config, images).folder)
-    monkeypatch.setattr(fill, "_columns_slowly", lambda *_: pytest.fail("file by file"))
+    monkeypatch.setattr(shard_rows, "_columns_slowly", lambda *_: pytest.fail("file by file"))
     monkeypatch.setattr(members.ImageMember, "decode", lambda *_: pytest.fail("one by one"))
     found = load_split(store, index, "train")
     assert np.array_equal(found.pixels.permute(0, 2, 3, 1).numpy(), images.train.images_u8)
@@ -92,7 +93,7 @@ def test_of_a_part_of_a_shard_the_images_of_the_index_are_read(way, store, monke
 def test_a_whole_shard_with_other_labels_goes_the_short_way(store, monkeypatch):
     """Catches a union that is parsed file by file because its labels stand in the index."""
     index, files = foreign_index(store, [6, 6])
-    monkeypatch.setattr(fill, "_columns_slowly", lambda *_: pytest.fail("file by file"))
+    monkeypatch.setattr(shard_rows, "_columns_slowly", lambda *_: pytest.fail("file by file"))
     found = load_split(store, chosen(index, 1, range(6)), "train")
     assert np.array_equal(found.pixels.numpy(), np.stack([pixels_of(one) for one in files[6:]]))
     assert found.others["label"].tolist() == list(LABELS)
@@ -114,7 +115,7 @@ def test_a_damaged_image_of_a_part_is_named_by_its_place(store):
 def test_many_files_of_others_are_decoded_by_processes(kind, store, monkeypatch):
     """Catches parts of a shard in each other's place, and pixels of another shard."""
     monkeypatch.setattr(fill, "_MANY", 1)
-    monkeypatch.setattr(fill, "_POOL_BYTES", 7 * 16 * 12 * 3)
+    monkeypatch.setattr(shard_rows, "_POOL_BYTES", 7 * 16 * 12 * 3)
     monkeypatch.setattr(members.ImageMember, "decode", lambda *_: pytest.fail("here"))
     index, files = foreign_index(store, [20, 1, 9], kind=kind)
     images = load_split(store, index, "train")
@@ -142,10 +143,35 @@ def test_processes_let_go_of_the_shards_that_are_done(store, monkeypatch):
     assert 1 <= held[0] <= 2, "of each of its two channels the last"
 
 
+@pytest.mark.parametrize(("shards", "largest"), [(3, 3), (0.5, 1)], ids=["three fit", "none fits"])
+def test_threads_hold_no_more_bytes_of_shards_than_there_is_room(
+    shards, largest, store, monkeypatch
+):
+    """Catches the memory of 16 shards of any size and of their copies; a shard larger than all the
+    room, which is waited for to the end of time."""
+    index, _ = foreign_index(store, [2] * 12, kind="PNG")
+    (size,) = set(index.file_bytes("train").tolist())
+    monkeypatch.setattr(fill, "_ROOM_BYTES", int(shards * 2 * size))
+    monkeypatch.setattr("ddpm_core.loading.loader.cores", lambda: 8)
+    held, most, read_rows = set(), [], fill.read_rows
+
+    def watched(*values):
+        held.add(values[2].name)
+        time.sleep(0.01)  # for others to come, if they may
+        most.append(len(held))
+        read_rows(*values)
+        held.remove(values[2].name)
+
+    monkeypatch.setattr(fill, "read_rows", watched)
+    assert len(load_split(store, index, "train")) == 24
+    assert len(most) == 12
+    assert max(most) <= largest
+
+
 def test_a_file_that_a_process_cannot_decode_is_named(store, monkeypatch):
     """Catches the name of another image, in the second part of its shard."""
     monkeypatch.setattr(fill, "_MANY", 1)
-    monkeypatch.setattr(fill, "_POOL_BYTES", 2 * 16 * 12 * 3)
+    monkeypatch.setattr(shard_rows, "_POOL_BYTES", 2 * 16 * 12 * 3)
 
     def spoil(number, file):
         return encoded(smooth(4, (12, 16, 3)), "PNG") if number == 6 else file
@@ -184,15 +210,15 @@ def test_how_far_it_is_is_shown(store, monkeypatch, capsys):
 def test_it_ends_between_two_shards_when_it_is_told_to(store, monkeypatch):
     """Catches a training that ended and waits for images that nobody wants any more."""
     index, _ = foreign_index(store, [1] * 40, kind="PNG")
-    calls, read, read_shard = [], [], fill._read_shard
-    monkeypatch.setattr(fill, "_read_shard", lambda *of: read.append(1) or read_shard(*of))
+    calls, read, read_rows = [], [], fill.read_rows
+    monkeypatch.setattr(fill, "read_rows", lambda *of: read.append(1) or read_rows(*of))
 
     def go_on():
         calls.append(1)
         if len(calls) > 3:
             raise DataError("enough")
 
-    rows = fill.Rows(np.zeros((40, 3, 16, 12), np.uint8), {"label": np.zeros(40, np.int64)})
+    rows = shard_rows.Rows(np.zeros((40, 3, 16, 12), np.uint8), {"label": np.zeros(40, np.int64)})
     with pytest.raises(DataError, match="enough"):
         fill.fill(store, index, "train", rows, Work(1, None, go_on))
     assert len(read) == 3
@@ -203,7 +229,7 @@ def test_how_many_images_cannot_be_used_is_counted_of_the_whole_split(many, stor
     """Catches each block of a shard counted by itself, in which few are broken; and a split that
     is refused, or not, by which shard a thread reads first."""
     monkeypatch.setattr(fill, "_MANY", many)
-    monkeypatch.setattr(fill, "_BLOCK_IMAGES", 10)
+    monkeypatch.setattr(shard_rows, "_BLOCK_IMAGES", 10)
     monkeypatch.setattr("ddpm_core.images.shaped._MAX_SHARE", 0.5)
     cut = Cut("center", "box", (0, 0, 0), 10**6)
 

@@ -19,7 +19,7 @@ from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from tests.composing import sets
-from tests.loading.streams import batches_of, foreign_index, numbers
+from tests.loading.streams import RemoteStore, batches_of, foreign_index, numbers
 from tests.sharding.small import data_config, shard_dataset, splits
 
 
@@ -40,13 +40,13 @@ def index(request, store):
 @pytest.fixture
 def gate(monkeypatch):
     """Holds the decoding back until it is set."""
-    opened, read_shard = Event(), fill._read_shard
+    opened, read_rows = Event(), fill.read_rows
 
     def held_back(*values):
         assert opened.wait(60)
-        read_shard(*values)
+        read_rows(*values)
 
-    monkeypatch.setattr(fill, "_read_shard", held_back)
+    monkeypatch.setattr(fill, "read_rows", held_back)
     monkeypatch.setattr(filling, "_SOON_S", 0)
     yield opened
     opened.set()
@@ -94,6 +94,71 @@ def batches_are_the_same(store, index, gate):
                 assert np.array_equal(one.numbers, other.numbers)
                 assert torch.equal(one.images, other.images)
                 assert one.images.stride() == other.images.stride()
+
+
+@pytest.fixture
+def far(store):
+    """A data set of 40 shards of an image each, in a store of which nothing lies here."""
+    index = foreign_index(store, [1] * 40, kind="PNG")[0]
+    return RemoteStore(Path(store.uri)), index
+
+
+def test_of_a_store_elsewhere_the_first_batch_fetches_the_shards_of_its_images(
+    far, gate, cache_folder
+):
+    """Catches a step that waits for the whole split; a shard that is fetched for the batches and
+    once more for the decoding; batches that differ from those of a split in memory."""
+    remote, index = far
+    with closing(beside(remote, index)) as images:
+        chosen = images.order(3).images(0, np.arange(6))
+        first = images.take(chosen)
+        assert remote.num_reads == 6
+        gate.set()
+        assert isinstance(images._held.result(60), ImageSet)
+        assert torch.equal(images.take(chosen), first)
+        assert remote.num_reads == 40
+        assert first.stride() == images.take(chosen).stride()
+    assert len(list(cache_folder.glob("shard-*.tar"))) == 40
+    with closing(load_split(remote, index, "train")) as held:
+        assert torch.equal(held.take(chosen), first)
+
+
+def test_between_two_shards_the_decoding_waits_for_the_first_batch(far, gate, monkeypatch):
+    """Catches a first batch that shares disk, network and cores with the rest of the data set."""
+    remote, index = far
+    begun, read_rows, take, meanwhile = [], fill.read_rows, StreamedImages.take, []
+    monkeypatch.setattr(fill, "read_rows", lambda *of: begun.append(1) or read_rows(*of))
+
+    def slowly(*values, **words):
+        before = len(begun)
+        gate.set()
+        time.sleep(0.2)
+        meanwhile.append(len(begun) - before)
+        return take(*values, **words)
+
+    monkeypatch.setattr(StreamedImages, "take", slowly)
+    with closing(beside(remote, index)) as images:
+        images.take(numbers(20, 30))
+        assert meanwhile[0] <= 2, "one of each thread was under way"
+        assert isinstance(images._held.result(60), ImageSet)
+
+
+def test_a_cache_without_room_for_the_shards_too_decodes_first(far, monkeypatch):
+    """Catches a training that is refused, or fetches each shard again and again, where it ran
+    before."""
+    remote, index = far
+    monkeypatch.setenv("DDPM_CACHE_GIB", str(60_000 / 2**30))
+    with closing(beside(remote, index)) as images:
+        assert isinstance(images, ImageSet)
+    assert remote.num_reads == 40
+
+
+def test_whether_there_are_labels_is_known_before_anything_is_read(store, index, gate):
+    """Catches half a second, and processes, for the look whether a member is there."""
+    with closing(beside(store, index)) as images:
+        empty = images.member("label", numbers())
+        assert (empty.dtype, len(empty)) == (torch.int64, 0)
+        assert images._shards is None
 
 
 def test_a_batch_of_very_many_shards_opens_some_at_a_time(store, gate, monkeypatch):

@@ -52,12 +52,14 @@ def test_labels_take_one_read_each(store, monkeypatch):
     """Catches: shards looked up, and headers and contents read, for each label by itself."""
     index, _ = foreign_index(store, [5, 4])
     reads, gets = [], []
-    read, get = shard_files.ShardFile.read, shard_files.ShardFiles.get
+    read, get = shard_files.ShardFile.read, shard_files.ShardFiles._future
     with closing(load_split(store, index, "train")) as images:
         monkeypatch.setattr(
             shard_files.ShardFile, "read", lambda *at: reads.append(at) or read(*at)
         )
-        monkeypatch.setattr(shard_files.ShardFiles, "get", lambda *at: gets.append(at) or get(*at))
+        monkeypatch.setattr(
+            shard_files.ShardFiles, "_future", lambda *at: gets.append(at) or get(*at)
+        )
         assert images.member("label", numbers(8, 0, 4, 5)).tolist() == [2, 0, 1, 2]
     assert (len(reads), len(gets)) == (4, 2)
 
