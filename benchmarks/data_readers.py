@@ -39,7 +39,7 @@ def ours(uri, index, num_processes):
         with closing(
             load_split(open_store(uri), index, "train", num_decoders=num_processes)
         ) as images:
-            yield from _batches(images, index, NUM_EPOCHS)
+            yield from batches_of(images, index, NUM_EPOCHS)
     finally:
         loader.MAX_DECODED_BYTES = before
 
@@ -47,10 +47,10 @@ def ours(uri, index, num_processes):
 def cached(uri, index, num_epochs):
     """Our loader, where the data set is small: decoded before."""
     with closing(load_split(open_store(uri), index, "train")) as images:
-        yield from _batches(images, index, num_epochs)
+        yield from batches_of(images, index, num_epochs)
 
 
-def _batches(images, index, num_epochs):
+def batches_of(images, index, num_epochs):
     num_steps = num_epochs * index.num_images["train"] // BATCH
     train = TrainConfig(num_steps=num_steps, global_batch_size=BATCH)
     with Batches(images, train, start=0, rank=0, world_size=1, pinned=False) as batches:

@@ -22,7 +22,8 @@ import numpy as np
 import psutil
 
 from benchmarks.about import about
-from benchmarks.scale_rows import PEER_ROWS, names, run_row
+from benchmarks.scale_peers import PEER_ROWS
+from benchmarks.scale_rows import names, run_row
 
 SIMULATED = "10^9 simulated"
 
@@ -129,7 +130,8 @@ def _page(done):
     lines += about("benchmarks.scale", num_cores=min(2, os.cpu_count() or 1))
     lines += [
         "",
-        "Seconds, most memory, and images/s of a loader; x of seconds = c * images^x.",
+        "Seconds, most memory, and images/s of a loader; x of seconds = c * images^x. Of a new run",
+        "also the seconds from the moment at which the process that trains is there.",
         "",
     ]
     lines += _table(real)
@@ -167,7 +169,8 @@ def _cell(found):
     text = f"{found['s']:.3g}"
     if "peak MB" in found:
         text += f" s, {found['peak MB']:,.0f} MB"
-    return text + (f", {found['images/s']:,.0f}/s" if "images/s" in found else "")
+    text += f", {found['images/s']:,.0f}/s" if "images/s" in found else ""
+    return text + (f", {found['group s']:.3g} s of the group" if "group s" in found else "")
 
 
 def _exponent(found):

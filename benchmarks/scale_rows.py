@@ -1,21 +1,25 @@
-"""The rows of `benchmarks.scale`: each is a function of a folder and a number, in its own process.
+"""Our rows of `benchmarks.scale`: each is a function of a folder and a number, in its own process.
 
 A row returns its numbers, seconds above all. What it needs of an earlier row lies in the folder.
 """
 
 import importlib.util
-import json
+import inspect
+import re
+import shutil
 import subprocess
 import sys
-import tarfile
+import threading
 import time
+import uuid
 from contextlib import closing
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import psutil
 
+from benchmarks.scale_peers import PEER_ROWS, PEERS
+from benchmarks.scale_timing import BATCH, NUM_BATCHES, rates, timed
 from ddpm_core.config import TrainConfig
 from ddpm_core.images import png
 from ddpm_core.loading.batches import Batches
@@ -28,20 +32,22 @@ from ddpm_core.store.storage import open_store
 
 SIDE = 16
 PER_SHARD = 1000
-BATCH = 128
-NUM_BATCHES = 100
-"""of which images/s are taken, after the first"""
 NUM_CLASSES = 10
 _RUNS = {"copy": "a", "again": "b", "digests": "c", "listing": "d"}
 
 
 def make_images(folder, count):
-    """Write `count` images of 16x16 as PNG in tars of 1000, each with its class."""
-    place = folder / "tars"
+    """Write `count` images, and a hundredth of that for the set to grow by."""
+    _make_tars(folder / "tars", 0, count)
+    _make_tars(folder / "more", count, max(1, count // 100))
+
+
+def _make_tars(place, start, count):
+    """Write images of 16x16 as PNG in tars of 1000, each with its class."""
     place.mkdir(parents=True, exist_ok=True)
-    for first in range(0, count, PER_SHARD):
+    for first in range(start, start + count, PER_SHARD):
         rng = np.random.default_rng(first)
-        number = min(PER_SHARD, count - first)
+        number = min(PER_SHARD, start + count - first)
         pixels = rng.integers(0, 256, (number, SIDE, SIDE, 3), dtype=np.uint8)
         files = []
         for at in range(number):
@@ -53,10 +59,10 @@ def make_images(folder, count):
         path.with_suffix(".part").rename(path)
 
 
-def shard(folder, run, *changes):
+def shard(folder, *changes, run, source="tars", options=()):
     """The shard stage, as a person starts it."""
     values = {
-        "data.source": folder / "tars",
+        "data.source": folder / source,
         "data.height": SIDE,
         "data.width": SIDE,
         "data.num_test_images": 1000,
@@ -67,8 +73,8 @@ def shard(folder, run, *changes):
     sets = [f"--set={key}={value}" for key, value in values.items()]
     sets += [f"--set={one}" for one in changes]
     command = [sys.executable, "-m", "ddpm_core", "shard", "images", "--run", run]
-    command += ["--root", str(folder / "root"), *sets]
-    return _timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
+    command += ["--root", str(folder / "root"), *sets, *options]
+    return timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
 
 
 def verify(folder):
@@ -76,46 +82,91 @@ def verify(folder):
     store = open_store(str(folder / "root"))
     place = store.uri_of(results.dataset_pointer(store, _RUNS["copy"]).folder)
     command = [sys.executable, "-m", "ddpm_core", "verify", place]
-    return _timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
+    return timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
 
 
 def load(folder):
     """The index of the copy, in a process that has everything else imported."""
     before = psutil.Process().memory_info().rss
-    found = _timed(partial(_index, folder, "copy"))
+    found = timed(partial(_index, folder, "copy"))
     return found | {"MB": (psutil.Process().memory_info().rss - before) / 2**20}
 
 
-def train(folder, kind):
-    """Seconds from the index to the first batch, and images/s from there on."""
+def train(folder, kind, *, empty=False):
+    """Seconds from the index to the first batch of a training, and images/s from there on."""
+    if empty:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
     start = time.perf_counter()
     store, index = open_store(str(folder / "root")), _index(folder, kind)
     config = TrainConfig(global_batch_size=BATCH, num_steps=10**7)
+    beside = {"beside": True} if "beside" in inspect.signature(load_split).parameters else {}
     with (
-        closing(load_split(store, index, "train", num_decoders=2)) as images,
+        closing(load_split(store, index, "train", num_decoders=2, **beside)) as images,
         Batches(images, config, start=0, rank=0, world_size=1, pinned=False) as batches,
     ):
-        return _rates(start, (len(batches.take().numbers) for _ in range(1 + NUM_BATCHES)))
+        return rates(start, (len(batches.take().numbers) for _ in range(1 + NUM_BATCHES)))
+
+
+def decode(folder, kind):
+    """Seconds until the split is decoded, as whoever looks at all of it waits for."""
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    store, index = open_store(str(folder / "root")), _index(folder, kind)
+
+    def work():
+        load_split(store, index, "train", num_decoders=2).close()
+
+    found = timed(work)
+    return found | {"images/s": index.num_images["train"] / found["s"]}
+
+
+def first_step(folder):
+    """A new run on the data set of before, from the command to the end of its first step.
+
+    With nothing in the local cache, and with Ray, which it starts; `group s` of it are from the
+    moment at which the process that trains is there.
+    """
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    command = [sys.executable, "-m", "ddpm_core", "train", "digits", "--data", _RUNS["copy"]]
+    command += ["--run", f"step-{uuid.uuid4().hex[:8]}", "--root", str(folder / "root")]
+    values = {"num_steps": 3, "log_every": 1, "checkpoint_every": 3, "warmup_steps": 1}
+    sets = [f"--set=train.{key}={value}" for key, value in values.items()]
+    sets += ["--set=model.attention_resolutions=[8]", "--set=compute.num_workers=1"]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, *sets], stdout=subprocess.PIPE, text=True)  # noqa: S603
+    group, ended = [], threading.Event()
+    watcher = threading.Thread(target=_watch, args=(process.pid, group, ended))
+    watcher.start()
+    done = None
+    for line in process.stdout:
+        sys.stderr.write(line)
+        if done is None and re.search(r"train +[1-3]/3 steps", line):
+            done = time.perf_counter()
+            ended.set()
+    ended.set()
+    watcher.join()
+    if process.wait() or done is None:
+        raise SystemExit("the training failed")
+    since = {"group s": done - group[0]} if group else {}
+    return {"s": done - start} | since
+
+
+def _watch(pid, seen, ended):
+    """Note when a process that trains is first there."""
+    while not seen and not ended.wait(0.05):
+        for one in psutil.Process(pid).children(recursive=True):
+            try:
+                is_it = re.search("ray::.*TrainWorker", " ".join(one.cmdline()))
+            except psutil.Error:
+                continue
+            if is_it:
+                seen.append(time.perf_counter())
+                break
 
 
 def _index(folder, kind) -> Index:
     store = open_store(str(folder / "root"))
     pointer = results.dataset_pointer(store, _RUNS[kind])
     return load_index(store, pointer.folder, pointer.fingerprint)
-
-
-def _timed(work):
-    start = time.perf_counter()
-    work()
-    return {"s": time.perf_counter() - start}
-
-
-def _rates(start, batches):
-    """Seconds to the first of some batches, given by their sizes, and images/s of the others."""
-    next(batches)
-    first = time.perf_counter()
-    count = sum(batches)
-    return {"s": first - start, "images/s": count / (time.perf_counter() - first)}
 
 
 def simulated(folder, count):
@@ -154,109 +205,9 @@ def simulated(folder, count):
     }
 
 
-def litdata_make(folder):
-    import litdata
-
-    return _timed(
-        partial(
-            litdata.optimize,
-            _items,
-            inputs=sorted(map(str, (folder / "tars").glob("*.tar"))),
-            output_dir=str(folder / "litdata"),
-            chunk_bytes="64MB",
-            num_workers=2,
-            verbose=False,
-        )
-    )
-
-
-def litdata_train(folder):
-    import litdata
-
-    start = time.perf_counter()
-    batches = litdata.StreamingDataLoader(
-        litdata.StreamingDataset(str(folder / "litdata"), shuffle=True),
-        **(_LOADER | {"collate_fn": _decoded}),
-    )
-    return _rates(start, islice(map(len, batches), 1 + NUM_BATCHES))
-
-
-def mosaic_make(folder):
-    from streaming import MDSWriter
-
-    def work():
-        columns = {"image": "bytes", "label": "int"}
-        out = str(folder / "mosaic")
-        with MDSWriter(out=out, columns=columns, hashes=["sha256"], exist_ok=True) as writer:
-            for path in sorted((folder / "tars").glob("*.tar")):
-                for item in _items(path):
-                    writer.write(item)
-
-    return _timed(work)
-
-
-def mosaic_train(folder):
-    from streaming import StreamingDataset
-    from torch.utils.data import DataLoader
-
-    start = time.perf_counter()
-    dataset = StreamingDataset(local=str(folder / "mosaic"), shuffle=True, batch_size=BATCH)
-    batches = DataLoader(dataset, **(_LOADER | {"collate_fn": _decoded}))
-    return _rates(start, islice(map(len, batches), 1 + NUM_BATCHES))
-
-
-def wids_make(folder):
-    """The list of shards that wids needs, as its `widsindex create` makes it."""
-    import wids
-
-    def work():
-        shards = [
-            {
-                "url": str(path),
-                "md5sum": wids.wids.compute_file_md5sum(str(path)),
-                "nsamples": wids.wids.compute_num_samples(str(path)),
-                "filesize": path.stat().st_size,
-            }
-            for path in sorted((folder / "tars").glob("*.tar"))
-        ]
-        values = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
-        (folder / "wids.json").write_text(json.dumps(values))
-
-    return _timed(work)
-
-
-def wids_train(folder):
-    import wids
-    from torch.utils.data import DataLoader
-
-    start = time.perf_counter()
-    dataset = wids.ShardListDataset(str(folder / "wids.json"), keep=True)
-    options = _LOADER | {"sampler": wids.ChunkedSampler(dataset, shuffle=True)}
-    batches = DataLoader(dataset, **(options | {"collate_fn": len}))
-    return _rates(start, islice(iter(batches), 1 + NUM_BATCHES))
-
-
-_LOADER = {"batch_size": BATCH, "num_workers": 2}
-# wids is a package of its own since webdataset 1.0.
-PEERS = {"litData": "litdata", "MosaicML": "streaming", "wids": "wids"}
-
-
-def _items(path):
-    """Yield the images of a tar, as they are, with their classes."""
-    with tarfile.open(path) as archive:
-        label = 0
-        for member in archive:
-            content = archive.extractfile(member).read()
-            if member.name.endswith(".cls"):
-                label = int(content)
-            else:
-                yield {"image": content, "label": label}
-
-
-def _decoded(items):
-    from benchmarks.decoders import pillow
-
-    return np.stack([pillow(item["image"]) for item in items])
+def grow(folder):
+    """A hundredth more, as further shards of the same name."""
+    return shard(folder, run="more", source="more", options=["--append", _RUNS["copy"]])
 
 
 ROWS = {
@@ -264,31 +215,29 @@ ROWS = {
     "shard, first time": partial(shard, run=_RUNS["copy"]),
     "shard, the same again": partial(shard, run=_RUNS["copy"]),
     "shard, another run": partial(shard, run=_RUNS["again"]),
-    "first batch, empty cache": partial(train, kind="copy"),
-    "first batch, again": partial(train, kind="copy"),
+    "training: first batch, empty cache": partial(train, kind="copy", empty=True),
+    "decode the split": partial(decode, kind="copy"),
+    "training: first batch, decoded before": partial(train, kind="copy"),
+    "new run on it: command to step 1": first_step,
     "verify": verify,
     "load the index": load,
+    "in place: index, by digest": partial(shard, run=_RUNS["digests"]),
+    "in place: index, by listing": partial(shard, run=_RUNS["listing"]),
+    "in place, training: first batch, empty cache": partial(train, kind="digests", empty=True),
+    "in place: decode the split": partial(decode, kind="digests"),
+    "in place, training: first batch, decoded before": partial(train, kind="digests"),
+    "shard, 1 % more (append)": grow,
 }
-IN_PLACE = {
-    "in place: index, by digest": ("digests", ["data.in_place=true"]),
-    "in place: index, by listing": ("listing", ["data.in_place=true", "data.pin=listing"]),
-}
-PEER_ROWS = {
-    "litData: optimize": (litdata_make, "litData"),
-    "litData: first batch": (litdata_train, "litData"),
-    "MosaicML: write": (mosaic_make, "MosaicML"),
-    "MosaicML: first batch": (mosaic_train, "MosaicML"),
-    "wids: list": (wids_make, "wids"),
-    "wids: first batch": (wids_train, "wids"),
+_IN_PLACE = {
+    "in place: index, by digest": ["data.in_place=true"],
+    "in place: index, by listing": ["data.in_place=true", "data.pin=listing"],
 }
 
 
 def run_row(name, folder, count):
     """Return the numbers of a row; None: what it measures is not here."""
     if name == "make the images":
-        return _timed(partial(make_images, folder, count))
-    if name in ROWS:
-        return ROWS[name](folder)
+        return timed(partial(make_images, folder, count))
     if name == "10^9 simulated":
         is_known = importlib.util.find_spec("ddpm_core.shards.table")
         return simulated(folder, count) if is_known else None
@@ -297,14 +246,13 @@ def run_row(name, folder, count):
         return work(folder) if importlib.util.find_spec(PEERS[peer]) else None
     from ddpm_core.config import DataConfig
 
-    if "in_place" not in DataConfig.model_fields:
+    is_known = "append_to" if name == "shard, 1 % more (append)" else "in_place"
+    is_new = name.startswith("in place") or name == "shard, 1 % more (append)"
+    if is_new and is_known not in DataConfig.model_fields:
         return None
-    if name == "in place: first batch":
-        return train(folder, "digests")
-    kind, changes = IN_PLACE[name]
-    return shard(folder, _RUNS[kind], *changes)
+    return ROWS[name](folder, *_IN_PLACE.get(name, ()))
 
 
 def names():
     """All rows of images, in order."""
-    return [*ROWS, *IN_PLACE, "in place: first batch", *PEER_ROWS]
+    return [*ROWS, *PEER_ROWS]

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddpm_core.images.image_walk import JPEG_FRAMES, jpeg_segments
+
 _SPACES = {1: "GRAY", 3: "RGB"}
 _BASELINE = 0xC0
 _SIZE = (47, 33)  # height, width: no multiples of a block
@@ -60,6 +62,27 @@ def is_known(frame: bytes) -> bool:
         and luma[1] in _SAMPLINGS.values()
         and (blue, red) == (b"\x02\x11", b"\x03\x11")
     )
+
+
+def pixels(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    """Return those of a JPEG, (height, width, channels), as Pillow would; None: it has to.
+
+    Args:
+        content: a file in which nothing turns the picture or says what its channels mean.
+        shape: of the picture, by its header; 1 or 3 channels.
+    """
+    fast = decoder()
+    if fast is None:
+        return None
+    frames = [
+        content[begin - 3 : end]
+        for marker, begin, end in jpeg_segments(content)
+        if marker in JPEG_FRAMES
+    ]
+    if len(frames) != 1 or not is_known(frames[0]):
+        return None
+    out = np.empty(shape, np.uint8)
+    return out if fast(content, out) else None
 
 
 def _pictures() -> list[tuple[bytes, NDArray[np.uint8]]]:

@@ -17,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from ddpm_core.images import fast_jpeg
 from ddpm_core.images.background import Color, from_palette, on_background, strips
 from ddpm_core.images.image_facts import (
     MAX_PIXELS,
@@ -240,6 +241,10 @@ def _transparent_color(facts: PngFacts, channels: int) -> NDArray[np.uint16]:
 
 
 def _jpeg(facts: JpegFacts, divisor: int) -> NDArray[np.uint8]:
+    if facts.plain_channels is not None and divisor == 1 and not facts.is_adobe:
+        shape = (facts.height, facts.width, facts.plain_channels)
+        if (found := fast_jpeg.pixels(facts.essence, shape)) is not None:
+            return found
     if facts.plain_channels == 1:
         return stored(facts, "L", divisor=divisor)[..., np.newaxis]
     if facts.plain_channels == 3:

@@ -3,17 +3,20 @@
     /data/laion                       all .tar in it and one folder below
     /data/laion/{000000..009999}.tar  the numbers of a pattern; other shards are not looked at
     s3://bucket/laion, s3://bucket/laion/{000000..009999}.tar
-    /data/laion/index.json            `wids`' list: {"shardlist": [{"url", "nsamples", ...}]}
+    /data/laion/index.json            `wids`' list: {"shardlist": [{"url", "nsamples", ...}]}, and
+                                      {"datasets": [{"source_url"} or {"shardlist", "base"}]}
 
 What each of them is pinned by, unless its bytes are read: its length, and the ETag that its bucket
 or the time of the last change that its disk gives it.
 """
 
 import json
+import posixpath
 import re
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +57,7 @@ class _Given:
     where: str
     num_samples: int | None = None
     md5: str | None = None
+    size: int | None = None
 
 
 def list_shards(source: str) -> list[Listed]:
@@ -73,6 +77,8 @@ def list_shards(source: str) -> list[Listed]:
         given = [_Given(one) for one in expanded(source)]
     elif source.lower().endswith(".json"):
         given = list(_of_wids(source))
+        if not given:
+            raise DataError(f"data.source={quoted(source)} names no shard; give {_FORMS}")
     else:
         found = _in_bucket(source) if is_remote else _in_folder(Path(source).expanduser())
         if not found:
@@ -102,11 +108,38 @@ def expanded(pattern: str) -> Iterator[str]:
 
 
 def _of_wids(source: str) -> Iterator[_Given]:
+    """Yield the shards of a list, and those of the lists that it names or holds, as wids does."""
+    described, folder = _described(source), source.rpartition("/")[0]
+    with _as_list_error(source):
+        yield from _shards_of(described, folder, required="datasets" not in described)
+        components = [dict(one) for one in described.get("datasets", [])]
+    for component in components:
+        url = component.get("source_url")
+        if url is None:
+            with _as_list_error(source):
+                base = _joined(folder, str(component["base"])) if "base" in component else folder
+                yield from _shards_of(component, base)
+            continue
+        with _as_list_error(source):
+            other = _joined(folder, str(url))
+        of_other = _described(other)
+        with _as_list_error(other):
+            yield from _shards_of(of_other, other.rpartition("/")[0])
+
+
+def _described(source: str) -> dict[str, Any]:
     data = _list_bytes(source)
-    folder = source.rpartition("/")[0]
+    with _as_list_error(source):
+        described = dict(json.loads(data))
+        if described.get("wids_version", 1) != 1:
+            raise ValueError(f"wids_version is {described['wids_version']!r:.20}, 1 is known")
+    return described
+
+
+@contextmanager
+def _as_list_error(source: str) -> Iterator[None]:
     try:
-        shards = json.loads(data)["shardlist"][:_MAX_SHARDS]
-        yield from [_given(dict(one), folder) for one in shards]
+        yield
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"data.source={quoted(source)} is no list of shards of wids: it must hold "
@@ -114,16 +147,34 @@ def _of_wids(source: str) -> Iterator[_Given]:
         ) from None
 
 
+def _shards_of(described: dict[str, Any], folder: str, *, required: bool = True) -> list[_Given]:
+    """Return the shards of one description, whose urls are relative to `folder`."""
+    listed = described["shardlist"] if required else described.get("shardlist", [])
+    return [_given(dict(one), folder) for one in listed[:_MAX_SHARDS]]
+
+
 def _given(entry: dict[str, Any], folder: str) -> _Given:
     url, count, md5 = str(entry["url"]), entry.get("nsamples"), entry.get("md5sum")
-    if count is not None and (type(count) is not int or count < 0):
-        raise TypeError(f"nsamples of {url[:100]!r} is {count!r}")
+    size = entry.get("filesize")
+    for name, number in (("nsamples", count), ("filesize", size)):
+        if number is not None and (type(number) is not int or number < 0):
+            raise TypeError(f"{name} of {url[:100]!r} is {number!r:.100}")
     if md5 is not None and not re.fullmatch(r"[0-9a-f]{32}", str(md5)):
-        raise TypeError(f"md5sum of {url[:100]!r} is {md5!r}")
+        raise TypeError(f"md5sum of {url[:100]!r} is {md5!r:.100}")
+    return _Given(_joined(folder, url), count, md5, size)
+
+
+def _joined(folder: str, url: str) -> str:
+    """Return the path or s3:// URI of a url of a list that lies in `folder`."""
     if url.startswith("file:///"):
-        url = unquote(urlsplit(url).path)
-    is_absolute = url.startswith(("s3://", "/"))
-    return _Given(url if is_absolute else f"{folder}/{url}", count, md5)
+        return unquote(urlsplit(url).path)
+    if url.startswith(("s3://", "/")):
+        return url
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url):
+        raise ValueError(f"{url[:100]!r} lies neither on a disk nor in s3://")
+    if folder.startswith("s3://"):  # a bucket knows no dots
+        return "s3://" + posixpath.normpath(f"{folder.removeprefix('s3://')}/{url}")
+    return f"{folder}/{url}"
 
 
 def _list_bytes(source: str) -> bytes:
@@ -158,6 +209,11 @@ def _looked_at(given: list[_Given]) -> list[Listed]:
             if name not in in_buckets[folder]:
                 raise DataError(f"{one.where} is not there; correct data.source")
             shard = in_buckets[folder][name]
+        if one.size not in (None, shard.file.size):
+            raise DataError(
+                f"{quoted(one.where)} has {shard.file.size} bytes, and its list says filesize="
+                f"{one.size}; fetch it again, or make the list again"
+            )
         found.append(shard._replace(num_samples=one.num_samples, md5=one.md5))
     return found
 

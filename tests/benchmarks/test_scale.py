@@ -54,8 +54,9 @@ def test_a_worker_on_a_simulated_data_set(tmp_path):
 def test_rows_of_real_images_run(tmp_path):
     """Catches: a command line, an index or a loader that is called as it was some versions ago."""
     out, work = tmp_path / "scale.md", tmp_path / "w"
-    rows = ["make the images", "shard, first time", "load the index", "first batch, empty cache"]
-    rows += ["in place: index, by listing"]
+    rows = ["make the images", "shard, first time", "training: first batch, empty cache"]
+    rows += ["load the index", "new run on it: command to step 1", "in place: index, by listing"]
+    rows += ["shard, 1 % more (append)"]
     arguments = ["--images", "3000", "--simulated", "", "--work", str(work), "--out", str(out)]
     scale.main([*arguments, "--only", ";".join(rows)])
     done = json.loads((work / "rows.json").read_text())

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpm_core.images import fast_jpeg
+from ddpm_core.images.decode import Shaping, decode_image
 from ddpm_core.images.decoding import decode_files
 from tests.images.odd_files import pillow_file
 from tests.images.pictures import noise, smooth
@@ -77,6 +78,25 @@ def test_only_kinds_that_were_compared_are_decoded_by_it(options, is_used, insta
         decoded(content, (16, 32, 3)), np.asarray(Image.open(io.BytesIO(content)))
     )
     assert len(calls) == tried + is_used
+
+
+@pytest.mark.parametrize(
+    ("options", "is_used"), [({}, True), ({"progressive": True}, False), ({"exif": 6}, True)]
+)
+def test_images_of_any_size_are_decoded_by_it_too(options, is_used, installed):
+    """Catches photographs in place that take Pillow's time; one that is not turned; a kind that was
+    not compared."""
+    calls = installed(pillow)
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[0x0112] = options["exif"]
+        options = {"exif": exif}
+    content = pillow_file(smooth(40, 24, 3), "JPEG", **options)
+    shaping = Shaping(8, 8, 3, "center", "box", (0, 0, 0))
+    found = decode_image(content, shaping, origin="")
+    assert len(calls) == 32 + is_used
+    installed(refused)
+    assert np.array_equal(found, decode_image(content, shaping, origin=""))
 
 
 def test_what_it_refuses_pillow_decodes(installed, monkeypatch):

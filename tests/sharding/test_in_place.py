@@ -23,6 +23,7 @@ from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import SPLITS, load_index
 from ddpm_core.sources.download import downloads_folder
+from ddpm_core.sources.shard_list import list_shards
 from ddpm_core.sources.shard_samples import index_shard
 from ddpm_core.store.storage import open_store
 from tests.fake_s3 import BUCKET
@@ -196,9 +197,70 @@ def test_a_list_of_wids_and_a_pattern_name_the_same_shards(store, tars, in_proce
         with pytest.raises(DataError, match=reason):
             run_shard(store, config_of(path).replaced({"name": "d"}))
         shards[1] |= {"nsamples": 5}
-    path.write_text('{"shardlist": [{"urls": 1}]}')
-    with pytest.raises(DataError, match=r"no list of shards of wids.*KeyError"):
-        run_shard(store, config_of(path).replaced({"name": "d"}))
+
+
+def test_the_lists_of_wids_name_lists_and_hold_parts(tars, tmp_path):
+    """Catches: half of a data set that was put together of others; urls taken relative to the
+    wrong list; a size that the list says and nobody looks at."""
+    size = (tars / "000000.tar").stat().st_size
+    (tars / "more").mkdir()
+    (tars / "000003.tar").rename(tars / "more" / "000003.tar")
+    inner = tars / "more" / "inner.json"
+    inner.write_text(json.dumps({"wids_version": 1, "shardlist": [{"url": "000003.tar"}]}))
+    whole = {
+        "wids_version": 1,
+        "shardlist": [{"url": "000000.tar", "nsamples": 5, "filesize": size}],
+        "datasets": [
+            {"source_url": "more/inner.json"},
+            {"shardlist": [{"url": "000001.tar"}]},
+            {"base": tars.as_uri(), "shardlist": [{"url": "more/../000002.tar"}]},
+        ],
+    }
+    path = tmp_path / "whole.json"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=r"inner\.json\" cannot be read: No such file"):
+        list_shards(str(path))
+    path = tars / "whole.json"
+    path.write_text(json.dumps(whole))
+    names = [one.file.name for one in list_shards(str(path))]
+    assert names == ["000000.tar", "000003.tar", "000001.tar", "000002.tar"]
+    del whole["shardlist"]
+    path.write_text(json.dumps(whole))
+    assert len(list_shards(str(path))) == 3
+    path.write_text(json.dumps({"shardlist": [{"url": "000000.tar", "filesize": size + 1}]}))
+    with pytest.raises(
+        DataError, match=rf"has {size} bytes, and its list says filesize={size + 1}"
+    ):
+        list_shards(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"shardlist": [{"urls": 1}]}', "KeyError 'url'"),
+        ('{"shardlist": [{"url": "https://host/a.tar"}]}', "neither on a disk nor in s3"),
+        ('{"shardlist": [{"url": "a.tar", "nsamples": true}]}', "nsamples of 'a.tar' is True"),
+        ('{"shardlist": [{"url": "a.tar", "md5sum": "x"}]}', "md5sum of 'a.tar' is 'x'"),
+        ('{"shardlist": {"a": 1}}', "TypeError"),
+        ('{"wids_version": 2, "shardlist": []}', "wids_version is 2, 1 is known"),
+        ('{"datasets": [{}]}', "KeyError 'shardlist'"),
+        ("[1]", "TypeError"),
+        ("[" * 100_000, "RecursionError"),
+        ("{}", "KeyError 'shardlist'"),
+    ],
+)
+def test_what_is_no_list_of_wids_is_refused(content, reason, tars):
+    """Catches: a traceback, and a list of which half is read."""
+    (tars / "list.json").write_text(content)
+    with pytest.raises(DataError, match=rf'list\.json" is no list of shards of wids: .*{reason}'):
+        list_shards(str(tars / "list.json"))
+
+
+def test_a_list_without_shards_is_refused(tars):
+    """Catches: an index of nothing."""
+    (tars / "list.json").write_text('{"shardlist": []}')
+    with pytest.raises(DataError, match="names no shard"):
+        list_shards(str(tars / "list.json"))
 
 
 def other_bytes(path):

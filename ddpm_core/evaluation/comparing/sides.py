@@ -224,7 +224,7 @@ def _of_dataset(
         raise DataError(f"data set {folder} has no {chosen} images; give its :{other}")
 
     def batches(numbers: Numbers) -> Iterator[Labelled]:
-        with closing(load_split(store, index, chosen, eight_bits=True)) as images:
+        with closing(load_split(store, index, chosen, eight_bits=True, stage="compare")) as images:
             for start in range(0, len(numbers), _AT_ONCE):
                 some = numbers[start : start + _AT_ONCE]
                 labels = images.member(LABEL, some).tolist()

@@ -42,6 +42,7 @@ def payload_of(
     dataset: DatasetPointer,
     recipe: FeatureRecipe | None,
     sha256: str,
+    stage: str | None = None,
 ) -> dict[str, Any]:
     """Return the payload of `EvaluationContext.of`, as JSON values."""
     return {
@@ -50,6 +51,7 @@ def payload_of(
         "dataset": vars(dataset),
         "features": None if recipe is None else [recipe.folder, recipe.values],
         "weights": sha256,
+        "stage": stage,
     }
 
 
@@ -65,6 +67,8 @@ class EvaluationContext:
     device: torch.device
     sha256: str
     """of the weights that are measured"""
+    stage: str | None = None
+    """whose progress it is where images have to be decoded first; None: no line is shown"""
 
     @classmethod
     def of(cls, payload: dict[str, Any], device: torch.device) -> Self:
@@ -76,6 +80,7 @@ class EvaluationContext:
             None if payload["features"] is None else FeatureRecipe(*payload["features"]),
             device,
             payload["weights"],
+            payload["stage"],
         )
 
     def rows(self, embed: Embed, images_u8: Tensor) -> Tensor:
@@ -128,12 +133,12 @@ class EvaluationContext:
     @cached_property
     def train(self) -> Images:
         """The training images."""
-        return load_split(self.store, self._index, "train", eight_bits=True)
+        return self._split("train", eight_bits=True)
 
     @cached_property
     def test(self) -> Images:
         """The held-out images."""
-        return load_split(self.store, self._index, "test", eight_bits=True)
+        return self._split("test", eight_bits=True)
 
     def exact(self, part: str) -> Images:
         """Return the training or held-out images in all their bits: what a likelihood is of."""
@@ -141,8 +146,12 @@ class EvaluationContext:
         if self.config.data.depth == 8:
             return self.train if split == "train" else self.test
         if split not in self._exact:
-            self._exact[split] = load_split(self.store, self._index, split)
+            self._exact[split] = self._split(split, eight_bits=False)
         return self._exact[split]
+
+    def _split(self, split: Split, *, eight_bits: bool) -> Images:
+        # Each image is looked at, so that it is no detour to decode all first.
+        return load_split(self.store, self._index, split, eight_bits=eight_bits, stage=self.stage)
 
     @cached_property
     def _exact(self) -> dict[Split, Images]:

@@ -70,7 +70,7 @@ def measure(
         inputs.require_files()
     begin()
     sha256 = inputs.of_weights.sha256
-    context = payload_of(store.uri, config, inputs.index.pointer, recipe, sha256)
+    context = payload_of(store.uri, config, inputs.index.pointer, recipe, sha256, stage)
     work_on(
         make_worker,
         {"context": context, "folder": folder},
