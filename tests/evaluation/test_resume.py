@@ -11,6 +11,7 @@ from ddpm_core.evaluation.measuring import worker
 from ddpm_core.evaluation.measuring.context import EvaluationContext, payload_of
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.evaluation.measuring.worker import units_of
+from ddpm_core.progress import parse
 from ddpm_core.runs import layout, results
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_file
@@ -230,3 +231,16 @@ def test_an_actor_refuses_weights_that_its_stage_did_not_begin_with(sampled):
     payload = payload_of(store.uri, config, pointer, None, "0" * 64)
     with pytest.raises(CheckpointError, match="trained again or exchanged"):
         EvaluationContext.of(payload, cpu()).denoiser  # noqa: B018
+
+
+def test_while_a_split_is_decoded_it_is_said_how_far_it_is(sampled, monkeypatch, capsys, tmp_path):
+    """Catches: seconds to minutes of a large data set in which nothing is heard."""
+    store, config = sampled
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path))
+    monkeypatch.setattr("ddpm_core.loading.fill._SHOW_EVERY_S", 0)
+    pointer = results.dataset_pointer(store, config.name)
+    payload = payload_of(store.uri, config, pointer, None, "0" * 64, "evaluate")
+    count = len(EvaluationContext.of(payload, cpu()).train)
+    shown = [parse(line, ["evaluate"]) for line in capsys.readouterr().out.splitlines()]
+    assert shown[-1].done == shown[-1].total == count
+    assert "images/s" in shown[-1].note

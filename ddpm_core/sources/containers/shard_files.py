@@ -208,8 +208,8 @@ def label_of(sample: Sample, read_at: Callable[[int, int], bytes], origin: str) 
     match = _LABEL.fullmatch(text)
     if found.size > _MAX_LABEL_BYTES or not match or int(match[1]) > MAX_LABEL:
         raise DataError(
-            f"{quoted(sample.key + '.cls')} in {origin} is {quoted(repr(text[:30]))}; it must be "
-            f"the number of a class, 0..{MAX_LABEL}. Make the shard again"
+            f"{quoted(sample.key + '.cls')} in {origin} is {quoted(text_of(text[:30]))}; it must "
+            f"be the number of a class, 0..{MAX_LABEL}. Make the shard again"
         )
     return int(match[1])
 

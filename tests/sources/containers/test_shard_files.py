@@ -103,7 +103,7 @@ BAD = {
     "two images": ({"1.jpg": b"1", "1.png": b"2"}, "has several images"),
     "the same twice by case": ({"1.jpg": b"1", "1.JPG": b"2"}, "twice"),
     "apart": ({"1.jpg": b"1", "2.jpg": b"2", "1.cls": b"0"}, "files in two places"),
-    "no number": ({"1.jpg": b"1", "1.cls": b"cat"}, "must be the number of a class"),
+    "no number": ({"1.jpg": b"1", "1.cls": b"cat"}, 'is "cat"; it must be the number of a class'),
     "negative": ({"1.jpg": b"1", "1.cls": b"-1"}, "must be the number of a class"),
     "too large": ({"1.jpg": b"1", "1.cls": b"65536"}, "must be the number of a class"),
     "other digits": ({"1.jpg": b"1", "1.cls": "٣".encode()}, "must be the number of a class"),
