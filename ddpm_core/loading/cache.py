@@ -220,7 +220,7 @@ class Cache:
         """Hold the lock of a name; other threads and processes wait. It ends with its holder."""
         if lock is None:
             number = int(hashlib.sha256(name.encode()).hexdigest(), 16) % _NUM_LOCKS
-            lock = f"{name.partition('-')[0]}-{number}"
+            lock = f"{number}-{name.partition('-')[0]}"
         path = self.folder / _LOCKS / lock
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
