@@ -133,6 +133,19 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_set_arguments(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add --set, of which `text` says what it is for here, and --model."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help=text,
+    )
+    add_model_argument(parser)
+
+
 def add_naming_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --name, --licence and --append, which are short for keys of `data`."""
     for option, key, metavar, text in (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ddpm_core.cli import (
     TARGET_HELP,
     add_command,
-    add_model_argument,
+    add_set_arguments,
     describe_keys,
     parse_overrides,
 )
@@ -70,13 +70,8 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--overwrite", action="store_true", help="write over files of these names")
     parser.add_argument("--root", metavar="URI", help="where the run lies, if not there")
     parser.add_argument("--run", metavar="NAME", help="name of the run, if not the recipe's")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one key, e.g. sample.sampler=ddim, sample.labels=[3]; keys below",
+    add_set_arguments(
+        parser, "change one key, e.g. sample.sampler=ddim, sample.labels=[3]; keys below"
     )
     parser.add_argument(
         "--seed",
@@ -86,7 +81,6 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="N",
         help="short for --set sample.seed=N",
     )
-    add_model_argument(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="check all, and say what would be written"
     )

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from ddpm_core.cli import TARGET_HELP, add_command, add_model_argument, parse_overrides
+from ddpm_core.cli import TARGET_HELP, add_command, add_set_arguments, parse_overrides
 from ddpm_core.datasets.deletion import delete_dataset
 from ddpm_core.datasets.table import list_datasets, show_dataset
 from ddpm_core.extras import require_packages
@@ -64,15 +64,7 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     exporting.add_argument(
         "--run", metavar="NAME", help="name of the run, if it is not the recipe's"
     )
-    exporting.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="as it was given to `sample`, if those samples are meant",
-    )
-    add_model_argument(exporting)
+    add_set_arguments(exporting, "as it was given to `sample`, if those samples are meant")
     reporting.add_argument(
         "targets", metavar="RUN", nargs="+", help="a run: its name, its folder or its run.json"
     )
@@ -80,15 +72,9 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     reporting.add_argument(
         "--out", metavar="FILE", default="report.html", help="file on this machine (report.html)"
     )
-    reporting.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="as it was given to `sample` or `evaluate`, if those results are meant",
+    add_set_arguments(
+        reporting, "as it was given to `sample` or `evaluate`, if those results are meant"
     )
-    add_model_argument(reporting)
     playing.add_argument(
         "target",
         metavar="RUN",
@@ -99,15 +85,7 @@ def add_parsers(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     playing.add_argument(
         "--port", type=int, default=7860, help="port on this machine, reached from it alone (7860)"
     )
-    playing.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="change one key, e.g. sample.guidance_by=digits-classifier",
-    )
-    add_model_argument(playing)
+    add_set_arguments(playing, "change one key, e.g. sample.guidance_by=digits-classifier")
     text = "folder or s3://bucket/prefix that runs are to lie in; made if it is not there"
     doctor.add_argument("--root", metavar="URI", default=DEFAULT_ROOT, help=text)
     averaging.add_argument(
