@@ -10,16 +10,16 @@ Starts neither Ray nor MLflow, writes nothing below the root, and computes on a 
 """
 
 import json
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddpm_core.api_arguments import How, device_of, indices_of, seed_of, whole_number, wish_of
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser
@@ -34,7 +34,7 @@ from ddpm_core.runs.run import check_stage, configure
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.targets import run_place
 from ddpm_core.runs.weights import Weights
-from ddpm_core.sampling.loaded import Drawing, Model, Moment, Wish
+from ddpm_core.sampling.loaded import Model, Moment
 from ddpm_core.store.storage import Store, open_store
 
 
@@ -86,60 +86,43 @@ class Run:
         check_stage(store, config)
         weights = chosen.require(store, config)
         chosen.require_files(store, weights)
-        found = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = device_of(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         loaded = Model.load(store, config, weights, found)
         return cls(store, config, weights, loaded)
 
-    def sample(
-        self,
-        num_images: int | Sequence[int] = 1,
-        *,
-        steps: int | None = None,
-        sampler: str | None = None,
-        labels: Sequence[int | str] = (),
-        guidance: float | None = None,
-        seed: int | None = None,
-        **settings: Any,  # noqa: ANN401
-    ) -> Images:
+    def sample(self, num_images: int | Sequence[int] = 1, **how: Unpack[How]) -> Images:
         """Draw images; image i of a seed is the same, to rounding, whatever is drawn beside it.
 
         Args:
             num_images: how many: images 0, 1, ... of the seed; or which.
-            steps: of the sampler; None: as many as the run's samples have, or all of another
-                sampler.
-            sampler: as `sample.sampler`; None: the run's.
-            labels: of images 0, 1, ... in turn, by number or name.
-            guidance: as `sample.guidance_scale`; None: the run's.
-            seed: None: the run's.
-            settings: other keys of the section `sample`, e.g. eta=0.5.
+            how: steps, sampler, labels, guidance, seed, eta and the like; see `How`.
 
         Raises:
             ConfigError: these do not go together.
         """
-        drawing = self._drawing(steps, sampler, labels, guidance, settings)
-        return self._model.images(_indices(num_images), drawing, seed=_seed(seed))
+        drawing = self._model.drawing(wish_of(how))
+        return self._model.images(indices_of(num_images), drawing, seed=seed_of(how))
 
     def stream(
-        self,
-        num_images: int | Sequence[int] = 1,
-        *,
-        steps: int | None = None,
-        sampler: str | None = None,
-        labels: Sequence[int | str] = (),
-        guidance: float | None = None,
-        seed: int | None = None,
-        every: int = 1,
-        **settings: Any,  # noqa: ANN401
+        self, num_images: int | Sequence[int] = 1, *, every: int = 1, **how: Unpack[How]
     ) -> Iterator[Moment]:
         """Yield images while they are drawn: the predicted x_0 after every so many steps.
 
-        Args and Raises are those of `sample`; all images are one batch. `every` is at least 1.
+        All images are one batch.
+
+        Args:
+            num_images: as of `sample`.
+            every: so many steps, at least 1.
+            how: as of `sample`.
+
+        Raises:
+            ConfigError: as of `sample`.
         """
-        drawing = self._drawing(steps, sampler, labels, guidance, settings)
-        if (every := _integer("every", every)) < 1:
+        drawing = self._model.drawing(wish_of(how))
+        if (every := whole_number("every", every)) < 1:
             raise ConfigError(f"every={every} must be at least 1")
-        indices = _indices(num_images)
-        return self._model.moments(indices, drawing, seed=_seed(seed), every=every)
+        indices = indices_of(num_images)
+        return self._model.moments(indices, drawing, seed=seed_of(how), every=every)
 
     def edit(
         self,
@@ -147,11 +130,7 @@ class Run:
         *,
         mask: NDArray[np.bool_] | None = None,
         strength: float | None = None,
-        steps: int | None = None,
-        sampler: str | None = None,
-        labels: Sequence[int | str] = (),
-        guidance: float | None = None,
-        seed: int | None = None,
+        **how: Unpack[How],
     ) -> Images:
         """Make images anew where the mask is True, or as a whole from a depth.
 
@@ -160,25 +139,21 @@ class Run:
             mask: (n, height, width) or (height, width); the rest keeps its values. None: all.
             strength: how far back to noise, above 0 and at most 1; None: all the way, with a mask
                 only.
-            steps: as of `sample`.
-            sampler: as of `sample`.
-            labels: of the images in turn; none: of nothing.
-            guidance: as of `sample`.
-            seed: as of `sample`.
+            how: as of `sample`; `labels` are of the images in turn, and without them of nothing.
 
         Raises:
             ConfigError: these do not go together.
             DataError: the images or the mask have another shape.
         """
-        drawing = self._drawing(steps, sampler, labels, guidance, {})
+        drawing = self._model.drawing(wish_of(how))
         return arrays.edit(
             self._model,
             drawing,
             images,
             mask=mask,
             strength=strength,
-            is_labelled=len(labels) > 0,
-            seed=_seed(seed),
+            is_labelled=len(how.get("labels", ())) > 0,
+            seed=seed_of(how),
         )
 
     def interpolate(
@@ -245,19 +220,6 @@ class Run:
         """The network as samplers call it, for a sampler of your own: `predict(x_t, t)`."""
         return self._model.denoiser
 
-    def _drawing(
-        self,
-        steps: int | None,
-        sampler: str | None,
-        labels: Sequence[int | str],
-        guidance: float | None,
-        settings: Mapping[str, Any],
-    ) -> Drawing:
-        listed = [labels] if isinstance(labels, str) else list(labels)
-        named = [one if isinstance(one, str) else _integer("a label", one) for one in listed]
-        taken = None if steps is None else _integer("steps", steps)
-        return self._model.drawing(Wish(sampler, taken, named, guidance, settings))
-
 
 def grid(images: Images) -> Image.Image:
     """Return images on one sheet, enlarged for people.
@@ -276,42 +238,3 @@ def grid(images: Images) -> Image.Image:
     if images.dtype != np.uint8:
         images = (images // 257).astype(np.uint8)
     return pictures.as_pillow(pictures.grid(images))
-
-
-def _indices(num_images: int | Sequence[int]) -> list[int]:
-    if not isinstance(num_images, Iterable):
-        count = _integer("num_images", num_images)
-        if count < 1:
-            raise ConfigError(f"num_images={count} must be at least 1")
-        return list(range(count))
-    given = [_integer("num_images", one) for one in num_images]
-    if not given or not 0 <= min(given) <= max(given) < 2**63:
-        raise ConfigError(f"num_images={given} must be numbers of images from 0 on, below 2**63")
-    return given
-
-
-def _seed(given: int | None) -> int | None:
-    if given is None:
-        return None
-    seed = _integer("seed", given)
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed={seed} must be from 0 to 2**63 - 1")
-    return seed
-
-
-def _integer(name: str, given: object) -> int:
-    """Return a whole number as Python's own: NumPy has others."""
-    try:
-        return operator.index(given)  # type: ignore[arg-type]
-    except TypeError:
-        raise ConfigError(f"{name}={given!r} must be a whole number") from None
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device={name!r} cannot be used here ({reason}); give cpu, or leave it out"
-        ) from None

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from ddpm_core.api import Run, grid
+from ddpm_core.api_arguments import How
+from ddpm_core.config.sample import SampleConfig
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.images import png
 from ddpm_core.runs import results
@@ -251,3 +253,15 @@ def test_a_network_of_single_steps_sends_all_of_them(run, monkeypatch):
         run.code(image, 21)
     monkeypatch.setattr("ddpm_core.editing.arrays.is_of_one_step", lambda _prediction: True)
     assert len(run.code(image, 21)) == 21
+
+
+def test_every_key_that_changes_an_image_can_be_given():
+    """Catches: a key of the section `sample` that the API's types do not have, or one that is gone.
+
+    The others are spelt otherwise there, count images and batches, or name weights.
+    """
+    spelt = {"num_steps", "labels", "guidance_scale", "sampler", "seed"}
+    counted = {key for key in SampleConfig.model_fields if key.startswith("num_")}
+    others = spelt | counted | {"unit_size", "batch_size", "model", "guidance_by"}
+    ours = {"steps", "labels", "guidance", "sampler", "seed"}
+    assert How.__annotations__.keys() - ours == SampleConfig.model_fields.keys() - others
