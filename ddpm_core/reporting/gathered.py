@@ -7,11 +7,14 @@ from typing import Any
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import PipelineError
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, named_data, places, results
+from ddpm_core.runs.dataset_names import NamedSet, names_of
 from ddpm_core.runs.numbers import Number
+from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.stages import STAGES
 from ddpm_core.runs.weights import Weights
 from ddpm_core.shards.index import Index, load_index
+from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
@@ -56,7 +59,13 @@ class Facts:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """metrics.json of the evaluation"""
     curve: tuple[Mapping[str, float], ...] = ()
-    """points of the training, each with its step"""
+    """points of the training so far, each with its step"""
+    step: int = 0
+    """of the newest checkpoint"""
+    named: tuple[NamedSet, ...] = ()
+    """the data set by its names, with source and licence"""
+    parts: tuple[str, ...] = ()
+    """the data sets that it is made of, each with its weight"""
 
 
 def gather(store: Store, config: RunConfig) -> Facts:
@@ -87,6 +96,7 @@ def gather(store: Store, config: RunConfig) -> Facts:
         except PipelineError as error:
             missing[stage.name] = str(error)
     index, first = _dataset(store, config)
+    newest = manifests.get("train") or next(places.committed(store, config.name), None)
     return Facts(
         config=config,
         folder=store.uri_of(layout.run_folder(config.name)),
@@ -96,7 +106,10 @@ def gather(store: Store, config: RunConfig) -> Facts:
         index=index,
         first_images=first,
         metrics=_json(store, manifests.get("evaluate"), _METRICS),
-        curve=_curve(store, manifests.get("train")),
+        curve=_curve(store, newest),
+        step=0 if newest is None else int(newest.body["step"]),
+        named=() if index is None else tuple(names_of(store, index.fingerprint)),
+        parts=() if index is None else tuple(_parts(store, index)),
     )
 
 
@@ -118,6 +131,12 @@ def _dataset(store: Store, config: RunConfig) -> tuple[Index | None, bytes | Non
         return index, None if first is None else index.manifest.read(store, _FIRST_IMAGES)
     except PipelineError:
         return None, None
+
+
+def _parts(store: Store, index: Index) -> Iterator[str]:
+    for one in made_of(index.manifest):
+        called = named_data.called(store, DatasetPointer(one.folder, one.fingerprint))
+        yield called if one.weight is None else f"{called}, weight {one.weight}"
 
 
 def _weights(store: Store, config: RunConfig) -> Weights | None:

@@ -15,8 +15,9 @@ h3 { font-size: 15px; margin: 20px 0 4px; }
 pre { background: var(--back); padding: 12px; overflow-x: auto; border-radius: 6px; }
 table { border-collapse: collapse; margin: 8px 0; max-width: 100%; }
 td, th { border-bottom: 1px solid var(--line); padding: 4px 14px 4px 0; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 600; } .differs { background: #fff4d6; }
+  vertical-align: top; }
+td { overflow-wrap: anywhere; } th { font-weight: 600; white-space: nowrap; }
+.wide { overflow-x: auto; } .wide td { overflow-wrap: normal; }
 .numbers { display: flex; flex-wrap: wrap; gap: 12px; margin: 16px 0; }
 .numbers div { background: var(--back); border-radius: 6px; padding: 10px 16px; }
 .numbers b { display: block; font-size: 22px; }
@@ -65,27 +66,21 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def table(
-    rows: Iterable[Sequence[object]],
-    *,
-    head: Sequence[str] = (),
-    marked: Iterable[int] = (),
-) -> str:
-    """Return a table; the first cell of each row names it.
+def table(rows: Iterable[Sequence[object]], *, head: Sequence[str] = ()) -> str:
+    """Return a table; the first cell of each row names it. One of many columns scrolls by itself.
 
     Args:
         rows: of cells.
         head: names of the columns.
-        marked: numbers of rows that are set off.
     """
-    marked = set(marked)
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = [f"<thead><tr>{top}</tr></thead>"] if head else []
-    for number, row in enumerate(rows):
+    for row in rows:
         first, *rest = (escape(str(cell)) for cell in row)
         cells = f"<th>{first}</th>" + "".join(f"<td>{cell}</td>" for cell in rest)
-        lines.append(f"<tr{' class=differs' if number in marked else ''}>{cells}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+        lines.append(f"<tr>{cells}</tr>")
+    found = f"<table>{''.join(lines)}</table>"
+    return f"<div class=wide>{found}</div>" if len(head) > 2 else found
 
 
 def cards(numbers: Iterable[tuple[str, str, str]]) -> str:

@@ -44,6 +44,8 @@ def _run(facts: Facts, *, prefix: str) -> Iterator[str]:
     sections = ["results", "training", "data", "model", "protocol", "again"]
     yield html.links((f"{prefix}{name}", name) for name in sections)
     yield html.heading("results", anchor=f"{prefix}results")
+    if not facts.stages and not facts.missing:
+        yield html.paragraph("no stage has a result yet")
     yield html.cards(_cards(facts))
     for stage, why in facts.missing.items():
         yield html.paragraph(f"{stage}: {why}")
@@ -93,7 +95,7 @@ def _training(facts: Facts) -> Iterator[str]:
         [
             ("steps", _of(config.train.num_steps, facts)),
             ("images in a step", config.train.global_batch_size),
-            ("images in all", f"{config.train.num_steps * config.train.global_batch_size:,}"),
+            ("images in all", f"{facts.step * config.train.global_batch_size:,}"),
             ("began from", config.train.start or "random weights of train.seed"),
             ("arithmetic", config.train.precision),
         ]
@@ -104,8 +106,7 @@ def _training(facts: Facts) -> Iterator[str]:
 
 
 def _of(num_steps: int, facts: Facts) -> str:
-    done = int(facts.curve[-1]["step"]) if facts.curve else 0
-    return f"{num_steps}" if done in (0, num_steps) else f"{done} of {num_steps}"
+    return str(num_steps) if facts.step == num_steps else f"{facts.step} of {num_steps}"
 
 
 def _curves(runs: Sequence[Facts]) -> bytes | None:
@@ -135,6 +136,12 @@ def _data(facts: Facts) -> Iterator[str]:
     rows: list[tuple[object, ...]] = [
         ("data set", f"{data.name}, fingerprint {index.fingerprint[:_DIGITS]}"),
         ("read from", data.source if data.sets is None else f"the data set {data.sets}"),
+        *(
+            ("called", f"{one.pinned}, of {one.source or 'a source not noted'}")
+            for one in facts.named
+        ),
+        *(("licence", one.licence or "not noted") for one in facts.named[-1:]),
+        *(("made of", part) for part in facts.parts),
         ("an image", f"{'×'.join(map(str, index.shape))} {index.image.dtype}"),
         *((split, f"{count:,} images") for split, count in index.num_images.items()),
         *(
@@ -226,11 +233,15 @@ def _comparison(runs: Sequence[Facts]) -> Iterator[str]:
     else:
         yield html.paragraph("their configurations are the same")
     yield html.heading("numbers")
+    for doubt in _doubts(runs):
+        yield html.paragraph(doubt)
     columns = dict.fromkeys(number.name for one in runs for number in _numbers(one))
     by_name = [{number.name: number.text for number in _numbers(one)} for one in runs]
-    yield html.table(
-        [(name, *(one.get(name, "-") for one in by_name)) for name in columns], head=("", *names)
-    )
+    if columns:
+        rows_of = [(name, *(one.get(name, "-") for one in by_name)) for name in columns]
+        yield html.table(rows_of, head=("", *names))
+    else:
+        yield html.paragraph("nothing is measured yet")
     if curve := _curves(runs):
         yield html.picture(curve, "loss of the training")
     for stage in _COVERS:
@@ -242,6 +253,21 @@ def _comparison(runs: Sequence[Facts]) -> Iterator[str]:
             for one in facts.stages[stage.name].pictures
             if one.role == stage.cover
         )
+
+
+def _doubts(runs: Sequence[Facts]) -> Iterator[str]:
+    """Yield what stands in the way of a comparison."""
+    if len({one.index.fingerprint for one in runs if one.index is not None}) > 1:
+        yield "They are of different data sets: their numbers say nothing of which is better."
+    for name in dict.fromkeys(name for one in runs for name in one.metrics):
+        protocols = [one.metrics.get(name) for one in runs]
+        counts = [one["protocol"].get("num_images") for one in protocols if _has_protocol(one)]
+        if any(one != counts[0] for one in counts):
+            said = ", ".join(json.dumps(one) for one in counts)
+            yield f"{name.replace('_', ' ')}: measured on other numbers of images ({said})."
+    kinds = {(one.config.train.loss, one.config.diffusion.kind, one.config.role) for one in runs}
+    if len(kinds) > 1:
+        yield "Their losses are of different kinds: the curves do not compare."
 
 
 def differences(configs: Sequence[RunConfig]) -> Iterator[tuple[str, ...]]:

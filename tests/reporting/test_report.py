@@ -9,6 +9,8 @@ from ddpm_core.__main__ import main
 from ddpm_core.reporting.gathered import gather
 from ddpm_core.reporting.report import differences, report_of
 from ddpm_core.runs import results
+from ddpm_core.runs.dataset_names import NamedSet
+from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import open_run
 from tests.sampling.tiny import (  # noqa: F401 - fixtures
     _evaluated_root,
@@ -126,3 +128,42 @@ def test_a_page_says_only_what_was_done(trained):  # noqa: F811
     judge = report_of([replace(facts, config=classifier_config())])
     assert draws not in judge
     assert "says of which class" in judge
+
+
+def test_a_training_that_is_not_at_its_end_is_shown_as_far_as_it_is(trained):  # noqa: F811
+    """Catches: a page that says all steps were taken, and one without the curve so far."""
+    where, config = trained
+    longer = gather(where, config.replaced({"train.num_steps": 20}))
+    page = report_of([longer])
+    assert "<td>10 of 20</td>" in page
+    assert f"<td>{10 * config.train.global_batch_size}</td>" in page
+    assert longer.curve
+    assert "loss of the training, mean" in page
+    assert "not trained to its end yet" in page
+
+
+def test_the_data_card_says_names_licence_and_parts(trained):  # noqa: F811
+    """Catches: a mixture shown as one set, and images of which nobody sees what may be done."""
+    facts = gather(*trained)
+    pointer = DatasetPointer(facts.index.manifest.folder, facts.index.fingerprint)
+    named = NamedSet("strokes", pointer, 1, "/data/strokes", "CC BY 4.0")
+    page = report_of([replace(facts, named=(named,), parts=("a@1, weight 3", "b@2, weight 7"))])
+    for words in (named.pinned, "/data/strokes", "CC BY 4.0", "a@1, weight 3", "b@2, weight 7"):
+        assert words in page
+
+
+def test_what_does_not_compare_is_said(trained):  # noqa: F811
+    """Catches: numbers of two data sets, of other numbers of images, or losses of two kinds, side
+    by side as if the lower were the better."""
+    facts = gather(*trained)
+    bits = {"bits_per_dim": {"value": 5.0, "protocol": {"num_images": 64}}}
+    more = {"bits_per_dim": {"value": 4.0, "protocol": {"num_images": 256}}}
+    alike = report_of([replace(facts, metrics=bits), replace(facts, metrics=bits)])
+    assert not re.search("different data sets|other numbers of images|do not compare", alike)
+    index = replace(facts.index, fingerprint="0" * 64)
+    flow = facts.config.replaced({"diffusion.kind": "flow"})
+    unlike = replace(facts, metrics=more, index=index, config=flow)
+    page = report_of([replace(facts, metrics=bits), unlike])
+    assert "They are of different data sets" in page
+    assert "bits per dim: measured on other numbers of images (64, 256)" in page
+    assert "the curves do not compare" in page
