@@ -14,6 +14,8 @@ _COUNT = r" {2}(?P<done>\d+)/(?P<total>\d+) (?P<unit>[a-z]+)(?: {2}(?P<note>.*?)
 
 WARNING = "warning: "
 """how a log line begins that the flow also shows to the person who started it"""
+UNSENT = " did not get "
+"""in such a line: what did not reach a server, and what sends it; a flow ends with these lines"""
 
 BEGINS, ENDS = "stage begins: ", "stage ends: "
 """how the lines begin between which a process that runs several stages prints those of one"""

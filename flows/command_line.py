@@ -111,6 +111,8 @@ def _run(command: Command, options: argparse.Namespace) -> None:
         _run_flow(command, parameters, console, command.stages(config.role))
         console.say(f"run {config.name!r} is done, in {duration(time.monotonic() - began)}")
     say(plan.summary(store, config))
+    for line in console.unsent:
+        say(line)
 
 
 def _dry(

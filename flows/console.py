@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import TextIO
 
 from ddpm_core import output
-from ddpm_core.progress import Progress
+from ddpm_core.progress import UNSENT, Progress
 
 _BAR = 20
 _PLAIN_EVERY_S = 15.0
@@ -28,6 +28,14 @@ class Console:
         self._what = ("", "")
         self._seen: deque[tuple[float, int]] = deque()
         self._line = ""
+        self.unsent: list[str] = []
+        """warnings of what did not reach a server, to be said again at the end"""
+
+    def warn(self, line: str) -> None:
+        """Show a warning of a stage."""
+        self.say(line)
+        if UNSENT in line:
+            self.unsent.append(line)
 
     def say(self, text: str) -> None:
         """Show a line that stays."""

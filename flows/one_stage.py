@@ -143,7 +143,7 @@ def _run_job(
             if terminal is not None:
                 terminal.progress(found)
         elif terminal is not None and line.startswith(progress.WARNING):
-            terminal.say(line)
+            terminal.warn(line)
 
     python = sys.executable if cluster.is_embedded else "python"
     try:

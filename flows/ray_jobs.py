@@ -17,12 +17,12 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ddpm_core.errors import ClusterError, ConfigError, PipelineError
+from ddpm_core.package import write_package
 from ddpm_core.servers.own_ray import JOB_STOPS, STOP_SIGNAL_WAIT_S
 from ddpm_core.tracking.place import job_environment
 from flows.embedded import Cluster
 from flows.job_log import JobLog
 from flows.links import page_metadata
-from flows.package import write_package
 from flows.ray_address import require_url
 
 POLL_S = 1.0

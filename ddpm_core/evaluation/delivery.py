@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from ddpm_core.evaluation.measuring.inputs import Inputs
-from ddpm_core.evaluation.numbers.feature_metrics import metrics_shown
 from ddpm_core.reporting.write import page_of
+from ddpm_core.runs.numbers import metrics_shown
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.tracking import Tracker
 

@@ -16,12 +16,12 @@ from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
 from ddpm_core.evaluation.measuring.noised import accuracy_metric
 from ddpm_core.evaluation.measuring.worker import Kind, make_worker, units_of, uses_network
 from ddpm_core.evaluation.numbers import figures, metrics
-from ddpm_core.evaluation.numbers.feature_metrics import metrics_shown
 from ddpm_core.evaluation.numbers.gathered import numbers_of
 from ddpm_core.evaluation.numbers.metrics import Bound
 from ddpm_core.loading.loader import load_split
 from ddpm_core.output import say
 from ddpm_core.progress import Progress
+from ddpm_core.runs.numbers import metrics_shown
 from ddpm_core.sampling.stage import deliver_own_curve, deliver_samples
 from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.one_class import require_no_metrics
@@ -92,8 +92,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         if inputs.drawn is not None:
             deliver_samples(tracker, store, config, inputs.of_weights, inputs.drawn)
         deliver_evaluation(tracker, inputs, committed)
-    total = len(units)
-    Progress("evaluate", total, total, "units", summary(numbers) + note).show()
+        total = len(units)
+        Progress("evaluate", total, total, "units", summary(numbers) + note).show()
     return numbers
 
 

@@ -122,9 +122,14 @@ def is_whole(name: str) -> bool:
     return name == "manifest.json" or _FIRST.fullmatch(name) is not None
 
 
+def evaluations_folder(run: str) -> str:
+    """Return the folder of all evaluations of a run."""
+    return f"{run_folder(run)}/evaluation"
+
+
 def evaluation_folder(run: str, protocol_fingerprint: str) -> str:
     """Return the folder of one evaluation."""
-    return f"{run_folder(run)}/evaluation/{protocol_fingerprint[:SHORT]}"
+    return f"{evaluations_folder(run)}/{protocol_fingerprint[:SHORT]}"
 
 
 def experiment_fingerprint(config: RunConfig, rule: Rule = PRESENT) -> str:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from ddpm_core.config.measure import Metric
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
@@ -55,6 +56,22 @@ def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
             f"{judged['chance']:.3f})"
         )
         found.append(Number("judged", value, "judged right", text))
+    for words, measured in metrics_shown(metrics).items():
+        found.append(Number(words, f"{measured:.4g}", words, f"{measured:.4g}"))
+    return found
+
+
+def metrics_shown(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Return what was measured of the samples against held-out images, by its words."""
+    found: dict[str, float] = {}
+    for metric in get_args(Metric):
+        pair = numbers.get(metric, {}).get("samples_test")
+        if pair is None or metric == "intervals":
+            continue
+        named = {metric: pair} if "value" in pair else pair
+        found |= {name.replace("_", " "): one["value"] for name, one in named.items()}
+    if (reference := numbers.get("frechet_distance_reference")) is not None:
+        found["Frechet distance to the reference"] = reference["value"]
     return found
 
 

@@ -35,6 +35,9 @@ from safetensors import SafetensorError
 
 # The model's folder may be shared, or be checked by its digests: no .pyc files in it.
 _writes_bytecode, sys.dont_write_bytecode = not sys.dont_write_bytecode, True
+# Models registered before have the package as a folder, which MLflow puts there itself.
+if (_package := Path(__file__).parent / "code" / "ddpm_core.zip").is_file():
+    sys.path.insert(0, str(_package))
 
 from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402

@@ -64,7 +64,7 @@ def run_ablations(store: Store, config: RunConfig) -> list[dict[str, Any]]:
             committed = _publish(store, config, place, _outcomes(store, config, runs))
         rows: list[dict[str, Any]] = json.loads(committed.read(store, NUMBERS_ROLE))["rows"]
         tracker.deliver(committed, lambda: _log(tracker, store, committed, rows))
-    Progress("ablations", len(runs), len(runs), "runs", note or summary(rows)).show()
+        Progress("ablations", len(runs), len(runs), "runs", note or summary(rows)).show()
     return rows
 
 

@@ -62,8 +62,8 @@ def run_study(store: Store, config: RunConfig) -> dict[str, Any]:
         if (evaluation := results.evaluation_of(store, config)) is not None:
             deliver_evaluation(tracker, inputs, evaluation)
         tracker.deliver(committed, lambda: _log(tracker, inputs, committed, numbers))
-    total = len(units)
-    Progress("study", total, total, "units", summary(numbers) + note).show()
+        total = len(units)
+        Progress("study", total, total, "units", summary(numbers) + note).show()
     return numbers
 
 

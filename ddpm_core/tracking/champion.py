@@ -18,7 +18,9 @@ from ddpm_core.tracking.outbox import say
 
 ALIAS = "champion"
 METRIC, VALUE, PROTOCOL = "ddpm.metric", "ddpm.metric_value", "ddpm.protocol"
-"""tags of a version"""
+"""tags of a version: what was measured last"""
+SCORE = "ddpm.score."
+"""how the tags begin that say what was measured by each protocol"""
 # A database answers the first for an alias that is not set.
 NOT_THERE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _COMPARED = (
@@ -42,7 +44,16 @@ class Score:
     @property
     def tags(self) -> dict[str, str]:
         """What a version says of it."""
-        return {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: self.protocol}
+        last = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: self.protocol}
+        return {**last, f"{SCORE}{self.protocol}": f"{self.metric} {self.value!r}"}
+
+    def same_of(self, tags: Mapping[str, str]) -> float | None:
+        """Return what a version of these tags measured in the same way; None: it did not."""
+        metric, _, value = tags.get(f"{SCORE}{self.protocol}", "").partition(" ")
+        if metric == self.metric:
+            return float(value)
+        last = tags.get(METRIC), tags.get(PROTOCOL)  # of versions before the tags of protocols
+        return float(tags[VALUE]) if last == (self.metric, self.protocol) else None
 
 
 def score_of(numbers: Mapping[str, Any]) -> Score | None:
@@ -84,9 +95,9 @@ def _why_not(run: MlflowRun, champion: Any, score: Score | None) -> str | None: 
     of = tags.get(RUN_URI) or f"MLflow run {champion.run_id}"
     if METRIC not in tags or score is None:
         return None if owns(run, champion) else f"of {of}, nothing to compare it by"
-    if (tags[METRIC], tags.get(PROTOCOL)) != (score.metric, score.protocol):
+    theirs = score.same_of(tags)
+    if theirs is None:
         return f"of {of}, measured by another protocol"
-    theirs = float(tags[VALUE])
     if score.value < theirs:
         return None
     return f"of {of}, {score.metric} {theirs:.4g}, and this one's is {score.value:.4g}"

@@ -1,7 +1,7 @@
 """The way to the MLflow run that stands for a run of ours: found by its identity, or made."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ddpm_core.tracking.identity import BIRTH, EXPERIMENT, RUN_URI, Identity, id
 from ddpm_core.tracking.mlflow_run import MlflowRun, answers
 from ddpm_core.tracking.place import DATABASE_KEY, Home
 from ddpm_core.tracking.receipts import write_place
-from ddpm_core.tracking.receiver import Refused, Unreachable
+from ddpm_core.tracking.receiver import Refused, Unreachable, Watch
 
 _MAX_NAME_LENGTH = 250
 
@@ -28,7 +28,7 @@ def connect(
     config: RunConfig,
     changes: Mapping[str, Any],
     *,
-    heard: Callable[[], None],
+    watch: Watch,
 ) -> MlflowRun:
     """Find the MLflow run of this identity, or make it.
 
@@ -37,17 +37,17 @@ def connect(
         store: the root.
         config: the run's.
         changes: what differs from run.json; if anything, the run is a child of the run's own.
-        heard: called after each answer of the server.
+        watch: to which each answer of the server is reported.
 
     Raises:
         Unreachable: for whatever reason.
     """
     try:
-        with answers(heard):
+        with answers(watch.heard):
             if home.database is not None:
                 _create_database(home.database)
             client = MlflowClient(tracking_uri=home.uri, registry_uri=home.registry_uri)
-            finder = _Finder(client, _experiment(client, home), store, config, heard)
+            finder = _Finder(client, _experiment(client, home), store, config, watch)
             identity = identify(store, config, changes)
             run = finder.main_run(identity.recorded)
             write_place(
@@ -59,7 +59,7 @@ def connect(
             )
             if changes:
                 run = finder.variant(identity, parent=run)
-            return MlflowRun(client, home, identity, run, heard=heard)
+            return MlflowRun(client, home, identity, run, watch=watch)
     except Refused as error:
         raise Unreachable(str(error)) from error
 
@@ -73,10 +73,10 @@ class _Finder:
         experiment_id: str,
         store: Store,
         config: RunConfig,
-        heard: Callable[[], None],
+        watch: Watch,
     ) -> None:
         self._client, self._experiment_id = client, experiment_id
-        self._store, self._config, self._heard = store, config, heard
+        self._store, self._config, self._heard = store, config, watch.heard
 
     def main_run(self, identity: Identity) -> Any:  # noqa: ANN401
         if (found := self._search(identity.tags)) is not None:

@@ -20,9 +20,9 @@ from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import identify
 from ddpm_core.tracking.outbox import Outbox
 from ddpm_core.tracking.place import TENSORBOARD, WANDB
-from ddpm_core.tracking.receiver import Receiver, Unreachable
+from ddpm_core.tracking.receiver import Receiver, Unreachable, Watch
 
-_Connect = Callable[[Callable[[], None]], Receiver]
+_Connect = Callable[[Watch], Receiver]
 _SHORT = 8
 
 
@@ -71,7 +71,7 @@ def _writers(store: Store, config: RunConfig) -> Iterator[tuple[str, _Connect]]:
 
         yield (
             f"TensorBoard ({folder})",
-            lambda _heard: TensorBoardCurves(Path(folder) / run / birth()[:_SHORT]),
+            lambda _watch: TensorBoardCurves(Path(folder) / run / birth()[:_SHORT]),
         )
     if project := os.environ.get(WANDB):
         from ddpm_core.tracking.wandb_curves import WandbCurves
@@ -79,5 +79,5 @@ def _writers(store: Store, config: RunConfig) -> Iterator[tuple[str, _Connect]]:
         where = {"run": store.uri_of(layout.run_folder(run)), **config.flat()}
         yield (
             f"Weights & Biases ({project})",
-            lambda _heard: WandbCurves(project, run, birth(), where),
+            lambda _watch: WandbCurves(project, run, birth(), where),
         )

@@ -5,6 +5,7 @@ Names are not enough: two people share a server, a folder is deleted and its run
 """
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +23,8 @@ from ddpm_core.store.storage import KeyMissingError, Store
 RUN_URI, EXPERIMENT, BIRTH = "ddpm.run_uri", "ddpm.experiment", "ddpm.birth"
 VARIANT = "ddpm.variant"
 MODEL_KEY = "sample.model"
+_MEASURED_ANEW = re.compile(r"evaluate\..*|sample\.num_images")
+"""keys by which the same images are measured otherwise, or more of them are"""
 RECORDED = "recorded"
 """the value of VARIANT for the configuration in run.json"""
 
@@ -105,6 +108,11 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
         for name, value in config.flat().items()
         if name.partition(".")[0] in sections and name not in free and value != before.get(name)
     }
+
+
+def drawn_otherwise(changes: Mapping[str, Any]) -> set[str]:
+    """Return which of these keys make other images, not just another measurement of them."""
+    return {key for key in changes if _MEASURED_ANEW.fullmatch(key) is None}
 
 
 def _canonical(store: Store, config: RunConfig, key: Key) -> str | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import tempfile
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -24,11 +25,16 @@ from ddpm_core.errors import PipelineError, StorageError
 from ddpm_core.shards.index import entries
 from ddpm_core.tracking.identity import Identity
 from ddpm_core.tracking.place import Home, redacted
-from ddpm_core.tracking.receiver import Measurement, Refused, Unreachable
+from ddpm_core.tracking.receiver import Measurement, Refused, Unreachable, Watch
 
+T = TypeVar("T")
 STAGE_TAG = "ddpm.stage."
-_UPLOAD_TIMEOUT_S = 120  # a server that passes a file on answers when its storage has it
-_SLOWEST_BYTES_PER_S = 2**20
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_STALL_S = (
+    120  # without a byte taken; a server that passes a file on answers when its storage has it
+)
+_PASSED_ON_BYTES_PER_S = 2**20
+_SLOWEST_BYTES_PER_S = 2**16  # of an upload that is still waited for: half of a slow line
 _DIGEST_LENGTH = 36  # MLflow's limits from here on
 _MAX_PARAM_LENGTH = 6000
 _MAX_PARAMS = 100
@@ -74,19 +80,6 @@ def answers(heard: Callable[[], None] | None = None) -> Iterator[None]:
         heard()
 
 
-@contextmanager
-def patience(num_bytes: int) -> Iterator[None]:
-    """Give the server the time that a file of this size takes."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ[name]  # `place.prepare_environment` has set it
-    timeout_s = max(_UPLOAD_TIMEOUT_S, num_bytes // _SLOWEST_BYTES_PER_S, int(before))
-    os.environ[name] = str(timeout_s)
-    try:
-        yield
-    finally:
-        os.environ[name] = before
-
-
 class MlflowRun:
     """The receiver of `outbox`, and what else is logged to a run; every method may be repeated."""
 
@@ -97,13 +90,43 @@ class MlflowRun:
         identity: Identity,
         run: Any,  # noqa: ANN401 - the `mlflow.entities.Run` that was found
         *,
-        heard: Callable[[], None],
+        watch: Watch,
     ) -> None:
-        """Wrap a run that was found; `heard` is called after each answer of the server."""
-        self.client, self.home, self.identity, self.heard = client, home, identity, heard
+        """Wrap a run that was found; each answer of the server is reported to `watch`."""
+        self.client, self.home, self.identity, self._watch = client, home, identity, watch
         self.experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self._start_ms: int = run.info.start_time
+
+    def heard(self) -> None:
+        """Report an answer of the server."""
+        self._watch.heard()
+
+    def made(self, make: Callable[[], T]) -> T:
+        """Return what is made here to be sent, however long that takes on a busy machine.
+
+        Raises:
+            Unreachable: the storage does not answer.
+            Refused: it cannot be made.
+        """
+        self._watch.allow(math.inf)
+        try:
+            with answers():
+                return make()
+        finally:
+            self._watch.allow(0.0)
+
+    @contextmanager
+    def uploading(self, num_bytes: int) -> Iterator[None]:
+        """Give the server the time that so many bytes take: by the client, and by who waits."""
+        before = os.environ[_TIMEOUT]  # `place.prepare_environment` has set it
+        timeout_s = max(_STALL_S, num_bytes // _PASSED_ON_BYTES_PER_S, int(before))
+        os.environ[_TIMEOUT] = str(timeout_s)
+        self._watch.allow(timeout_s + num_bytes / _SLOWEST_BYTES_PER_S)
+        try:
+            yield
+        finally:
+            os.environ[_TIMEOUT] = before
 
     def last_steps(self) -> dict[str, int]:
         with answers(self.heard):
@@ -159,7 +182,7 @@ class MlflowRun:
         folder, _, name = path.rpartition("/")
         with (
             answers(self.heard),
-            patience(len(data)),
+            self.uploading(len(data)),
             tempfile.TemporaryDirectory() as scratch,
         ):
             file = Path(scratch) / name
@@ -179,7 +202,7 @@ class MlflowRun:
 
     def log_image(self, name: str, png: bytes, *, step: int) -> None:
         """Log an image of a step, which MLflow's page shows beside those of other steps."""
-        with answers(self.heard), patience(len(png)), Image.open(io.BytesIO(png)) as image:
+        with answers(self.heard), self.uploading(len(png)), Image.open(io.BytesIO(png)) as image:
             self.client.log_image(self.run_id, image, key=name, step=step, synchronous=True)
 
     def metric_steps(self, key: str) -> set[int]:

@@ -3,49 +3,27 @@
 import hashlib
 import re
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
-import numpy as np
 from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.models import Model
 
-import ddpm_core
 from ddpm_core.config import RunConfig
-from ddpm_core.recipes.nearest import command_of
 from ddpm_core.runs import results
 from ddpm_core.runs.weights import Weights
-from ddpm_core.shards.classes import Classes, labelled_classes
+from ddpm_core.shards.classes import labelled_classes
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.champion import Score, move_alias, owns
-from ddpm_core.tracking.mlflow_run import MlflowRun, answers, patience
-from ddpm_core.tracking.receiver import Refused
+from ddpm_core.tracking.mlflow_run import MlflowRun, answers
+from ddpm_core.tracking.model_card import card_of, is_ours, tags_of
+from ddpm_core.tracking.saved_model import DIGEST_TAG, GUIDE_TAG, WEIGHTS, save_model
 
-DIGEST_TAG, WEIGHTS = "ema_sha256", "weights"
-"""what a version, and its files, say of the weights: SHA-256, and RUN@STEP:AVERAGE"""
-GUIDE_TAG = "guide_sha256"
-"""the same of the weights that guide them, if any do"""
 _SHORT = 8
-_REQUIREMENTS = (
-    "jaxtyping",
-    "mlflow",
-    "numpy",
-    "pillow",
-    "pydantic",
-    "safetensors",
-    "torch",
-    "webdataset",
-)
-_PACKAGE = Path(ddpm_core.__file__).parent
 
 
 def model_name(store: Store, config: RunConfig) -> str:
@@ -89,23 +67,36 @@ def register_model(
     with answers(run.heard):
         versions = run.client.search_model_versions(f"name = '{name}'")
         run.heard()
+        card = run.made(lambda: card_of(store, name, config, weights))
         known = [one for one in versions if _is_of(one.tags, digests) and owns(run, one)]
         if known:
             newest = max(known, key=lambda one: int(one.version))
+            _rewrite(run, newest, card)
         else:
             model = _uploaded(run, store, config, weights)
             _log_metrics(run, model.model_id, weights.step)
             about = {**digests, "step": str(weights.step), WEIGHTS: weights.name}
             about |= {"guide": weights.weaker.name} if weights.weaker is not None else {}
-            about |= run.identity.recorded.tags
-            newest = _new_version(
-                run, name, model, about, _description(name, config, weights, score)
-            )
-        for key, value in ({} if score is None else score.tags).items():
-            if newest.tags.get(key) != value:
-                run.client.set_model_version_tag(name, newest.version, key, value)
+            about |= run.identity.recorded.tags | tags_of(card)
+            newest = _new_version(run, name, model, about, card)
+        _set_tags(run, newest, {} if score is None else score.tags)
         if is_champion:
             move_alias(run, name, newest, score)
+
+
+def _rewrite(run: MlflowRun, version: Any, card: str) -> None:  # noqa: ANN401
+    """Say what was measured since the version was made; what a user has written stays."""
+    if version.description != card and is_ours(version):
+        _set_tags(run, version, tags_of(card, version))
+        run.client.update_model_version(version.name, version.version, description=card)
+        run.heard()
+
+
+def _set_tags(run: MlflowRun, version: Any, tags: Mapping[str, str]) -> None:  # noqa: ANN401
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            run.client.set_model_version_tag(version.name, version.version, key, value)
+            run.heard()
 
 
 def _digests(weights: Weights) -> dict[str, str]:
@@ -116,110 +107,6 @@ def _digests(weights: Weights) -> dict[str, str]:
 
 def _is_of(tags: Mapping[str, str], digests: Mapping[str, str]) -> bool:
     return all(tags.get(tag) == digests.get(tag) for tag in (DIGEST_TAG, GUIDE_TAG))
-
-
-def save_model(
-    folder: Path,
-    config: RunConfig,
-    weights: Path,
-    *,
-    name: str = "",
-    classes: Classes | None = None,
-    weaker: tuple[RunConfig, Path] | None = None,
-    model: Model | None = None,
-) -> None:
-    """Write the MLflow model into `folder`, which must not exist or be empty.
-
-    Args:
-        folder: where.
-        config: the run's.
-        weights: the safetensors file of the averaged weights; its SHA-256 is checked when loading.
-        name: which weights they are, as RUN@STEP:AVERAGE.
-        classes: that the labels of its images stand for, whose names a model of classes takes;
-            None: not known, or it has none.
-        weaker: configuration and file of the weights that guide these; None: there are none.
-        model: what MLflow should know besides; None for a model of no run.
-
-    Raises:
-        Refused: MLflow cannot make a model of this.
-    """
-    with tempfile.TemporaryDirectory() as scratch, _no_bytecode():
-        files, digests = {"weights": weights}, {DIGEST_TAG: _sha256(weights)}
-        runs = {"run": config}
-        if weaker is not None:
-            runs["guide_run"], files["guide"] = weaker
-            digests[GUIDE_TAG] = _sha256(weaker[1])
-        for role, one in runs.items():
-            files[role] = Path(scratch) / f"{role}.json"
-            files[role].write_text(one.to_json())
-        try:
-            mlflow.pyfunc.save_model(
-                folder,
-                python_model=str(_PACKAGE / "sampling" / "served_model.py"),
-                artifacts={role: str(file) for role, file in files.items()},
-                model_config={
-                    **digests,
-                    WEIGHTS: name,
-                    **_said_of(classes),
-                },
-                code_paths=[str(_PACKAGE)],
-                signature=signature(config, has_classes=classes is not None),
-                # The model folder then holds serving_input_example.json: a request to copy.
-                input_example=({"index": [0, 1, 2, 3]}, {"seed": 0, "count": 4}),
-                # Without "+cpu" and the like, which no index knows.
-                pip_requirements=[f"{one}=={version(one).split('+')[0]}" for one in _REQUIREMENTS],
-                mlflow_model=model,
-            )
-        except MlflowException as error:
-            # Raised locally: retrying cannot help.
-            raise Refused(str(error)) from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _said_of(classes: Classes | None) -> dict[str, Any]:
-    if classes is None:
-        return {}
-    return {"classes": list(classes.names), "class_counts": list(classes.counts)}
-
-
-@contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Keep Python from writing .pyc files beside modules that MLflow imports to inspect them."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def signature(config: RunConfig, *, has_classes: bool = False) -> ModelSignature:
-    """Return what the model takes and gives: see `sampling.served_model`.
-
-    Args:
-        config: the run's.
-        has_classes: whether its images are of classes, also if its network takes no labels.
-    """
-    channels, height, width = config.data.shape
-    params = [
-        ParamSpec("seed", "long", 0),
-        ParamSpec("count", "long", 4),
-        ParamSpec("sampler", "string", ""),
-        ParamSpec("num_steps", "long", 0),
-        ParamSpec("format", "string", "array"),
-    ]
-    if config.num_classes is not None or has_classes:
-        params.append(ParamSpec("labels", "string", [], shape=(-1,)))
-    if config.num_classes is not None or config.sample.guidance_by is not None:
-        params.append(ParamSpec("guidance_scale", "double", config.sample.guidance_scale))
-    return ModelSignature(
-        inputs=Schema([ColSpec("long", "index", required=False)]),
-        outputs=Schema([TensorSpec(np.dtype(config.data.dtype), (-1, height, width, channels))]),
-        params=ParamSchema(params),
-    )
 
 
 def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights) -> LoggedModel:
@@ -240,29 +127,25 @@ def _uploaded(run: MlflowRun, store: Store, config: RunConfig, weights: Weights)
     ]
     model_id = begun[0].model_id
     with tempfile.TemporaryDirectory() as scratch:
-        folder, file = Path(scratch) / "model", Path(scratch) / "ema.safetensors"
-        _fetch(store, weights, file)
-        about = Model(run_id=run.run_id, model_id=model_id)
-        classes = labelled_classes(store, config)
-        weaker = None
-        if weights.weaker is not None:
-            weaker = weights.weaker.trained, Path(scratch) / "guide.safetensors"
-            _fetch(store, weights.weaker, weaker[1])
-        save_model(
-            folder,
-            config,
-            file,
-            name=weights.name,
-            classes=classes,
-            weaker=weaker,
-            model=about,
-        )
-        file.unlink()  # the folder has a copy, and a disk may hold just two
-        run.heard()
-        with patience(weights.checkpoint.files[weights.role].size):
+        folder, about = Path(scratch) / "model", Model(run_id=run.run_id, model_id=model_id)
+        run.made(lambda: _pack(folder, store, config, weights, about))
+        with run.uploading(sum(one.stat().st_size for one in folder.rglob("*"))):
             run.client.log_model_artifacts(model_id, str(folder))
         run.heard()
     return run.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+
+
+def _pack(folder: Path, store: Store, config: RunConfig, weights: Weights, about: Model) -> None:
+    """Write the files of the model into `folder`."""
+    file, guide = (folder.with_name(f"{role}.safetensors") for role in ("weights", "guide"))
+    _fetch(store, weights, file)
+    weaker = None
+    if weights.weaker is not None:
+        _fetch(store, weights.weaker, guide)
+        weaker = weights.weaker.trained, guide
+    classes = labelled_classes(store, config)
+    save_model(folder, config, file, name=weights.name, classes=classes, weaker=weaker, model=about)
+    file.unlink()  # the folder has a copy, and a disk may hold just two
 
 
 def _logged_name(config: RunConfig) -> str:
@@ -300,26 +183,6 @@ def _log_metrics(run: MlflowRun, model_id: str, step: int) -> None:
     if of_step:
         # The same key, step and time as the run's own: the run gets no second point.
         run.client.log_batch(run.run_id, metrics=of_step)
-
-
-def _description(name: str, config: RunConfig, weights: Weights, score: Score | None) -> str:
-    """Return what the version's page says of it, in Markdown: a card of the model."""
-    request = '{"inputs": [], "params": {"seed": 0, "count": 4, "format": "png"}}'
-    shape = "×".join(map(str, config.data.shape))
-    again = f"made again by\n\n    {command_of(config)}"
-    if results.is_imported(weights.checkpoint):
-        again = "imported, not trained here."
-    measured = "not measured" if score is None else f"{score.metric} {score.value:.4g}"
-    return (
-        f"Draws images like those of `{config.data.name}`, {shape}, and of nothing else; "
-        f"{config.num_parameters / 1e6:.2f} M parameters, {weights.step} steps. Measured: "
-        f"{measured}; the protocol and all other numbers are in the source run's "
-        f"`report.html`.\n\nWeights `{weights.name}`, SHA-256 `{weights.sha256}`, "
-        f"{again}\n\nWith the number of this version, `mlflow models serve --env-manager local -m "
-        f"models:/{name}/VERSION -p 5001` serves them, and\n\n    curl localhost:5001/invocations "
-        f"-H 'Content-Type: application/json' -d '{request}'\n\n"
-        "returns four PNG files in base64; without `format` count × height × width × channels."
-    )
 
 
 def _new_version(

@@ -10,7 +10,7 @@ from ddpm_core.runs.dataset_names import names_of
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
-from ddpm_core.tracking.outbox import CLOSE_S, SILENCE_S, Outbox
+from ddpm_core.tracking.outbox import SILENCE_S, SLOW_S, Outbox
 from ddpm_core.tracking.subject import Subject
 
 if TYPE_CHECKING:
@@ -24,23 +24,20 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     # parts at the same time can see each other's unfinished modules.
     from ddpm_core.tracking.connection import connect
     from ddpm_core.tracking.description import log_description
-    from ddpm_core.tracking.mlflow_run import answers
 
     home, store, config = subject.home, subject.store, subject.config
     outbox: Outbox[MlflowRun] = Outbox(
-        lambda heard: connect(home, store, config, subject.changes, heard=heard),
+        lambda watch: connect(home, store, config, subject.changes, watch=watch),
         server=f"MLflow ({place.redacted(home.uri)})",
         remedy=subject.remedy,
-        silence_s=CLOSE_S if home.is_a_file else SILENCE_S,
+        silence_s=SLOW_S if home.is_a_file else SILENCE_S,
     )
 
     def log_dataset(run: "MlflowRun") -> None:
-        with answers():
-            index = results.dataset_of(store, config)
-            if index is None:
-                return
-            name = input_name(store, config, index)
-        run.log_dataset(name, store.uri_of(index.folder), index.body)
+        index = run.made(lambda: results.dataset_of(store, config))
+        if index is not None:
+            name = run.made(lambda: input_name(store, config, index))
+            run.log_dataset(name, store.uri_of(index.folder), index.body)
 
     tags = {"mlflow.source.name": "python -m ddpm_core", "mlflow.source.type": "LOCAL"}
     if commit := place.git_commit():

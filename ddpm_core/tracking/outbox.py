@@ -5,6 +5,9 @@ last step of every key and skips what is at or below it, also where another proc
 leave in the order of their steps, so what the server has of a key is always a beginning of its
 curve, and sending the whole curve again adds just what is missing. Of a file the queue holds a
 function that reads it.
+
+Closing has no limit but the server's silence: one that goes on answering gets everything, however
+slowly, and a line now and then says what is on its way.
 """
 
 import math
@@ -17,17 +20,19 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ddpm_core import output
-from ddpm_core.tracking.receiver import Measurement, Receiver, Refused, Unreachable
+from ddpm_core.progress import UNSENT, WARNING
+from ddpm_core.tracking.receiver import Measurement, Receiver, Refused, Unreachable, Watch
 
 MAX_POINTS = 20_000
 """Deliveries that wait at most; the longest recipe has 8,000 points."""
-CLOSE_S = 30.0
-"""Seconds that closing takes at most while the server answers, and a second for each MiB."""
 SILENCE_S = 5.0
 """Seconds that closing waits for an answer of a server that gives none."""
+SLOW_S = 30.0
+"""Seconds that it waits for another answer of one that gave one: on busy cores a request may take
+long, above all where each checks a password."""
 _BATCH = 1000  # measurements in one request: the limit of MLflow
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
-_SLOWEST_BYTES_PER_S = 2**20  # of an upload that is still waited for when closing
+_SAY_EVERY_S = 10.0
 
 
 R = TypeVar("R", bound=Receiver)
@@ -42,8 +47,6 @@ class _Point:
 class _Errand(Generic[R]):
     label: str
     action: Callable[[R], None]
-    num_bytes: int
-    work_s: float
 
 
 class Outbox(Generic[R]):
@@ -56,7 +59,7 @@ class Outbox(Generic[R]):
 
     def __init__(
         self,
-        connect: Callable[[Callable[[], None]], R],
+        connect: Callable[[Watch], R],
         *,
         server: str,
         remedy: str,
@@ -66,8 +69,8 @@ class Outbox(Generic[R]):
         """Start the thread.
 
         Args:
-            connect: finds the receiver, in the thread; raises Unreachable. Called with what the
-                receiver is to call after each answer of the server.
+            connect: finds the receiver, in the thread; raises Unreachable. Called with the watch
+                to which the receiver reports.
             server: its name, for what is printed; holds no password.
             remedy: what sends the rest if not everything arrives, for what is printed.
             silence_s: how long closing waits for an answer that does not come.
@@ -81,9 +84,11 @@ class Outbox(Generic[R]):
         self._lost: list[str] = []  # what was left out because the queue was full
         self._refused: list[str] = []  # named when it was
         self._num_not_finite = 0
-        self._num_bytes = 0
-        self._allowance_s = 0.0  # of what is being delivered
         self._answer_due = math.inf  # when the server should have answered
+        self._heard_at = -math.inf  # when it last did
+        self._failing_since = math.inf  # when a delivery failed, and none arrived since
+        self._is_waiting = False  # to try again
+        self._sending = ""  # what is being delivered
         self._trouble = ""  # what the server said last, "" while it answers
         self._wait_s = _FIRST_WAIT_S
         self._closing = self._abandoned = False
@@ -116,9 +121,7 @@ class Outbox(Generic[R]):
                 self._queue.append(self._point(values, None, time.time_ns() // 1_000_000))
                 self._changed.notify_all()
 
-    def put_errand(
-        self, label: str, action: Callable[[R], None], *, num_bytes: int = 0, work_s: float = 0.0
-    ) -> None:
+    def put_errand(self, label: str, action: Callable[[R], None]) -> None:
         """Queue something to do with the receiver; it may be done twice, so that must be harmless.
 
         After an outage it may be done later than what was queued behind it: what it delivers has
@@ -127,43 +130,62 @@ class Outbox(Generic[R]):
         Args:
             label: what it delivers, for what is printed.
             action: raises Unreachable or Refused.
-            num_bytes: what it uploads.
-            work_s: seconds that it may compute without the server having to answer.
         """
         with self._changed:
             if len(self._queue) >= self._max_points:
                 self._lost.append(label)
                 return
-            self._num_bytes += num_bytes
-            self._queue.append(_Errand(label, action, num_bytes, work_s))
+            self._queue.append(_Errand(label, action))
             self._changed.notify_all()
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Deliver what waits and end the thread; print a line if something is missing.
 
-        A server that is away or silent is given up after `silence_s`.
+        A server that is away or silent is given up after `silence_s`; one that answered shortly
+        before, after SLOW_S.
 
         Args:
-            timeout_s: how long at most while the server answers, and a second more for each MiB;
-                None is CLOSE_S.
+            timeout_s: how long at most, also while the server answers; None: as long as it does.
 
         Returns:
-            Whether everything arrived in time.
+            Whether everything arrived.
         """
         with self._changed:
             self._closing = True
-            now = time.monotonic()
-            quiet_until = now + self._silence_s
-            deadline = now + (CLOSE_S if timeout_s is None else timeout_s)
-            deadline += self._num_bytes / _SLOWEST_BYTES_PER_S
             self._changed.notify_all()
+        try:
+            self._wait_for_end(math.inf if timeout_s is None else timeout_s)
+        finally:  # also when a user no longer wants to wait
+            missing = self._abandon()
+        return not missing and not self._refused
+
+    def heard(self) -> None:
+        """Note an answer of the server; see `Watch`."""
+        self._heard_at = time.monotonic()
+        self.allow(0.0)
+
+    def allow(self, more_s: float) -> None:
+        """Allow the next answer so much longer than others; see `Watch`."""
+        self._answer_due = time.monotonic() + self._silence_s + more_s
+
+    def _wait_for_end(self, timeout_s: float) -> None:
+        begin = said_at = time.monotonic()
         while self._thread.is_alive():
             now = time.monotonic()
-            silent = self._trouble or now > self._answer_due
-            if now > deadline or (now > quiet_until and silent):
-                self._trouble = self._trouble or ("no answer" if silent else "too slow")
-                break
+            quiet_until = max(begin + self._silence_s, self._heard_at + SLOW_S)
+            # A server that answers may fail again and again too.
+            quiet_until = min(quiet_until, max(begin, self._failing_since) + SLOW_S)
+            is_silent = self._is_waiting or now > self._answer_due
+            if now > begin + timeout_s or (now > quiet_until and is_silent):
+                self._trouble = self._trouble or ("no answer" if is_silent else "too slow")
+                return
+            if now > said_at + _SAY_EVERY_S:
+                said_at = now
+                say(f"{self._server}: sending {self._sending}, {now - begin:.0f} s so far")
             self._thread.join(0.05)
+
+    def _abandon(self) -> str:
+        """Give up what waits; return, and say, what that is, and how to send it."""
         with self._changed:
             self._abandoned = True
             missing = self._missing()
@@ -172,33 +194,29 @@ class Outbox(Generic[R]):
             say(f"{self._server}: {self._num_not_finite} values were not finite, not logged")
         if missing:
             trouble = f" ({self._trouble})" if self._trouble else ""
-            say(f"{self._server} did not get {missing}{trouble}; {self._remedy}")
-        return not missing and not self._refused
+            say(f"{WARNING}{self._server}{UNSENT}{missing}{trouble}; {self._remedy}")
+        return missing
 
     def _run(self) -> None:
         while head := self._wait_for_work():
-            self._allowance_s = _allowance_s(head[0])
-            self._expect_answer()
+            self._sending = _label(head[0])
+            self.allow(0.0)
             try:
                 self._deliver(head)
             except Unreachable as error:
                 self._back_off(head, str(error))
                 continue
             except Refused as error:
-                label = head[0].label if isinstance(head[0], _Errand) else "points"
-                if label not in self._refused:
-                    say(f"{self._server} refused {label}: {error}")
-                    self._refused.append(label)
+                if self._sending not in self._refused:
+                    say(f"{WARNING}{self._server}{UNSENT}{self._sending}: it refused, {error}")
+                    self._refused.append(self._sending)
             finally:
                 self._answer_due = math.inf
             self._done(head)
 
-    def _expect_answer(self) -> None:
-        self._answer_due = time.monotonic() + self._silence_s + self._allowance_s
-
     def _deliver(self, head: Sequence[_Point | _Errand[R]]) -> None:
         if self._receiver is None:
-            self._receiver = self._connect(self._expect_answer)
+            self._receiver = self._connect(self)
         if isinstance(head[0], _Errand):
             head[0].action(self._receiver)
             return
@@ -236,10 +254,8 @@ class Outbox(Generic[R]):
     def _done(self, head: Sequence[_Point | _Errand[R]]) -> None:
         with self._changed:
             for _ in head:
-                delivery = self._queue.popleft()
-                if isinstance(delivery, _Errand):
-                    self._num_bytes -= delivery.num_bytes
-            self._wait_s = _FIRST_WAIT_S
+                self._queue.popleft()
+            self._wait_s, self._failing_since = _FIRST_WAIT_S, math.inf
             if self._trouble and not self._abandoned:
                 say(f"{self._server} answers again")
             self._trouble = ""
@@ -252,11 +268,13 @@ class Outbox(Generic[R]):
                 self._queue.rotate(-1)
             if not self._trouble:
                 say(f"{self._server} does not answer ({trouble}); going on, and trying again")
-            self._trouble = trouble
+            self._trouble, self._is_waiting = trouble, True
+            self._failing_since = min(self._failing_since, time.monotonic())
             was_closing = self._closing
             self._changed.wait_for(
                 lambda: self._abandoned or self._closing != was_closing, self._wait_s
             )
+            self._is_waiting = False
             self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
             if self._closing != was_closing:
                 self._wait_s = _FIRST_WAIT_S
@@ -285,11 +303,8 @@ class Outbox(Generic[R]):
         return ", ".join(parts + self._lost)
 
 
-def _allowance_s(delivery: "_Point | _Errand[R]") -> float:
-    """Return for how much longer than others this one may be without an answer."""
-    if isinstance(delivery, _Point):
-        return 0.0
-    return delivery.work_s + delivery.num_bytes / _SLOWEST_BYTES_PER_S
+def _label(delivery: "_Point | _Errand[R]") -> str:
+    return delivery.label if isinstance(delivery, _Errand) else "points"
 
 
 def say(line: str) -> None:

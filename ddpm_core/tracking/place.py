@@ -47,8 +47,9 @@ _PLUGINS = "mlflow.tracking_store"
 _CONFIDENTIAL = r"[^=&\s'\"]*(?:password|passwd|pwd|token|secret|key|sig|odbc_connect)[^=&\s'\"]*"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # MLflow's own are 120 s and 7 retries: measured, one call to a dead server takes 246 s.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    # MLflow's own are 120 s and 7 retries: measured, one call to a dead server takes 246 s. Below
+    # half a minute a server that checks passwords on busy cores is taken for a dead one.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

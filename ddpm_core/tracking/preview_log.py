@@ -7,7 +7,7 @@ import time
 
 from ddpm_core.runs import previews
 from ddpm_core.store.storage import Store
-from ddpm_core.tracking.mlflow_run import MlflowRun, answers
+from ddpm_core.tracking.mlflow_run import MlflowRun
 from ddpm_core.tracking.receiver import Measurement, Refused
 
 IMAGE = "preview/images"
@@ -21,8 +21,7 @@ def send_previews(run: MlflowRun, store: Store, name: str) -> None:
         Unreachable: the server or the storage does not answer; what is left is sent the next time.
         Refused: the server refuses a preview, or one is damaged; the others are sent.
     """
-    with answers():
-        steps = previews.steps(store, name)
+    steps = run.made(lambda: previews.steps(store, name))
     has_image, measured = run.image_steps(IMAGE), dict[str, set[int]]()
     refusal: Refused | None = None
     for step in steps:
@@ -42,13 +41,11 @@ def _send(
     has_image: set[int],
     measured: dict[str, set[int]],
 ) -> None:
-    with answers():
-        preview = previews.load(store, name, step)
+    preview = run.made(lambda: previews.load(store, name, step))
     if preview is None:
         return
     if step not in has_image:
-        with answers():
-            png = preview.read(store, previews.SHEET)
+        png = run.made(lambda: preview.read(store, previews.SHEET))
         run.log_image(IMAGE, png, step=step)
     for key, value in previews.figures(preview).items():
         if key not in measured:

@@ -23,6 +23,16 @@ class Measurement:
     timestamp_ms: int
 
 
+class Watch(Protocol):
+    """What a receiver reports of its server: a slow one is told from one that is away."""
+
+    def heard(self) -> None:
+        """Note an answer; the next one is due as soon as any."""
+
+    def allow(self, more_s: float) -> None:
+        """Allow the next answer so much longer: for an upload, or for work before the request."""
+
+
 class Receiver(Protocol):
     """The server's side of one run; each method raises Unreachable or Refused, in bounded time."""
 

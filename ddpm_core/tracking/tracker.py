@@ -14,7 +14,7 @@ from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
 from ddpm_core.tracking.curves import open_curves, require_writers
-from ddpm_core.tracking.identity import MODEL_KEY, changes_of
+from ddpm_core.tracking.identity import MODEL_KEY, changes_of, drawn_otherwise
 from ddpm_core.tracking.machine import MachineSampler, require_interval
 from ddpm_core.tracking.opening import open_outbox
 from ddpm_core.tracking.outbox import SILENCE_S, Outbox, say
@@ -29,11 +29,6 @@ MACHINE_EVERY_S = 10.0
 _RUNNING, _DONE, _DONE_BEFORE = "running", "done", "done before"
 _FAILED, _INTERRUPTED = "failed", "interrupted"
 _STATUS = {_DONE: "FINISHED", _FAILED: "FAILED", _INTERRUPTED: "KILLED"}
-_PREVIEW_BYTES = 2**20
-"""more than most sheets have: closing waits a second longer for each that is queued"""
-_REPORT_BYTES = 2**24
-"""more than most pages have"""
-_PACKING_S = 60.0  # importing torch and building the folder of a model, on a busy machine
 
 
 class Tracker:
@@ -73,10 +68,10 @@ class Tracker:
     def registers(self) -> bool:
         """Whether the weights become a version of the registered model once they are measured.
 
-        Those of another step do too, without the alias; another sampling or measurement of weights
-        makes no other model.
+        Those of another step do too, without the alias. Another measurement adds to what the
+        version says; another sampling makes no other model.
         """
-        return self._subject is None or self._subject.changes.keys() <= {MODEL_KEY}
+        return self._subject is None or drawn_otherwise(self._subject.changes) <= {MODEL_KEY}
 
     def begin(self) -> None:
         """Show that the stage is at work, and how busy this machine is."""
@@ -121,9 +116,9 @@ class Tracker:
         wanted = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         if left_out := sorted(set(values) - set(wanted)):
             say(f"MLflow: {', '.join(left_out)}: not finite, not logged")
-        self._put(
-            "the metrics " + ", ".join(wanted), lambda run: run.log_metrics(wanted, step=step)
-        )
+        first, more = next(iter(wanted), ""), len(wanted) - 1
+        label = f"the metric {first}" + (f" and {more} more" if more > 0 else "")
+        self._put(label, lambda run: run.log_metrics(wanted, step=step))
 
     def log_artifact(self, path: str, result: Manifest, role: str) -> None:
         """Queue a committed file as `path`, e.g. "evaluation/metrics.json", to be read then."""
@@ -131,25 +126,13 @@ class Tracker:
             return
 
         def log(run: "MlflowRun") -> None:
-            from ddpm_core.tracking.mlflow_run import answers
+            run.log_file(path, run.made(lambda: result.read(subject.store, role)))
 
-            with answers():
-                data = result.read(subject.store, role)
-            run.log_file(path, data)
-
-        self._put(path, log, num_bytes=result.files[role].size)
+        self._put(path, log)
 
     def log_made(self, path: str, make: Callable[[], bytes]) -> None:
         """Queue a file that is made when it is sent, e.g. of all results that are there by then."""
-
-        def log(run: "MlflowRun") -> None:
-            from ddpm_core.tracking.mlflow_run import answers
-
-            with answers():
-                data = make()
-            run.log_file(path, data)
-
-        self._put(path, log, num_bytes=_REPORT_BYTES)
+        self._put(path, lambda run: run.log_file(path, run.made(make)))
 
     def log_image(self, name: str, result: Manifest, role: str) -> None:
         """Queue a committed PNG as `images/<name>`, which MLflow's UI shows among the artifacts."""
@@ -165,7 +148,7 @@ class Tracker:
 
             send_previews(run, subject.store, subject.config.name)
 
-        self._put("the previews", log, num_bytes=_PREVIEW_BYTES)
+        self._put("the previews", log)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Queue tags of the run; a later value replaces an earlier one."""
@@ -202,7 +185,7 @@ class Tracker:
         if weights.average == RAW:
             say(f"MLflow: {weights.name} is not registered: only averages are; see export-weights")
             return
-        is_champion = not self.is_variant
+        is_champion = not drawn_otherwise(subject.changes)
 
         def register(run: "MlflowRun") -> None:
             from ddpm_core.tracking.champion import score_of
@@ -218,15 +201,14 @@ class Tracker:
             )
 
         size = weights.checkpoint.files[weights.role].size
-        label = f"the model of {subject.config.name}"
-        self._put(label, register, num_bytes=size, work_s=_PACKING_S)
+        self._put(f"the model of {subject.config.name} ({size / 1e6:.3g} MB)", register)
 
     def close(self, timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:
         """Send what waits, note how the stage ended, and say in one line what did not arrive.
 
         Args:
-            timeout_s: how long at most while MLflow answers, and a second more for each MiB; a
-                server that gives no answer is given up after five seconds.
+            timeout_s: how long at most; None: as long as MLflow answers. A server that gives no
+                answer is given up after five seconds.
             error: what ended the stage, if it did not reach its end.
 
         Returns:
@@ -293,17 +275,9 @@ class Tracker:
             self._outbox = open_outbox(subject)
         return self._outbox
 
-    def _put(
-        self,
-        label: str,
-        action: "Callable[[MlflowRun], None]",
-        *,
-        num_bytes: int = 0,
-        work_s: float = 0.0,
-    ) -> None:
+    def _put(self, label: str, action: "Callable[[MlflowRun], None]") -> None:
         if self._subject is not None:
-            outbox = self._started(self._subject)
-            outbox.put_errand(label, action, num_bytes=num_bytes, work_s=work_s)
+            self._started(self._subject).put_errand(label, action)
 
 
 def open_tracker(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_core.progress import Progress
+from ddpm_core.progress import UNSENT, Progress
 from flows import console
 from flows.console import Console, duration
 
@@ -97,3 +97,14 @@ def test_the_stage_s_own_estimate_is_not_doubled(clock):
 def test_duration(seconds, text):
     """Catches: 60 min, and 1 h 5 min that reads as 1 h 50."""
     assert duration(seconds) == text
+
+
+def test_what_did_not_reach_a_server_is_kept_for_the_end():
+    """Catches: a model that is not in the registry, as a line said that has scrolled by."""
+    stream = io.StringIO()
+    show = Console(stream)
+    lines = [f"warning: MLflow{UNSENT}the model; `again` sends it", "warning: the chain has no end"]
+    for line in lines:
+        show.warn(line)
+    assert stream.getvalue().splitlines() == lines
+    assert show.unsent == lines[:1]

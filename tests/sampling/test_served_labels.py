@@ -113,7 +113,7 @@ def test_what_no_class_is_called_is_refused_in_words(model, params, words):
 
 def test_the_signature_has_labels_where_the_network_takes_them():
     """Catches a parameter that MLflow drops since the signature lacks it, and one too many."""
-    from ddpm_core.tracking.model import signature
+    from ddpm_core.tracking.saved_model import signature
 
     plain = [param.name for param in signature(tiny_config()).params]
     assert plain == ["seed", "count", "sampler", "num_steps", "format"]
@@ -129,7 +129,7 @@ def test_a_classifier_lies_in_the_model_and_leads_to_the_labels_of_a_request(mon
     """Catches: a classifier that is loaded as what draws, a model of an unconditional network that
     takes no labels, and a request's labels that reach nothing."""
     from ddpm_core.sampling.served_model import SampledImages
-    from ddpm_core.tracking.model import save_model
+    from ddpm_core.tracking.saved_model import save_model
 
     config = tiny_config(**{"sample.guidance_by": "judge", "sample.guidance_scale": 40.0})
     runs = {"ema": config, "judge": classifier_config()}
@@ -174,7 +174,7 @@ def test_the_weights_that_guide_lie_in_the_model(network, monkeypatch, tmp_path)
     bytes than were registered; and one that draws in its place.
     """
     from ddpm_core.sampling.served_model import SampledImages
-    from ddpm_core.tracking.model import save_model
+    from ddpm_core.tracking.saved_model import save_model
 
     config = CONFIG.replaced({"sample.guidance_by": "@5", "sample.guidance_scale": 3.0})
     weights = network.state_dict()

@@ -34,7 +34,7 @@ def test_a_server_that_is_not_there_stops_nothing(store, config, monkeypatch, ca
     tracker.set_tags({"a": "b"})
     tracker.register_model(Weights(result, config), {})
     printed = wait_for_words("does not answer", capsys)
-    assert not tracker.close(3600)
+    assert not tracker.close()
     printed += capsys.readouterr().err
     assert "did not get the points of steps 1 to 199" in printed
     run_json = store.uri_of(layout.run_json_key(config.name))
@@ -67,7 +67,7 @@ def test_a_server_that_says_no_stops_nothing(store, config, monkeypatch, capsys,
     tracker = open_quiet(store, config)
     tracker.log_points([{"step": 1, "loss": 0.1}])
     assert str(status) in wait_for_words("does not answer", capsys)
-    assert not tracker.close(3600)
+    assert not tracker.close()
     server.shutdown()
     server.server_close()
 

@@ -1,4 +1,5 @@
 import math
+import re
 import threading
 import time
 
@@ -20,7 +21,7 @@ class Server:
         self.calls = 0
         self.threads: set[int] = set()
 
-    def connect(self, _heard):
+    def connect(self, _watch):
         self.last_steps()
         return self
 
@@ -105,20 +106,21 @@ def test_a_dead_server_is_given_up_and_close_says_what_is_missing(server, capsys
     server.up.clear()
     box = make_outbox(server, silence_s=0.1)
     box.put_curve(curve(*range(50, 50_000, 50)))
-    box.put_errand("grid.png", lambda _: None, num_bytes=10**12)
-    assert not box.close(3600)
+    box.put_errand("grid.png", lambda _: None)
+    assert not box.close()
     assert threading.get_ident() not in server.threads
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "MLflow does not answer (down); going on, and trying again"
     assert lines[1:] == [
-        "MLflow did not get the points of steps 50 to 49950, grid.png (down); `again` sends it"
+        "warning: MLflow did not get the points of steps 50 to 49950, grid.png (down); `again` "
+        "sends it"
     ]
 
 
 @pytest.mark.parametrize("when", ["connecting", "sending", "uploading"])
 def test_a_silent_server_is_given_up(server, when, capsys):
-    """Catches a close that waits for as long as the server could be given (an hour here) where it
-    takes a request and never answers: no failure shows that."""
+    """Catches a close that waits for ever where the server takes a request and never answers: no
+    failure shows that."""
     never = threading.Event()
 
     def wait(*_):
@@ -132,7 +134,7 @@ def test_a_silent_server_is_given_up(server, when, capsys):
     box = make_outbox(server, silence_s=0.1)
     box.put_curve(curve(50))
     box.put_errand("grid.png", wait)
-    assert not box.close(3600)
+    assert not box.close()
     assert "grid.png (no answer); `again` sends it" in capsys.readouterr().err
     never.set()
 
@@ -140,27 +142,27 @@ def test_a_silent_server_is_given_up(server, when, capsys):
 def test_a_slow_server_that_answers_is_waited_for(server):
     """Catches giving up a server that answers each request, if late: all of its answers together
     take longer here than the silence that is allowed."""
-    heard = []
+    watches = []
 
-    def connect(hear):
-        heard.append(hear)
+    def connect(watch):
+        watches.append(watch)
         return server
 
     def slowly(_):
         for _ in range(20):
             time.sleep(0.05)
-            heard[0]()
+            watches[0].heard()
 
     server.connect = connect
     box = make_outbox(server, silence_s=0.5)
     box.put_errand("model", slowly)
-    assert box.close(3600)
+    assert box.close()
 
 
 def test_nothing_to_send_is_nothing_to_wait_for(server):
     """Catches a close that asks for an answer although nothing was queued."""
     server.connect = lambda _: threading.Event().wait(3600)
-    assert make_outbox(server, silence_s=3600).close(3600)
+    assert make_outbox(server, silence_s=3600).close()
 
 
 def test_what_was_kept_through_an_outage_arrives_later_and_once(server):
@@ -272,24 +274,91 @@ def test_what_is_refused_is_named_and_left_out(server, capsys):
     assert not box.close(10)
     assert server.steps() == [50]
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["MLflow refused grid.png: 413 too large"], "again would be refused again"
+    assert lines == ["warning: MLflow did not get grid.png: it refused, 413 too large"], (
+        "not `again`"
+    )
 
 
-def test_a_file_of_any_size_waits_and_is_waited_for(server, monkeypatch):
-    """Catches weights of 256 MiB and more that are left out of the queue, and an upload given up
-    because it takes longer than a small request."""
-    monkeypatch.setattr(outbox, "_SLOWEST_BYTES_PER_S", 2.0**38)
-    server.up.clear()
-    box, done = make_outbox(server, silence_s=0.1), []
+class Hour:
+    """A clock by which each look at the thread takes half a minute."""
+
+    def __init__(self):
+        self.now, self.time_ns, self.sleep = 0.0, time.time_ns, time.sleep
+
+    def monotonic(self):
+        if threading.current_thread() is threading.main_thread():
+            self.now += 30
+        return self.now
+
+
+def test_what_is_on_its_way_is_waited_for_however_long_it_takes(server, monkeypatch, capsys):
+    """Catches 30 s for a model of any size, which is then missing in the registry; and an hour
+    without a line: the upload and the work before it are each longer than the silence allowed."""
+    watches, go_on = [], [threading.Event(), threading.Event()]
+    monkeypatch.setattr(outbox, "time", Hour())
+    server.connect = lambda watch: watches.append(watch) or server
 
     def upload(_):
-        time.sleep(0.5)
-        done.append("model")
+        watches[0].allow(math.inf)  # packs it
+        go_on[0].wait()
+        watches[0].allow(3600)  # and sends it
+        go_on[1].wait()
 
-    box.put_errand("model", upload, num_bytes=2**40)
-    server.up.set()
-    assert box.close(0.1)
-    assert done == ["model"]
+    box = make_outbox(server, silence_s=0.1)
+    box.put_errand("the model of digits (143 MB)", upload)
+    for event in go_on:
+        threading.Timer(0.3, event.set).start()
+    assert box.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert re.fullmatch(
+        r"MLflow: sending the model of digits \(143 MB\), [0-9]+ s so far", lines[0]
+    )
+
+
+def test_a_busy_server_is_told_from_one_that_is_away(server, monkeypatch, capsys):
+    """Catches a model given up because one request of a server that checks passwords on busy cores
+    took longer than a dead one is given; and one that answers and then fails, for ever."""
+    monkeypatch.setattr(outbox, "SLOW_S", 0.6)
+    watches, tries = [], []
+    server.connect = lambda watch: watches.append(watch) or server
+
+    def upload(_):
+        tries.append(1)
+        watches[0].heard()
+        if len(tries) < 3:
+            time.sleep(0.2)
+            raise Unreachable("timed out")
+
+    box = make_outbox(server, silence_s=0.1)
+    box.put_errand("model", upload)
+    assert box.close()
+    assert len(tries) == 3
+
+    def fail(_):
+        watches[1].heard()
+        raise Unreachable("its storage is down")
+
+    box = make_outbox(server, silence_s=0.1)
+    box.put_errand("model", fail)
+    assert not box.close()
+    assert "did not get model (its storage is down)" in capsys.readouterr().err
+
+
+def test_who_no_longer_waits_is_told_what_is_missing(server, monkeypatch, capsys):
+    """Catches Ctrl-C after which nothing says that the model is not there."""
+    never = threading.Event()
+    box = make_outbox(server, silence_s=3600)
+    box.put_errand("model", lambda _: never.wait(3600))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(box._thread, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        box.close()
+    assert "MLflow did not get model; `again` sends it" in capsys.readouterr().err
+    never.set()
 
 
 def test_what_is_measured_by_the_clock_gets_growing_steps(server, monkeypatch):

@@ -87,4 +87,4 @@ def test_a_damaged_preview_holds_up_no_other(store, config, capsys):
     with open_quiet(store, config) as tracker:
         tracker.log_previews()
     assert sorted(images_of(store, config)) == [40, 120]
-    assert "refused the previews" in capsys.readouterr().err
+    assert "did not get the previews: it refused" in capsys.readouterr().err

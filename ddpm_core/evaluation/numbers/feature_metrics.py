@@ -1,7 +1,7 @@
 """What `evaluate.metrics` asks for: numbers of features beside the Frechet distance."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,20 +195,6 @@ def _protocol(
         **describe(config.sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
         **identity.counted("diffusion", config.diffusion),
     }
-
-
-def metrics_shown(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """Return what was measured of the samples against held-out images, by its words."""
-    found: dict[str, float] = {}
-    for metric in get_args(Metric):
-        pair = numbers.get(metric, {}).get("samples_test")
-        if pair is None or metric == "intervals":
-            continue
-        named = {metric: pair} if "value" in pair else pair
-        found |= {name.replace("_", " "): one["value"] for name, one in named.items()}
-    if (reference := numbers.get("frechet_distance_reference")) is not None:
-        found["Frechet distance to the reference"] = reference["value"]
-    return found
 
 
 def metrics_of_classes(

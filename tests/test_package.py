@@ -1,4 +1,5 @@
-"""What a cluster is sent: the source, all of it, nothing else, always the same bytes."""
+"""What a cluster and a registered model get: the source, all of it, nothing else, always the same
+bytes."""
 
 import os
 import subprocess
@@ -8,7 +9,7 @@ import zipfile
 import pytest
 
 from ddpm_core.errors import ConfigError
-from flows.package import PACKAGE, write_package
+from ddpm_core.package import PACKAGE, write_package
 
 
 def test_package_imports_from_the_zip_s_folder_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""The source that a cluster needs to run a stage: `ddpm_core`, as one reproducible zip.
+"""The source of this program as one reproducible zip: for a cluster, and in a registered model.
 
 Not the project's folder: what else lies there (data, runs, a .env with keys) is none of the
 cluster's business, and Ray refuses more than 100 MiB.
