@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 
-from ddpm_core.config.sample import OdeSolver, Sampler, Spacing
+from ddpm_core.diffusion.choices import OdeSolver, Sampler, Spacing
 from ddpm_core.errors import ConfigError
 from ddpm_core.sampling.loaded import Wish
 

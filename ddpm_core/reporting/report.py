@@ -5,7 +5,7 @@ Of several runs, what differs between them comes first.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing.plot import CATEGORIES, drawable, plot, png
@@ -205,7 +205,7 @@ def _protocol(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield html.folded(name.replace("_", " "), html.table(rows))
 
 
-def _has_protocol(value: object) -> bool:
+def _has_protocol(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and isinstance(value.get("protocol"), dict)
 
 
@@ -260,8 +260,8 @@ def _doubts(runs: Sequence[Facts]) -> Iterator[str]:
     if len({one.index.fingerprint for one in runs if one.index is not None}) > 1:
         yield "They are of different data sets: their numbers say nothing of which is better."
     for name in dict.fromkeys(name for one in runs for name in one.metrics):
-        protocols = [one.metrics.get(name) for one in runs]
-        counts = [one["protocol"].get("num_images") for one in protocols if _has_protocol(one)]
+        found = [one.metrics.get(name) for one in runs]
+        counts = [one["protocol"].get("num_images") for one in found if _has_protocol(one)]
         if any(one != counts[0] for one in counts):
             said = ", ".join(json.dumps(one) for one in counts)
             yield f"{name.replace('_', ' ')}: measured on other numbers of images ({said})."

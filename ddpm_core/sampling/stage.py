@@ -174,6 +174,7 @@ def deliver_samples(
     def log() -> None:
         for role in (GRID_ROLE, STRIP_ROLE):
             tracker.log_image(f"{role}.png", committed, role)
+        tracker.describe()
         count = {"sample/num_images": config.sample.num_images}
         tracker.log_metrics(count, step=weights.step)
         tracker.set_tags(

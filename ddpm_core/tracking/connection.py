@@ -14,7 +14,7 @@ from ddpm_core.errors import RunConflictError
 from ddpm_core.runs import layout
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.identity import BIRTH, EXPERIMENT, RUN_URI, Identity, identify
-from ddpm_core.tracking.mlflow_run import MlflowRun, answers
+from ddpm_core.tracking.mlflow_run import Listening, MlflowRun, answers
 from ddpm_core.tracking.place import DATABASE_KEY, Home
 from ddpm_core.tracking.receipts import write_place
 from ddpm_core.tracking.receiver import Refused, Unreachable, Watch
@@ -43,11 +43,13 @@ def connect(
         Unreachable: for whatever reason.
     """
     try:
-        with answers(watch.heard):
+        with answers():
             if home.database is not None:
                 _create_database(home.database)
-            client = MlflowClient(tracking_uri=home.uri, registry_uri=home.registry_uri)
-            finder = _Finder(client, _experiment(client, home), store, config, watch)
+            client = Listening(
+                MlflowClient(tracking_uri=home.uri, registry_uri=home.registry_uri), watch.heard
+            )
+            finder = _Finder(client, _experiment(client, home), store, config)
             identity = identify(store, config, changes)
             run = finder.main_run(identity.recorded)
             write_place(
@@ -69,14 +71,13 @@ class _Finder:
 
     def __init__(
         self,
-        client: MlflowClient,
+        client: Listening,
         experiment_id: str,
         store: Store,
         config: RunConfig,
-        watch: Watch,
     ) -> None:
         self._client, self._experiment_id = client, experiment_id
-        self._store, self._config, self._heard = store, config, watch.heard
+        self._store, self._config = store, config
 
     def main_run(self, identity: Identity) -> Any:  # noqa: ANN401
         if (found := self._search(identity.tags)) is not None:
@@ -107,7 +108,6 @@ class _Finder:
 
     def _made(self, name: str, tags: Mapping[str, str], more: Mapping[str, str]) -> Any:  # noqa: ANN401
         made = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, **more})
-        self._heard()
         # Until a stage begins it is at rest; MLflow makes it RUNNING.
         self._client.set_terminated(made.info.run_id, "FINISHED")
         first = self._search(tags)
@@ -128,11 +128,10 @@ class _Finder:
             order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
             max_results=1,
         )
-        self._heard()
         return found[0] if found else None
 
 
-def _experiment(client: MlflowClient, home: Home) -> str:
+def _experiment(client: Listening, home: Home) -> str:
     found = client.get_experiment_by_name(home.experiment)
     if found is None:
         created: str = client.create_experiment(home.experiment, artifact_location=home.artifacts)

@@ -1,6 +1,7 @@
 """What MLflow's page of a run says above everything: what it is, and how to make it again."""
 
 import hashlib
+from collections.abc import Sized
 from contextlib import suppress
 
 from ddpm_core.config import RunConfig
@@ -60,7 +61,7 @@ def _text(
 ) -> str:
     """Return it in Markdown."""
     recipe, changes = nearest_recipe(config)
-    made_of = f"recipe `{recipe}`" + (f", {len(changes)} keys changed" if changes else "")
+    made_of = f"recipe `{recipe}`" + (f", {_count(changes)} changed" if changes else "")
     made_of = "imported weights, not trained here" if is_imported else made_of
     size = f"{config.num_parameters / 1e6:.2f} M parameters"
     shape = "×".join(map(str, config.data.shape))
@@ -81,6 +82,10 @@ def _text(
         # The address under which MLflow's own page asks for an artifact.
         parts.append(f"![samples](get-artifact?path=images/grid.png&run_uuid={run.run_id})")
     return "\n\n".join(parts)
+
+
+def _count(changes: Sized) -> str:
+    return "1 key" if len(changes) == 1 else f"{len(changes)} keys"
 
 
 def _digest(text: str) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -56,12 +55,8 @@ _REFUSALS = frozenset(
 
 
 @contextmanager
-def answers(heard: Callable[[], None] | None = None) -> Iterator[None]:
-    """Turn what MLflow and its storages raise into Unreachable or Refused.
-
-    Args:
-        heard: called if nothing was raised.
-    """
+def answers() -> Iterator[None]:
+    """Turn what MLflow and its storages raise into Unreachable or Refused."""
     try:
         yield
     except MlflowException as error:
@@ -76,8 +71,25 @@ def answers(heard: Callable[[], None] | None = None) -> Iterator[None]:
         raise (Refused if refused else Unreachable)(_brief(error)) from error
     except (ImportError, ValueError, TypeError, PipelineError) as error:
         raise Refused(_brief(error)) from error
-    if heard is not None:
-        heard()
+
+
+class Listening:
+    """A client of MLflow of which each answer is reported: a version of a model takes ten."""
+
+    def __init__(self, client: Any, heard: Callable[[], None]) -> None:  # noqa: ANN401
+        """Wrap a `MlflowClient`."""
+        self._client, self._heard = client, heard
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as the client's
+        """Return the client's method, which reports its answer."""
+        method = getattr(self._client, name)
+
+        def request(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+            answer = method(*given, **named)
+            self._heard()
+            return answer
+
+        return request
 
 
 class MlflowRun:
@@ -85,22 +97,18 @@ class MlflowRun:
 
     def __init__(
         self,
-        client: MlflowClient,
+        client: Listening,
         home: Home,
         identity: Identity,
         run: Any,  # noqa: ANN401 - the `mlflow.entities.Run` that was found
         *,
         watch: Watch,
     ) -> None:
-        """Wrap a run that was found; each answer of the server is reported to `watch`."""
+        """Wrap a run that was found; what takes long is reported to `watch`."""
         self.client, self.home, self.identity, self._watch = client, home, identity, watch
         self.experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self._start_ms: int = run.info.start_time
-
-    def heard(self) -> None:
-        """Report an answer of the server."""
-        self._watch.heard()
 
     def made(self, make: Callable[[], T]) -> T:
         """Return what is made here to be sent, however long that takes on a busy machine.
@@ -129,7 +137,7 @@ class MlflowRun:
             os.environ[_TIMEOUT] = before
 
     def last_steps(self) -> dict[str, int]:
-        with answers(self.heard):
+        with answers():
             metrics = self.client.get_run(self.run_id).to_proto().data.metrics
             return {metric.key: metric.step for metric in metrics}
 
@@ -139,7 +147,7 @@ class MlflowRun:
 
     def send(self, measurements: Sequence[Measurement]) -> None:
         metrics = [Metric(one.key, one.value, one.timestamp_ms, one.step) for one in measurements]
-        with answers(self.heard):
+        with answers():
             self.client.log_batch(self.run_id, metrics=metrics)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
@@ -149,7 +157,7 @@ class MlflowRun:
         """
         now = time.time_ns() // 1_000_000
         known_keys = self.last_steps()
-        with answers(self.heard):
+        with answers():
             metrics = [
                 Metric(key, value, now, step)
                 for key, value in values.items()
@@ -161,18 +169,16 @@ class MlflowRun:
     def _latest_at(self, key: str, step: int) -> float | None:
         history = self.client.get_metric_history(self.run_id, key)
         at_step = [(one.timestamp, one.value) for one in history if one.step == step]
-        self.heard()
         return float(max(at_step)[1]) if at_step else None
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Log parameters; what a later attempt changes (they are write-once) becomes a tag."""
         texts = {key: _text(value)[:_MAX_PARAM_LENGTH] for key, value in values.items()}
-        with answers(self.heard):
+        with answers():
             known = self.client.get_run(self.run_id).data.params
             new = [Param(key, text) for key, text in texts.items() if key not in known]
             for start in range(0, len(new), _MAX_PARAMS):
                 self.client.log_batch(self.run_id, params=new[start : start + _MAX_PARAMS])
-                self.heard()
             changed = {key: text for key, text in texts.items() if known.get(key, text) != text}
             if changed:
                 self.set_tags({f"ddpm.changed.{key}": text for key, text in changed.items()})
@@ -181,7 +187,7 @@ class MlflowRun:
         """Put `data` under `path` in the run's artifacts."""
         folder, _, name = path.rpartition("/")
         with (
-            answers(self.heard),
+            answers(),
             self.uploading(len(data)),
             tempfile.TemporaryDirectory() as scratch,
         ):
@@ -191,7 +197,7 @@ class MlflowRun:
 
     def image_steps(self, name: str) -> set[int]:
         """Return the steps of which the run has an image of this name."""
-        with answers(self.heard):
+        with answers():
             files = self.client.list_artifacts(self.run_id, "images")
         # The smaller copy, which is sent last.
         pattern = (
@@ -202,12 +208,12 @@ class MlflowRun:
 
     def log_image(self, name: str, png: bytes, *, step: int) -> None:
         """Log an image of a step, which MLflow's page shows beside those of other steps."""
-        with answers(self.heard), self.uploading(len(png)), Image.open(io.BytesIO(png)) as image:
+        with answers(), self.uploading(len(png)), Image.open(io.BytesIO(png)) as image:
             self.client.log_image(self.run_id, image, key=name, step=step, synchronous=True)
 
     def metric_steps(self, key: str) -> set[int]:
         """Return the steps of which the run has a value of this metric."""
-        with answers(self.heard):
+        with answers():
             return {one.step for one in self.client.get_metric_history(self.run_id, key)}
 
     def log_dataset(self, name: str, uri: str, index: Mapping[str, Any]) -> None:
@@ -231,34 +237,34 @@ class MlflowRun:
             profile=json.dumps(index["num_images"]),
         )
         tags = [InputTag("mlflow.data.context", "training")]
-        with answers(self.heard):
+        with answers():
             self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
     def tags(self) -> dict[str, str]:
-        with answers(self.heard):
+        with answers():
             found: dict[str, str] = self.client.get_run(self.run_id).data.tags
             return found
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        with answers(self.heard):
+        with answers():
             self.client.log_batch(
                 self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()]
             )
 
     def adopt(self, run_ids: Sequence[str]) -> None:
         """Show other runs below this one."""
-        with answers(self.heard):
+        with answers():
             for run_id in run_ids:
                 self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, self.run_id)
 
     def begin(self) -> None:
         """Show the run as RUNNING."""
-        with answers(self.heard):
+        with answers():
             self.client.update_run(self.run_id, status="RUNNING")
 
     def end(self, status: str) -> None:
         """End the run now, as FINISHED, FAILED or KILLED."""
-        with answers(self.heard):
+        with answers():
             self.client.set_terminated(self.run_id, status)
 
     def settle(self, stage: str) -> None:
@@ -267,7 +273,7 @@ class MlflowRun:
         For a stage that found its result made. A run that has an end keeps it, and one that
         another stage is working on goes on.
         """
-        with answers(self.heard):
+        with answers():
             run = self.client.get_run(self.run_id)
             stages = {
                 key.removeprefix(STAGE_TAG): value

@@ -27,7 +27,7 @@ MAX_POINTS = 20_000
 """Deliveries that wait at most; the longest recipe has 8,000 points."""
 SILENCE_S = 5.0
 """Seconds that closing waits for an answer of a server that gives none."""
-SLOW_S = 30.0
+SLOW_S = 60.0
 """Seconds that it waits for another answer of one that gave one: on busy cores a request may take
 long, above all where each checks a password."""
 _BATCH = 1000  # measurements in one request: the limit of MLflow

@@ -157,6 +157,18 @@ class Tracker:
         # later, and must not bring back an older value.
         self._put("the tags " + ", ".join(tags), lambda run: run.set_tags(dict(self._tags)))
 
+    def describe(self) -> None:
+        """Queue the run's description anew: it shows the samples that are there by then."""
+        if (subject := self._subject) is None or subject.changes:
+            return
+
+        def send(run: "MlflowRun") -> None:
+            from ddpm_core.tracking.description import log_description
+
+            log_description(run, subject.store, subject.config)
+
+        self._put("the description", send)
+
     def adopt(self, runs: Sequence[str]) -> None:
         """Queue that runs of these names below the same root are shown below this one."""
         if (subject := self._subject) is None:

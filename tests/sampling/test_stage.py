@@ -117,6 +117,8 @@ def test_complete_samples_are_recognised_and_logged_again(
     assert stage.run_sample(store, config) == results.samples_of(store, config).folder
     assert in_process.units == []
     assert "images/grid.png" in recording_tracker.files
+    assert all(recording_tracker.described)
+    assert recording_tracker.described, "the description shows no grid"
     assert "done already" in capsys.readouterr().out
 
 

@@ -27,7 +27,7 @@ class Watch:
 @pytest.fixture
 def run(monkeypatch):
     """A run whose client notes what an upload was allowed, and the client's own timeout."""
-    from ddpm_core.tracking.mlflow_run import MlflowRun
+    from ddpm_core.tracking.mlflow_run import Listening, MlflowRun
 
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     place.prepare_environment()
@@ -37,26 +37,29 @@ def run(monkeypatch):
         seen.append((watch.allowed[-1], int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])))
 
     info = SimpleNamespace(experiment_id="1", run_id="2", start_time=0)
-    client = SimpleNamespace(log_artifact=log_artifact, seen=seen, watch=watch)
-    yield MlflowRun(client, None, None, SimpleNamespace(info=info), watch=watch)
+    client = SimpleNamespace(log_artifact=log_artifact)
+    heard = Listening(client, watch.heard)
+    yield MlflowRun(heard, None, None, SimpleNamespace(info=info), watch=watch), watch, seen
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
 
 
 def test_an_upload_is_given_the_time_of_its_bytes(run):
     """Catches a limit that is the same for a page and for weights; one that cuts a line of 64 KiB/s
     off; a client that gives up where the server first stores the file; and one left patient."""
+    run, watch, seen = run
     run.log_file("report.html", bytes(1000))
     run.log_file("weights", bytes(8 * MIB))
-    (small_s, _), (large_s, timeout_s) = run.client.seen
+    (small_s, _), (large_s, timeout_s) = seen
     assert large_s - small_s > 8 * MIB / 2**16 - 1
     assert timeout_s >= 120
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "30"
-    assert run.client.watch.allowed[-1] == 0
+    assert watch.allowed[-1] == 0
 
 
 def test_work_before_a_request_counts_as_nobody_s_silence(run):
     """Catches a model given up as not answered while it was packed, on a busy machine."""
-    allowed = run.client.watch.allowed
+    run, watch, _ = run
+    allowed = watch.allowed
 
     def make():
         assert allowed[-1] == math.inf

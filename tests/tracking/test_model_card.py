@@ -62,9 +62,6 @@ class Registry:
     def update_model_version(self, _name, _version, description):
         self.description = description
 
-    def heard(self):
-        pass
-
 
 def test_a_card_is_written_anew_and_a_user_s_stays():
     """Catches: numbers of the first measurement for ever; a text of a user's that is written over;
