@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_core.runs import layout
 from ddpm_core.store.storage import open_store
-from ddpm_core.tracking import opening, outbox, receipts
+from ddpm_core.tracking import opening, receipts
 from ddpm_core.tracking import tracker as tracker_module
 from tests.tracking.local import artifact, closed_port, committed, log, open_quiet, the_run
 
@@ -64,7 +64,6 @@ def test_what_was_kept_is_delivered_by_the_next_stage(shared, config, monkeypatc
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{taken.getsockname()[1]}")
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3600")
         patch.setattr(opening, "SILENCE_S", 0.1)
-        patch.setattr(outbox, "CLOSE_S", 3600.0)
         assert deliver(shared, config, result) == (True, False)
     assert deliver(shared, config, result, stage="evaluate") == (True, True)
     assert artifact(shared, config, "images/grid.png") == b"a PNG"
