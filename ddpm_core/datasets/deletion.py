@@ -8,7 +8,7 @@ from ddpm_core.datasets.users import made_with, users, users_of
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import layout
 from ddpm_core.runs.dataset_names import NamedSet, lineage, names
-from ddpm_core.runs.deletion import delete_folder
+from ddpm_core.runs.deletion import clear_deleted, delete_folder
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.store.storage import Store
 
@@ -31,6 +31,8 @@ def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
     if "@" in text:
         name = text.partition("@")[0]
         raise ConfigError(f"a data set is deleted with all that its name means: give {name}")
+    for folder in ("datasets", layout.DATASET_NAMES):
+        clear_deleted(store, folder)
     named = _named(store, text)
     name, every = named.name, lineage(store, named.name) or [named]
     if not named.number and (has := _names_for(store, named.pointer.folder)):

@@ -32,6 +32,7 @@ def delete_run(store: Store, name: str, *, confirmed: bool) -> str:
         RunConflictError: it is being trained.
         StorageError: the storage refuses or does not answer; the same command continues.
     """
+    clear_deleted(store, "runs")
     config_of(store, name)
     where = store.uri_of(layout.run_folder(name))
     if not confirmed:
@@ -76,25 +77,41 @@ def delete_folder(store: Store, folder: str, *, last: str) -> None:
     path = store.local_path(folder)
     if path is not None:
         if path.exists() or path.is_symlink():
-            _delete_path(path)
+            _hide(path)
+        _clear(path.parent)
         return
     keys = sorted(_keys(store, folder))
     for key in [*(key for key in keys if key != last), last]:
         store.delete(key)
 
 
-def _delete_path(folder: Path) -> None:
+def clear_deleted(store: Store, folder: str) -> None:
+    """Delete what deletions that were killed have left on a disk, directly below a folder.
+
+    Raises:
+        StorageError: the storage refuses.
+    """
+    if (path := store.local_path(folder)) is not None:
+        _clear(path)
+
+
+def _hide(folder: Path) -> None:
+    """Give a folder a name that nothing looks for, in one step: half of it is no run any more."""
     if folder.is_symlink():
         raise ConfigError(f"{folder} is a link to a folder elsewhere; delete both by hand")
-    # In one step it is no run any more: one that is half deleted must not be trained on.
-    hidden = folder.with_name(f".deleted.{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        folder.rename(hidden)
-        # Also what a deletion that was killed has left.
-        for left in folder.parent.glob(f".deleted.{folder.name}.*"):
-            shutil.rmtree(left)
+        folder.rename(folder.with_name(f".deleted.{folder.name}.{uuid.uuid4().hex[:8]}"))
     except OSError as error:
         raise StorageError(f"cannot delete {folder}: {error.strerror or error}") from error
+
+
+def _clear(folder: Path) -> None:
+    for left in sorted(folder.glob(".deleted.*")):
+        try:
+            with suppress(FileNotFoundError):  # another process deletes it too
+                shutil.rmtree(left)
+        except OSError as error:
+            raise StorageError(f"cannot delete {left}: {error.strerror or error}") from error
 
 
 def _keys(store: Store, folder: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.data_ref import DataSets
 from ddpm_core.config.joined import section_of
 from ddpm_core.errors import ConfigError, RunConflictError
-from ddpm_core.runs import begun
+from ddpm_core.runs import begun, layout
 from ddpm_core.runs.dataset_names import NamedSet, enter, find, lineage
 from ddpm_core.runs.named_data import given_of_data, made_as
 from ddpm_core.runs.results import DatasetPointer
@@ -66,30 +66,39 @@ def with_append(
 
 
 def grows(store: Store, config: RunConfig) -> NamedSet:
-    """Return the data set that a run lets grow, which must be what its name means.
+    """Return the data set that a run lets grow, by its newest entry.
+
+    Where the name means another already, and that came of the same source, it is returned too: it
+    may be what this very run made of it, which its images tell.
 
     Raises:
-        RunConflictError: it has grown since the run was configured.
+        RunConflictError: it has grown otherwise since the run was configured.
         DataError: an entry is damaged.
     """
     ref = DataSets.parse(str(config.data.append_to)).only
     if ref is None:
         raise ConfigError(f"{KEY}={config.data.append_to!r} names several data sets; name one")
-    base, newest = find(store, ref), lineage(store, ref.name)[-1]
-    if newest.pointer != base.pointer:
-        raise RunConflictError(_moved(base, newest))
-    return newest
+    base = find(store, ref)
+    entries = lineage(store, ref.name) or [base]
+    at = max(at for at, one in enumerate(entries) if one.pointer == base.pointer)
+    later = entries[at + 1 :]
+    if later and later[0].source != _source_of(config):
+        raise RunConflictError(_moved(base, entries[-1]))
+    return entries[at]
 
 
 def grow(store: Store, base: NamedSet, pointer: DatasetPointer, config: RunConfig) -> NamedSet:
     """Let the name of a data set mean what it grew to, if nobody else has moved it meanwhile.
+
+    Returns:
+        The entry of what it grew to; that of an attempt that was killed, if that had moved it.
 
     Raises:
         RunConflictError: it means another one by now; what was made stays, and is used when the
             same command runs again.
         StorageError: the storage refuses or does not answer.
     """
-    source = config.data.source.partition("?")[0]
+    source = _source_of(config)
     licence = config.data.licence or base.licence
     try:
         return enter(store, NamedSet(base.name, pointer, base.number + 1, source, licence))
@@ -97,17 +106,27 @@ def grow(store: Store, base: NamedSet, pointer: DatasetPointer, config: RunConfi
         raise RunConflictError(_moved(base, lineage(store, base.name)[-1])) from None
 
 
+def _source_of(config: RunConfig) -> str:
+    return config.data.source.partition("?")[0]
+
+
 def _moved(base: NamedSet, newest: NamedSet) -> str:
     return (
         f"the data set {base.name!r} has grown meanwhile: it is {newest.pinned}, and this append "
-        f"began with {base.pinned}; run the same command again, which begins with what it is now"
+        f"began with {base.pinned}; run the same command again, with {KEY}={base.name}, which begins "
+        "with what it is now"
     )
 
 
 def _recorded(store: Store, run: str, text: str) -> dict[str, Any] | None:
-    """Return the section of a run on record that lets the same data set grow."""
+    """Return the section of a run on record that lets the same data set grow.
+
+    None also of a run that was killed before it had a data set: it begins with what the name means.
+    """
     recorded = begun.recorded(store, run)
     if recorded is None or recorded.data.append_to is None:
+        return None
+    if not store.exists(layout.dataset_pointer_key(run)):
         return None
     theirs = DataSets.parse(recorded.data.append_to)
     if not _parsed(text).is_met_by(theirs):

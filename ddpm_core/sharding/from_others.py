@@ -115,7 +115,8 @@ def _is_source_of(store: Store, config: RunConfig, base: NamedSet) -> bool:
 
     Only then a name that is there is of the same image; elsewhere it may be of another.
     """
-    sources = {one.source for one in lineage(store, base.name)}
+    entries = [one for one in lineage(store, base.name) if one.number <= base.number]
+    sources = {one.source for one in entries}
     return sources == {config.data.source.partition("?")[0]}
 
 

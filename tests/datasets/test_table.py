@@ -1,5 +1,6 @@
 """Data sets are listed, shown and deleted, with the runs that use them."""
 
+import shutil
 from fractions import Fraction
 
 import pytest
@@ -110,6 +111,20 @@ def test_a_data_set_is_deleted_with_its_name_and_nothing_else(store):
     assert not store.local_path(bare.folder).exists()
     with pytest.raises(ConfigError, match=f"no data set '{folder}'"):
         delete_dataset(store, folder, confirmed=True)
+
+
+def test_a_deletion_that_was_killed_leaves_no_bytes_behind_the_same_command(store, monkeypatch):
+    """Killed once the folder is hidden, and once the name's is. Catches gigabytes under a hidden
+    name that nothing ever deletes."""
+    made(store, "faces")
+    for survived in (0, 1):
+        left = iter([shutil.rmtree] * survived)
+        with monkeypatch.context() as patch, pytest.raises(StopIteration):
+            patch.setattr("shutil.rmtree", lambda folder, left=left: next(left)(folder))
+            delete_dataset(store, "faces", confirmed=True)
+    with pytest.raises(ConfigError, match="no data set 'faces'"):
+        delete_dataset(store, "faces", confirmed=True)
+    assert not [one for one in store.local_path("").rglob("*") if one.is_file()]
 
 
 def test_a_bucket_loses_the_name_last(store, monkeypatch):

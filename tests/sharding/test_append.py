@@ -262,6 +262,44 @@ def test_an_append_to_a_name_that_moved_meanwhile_ends_in_a_sentence(
         run_shard(store, config)
 
 
+def test_killed_once_the_name_has_moved_the_run_goes_on_with_what_it_made(
+    store, photos, faces, monkeypatch
+):
+    """Between run.json and dataset.json; catches a run that is refused for ever, since its own
+    append has moved the name; also where its source has grown again meanwhile."""
+    write_folder(photos, images("cat", range(6, 9)))
+
+    def killed(*_arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetPointer, "to_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_shard(store, appending(store, photos, "more"))
+    assert store.exists(layout.run_json_key("more"))
+    pinned = appending(store, photos, "more", **{"data.append_to": faces.pinned})
+    assert run_shard(store, pinned) == lineage(store, "faces")[-1].pointer.folder
+    store.delete(layout.dataset_pointer_key("more"))
+    write_folder(photos, images("cat", range(9, 11)))
+    run_shard(store, appending(store, photos, "more"))
+    assert len(lineage(store, "faces")) == 3
+    newest = index_of(store, lineage(store, "faces")[-1].pointer)
+    assert sum(newest.num_images.values()) == 15
+    assert results.dataset_pointer(store, "more") == newest.pointer
+
+
+def test_what_an_append_made_is_made_again_by_the_same_command(store, photos, faces):
+    """Catches a lost shard that nothing can mend, since the name of the data set has moved."""
+    write_folder(photos, images("cat", range(6, 12)))
+    run_shard(store, appending(store, photos, "more"))
+    grown = index_of(store, lineage(store, "faces")[-1].pointer)
+    lost = grown.located_at("train", len(grown.counts("train")) - 1)
+    store.delete(lost.key)
+    run_shard(store, appending(store, photos, "more"))
+    assert problems_of(store, grown) == []
+    assert len(lineage(store, "faces")) == 2
+
+
 @pytest.mark.parametrize("where", ["while shards are made", "before the index", "before the name"])
 def test_killed_anywhere_nothing_is_half_committed_and_the_same_command_goes_on(
     where, store, photos, faces, monkeypatch
