@@ -11,15 +11,12 @@ the damage taken back, the same bytes. Wrong is: other bytes with exit code 0, a
 import argparse
 import contextlib
 import json
-import os
 import random
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +28,6 @@ from matplotlib.figure import Figure
 
 from ddpm_core import cluster
 from ddpm_core.config import RunConfig
-from ddpm_core.errors import PipelineError
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.runs import base, begun, going_on, layout, results
 from ddpm_core.sampling.stage import run_sample
@@ -43,13 +39,13 @@ from ddpm_core.training import start
 from ddpm_core.training.storing import checkpoint
 from ddpm_core.training.worker import train_rank
 from ddpm_core.verifying.verify import verify
-from tests.faults import damage, flow_kills, kill_storing, swaps
+from tests.faults import damage, data_kills, flow_kills, kill_storing, swaps
+from tests.faults.child import CRASHED, KILLED, in_child
+from tests.faults.data_kills import DataCampaign
 from tests.sampling.tiny import RecordingTracker, record_tracking, run_in_process
 from tests.training.small import CPU, small_config
 
-ENDLESS_S = 120
 _ATTEMPTS = 3
-_CRASHED, _KILLED = 70, -signal.SIGKILL
 UNIT_MANIFEST = re.compile(r"(bound|features)-[a-z]+-\d{6}\.json")
 STAGES = ("shard", "train", "sample", "evaluate")
 
@@ -153,49 +149,6 @@ def damaged_files(store: Store, config: RunConfig) -> list[Path]:
     return found
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a process that ran the stages ended."""
-
-    status: int
-    said: str
-    seconds: float
-
-
-def in_child(work: Callable[[], None], folder: Path, kill_after_s: float | None = None) -> Ended:
-    """Call `work` in a process of its own; kill it after a while, if wanted."""
-    report, began = folder / "said", time.monotonic()
-    report.unlink(missing_ok=True)
-    child = os.fork()
-    if child == 0:
-        status = _CRASHED
-        try:
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            # Torch makes its pool of threads anew after a fork, at the first use: two threads that
-            # come to it at once, as those of the batches may, find none ("Invalid thread pool!").
-            torch.set_num_threads(torch.get_num_threads())
-            work()
-            status = 0
-        except PipelineError as error:
-            report.write_text(str(error))
-            status = error.exit_code
-        except BaseException:  # noqa: BLE001 - a traceback is what this looks for
-            report.write_text(traceback.format_exc())
-        finally:
-            os._exit(status)
-    limit = ENDLESS_S if kill_after_s is None else kill_after_s
-    while (pid := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() - began > limit:
-            os.kill(child, signal.SIGKILL)
-            pid = os.waitpid(child, 0)
-            break
-        time.sleep(0.002)
-    said = report.read_text() if report.exists() else ""
-    return Ended(os.waitstatus_to_exitcode(pid[1]), said, time.monotonic() - began)
-
-
 @dataclass
 class Event:
     """What happened, and what came of it."""
@@ -224,6 +177,8 @@ class Campaign:
     def prepare(self) -> None:
         """Make the runs, and other samples and numbers of the first beside its own."""
         store = open_store(str(self.whole))
+        self.data = DataCampaign(self.folder / "data")
+        self.data.prepare()
         for config in RUNS.values():
             store.write(layout.run_json_key(config.name), config.to_json().encode())
             finish(store, config)
@@ -300,11 +255,16 @@ class Campaign:
         target = store.uri_of(layout.run_json_key("a"))
         noticed = in_child(lambda: verify(target), self.folder)
         event.verify_noticed = noticed.status != 0
-        if noticed.status in (_CRASHED, _KILLED):
+        if noticed.status in (CRASHED, KILLED):
             event.outcome, event.said = "verify: traceback or no end", noticed.said
             self.events.append(event)
             return
         self._settle(event, store)
+
+    def kill_data(self, kind: str) -> None:
+        """Strike at a command that makes, names, mixes or deletes data sets."""
+        what, outcome, said, seconds = self.data.strike(kind, self.rng)
+        self.events.append(Event(f"data: {kind}", what, outcome, seconds, said=said))
 
     def kill_in_flows(self, count: int) -> None:
         """Kill one process of a whole flow, on a Ray of its own, as often as this."""
@@ -331,16 +291,16 @@ class Campaign:
         for _ in range(_ATTEMPTS):
             ended = in_child(lambda: finish(store, RUNS["a"]), self.folder)
             event.seconds, event.said = max(event.seconds, ended.seconds), ended.said
-            if ended.status in (0, _CRASHED, _KILLED):
+            if ended.status in (0, CRASHED, KILLED):
                 break
         if ended.status == 0:
             same = results_of(store, RUNS["a"]) == self.expected
             event.outcome = "same bytes" if same else "WRONG with exit code 0"
             if same and (damaged := damaged_files(store, RUNS["a"])):
                 event.outcome = self._after_deleting(store, damaged, seen=event.verify_noticed)
-        elif ended.status == _KILLED:
+        elif ended.status == KILLED:
             event.outcome = "NO END"
-        elif ended.status == _CRASHED:
+        elif ended.status == CRASHED:
             event.outcome = "TRACEBACK"
         else:
             event.outcome = self._after_restoring(store)
@@ -390,6 +350,7 @@ class Campaign:
 
 
 KILLS = ("kill", "kill while going on", "kill while a checkpoint is stored")
+DATA_KILLS = tuple(f"data: {kind}" for kind in data_kills.KINDS)
 KINDS: dict[str, Callable[[Path, random.Random], str]] = {**damage.KINDS, **swaps.KINDS}
 
 
@@ -446,6 +407,8 @@ def run(
                     campaign.kill_going_on()
                 case "kill while a checkpoint is stored":
                     campaign.kill_storing()
+                case _ if kind in DATA_KILLS:
+                    campaign.kill_data(kind.removeprefix("data: "))
                 case _:
                     campaign.strike(kind, KINDS[kind])
             if progress:
@@ -457,7 +420,7 @@ def run(
 def _endless(rng: random.Random):
     """Yield every kind of event once in random order, again and again."""
     while True:
-        kinds = [*KILLS, *KINDS]
+        kinds = [*KILLS, *DATA_KILLS, *KINDS]
         rng.shuffle(kinds)
         yield from kinds
 
