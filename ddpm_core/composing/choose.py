@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import ConfigError
 from ddpm_core.images.names import quoted
+from ddpm_core.shards.lineage import LeftOut
 
 _NUM_SHOWN = 3
 
@@ -23,27 +23,6 @@ class Row:
     """(n) names by which a list may mean each"""
     digests: NDArray[np.uint64]
     """(n, 4) SHA-256 of each image's file in the shard"""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """How many images were left out of a split, and why; of several reasons the first counts."""
-
-    by_class: int = 0
-    unlisted: int = 0
-    duplicates: int = 0
-
-    def entry(self) -> dict[str, Any]:
-        """Return what index.json says of it."""
-        return vars(self).copy()
-
-    def __str__(self) -> str:
-        words = {
-            "of other classes": self.by_class,
-            "that are not listed": self.unlisted,
-            "equal to another": self.duplicates,
-        }
-        return ", ".join(f"{count} {text}" for text, count in words.items() if count) or "none"
 
 
 def chosen_labels(

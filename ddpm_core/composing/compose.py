@@ -19,7 +19,6 @@ from ddpm_core.composing.agree import (
     weights_of,
 )
 from ddpm_core.composing.choose import (
-    LeftOut,
     Row,
     chosen_labels,
     listed_keys,
@@ -42,7 +41,7 @@ from ddpm_core.shards.index import (
     dataset_fingerprint,
     entries,
 )
-from ddpm_core.shards.lineage import MADE_OF, Ancestor
+from ddpm_core.shards.lineage import LEFT_OUT, MADE_OF, Ancestor, LeftOut
 from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
@@ -286,11 +285,7 @@ def _body(
         "rejected": [],
         "passed_over": {},
         MADE_OF: [one.entry() for one in ancestors],
-        **(
-            {"left_out": {split: one.entry() for split, one in left_out.items()}}
-            if left_out
-            else {}
-        ),
+        **({LEFT_OUT: {split: one.entry() for split, one in left_out.items()}} if left_out else {}),
     }
 
 

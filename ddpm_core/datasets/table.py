@@ -1,6 +1,5 @@
 """What data sets there are below a root, and what each of them holds."""
 
-from ddpm_core.composing.choose import LeftOut
 from ddpm_core.config.data_ref import DataSets
 from ddpm_core.config.estimate import size_text
 from ddpm_core.datasets.users import users, users_of
@@ -11,7 +10,7 @@ from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.table import aligned
 from ddpm_core.shards.classes import classes_text
 from ddpm_core.shards.index import SPLITS, Index, load_index
-from ddpm_core.shards.lineage import Ancestor, made_of
+from ddpm_core.shards.lineage import Ancestor, left_out, made_of
 from ddpm_core.store.storage import Store
 
 _COLUMNS = ("data set", "fingerprint", "images", "shape", "classes", "bytes", "runs")
@@ -53,23 +52,22 @@ def show_dataset(store: Store, text: str) -> str:
     index = load_index(store, named.pointer.folder, named.pointer.fingerprint)
     train, test = (index.num_images[split] for split in SPLITS)
     _, *older = reversed(lineage(store, named.name) or [named])
-    first = index.manifest.files.get("train-first")
+    first, ancestors = index.manifest.files.get("train-first"), made_of(index.manifest)
     rows = [
         ("data set", named.pinned),
         ("folder", store.uri_of(named.pointer.folder)),
         ("images", f"{train} to train on, {test} held out"),
         ("shape", f"{_shape(index)}, {index.image.dtype}"),
         ("classes", classes_text(index.label.names, index.label.counts["train"])),
-        ("bytes", _bytes(index)),
+        ("bytes", _bytes(index) + (", beside what it is made of" if ancestors else "")),
         ("shards", str(sum(len(index.shards[split]) for split in SPLITS))),
         ("left out", f"{len(index.rejected)} files of the source"),
         ("source", named.source or "not noted"),
         ("licence", named.licence or "not noted; --licence of the shard stage notes it"),
     ]
-    rows += [("made of", _ancestor(store, one)) for one in made_of(index.manifest)]
+    rows += [("made of", _ancestor(store, one)) for one in ancestors]
     rows += [
-        ("left out", f"of {split}: {LeftOut(**counts)}")
-        for split, counts in index.manifest.body.get("left_out", {}).items()
+        ("left out", f"of {split}: {counts}") for split, counts in left_out(index.manifest).items()
     ]
     rows += [("before", one.pinned) for one in older if one.pointer != named.pointer]
     rows.append(("runs", ", ".join(users_of(named, users(store))) or "none"))

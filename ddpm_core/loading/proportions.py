@@ -43,7 +43,7 @@ def whole_weights(weights: Sequence[Fraction]) -> tuple[int, ...]:
         raise ConfigError(
             f"weights {_text(weights)} are in the ratio of whole numbers with the sum {period}, "
             f"and the order of training repeats after that many images, at most {MAX_PERIOD}: "
-            "round them to four decimals that add up to 1"
+            "round them to four decimals that add up to 1, or give small whole numbers, as 1 and 2"
         )
     return tuple(int(one * period) for one in ratio)
 

@@ -15,6 +15,7 @@ from ddpm_core.reporting.gathered import Facts
 from ddpm_core.runs import results
 from ddpm_core.runs.numbers import Number
 from ddpm_core.runs.stages import STAGES
+from ddpm_core.shards.lineage import Ancestor, left_out, made_of
 
 _DIGITS = 16
 _COVERS = [stage for stage in STAGES.values() if stage.cover is not None]
@@ -153,6 +154,11 @@ def _data(facts: Facts) -> Iterator[str]:
             if values  # not known of images that are used in place
         ),
         ("left out", f"{len(index.rejected):,} files that could not be used"),
+        *(("made of", _ancestor(one)) for one in made_of(index.manifest)),
+        *(
+            (f"left out of {split}", str(counts))
+            for split, counts in left_out(index.manifest).items()
+        ),
     ]
     yield html.table(rows)
     if facts.first_images is not None:
@@ -169,6 +175,11 @@ def _data(facts: Facts) -> Iterator[str]:
     if index.rejected:
         left = [(one.key, one.reason) for one in index.rejected[:100]]
         yield html.folded("files that were left out", html.table(left, head=("file", "why")))
+
+
+def _ancestor(one: Ancestor) -> str:
+    weight = "" if one.weight is None else f", weight {one.weight}"
+    return f"{one.folder.removeprefix('datasets/')}{weight}"
 
 
 def _model(facts: Facts) -> Iterator[str]:

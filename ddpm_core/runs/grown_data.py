@@ -13,7 +13,7 @@ from ddpm_core.config.data_ref import DataSets
 from ddpm_core.config.joined import section_of
 from ddpm_core.errors import ConfigError, RunConflictError
 from ddpm_core.runs import begun, layout
-from ddpm_core.runs.dataset_names import NamedSet, enter, find, lineage
+from ddpm_core.runs.dataset_names import NamedSet, enter, find, index_of, lineage
 from ddpm_core.runs.named_data import given_of_data, made_as
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.store.storage import Store
@@ -113,8 +113,8 @@ def _source_of(config: RunConfig) -> str:
 def _moved(base: NamedSet, newest: NamedSet) -> str:
     return (
         f"the data set {base.name!r} has grown meanwhile: it is {newest.pinned}, and this append "
-        f"began with {base.pinned}; run the same command again, with {KEY}={base.name}, which begins "
-        "with what it is now"
+        f"began with {base.pinned}; run the same command again, with {KEY}={base.name}, which "
+        "begins with what it is now"
     )
 
 
@@ -143,6 +143,12 @@ def _begun(store: Store, text: str) -> dict[str, Any]:
             f"{KEY}={text[:200]!r} must be the name of one data set, without a weight"
         )
     base = find(store, ref)
+    index = index_of(store, base.pointer.folder, base.pointer.fingerprint)
+    if any(one["weight"] is not None for one in index.body.get("made_of", ())):
+        raise ConfigError(
+            f"{base.pinned} is a mixture with weights, and does not grow; append to one of the "
+            "data sets that it is made of, and mix them anew with data.sets"
+        )
     if not base.number:
         raise ConfigError(
             f"{KEY}={text[:200]!r} has no name that could mean what it grows to; give it one: the "

@@ -15,8 +15,8 @@ from typing import Any
 from ddpm_core.shards.members import whole
 from ddpm_core.store.manifest import Manifest
 
-MADE_OF = "made_of"
-"""key of index.json"""
+MADE_OF, LEFT_OUT = "made_of", "left_out"
+"""keys of index.json"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,36 @@ class Ancestor:
             "weight": self.weight,
             "num_shards": dict(self.num_shards),
         }
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How many images were left out of a split, and why; of several reasons the first counts."""
+
+    by_class: int = 0
+    unlisted: int = 0
+    duplicates: int = 0
+
+    def entry(self) -> dict[str, Any]:
+        """Return what index.json says of it."""
+        return vars(self).copy()
+
+    def __str__(self) -> str:
+        words = {
+            "of other classes": self.by_class,
+            "that are not listed": self.unlisted,
+            "equal to another": self.duplicates,
+        }
+        return ", ".join(f"{count} {text}" for text, count in words.items() if count) or "none"
+
+
+def left_out(index: Manifest) -> dict[str, LeftOut]:
+    """Return what was left out of each split of a data set that is made of others; {} if nothing.
+
+    Raises:
+        TypeError: the index says no such thing.
+    """
+    return {split: LeftOut(**counts) for split, counts in index.body.get(LEFT_OUT, {}).items()}
 
 
 def made_of(index: Manifest) -> tuple[Ancestor, ...]:

@@ -1,12 +1,14 @@
 """The outbox of a stage, and what it delivers first: what the run is."""
 
 import getpass
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ddpm_core.config import RunConfig
 from ddpm_core.runs import results
-from ddpm_core.runs.dataset_names import names_of
+from ddpm_core.runs.dataset_names import index_of, names_of
+from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
@@ -34,9 +36,7 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     )
 
     def log_dataset(run: "MlflowRun") -> None:
-        index = run.made(lambda: results.dataset_of(store, config))
-        if index is not None:
-            name = run.made(lambda: input_name(store, config, index))
+        for name, index in run.made(lambda: list(inputs_of(store, config))):
             run.log_dataset(name, store.uri_of(index.folder), index.body)
 
     tags = {"mlflow.source.name": "python -m ddpm_core", "mlflow.source.type": "LOCAL"}
@@ -55,6 +55,21 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
         outbox.put_errand("the description", lambda run: log_description(run, store, config))
     outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
     return outbox
+
+
+def inputs_of(store: Store, config: RunConfig) -> Iterator[tuple[str, Manifest]]:
+    """Yield the inputs of a run in MLflow, each with its index: its data set, if it has one.
+
+    Of several that the run names each one too: so the runs that use `faces` are found by its name.
+    """
+    index = results.dataset_of(store, config)
+    if index is None:
+        return
+    yield input_name(store, config, index), index
+    sets = config.data.references
+    if sets is not None and sets.only is None:
+        for ref, one in zip(sets.refs, made_of(index), strict=True):
+            yield ref.name, index_of(store, one.folder, one.fingerprint)
 
 
 def input_name(store: Store, config: RunConfig, index: Manifest) -> str:

@@ -8,6 +8,7 @@ from ddpm_core.config import identity
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.preflight import preflight
 from ddpm_core.recipes import mnist
+from ddpm_core.reporting import gathered, report
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.run import configure
 from ddpm_core.sharding.stage import run_shard
@@ -15,6 +16,7 @@ from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.index import load_index
 from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.storage import open_store
+from ddpm_core.tracking.opening import inputs_of
 from tests.sharding.small import write_mnist
 
 
@@ -80,6 +82,21 @@ def test_a_run_on_two_sets_has_a_data_set_made_of_both(store, strokes, marks, ca
     capfd.readouterr()
     assert run_shard(store, on(store, "strokes:0.7,marks:0.3")) == folder
     assert "done already" in capfd.readouterr().out
+
+
+def test_a_union_is_shown_with_its_parts_and_what_was_left_out(store, strokes, marks):
+    """Catches a page without the duplicates that are missing; and a run that is not found in MLflow
+    by the name of one of its data sets."""
+    config = on(store, "strokes,marks", **{"data.duplicates": "drop"})
+    run_shard(store, config)
+    rows = "".join(line for line in report._data(gathered.gather(store, config)))
+    folders = [one.folder.removeprefix("datasets/") for one in (strokes, marks)]
+    for text in (*folders, "7 equal to another"):
+        assert text in rows
+    inputs = [(name, index.body["fingerprint"]) for name, index in inputs_of(store, config)]
+    (_, own), *parts = inputs
+    assert own == results.dataset_pointer(store, "mixed").fingerprint
+    assert parts == [("strokes", strokes.fingerprint), ("marks", marks.fingerprint)]
 
 
 def test_the_experiment_counts_sets_and_weights_and_of_one_set_nothing_new(store, strokes, marks):
