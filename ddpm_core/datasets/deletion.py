@@ -1,5 +1,6 @@
 """A data set that no run uses is deleted: its folder, its name, and what that meant before."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from ddpm_core.config.data_ref import is_folder_name
@@ -7,16 +8,17 @@ from ddpm_core.datasets.table import named_as
 from ddpm_core.datasets.users import made_with, users, users_of
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.runs import layout
-from ddpm_core.runs.dataset_names import NamedSet, lineage, names
+from ddpm_core.runs.dataset_names import NamedSet, index_of, lineage, names
 from ddpm_core.runs.deletion import clear_deleted, delete_folder
 from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.storage import Store
 
 
 def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
     """Delete a name with all data sets that it means or meant; return what was done, what stays.
 
-    A folder that another name means stays, and loses this name.
+    A folder that another name means stays, and loses this name. What appends to it made goes too.
 
     Args:
         store: the root.
@@ -54,6 +56,8 @@ def delete_dataset(store: Store, text: str, *, confirmed: bool) -> str:
                 f"{', '.join(map(store.uri_of, others))} is made of data set {name!r} and has its "
                 f"images; delete it first: ddpm datasets delete {own[0]}"
             )
+    # First, since the index of what they are made for names them: killed, the rest is found again.
+    mine = [*_only_for(store, every, mine, used), *mine]
     if not confirmed:
         places = ", ".join(map(store.uri_of, mine)) or "no folder, since another name means it too,"
         raise ConfigError(
@@ -77,6 +81,23 @@ def _named(store: Store, text: str) -> NamedSet:
         if not is_folder_name(text):
             raise
         return NamedSet(text, DatasetPointer(f"datasets/{text}", text[-layout.SHORT :]))
+
+
+def _only_for(
+    store: Store, every: Sequence[NamedSet], mine: Sequence[str], used: dict[str, list[str]]
+) -> list[str]:
+    """Return the folders of what appends made: of no name, used by no run, and for these alone."""
+    found: list[str] = []
+    for one in every:
+        with suppress(DataError):  # damaged: what it was made of is not known
+            for part in made_of(index_of(store, one.pointer.folder)):
+                pointer = DatasetPointer(part.folder, part.fingerprint)
+                others = [other for other in made_with(store, part.folder) if other not in mine]
+                if part.folder in mine or others or _names_for(store, part.folder):
+                    continue
+                if not users_of(NamedSet(part.folder, pointer), used):
+                    found.append(part.folder)
+    return list(dict.fromkeys(found))
 
 
 def _is_alone(store: Store, named: NamedSet) -> bool:

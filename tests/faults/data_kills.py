@@ -115,7 +115,7 @@ def part(store: Store, _folder: Path) -> None:
 
 
 def deletion(store: Store, _folder: Path) -> None:
-    """Delete a data set that no run uses; that it is gone already is what the second start says."""
+    """Delete a data set that grew, and that no run uses; a second start may find it gone."""
     try:
         delete_dataset(store, "flowers", confirmed=True)
     except ConfigError as error:
@@ -237,6 +237,9 @@ class DataCampaign:
         for name, source in (("faces", photos), ("flowers", plants)):
             run_shard(store, config_of(store, name, source=str(source), set_name=name, **_DATA))
             delete_run(store, name, confirmed=True)
+        more = str(write_zip(self._folder / "roses.zip", _images("tulip", 4)))
+        run_shard(store, config_of(store, "grown", source=more, append_to="flowers"))
+        delete_run(store, "grown", confirmed=True)
 
     def _copy(self) -> Path:
         root = self._folder / "struck"

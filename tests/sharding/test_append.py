@@ -7,11 +7,13 @@ from contextlib import closing
 import pytest
 
 from ddpm_core.composing import compose
+from ddpm_core.datasets.deletion import delete_dataset
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
 from ddpm_core.loading.loader import load_split
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import grown_data, layout, results
 from ddpm_core.runs.dataset_names import NamedSet, enter, lineage
+from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import configure
 from ddpm_core.sharding import of_source
@@ -286,6 +288,25 @@ def test_killed_once_the_name_has_moved_the_run_goes_on_with_what_it_made(
     newest = index_of(store, lineage(store, "faces")[-1].pointer)
     assert sum(newest.num_images.values()) == 15
     assert results.dataset_pointer(store, "more") == newest.pointer
+
+
+def test_what_grew_is_deleted_with_what_its_appends_made(store, photos, faces):
+    """Catches shards of no name that stay; and those of a part that a run still uses."""
+    write_folder(photos, images("cat", range(6, 9)))
+    run_shard(store, appending(store, photos, "more"))
+    grown = index_of(store, lineage(store, "faces")[-1].pointer)
+    fresh = made_of(grown.manifest)[1]
+    keys = {"data.sets": fresh.folder.removeprefix("datasets/"), "compute.num_workers": 1}
+    own = {key: KEYS[key] for key in KEYS if not key.startswith("data.")}
+    run_shard(store, configure("images", root=store.uri, run="x", changes={**own, **keys})[1])
+    for run in ("first", "more"):
+        delete_run(store, run, confirmed=True)
+    with pytest.raises(ConfigError, match="say --yes") as said:
+        delete_dataset(store, "faces", confirmed=False)
+    assert fresh.folder not in str(said.value)
+    delete_run(store, "x", confirmed=True)
+    delete_dataset(store, "faces", confirmed=True)
+    assert files_below(store.local_path("datasets")) == {}
 
 
 def test_what_an_append_made_is_made_again_by_the_same_command(store, photos, faces):
