@@ -368,7 +368,7 @@ def in_this_process() -> Iterator[None]:
         record_tracking(patch)
         patch.setattr("ddpm_core.training.worker.open_tracker", lambda *_, **__: RecordingTracker())
         # Half of an evaluation so small goes into laying its figures out: here they are small too.
-        for module in ("drawing.plot", "evaluation.figures"):
+        for module in ("drawing.plot", "evaluation.numbers.figures"):
             patch.setattr(f"ddpm_core.{module}.Figure", small_figure)
         yield
 
