@@ -15,7 +15,7 @@ BIN := .venv/bin
 # takes what.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: help run paper docs test test-all test-nodes test-gpu trained end-to-end faults test-fast check lint map s3-server ui results play report clean
+.PHONY: help run paper docs docs-commands test test-all test-nodes test-gpu trained end-to-end faults test-fast check lint map s3-server ui results play report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,10 +27,10 @@ paper: .venv/.installed ## run the whole paper: also samplers, coding, trajector
 	@$(BIN)/python -m flows.paper $(RECIPE) --root '$(ROOT)' $(ARGS)
 
 test: .venv/.installed-dev ## run all tests but those that take long, in about five minutes (ARGS="-k name")
-	@$(TESTS) -m "not end_to_end and not long and not nodes and not trained" $(ARGS)
+	@$(TESTS) -m "not end_to_end and not long and not nodes and not trained and not pages" $(ARGS)
 
 test-all: .venv/.installed-dev ## run every test that this machine can run, but whole trainings and two machines
-	@$(TESTS) -m "not nodes and not trained" $(ARGS)
+	@$(TESTS) -m "not nodes and not trained and not pages" $(ARGS)
 
 test-nodes: .venv/.installed-dev ## run the test over two machines: two network namespaces, as root, four minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nodes $(ARGS)
@@ -45,7 +45,7 @@ end-to-end: .venv/.installed-dev ## run the README's commands as a user does, ki
 	@$(BIN)/python -m pytest -m end_to_end $(ARGS)
 
 test-fast: .venv/.installed-dev ## run the tests that need no cluster and no server
-	@$(TESTS) -m "not slow and not long and not ray and not prefect and not s3 and not end_to_end and not nodes and not trained" $(ARGS)
+	@$(TESTS) -m "not slow and not long and not ray and not prefect and not s3 and not end_to_end and not nodes and not trained and not pages" $(ARGS)
 
 faults: .venv/.installed-dev ## strike finished and unfinished runs with kills, damage and swaps for ten minutes (ARGS="--seed 1")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.campaign $(ARGS)
@@ -62,6 +62,9 @@ map: .venv/.installed-dev ## write docs/map.md anew: every file in one line
 docs: .venv/.installed-dev ## build the documentation's site into ./site; warnings are errors, and nothing is fetched
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "site/index.html; or, with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000"
+
+docs-commands: .venv/.installed-dev ## run the commands of every page, with small sizes, an hour (ARGS="-k tutorial")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m pages $(ARGS)
 
 check: lint test-all ## lint and every test
 

@@ -21,6 +21,8 @@ class Block:
     text: str
     reason: str | None
     """why it is not run, as `<!-- not run: REASON -->` above it says"""
+    is_output: bool = False
+    """of the block before it, as `<!-- output -->` above it says"""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -37,15 +39,15 @@ def pages() -> list[str]:
 def blocks(page: str, text: str) -> Iterator[Block]:
     """Yield the fenced blocks, and those that are indented by four after an empty line."""
     lines = text.splitlines()
-    number, reason, in_list = 0, None, False
+    number, reason, is_output, in_list = 0, None, False, False
     while number < len(lines):
         line = lines[number]
         if line.startswith("```"):
             end = next(i for i in range(number + 1, len(lines)) if lines[i].startswith("```"))
             body = lines[number + 1 : end]
             language = line.strip("`").split(" ")[0]
-            yield Block(page, number + 2, language, "\n".join(body), reason)
-            number, reason = end, None
+            yield Block(page, number + 2, language, "\n".join(body), reason, is_output)
+            number, reason, is_output = end, None, False
         elif line.startswith("    ") and not in_list:
             end = number
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
@@ -56,6 +58,7 @@ def blocks(page: str, text: str) -> Iterator[Block]:
         elif line.strip():
             mark = MARK.fullmatch(line.strip())
             reason = mark[1] if mark else None
+            is_output = line.strip() == "<!-- output -->"
             in_list = bool(re.match(r"([-*]|\d+\.) ", line)) or (in_list and line[0] == " ")
         number += 1
 
