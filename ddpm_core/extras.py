@@ -24,6 +24,8 @@ EXTRAS: Mapping[str, str] = {
     "gradio": "play",
 }
 """module -> the extra of pyproject.toml that installs it"""
+APART = frozenset({"play", "transformers"})
+"""of these, what a pipeline does without, and the extra `all` has not"""
 
 
 @contextmanager
@@ -62,8 +64,9 @@ def folder_of(module: str) -> Path:
 
 
 def _missing(module: str) -> ConfigError:
+    extra = EXTRAS[module]
+    whole, more = (extra, ",") if extra in APART else ("all", ", with all that a pipeline needs")
     return ConfigError(
-        f"the package {module} is not installed: it comes with the extra {EXTRAS[module]}, and "
-        "all that a pipeline needs with pip install 'ddpm-pipeline[all]' (in a checkout: pip "
-        "install -e '.[all]')"
+        f"the package {module} is not installed: it comes with the extra {extra}{more} by pip "
+        f"install 'ddpm-pipeline[{whole}]' (in a checkout: pip install -e '.[{whole}]')"
     )

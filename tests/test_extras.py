@@ -72,6 +72,14 @@ def test_the_commands_start_without_any_extra(tmp_path):
         assert (done.returncode, done.stderr) == (0, ""), words
 
 
+@pytest.mark.parametrize(("module", "extra"), [("gradio", "play"), ("ray", "all")])
+def test_the_remedy_installs_what_is_missing(module, extra):
+    """Catches `[all]` for a package that `all` has not."""
+    assert f"pip install 'ddpm-pipeline[{extra}]' " in str(extras._missing(module))
+    named = " ".join(PROJECT_TABLE["optional-dependencies"]["all"])
+    assert (EXTRAS[module] in named) == (extra == "all")
+
+
 @pytest.mark.parametrize(
     ("stage", "absent"), [("train", {"ray"}), ("shard", {"PIL", "sklearn", "webdataset"})]
 )

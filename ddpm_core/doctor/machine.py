@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ddpm_core.doctor.finding import Finding, bad, look, ok
-from ddpm_core.extras import EXTRAS
+from ddpm_core.extras import APART, EXTRAS
 from ddpm_core.machine import cores, memory_bytes, multiplies_bfloat16
 
 _PYTHONS = ((3, 11), (3, 13))
@@ -50,6 +50,10 @@ def _packages() -> Finding:
     missing = {extra for module, extra in EXTRAS.items() if find_spec(module) is None}
     missing.discard("lmdb")  # for one kind of source
     found = ", ".join(f"{name} {_version(name)}" for name in _SHOWN)
+    apart = missing & APART
+    if apart:
+        found += f"; without what comes apart: {', '.join(sorted(apart))}"
+    missing -= apart
     if not missing:
         return ok("packages", found)
     return look(

@@ -1,4 +1,4 @@
-"""What pages take for granted: images and weights of the reader's, and runs that were made before."""
+"""What pages take for granted: images and weights of the reader's, and runs made before."""
 
 import re
 import struct
@@ -18,7 +18,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "README.md": ('ln -s "$PAGE_DATA/photos" photos',),
     "docs/edit.md": (f"{TRAIN} digits-classes", f"{TRAIN} digits"),
     "docs/evaluation.md": (DIGITS,),
-    "docs/family.md": (DIGITS, f"{TRAIN} mnist --set train.num_steps=1200 --set data.source=/data/mnist"),
+    "docs/family.md": (
+        DIGITS,
+        f"{TRAIN} mnist --set train.num_steps=1200 --set data.source=/data/mnist",
+    ),
     "docs/fine-tune.md": (IMAGES.format("train", "photos", "photos"),),
     "docs/going-on.md": (
         IMAGES.format("train", "photos", "photos"),
@@ -68,9 +71,18 @@ def _weights(folder: Path) -> None:
     """Write a small U-Net with random weights and its chain, as diffusers does."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     network = UNet2DModel(
-        sample_size=32, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, **blocks
+        sample_size=32,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        norm_eps=1e-6,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        attention_head_dim=None,
     )
     chain = DDPMScheduler(num_train_timesteps=20, clip_sample=True)
     DDPMPipeline(unet=network, scheduler=chain).save_pretrained(folder)

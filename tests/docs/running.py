@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.docs import given, small
+from tests.docs import given
 from tests.docs.pages import ROOT, Block, blocks
 from tests.end_to_end.conftest import Shell
 
@@ -82,6 +82,8 @@ class Desk:
     """A checkout of links, with programs that run the smaller twin of each command."""
 
     folder: Path
+    is_here: bool = False
+    """stages run in the process of their command: without Ray, Prefect and their starts"""
     ports: dict[str, int] = field(default_factory=dict)
 
     def prepare(self, text: str) -> None:
@@ -120,7 +122,10 @@ class Desk:
             if entry.name not in ("python", "ddpm"):
                 (programs / entry.name).symlink_to(entry)
         for name in ("python", "ddpm"):
-            words = (sys.executable, small.__file__, Path(sys.prefix) / "bin" / name)
+            through = ["-m", "tests.docs.small"]
+            if self.is_here:
+                through = ["-I", "-S", str(Path(__file__).with_name("client.py"))]
+            words = (sys.executable, *through, Path(sys.prefix) / "bin" / name)
             quoted = " ".join(f'"{word}"' for word in words)
             (programs / name).write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
             (programs / name).chmod(0o755)
@@ -148,6 +153,9 @@ class Desk:
     def run(self, page: str, text: str, shell: Shell, timeout_s: float = 1500) -> str:
         """Run the page; return an empty text, or the block that failed and the end of its log."""
         (self.folder / "page.sh").write_text(self.script(page, text))
+        if self.is_here:
+            server = [sys.executable, "-m", "tests.docs.here"]
+            shell.started.append(subprocess.Popen(server, cwd=self.folder, env=self._env(shell)))
         done = subprocess.run(
             ["bash", "../page.sh"],
             cwd=self.checkout,
@@ -174,6 +182,7 @@ class Desk:
             "BROWSER": "true",
             "OMP_NUM_THREADS": "1",
             "DESK": str(self.folder),
+            "PYTHONPATH": str(ROOT),
             "PAGE_DATA": str(self.folder / "data"),
             "PORT": port,
             "PREFECT_SERVER_API_PORT": str(self.ports["4200"]),

@@ -18,18 +18,24 @@ from ddpm_core.recipes import is_recipe, recipe
 from ddpm_core.runs.stages import STAGES
 from flows import command_line
 
-DIVISOR = 20
+DIVISOR = 50
 """of every number of steps and images; also of the 400 in RUN@400"""
 DIVIDED = {
     "train": ("num_steps", "warmup_steps", "log_every", "checkpoint_every", "preview_every"),
     "sample": ("num_images",),
     "evaluate": ("num_likelihood_images", "num_classified_images", "feature_steps"),
-    "study": ("num_images", "num_likelihood_images", "num_ode_images", "ode_steps", "ablation_steps"),
+    "study": (
+        "num_images",
+        "num_likelihood_images",
+        "num_ode_images",
+        "ode_steps",
+        "ablation_steps",
+    ),
 }
 AT_MOST = {
-    "train.num_steps": 100,
+    "train.num_steps": 60,
     "train.global_batch_size": 16,
-    "sample.num_images": 32,
+    "sample.num_images": 16,
     "sample.unit_size": 8,
     "sample.batch_size": 8,
     "compute.num_workers": 1,
@@ -51,7 +57,10 @@ def smaller(words: Sequence[str]) -> list[str]:
     said = parse_overrides(given.overrides)
     changes = {**_sizes_of_recipe(given), **_divided(said)}
     kept = [_at(word) for word in _without(words, changes)]
-    return [*kept, *(word for key, value in changes.items() for word in ("--set", _set(key, value)))]
+    return [
+        *kept,
+        *(word for key, value in changes.items() for word in ("--set", _set(key, value))),
+    ]
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace | None:
@@ -67,11 +76,14 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace | None:
 
 
 def _sizes_of_recipe(given: argparse.Namespace) -> dict[str, Any]:
-    name = getattr(given, "recipe", None) or given.target
-    makes = getattr(given, "stage", None) in (None, *STAGES, "import-weights")
-    if not makes or not is_recipe(name):
+    if getattr(given, "stage", None) not in (None, *STAGES, "import-weights"):
         return {}
-    changes = changes_of(given, name) if hasattr(given, "size") else parse_overrides(given.overrides)
+    name = getattr(given, "recipe", None) or given.target
+    if not is_recipe(name):
+        return {}
+    changes = (
+        changes_of(given, name) if hasattr(given, "size") else parse_overrides(given.overrides)
+    )
     values = recipe(name).replaced(changes).model_dump(mode="json")
     return _divided(
         {f"{section}.{key}": value for section in values for key, value in _items(values[section])}
@@ -120,16 +132,15 @@ def _here(word: str) -> str:
     return re.sub(r"(^|=)/data/", rf"\1{os.environ.get('PAGE_DATA', '/data')}/", word)
 
 
-def main() -> None:
-    """Run the program in place of this one; its words are said first."""
-    program, *words = sys.argv[1:]
-    words = smaller(words)
-    print(f"+ {shlex.join([program.rpartition('/')[2], *words])}", file=sys.stderr, flush=True)  # noqa: T201
+def prepared(program: str, given: Sequence[str]) -> list[str]:
+    """Return the words to run, said before; folders of variables are those of the page's data."""
+    words = smaller(given)
+    print(f"+ {shlex.join([program.rpartition('/')[2], *words])}", file=sys.stderr, flush=True)
     for name, value in os.environ.items():
         if name.startswith("DDPM_"):
             os.environ[name] = _here(value)
-    os.execv(program, [program, *words])  # noqa: S606 - no shell
+    return words
 
 
 if __name__ == "__main__":
-    main()
+    os.execv(sys.argv[1], [sys.argv[1], *prepared(sys.argv[1], sys.argv[2:])])  # noqa: S606 - no shell

@@ -1,4 +1,4 @@
-"""Every command of every page, really run: as `make docs-commands`, of which the gate has a part."""
+"""Every command of every page, run by `make docs-commands`; the gate runs a part of them."""
 
 import shlex
 import subprocess
@@ -56,6 +56,20 @@ def test_page(page, tmp_path):
     assert not said_otherwise(desk, page, text)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_page_without_ray(tmp_path):
+    """Catches: a command of it that fails, and a way of running pages that nobody tried."""
+    page = "docs/new-sampler.md"
+    desk, text = Desk(tmp_path / "a desk", is_here=True), text_of(page)
+    desk.prepare(text)
+    with shell_in(tmp_path) as shell:
+        failed = desk.run(page, text, shell)
+    assert not failed, failed
+    (last,) = [one for one in run_blocks(page, text) if "ddpm_core sample" in one.text]
+    assert "unipc" in desk.log(last).read_text()
+
+
 @pytest.mark.parametrize("page", pages())
 def test_every_block_is_run_or_says_why_not(page, tmp_path):
     """Catches: a block that neither `make docs-commands` runs nor a reader knows the reason of."""
@@ -98,16 +112,17 @@ def test_a_page_is_run_with_its_state_and_its_output_is_held(tmp_path):
     [
         (  # what the recipe says is divided too, and bounded; the page's own settings stay
             "-m ddpm_core sample digits --set sample.num_images=1000 --set sample.seed=3",
-            "sample digits --set sample.seed=3 --set train.num_steps=40 --set "
-            "train.global_batch_size=16 --set train.warmup_steps=5",
+            "sample digits --set sample.seed=3 --set train.num_steps=16 --set "
+            "train.global_batch_size=16 --set train.warmup_steps=2",
         ),
-        ("-m ddpm_core sample short --model @400:raw", "sample short --model @20:raw"),
+        ("-m ddpm_core sample short --model @400:raw", "sample short --model @8:raw"),
         (
             "-m flows.train_ddpm images --size 128 --scale M --dry-run",
             "images --size 128 --scale M --dry-run",
         ),
         ("-m ddpm_core runs list", "runs list"),
-        ("run digits --run x", "run digits --run x --set train.num_steps=40"),
+        ("-m ddpm_core report digits digits-dit", "report digits digits-dit"),
+        ("run digits --run x", "run digits --run x --set train.num_steps=16"),
     ],
 )
 def test_the_rule_of_smaller_sizes(words, expected):
@@ -115,5 +130,5 @@ def test_the_rule_of_smaller_sizes(words, expected):
     said = shlex.join(smaller(shlex.split(words)))
     assert expected in said
     if "num_images=1000" in words:
-        assert "num_images=32" in said
+        assert "num_images=16" in said
         assert "1000" not in said

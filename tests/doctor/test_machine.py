@@ -86,3 +86,11 @@ def test_missing_extras_are_named(monkeypatch):
     found = machine._packages()
     assert found.verdict == "look"
     assert "extras ray are" in found.said
+
+
+def test_what_comes_apart_is_no_fault_of_an_installation(monkeypatch):
+    """Catches a finding after `make run`, with a remedy that installs nothing."""
+    monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "gradio" else object())
+    found = machine._packages()
+    assert found.verdict == "ok"
+    assert "apart: play" in found.said
