@@ -173,12 +173,14 @@ def shell_in(folder: Path):
     home.mkdir()
     shell = Shell(home)
     shell.temp.mkdir()
-    yield shell
-    for process in shell.processes():
-        process.kill()
-    for started in shell.started:
-        started.wait()
-    shutil.rmtree(shell.temp, ignore_errors=True)
+    try:
+        yield shell
+    finally:
+        for process in shell.processes():
+            process.kill()
+        for started in shell.started:
+            started.wait()
+        shutil.rmtree(shell.temp, ignore_errors=True)
 
 
 @dataclass(frozen=True)
