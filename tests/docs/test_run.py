@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.docs.pages import ROOT, blocks, pages
-from tests.docs.running import SHELL, Desk, missing, outputs, run_blocks
+from tests.docs.running import Desk, missing, outputs, run_blocks
 from tests.docs.small import smaller
 from tests.end_to_end.conftest import shell_in
 
@@ -16,6 +16,8 @@ def text_of(page):
 
 
 PAGES = [page for page in pages() if run_blocks(page, text_of(page))]
+CODE = {"", "bash", "console", "sh", "python", "py"}
+"""languages of what a reader would run"""
 QUICK = """
     export WORD='of two blocks'
     cd ..
@@ -74,7 +76,7 @@ def test_a_page_without_ray(tmp_path):
 def test_every_block_is_run_or_says_why_not(page, tmp_path):
     """Catches: a block that neither `make docs-commands` runs nor a reader knows the reason of."""
     text = text_of(page)
-    code = [one for one in blocks(page, text) if one.language in {*SHELL, "python", "py"}]
+    code = [one for one in blocks(page, text) if one.language in CODE]
     left = [one for one in code if one.reason is None]
     desk = Desk(tmp_path)
     script = desk.script(page, text) if left else ""
