@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 import numpy as np
@@ -153,14 +153,11 @@ def first_step(folder):
 def _watch(pid, seen, ended):
     """Note when a process that trains is first there."""
     while not seen and not ended.wait(0.05):
-        for one in psutil.Process(pid).children(recursive=True):
-            try:
-                is_it = re.search("ray::.*TrainWorker", " ".join(one.cmdline()))
-            except psutil.Error:
-                continue
-            if is_it:
-                seen.append(time.perf_counter())
-                break
+        with suppress(psutil.Error):  # ended this moment
+            for one in psutil.Process(pid).children(recursive=True):
+                if re.search("ray::.*TrainWorker", " ".join(one.cmdline())):
+                    seen.append(time.perf_counter())
+                    break
 
 
 def _index(folder, kind) -> Index:
