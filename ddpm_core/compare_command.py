@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,10 @@ def run_compare_command(options: argparse.Namespace) -> None:
     a, b = (side_of(text, root=root) for text in (options.a, options.b))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     request = Request(features, metrics, options.limit, options.by_class)
-    found = compare(a, b, request, device=device)
+    # Standard output is the JSON alone where it goes there: for `| jq`.
+    progress = redirect_stdout(sys.stderr) if options.json == "-" else nullcontext()
+    with progress:
+        found = compare(a, b, request, device=device)
     canonical_json(found)  # refuses NaN and infinity, which are no JSON
     text = json.dumps(found, indent=2, sort_keys=True)
     if options.json == "-":
