@@ -68,23 +68,23 @@ def files(text: str, checkout: Path, data: Path) -> None:
 
 
 def _weights(folder: Path) -> None:
-    """Write a small U-Net with random weights and its chain, as diffusers does."""
+    """Write a U-Net of the recipe `images` with random weights and its chain, as diffusers does."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     network = UNet2DModel(
         sample_size=32,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
+        block_out_channels=(24, 48, 48),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=4,
+        norm_num_groups=8,
         norm_eps=1e-6,
         downsample_padding=0,
         flip_sin_to_cos=False,
         freq_shift=1,
         attention_head_dim=None,
     )
-    chain = DDPMScheduler(num_train_timesteps=20, clip_sample=True)
+    chain = DDPMScheduler(num_train_timesteps=200, clip_sample=True)
     DDPMPipeline(unet=network, scheduler=chain).save_pretrained(folder)
 
 
