@@ -26,7 +26,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.worker_group import WorkerGroup, state, worker_group
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 from ddpm_core.cluster import kept
 from ddpm_core.cluster.connection import num_workers, one_line, scratch, uses_gpu
@@ -127,25 +127,7 @@ def _trainer(
     )
 
 
-class _NoBarrier:
-    """In the place of Ray's actor behind `ray.train.report`, at which our workers never wait."""
-
-    @classmethod
-    def options(cls, **_options: object) -> "type[_NoBarrier]":
-        return cls
-
-    @staticmethod
-    def remote(**_options: object) -> None:
-        return None
-
-
 class _WorkerGroup(WorkerGroup):  # type: ignore[misc]  # Ray is untyped here
-    def _start_impl(self, worker_group_state_builder: Any) -> None:  # noqa: ANN401
-        # Names of this process, the controller's, which ends with the group.
-        worker_group.SynchronizationActor = _NoBarrier
-        state._shutdown_sync_actor = lambda _barrier: None
-        super()._start_impl(worker_group_state_builder)
-
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:  # noqa: ANN401
         if IS_OURS in os.environ:
@@ -158,7 +140,7 @@ class _Controller(TrainController):  # type: ignore[misc]  # Ray is untyped here
 
 
 class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is untyped here
-    """Ray's, ended by the first Ctrl-C, as an interruption; without actors that have no work."""
+    """Ray's, ended by the first Ctrl-C, as an interruption; without callbacks that have no work."""
 
     def _register_sigint_handler(self, controller: Any) -> None:  # noqa: ANN401
         # Ray's own handler waits for a controller that, while a group starts, hears nothing; then

@@ -1,7 +1,6 @@
 """Groups that train together: places, errors, losses."""
 
 import contextlib
-import inspect
 import json
 import os
 import signal
@@ -123,16 +122,6 @@ def test_only_on_another_s_cluster_are_processes_given_variables(monkeypatch, is
         variables = environment.get("env_vars", {})
         assert ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S" in variables) is not is_ours
         assert environment == {} or not is_ours
-
-
-def test_what_stands_in_for_the_barrier_stands_where_ray_looks():
-    """Catches a name that is Ray's no longer: the process would be back, unnoticed."""
-    from ray.train.v2._internal.execution.worker_group import state, worker_group
-
-    started = inspect.getsource(worker_group.WorkerGroup._start_impl)
-    assert "sync_actor = SynchronizationActor.options(" in started
-    assert "_shutdown_sync_actor(self.sync_actor)" in inspect.getsource(state.WorkerGroupState)
-    assert group._Controller.worker_group_cls is group._WorkerGroup
 
 
 def test_one_interruption_ends_a_group_that_does_not_start(monkeypatch):
