@@ -51,6 +51,11 @@ class Message:
     def line(self) -> str:
         return self.head.split(b"\r\n", 1)[0].decode()
 
+    def value(self, name: str) -> str:
+        """Return the value of a header, or an empty text."""
+        found = re.search(rf"\r\n{name}: *([^\r]*)".encode(), self.head, flags=re.IGNORECASE)
+        return found[1].decode() if found else ""
+
     def without(self, *names: str) -> bytes:
         """Return the head with the connection closed after it, and without some headers."""
         head = self.head
@@ -67,6 +72,8 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     """the first lines of all requests"""
+    ranges: list[str] = field(default_factory=list)
+    """and which bytes each wants, as its header says; empty: whole"""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,6 +86,7 @@ class FaultProxy:
             with suppress(OSError, asyncio.IncompleteReadError):
                 request = await _read_head(reader)
                 self.seen.append(request.line)
+                self.ranges.append(request.value("range"))
                 await self._carry(self._fault_of(request.line), request, reader, writer)
         finally:
             await _close(writer)
