@@ -141,7 +141,7 @@ def test_samples_that_were_drawn_again_are_measured_again(evaluated, in_process,
     and drawn again by another kind of device while the evaluation was not finished."""
     store, config = evaluated
     unfinish(store, config)
-    for module in ("sampling.units", "evaluation.measuring"):
+    for module in ("sampling.units", "evaluation.measuring.measure"):
         monkeypatch.setattr(f"ddpm_core.{module}.bytes_of", lambda *_: {"samples_sha256": "other"})
     stage.run_evaluate(store, config)
     of_samples = [unit for unit in units_in(store, config) if unit.part == "samples"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddpm_core.conditioning import Conditioning
-from ddpm_core.evaluation import stage as evaluation
+from ddpm_core.evaluation.numbers import gathered
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.denoiser import load_denoiser, load_guide
 from ddpm_core.runs import chosen, results
@@ -82,8 +82,8 @@ def test_classes_that_the_images_do_not_have_are_not_judged(judged, monkeypatch)
     """Catches: a share judged right by a judge of other classes."""
     store, config = judged
     plan = replace(load_plan(store, config), names=tuple("abcdefghij"))
-    monkeypatch.setattr(evaluation, "load_plan", lambda *_: plan)
+    monkeypatch.setattr(gathered, "load_plan", lambda *_: plan)
 
     index = SimpleNamespace(label=SimpleNamespace(names=tuple("0123456789")))
     inputs = SimpleNamespace(store=store, config=config, index=index)
-    assert evaluation._of_classes(inputs, None, None) == {}
+    assert gathered._of_classes(inputs, None, None) == {}

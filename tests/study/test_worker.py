@@ -269,6 +269,7 @@ def test_a_worker_publishes_what_it_found(sampled, context):
             "dataset": vars(context.dataset),
             "features": [context.recipe.folder, context.recipe.values],
             "weights": context.sha256,
+            "stage": None,
         },
         "folder": "runs/tiny/study/x",
     }
