@@ -23,7 +23,7 @@ _PLAIN = re.compile(
 )
 _UNSAFE = re.compile(r"(?:\A|/)\.{0,2}(?:/|\Z)|[\\\0]|\A[A-Za-z]:")
 _HERE = re.compile(rb"\A(?:\./)+")
-_MAX_NAME_BYTES = 4096
+MAX_NAME_BYTES = 4096
 _SHOWN = 200
 
 NAME_OF_A_SYSTEM = "hidden, or left by an operating system"
@@ -108,7 +108,7 @@ def checked_name(raw: bytes, origin: str) -> str:
             unpacked into on some system: "..", an absolute path, a backslash, a drive letter.
     """
     name = text_of(_HERE.sub(b"", raw))
-    if len(raw) > _MAX_NAME_BYTES or _UNSAFE.search(name):
+    if len(raw) > MAX_NAME_BYTES or _UNSAFE.search(name):
         raise DataError(
             f"{origin} holds a file named {quoted(name)}; the name must be a path of 1..4096 "
             'bytes below the archive, without "..", backslash, drive letter or empty part. '

@@ -20,6 +20,7 @@ from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.names import (
     BESIDE,
     IMAGE_EXTENSIONS,
+    MAX_NAME_BYTES,
     TEXT,
     bytes_of,
     checked_name,
@@ -229,7 +230,7 @@ def samples(file: BinaryIO, origin: str, passed_over: PassedOver) -> Iterator[Sa
     seen = set()
     for found in walk(file, origin):
         simple = _SIMPLE.fullmatch(found.raw_name)
-        if simple and found.problem is None:
+        if simple and found.problem is None and len(found.raw_name) <= MAX_NAME_BYTES:
             key, extension = simple[1].decode(), simple[2].decode().lower()
         else:
             member = checked_name(found.raw_name, origin)

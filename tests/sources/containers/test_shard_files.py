@@ -110,6 +110,7 @@ BAD = {
     "long": ({"1.jpg": b"1", "1.cls": b"1" + b" " * 64}, "must be the number of a class"),
     "empty label": ({"1.jpg": b"1", "1.cls": b""}, "must be the number of a class"),
     "slip": ({"../1.jpg": b"1"}, "must be a path"),
+    "a name without end": ({"1" * 4997 + ".jpg": b"1"}, "must be a path of 1..4096"),
 }
 
 
