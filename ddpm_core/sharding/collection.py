@@ -135,7 +135,8 @@ class Collection(Source):
             on_done=lambda work, made: on_done(work.unit, made),
         )
 
-    def tidy(self, store: Store) -> None:
+    def tidy(self, store: Store, dataset: str) -> None:
+        ledger.save(store, self._data, self._looked.to_ledger(), dataset)
         ahead.clear(store, self._making)
         ahead.sweep(store)
 

@@ -1,10 +1,11 @@
 """Which files of a source a data set has already: an append leaves them out, and replaces none.
 
-A file is known by its name, and unchanged if the ledger knows its token. Of another one nothing
-shows that: it is read, and what a shard would hold of it is compared with what the data set has.
+A file is known by its name, and unchanged if a ledger of the data set's own knows its token: that
+of the source may know what the file has become since. Of another one nothing shows that: it is
+read, and what a shard would hold of it is compared with what the data set has.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -18,7 +19,8 @@ from ddpm_core.images.names import quoted
 from ddpm_core.progress import Progress
 from ddpm_core.sharding.lazy import Lazy
 from ddpm_core.sharding.looked import Looked
-from ddpm_core.shards.index import SPLITS, Index, Split
+from ddpm_core.shards.index import SPLITS, Index, Split, load_index
+from ddpm_core.shards.lineage import made_of
 from ddpm_core.sources import ledger
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.items import Item, Items
@@ -42,6 +44,8 @@ class Known:
     """of each image: the SHA-256 of its file in the shards"""
     left_out: Mapping[str, int]
     """bytes of each file that could not be used: of another length it may have been mended"""
+    made_of: tuple[str, ...]
+    """fingerprints: its own, and those of the data sets that it is made of"""
 
 
 def known_of(store: Store, index: Index, called: str) -> Known:
@@ -58,7 +62,13 @@ def known_of(store: Store, index: Index, called: str) -> Known:
             for names, digest in zip(row.keys, row.digests, strict=True):
                 digests.update(dict.fromkeys(names[1:], digest.tobytes()))
     left_out = {one.key: one.num_bytes for one in left_out_of(store, index)}
-    return Known(called, digests, left_out)
+    return Known(called, digests, left_out, tuple(_fingerprints(store, index)))
+
+
+def _fingerprints(store: Store, index: Index) -> Iterator[str]:
+    yield index.fingerprint
+    for one in made_of(index.manifest):
+        yield from _fingerprints(store, load_index(store, one.folder, one.fingerprint))
 
 
 @final
@@ -81,11 +91,11 @@ class Sorting:
         self._items: dict[Split, Items] = {"train": listing.train, "test": listing.test}
         self._is_new: dict[Split, NDArray[np.bool_]] = {}
         self._doubtful: dict[Split, NDArray[np.int64]] = {}
-        self._seen = ledger.load(store, data)
+        seen = self._seen()
         count = 0
         for split, items in self._items.items():
             tokens, are_trusted = items.tokens(container)
-            is_same = (self._seen.rows(tokens) >= 0) & are_trusted
+            is_same = (seen.rows(tokens) >= 0) & are_trusted
             is_known = np.fromiter(map(self._is_known, items), bool, len(items))
             self._is_new[split] = ~is_known
             self._doubtful[split] = np.flatnonzero(is_known & ~is_same)
@@ -108,6 +118,13 @@ class Sorting:
             self._compare(compute)
         left = {split: np.flatnonzero(is_new) for split, is_new in self._is_new.items()}
         return self._listing.only(left["train"], left["test"])
+
+    def _seen(self) -> ledger.Ledger:
+        """Return the files that are what the data set has."""
+        seen = ledger.nothing()
+        for one in () if self._data.recheck else self._known.made_of:
+            seen = seen.with_older(ledger.load(self._store, self._data, one))
+        return seen
 
     def _is_known(self, item: Item) -> bool:
         has_bytes = self._known.left_out.get(item.key)
@@ -155,7 +172,10 @@ class Sorting:
         )
         if changed:
             raise self._changed(changed)
-        ledger.save(self._store, self._data, looked.to_ledger().with_older(self._seen))
+        found, own = looked.to_ledger(), self._known.made_of[0]
+        for dataset in (None, own):
+            older = ledger.load(self._store, self._data, dataset)
+            ledger.save(self._store, self._data, found.with_older(older), dataset)
 
     def _changed(self, changed: Collection[str]) -> DataError:
         first = ", ".join(map(quoted, sorted(changed)[:_NUM_SHOWN]))

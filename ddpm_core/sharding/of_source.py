@@ -161,7 +161,7 @@ def _made(
     if not _is_there(store, config, made):
         _make(store, config, source, images_sha256, is_alone=is_alone)
     if isinstance(source, Source):
-        source.tidy(store)
+        source.tidy(store, made.fingerprint)
     return made
 
 

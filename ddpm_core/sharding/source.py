@@ -87,8 +87,10 @@ class Source(abc.ABC):
             on_done: called with each finished shard, in the order in which they are finished.
         """
 
-    def tidy(self, store: Store) -> None:  # noqa: B027 - most leave nothing
-        """Delete what was needed until the data set was there."""
+    def tidy(self, store: Store, dataset: str) -> None:  # noqa: B027 - most leave nothing
+        """Delete what was needed until the data set of this fingerprint was there, and note of what
+        files it is made.
+        """
 
 
 def units_of(source: Source, data: DataConfig) -> list[ShardUnit]:

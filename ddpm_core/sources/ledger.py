@@ -2,6 +2,8 @@
 
     ledgers/<digest>.files     of each file of a source, by its token: SHA-256, and what is wrong or
                                out of the ordinary about it
+    ledgers/<digest>.made      the same of the files of a source that a data set was made of,
+                               whatever the source has by now
 
 It lies below the root, for all runs and machines that use the root, and may be deleted at any time.
 A token is a digest of name, size and marks (see `containers.marks`): a file that has changed has
@@ -135,15 +137,22 @@ def table(
     return Ledger(tokens[order], sha256s[order], codes[order], list(texts))
 
 
-def key_of(data: DataConfig) -> str:
-    """Return the key of the ledger of a source, and of what a look at it depends on."""
+def key_of(data: DataConfig, dataset: str | None = None) -> str:
+    """Return the key of the ledger of a source, and of what a look at it depends on.
+
+    Args:
+        data: the source.
+        dataset: fingerprint of a data set, of whose files alone it is; None: of whatever it is.
+    """
     about = {
         "source": place_of(data.source),
         "depth": data.depth,
         "max_pixels": data.max_pixels,
         "version": LOOK_VERSION,
+        **({} if dataset is None else {"dataset": dataset}),
     }
-    return f"{FOLDER}/{fingerprint(about)[:16]}.files"
+    suffix = "files" if dataset is None else "made"
+    return f"{FOLDER}/{fingerprint(about)[:16]}.{suffix}"
 
 
 def place_of(source: str) -> str:
@@ -156,16 +165,16 @@ def place_of(source: str) -> str:
         return source  # it is refused when it is opened
 
 
-def load(store: Store, data: DataConfig) -> Ledger:
+def load(store: Store, data: DataConfig, dataset: str | None = None) -> Ledger:
     """Return what is known of a source; one without rows if nothing is, or what there is is no use.
 
-    The latter is said in one line.
+    The latter is said in one line. `dataset` is as of `key_of`.
     """
-    key = key_of(data)
+    key = key_of(data, dataset)
     try:
         content = store.read(key, at_most=_MAX_BYTES)
     except KeyMissingError:
-        return _nothing()
+        return nothing()
     try:
         return _parsed(content, place_of(data.source))
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -176,16 +185,17 @@ def load(store: Store, data: DataConfig) -> Ledger:
             store.uri_of(key),
             error,
         )
-        return _nothing()
+        return nothing()
 
 
-def save(store: Store, data: DataConfig, ledger: Ledger) -> None:
-    """Put a ledger in the place of what was there."""
+def save(store: Store, data: DataConfig, ledger: Ledger, dataset: str | None = None) -> None:
+    """Put a ledger in the place of what was there; `dataset` is as of `key_of`."""
     if len(ledger):
-        store.write(key_of(data), ledger.to_bytes(place_of(data.source)))
+        store.write(key_of(data, dataset), ledger.to_bytes(place_of(data.source)))
 
 
-def _nothing() -> Ledger:
+def nothing() -> Ledger:
+    """Return a ledger without rows."""
     return table(np.empty(0, f"S{TOKEN_BYTES}"), np.empty((0, DIGEST_BYTES), np.uint8), {})
 
 

@@ -219,6 +219,29 @@ def is_compared(unit):
     return isinstance(unit, CompareTask)
 
 
+def test_what_another_data_set_of_the_source_has_by_now_says_nothing_of_this_one(
+    store, photos, faces, in_process, monkeypatch
+):
+    """Catches a changed image that is passed over, since a data set of its own of all, as the
+    error says to make, has let the ledger know it; and data.recheck that an append does not hear.
+    """
+    monkeypatch.setattr(marks, "now_ns", lambda: time.time_ns() + 60 * 10**9)
+    true = (photos / "cat/003.png").read_bytes()
+    run_shard(store, appending(store, photos, "nothing"))
+    write_folder(photos, images("cat", range(6, 9)) | {"cat/003.png": image_file(77)})
+    keys = {**KEYS, "data.source": str(photos), "data.set_name": "all"}
+    run_shard(store, configure("images", root=store.uri, run="all", changes=keys)[1])
+    with pytest.raises(DataError, match=r'have other content .* "cat/003\.png"'):
+        run_shard(store, appending(store, photos, "more"))
+    (photos / "cat/003.png").write_bytes(true)
+    compared = []
+    for run, recheck in (("more", False), ("again", False), ("all-read", True)):
+        in_process.units.clear()
+        run_shard(store, appending(store, photos, run, **{"data.recheck": recheck}))
+        compared.append(sum(len(one.items) for one in in_process.units if is_compared(one)))
+    assert compared == [1, 0, 13]
+
+
 def test_a_file_that_was_mended_without_a_change_of_its_length_is_added(
     store, tmp_path, in_process
 ):
