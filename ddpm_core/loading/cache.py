@@ -89,6 +89,16 @@ class Cache:
                 f"{FOLDER_VARIABLE} to a larger disk"
             )
 
+    def room(self) -> int:
+        """Return how many bytes fit the limit and the disk, once all that is there is deleted."""
+        there = 0
+        with suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    there += entry.stat().st_size
+        free = durable.free_bytes(self.folder)
+        return self.max_bytes if free is None else min(self.max_bytes, there + free)
+
     def open(
         self,
         name: str,

@@ -94,7 +94,7 @@ def load_split(
         return from_shards()
     is_here = _are_here(store, index, split)
     # Those of elsewhere are kept for both ways of reading: each is fetched once.
-    has_room = is_here or _needed_bytes(index, split) <= cache.max_bytes
+    has_room = is_here or _needed_bytes(index, split) <= cache.room()
     if beside and has_room and not is_decoded(store, index, split, cache):
         work = Work(num_decoders, stage, cache=None if is_here else cache)
         return FillingImages(

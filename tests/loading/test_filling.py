@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from ddpm_core.errors import DataError
-from ddpm_core.loading import fill, filling, stream
+from ddpm_core.loading import fill, filling, loader, stream
 from ddpm_core.loading.filling import FillingImages
 from ddpm_core.loading.loader import ImageSet, load_split
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.shards.index import load_index
+from ddpm_core.store import durable
 from ddpm_core.store.storage import open_store
 from tests.composing import sets
 from tests.loading.streams import RemoteStore, batches_of, foreign_index, numbers
@@ -151,6 +152,20 @@ def test_a_cache_without_room_for_the_shards_too_decodes_first(far, monkeypatch)
     with closing(beside(remote, index)) as images:
         assert isinstance(images, ImageSet)
     assert remote.num_reads == 40
+
+
+def test_a_disk_without_room_for_the_shards_too_decodes_first(far, monkeypatch, cache_folder):
+    """Catches a training that ends on a full disk, on which what is decoded alone has room."""
+    remote, index = far
+    cache_folder.mkdir(parents=True)
+    (cache_folder / "shard-old.tar").write_bytes(bytes(2**16))  # it may go
+    needed = loader._needed_bytes(index, "train")
+    for free, kind in ((needed - 2**16 - 1, ImageSet), (needed - 2**16, FillingImages)):
+        monkeypatch.setattr(durable, "free_bytes", lambda _folder, free=free: free)
+        with closing(beside(remote, index)) as images:
+            assert isinstance(images, kind)
+        for path in cache_folder.glob("decoded-*"):
+            path.unlink()
 
 
 def test_whether_there_are_labels_is_known_before_anything_is_read(store, index, gate):
