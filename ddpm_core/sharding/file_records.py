@@ -18,7 +18,7 @@ from ddpm_core.images.decode import (
     is_deep,
     kept_as_is,
 )
-from ddpm_core.images.image_facts import MAX_MEMBER_BYTES
+from ddpm_core.images.image_facts import MAX_MEMBER_BYTES, MAX_PIXELS
 from ddpm_core.images.names import quoted
 from ddpm_core.sharding.looked import ScanResult
 from ddpm_core.shards.index import Rejected
@@ -162,7 +162,12 @@ def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> R
 
 
 def may_be_plain(shaping: Shaping, max_pixels: int) -> bool:
-    """Say whether a plain PNG of the wanted size is taken as it is, by the settings."""
+    """Say whether a plain PNG of the wanted size is taken as it is, by the settings.
+
+    Larger ones are kept by no shard as they came: `kept_as_is`.
+    """
     sides = shaping.height, shaping.width
-    is_allowed = min(sides) >= shaping.min_side and sides[0] * sides[1] <= max_pixels
+    is_allowed = min(sides) >= shaping.min_side and sides[0] * sides[1] <= min(
+        max_pixels, MAX_PIXELS
+    )
     return is_allowed and shaping.depth == 8

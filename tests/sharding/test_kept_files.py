@@ -82,3 +82,9 @@ def test_a_plain_png_is_taken_as_it_is_where_the_settings_allow_it(changes, is_p
     """Catches an image that is too small, too large, or of another depth, and is taken for all."""
     wanted = shaping(16, 16, **{key: changes[key] for key in changes if key != "max_pixels"})
     assert may_be_plain(wanted, changes.get("max_pixels", 256)) is is_plain
+
+
+def test_a_png_of_over_2_24_pixels_is_kept_by_neither_way():
+    """Catches a shard that holds a file which is refused when it is read."""
+    assert may_be_plain(shaping(2**12, 2**12), 2**25)
+    assert not may_be_plain(shaping(2**12 + 1, 2**12), 2**25)
