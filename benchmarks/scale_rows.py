@@ -59,13 +59,14 @@ def _make_tars(place, start, count):
         path.with_suffix(".part").rename(path)
 
 
-def shard(folder, *changes, run, source="tars", num_test_images=1000, options=()):
-    """The shard stage, as a person starts it."""
+def shard(folder, *changes, run, source="tars", options=()):
+    """The shard stage, as a person starts it; of what is added as many are held out as at first."""
+    count = int(folder.name)
     values = {
         "data.source": folder / source,
         "data.height": SIDE,
         "data.width": SIDE,
-        "data.num_test_images": num_test_images,
+        "data.num_test_images": max(1, count // 1000),
         "data.images_per_shard": PER_SHARD,
         "model.attention_resolutions": "[8]",
         "compute.num_workers": min(2, psutil.cpu_count() or 1),
@@ -204,8 +205,7 @@ def simulated(folder, count):
 
 def grow(folder):
     """A hundredth more, as further shards of the same name."""
-    options = ["--append", _RUNS["copy"]]
-    return shard(folder, run="more", source="more", num_test_images=10, options=options)
+    return shard(folder, run="more", source="more", options=["--append", _RUNS["copy"]])
 
 
 ROWS = {
