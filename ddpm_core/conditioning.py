@@ -59,8 +59,8 @@ class Conditioning:
     """the part of each image that is known, its mask (b, 1, h, w); a mask that is False everywhere
     is the null. Guidance does not drop it, and no data set holds it: training draws it"""
     augment: Tensor | None = None
-    """(b, 9) float32: how each image was transformed, see `training.augmentation`; zeros are the
-    null, with which images are drawn and measured. Training alone draws others"""
+    """(b, 9) float32: how each image was transformed, see `training.stepping.augmentation`; zeros
+    are the null, with which images are drawn and measured. Training alone draws others"""
 
     @property
     def parts(self) -> frozenset[str]:

@@ -183,7 +183,7 @@ def require_feature_file(config: RunConfig) -> None:
     """Refuse a feature network that is to be read from this machine and is not there.
 
     Called before the training where the evaluation is to run on this machine too. What the file
-    does is tried by `evaluation.check`, for which torch is needed.
+    does is tried by `evaluation.features.check`, for which torch is needed.
 
     Raises:
         ConfigError: naming the path: there is no such file, or it has another digest.

@@ -45,7 +45,7 @@ class Bound:
         return total
 
     def as_tensors(self) -> LikelihoodTerms:
-        """Return the same for the functions of `diffusion.rate_distortion`."""
+        """Return the same for the functions of `diffusion.measures.rate_distortion`."""
         total, prior, terms, mse = map(
             torch.from_numpy, (self.total, self.prior, self.terms, self.mse)
         )
