@@ -186,11 +186,15 @@ class _Pool:
         kept.release(other_than=self._kind)
         self._names: dict[Any, str] = {}
         self._busy: dict[Any, tuple[Any, int | None]] = {}
+        self._unanswered: set[Any] = set()  # of those that were kept
         self._watch = pulse.Watch(pulse.limit_s())
 
     def add(self) -> None:
-        actor, name = kept.take(self._kind) or self._new()
+        taken = kept.take(self._kind)
+        actor, name = taken or self._new()
         self._names[actor] = name
+        if taken is not None:
+            self._unanswered.add(actor)
         self._busy[actor.begin.remote(*self._begin)] = (actor, None)
 
     def _new(self) -> kept.Named:
@@ -225,12 +229,19 @@ class _Pool:
                     f"{ray.available_resources()} free. Free some, or lower compute.num_workers"
                 )
         actor, position = self._busy.pop(done[0])
+        was_kept = actor in self._unanswered
+        self._unanswered.discard(actor)
         try:
             return actor, position, ray.get(done[0])
         except ray.exceptions.RayTaskError:
             raise  # a defect in the worker: another actor would meet it too
         except ray.exceptions.RayError as error:
-            return actor, position, error
+            if not was_kept:
+                return actor, position, error
+        # It ended between two pools, with no work of this one: none of the deaths that are counted.
+        self.discard(actor)
+        self.add()
+        return self.next_event()
 
     def _stuck(self) -> tuple[Any, int, StuckError] | None:
         for answer, (actor, position) in self._busy.items():
