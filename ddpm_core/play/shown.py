@@ -1,6 +1,5 @@
 """Images of a model as a page shows them, and what a person paints as the model takes it."""
 
-import io
 from math import ceil
 from typing import Any
 
@@ -44,13 +43,6 @@ def mask_of(layers: list[NDArray[np.uint8]], height: int, width: int) -> NDArray
         shares = np.asarray(alpha.resize((width, height), Image.Resampling.BOX))
         mask |= shares >= 128
     return mask
-
-
-def png_of(image: Image.Image) -> bytes:
-    """Return a picture as a PNG file."""
-    out = io.BytesIO()
-    image.save(out, format="png")
-    return out.getvalue()
 
 
 def of_8_bits(images: NDArray[Any]) -> NDArray[np.uint8]:
