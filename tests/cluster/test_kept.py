@@ -17,6 +17,7 @@ def ended(monkeypatch):
     """Record which actors and pulses are ended, and in what order with `ended` itself."""
     ended = []
     monkeypatch.setattr(kept, "_kept", {})
+    monkeypatch.setattr(kept, "_connection", lambda: ("127.0.0.1:1", "01000000"))
     monkeypatch.setattr(ray, "kill", ended.append)
     monkeypatch.setattr(pulse, "forget", ended.append)
     return ended
@@ -30,6 +31,16 @@ def test_only_an_actor_that_holds_the_same_is_taken_and_once(ended):
     assert kept.take(ONE) == Named("a", "pulse of a")
     assert kept.take(ONE) is None
     assert not ended
+
+
+@pytest.mark.parametrize("act", [lambda: kept.take(ONE), kept.release])
+def test_what_another_connection_left_is_dropped(ended, monkeypatch, act):
+    """Catches a pool that calls an actor of a cluster which was left by `ray.shutdown`."""
+    kept.keep(ONE, Named("a", "pulse of a"))
+    monkeypatch.setattr(kept, "_connection", lambda: ("127.0.0.1:2", "01000000"))
+    assert act() is None
+    assert not kept._kept
+    assert not ended, "its name is another's here"
 
 
 def test_a_pool_of_another_kind_ends_those_that_are_kept(ended, monkeypatch):
