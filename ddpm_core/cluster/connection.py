@@ -156,7 +156,7 @@ class _Own:
     def __init__(self, compute: ComputeConfig) -> None:
         wanted = compute.num_workers * compute.cpus_per_worker
         use_directly()
-        self._ray = OwnRay(num_cpus=min(wanted, machine.cores()))
+        self._ray = OwnRay(num_cpus=min(wanted, machine.cores()), takes_jobs=False)
         self._before: dict[str, str | None] = {}
         self._is_watched = True
         self._constants = ray._private.ray_constants

@@ -64,12 +64,14 @@ class OwnRay:
 
     Args:
         num_cpus: how many cores it hands out, and workers it starts ahead; None: this machine's.
+        takes_jobs: whether jobs are submitted to it. If not, it comes without the nine processes of
+            the dashboard, of which the Jobs API is a part.
 
     Raises:
         ConfigError: there is no place for its files.
     """
 
-    def __init__(self, *, num_cpus: int | None = None) -> None:
+    def __init__(self, *, num_cpus: int | None = None, takes_jobs: bool = True) -> None:
         folder = private_folder()
         self.token = _TOKEN
         self._rays, more = roomy(folder, "r")
@@ -86,7 +88,7 @@ class OwnRay:
         num_cpus = num_cpus or machine.cores()
         if num_cpus > _MAX_AHEAD:
             env |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
-        arguments = _arguments(self._rays, num_cpus)
+        arguments = _arguments(self._rays, num_cpus, takes_jobs=takes_jobs)
         command = [_python(folder), "-m", "ray.scripts.scripts", *arguments]
         self._server = Server(
             "the embedded Ray", command, folder, env, more_folders=[*more, *more_tmp]
@@ -149,10 +151,11 @@ def _python(folder: Path) -> str:
     return str(link / "bin" / executable.name)
 
 
-def _arguments(rays: Path, num_cpus: int) -> list[str]:
+def _arguments(rays: Path, num_cpus: int, *, takes_jobs: bool) -> list[str]:
     options = {
         "port": 0,
         "num-cpus": num_cpus,
+        "include-dashboard": takes_jobs,
         "dashboard-host": "127.0.0.1",
         "dashboard-port": _free_port(),
         "dashboard-agent-listen-port": 0,
@@ -164,7 +167,9 @@ def _arguments(rays: Path, num_cpus: int) -> list[str]:
         "temp-dir": rays,
         "log-style": "record",
     }
-    return ["start", "--head", "--block", *(f"--{key}={value}" for key, value in options.items())]
+    # The monitor would tell an autoscaler what is needed: there is none.
+    flags = ["--head", "--block", "--no-monitor"]
+    return ["start", *flags, *(f"--{key}={value}" for key, value in options.items())]
 
 
 def _free_port() -> int:

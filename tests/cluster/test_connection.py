@@ -89,7 +89,8 @@ def test_an_address_where_nobody_is_fails_in_seconds(monkeypatch):
 class FakeRay:
     """Our own Ray, as far as a connection knows it."""
 
-    def __init__(self, *, num_cpus):
+    def __init__(self, *, num_cpus, takes_jobs):
+        assert not takes_jobs
         self.num_cpus, self.closed = num_cpus, False
         self.scratch = None
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/private/token"}

@@ -78,6 +78,15 @@ def test_many_cores_are_no_reason_for_many_processes(started, make, asked, cpus,
     assert ("RAY_prestart_worker_first_driver" not in env) is ahead
 
 
+@pytest.mark.parametrize("takes_jobs", [True, False])
+def test_the_dashboard_comes_for_jobs_alone(started, make, takes_jobs):
+    """Catches nine processes that a stage never asks, and a flow whose jobs nothing takes."""
+    make(takes_jobs=takes_jobs)
+    command, _, _ = started[0]
+    assert f"--include-dashboard={takes_jobs}" in command
+    assert "--no-monitor" in command
+
+
 def test_all_its_files_go_with_it(started, make):
     """Catches sessions of Ray, and what jobs leave in their temporary folder, that stay."""
     ray = make()
