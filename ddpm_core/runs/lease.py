@@ -11,8 +11,6 @@ left is taken over, at once here, after `SILENCE_S` elsewhere.
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
@@ -21,12 +19,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-import psutil
-
 from ddpm_core.canonical import canonical_json
 from ddpm_core.errors import RunConflictError, StorageError
 from ddpm_core.progress import WARNING
 from ddpm_core.runs import layout
+from ddpm_core.runs.process import Process, this_process
 from ddpm_core.store.storage import KeyMissingError, Store
 
 BEAT_S = 5.0
@@ -38,33 +35,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Holder:
+class Holder(Process):
     """A process that holds the lease."""
 
-    host: str
-    pid: int
-    started: float
-    """seconds since the epoch at which the process began, by its own machine: a process number is
-    given again"""
     since: str
     """UTC, for people"""
     token: str
     beat: int = 0
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
-        return self.host == _this_host()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there; of one of this machine."""
-        try:
-            process = psutil.Process(self.pid)
-            is_same = abs(process.create_time() - self.started) < 1
-            return bool(is_same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
 
 
 @contextmanager
@@ -174,23 +151,7 @@ def _bytes_of(holder: Holder) -> bytes:
 
 def _new_holder() -> Holder:
     return Holder(
-        host=_this_host(),
-        pid=os.getpid(),
-        started=psutil.Process().create_time(),
+        **asdict(this_process()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         token=uuid.uuid4().hex,
     )
-
-
-def _this_host() -> str:
-    """Return a name that no other machine, container or boot of this machine has."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
-            boot = file.read().strip()
-    except OSError:
-        boot = str(psutil.boot_time())
-    try:
-        namespace = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116
-    except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} ({boot[:8]}{namespace})"

@@ -110,6 +110,18 @@ def changes_of(store: Store, config: RunConfig, stage: str) -> dict[str, Any]:
     }
 
 
+def is_of_folder(store: Store, run: str, tags: Mapping[str, str]) -> bool:
+    """Return whether an MLflow run with these tags stands for the run's folder of now.
+
+    Raises:
+        StorageError: the storage does not answer, or the id is damaged.
+    """
+    try:
+        return tags.get(BIRTH) == _parsed(store, layout.birth_key(run))
+    except KeyMissingError:
+        return False
+
+
 def drawn_otherwise(changes: Mapping[str, Any]) -> set[str]:
     """Return which of these keys make other images, not just another measurement of them."""
     return {key for key in changes if _MEASURED_ANEW.fullmatch(key) is None}

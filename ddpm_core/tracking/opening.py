@@ -12,7 +12,7 @@ from ddpm_core.shards.lineage import made_of
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking import place
-from ddpm_core.tracking.outbox import SILENCE_S, SLOW_S, Outbox
+from ddpm_core.tracking.outbox import SILENCE_S, SLOW_S, Outbox, say
 from ddpm_core.tracking.subject import Subject
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     # parts at the same time can see each other's unfinished modules.
     from ddpm_core.tracking.connection import connect
     from ddpm_core.tracking.description import log_description
+    from ddpm_core.tracking.ending import end_killed
 
     home, store, config = subject.home, subject.store, subject.config
     outbox: Outbox[MlflowRun] = Outbox(
@@ -54,6 +55,12 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     if not subject.changes:
         outbox.put_errand("the description", lambda run: log_description(run, store, config))
     outbox.put_errand("run.json", lambda run: run.log_file("run.json", run_json))
+
+    def end(run: "MlflowRun") -> None:
+        for line in end_killed(run.client, run.experiment_id, store):
+            say(line)
+
+    outbox.put_errand("the end of what was killed", end)
     return outbox
 
 

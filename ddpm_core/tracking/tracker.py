@@ -270,8 +270,11 @@ class Tracker:
         """Return what sends the stage's state as it is by then; see `set_tags`."""
 
         def send(run: "MlflowRun") -> None:
+            from ddpm_core.tracking.ending import process_tag
+
             state, tag = self._state, f"ddpm.stage.{subject.stage}"
             if state == _RUNNING:
+                run.set_tags(process_tag(subject.stage))  # before it can be taken for a dead one's
                 run.begin()
             elif state == _DONE_BEFORE:
                 run.settle(subject.stage)

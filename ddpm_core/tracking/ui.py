@@ -15,7 +15,7 @@ from types import FrameType
 
 from ddpm_core.errors import ConfigError, PipelineError, StorageError
 from ddpm_core.servers.port import HOST, require_free
-from ddpm_core.store.storage import open_store
+from ddpm_core.store.storage import Store, open_store
 from ddpm_core.tracking.outbox import say
 from ddpm_core.tracking.place import (
     DATABASE_KEY,
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def page_of_experiment(home: Home, base: str) -> str:
-    """Return the address of the list of runs; the bare experiment's is MLflow's page for agents.
+def page_of_experiment(store: Store, home: Home, base: str) -> str:
+    """Return the address of the list of runs, of which those that were killed get an end.
+
+    The bare experiment's address is MLflow's page for agents.
 
     Raises:
         StorageError: the server or the database does not answer, or refuses.
@@ -56,11 +58,15 @@ def page_of_experiment(home: Home, base: str) -> str:
     prepare_environment()
     from mlflow import MlflowClient
 
+    from ddpm_core.tracking.ending import end_killed
     from ddpm_core.tracking.mlflow_run import answers
 
+    client = MlflowClient(home.uri)
     try:
         with answers():
-            found = MlflowClient(home.uri).get_experiment_by_name(home.experiment)
+            found = client.get_experiment_by_name(home.experiment)
+        for line in end_killed(client, found.experiment_id, store) if found is not None else ():
+            say(line)
     except (Unreachable, Refused) as error:
         raise StorageError(
             f"MLflow at {redacted(home.uri)} does not answer ({error}); see that it runs, or set "
@@ -83,7 +89,7 @@ def _show(root: str, port_text: str) -> int:
     if home.database is not None and not store.exists(DATABASE_KEY):
         raise ConfigError(f"there is no {store.uri}/{DATABASE_KEY} yet; run the pipeline first")
     if home.uri.startswith(("http://", "https://")):
-        page = page_of_experiment(home, without_user(home.uri).rstrip("/"))
+        page = page_of_experiment(store, home, without_user(home.uri).rstrip("/"))
         say(f"MLflow: {page}")
         _open(page)
         return 0
@@ -93,7 +99,7 @@ def _show(root: str, port_text: str) -> int:
             "that, or unset the variable for the runs in a local root"
         )
     require_free(port, option="make ui PORT=")
-    page = page_of_experiment(home, f"http://{HOST}:{port}")
+    page = page_of_experiment(store, home, f"http://{HOST}:{port}")
     return _serve(home, port, page)
 
 

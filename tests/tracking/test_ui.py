@@ -114,7 +114,7 @@ def test_the_page_of_a_server_is_named_without_its_password(tmp_path, monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:canary@mlflow.example/path")
     home_of = []
     monkeypatch.setattr(
-        ui, "page_of_experiment", lambda home, base: home_of.append(home) or f"{base}/#/x"
+        ui, "page_of_experiment", lambda _store, home, base: home_of.append(home) or f"{base}/#/x"
     )
     assert ui.main([str(tmp_path)]) == 0
     assert capsys.readouterr().err == "MLflow: https://mlflow.example/path/#/x\n"
