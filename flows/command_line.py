@@ -30,6 +30,7 @@ from flows import plan
 from flows.console import Console, duration, show_on
 from flows.embedded import shared_ray
 from flows.prefect_api import PrefectApi
+from flows.redelivery import send_missing
 
 _EXAMPLES = """\
 examples:
@@ -103,6 +104,7 @@ def _run(command: Command, options: argparse.Namespace) -> None:
     if not found.missing:
         open_run(store, config)
         console.say(f"run {config.name!r} is done already; nothing was started")
+        send_missing(store, config, command.stages(config.role))
     else:
         require_packages("prefect", "ray")  # whose servers would end in a traceback
         begin_stage(store, config)

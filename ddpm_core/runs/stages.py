@@ -91,6 +91,8 @@ class Stage:
     """the name of its flow in Prefect; by default its own"""
     label: str = ""
     """what a summary calls its result; by default its own name"""
+    is_delivered: bool = True
+    """whether MLflow gets its result: the data set it gets as an input of the run"""
     is_training: bool = False
     """whether it draws curves in MLflow, and says itself how long it will take"""
 
@@ -117,6 +119,7 @@ _ENTRIES = (
         roles=("denoiser", "classifier"),
         checks=("images",),
         flow="shard-dataset",
+        is_delivered=False,
     ),
     Stage(
         name="train",

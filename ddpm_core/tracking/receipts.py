@@ -10,13 +10,16 @@ database in the root needs none: it is never away, and may be deleted without th
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ddpm_core.canonical import canonical_json, fingerprint
+from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.runs import layout
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import KeyMissingError, Store
+from ddpm_core.tracking.identity import changes_of
 from ddpm_core.tracking.place import Home, find_home
 
 
@@ -25,6 +28,20 @@ def receipt_key(run: str, home: Home, result: Manifest, changes: Mapping[str, An
     digests = {role: record.sha256 for role, record in result.files.items()}
     what = {"folder": result.folder, "files": digests, "changes": dict(changes)}
     return f"{layout.tracking_folder(run)}/{home.fingerprint}-{fingerprint(what)[:16]}.json"
+
+
+def has_arrived(store: Store, config: RunConfig, stage: str, result: Manifest) -> bool:
+    """Return whether there is no server that is not known to have this result of a stage.
+
+    Raises:
+        ConfigError: MLFLOW_TRACKING_URI is none that every process of a run can use.
+        StorageError: the storage does not answer.
+    """
+    home = find_home(store)
+    if home is None or home.database is not None or find_spec("mlflow") is None:
+        return True
+    changes = changes_of(store, config, stage)
+    return store.exists(receipt_key(config.name, home, result, changes))
 
 
 def write_place(store: Store, run: str, home: Home, *, experiment_id: str, run_id: str) -> None:
