@@ -18,6 +18,7 @@ NOTE, OURS = "mlflow.note.content", "ddpm.description"
 """the description, and the digest of the one that this program wrote last"""
 _OF_BEFORE = "Begun from "
 """how descriptions of earlier versions began"""
+_GRID = "pictures/grid.png"
 _SHORT = 12
 
 
@@ -80,7 +81,8 @@ def _text(
         parts.append(f"Made again by{at}:\n\n    {command_of(config)}")
     if is_drawn:
         # The address under which MLflow's own page asks for an artifact.
-        parts.append(f"![samples](get-artifact?path=images/grid.png&run_uuid={run.run_id})")
+        folder = "pictures" if run.has_file(_GRID) else "images"  # of earlier versions
+        parts.append(f"![samples](get-artifact?path={folder}/grid.png&run_uuid={run.run_id})")
     return "\n\n".join(parts)
 
 

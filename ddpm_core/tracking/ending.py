@@ -114,10 +114,10 @@ def _begun(run: Any) -> dict[str, str]:  # noqa: ANN401
 
 def _last_sign_ms(run: Any) -> int:  # noqa: ANN401
     """Return when MLflow got the last that tells the time: a metric, or the start of a stage."""
-    times = [metric.timestamp for metric in run.to_proto().data.metrics]
+    times = [int(metric.timestamp) for metric in run.to_proto().data.metrics]
     noted = (_noted(run.data.tags, stage) for stage in STAGES)
     times += [int(1000 * one[1]) for one in noted if one is not None]
-    return max([run.info.start_time, *times])
+    return max([int(run.info.start_time), *times])
 
 
 def _noted(tags: Mapping[str, str], stage: str) -> tuple[Process, float] | None:

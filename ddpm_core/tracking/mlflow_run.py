@@ -195,6 +195,12 @@ class MlflowRun:
             file.write_bytes(data)
             self.client.log_artifact(self.run_id, str(file), folder or None)
 
+    def has_file(self, path: str) -> bool:
+        """Return whether the run has an artifact of this path."""
+        with answers():
+            files = self.client.list_artifacts(self.run_id, path.rpartition("/")[0])
+        return path in [file.path for file in files]
+
     def image_steps(self, name: str) -> set[int]:
         """Return the steps of which the run has an image of this name."""
         with answers():

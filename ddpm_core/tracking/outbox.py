@@ -179,7 +179,7 @@ class Outbox(Generic[R]):
             if now > begin + timeout_s or (now > quiet_until and is_silent):
                 self._trouble = self._trouble or ("no answer" if is_silent else "too slow")
                 return
-            if now > said_at + _SAY_EVERY_S:
+            if self._sending and now > said_at + _SAY_EVERY_S:
                 said_at = now
                 say(f"{self._server}: sending {self._sending}, {now - begin:.0f} s so far")
             self._thread.join(0.05)

@@ -135,8 +135,11 @@ class Tracker:
         self._put(path, lambda run: run.log_file(path, run.made(make)))
 
     def log_image(self, name: str, result: Manifest, role: str) -> None:
-        """Queue a committed PNG as `images/<name>`, which MLflow's UI shows among the artifacts."""
-        self.log_artifact(f"images/{name}", result, role)
+        """Queue a committed PNG as `pictures/<name>`, which MLflow's UI shows among the artifacts.
+
+        Not in `images`: one file there that MLflow did not name hides its chart of images by step.
+        """
+        self.log_artifact(f"pictures/{name}", result, role)
 
     def log_previews(self) -> None:
         """Queue what MLflow lacks of the run's previews, as they are when it is sent."""

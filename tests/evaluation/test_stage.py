@@ -68,10 +68,10 @@ def test_an_evaluation_measures_keeps_shows_and_registers(
     assert 1 <= found["inception_score"]["value"] <= 10
     assert told["eval/inception_score@10"] == found["inception_score"]["value"]
     assert told["eval/inception_score_test@10"] == found["inception_score"]["test"]
-    assert recording_tracker.files["images/likelihood-figure.png"].startswith(b"\x89PNG")
+    assert recording_tracker.files["pictures/likelihood-figure.png"].startswith(b"\x89PNG")
     assert json.loads(recording_tracker.files["evaluation/metrics.json"]) == found
     assert recording_tracker.models == [(10, 12)], "the model is registered once, with its numbers"
-    assert "images/grid.png" in recording_tracker.files, "what the sample stage could not deliver"
+    assert "pictures/grid.png" in recording_tracker.files, "what the sample stage could not deliver"
     assert recording_tracker.failed is False
 
 

@@ -346,7 +346,7 @@ def test_an_imported_run_samples_and_evaluates(folder, tmp_path, in_process, rec
     assert np.isfinite(numbers["frechet_distance"]["value"])
     ema = results.final_checkpoint(store, config).files["ema"].sha256
     assert numbers["bits_per_dim"]["protocol"]["ema_sha256"] == ema
-    assert recording_tracker.files["images/loss-figure.png"].startswith(b"\x89PNG")
+    assert recording_tracker.files["pictures/loss-figure.png"].startswith(b"\x89PNG")
 
 
 def test_old_names_and_half_precision_become_the_same_run(folder, tmp_path):

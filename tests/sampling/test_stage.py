@@ -60,7 +60,7 @@ def test_samples_say_how_they_were_made_and_show_themselves(
     assert [unit.number for unit in in_process.units] == [0, 1, 2, 3]
 
     for role in ("grid", "strip"):
-        assert recording_tracker.files[f"images/{role}.png"] == samples.read(store, role)
+        assert recording_tracker.files[f"pictures/{role}.png"] == samples.read(store, role)
     assert recording_tracker.tags["ddpm.samples_uri"] == store.uri_of(folder)
     assert recording_tracker.failed is False
     lines = capsys.readouterr().out.splitlines()
@@ -116,7 +116,7 @@ def test_complete_samples_are_recognised_and_logged_again(
     store, config = sampled
     assert stage.run_sample(store, config) == results.samples_of(store, config).folder
     assert in_process.units == []
-    assert "images/grid.png" in recording_tracker.files
+    assert "pictures/grid.png" in recording_tracker.files
     assert all(recording_tracker.described)
     assert recording_tracker.described, "the description shows no grid"
     assert "done already" in capsys.readouterr().out

@@ -244,11 +244,11 @@ class RecordingTracker:
         self.files[path] = make()
 
     def log_image(self, name, result, role) -> None:
-        self.log_artifact(f"images/{name}", result, role)
+        self.log_artifact(f"pictures/{name}", result, role)
 
     def describe(self) -> None:
         # What counts is that there is a grid to show.
-        self.described.append("images/grid.png" in self.files)
+        self.described.append("pictures/grid.png" in self.files)
 
     def adopt(self, runs) -> None:
         self.children = list(runs)

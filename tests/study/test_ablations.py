@@ -126,7 +126,7 @@ def test_all_six_are_run_in_the_paper_s_order(store, stages, recording_tracker, 
     assert json.loads(made["numbers"]) == {"rows": rows}
     for role in ("distances-figure", "samples-sheet"):
         assert made[role].startswith(PNG)
-        assert recording_tracker.files[f"images/ablations/{role}.png"] == made[role]
+        assert recording_tracker.files[f"pictures/ablations/{role}.png"] == made[role]
     assert recording_tracker.files["ablations/table.md"] == made["table"]
     folder = results.ablations_of(store, ablated()).folder
     assert recording_tracker.tags == {"ddpm.ablations_uri": store.uri_of(folder)}

@@ -112,7 +112,7 @@ def test_a_study_measures_draws_and_keeps_what_it_found(whole):
 def test_mlflow_gets_all_of_it(whole):
     """Catches: curves, figures or tables that stay behind."""
     tracker, numbers = whole.tracker, whole.numbers
-    files = {f"images/study/{role}.png" for role in PICTURES}
+    files = {f"pictures/study/{role}.png" for role in PICTURES}
     others = {"study/numbers.json", "study/coding-table.md", "report.html"}
     assert set(tracker.files) == files | others
     assert json.loads(tracker.files["study/numbers.json"]) == numbers

@@ -98,7 +98,7 @@ def test_samples_of_another_sampler_are_a_run_beside(store, config):
     for run, picture in ((main, b"first"), (child, b"second")):
         assert run.data.tags["ddpm.samples_uri"] == picture.decode()
         assert run.data.metrics == {"fid": len(picture)}
-        path = client.download_artifacts(run.info.run_id, "images/grid.png")
+        path = client.download_artifacts(run.info.run_id, "pictures/grid.png")
         assert Path(path).read_bytes() == picture
     assert child.data.params["sample.sampler"] == "unipc"
 

@@ -1,5 +1,7 @@
 """Previews of a run in MLflow: an image and a loss of each step, once, whatever is tried."""
 
+import re
+
 import numpy as np
 from PIL import Image
 
@@ -8,7 +10,7 @@ from ddpm_core.runs import layout, previews
 from ddpm_core.store.commit import commit, write_file
 from ddpm_core.tracking.mlflow_run import MlflowRun
 from ddpm_core.tracking.receiver import Unreachable
-from tests.tracking.local import history, open_quiet, the_run
+from tests.tracking.local import committed, history, open_quiet, the_run
 
 
 def keep(store, config, step, *, average="ema", loss=0.5):
@@ -55,6 +57,20 @@ def test_each_preview_is_there_once_with_its_step(store, config):
     assert history(store, config, "preview/loss_ema") == [(80, 0.5), (120, 0.25)]
     _, run = the_run(store, config)
     assert run.data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_no_other_picture_hides_the_images(store, config):
+    """Catches a file in MLflow's own folder of images that is not named as its page expects: the
+    page then shows no image of any step."""
+    keep(store, config, 40)
+    result = committed(store, config, grid=b"a PNG")
+    with open_quiet(store, config) as tracker:
+        tracker.log_previews()
+        tracker.log_image("grid.png", result, "grid")
+    client, run = the_run(store, config)
+    names = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    assert len(names) == 2
+    assert all(re.fullmatch(r"images/[^+]+\+step\+40\+timestamp\+.*", name) for name in names)
 
 
 def test_what_an_outage_cut_short_is_sent_by_the_next_try(store, config, monkeypatch, capsys):

@@ -66,7 +66,7 @@ def test_what_was_kept_is_delivered_by_the_next_stage(shared, config, monkeypatc
         patch.setattr(opening, "SILENCE_S", 0.1)
         assert deliver(shared, config, result) == (True, False)
     assert deliver(shared, config, result, stage="evaluate") == (True, True)
-    assert artifact(shared, config, "images/grid.png") == b"a PNG"
+    assert artifact(shared, config, "pictures/grid.png") == b"a PNG"
     assert deliver(shared, config, result) == (False, True)
 
 

@@ -125,5 +125,5 @@ def test_a_server_killed_in_between_ends_up_with_each_point_once(server, tmp_pat
     assert len(steps) == len(set(steps)) > 0
     assert run.info.status == "FINISHED"
     assert run.data.params["train.seed"] == "0"
-    found = client.download_artifacts(run.info.run_id, "images/grid.png", str(tmp_path))
+    found = client.download_artifacts(run.info.run_id, "pictures/grid.png", str(tmp_path))
     assert Path(found).read_bytes() == b"a PNG"

@@ -87,7 +87,7 @@ def test_an_evaluation_repeated_adds_nothing(store, config, capsys):
     assert history(store, config, "fid") == [(3000, 12.5)]
     assert history(store, config, "bits_per_dim") == []
     assert "bits_per_dim: not finite" in capsys.readouterr().err
-    assert artifact(store, config, "images/grid.png") == b"a PNG"
+    assert artifact(store, config, "pictures/grid.png") == b"a PNG"
     assert artifact(store, config, "evaluation/metrics.json") == b"{}"
 
 
