@@ -48,5 +48,5 @@ class Subject:
         words = ["python", "-m", "ddpm_core", self.stage, run_json]
         for key, value in self.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-        # Not the pipeline's command: it sees that all is done, and starts no stage.
+        # Not the pipeline's command: of a database in the root it takes all for sent.
         return f"it is kept: the run's next stage sends it, or now `{shlex.join(words)}`"
