@@ -79,6 +79,8 @@ def assert_cancelling_stops_the_job(shell, given, folder, api):
     flow_run = asked(f"deployments/{deployment}/create_flow_run", parameters=given)["id"]
     checkpoints = folder / "checkpoints"
     wait_for((checkpoints / "step_00000050/manifest.json").exists, 400, "first checkpoint")
+    # The flow copies the job's log each second; what comes in the last one before its end is lost.
+    wait_for(lambda: any(map(has_begun, logs_of(folder))), 60, "the first line of the training")
     cancelling = {"type": "CANCELLING", "name": "Cancelling"}
     assert asked(f"flow_runs/{flow_run}/set_state", state=cancelling)["status"] == "ACCEPT"
 
@@ -98,9 +100,17 @@ def assert_cancelling_stops_the_job(shell, given, folder, api):
         assert hashlib.sha256(content).hexdigest() == record["sha256"]
 
 
+def logs_of(folder):
+    return [path.read_text() for path in folder.glob("logs/digits-train-*.log")]
+
+
+def has_begun(log):
+    return " steps  begins" in log
+
+
 def assert_continued(folder):
-    trainings = [path.read_text() for path in folder.glob("logs/digits-train-*.log")]
-    assert sum(" steps  begins" in log for log in trainings) == 1
+    trainings = logs_of(folder)
+    assert sum(map(has_begun, trainings)) == 1
     assert sum("continues from the checkpoint of step" in log for log in trainings) == 1
     assert list(folder.glob("evaluation/*/manifest.json"))
 
