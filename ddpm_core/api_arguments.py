@@ -41,7 +41,7 @@ class How(TypedDict, total=False):
 
 
 def wish_of(how: How) -> Wish:
-    """Return what is asked of the model.
+    """Return the arguments of a call as a wish: sampler, steps, labels, other keys of `sample`.
 
     Raises:
         ConfigError: a number is none.

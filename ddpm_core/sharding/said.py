@@ -1,4 +1,4 @@
-"""What people are told of a collection while it is read: doubts, oddities, and depths."""
+"""Lines and warnings about a collection while it is read: doubts, oddities, and depths."""
 
 import logging
 from collections.abc import Mapping, Sequence

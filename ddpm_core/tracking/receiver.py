@@ -24,7 +24,7 @@ class Measurement:
 
 
 class Watch(Protocol):
-    """What a receiver reports of its server: a slow one is told from one that is away."""
+    """What a receiver reports of its server: so a slow one does not count as one that is away."""
 
     def heard(self) -> None:
         """Note an answer; the next one is due as soon as any."""
