@@ -46,6 +46,28 @@ class Known:
         return torch.where(self.mask, values.to(images.dtype), images)
 
 
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A text of each image of a batch, as tokens.
+
+    Raises:
+        ConfigError: if the mask is none of these tokens.
+    """
+
+    tokens: Tensor
+    """(b, l) int64 numbers of tokens, see `text.tokens`; or (b, l, d) states of an encoder"""
+    mask: Tensor
+    """(b, l) bool, False behind the end of the text; True somewhere in each row, so that no
+    attention is among nothing: the empty text has its end"""
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.tokens.shape[:2]:
+            raise ConfigError(
+                f"the mask is shaped {tuple(self.mask.shape)} and the tokens "
+                f"{tuple(self.tokens.shape)}; give one truth value for each token"
+            )
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """The conditioning of each row of a batch; every tensor has the batch as its first axis.
@@ -55,6 +77,8 @@ class Conditioning:
 
     label: Tensor | None = None
     """(b,) int64: the class, 0 ... num_classes - 1; num_classes is the null"""
+    text: Text | None = None
+    """what each image is to show, in words; the empty text, encoded as any other, is the null"""
     known: Known | None = None
     """the part of each image that is known, its mask (b, 1, h, w); a mask that is False everywhere
     is the null. Guidance does not drop it, and no data set holds it: training draws it"""

@@ -15,7 +15,7 @@ NULL = Conditioning(label=torch.tensor([10]))
 
 
 @dataclass(frozen=True)
-class Text:
+class Words:
     """A part of two tensors, as a text's is."""
 
     tokens: Tensor
@@ -26,36 +26,36 @@ class Text:
 class Richer(Conditioning):
     """A conditioning with parts that are no single tensor."""
 
-    text: tuple[Text, ...] = ()
+    words: tuple[Words, ...] = ()
 
 
-def text_of(start, count):
+def words_of(start, count):
     tokens = torch.arange(start, start + count * 6).reshape(count, 3, 2)
-    return Text(tokens, tokens[..., 0] % 2 == 0)
+    return Words(tokens, tokens[..., 0] % 2 == 0)
 
 
 def same(first, second):
-    assert len(first.text) == len(second.text)
+    assert len(first.words) == len(second.words)
     return all(
         torch.equal(a.tokens, b.tokens) and torch.equal(a.mask, b.mask)
-        for a, b in zip(first.text, second.text, strict=True)
+        for a, b in zip(first.words, second.words, strict=True)
     )
 
 
 def test_rows_are_taken_of_every_part_by_number_and_by_choice():
     """Catches a part that keeps its rows: image 0's text beside image 1's label."""
-    given = Richer(label=LABELS, text=(text_of(0, 5), text_of(100, 5)))
+    given = Richer(label=LABELS, words=(words_of(0, 5), words_of(100, 5)))
     index = torch.tensor([4, 0])
     taken = given.rows(index)
     assert taken.label.tolist() == [5, 3]
-    assert torch.equal(taken.text[1].tokens, given.text[1].tokens[[4, 0]])
-    assert torch.equal(taken.text[0].mask, given.text[0].mask[[4, 0]])
+    assert torch.equal(taken.words[1].tokens, given.words[1].tokens[[4, 0]])
+    assert torch.equal(taken.words[0].mask, given.words[0].mask[[4, 0]])
     chosen = given.rows(torch.tensor([False, True, False, True, False]))
     assert chosen.label.tolist() == [1, 1]
 
 
 def test_cat_undoes_rows():
-    given = Richer(label=LABELS, text=(text_of(0, 5),))
+    given = Richer(label=LABELS, words=(words_of(0, 5),))
     again = cat([given.rows(torch.arange(2)), given.rows(torch.arange(2, 5))])
     assert torch.equal(again.label, LABELS)
     assert same(again, given)
@@ -75,13 +75,13 @@ def test_a_dropped_row_is_the_null_and_the_others_stay():
 
 def test_parts_are_dropped_each_by_its_own_draw():
     """Catches one draw for all parts."""
-    given = Richer(label=LABELS, text=(text_of(0, 5),))
-    null = Richer(label=NULL.label, text=(text_of(-6, 1),))
+    given = Richer(label=LABELS, words=(words_of(0, 5),))
+    null = Richer(label=NULL.label, words=(words_of(-6, 1),))
     keep = torch.tensor([True, False, False, True, True])
-    found = given.where({"text": keep}, null)
+    found = given.where({"words": keep}, null)
     assert torch.equal(found.label, LABELS)
-    assert torch.equal(found.text[0].tokens[1], null.text[0].tokens[0])
-    assert torch.equal(found.text[0].tokens[3], given.text[0].tokens[3])
+    assert torch.equal(found.words[0].tokens[1], null.words[0].tokens[0])
+    assert torch.equal(found.words[0].tokens[3], given.words[0].tokens[3])
 
 
 @pytest.mark.parametrize(
