@@ -102,7 +102,13 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "only_keys_sha256": None,
         "duplicates": "keep",
     },
-    "model": {"kind": "unet", "conditioning": "none", "num_classes": None, "known": False},
+    "model": {
+        "kind": "unet",
+        "conditioning": "none",
+        "num_classes": None,
+        "known": False,
+        "text_length": 128,
+    },
     "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain", "chain_times": "equal"},
     "train": {

@@ -26,8 +26,10 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
     lines += _attention(theirs, ours)
     if ours.role == "classifier" and theirs.num_classes != ours.num_classes:
         lines.append(misfit("model.num_classes", theirs.num_classes, ours.num_classes))
-    if theirs.num_classes is not None and ours.num_classes is None:
-        lines.append(misfit("model.conditioning", "label", "none"))
+    given, ours_given = theirs.model.conditioning, ours.model.conditioning
+    is_less = theirs.num_classes is not None and ours.num_classes is None
+    if is_less or theirs.model.uses_text != ours.model.uses_text:
+        lines.append(misfit("model.conditioning", given, ours_given))
     if theirs.model.known and not ours.model.known:
         lines.append(misfit("model.known", there=True, here=False))
     if theirs.data.channels != ours.data.channels:

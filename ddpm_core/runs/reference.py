@@ -197,6 +197,7 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
     return {
         **{f"diffusion.{key}": path[key] for key in path if key not in free},
         "model.num_classes": config.num_classes,
+        "model.conditioning=text": config.model.uses_text,
         "data.depth": config.data.depth,
         # Which speaks of whole steps alone: what calls the one may not be able to call the other.
         "diffusion.prediction=x_prev": config.diffusion.prediction == "x_prev",
@@ -208,6 +209,7 @@ def _classified(config: RunConfig) -> dict[str, Any]:
     """Return what a network and a classifier must have in common for the one to guide the other."""
     alike = _guidance_of(config)
     del alike["diffusion.prediction=x_prev"]  # a classifier is called wherever the network is
+    del alike["model.conditioning=text"]  # and whatever else that is given
     return alike
 
 

@@ -88,7 +88,8 @@ def test_a_section_given_whole_keeps_the_labels(tmp_path, caplog):
     listed = re.findall(r"(model\.\w+)=", line.partition(": not given")[2].partition(";")[0])
     # What the line does not list is given or kept.
     assert {key.removeprefix("model.") for key in listed} == (
-        DiTConfig.model_fields.keys() - {"kind", "conditioning", "num_classes", "known"}
+        DiTConfig.model_fields.keys()
+        - {"kind", "conditioning", "num_classes", "known", "text_length"}
     )
 
 
@@ -147,6 +148,16 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
         (
             {"model.kind": "classifier", "model.known": True, "model.attention_resolutions": [8]},
             ["known=true is for networks that are given something", "set model.known=false"],
+        ),
+        ({"model.conditioning": "text"}, ["captions, and kind=unet reads none; leave model.cond"]),
+        ({"model.text_length": 64}, ["text_length=64 is a setting of conditioning=text"]),
+        (
+            {
+                "model.kind": "classifier",
+                "model.attention_resolutions": [8],
+                "model.text_length": 1,
+            },
+            ["text_length=1 is for networks that are given something", "set model.text_length=128"],
         ),
         ({"model.kind": "dit", "model.patch_sise": 2}, ["did you mean 'patch_size'?"]),
         ({"model.kind": "dit", "model.depth": 2}, ["did you mean 'model.num_layers'?"]),
@@ -211,6 +222,7 @@ def test_every_key_of_a_kind_counts_and_that_fingerprint_stays():
         "conditioning",
         "num_classes",
         "known",
+        "text_length",
     }
     assert fingerprint(experiment)[:16] == "6dc876207148bb74"
     assert fingerprint(identity.samples(small(), identity.PRESENT)) != fingerprint(

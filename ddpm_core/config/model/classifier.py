@@ -28,7 +28,8 @@ class ClassifierConfig(LevelsConfig):
 
     @model_validator(mode="after")
     def _classes_belong_to_labels(self) -> Self:
-        for key, value in (("conditioning", self.conditioning), ("known", self.known)):
+        for key in ("conditioning", "known", "text_length"):
+            value = getattr(self, key)
             if value != type(self).model_fields[key].default:
                 raise ValueError(
                     f"{key}={str(value).lower()} is for networks that are given something of an "

@@ -17,16 +17,22 @@ class NetworkConfig(Section):
     """The keys of every kind. Abstract: `kind` has no default here."""
 
     role: ClassVar[Role] = "denoiser"
+    reads_text: ClassVar[bool] = False
+    """whether there is a network of this kind that is given captions"""
 
     kind: str
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), or a classifier of noised
     images, to guide the others by (classifier)"""
-    conditioning: Literal["none", "label"] = "none"
-    """what the network is given beside x_t and t: nothing, or the class of each image (label)"""
+    conditioning: Literal["none", "label", "text"] = "none"
+    """what the network is given beside x_t and t: nothing, the class of each image (label), or a
+    caption of it (text)"""
     num_classes: int | None = Field(None, ge=2, le=2**16)
     """of conditioning=label and kind=classifier: classes of the data set; null for data sets whose
     number is known, needed for collections of image files"""
+    text_length: int = Field(128, ge=1, le=2**12)
+    """of conditioning=text: tokens of a caption, the bytes of its UTF-8 and one for its end; a
+    longer one keeps its first whole characters"""
     known: bool = False
     """whether the network is given, beside x_t, the part of each image that is known, and a mask of
     it: for inpainting. Training erases random regions"""
@@ -39,9 +45,23 @@ class NetworkConfig(Section):
     @property
     def uses_labels(self) -> bool:
         """Whether the training goes by the labels of the images."""
-        return self.conditioning != "none"
+        return self.conditioning == "label"
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the network is given captions of the images."""
+        return self.conditioning == "text"
 
     @model_validator(mode="after")
     def _classes_belong_to_labels(self) -> Self:
-        self.refuse_unused("conditioning", {"num_classes": "label"})
+        self.refuse_unused("conditioning", {"num_classes": "label", "text_length": "text"})
+        return self
+
+    @model_validator(mode="after")
+    def _captions_are_read(self) -> Self:
+        if self.uses_text and not self.reads_text:
+            raise ValueError(
+                f"conditioning=text gives the network captions, and kind={self.kind} reads none; "
+                "leave model.conditioning out"
+            )
         return self
