@@ -22,8 +22,13 @@ PORTS = ("4200", "5001", "7861")
 """that pages name; each is replaced by a free one"""
 PRELUDE = r"""
 set -eo pipefail
+free() {
+    python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
+}
 serve() { # in the background, until its page answers, or it says that it started
     local pid url
+    PORT=$(free) # of its own: those before it still run
+    export PORT
     "$@" >served.log 2>&1 &
     pid=$!
     for _ in $(seq 600); do
@@ -172,9 +177,6 @@ class Desk:
 
     def _env(self, shell: Shell) -> dict[str, str]:
         kept = ("HOME", "TMPDIR", "DDPM_TEST_MARK")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
         return {name: shell.env[name] for name in kept} | {
             "PATH": f"{self.checkout}/.venv/bin{os.pathsep}{os.environ['PATH']}",
             "LANG": "C.UTF-8",
@@ -184,7 +186,6 @@ class Desk:
             "DESK": str(self.folder),
             "PYTHONPATH": str(ROOT),
             "PAGE_DATA": str(self.folder / "data"),
-            "PORT": port,
             "PREFECT_SERVER_API_PORT": str(self.ports["4200"]),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }

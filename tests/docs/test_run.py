@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import time
 
 import pytest
 
@@ -33,6 +34,10 @@ print(sum(range(1815)), "done in 3 s")
 
     test "$WORD" = 'of two blocks' && cd 'a checkout'
     python -m ddpm_core shard digits --run short --dry-run | grep '"num_steps": 800'
+    make() { echo "$PORT" >>../ports; echo started!; sleep 60; }
+    make ui
+    make play
+    test "$(sort -u ../ports | wc -l)" = 2
 """
 
 
@@ -48,14 +53,18 @@ def said_otherwise(desk, page, text):
 @pytest.mark.pages
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", PAGES)
-def test_page(page, tmp_path):
+def test_page(page, tmp_path, capfd):
     """Catches: a command that is refused, fails, or says something else than the page."""
     desk, text = Desk(tmp_path / "a desk"), text_of(page)
     desk.prepare(text)
+    begun = time.monotonic()
     with shell_in(tmp_path) as shell:
         failed = desk.run(page, text, shell)
+    other = [] if failed else said_otherwise(desk, page, text)
+    with capfd.disabled():  # at once: the last page is an hour away
+        print(f"\n{page}, {time.monotonic() - begun:.0f} s: {failed or other or 'as it says'}")
     assert not failed, failed
-    assert not said_otherwise(desk, page, text)
+    assert not other
 
 
 @pytest.mark.slow
