@@ -198,6 +198,8 @@ class DataConfig(Section):
     @property
     def max_test_images(self) -> int | None:
         """Images held out, at most: a folder may hold less than the published files. None: any."""
+        if self.append_to is not None:  # what grows has its own beside
+            return None
         if self.num_test_images is not None or self.is_collection:
             return self.num_test_images
         return _NUM_MADE_TEST.get(self.name, _NUM_TEST_IMAGES)

@@ -1,7 +1,7 @@
 """Runs that let a data set grow (`data.append_to`): found by its name, pinned by its fingerprint.
 
 The section `data` of such a run is what the data set says of itself, with another source: what is
-new there is made as the rest was.
+new there is made as the rest was. How much of it is held out, an append may say itself.
 """
 
 import json
@@ -20,7 +20,9 @@ from ddpm_core.store.storage import Store
 
 KEY = "data.append_to"
 _OF_SOURCE = ("source", "source_sha256", "on_bad", "max_bad_share", "max_megapixels", "licence")
-"""keys of `data` that an append has of its own"""
+"""keys of `data` that an append has of its own, and that are no part of what it makes"""
+_HELD_OUT = "num_test_images"
+"""of what is at the source of the append, not of the data set that grows"""
 
 
 def is_in(first: RunConfig, changes: Mapping[str, Any]) -> bool:
@@ -49,8 +51,12 @@ def with_append(
     given = given_of_data(changes)
     text = str(given.get("append_to", first.data.append_to))
     section = _recorded(store, run, text) or _begun(store, text)
+    said = first.data.model_dump(mode="json", include={*_OF_SOURCE, _HELD_OUT})
+    own = {key: given.get(key, said[key]) for key in _OF_SOURCE}
+    if _HELD_OUT in given or first.data.append_to is not None:
+        own[_HELD_OUT] = given.get(_HELD_OUT, said[_HELD_OUT])
     for key, value in given.items():
-        if key in (*_OF_SOURCE, "append_to") or key not in section:
+        if key in (*_OF_SOURCE, _HELD_OUT, "append_to") or key not in section:
             continue
         if json.dumps(value) != json.dumps(section[key]):
             raise ConfigError(
@@ -58,8 +64,6 @@ def with_append(
                 f"to grow has data.{key}={json.dumps(section[key])}; images of another kind are a "
                 f"data set of their own, which can be named beside it: data.sets"
             )
-    said = first.data.model_dump(mode="json", include=set(_OF_SOURCE))
-    own = {key: given.get(key, said[key]) for key in _OF_SOURCE}
     others = {key: value for key, value in given.items() if key not in {**section, **own}}
     rest = {key: value for key, value in changes.items() if key.partition(".")[0] != "data"}
     return {**rest, "data": section | own | others}

@@ -125,10 +125,16 @@ def dataset_of(store: Store, config: RunConfig) -> Manifest | None:
 def require_data(store: Store, config: RunConfig, index: Manifest) -> None:
     """Refuse a data set that is not made as `config.data` says.
 
+    How many images are held out is of an append's own where a data set grew, and not of the whole.
+
     Raises:
         DatasetDamagedError: with each key that differs.
     """
-    refusal = Expected({"data": identity.data(config.data)}).refusal(index.body)
+    wanted, body = identity.data(config.data), index.body
+    if config.data.append_to is not None and isinstance(body.get("data"), dict):
+        theirs = {"num_test_images": wanted["num_test_images"]}
+        body = {**body, "data": {**body["data"], **theirs}}
+    refusal = Expected({"data": wanted}).refusal(body)
     if refusal is not None:
         raise DatasetDamagedError(
             f"{store.uri_of(layout.dataset_pointer_key(config.name))} names the data set "

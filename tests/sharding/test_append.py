@@ -15,7 +15,7 @@ from ddpm_core.runs import grown_data, layout, results
 from ddpm_core.runs.dataset_names import NamedSet, enter, lineage
 from ddpm_core.runs.deletion import delete_run
 from ddpm_core.runs.results import DatasetPointer
-from ddpm_core.runs.run import configure
+from ddpm_core.runs.run import check_run, configure
 from ddpm_core.sharding import of_source
 from ddpm_core.sharding.collection_worker import CompareTask
 from ddpm_core.sharding.stage import run_shard
@@ -387,3 +387,35 @@ def test_a_network_of_the_older_classes_is_refused_before_anything_is_made(store
     config = appending(store, photos, "more", **labelled)
     with pytest.raises(ConfigError, match=r"model\.num_classes=2, but the images have 3 classes"):
         preflight(store, config, ("shard",), command=str, here=True)
+
+
+def test_an_append_holds_out_a_number_of_its_own(store, faces, tmp_path):
+    """Catches: few images that cannot be added to a data set that holds out many; a data set that
+    says of itself what its newest append held out; a run that is then not on its data set; and a
+    record that another number passes over."""
+    few = write_folder(tmp_path / "few", images("cat", range(2), seed=5))
+    with pytest.raises(DataError, match=r"data\.num_test_images=2, but .* give at most 1"):
+        run_shard(store, appending(store, few, "more"))
+    own = {"data.num_test_images": 1}
+    config = appending(store, few, "more", **own)
+    run_shard(store, config)
+    grown = lineage(store, "faces")[-1]
+    index = index_of(store, grown.pointer)
+    assert index.num_images == {"train": 9, "test": 3}
+    assert index.manifest.body["data"] == index_of(store, faces.pointer).manifest.body["data"]
+    assert results.dataset_of(store, config) == index.manifest
+    assert check_run(store, appending(store, few, "more"))  # what is on record holds out 1
+    with pytest.raises(RunConflictError, match=r"num_test_images"):
+        check_run(store, appending(store, few, "more", **{"data.num_test_images": None}))
+    nothing = appending(store, few, "nothing", **own)
+    assert run_shard(store, nothing) == grown.pointer.folder
+    assert results.dataset_of(store, nothing) == index.manifest
+
+
+def test_without_a_number_of_its_own_an_append_is_what_it_was(store, faces, tmp_path):
+    """Catches: a fingerprint that moves, so that a run of an earlier version has no data set."""
+    other = write_folder(tmp_path / "other", images("cat", range(6), seed=3))
+    config = appending(store, other, "more")
+    run_shard(store, config)
+    assert config.data.num_test_images == 2
+    assert lineage(store, "faces")[-1].pointer.fingerprint[:16] == "646395f485f976d9"
