@@ -30,7 +30,7 @@ from ddpm_core.runs.dataset_names import NamedSet, find, lineage
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.run import configure
 from ddpm_core.runs.stages import require_denoiser
-from ddpm_core.runs.targets import dataset_place
+from ddpm_core.runs.targets import dataset_place, run_place
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import read_unit, units_of
 from ddpm_core.shards.index import SPLITS, Index, Split, load_index
@@ -87,10 +87,10 @@ def side_of(target: str, *, root: str) -> Side:
     with_split = _SPLIT.fullmatch(target)
     name, split = (with_split[1], with_split[2]) if with_split else (target, None)
     if "://" in name or "/" in name or _exists(name):
-        return _of_place(name, split, root)
+        return _of_place(name, split)
     store = open_store(root)
     if re.fullmatch(RUN_NAME_PATTERN, name) and store.exists(layout.run_json_key(name)):
-        return _of_run(name, split, root)
+        return _of_run(run_place(name, root), split)
     if (named := _dataset_below(store, name)) is not None:
         return _of_dataset(store, named.pointer.folder, split, named.pointer)
     raise ConfigError(
@@ -100,9 +100,9 @@ def side_of(target: str, *, root: str) -> Side:
     )
 
 
-def _of_place(name: str, split: str | None, root: str) -> Side:
+def _of_place(name: str, split: str | None) -> Side:
     if name.endswith("/run.json") or _is_there(name, "run.json"):
-        return _of_run(name, split, root)
+        return _of_run(name if "/" in name else f"./{name}", split)
     if (place := dataset_place(name)) is not None and _is_there(name, layout.DATASET_INDEX):
         return _of_dataset(open_store(place[0]), place[1], split)
     if split is not None:
@@ -156,8 +156,8 @@ def _bytes_of(path: str) -> bytes:
     return data
 
 
-def _of_run(name: str, split: str | None, root: str) -> Side:
-    home, config = configure(name, root=root if "/" not in name else None, run=None, changes={})
+def _of_run(place: str, split: str | None) -> Side:
+    home, config = configure(place, root=None, run=None, changes={})
     store = open_store(home)
     pointer = results.dataset_pointer(store, config.name)
     if split is not None:

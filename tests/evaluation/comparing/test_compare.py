@@ -232,6 +232,22 @@ def test_of_few_images_it_is_said_that_a_distance_is_too_large(metric):
     assert doubts_of(metric, many, many) == []
 
 
+def test_a_run_that_is_called_as_a_recipe_is_the_run(tmp_path, monkeypatch):
+    """Catches: samples of the recipe's number and settings that are missed, or taken for its."""
+    root = str(tmp_path / "root")
+    open_run(open_store(root), digits().replaced({"sample.num_images": 8}))
+    seen = []
+    monkeypatch.setattr(results, "samples_of", lambda _, config: seen.append(config.sample))
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", f"{root}/runs/digits", "root/runs/digits/run.json"):
+        with pytest.raises(DataError, match="has no complete samples"):
+            sides.side_of(name, root=root)
+    monkeypatch.chdir(tmp_path / "root/runs")
+    with pytest.raises(DataError, match="has no complete samples"):
+        sides.side_of("digits", root="nowhere")
+    assert [one.num_images for one in seen] == [8, 8, 8, 8]
+
+
 def test_a_run_and_a_data_set_of_no_images_are_refused(tmp_path, monkeypatch, capsys):
     """Catches: a traceback of statistics of no image."""
     root = str(tmp_path / "root")
