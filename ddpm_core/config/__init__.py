@@ -11,6 +11,7 @@ from ddpm_core.config.diffusion import (
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import (
     ClassifierConfig,
+    ClipConfig,
     DiTConfig,
     MLPConfig,
     ModelConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "Bundle",
     "ChainConfig",
     "ClassifierConfig",
+    "ClipConfig",
     "Collection",
     "ComputeConfig",
     "ContinuousConfig",

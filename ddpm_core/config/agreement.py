@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from ddpm_core.config.diffusion import BinomialConfig, ContinuousConfig
 from ddpm_core.config.labels import (
     OF_IMAGES,
-    classifiers_only_classify,
     guide_is_another,
+    guides_draw_nothing,
     labels_are_there,
 )
 from ddpm_core.config.measure import EvaluateConfig
@@ -235,7 +235,7 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _augmented_are_images,
     _fourier_features_are_of_sigma,
     _flow_is_measured_in_continuous_time,
-    classifiers_only_classify,
+    guides_draw_nothing,
     _objective_is_possible,
     _sampler_is_possible,
     _ddim_is_possible,

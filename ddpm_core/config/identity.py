@@ -76,6 +76,12 @@ OF_KIND: Mapping[str, frozenset[str]] = {
         ]
     ),
     "classifier": frozenset({"kind", *_LEVELS.split()}),
+    "clip": frozenset(
+        [
+            *("kind", "noised", "patch_size", "hidden_size", "num_layers", "num_heads"),
+            *("text_hidden_size", "text_num_layers", "text_num_heads", "num_features"),
+        ]
+    ),
     "binomial": frozenset(["kind", "num_timesteps"]),
     **{
         kind: frozenset(f"kind num_timesteps times log_sigma_mean log_sigma_std {keys}".split())

@@ -26,7 +26,7 @@ _OF_DENOISERS = {
         "reference",
     ),
 }
-"""section -> keys that a run of a classifier has no use for"""
+"""section -> keys that a run of a network that draws nothing has no use for"""
 
 
 def labels_are_there(config: "RunConfig") -> None:
@@ -79,11 +79,14 @@ def _refuse_knobs_of_labels(config: "RunConfig") -> None:
             )
 
 
-def classifiers_only_classify(config: "RunConfig") -> None:
-    """Refuse what a run of a classifier has no use for: what it draws, or how it denoises."""
-    if config.role != "classifier":
+def guides_draw_nothing(config: "RunConfig") -> None:
+    """Refuse what a run that only guides has no use for: what it draws, or how it denoises."""
+    if config.role == "denoiser":
         return
     kind = f"model.kind={config.model.kind}"
+    says = "says which class an image is of"
+    if config.role == "clip":
+        says = "says how well an image fits a caption"
     if config.diffusion.kind == "binomial":
         raise ValueError(
             f"{kind} is trained on images with Gaussian noise, and diffusion.kind=binomial is a "
@@ -95,13 +98,13 @@ def classifiers_only_classify(config: "RunConfig") -> None:
             value, default = getattr(section, key), type(section).model_fields[key].default
             if value != default:
                 raise ValueError(
-                    f"{name}.{key}={value} is of networks that draw images, and {kind} says which "
-                    f"class an image is of; leave {name}.{key} out"
+                    f"{name}.{key}={value} is of networks that draw images, and {kind} {says}; "
+                    f"leave {name}.{key} out"
                 )
     if is_learned(config.diffusion.variance):
         raise ValueError(
             f"diffusion.variance={config.diffusion.variance} is of networks that predict the "
-            f"variance of a step too, and {kind} says which class an image is of; set "
+            f"variance of a step too, and {kind} {says}; set "
             "diffusion.variance=fixed_small"
         )
 

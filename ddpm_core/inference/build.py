@@ -145,7 +145,7 @@ def require_guidance(
 def build_objective(config: RunConfig) -> Objective | ContinuousObjective | BinomialObjective:
     """Return what the network of `config` is trained to minimise."""
     train, diffusion = config.train, config.diffusion
-    if config.role == "classifier":
+    if config.role != "denoiser":
         # Of it the noise alone is used; samplers call it on the chain, also of a continuous path.
         return Objective(build_schedule(config), prediction="x_0")
     if isinstance(diffusion, BinomialConfig):

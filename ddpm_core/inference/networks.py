@@ -5,6 +5,7 @@ from typing import TypedDict
 from ddpm_core import seeding
 from ddpm_core.config import (
     ClassifierConfig,
+    ClipConfig,
     DiTConfig,
     MLPConfig,
     MultiScaleConfig,
@@ -12,13 +13,15 @@ from ddpm_core.config import (
     UNetConfig,
 )
 from ddpm_core.models.classifier import NoisedClassifier
+from ddpm_core.models.clip import Clip, ImageTower
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
 from ddpm_core.models.multiscale import MultiScale
+from ddpm_core.models.transformer import TextTower
 from ddpm_core.models.unet import UNet
 
-AnyNetwork = UNet | DiT | MLP | MultiScale | NoisedClassifier
-"""(x_t, t, conditioning) -> prediction, or logits of classes, of any kind"""
+AnyNetwork = UNet | DiT | MLP | MultiScale | NoisedClassifier | Clip
+"""(x_t, t, conditioning) -> prediction, logits of classes, or features, of any kind"""
 
 
 def build_network(config: RunConfig) -> AnyNetwork:
@@ -89,6 +92,25 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 **_stages_of(model, data.height),
                 generator=generator,
             )
+        case ClipConfig() as model:
+            image = ImageTower(
+                in_channels=data.channels,
+                image_size=(data.height, data.width),
+                patch_size=model.patch_size,
+                width=model.hidden_size,
+                num_layers=model.num_layers,
+                num_heads=model.num_heads,
+                num_features=model.num_features,
+                noised=model.noised,
+            )
+            text = TextTower(
+                length=model.text_length,
+                width=model.text_hidden_size,
+                num_layers=model.text_num_layers,
+                num_heads=model.text_num_heads,
+                causal=True,
+            )
+            return Clip(image, text, generator=generator)
 
 
 class _Stages(TypedDict):

@@ -108,6 +108,8 @@ class Stage:
         return function
 
 
+_EVERY_ROLE: tuple[Role, ...] = ("denoiser", "classifier", "clip")
+
 _ENTRIES = (
     Stage(
         name="shard",
@@ -116,7 +118,7 @@ _ENTRIES = (
         result=results.dataset_of,
         place="dataset.json",
         label="shards",
-        roles=("denoiser", "classifier"),
+        roles=_EVERY_ROLE,
         checks=("images",),
         flow="shard-dataset",
         is_delivered=False,
@@ -130,7 +132,7 @@ _ENTRIES = (
         place="checkpoints",
         label="checkpoint",
         absence=_not_trained,
-        roles=("denoiser", "classifier"),
+        roles=_EVERY_ROLE,
         checks=("images", "cores", "features"),
         is_training=True,
     ),
@@ -156,7 +158,7 @@ _ENTRIES = (
         place="evaluation",
         label="figures",
         needs=("train", "sample"),
-        roles=("denoiser", "classifier"),
+        roles=_EVERY_ROLE,
         checks=("cores", "features"),
         sections=("sample", "evaluate"),
         numbers=EVALUATION,

@@ -8,18 +8,20 @@ from typing import Annotated
 from pydantic import Field
 
 from ddpm_core.config.model.classifier import ClassifierConfig
+from ddpm_core.config.model.clip import ClipConfig
 from ddpm_core.config.model.dit import DiTConfig
 from ddpm_core.config.model.mlp import MLPConfig
 from ddpm_core.config.model.multiscale import MultiScaleConfig
 from ddpm_core.config.model.unet import UNetConfig
 
 ModelConfig = Annotated[
-    UNetConfig | DiTConfig | MLPConfig | MultiScaleConfig | ClassifierConfig,
+    UNetConfig | DiTConfig | MLPConfig | MultiScaleConfig | ClassifierConfig | ClipConfig,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
     "ClassifierConfig",
+    "ClipConfig",
     "DiTConfig",
     "MLPConfig",
     "ModelConfig",

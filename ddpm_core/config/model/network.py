@@ -8,9 +8,9 @@ from ddpm_core.config.section import Section
 
 AUGMENT_NUMBERS = 9
 """numbers that a network of train.augment is given, as in `conditioning`"""
-Role = Literal["denoiser", "classifier"]
-"""what a network says of x_t: what was done to the image, or of which class it is. A run has the
-stages of its network's role, see `runs.stages`"""
+Role = Literal["denoiser", "classifier", "clip"]
+"""what a network says of x_t: what was done to the image, of which class it is, or how well it fits
+a caption. A run has the stages of its network's role, see `runs.stages`"""
 
 
 class NetworkConfig(Section):

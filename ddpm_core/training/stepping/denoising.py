@@ -37,7 +37,8 @@ from ddpm_core.training.stepping.trainee import ADAM, Average, Trainee
 class Denoising:
     """The training of one network: predict what was done to an image.
 
-    `Classifying` is the same training of another aim; nothing else derives from it.
+    `Classifying` and `Contrasting` are the same training of other aims; nothing else derives from
+    it.
 
     Args:
         config: the run.
@@ -98,7 +99,7 @@ class Denoising:
             config,
             self._objective,
             null=self.network.null.to(self._device),
-            accepts=self.network.accepts,
+            accepts=self.network.accepts - self.taught,
             positions=positions,
         )
         self._inputs: Inputs | None = None
@@ -181,10 +182,14 @@ class Denoising:
         norm = self._optimiser.update(
             learning_rate(step, train), grad_clip=train.grad_clip, scaling=self._scaling
         )
+        self._bound()
         self.trainee.average(step + train.averaged_before)
         noted = {"grad_norm": norm} if self._scaling is None else self._scaling.noted()
         for name, value in noted.items():
             self._counts.note(name, value)
+
+    def _bound(self) -> None:
+        """Bring weights that have bounds back within them, the same on all ranks."""
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         """Have the network compiled now, by a step that moves nothing: later ranks wait for each

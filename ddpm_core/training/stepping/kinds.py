@@ -4,10 +4,15 @@ from collections.abc import Mapping
 
 from ddpm_core.config import Role, RunConfig
 from ddpm_core.training.stepping.classifying import Classifying
+from ddpm_core.training.stepping.contrasting import Contrasting
 from ddpm_core.training.stepping.denoising import Denoising
 from ddpm_core.training.stepping.parallel import Parallel
 
-_KINDS: Mapping[Role, type[Denoising]] = {"denoiser": Denoising, "classifier": Classifying}
+_KINDS: Mapping[Role, type[Denoising]] = {
+    "denoiser": Denoising,
+    "classifier": Classifying,
+    "clip": Contrasting,
+}
 
 
 def training_of(config: RunConfig, parallel: Parallel) -> Denoising:

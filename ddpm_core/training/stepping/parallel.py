@@ -8,6 +8,7 @@ the ranks agree on goes over the CPU, beside the gradients.
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -17,6 +18,25 @@ from ddpm_core.cluster import Place
 # A rank that stores a checkpoint may take long, and a rank that is lost breaks the connection:
 # the short timeout of the gradients would only hurt here.
 _TIMEOUT = timedelta(minutes=30)
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all ranks; backward, the sum of what all ranks say of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, rank: int, world_size: int) -> Tensor:  # noqa: ANN401
+        ctx.rows = slice(rank * len(own), (rank + 1) * len(own))
+        found = [
+            torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(world_size)
+        ]
+        distributed.all_gather(found, own.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        whole = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(whole)
+        return whole[ctx.rows], None, None
 
 
 class Parallel:
@@ -100,6 +120,19 @@ class Parallel:
             distributed.all_reduce(flat)
         for param, view in zip(params, views, strict=True):
             param.grad = view
+
+    def gathered(self, own: Tensor) -> Tensor:
+        """Return the rows of all ranks, in the order of the ranks; their gradient finds its way.
+
+        What each rank computes from all of them differentiates this rank's rows too.
+
+        Args:
+            own: (b, ...) of the same shape on all ranks.
+        """
+        if self.world_size == 1:
+            return own
+        everyone: Tensor = _Gathered.apply(own, self.rank, self.world_size)  # type: ignore[no-untyped-call]  # torch's
+        return everyone
 
     def add_up(self, sums: Tensor) -> None:
         """Replace `sums` on every rank by their sum over the ranks."""

@@ -1,0 +1,133 @@
+"""The section `model` of CLIP on noised images, and what follows from it."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ddpm_core.config.model.count import linear
+from ddpm_core.config.model.network import NetworkConfig, Role
+from ddpm_core.config.section import Few
+
+NUM_TOKENS = 259
+"""as of `text.tokens`, which needs torch"""
+_MAX_TOKENS = 2**16
+"""Each attends to each."""
+
+
+class ClipConfig(NetworkConfig):
+    """How well x_t fits a caption: two towers, trained on pairs (Nichol et al. 2021,
+    arXiv:2112.10741, section 2.3), for `sample.guidance_by`; the sizes are those of the published
+    network of noised images.
+    """
+
+    role: ClassVar[Role] = "clip"
+    reads_text: ClassVar[bool] = True
+    size_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers")
+    """the keys that make it large or small"""
+
+    kind: Literal["clip"] = "clip"
+    """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
+    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
+    images, to guide the others by (classifier)"""
+    noised: bool = True
+    """whether it is trained on images with the noise of each time, and given the time; false: on
+    clean ones alone, and given none, which guides worse than its own score says"""
+    patch_size: Few = 4
+    """pixels on a side of a patch, p; each patch is a token"""
+    hidden_size: Few = 768
+    """features of a token of the images, d"""
+    num_layers: int = Field(12, ge=1, le=1000)
+    """blocks of the tower of images"""
+    num_heads: Few = 12
+    """heads of every attention of the tower of images"""
+    text_hidden_size: Few = 512
+    """features of a token of the captions"""
+    text_num_layers: int = Field(12, ge=1, le=1000)
+    """blocks of the tower of captions"""
+    text_num_heads: Few = 8
+    """heads of every attention of the tower of captions"""
+    num_features: Few = 512
+    """features of an image and of a caption, whose cosine says how well they fit"""
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the training goes by the captions of the images: it learns which is whose."""
+        return True
+
+    @model_validator(mode="after")
+    def _classes_belong_to_labels(self) -> Self:
+        for key in ("conditioning", "num_classes", "known"):
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default:
+                raise ValueError(
+                    f"{key}={str(value).lower()} is of other networks, and model.kind=clip goes by "
+                    f"the captions of the images alone: leave model.{key} out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _features_divide(self) -> Self:
+        if self.hidden_size % 8 or self.hidden_size < 16:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of 8 and at least 16, for the "
+                "sines and cosines of the timestep"
+            )
+        for size, heads in (("hidden_size", "num_heads"), ("text_hidden_size", "text_num_heads")):
+            if getattr(self, size) % getattr(self, heads):
+                raise ValueError(
+                    f"{size}={getattr(self, size)} must be a multiple of {heads}="
+                    f"{getattr(self, heads)}"
+                )
+        return self
+
+    def require_images(self, *, height: int, width: int) -> None:
+        """Refuse images that it does not take, with their keys in the section `data`.
+
+        Raises:
+            ValueError: they cannot be cut into patches, or into too many.
+        """
+        for key, pixels in (("height", height), ("width", width)):
+            if pixels % self.patch_size:
+                raise ValueError(
+                    f"data.{key}={pixels} is not a multiple of model.patch_size="
+                    f"{self.patch_size}; change one of them"
+                )
+        tokens = height * width // self.patch_size**2
+        if tokens > _MAX_TOKENS:
+            raise ValueError(
+                f"images of {height}x{width} are {tokens} patches of model.patch_size="
+                f"{self.patch_size}, and each attends to each: at most {_MAX_TOKENS} are taken; "
+                "raise model.patch_size"
+            )
+
+    @property
+    def row_size(self) -> int:
+        """Parameters of each class: it has none."""
+        return 0
+
+    def num_parameters(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,  # noqa: ARG002 - of other kinds
+        height: int,
+        width: int,
+    ) -> int:
+        """Return the parameters of `models.clip.Clip`."""
+        d, e, f, area = (
+            self.hidden_size,
+            self.text_hidden_size,
+            self.num_features,
+            self.patch_size**2,
+        )
+        first = linear(d // 4, d) + linear(d, d) if self.noised else d
+        image = first + area * in_channels * d + (1 + height * width // area) * d + 4 * d + d * f
+        text = (NUM_TOKENS + self.text_length) * e + 2 * e + e * f
+        return image + self.num_layers * layer(d) + text + self.text_num_layers * layer(e) + 1
+
+
+def layer(width: int) -> int:
+    """Return the parameters of a layer of `models.transformer`."""
+    return (
+        4 * width + 4 * linear(width, width) + linear(width, 4 * width) + linear(4 * width, width)
+    )
