@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
@@ -15,7 +16,7 @@ from ddpm_core.cli import add_command
 from ddpm_core.config import EvaluateConfig
 from ddpm_core.config.explain import explain
 from ddpm_core.config.feature_networks import KNOWN
-from ddpm_core.errors import ConfigError, StorageError
+from ddpm_core.errors import ConfigError, PipelineError, StorageError
 from ddpm_core.output import printable, say
 from ddpm_core.runs.run import DEFAULT_ROOT
 
@@ -31,6 +32,13 @@ examples:
 
 networks: {", ".join(KNOWN)}, trained, transformers:FOLDER, or path or URL of a TorchScript file
 """
+
+
+_KEY = re.compile(
+    r"(?<![\w./-])(?:(?:evaluate\.)?(features_sha256|features|metrics)(?:\.\d+)?="
+    r"|evaluate\.(features_sha256|features|metrics)\b|(features_sha256)\b)"
+)
+"""a key of `evaluate` in a message, with what follows it where a value does"""
 
 
 def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -62,8 +70,21 @@ def run_compare_command(options: argparse.Namespace) -> None:
     """Run the command.
 
     Raises:
-        PipelineError: as it says.
+        PipelineError: as it says; keys of `evaluate` are called by their options.
     """
+    try:
+        _run(options)
+    except PipelineError as error:
+        error.args = (_KEY.sub(_option, str(error)),)
+        raise
+
+
+def _option(key: re.Match[str]) -> str:
+    name = next(filter(None, key.groups())).replace("_", "-")
+    return f"--{name} " if key[0].endswith("=") else f"--{name}"
+
+
+def _run(options: argparse.Namespace) -> None:
     features = _features(options)
     place = None if options.json in (None, "-") else _writable(options.json)
     import torch
@@ -165,7 +186,7 @@ def _features(options: argparse.Namespace) -> EvaluateConfig:
         return EvaluateConfig.model_validate(given)
     except ValidationError as error:
         lines = "; ".join(explain(EvaluateConfig, error))
-        raise ConfigError(f"--features, --metrics: {lines}") from None
+        raise ConfigError(lines) from None
 
 
 def _writable(text: str) -> Path:

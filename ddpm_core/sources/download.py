@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import http
 import http.client
+import threading
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from ddpm_core.errors import DataError, StorageError
+from ddpm_core.output import printable, say
 from ddpm_core.progress import Progress
 from ddpm_core.sources.http_answer import RefusedError, is_final, opened, reason_of
 from ddpm_core.store import durable
@@ -23,6 +25,8 @@ from ddpm_core.store.cache_folder import user_folder
 
 _CHUNK_BYTES = 2**18
 _GRACE_S = 60.0
+_PATIENCE_S = 3.0
+"""after which a wait for another process is said"""
 _MIN_BYTES_PER_S = 2**16
 MAX_UNKNOWN_BYTES = 2**40
 """A file whose length is not known beforehand is cut off here: 1 TiB."""
@@ -212,7 +216,7 @@ def _begins_at(content_range: str | None, start: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes away from `path`, whose folder is made.
+    """Keep other processes away from `path`, whose folder is made; a long wait for one is said.
 
     Raises:
         StorageError: for every OSError inside, as one of writing there.
@@ -220,7 +224,13 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f"{path.name}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            text = f"{path.name} is being fetched by another process, in {path.parent}: waiting"
+            waits = threading.Timer(_PATIENCE_S, say, (printable(text),))
+            waits.start()
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            finally:
+                waits.cancel()
             yield
     except OSError as error:
         said = error.strerror or str(error)

@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import http.server
 import threading
@@ -296,6 +297,22 @@ def test_a_pinned_file_comes_from_public_hosts_by_https_only(host, tmp_path):
     there.write_bytes(CONTENT)
     assert fetch_pinned("https://127.0.0.1:9/x", SHA256, tmp_path, **words) == there
     assert Host.requests == []
+
+
+def test_a_wait_for_the_download_of_another_is_said_once(tmp_path, monkeypatch):
+    """Catches: a process that stands still without a word; a word where nothing is waited for."""
+    said, path = [], tmp_path / "net.pt"
+    monkeypatch.setattr(download, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(download, "say", lambda text: (said.append(text), held.close()))
+    with download.locked(path):
+        held = path.with_name("net.pt.lock").open("w")
+    assert said == []
+    fcntl.flock(held, fcntl.LOCK_EX)
+    end = threading.Timer(5, held.close)
+    end.start()
+    with download.locked(path):
+        end.cancel()
+    assert said == [f"net.pt is being fetched by another process, in {tmp_path}: waiting"]
 
 
 def test_two_downloads_at_once_do_not_disturb_each_other(host, tmp_path):

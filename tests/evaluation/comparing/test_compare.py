@@ -32,6 +32,7 @@ pytestmark = [
 
 
 pytest_plugins = ["tests.s3_fixtures"]
+_FOREIGN = ("--features", "./net", "--features-sha256", "0" * 64)
 
 
 class Pooled(torch.nn.Module):
@@ -339,12 +340,15 @@ def test_a_run_beside_its_data_set_by_its_own_features(evaluated, capsys, tmp_pa
         (["images", "images", "--json", "nowhere/n.json"], 2, "folder that is there"),
         (["empty", "images"], 3, "no image"),
         (["images", "broken"], 3, '"a.png" in'),
+        (["images", "images", "--features", "./net"], 2, "--features './net' is a file from out"),
+        (["images", "images", *_FOREIGN], 2, "--features './net' cannot be read"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_a_sentence(
     words, code, said, place, tmp_path, monkeypatch, capsys
 ):
-    """Catches: a traceback; a refusal after the first set has been looked at."""
+    """Catches: a traceback; a refusal after the first set has been looked at; a key of `evaluate`,
+    which this command does not take, for an option."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").symlink_to(place / "images")
     (tmp_path / "empty").mkdir()
@@ -355,6 +359,8 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(
     err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
+    assert "evaluate." not in err
+    assert "features_sha256" not in err
 
 
 def test_words_that_are_no_numbers_are_said_by_what_they_should_be(capsys):
