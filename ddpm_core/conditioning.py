@@ -161,7 +161,7 @@ AUGMENT_NUMBERS = 9
 NOTHING = Conditioning()
 """of an unconditional network"""
 
-MEMBERS = frozenset({"label"})
+MEMBERS = frozenset({"label", "text"})
 """the parts that the images of a data set come with"""
 
 

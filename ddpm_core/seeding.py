@@ -23,6 +23,7 @@ Purpose = Literal[
     "noise",
     "flip",
     "drop.label",
+    "caption",
     "known",
     "augment",
     "edit",

@@ -45,6 +45,12 @@ def require_alike(given: Sequence[Given]) -> None:
             "otherwise; give them the same data.crop, data.resize, data.background and "
             "data.max_megapixels"
         )
+    kinds = {one.name: one.index.captions for one in given if one.index.captions is not None}
+    if len({(member.key, member.ending) for member in kinds.values()}) > 1:
+        raise DataError(
+            f"{' and '.join(kinds)} have captions in files of different kinds; shard one of them "
+            "under this root, with data.in_place=false"
+        )
     for one in given:
         if is_mixture(made_of(one.index.manifest)):
             raise DataError(

@@ -23,6 +23,8 @@ class Row:
     """(n) names by which a list may mean each"""
     digests: NDArray[np.uint64]
     """(n, 4) SHA-256 of each image's file in the shard"""
+    captions: tuple[bytes, ...] = ()
+    """(n) the file of each one's captions, where keys are wanted too and there are any; else ()"""
 
 
 def chosen_labels(

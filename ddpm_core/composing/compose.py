@@ -42,7 +42,7 @@ from ddpm_core.shards.index import (
     entries,
 )
 from ddpm_core.shards.lineage import LEFT_OUT, MADE_OF, Ancestor, LeftOut
-from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
+from ddpm_core.shards.members import CAPTION, IMAGE, LABEL, ClassMember, ImageMember
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
@@ -158,8 +158,11 @@ def compose(store: Store, made: Plan, *, num_threads: int = 1) -> Manifest | Non
         return None
     shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
     ancestors = []
+    has_captions = any(one.index.captions is not None for one in made.given)
     for at, source in enumerate(sources):
         own = {split: list(source.shards(split)) for split in SPLITS}
+        if has_captions and source.index.captions is None:
+            own = {split: [_without_captions(shard) for shard in own[split]] for split in SPLITS}
         for split in SPLITS:
             shards[split] += own[split]
         ancestors.append(
@@ -179,6 +182,12 @@ def compose(store: Store, made: Plan, *, num_threads: int = 1) -> Manifest | Non
     counts = {split: _counts(sources, split, len(made.names), num_threads) for split in SPLITS}
     body = _body(made, shards, counts, ancestors, left_out)
     return commit_in_parts(store, made.pointer.folder, body, shards)
+
+
+def _without_captions(shard: Shard) -> Shard:
+    """Return a shard without its captions, which its data set has neither read nor counted."""
+    beside = {name: rows for name, rows in shard.beside.items() if name != CAPTION}
+    return replace(shard, beside=beside)
 
 
 def _choose(made: Plan, sources: Sequence[Source], num_threads: int) -> dict[str, LeftOut]:
@@ -278,6 +287,7 @@ def _body(
         "data": identity.data(made.data),
         "members": {
             **_others(made.given),
+            **_captions(made.given, counts),
             IMAGE: image.entry(),
             LABEL: ClassMember(made.names, of_classes).entry(),
         },
@@ -289,8 +299,17 @@ def _body(
     }
 
 
+def _captions(given: Sequence[Given], counts: Mapping[Split, Tally]) -> dict[str, Any]:
+    """Return the member of the captions, where images of some of the data sets have any."""
+    members = [one.index.captions for one in given if one.index.captions is not None]
+    if not members:
+        return {}
+    counted = {split: counts[split].captions for split in SPLITS}
+    return {CAPTION: replace(members[0], counts={**counted}).entry()}
+
+
 def _others(given: Sequence[Given]) -> dict[str, Any]:
-    """Return the other members, as captions, that the images of all the data sets come with."""
+    """Return the other members that the images of all the data sets come with."""
     first, *rest = (entries(one.index.manifest.body) for one in given)
     return {
         name: entry for name, entry in first.items() if all(entry == one.get(name) for one in rest)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm_core.composing.choose import Row
 from ddpm_core.errors import DataError
-from ddpm_core.shards.members import ABOUT, LABEL, ClassMember
+from ddpm_core.shards.members import ABOUT, CAPTION, LABEL, ClassMember
 from ddpm_core.shards.one import Shard
 from ddpm_core.shards.tar import Member as File
 from ddpm_core.shards.tar import members
@@ -46,10 +46,12 @@ def look(
         raise DataError(f"{where} has an image of a class beyond the {len(labels)} of its data set")
     places = list(zip(shard.offsets, shard.sizes, strict=True))
     digests = b"".join(hashlib.sha256(tar[at : at + size]).digest() for at, size in places)
+    captions = shard.beside.get(CAPTION, ()) if with_keys else ()
     return Row(
         np.array(labels, np.int64)[own],
         tuple(_keys(tar, one) for one in beside) if with_keys else ((),) * len(places),
         np.frombuffer(digests, np.uint64).reshape(-1, 4),
+        tuple(tar[at : at + size] for at, size in captions),
     )
 
 

@@ -9,14 +9,19 @@ from numpy.typing import NDArray
 
 from ddpm_core.composing.choose import Row
 from ddpm_core.composing.look import look
-from ddpm_core.loading.shard_files import read_shard, shard_at
+from ddpm_core.loading.outside import open_verified
+from ddpm_core.loading.shard_files import ShardFile, read_shard, shard_at
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Index, Rejected, Shard, Split, load_index
 from ddpm_core.shards.lineage import made_of
+from ddpm_core.shards.members import CAPTION
 from ddpm_core.store import manifest
 from ddpm_core.store.expected import Expected
 from ddpm_core.store.manifest import DamagedError
 from ddpm_core.store.storage import Store
+
+_NO_CAPTIONS: dict[str, list[list[int]]] = {"images": [], "bytes": []}
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,19 @@ class Tally:
     """(channels, levels); (0, 0) where nobody has counted them: of shards that are used in place"""
     classes: NDArray[np.int64]
     """(classes,)"""
+    captions: CaptionCounts
 
 
 def sum_of(tallies: Iterable[Tally], num_classes: int) -> Tally:
     """Return the sum of tallies of one shape; of none, without values."""
     values: NDArray[np.int64] = np.zeros((0, 0), np.int64)
-    classes = np.zeros(num_classes, np.int64)
+    classes, captions = np.zeros(num_classes, np.int64), CaptionCounts()
     for one in tallies:
         if one.values.size:
             values = values + one.values if values.size else one.values
         classes = classes + one.classes
-    return Tally(values, classes)
+        captions.take(one.captions)
+    return Tally(values, classes, captions)
 
 
 @final
@@ -93,15 +100,17 @@ class Source:
         shard = self._staying(split, number)
         if shard.file is not None and shard.file.is_outside:
             values: NDArray[np.int64] = np.zeros((0, 0), np.int64)
-            return Tally(values, np.bincount(shard.labels or (), minlength=num_classes))
+            classes = np.bincount(shard.labels or (), minlength=num_classes)
+            return Tally(values, classes, self._captions_of(shard, split, number))
         counted = self._counted(split, number)
         if counted is None or shard.num_images != self.index.counts(split)[number]:
             return self._count(split, number, shard, num_classes)
         if shard.labels is not None:
-            return Tally(counted.values, np.bincount(shard.labels, minlength=num_classes))
+            classes = np.bincount(shard.labels, minlength=num_classes)
+            return Tally(counted.values, classes, counted.captions)
         # Its labels are what they were; there may be classes of others behind them.
         more = num_classes - len(counted.classes)
-        return Tally(counted.values, np.pad(counted.classes, (0, more)))
+        return Tally(counted.values, np.pad(counted.classes, (0, more)), counted.captions)
 
     def _staying(self, split: Split, number: int) -> Shard:
         shard = replace(self._shard(split, number), file=self.index.located_at(split, number))
@@ -131,11 +140,14 @@ class Source:
                 return None
             values = np.array(found.body["histogram"], np.int64)
             classes = np.array(found.body["class_counts"], np.int64)
+            captions = CaptionCounts.of_entry(found.body.get("captions", _NO_CAPTIONS))
         except (DamagedError, KeyError, ValueError):
             return None
         channels, levels = self.index.shape[0], self.index.image.num_levels
         is_ours = values.shape == (channels, levels) and len(classes) <= len(self._labels)
-        return Tally(values, classes) if is_ours else None
+        if not captions.images:  # of a shard without: each image has none
+            captions.images[0] = int(classes.sum())
+        return Tally(values, classes, captions) if is_ours else None
 
     def _count(self, split: Split, number: int, shard: Shard, num_classes: int) -> Tally:
         tar, where = self._read(split, number), self._where(split, number)
@@ -146,7 +158,35 @@ class Source:
         for label, at, size in zip(labels, shard.offsets, shard.sizes, strict=True):
             pixels = self.index.image.decode([tar[at : at + size]], lambda _: where)
             counts.add(label, pixels[0].transpose(1, 2, 0))
-        return Tally(counts.histogram(), counts.classes)
+        captions = self._captions_of(shard, split, number, tar)
+        return Tally(counts.histogram(), counts.classes, captions)
+
+    def _captions_of(
+        self, shard: Shard, split: Split, number: int, tar: bytes | None = None
+    ) -> CaptionCounts:
+        """Count the captions of what stays of a shard; reads them.
+
+        Args:
+            shard: what stays of it.
+            split: of which it is.
+            number: of it.
+            tar: its bytes; None: it lies outside, and is opened there.
+        """
+        counts, member = CaptionCounts(), self.index.captions
+        places = shard.beside.get(CAPTION)
+        if member is None or places is None:
+            counts.images[0] = shard.num_images
+            return counts
+        if tar is None:
+            file = self.index.located_at(split, number)
+            read = ShardFile(open_verified(file), file.key).read
+            files = [read(*place) for place in places]
+        else:
+            files = [tar[offset : offset + size] for offset, size in places]
+        where = self._where(split, number)
+        for captions in member.decode(files, lambda at: f"{where}: the caption of image {at}"):
+            counts.add(captions)
+        return counts
 
     def _shard(self, split: Split, number: int) -> Shard:
         return shard_at(self._store, self.index, split, number)

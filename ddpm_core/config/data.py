@@ -6,12 +6,18 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from ddpm_core.config.captions import (
+    DEFAULT_TEMPLATES,
+    KEYS_OF_CLASSES,
+    Captions,
+    require_captions_fit,
+)
 from ddpm_core.config.data_ref import DataSets, is_folder_name
 from ddpm_core.config.section import PLACE, RUN_NAME_PATTERN, PositiveInt, Section
 
 Made = Literal["heartbeat", "swiss_roll"]
 """data sets that are made, not read: 20 bits of two levels, and points of two coordinates"""
-Bundle = Literal["digits", "mnist", "fashion_mnist", "cifar10", Made]
+Bundle = Literal["digits", "coloured_digits", "mnist", "fashion_mnist", "cifar10", Made]
 """data sets of a fixed size and shape, in published files or made"""
 Collection = Literal["images", "celebahq", "lsun_bedroom", "lsun_church", "lsun_cat"]
 """images as files, in a folder, an archive or a database, of any number and size"""
@@ -24,19 +30,21 @@ _NATIVE_SHAPES: dict[str, tuple[int, int, int]] = {
     "cifar10": (3, 32, 32),
     "heartbeat": (1, 1, 20),
     "swiss_roll": (1, 1, 2),
+    "coloured_digits": (3, 8, 8),
 }
-_NUM_CLASSES = {"heartbeat": 5, "swiss_roll": 1}
+_NUM_CLASSES = {"heartbeat": 5, "swiss_roll": 1, "coloured_digits": 60}
 """of bundles that have not ten"""
 _NUM_DIGITS = 1797
+_OF_SKLEARN = ("digits", "coloured_digits")
 _NUM_TEST_IMAGES = 10_000
 """of the canonical test splits of the others; the training splits are never touched"""
-_NUM_MADE_TEST = {"heartbeat": 500, "swiss_roll": 2000}
+_NUM_OWN_TEST = {"heartbeat": 500, "swiss_roll": 2000, "coloured_digits": 1782}
 _OF_COLLECTIONS = (
     *("grey", "crop", "resize", "background", "encoding", "class_folders", "depth"),
     *("in_place", "pin", "label_key", "min_side"),
 )
 """keys that say what becomes of image files"""
-_OF_MAKING = ("source", "source_sha256", "set_name", "licence")
+_OF_MAKING = ("source", "source_sha256", "set_name", "licence", "caption_table")
 """keys that say from what, and as what, a data set is made"""
 
 _ALL: Mapping[str, Any] = {
@@ -54,9 +62,9 @@ class DataConfig(Section):
     """The images, and how they are cut into shards."""
 
     name: Literal[Bundle, Collection] = "digits"
-    """data set: scikit-learn's bundled digits, MNIST, Fashion-MNIST, CIFAR-10; one that is made:
-    heartbeat, swiss_roll; or a collection of image files: images (any), celebahq, lsun_bedroom,
-    lsun_church, lsun_cat"""
+    """data set: scikit-learn's bundled digits, the same in six colours (coloured_digits), MNIST,
+    Fashion-MNIST, CIFAR-10; one that is made: heartbeat, swiss_roll; or a collection of image
+    files: images (any), celebahq, lsun_bedroom, lsun_church, lsun_cat"""
     source: Annotated[str, PLACE] = "default"
     """where the raw data lie: a folder, an archive, an LMDB export, shards; a path, s3:// or
     https:// URI; or 'default' (bundled, else the canonical download; a collection has none);
@@ -105,6 +113,20 @@ class DataConfig(Section):
     label_key: str | None = Field(None, min_length=1, max_length=100)
     """of in_place=True: the key of a sample's .json that holds the number of its class; null: its
     .cls says it, or there are no classes"""
+    captions: Captions = "none"
+    """what each image shows, in words. beside: NAME.txt beside NAME.png, a caption a line; in
+    shards the sample's .txt, .caption or .text; of coloured_digits their own. table: captions.csv,
+    captions.jsonl or metadata.jsonl within the source, or caption_table. classes: made from the
+    names of the classes while they are read, by caption_templates"""
+    caption_table: Annotated[str | None, PLACE] = Field(None, min_length=1)
+    """of captions=table: file on this machine, .csv or .jsonl, with the columns file_name and text,
+    in place of one within the source; the names are those below the source"""
+    caption_key: str | None = Field(None, min_length=1, max_length=100)
+    """of captions=beside: the key of NAME.json that holds the caption, or a list of them; null: it
+    is the text of NAME.txt"""
+    caption_templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    """of captions=classes: texts in which {name} stands for the name of the class; training draws
+    one for each image of each step, measuring takes the first"""
     on_bad: Annotated[Literal["few", "fail", "skip"], PLACE] = "few"
     """of a collection: what to do about files that cannot be used. few: leave out up to
     max_bad_share of all, and keep the list with the data set; skip: the same, and files that are no
@@ -202,14 +224,20 @@ class DataConfig(Section):
             return None
         if self.num_test_images is not None or self.is_collection:
             return self.num_test_images
-        return _NUM_MADE_TEST.get(self.name, _NUM_TEST_IMAGES)
+        return _NUM_OWN_TEST.get(self.name, _NUM_TEST_IMAGES)
 
     @property
     def unused(self) -> tuple[str, ...]:
         """Keys that this data set has no use for: they do not say what it is."""
+        of_classes = KEYS_OF_CLASSES if self.captions == "classes" else ()
         if self.in_place:  # no shards are made
-            return ("encoding", "images_per_shard", "class_folders")
-        return () if self.is_collection else _OF_COLLECTIONS
+            return ("encoding", "images_per_shard", "class_folders", *of_classes)
+        return of_classes if self.is_collection else (*_OF_COLLECTIONS, *of_classes)
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the data set holds captions of its images."""
+        return self.captions in ("beside", "table")
 
     @property
     def references(self) -> DataSets | None:
@@ -275,6 +303,21 @@ class DataConfig(Section):
             )
         return self
 
+    @field_validator("caption_templates", mode="before")
+    @classmethod
+    def _templates_are_texts(cls, value: Any) -> Any:  # noqa: ANN401 - not checked yet
+        if not isinstance(value, list | tuple) or any(type(one) is not str for one in value):
+            raise ValueError(
+                f"caption_templates={json.dumps(value, default=str)[:100]} must be a list of "
+                'texts, e.g. ["a picture of {name}"]'
+            )
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _captions_fit(self) -> Self:
+        require_captions_fit(self)
+        return self
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.is_collection:
@@ -313,7 +356,7 @@ class DataConfig(Section):
         if self.is_collection:
             return self
         if self.name != "digits":
-            there = _NUM_MADE_TEST.get(self.name, _NUM_TEST_IMAGES)
+            there = _NUM_OWN_TEST.get(self.name, _NUM_TEST_IMAGES)
             if wanted is not None and wanted > there:
                 raise ValueError(
                     f"num_test_images={wanted}, but {self.name} holds out images of its test "
@@ -332,7 +375,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _bundled_data_have_no_source(self) -> Self:
-        if (self.name == "digits" or self.is_made) and self.source != "default":
+        if (self.name in _OF_SKLEARN or self.is_made) and self.source != "default":
             how = "made here" if self.is_made else "bundled with scikit-learn"
             raise ValueError(
                 f"source={self.source!r}, but {self.name} is {how}; give 'default', or leave it out"

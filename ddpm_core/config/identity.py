@@ -24,6 +24,8 @@ data.on_bad, max_bad_share, max_megapixels  places: what they leave out is seen 
     the images
 data.sets  a place, since one data set is what its images are; of several, which they are and the
     share of each count in the experiment
+data.captions, caption_templates  of captions=classes in the experiment alone: images and shards
+    are the same whatever they are called
 train.earlier  by the rates that it says: a run that went on at the same rate is the longer one
 study.ablation_steps  of the ablations, not of the study
 evaluate.features, evaluate.reference, train.start_from  by their digests, not by where they lie
@@ -107,6 +109,9 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "only_classes": (),
         "only_keys_sha256": None,
         "duplicates": "keep",
+        "captions": "none",
+        "caption_key": None,
+        "caption_templates": ("a picture of {name}", "an image of {name}", "{name}"),
     },
     "model": {
         "kind": "unet",
@@ -224,6 +229,8 @@ def experiment(config: "RunConfig", rule: Rule = PRESENT) -> dict[str, Any]:
     images = data(config.data)
     if (sets := config.data.references) is not None and sets.counted:
         images["sets"] = sets.counted
+    if config.data.captions == "classes":
+        images["captions"] = list(config.data.caption_templates)
     return {
         "data": images,
         "model": counted("model", config.model, rule),

@@ -35,6 +35,8 @@ def joined(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if not own.is_part and all(data == own for _, data in others):
         return own.model_dump(mode="json")
     made = {"name": "images", "height": own.height, "width": own.width, "depth": own.depth}
+    if any(data.has_captions for data in each.values()):
+        made["captions"] = "beside"
     return DataConfig(**made, grey=own.channels == 1).model_dump(mode="json")  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import TrainConfig
 from ddpm_core.errors import DataError
 from ddpm_core.loading.loader import Images
+from ddpm_core.loading.texts import Draw, Texts
 from ddpm_core.permutation import Order, images_at, slice_positions
 from ddpm_core.shards.members import require_members
 
@@ -40,6 +41,8 @@ def conditioning_of(
     accepts: frozenset[str],
     *,
     num_classes: int | None = None,
+    texts: Texts | None = None,
+    draw: Draw | None = None,
 ) -> Conditioning:
     """Return the conditioning of the images of these numbers.
 
@@ -48,15 +51,24 @@ def conditioning_of(
         numbers: (b,) of the images.
         accepts: the parts that the network takes.
         num_classes: whose labels it takes; None: any.
+        texts: how texts are made, for a network that takes some.
+        draw: by which one caption of each image is chosen; None: it is the first.
 
     Raises:
         DataError: the images come without such a part, or what there is of it is damaged, or a
             label is none that the network takes: the number after the last is its null.
     """
-    require_members(images.members, accepts, of="the data set")
+    needed = texts.parts(accepts) if texts is not None else accepts
+    require_members(images.members, needed, of="the data set")
     if not accepts:
         return NOTHING
-    parts: dict[str, Any] = {name: images.member(name, numbers) for name in accepts}
+    parts: dict[str, Any] = {
+        name: images.member(name, numbers) for name in accepts if name != "text"
+    }
+    if "text" in accepts:
+        if texts is None:
+            raise ValueError("a network that takes texts is given none without `texts`")
+        parts["text"] = texts.of(images, numbers, draw)
     given = Conditioning(**parts)
     if (
         num_classes is not None
@@ -84,6 +96,7 @@ class Batches:
         world_size: number of equal slices.
         pinned: whether the batches go to a GPU.
         accepts: parts of a conditioning that the network takes.
+        texts: how texts are made of the images, for a network that takes some.
 
     Raises:
         DataError: the data set does not hold such a part.
@@ -99,11 +112,13 @@ class Batches:
         world_size: int,
         pinned: bool,
         accepts: frozenset[str] = frozenset(),
+        texts: Texts | None = None,
     ) -> None:
-        conditioning_of(images, np.empty(0, np.int64), accepts)  # here, not in a thread
+        conditioning_of(images, np.empty(0, np.int64), accepts, texts=texts)  # not in a thread
         size = train.global_batch_size // world_size
         self._images, self._train, self._pinned = images, train, pinned
-        self._accepts = accepts
+        self._accepts, self._texts = accepts, texts
+        self._positions = rank * size + np.arange(size)
         self._rank, self._world_size = rank, world_size
         self._order: Order = images.order(train.seed)
         self._chunk_steps = max(1, min(_CHUNK_IMAGES, 4 * len(images)) // size)
@@ -146,7 +161,10 @@ class Batches:
         self._images.expect(step * self._train.global_batch_size)
         numbers = self._numbers(step)
         images = self._images.take(numbers, pinned=self._pinned)
-        conditioning = conditioning_of(self._images, numbers, self._accepts)
+        draw = Draw(self._train.seed, step, self._positions)
+        conditioning = conditioning_of(
+            self._images, numbers, self._accepts, texts=self._texts, draw=draw
+        )
         return Batch(images, conditioning.pinned() if self._pinned else conditioning, numbers)
 
     def _numbers(self, step: int) -> NDArray[np.int64]:

@@ -3,6 +3,8 @@
     each member, e.g. `label`: (N,) int64, little-endian; the images: (N, channels, height, width)
     the SHA-256 of each block of all before
     digest: SHA-256 of what the file is, and of those digests
+    of a data set with captions: (N,) int64, where the captions of each image end, these, and the
+    SHA-256 of what the file is and of both
 
 The pages of a mapped file are there once, however many ranks read them. Opening one looks at its
 digests and at what comes before the images; a block of images is compared with its digest before
@@ -15,7 +17,7 @@ import mmap
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from ddpm_core.loading.checked import DIGEST_BYTES, CheckedBlocks, digests_of, n
 from ddpm_core.loading.fill import Work, fill
 from ddpm_core.loading.shard_files import shard_at
 from ddpm_core.loading.shard_rows import Rows
+from ddpm_core.shards.caption_rows import CaptionRows
 from ddpm_core.shards.index import Index, Split
 from ddpm_core.shards.members import IMAGE, Member
 from ddpm_core.store import durable
@@ -43,10 +46,14 @@ class Decoded:
         rows: its members.
         blocks: of the bytes in which they lie.
         start: byte at which the images begin.
+        captions: of the images; None: they have none.
     """
 
-    def __init__(self, rows: Rows, blocks: CheckedBlocks, start: int) -> None:
+    def __init__(
+        self, rows: Rows, blocks: CheckedBlocks, start: int, captions: CaptionRows | None
+    ) -> None:
         self.pixels, self.others = rows.pixels, rows.others
+        self.captions = captions
         self._blocks, self._start = blocks, start
         self._image_bytes = rows.pixels[:1].nbytes
 
@@ -88,6 +95,14 @@ class _Layout:
         return self.num_bytes + (num_blocks(self.num_bytes) + 1) * DIGEST_BYTES
 
     @property
+    def has_captions(self) -> bool:
+        return self.index.captions is not None
+
+    @property
+    def num_images(self) -> int:
+        return self.index.num_images[self.split]
+
+    @property
     def start(self) -> int:
         """Byte at which the images begin."""
         return self._start_of(IMAGE)
@@ -115,6 +130,16 @@ class _Layout:
                 return at
             at += self.index.num_images[self.split] * _bytes_of(member)
         raise KeyError(wanted)
+
+    def tail(self, captions: CaptionRows) -> bytes:
+        """Return what stands behind the digests of the members."""
+        content = captions.ends.astype("<i8").tobytes() + bytes(captions.content)
+        return content + self.digest(content)
+
+    def captions(self, tail: memoryview) -> CaptionRows:
+        """Return what `tail` was made of; not copied."""
+        ends = np.frombuffer(tail, "<i8", self.num_images)
+        return CaptionRows(tail[ends.nbytes : -DIGEST_BYTES], ends)
 
     def digest(self, digests: bytes) -> bytes:
         return hashlib.sha256(self.about + digests).digest()
@@ -176,18 +201,32 @@ def _make(store: Store, layout: _Layout, descriptor: int, work: Work) -> None:
         raise OSError(error.errno, said) from None
     # Not closed here: arrays look into it, also from the traceback of an error.
     mapped = mmap.mmap(descriptor, layout.size)
-    fill(store, layout.index, layout.split, layout.rows(mapped), work)
+    rows = layout.rows(mapped)
+    if layout.has_captions:
+        rows = replace(rows, captions=np.full(layout.num_images, b"", np.object_))
+    fill(store, layout.index, layout.split, rows, work)
     content = memoryview(mapped)[: layout.num_bytes]
     with ThreadPoolExecutor(work.num_cores, thread_name_prefix="digests") as pool:
         blocks = range(num_blocks(layout.num_bytes))
         digests = b"".join(pool.map(lambda block: digests_of(content, (block,)), blocks))
     mapped[layout.num_bytes :] = digests + layout.digest(digests)
+    if rows.captions is not None:
+        files = rows.captions.tolist()
+        ends = np.cumsum([len(one) for one in files], dtype=np.int64)
+        os.lseek(descriptor, layout.size, os.SEEK_SET)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(layout.tail(CaptionRows(b"".join(files), ends)))
 
 
 def _is_sound(layout: _Layout, descriptor: int) -> bool:
     """Say whether a file is of this split, whole by its length, and undamaged up to its images."""
-    if os.fstat(descriptor).st_size != layout.size:
+    size = os.fstat(descriptor).st_size
+    if size < layout.size or (size > layout.size) != layout.has_captions:
         return False
+    if layout.has_captions:
+        tail = os.pread(descriptor, size - layout.size, layout.size)
+        if layout.digest(tail[:-DIGEST_BYTES]) != tail[-DIGEST_BYTES:]:
+            return False
     with mmap.mmap(descriptor, layout.size, access=mmap.ACCESS_READ) as mapped:
         digests = mapped[layout.num_bytes : -DIGEST_BYTES]
         if mapped[-DIGEST_BYTES:] != layout.digest(digests):
@@ -207,7 +246,7 @@ def _mapped(
     try:
         # Private, so that torch may take the array for one that can be written to; as long as
         # nobody does, its pages are those of the file.
-        mapped = mmap.mmap(descriptor, layout.size, access=mmap.ACCESS_COPY)
+        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     finally:
         os.close(descriptor)
     rows, start = layout.rows(mapped), layout.start
@@ -223,10 +262,11 @@ def _mapped(
     content = memoryview(mapped)
     blocks = CheckedBlocks(
         content[: layout.num_bytes],
-        bytes(content[layout.num_bytes : -DIGEST_BYTES]),
+        bytes(content[layout.num_bytes : layout.size - DIGEST_BYTES]),
         mend,
     )
-    return Decoded(rows, blocks, start)
+    captions = layout.captions(content[layout.size :]) if layout.has_captions else None
+    return Decoded(rows, blocks, start, captions)
 
 
 def _bytes_of(member: Member) -> int:
@@ -245,8 +285,11 @@ def _about(store: Store, index: Index, split: str) -> bytes:
         # What an index says in the place of a shard's files: mostly nothing.
         if shard.labels is not None or shard.beside:
             beside.append([number, shard.labels, dict(shard.beside)])
+    # Only where there are any: what was decoded before is still used.
+    captions = {} if index.captions is None else {"captions": index.captions.entry()}
     return canonical_json(
         {
+            **captions,
             "beside": beside,
             "block": checked.BLOCK_BYTES,
             "dataset": index.fingerprint,

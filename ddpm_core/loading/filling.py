@@ -21,7 +21,7 @@ from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.held import ImageSet
 from ddpm_core.loading.stream import StreamedImages
 from ddpm_core.permutation import Order
-from ddpm_core.shards.members import OtherMember
+from ddpm_core.shards.members import CAPTION, OtherMember
 
 _SOON_S = 0.5
 """what is decoded within so many seconds is waited for: other processes would not start sooner"""
@@ -46,6 +46,7 @@ class FillingImages:
         counts: images of each shard.
         num_classes: of the data set.
         members: what the images come with, by name.
+        has_captions: whether they come with captions too.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class FillingImages:
         counts: tuple[int, ...],
         num_classes: int,
         members: Mapping[str, OtherMember],
+        has_captions: bool = False,
     ) -> None:
         self.num_classes = num_classes
         self._from_shards, self._order = from_shards, order
         self._counts, self._members = counts, members
+        self._has_captions = has_captions
         self._shards: StreamedImages | None = None
         self._num_readers, self._lock, self._is_closed = 0, Lock(), Event()
         self._begun, self._is_first_read = Event(), Event()
@@ -106,7 +109,7 @@ class FillingImages:
     @property
     def members(self) -> Collection[str]:
         """What the images come with."""
-        return self._members.keys()
+        return {*self._members, *((CAPTION,) if self._has_captions else ())}
 
     def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
         """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
@@ -116,6 +119,19 @@ class FillingImages:
             if not isinstance(images, StreamedImages):
                 return images.member(name, numbers)
             return self._in_parts(partial(images.member, name), numbers, pinned=False)
+
+    def captions(self, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Return the captions of the images of these numbers; () of one that has none."""
+        if not len(numbers) or not self._has_captions:
+            return [()] * len(numbers)
+        found: list[tuple[str, ...]] = [()] * len(numbers)
+        with self._reader() as images:
+            is_held = not isinstance(images, StreamedImages)
+            parts = [np.arange(len(numbers))] if is_held else self._parts(numbers)
+            for rows in parts:
+                for row, one in zip(rows.tolist(), images.captions(numbers[rows]), strict=True):
+                    found[row] = one
+        return found
 
     def close(self) -> None:
         """End the decoding, unless it is done: what is made by then is lost; close the shards."""
@@ -132,11 +148,8 @@ class FillingImages:
         pinned: bool,
     ) -> Tensor:
         """Return what is read of images of these numbers, of some shards after the other."""
-        shards = np.searchsorted(np.cumsum(self._counts), numbers, side="right")
-        used, which = np.unique(shards, return_inverse=True)
         taken: Tensor | None = None
-        for first in range(0, max(1, len(used)), _SHARDS_AT_ONCE):
-            rows = np.flatnonzero((first <= which) & (which < first + _SHARDS_AT_ONCE))
+        for rows in self._parts(numbers):
             found = read(numbers[rows])
             if taken is None:
                 size = (len(numbers), *found.shape[1:])
@@ -144,6 +157,13 @@ class FillingImages:
             taken.numpy()[rows] = found.numpy()  # torch itself has no such index for 16 bits
         assert taken is not None  # noqa: S101 - one part at least was read
         return taken
+
+    def _parts(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Yield which of the images are read at once: those of some shards after the other's."""
+        shards = np.searchsorted(np.cumsum(self._counts), numbers, side="right")
+        used, which = np.unique(shards, return_inverse=True)
+        for first in range(0, max(1, len(used)), _SHARDS_AT_ONCE):
+            yield np.flatnonzero((first <= which) & (which < first + _SHARDS_AT_ONCE))
 
     def _go_on(self) -> None:
         while not self._is_closed.is_set():

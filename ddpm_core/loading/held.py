@@ -12,7 +12,9 @@ from ddpm_core.images import pixels
 from ddpm_core.loading.blocks import BlockOrder
 from ddpm_core.loading.mixture import mixed_order
 from ddpm_core.permutation import FullOrder, Order
+from ddpm_core.shards.caption_rows import CaptionRows
 from ddpm_core.shards.lineage import Ancestor, is_mixture
+from ddpm_core.shards.members import CAPTION
 
 
 def _nothing(_numbers: NDArray[np.int64]) -> None:
@@ -37,6 +39,8 @@ class ImageSet:
     """makes sure of the images of these numbers in `pixels`, before they are looked at"""
     made_of: tuple[Ancestor, ...] = ()
     """the data sets that it is made of, if it is made of others"""
+    caption_rows: CaptionRows | None = None
+    """the captions; None: the images have none"""
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -73,11 +77,16 @@ class ImageSet:
     @property
     def members(self) -> Collection[str]:
         """What the images come with."""
-        return self.others.keys()
+        return {*self.others, *(() if self.caption_rows is None else (CAPTION,))}
 
     def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
         """Return a member of the images of these numbers, e.g. of `label` (b,) int64."""
         return self.others[name][torch.from_numpy(numbers)]
+
+    def captions(self, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Return the captions of the images of these numbers; () of one that has none."""
+        rows = self.caption_rows
+        return [() if rows is None else rows[number] for number in numbers.tolist()]
 
     def close(self) -> None:
         """Nothing is open."""

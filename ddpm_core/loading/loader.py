@@ -88,6 +88,7 @@ def load_split(
             eight_bits=eight_bits,
             require=decoded.require,
             made_of=ancestors,
+            caption_rows=decoded.captions,
         )
 
     if decoded_bytes(index, split) > MAX_DECODED_BYTES:
@@ -104,6 +105,7 @@ def load_split(
             counts=counts,
             num_classes=len(index.label.names),
             members=index.others,
+            has_captions=index.captions is not None,
         )
     return held(Work(cores(), stage))
 

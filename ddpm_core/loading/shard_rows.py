@@ -19,9 +19,10 @@ from ddpm_core.images.shaped import Unusable
 from ddpm_core.loading.decode_pool import DecodePool
 from ddpm_core.loading.outside import open_verified
 from ddpm_core.loading.shard_files import Places, ShardFile, read_shard
+from ddpm_core.shards.captions import file_of
 from ddpm_core.shards.columns import Column, columns
 from ddpm_core.shards.index import Index, Shard, key_of
-from ddpm_core.shards.members import IMAGE_ENDINGS, LABEL, ImageMember, OtherMember
+from ddpm_core.shards.members import CAPTION, IMAGE_ENDINGS, LABEL, ImageMember, OtherMember
 from ddpm_core.shards.one import Located
 from ddpm_core.shards.samples import samples
 from ddpm_core.shards.tar import Member as File
@@ -42,11 +43,14 @@ class Rows:
     """(N, channels, height, width)"""
     others: Mapping[str, NDArray[Any]]
     """the other members by name, (N, ...) each"""
+    captions: NDArray[np.object_] | None = None
+    """(N,) the file of the captions of each, as a shard of ours has it; None: there are none"""
 
     def part(self, start: int, stop: int) -> "Rows":
         """Return rows `start` to `stop` - 1, not copied."""
         others = {name: rows[start:stop] for name, rows in self.others.items()}
-        return Rows(self.pixels[start:stop], others)
+        captions = None if self.captions is None else self.captions[start:stop]
+        return Rows(self.pixels[start:stop], others, captions)
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,12 @@ def read_rows(
     file = index.located(shard)
     if file.is_outside:
         opened = opened or ShardFile(open_verified(file), file.key)
-        _read_outside(opened, file, shard, rows, decoding)
+        _read_outside(opened, file, index, shard, rows, decoding)
         return
     where = store.uri_of(file.key)
     tar = read_shard(store, index, file) if opened is None else opened.read(0, file.size)
     archive = np.frombuffer(tar, np.uint8)
-    found = columns(archive, shard, split, index.endings)
+    found = columns(archive, shard, split, index.endings_of(shard))
     if found is None:
         found = _columns_slowly(tar, index, shard, split, where)
 
@@ -111,6 +115,7 @@ def read_rows(
             continue
         column = found[index.place_of(name)]
         rows.others[name][:] = _other_rows(archive, column, member, _of_member(name, key))
+    _read_captions(index, shard, rows, _within(tar), key)
     images = found[0]
     if index.image.file_bytes is not None and _copied(archive, images, index, rows):
         return
@@ -143,7 +148,7 @@ def _copied(archive: NDArray[np.uint8], images: Column, index: Index, rows: Rows
 
 
 def _read_outside(
-    opened: ShardFile, file: Located, shard: Shard, rows: Rows, decoding: Decoding
+    opened: ShardFile, file: Located, index: Index, shard: Shard, rows: Rows, decoding: Decoding
 ) -> None:
     """Fill in the images of a shard that others put where it lies; the index has the classes."""
     rows.others[LABEL][:] = shard.labels
@@ -152,6 +157,7 @@ def _read_outside(
     def origin(number: int) -> str:
         return f"{file.key}: the image at byte {shard.offsets[number]}"
 
+    _read_captions(index, shard, rows, opened.read, origin)
     if decoding.pool is not None:
         _decode_by_processes(opened, images, decoding.pool, rows.pixels, origin)
         return
@@ -161,6 +167,26 @@ def _read_outside(
         rows.pixels[begin : begin + len(block)] = decoding.here(
             [opened.read(offset, size) for offset, size in block], _from(origin, begin)
         )
+
+
+def _read_captions(
+    index: Index,
+    shard: Shard,
+    rows: Rows,
+    read: Callable[[int, int], bytes],
+    key: Callable[[int], str],
+) -> None:
+    """Fill in the captions, if there are any, of a shard out of which `read` reads."""
+    member = index.captions
+    if rows.captions is None or member is None:
+        return
+    files = [read(*place) for place in shard.beside.get(CAPTION, ((0, 0),) * shard.num_images)]
+    for number, captions in enumerate(member.decode(files, _of_member(CAPTION, key))):
+        rows.captions[number] = file_of(captions)
+
+
+def _within(tar: bytes) -> Callable[[int, int], bytes]:
+    return lambda offset, size: tar[offset : offset + size]
 
 
 def _in_memory(tar: bytes) -> ShardFile:
@@ -217,7 +243,7 @@ def _columns_slowly(tar: bytes, index: Index, shard: Shard, split: str, where: s
     Raises:
         DataError: the files of the images are not where the index says.
     """
-    found, num_files = members(tar, origin=where), 1 + len(index.endings)
+    found, num_files = members(tar, origin=where), 1 + len(index.endings_of(shard))
     if shard.labels is None:
         _check_files(found, index, shard, split, where)
     else:  # of some of its images: those of another data set, which named them
@@ -235,8 +261,9 @@ def _check_files(found: list[File], index: Index, shard: Shard, split: str, wher
     """Raise DataError unless an archive is the images of the shard, each with its other files."""
     keys = [key_of(split, shard.first_number + number) for number in range(shard.num_images)]
     names = [member.name for member in found]
-    expected = [f"{key}.{extension}" for key in keys for extension in ("png", *index.endings)]
-    num_files = 1 + len(index.endings)
+    endings = index.endings_of(shard)
+    expected = [f"{key}.{extension}" for key in keys for extension in ("png", *endings)]
+    num_files = 1 + len(endings)
     for at in range(0, min(len(names), len(expected)), num_files):
         extension = names[at].rpartition(".")[2]
         if extension in IMAGE_ENDINGS:

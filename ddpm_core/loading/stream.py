@@ -23,7 +23,7 @@ from ddpm_core.loading.shard_files import Places, ShardFiles, shard_at
 from ddpm_core.permutation import Order
 from ddpm_core.shards.index import Index, Split, key_of
 from ddpm_core.shards.lineage import is_mixture, made_of
-from ddpm_core.shards.members import LABEL
+from ddpm_core.shards.members import CAPTION, LABEL
 from ddpm_core.shards.one import Shard
 from ddpm_core.shards.tar import BLOCK_BYTES, member_at
 from ddpm_core.store.storage import Store
@@ -170,7 +170,7 @@ class StreamedImages:
     @property
     def members(self) -> Collection[str]:
         """What the images come with."""
-        return self._others.keys()
+        return {*self._others, *(() if self._index.captions is None else (CAPTION,))}
 
     def member(self, name: str, numbers: NDArray[np.int64]) -> Tensor:
         """Return a member of the images of these numbers, e.g. of `label` (b,) int64.
@@ -184,6 +184,23 @@ class StreamedImages:
             self._file(places, at, name, shard, within) for at, (shard, within) in enumerate(rows)
         ]
         return torch.from_numpy(member.decode(files, lambda at: f"the {name} of {origin(at)}"))
+
+    def captions(self, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Return the captions of the images of these numbers; () of one that has none.
+
+        Raises:
+            DataError, StorageError: as `take`.
+        """
+        member = self._index.captions
+        if member is None:
+            return [()] * len(numbers)
+        places, origin = self._places(numbers), self._origin(numbers)
+        files = []
+        for at, (shard, within) in enumerate(self._rows(numbers)):
+            offset, size = shard.beside[CAPTION][within] if CAPTION in shard.beside else (0, 0)
+            file = places.files[int(places.which[at])]
+            files.append(file.read(offset, size) if size else b"")
+        return member.decode(files, lambda at: f"the {CAPTION} of {origin(at)}")
 
     def close(self) -> None:
         """End the processes and threads, and close the files."""

@@ -19,7 +19,15 @@ from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.store.storage import Store
 
 KEY = "data.append_to"
-_OF_SOURCE = ("source", "source_sha256", "on_bad", "max_bad_share", "max_megapixels", "licence")
+_OF_SOURCE = (
+    "source",
+    "source_sha256",
+    "on_bad",
+    "max_bad_share",
+    "max_megapixels",
+    "licence",
+    "caption_table",
+)
 """keys of `data` that an append has of its own, and that are no part of what it makes"""
 _HELD_OUT = "num_test_images"
 """of what is at the source of the append, not of the data set that grows"""

@@ -68,4 +68,5 @@ class Bundle(Source):
 def _records(images: RawImages, unit: ShardUnit) -> Iterator[Record]:
     for number in range(unit.start, unit.stop):
         pixels = images.images_u8[number]
-        yield Record(png.encode(pixels), "png", pixels, int(images.labels[number]), None)
+        captions = None if images.captions is None else images.captions[number]
+        yield Record(png.encode(pixels), "png", pixels, int(images.labels[number]), None, captions)

@@ -15,6 +15,7 @@ from ddpm_core.images import png
 from ddpm_core.images.decoding import decode_files
 from ddpm_core.runs import layout
 from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected, units_of
+from ddpm_core.shards.captions import sum_of
 from ddpm_core.shards.counts import mean_and_std
 from ddpm_core.shards.index import (
     FORMAT_VERSION,
@@ -25,7 +26,15 @@ from ddpm_core.shards.index import (
     in_format_3,
     shard_entry,
 )
-from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember
+from ddpm_core.shards.members import (
+    CAPTION,
+    CAPTION_ENDING,
+    IMAGE,
+    LABEL,
+    ClassMember,
+    ImageMember,
+    TextMember,
+)
 from ddpm_core.shards.one import Located, Shard
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store import manifest
@@ -189,6 +198,7 @@ def _body(
         "members": {
             IMAGE: image.entry(),
             LABEL: ClassMember(tuple(source.classes), counts).entry(),
+            **_captions(data, shards),
         },
         "num_images": {
             split: sum(shard.shard.num_images for shard in shards[split]) for split in SPLITS
@@ -200,6 +210,17 @@ def _body(
         # Only where there are any: indexes of before have no such key.
         **({"notes": dict(source.notes)} if source.notes else {}),
     }
+
+
+def _captions(data: DataConfig, shards: Made) -> dict[str, Any]:
+    """Return what an index says of the captions, by the name of their member; {} without any."""
+    if not data.has_captions:
+        return {}
+    counts = {
+        split: sum_of(shard.captions for shard in shards[split] if shard.captions is not None)
+        for split in SPLITS
+    }
+    return {CAPTION: TextMember(CAPTION_ENDING, counts={**counts}).entry()}
 
 
 def _class_counts(shards: list[MadeShard], num_classes: int) -> NDArray[np.int64]:

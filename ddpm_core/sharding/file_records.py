@@ -158,7 +158,7 @@ def _record(content: bytes, item: Item, shaping: Shaping, data: DataConfig) -> R
     if data.encoding != "original" or kept is None:
         content = png.encode(pixels) if rows is None else png.of_rows(rows, shape)
         kept = "png"
-    return Record(content, kept, pixels, item.label, item.key)
+    return Record(content, kept, pixels, item.label, item.key, item.captions)
 
 
 def may_be_plain(shaping: Shaping, max_pixels: int) -> bool:

@@ -9,7 +9,7 @@ written.
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,14 +22,15 @@ from ddpm_core.images.shaped import Cut
 from ddpm_core.progress import Progress
 from ddpm_core.sharding.looked_at import LookedAt, Record
 from ddpm_core.sharding.source import require_few_rejected
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.index import SPLITS, Rejected, Split, commit_in_parts, dataset_fingerprint
-from ddpm_core.shards.members import IMAGE, LABEL, ClassMember, ImageMember, TextMember
+from ddpm_core.shards.members import CAPTION, IMAGE, LABEL, ClassMember, ImageMember, TextMember
 from ddpm_core.shards.one import Located, Shard
 from ddpm_core.shards.parts import part_of, shard_of
-from ddpm_core.sources.containers.shard_files import split_of
+from ddpm_core.sources.containers.shard_files import CAPTIONS, split_of
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.shard_list import Listed, list_shards
-from ddpm_core.sources.shard_samples import CAPTIONS, Indexed, Rules, index_shard
+from ddpm_core.sources.shard_samples import Indexed, Rules, index_shard
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, sha256_of
 
@@ -69,6 +70,8 @@ class InPlace:
             "pin": data.pin,
             "max_pixels": data.max_pixels,
             "label_key": data.label_key,
+            # Only then: what was kept of shards before captions were read is still used.
+            **({"captions": True, "caption_key": data.caption_key} if data.has_captions else {}),
         }
         name = fingerprint({"rules": self._rules, "source": data.source, "version": _LOOK_VERSION})
         self._known = LookedAt(downloads_folder() / "in-place" / f"{name[:32]}.parts")
@@ -132,7 +135,7 @@ class InPlace:
             "members": {
                 IMAGE: self._image().entry(),
                 LABEL: ClassMember(self.classes, counts).entry(),
-                **{name: TextMember(_ENDINGS[name]).entry() for name in sorted(self._beside)},
+                **{name: self._text(name, plan).entry() for name in sorted(self._beside)},
             },
             "num_images": num_images,
             "rejected": [vars(one) for one in self.rejected],
@@ -140,6 +143,21 @@ class InPlace:
         }
         shards: dict[str, Iterator[Shard]] = {split: self._shards(plan[split]) for split in SPLITS}
         return commit_in_parts(store, folder, body, shards)
+
+    def _text(self, name: str, plan: Mapping[Split, Sequence[tuple[int, int, int]]]) -> TextMember:
+        if name != CAPTION or not self._data.has_captions:
+            return TextMember(_ENDINGS[name])
+        key = self._data.caption_key
+        counts = {split: self._caption_counts(plan[split]) for split in SPLITS}
+        return TextMember(_ENDINGS[name] if key is None else "json", key, {**counts})
+
+    def _caption_counts(self, plan: Sequence[tuple[int, int, int]]) -> CaptionCounts:
+        counts = CaptionCounts()
+        for number, start, stop in plan:
+            for lengths in self._known.head(self._records[number])["captions"][start:stop]:
+                counts.images[len(lengths)] += 1
+                counts.lengths.update(lengths)
+        return counts
 
     def _image(self) -> ImageMember:
         data = self._data
@@ -185,6 +203,11 @@ class InPlace:
             cluster.map_units(make_looker, self._rules, looks, compute, on_done=on_done)
         found = int(self._counts.sum()) + len(self.rejected)
         require_few_rejected(data, self.rejected, found, uri=data.source)
+        if data.has_captions and CAPTION not in self._beside:
+            raise DataError(
+                f"data.captions={data.captions}, and no image in data.source={data.source!r} has "
+                "one; leave data.captions out, or give shards that have some"
+            )
         if len(self._has_labels) > 1:
             raise DataError(
                 f"data.source={data.source!r} has shards whose images have a class and shards "
@@ -279,6 +302,7 @@ def _head(found: Indexed) -> dict[str, Any]:
         "beside": sorted(shard.beside),
         "passed_over": dict(found.passed_over),
         "rejected": [vars(one) for one in found.rejected],
+        **({} if found.captions is None else {"captions": [list(one) for one in found.captions]}),
     }
 
 

@@ -19,6 +19,7 @@ from ddpm_core.images.names import quoted
 from ddpm_core.progress import Progress
 from ddpm_core.sharding.lazy import Lazy
 from ddpm_core.sharding.looked import Looked
+from ddpm_core.shards.captions import file_of
 from ddpm_core.shards.index import SPLITS, Index, Split, load_index
 from ddpm_core.shards.lineage import made_of
 from ddpm_core.sources import ledger
@@ -44,6 +45,8 @@ class Known:
     """of each image: the SHA-256 of its file in the shards"""
     left_out: Mapping[str, int]
     """bytes of each file that could not be used: of another length it may have been mended"""
+    captions: Mapping[str, bytes]
+    """of each image: the file of its captions in the shards, if there are captions"""
     made_of: tuple[str, ...]
     """fingerprints: its own, and those of the data sets that it is made of"""
 
@@ -56,13 +59,16 @@ def known_of(store: Store, index: Index, called: str) -> Known:
     """
     source = Source(store, index, range(len(index.label.names)))
     digests: dict[str, bytes] = {}
+    captions: dict[str, bytes] = {}
     for split in SPLITS:
         for number in range(source.num_shards(split)):
             row = source.look(split, number, with_keys=True)
             for names, digest in zip(row.keys, row.digests, strict=True):
                 digests.update(dict.fromkeys(names[1:], digest.tobytes()))
+            for names, content in zip(row.keys, row.captions, strict=False):
+                captions.update(dict.fromkeys(names[1:], content))
     left_out = {one.key: one.num_bytes for one in left_out_of(store, index)}
-    return Known(called, digests, left_out, tuple(_fingerprints(store, index)))
+    return Known(called, digests, left_out, captions, tuple(_fingerprints(store, index)))
 
 
 def _fingerprints(store: Store, index: Index) -> Iterator[str]:
@@ -91,6 +97,7 @@ class Sorting:
         self._items: dict[Split, Items] = {"train": listing.train, "test": listing.test}
         self._is_new: dict[Split, NDArray[np.bool_]] = {}
         self._doubtful: dict[Split, NDArray[np.int64]] = {}
+        self._require_captions()
         seen = self._seen()
         count = 0
         for split, items in self._items.items():
@@ -125,6 +132,24 @@ class Sorting:
         for one in () if self._data.recheck else self._known.made_of:
             seen = seen.with_older(ledger.load(self._store, self._data, one))
         return seen
+
+    def _require_captions(self) -> None:
+        """Refuse images of known names with other captions than the data set has.
+
+        Raises:
+            DataError: with the first of them.
+        """
+        has = self._known.captions
+        changed = {
+            item.key
+            for items in self._items.values()
+            for item in items
+            if item.captions is not None
+            and item.key in self._known.digests
+            and file_of(item.captions) != has.get(item.key, b"")
+        }
+        if changed:
+            raise self._changed(changed, "other captions")
 
     def _is_known(self, item: Item) -> bool:
         has_bytes = self._known.left_out.get(item.key)
@@ -177,10 +202,10 @@ class Sorting:
             older = ledger.load(self._store, self._data, dataset)
             ledger.save(self._store, self._data, found.with_older(older), dataset)
 
-    def _changed(self, changed: Collection[str]) -> DataError:
+    def _changed(self, changed: Collection[str], what: str = "other content") -> DataError:
         first = ", ".join(map(quoted, sorted(changed)[:_NUM_SHOWN]))
         return DataError(
-            f"{len(changed)} files of {self._container.uri} have other content than the data set "
+            f"{len(changed)} files of {self._container.uri} have {what} than the data set "
             f"{self._known.called} has under their names, the first: {first}; an append adds "
             "images and replaces none. Put back what they were, or give the changed ones under "
             "other names, or make a data set of its own of all: data.set_name in place of "

@@ -7,6 +7,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_core.shards.captions import file_of
 from ddpm_core.shards.index import SPLITS, Rejected, Split
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.items import Items
@@ -145,7 +146,7 @@ class Looked:
                     yield Rejected(item.key, look.problem, item.entry.size)
 
     def digest(self, classes: tuple[str, ...]) -> str:
-        """Return the SHA-256 of all keys, labels and contents, in order."""
+        """Return the SHA-256 of all keys, labels, captions and contents, in order."""
         sha256 = hashlib.sha256(repr(classes).encode("utf-8", "surrogateescape"))
         for split in SPLITS:
             items, notes = self._items[split], self.notes(split)
@@ -159,4 +160,7 @@ class Looked:
                 note = notes.get(number)
                 if note is not None:
                     sha256.update(b"read: %b;" % note.encode())
+                if item.captions is not None:
+                    words = file_of(item.captions)
+                    sha256.update(b"captions:%d:%b;" % (len(words), words))
         return sha256.hexdigest()

@@ -12,6 +12,7 @@ import numpy as np
 
 from ddpm_core.sharding.verify_child import Child
 from ddpm_core.sharding.verify_shard import shard_problems
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.counts import Counts, mean_and_std
 from ddpm_core.shards.index import SPLITS, Index, Split
 from ddpm_core.shards.lineage import made_of
@@ -45,7 +46,7 @@ def problems_of(
     found = list(_index_problems(index))
     shards = [(split, number) for split in SPLITS for number in range(len(index.counts(split)))]
     class_counts = {split: np.zeros(len(index.label.names), np.int64) for split in SPLITS}
-
+    captions = {split: CaptionCounts() for split in SPLITS}
     values = np.zeros((index.shape[0], index.image.num_levels), np.int64)
 
     on_progress(0, total)
@@ -56,6 +57,7 @@ def problems_of(
                 lines, counts = one.result()
                 found += lines
                 class_counts[split] += counts.classes
+                captions[split].take(counts.captions)
                 if split == "train":
                     values += counts.histogram()
                 done += int(index.counts(split)[number])
@@ -71,6 +73,9 @@ def problems_of(
     for split in SPLITS:
         if not found and tuple(class_counts[split]) != index.label.counts[split]:
             found.append(f"{split}: the classes of the images are not those that the index counts")
+        counted = None if index.captions is None else index.captions.counts
+        if not found and counted is not None and captions[split] != counted[split]:
+            found.append(f"{split}: the captions are not those that the index counts")
     return found
 
 

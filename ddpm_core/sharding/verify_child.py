@@ -18,6 +18,7 @@ import numpy as np
 import ddpm_core
 from ddpm_core.errors import ClusterError, PipelineError, StorageError
 from ddpm_core.sharding.verify_shard import shard_problems
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Index, Split, load_index
 from ddpm_core.store.storage import Store, open_store
@@ -62,7 +63,8 @@ class Child:
         if "error" in answer:
             raise StorageError(answer["error"])
         counts = Counts(self._index.shape[0], len(answer["classes"]), len(answer["values"][0]))
-        counts.take(np.array(answer["classes"]), np.array(answer["values"]))
+        captions = CaptionCounts.of_entry(answer["captions"])
+        counts.take(np.array(answer["classes"]), np.array(answer["values"]), captions)
         return answer["lines"], counts
 
     def close(self) -> None:
@@ -88,7 +90,8 @@ def main() -> None:
             _say({"error": str(error)})
         else:
             values, classes = counts.histogram().tolist(), counts.classes.tolist()
-            _say({"lines": lines, "classes": classes, "values": values})
+            captions = counts.captions.entry()
+            _say({"lines": lines, "classes": classes, "values": values, "captions": captions})
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
-from ddpm_core.sharding.verify_outside import outside_problems
+from ddpm_core.sharding.verify_outside import caption_problems, outside_problems
 from ddpm_core.shards.counts import Counts
 from ddpm_core.shards.index import Index, Shard, Split, key_of
-from ddpm_core.shards.members import IMAGE, IMAGE_ENDINGS, LABEL
+from ddpm_core.shards.members import CAPTION, IMAGE, IMAGE_ENDINGS, LABEL
 from ddpm_core.shards.samples import samples as samples_of
 from ddpm_core.shards.tar import Member, members
 from ddpm_core.store.manifest import DamagedError
@@ -40,9 +40,9 @@ def shard_problems(
 ) -> tuple[list[str], Counts]:
     """Return (what is wrong with shard `number` of a split, what is counted in it)."""
     counts = Counts(index.shape[0], len(index.label.names), index.image.num_levels)
-    num_files = 1 + len(index.endings)
     try:
         shard = index.shards[split][number]
+        num_files = 1 + len(index.endings_of(shard))
         if index.located(shard).is_outside:
             return outside_problems(index, shard)
         tar = index.located(shard).read(store)
@@ -60,6 +60,9 @@ def shard_problems(
     size = max(1, _DECODED_BYTES // image_bytes)
     for start in range(0, len(samples), size):
         lines += _count(index, tar, shard, samples[start : start + size], counts)
+    lines += caption_problems(
+        index, shard, lambda offset, size: tar[offset : offset + size], counts, is_ours=True
+    )
     return lines, counts
 
 
@@ -68,8 +71,9 @@ def _samples(
 ) -> tuple[list[str], list[Sample]]:
     """Return (what is wrong with names and places, the files of each image in its place)."""
     lines, samples = [], []
-    endings = index.endings
+    endings = index.endings_of(shard)
     num_files = 1 + len(endings)
+    places = shard.beside.get(CAPTION, ())
     for position in range(shard.num_images):
         files = found[num_files * position : num_files * (position + 1)]
         image, *others = files
@@ -81,6 +85,8 @@ def _samples(
             lines.append(f"{shard.name}: {image.name} stands where {key} should")
         elif (image.offset, image.size) != (shard.offsets[position], shard.sizes[position]):
             lines.append(f"{shard.name}: {image.name} is not where the index says")
+        elif places and (others[-1].offset, others[-1].size) != places[position]:
+            lines.append(f"{shard.name}: {others[-1].name} is not where the index says")
         else:
             label = None if shard.labels is None else int(shard.labels[position])
             samples.append(Sample(files, label))

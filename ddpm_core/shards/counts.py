@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_core.shards.captions import CaptionCounts
+
 _BLOCK_IMAGES = 256  # counted at once: bounds the memory
 
 
@@ -15,6 +17,8 @@ class Counts:
     def __init__(self, channels: int, num_classes: int, num_levels: int = 256) -> None:
         self.classes = np.zeros(num_classes, np.int64)
         """images of each class"""
+        self.captions = CaptionCounts()
+        """of a data set that has some"""
         self._values = np.zeros((channels, num_levels), np.int64)
         self._block: list[NDArray[Any]] = []
 
@@ -25,10 +29,13 @@ class Counts:
         if len(self._block) == _BLOCK_IMAGES:
             self._count()
 
-    def take(self, classes: NDArray[np.int64], values: NDArray[np.int64]) -> None:
-        """Take what was counted elsewhere: images of each class, and `histogram` of them."""
+    def take(
+        self, classes: NDArray[np.int64], values: NDArray[np.int64], captions: CaptionCounts
+    ) -> None:
+        """Take what was counted elsewhere: images of each class, `histogram` and captions."""
         self.classes += classes
         self._values += values
+        self.captions.take(captions)
 
     def histogram(self) -> NDArray[np.int64]:
         """Return how often each value occurs, (channels, num_levels)."""

@@ -27,6 +27,8 @@ from ddpm_core.runs import layout
 from ddpm_core.runs.results import DatasetDamagedError, DatasetPointer
 from ddpm_core.shards.members import (
     ABOUT,
+    CAPTION,
+    CAPTION_ENDING,
     IMAGE,
     LABEL,
     WORDS_OF_FORMAT_2,
@@ -89,7 +91,7 @@ class Index:
     rejected: tuple[Rejected, ...]
     """files of the source that were left out"""
     texts: Mapping[str, TextMember] = field(default_factory=dict)
-    """the members that are texts, which nothing reads with the images"""
+    """the members that are texts; read are captions that were counted, see `captions`"""
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -102,8 +104,22 @@ class Index:
         return self.others[LABEL]
 
     @property
+    def captions(self) -> TextMember | None:
+        """The captions of its images; None: they have none, or none that was counted."""
+        found = self.texts.get(CAPTION)
+        return None if found is None or found.counts is None else found
+
+    def endings_of(self, shard: Shard) -> tuple[str, ...]:
+        """Return those of the files that follow an image's in a sample of a shard, in order.
+
+        Of one shard a data set may have captions, and of another none: it may be made of others.
+        """
+        captions = (CAPTION_ENDING,) if CAPTION in shard.beside else ()
+        return (*self.endings, *captions)
+
+    @property
     def endings(self) -> tuple[str, ...]:
-        """Those of the files that follow an image's in its sample, in order."""
+        """Those of the files that are in every sample behind an image's, in order."""
         return tuple(sorted({ABOUT, *(member.ending for member in self.others.values())}))
 
     @property
@@ -277,7 +293,33 @@ def shard_entry(shard: Shard, file_bytes: int | None) -> dict[str, Any]:
         "first_number": shard.first_number,
         "offsets": list(shard.offsets),
     }
-    return entry if file_bytes is not None else {**entry, "sizes": list(shard.sizes)}
+    sizes = {} if file_bytes is not None else {"sizes": list(shard.sizes)}
+    return {**entry, **sizes, **beside_entry(shard)}
+
+
+def beside_entry(shard: Shard) -> dict[str, Any]:
+    """Return what is said of where the files beside a shard's images are; {} if nothing is."""
+    if not shard.beside:
+        return {}
+    return {"beside": {name: _columns_of(rows) for name, rows in sorted(shard.beside.items())}}
+
+
+def beside_of(entry: Mapping[str, Any]) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Return what `beside_entry` says.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    return {
+        str(name): tuple(
+            zip(map(whole, columns["offsets"]), map(whole, columns["sizes"]), strict=True)
+        )
+        for name, columns in entry.get("beside", {}).items()
+    }
+
+
+def _columns_of(rows: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
+    return {"offsets": [offset for offset, _ in rows], "sizes": [size for _, size in rows]}
 
 
 def commit_in_parts(
@@ -359,10 +401,14 @@ def _shard(found: Manifest, entry: Mapping[str, Any], file_bytes: int | None) ->
     if len(offsets) != count:
         raise ValueError(f"{name}: {count} images, {len(offsets)} offsets")
     sizes = tuple(map(whole, entry["sizes"])) if file_bytes is None else (file_bytes,) * count
-    shard = Shard(name, count, whole(entry["first_number"]), offsets, sizes)
+    beside = beside_of(entry)
+    shard = Shard(name, count, whole(entry["first_number"]), offsets, sizes, beside=beside)
     record = found.files[shard.role]
     # Pairs of unequal number are refused here too.
     ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
     if record.name != name or max(ends, default=0) > record.size:
         raise ValueError(f"{name}: its images lie outside of {record.name}, {record.size} bytes")
+    for member, rows in beside.items():
+        if len(rows) != count or max(map(sum, rows), default=0) > record.size:
+            raise ValueError(f"{name}: a {member} lies outside of it, or is of no image")
     return shard

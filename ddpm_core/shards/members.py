@@ -16,12 +16,15 @@ from ddpm_core.errors import DataError
 from ddpm_core.images import png
 from ddpm_core.images.names import quoted, text_of
 from ddpm_core.images.shaped import Cut, Unusable, shape_files
+from ddpm_core.shards.captions import CaptionCounts, captions_in
 
-IMAGE, LABEL = "image", "label"
+IMAGE, LABEL, CAPTION = "image", "label", "caption"
 MADE = (IMAGE, LABEL)
 """the members that the shard stage makes of any source"""
 ABOUT = "json"
 """ending of the file that says where an image comes from; no member"""
+CAPTION_ENDING = "txt"
+"""of the file of an image's captions, in shards of this program"""
 IMAGE_ENDINGS = ("png", "jpg", "webp")
 _MAX_PIXELS = 2**26
 """of an image, as of a configuration"""
@@ -130,28 +133,43 @@ class ClassMember:
 
 @dataclass(frozen=True)
 class TextMember:
-    """A text that comes with the image, such as a caption; some images may have none."""
+    """Texts that come with the image, such as captions; some images may have none.
+
+    Where the file of each image is, the index says: `Shard.beside`.
+    """
 
     dtype: ClassVar[str] = "utf-8"
     ending: str
-    """of its files; where each is the index says"""
+    """of its files"""
+    key: str | None = None
+    """of the JSON in its files that has the texts; None: they are text, one a line"""
+    counts: Mapping[str, CaptionCounts] | None = None
+    """split -> how many there are, and how long; None: nobody has read them, and nothing does"""
 
     def entry(self) -> dict[str, Any]:
         """Return what index.json says of it."""
-        return {"kind": "text", "dtype": self.dtype, "shape": [], "ending": self.ending}
+        about = {"kind": "text", "dtype": self.dtype, "shape": [], "ending": self.ending}
+        key = {} if self.key is None else {"key": self.key}
+        if self.counts is None:
+            return {**about, **key}
+        return {
+            **about,
+            **key,
+            "counts": {split: one.entry() for split, one in self.counts.items()},
+        }
 
-    def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> list[str]:
-        """Return the texts.
+    def decode(self, files: Sequence[bytes], origin: Callable[[int], str]) -> list[tuple[str, ...]]:
+        """Return the texts of each image.
 
         Raises:
-            DataError: a file is no UTF-8.
+            DataError: a file has none that can be used.
         """
         texts = []
         for number, content in enumerate(files):
             try:
-                texts.append(content.decode())
-            except UnicodeDecodeError as error:
-                raise DataError(f"{origin(number)} is no text in UTF-8: {error}") from None
+                texts.append(captions_in(content, self.key) if content else ())
+            except ValueError as error:
+                raise DataError(f"{origin(number)} {error}") from None
         return texts
 
 
@@ -174,7 +192,7 @@ def member_of(entry: Mapping[str, Any]) -> Member | TextMember:
         case "shaped", "uint8" if names == _AXES:
             return _shaped(entry)
         case "text", "utf-8" if not axes:
-            return TextMember(str(entry["ending"]))
+            return _text(entry)
         case "class", "int64" if not axes:
             classes = tuple(entry["names"])
             counts = {
@@ -186,6 +204,13 @@ def member_of(entry: Mapping[str, Any]) -> Member | TextMember:
             return ClassMember(classes, counts)
         case kind, dtype:
             raise ValueError(f"a member of kind {kind!r}, {dtype!r}, axes {names}: a later version")
+
+
+def _text(entry: Mapping[str, Any]) -> TextMember:
+    key, counts = entry.get("key"), entry.get("counts")
+    if counts is not None:
+        counts = {split: CaptionCounts.of_entry(counts[split]) for split in ("train", "test")}
+    return TextMember(str(entry["ending"]), None if key is None else str(key), counts)
 
 
 def _image(entry: Mapping[str, Any]) -> ImageMember:
@@ -248,19 +273,24 @@ def entries_of_format_2(body: Mapping[str, Any]) -> dict[str, Any]:
     return {IMAGE: image.entry(), LABEL: ClassMember(tuple(body["classes"]), counts).entry()}
 
 
+_MEMBERS = {"text": CAPTION}
+"""part of a conditioning -> the member that it is made of, if that has another name"""
+
+
 def require_members(have: Collection[str], accepts: Collection[str], *, of: str) -> None:
     """Refuse a network that takes what the images do not come with.
 
     Args:
         have: the members of the data set, or `MADE` of one that is still to be made.
-        accepts: the parts of a conditioning that the network takes: each is the member of its name.
+        accepts: the parts of a conditioning that the network takes: each is the member of its name,
+            a text a caption.
         of: what the members are of, for people, e.g. "the data set at URI".
 
     Raises:
         DataError: with what is missing, and what there is.
     """
     others = set(have) - {IMAGE}
-    if missing := set(accepts) - others:
+    if missing := {_MEMBERS.get(part, part) for part in accepts} - others:
         raise DataError(
             f"the network takes {', '.join(sorted(accepts))}, and {of} has no "
             f"{', '.join(sorted(missing))}; with its images come: {', '.join(sorted(others))}"

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import RunConflictError
+from ddpm_core.shards.captions import CaptionCounts, file_of
 from ddpm_core.shards.counts import Counts
-from ddpm_core.shards.index import Rejected, Shard, key_of
-from ddpm_core.shards.members import ABOUT, ClassMember
+from ddpm_core.shards.index import Rejected, Shard, beside_entry, beside_of, key_of
+from ddpm_core.shards.members import ABOUT, CAPTION, CAPTION_ENDING, ClassMember
 from ddpm_core.shards.tar_writer import pack
 from ddpm_core.store import manifest
 from ddpm_core.store.commit import commit, write_file
@@ -37,6 +38,8 @@ class Record:
     label: int
     name: str | None
     """what the source calls it, if it has a name"""
+    captions: tuple[str, ...] | None = None
+    """what it shows, in words; None: no image of the data set has any. All have, or none"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class MadeShard:
     class_counts: NDArray[np.int64]
     """(classes,) images of each class"""
     rejected: tuple[Rejected, ...]
+    captions: CaptionCounts | None = None
+    """of its images; None: they have none"""
 
     def body(self, folder: str) -> dict[str, Any]:
         """Return the body of the shard's manifest in the folder of its data set."""
@@ -62,6 +67,8 @@ class MadeShard:
             "histogram": self.histogram.tolist(),
             "class_counts": self.class_counts.tolist(),
             "rejected": [vars(one) for one in self.rejected],
+            **beside_entry(self.shard),
+            **({} if self.captions is None else {"captions": self.captions.entry()}),
         }
 
 
@@ -107,27 +114,44 @@ def make_shard(
     name = shard_name(split, number)
     rejected: list[Rejected] = []
     counts = Counts(channels, len(classes), num_levels)
-    files: list[tuple[str, bytes]] = []
+    captions = CaptionCounts()
+    samples: list[list[tuple[str, bytes]]] = []
     names = [encode_basestring_ascii(one) for one in classes]
     for record in _taken(records, rejected):
-        at = first_number + len(files) // 3
+        at = first_number + len(samples)
         key = key_of(split, at)
-        files += (
+        sample = [
             (f"{key}.{record.extension}", record.content),
             (f"{key}.{ClassMember.ending}", b"%d" % record.label),
             (f"{key}.{ABOUT}", _about(names[record.label], at, record, split)),
-        )
+        ]
+        if record.captions is not None:
+            sample.append((f"{key}.{CAPTION_ENDING}", file_of(record.captions)))
+            captions.add(record.captions)
+        samples.append(sample)
         counts.add(record.label, record.pixels)
-    tar, offsets = pack(files)
-    sizes = tuple(len(content) for _, content in files[::3])
-    shard = Shard(name, len(sizes), first_number, tuple(offsets[::3]), sizes)
+    tar, offsets = pack([file for sample in samples for file in sample])
+    width = len(samples[0]) if samples else 1
+    sizes = tuple(len(sample[0][1]) for sample in samples)
+    beside = {}
+    if captions.images:
+        ends = (len(sample[-1][1]) for sample in samples)
+        beside[CAPTION] = tuple(zip(offsets[width - 1 :: width], ends, strict=True))
+    shard = Shard(name, len(sizes), first_number, tuple(offsets[::width]), sizes, beside=beside)
     if more is None:
         sha256 = sha256_of(tar)
         store.write(f"{folder}/{name}", tar, sha256=sha256)
         file = FileRecord(name, len(tar), sha256)
     else:
         file = write_file(store, folder, shard.role, ".tar", tar)
-    made = MadeShard(shard, file, counts.histogram(), counts.classes, tuple(rejected))
+    made = MadeShard(
+        shard,
+        file,
+        counts.histogram(),
+        counts.classes,
+        tuple(rejected),
+        captions if beside else None,
+    )
     body = {**made.body(folder), **(more() if more is not None else {})}
     name = f"{shard.role}.json"
     try:
@@ -164,13 +188,17 @@ def made_shard(found: Manifest, name: str) -> MadeShard:
     """
     body = found.body
     offsets, sizes = tuple(body["offsets"]), tuple(body["sizes"])
-    shard = Shard(name, body["num_images"], body["first_number"], offsets, sizes)
+    shard = Shard(
+        name, body["num_images"], body["first_number"], offsets, sizes, beside=beside_of(body)
+    )
+    captions = body.get("captions")
     return MadeShard(
         shard,
         found.files[shard.role],
         np.array(body["histogram"], np.int64),
         np.array(body["class_counts"], np.int64),
         tuple(Rejected(**one) for one in body["rejected"]),
+        None if captions is None else CaptionCounts.of_entry(captions),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.sources import seals
+from ddpm_core.sources.captions import captions_of
 from ddpm_core.sources.containers.container import Container
 from ddpm_core.sources.containers.opening import open_container
 from ddpm_core.sources.listing import Listing, list_images
@@ -53,6 +54,7 @@ def listed(data: DataConfig, *, cache: Path) -> tuple[Container, Listing]:
         on_bad=data.on_bad,
         max_bad_share=data.max_bad_share,
         class_folders=data.class_folders,
+        captions=captions_of(data),
     )
     return container, listing
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.images.names import text_of
+from ddpm_core.shards.caption_rows import CaptionRows
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.sources.containers.container import Container, Entry
 
 NO_LABEL = -1
@@ -23,6 +25,8 @@ class Item(NamedTuple):
     """its name without the folder that everything lies in; unique, and exact as `Entry.name`"""
     entry: Entry
     label: int
+    captions: tuple[str, ...] | None = None
+    """what it shows, in words; None: no image has any"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,8 @@ class Rows:
     """(N, numbers that the container needs)"""
     given: NDArray[np.int32]
     """(N,) class that the container gives, or -1"""
+    captions: CaptionRows | None = None
+    """(N,) of each; None: they have none"""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -50,7 +56,12 @@ class Rows:
         names = [self.name(int(row)) for row in chosen]
         ends = np.cumsum([len(name) for name in names], dtype=np.int64)
         return Rows(
-            b"".join(names), ends, self.sizes[chosen], self.where[chosen], self.given[chosen]
+            b"".join(names),
+            ends,
+            self.sizes[chosen],
+            self.where[chosen],
+            self.given[chosen],
+            None if self.captions is None else self.captions.chosen(chosen),
         )
 
 
@@ -91,12 +102,15 @@ class Items(Sequence[Item]):
             columns = (rows.ends, rows.sizes, rows.where, rows.given)
             numbers = [column[chosen].tolist() for column in columns]
             labels = self._labels[start : start + _BLOCK_ITEMS].tolist()
-            for begin, end, size, where, given, label in zip(begins, *numbers, labels, strict=True):
+            captions = self._captions(chosen)
+            for begin, end, size, where, given, label, words in zip(
+                begins, *numbers, labels, captions, strict=True
+            ):
                 raw = rows.names[begin:end]
                 name = text_of(raw)
                 key = text_of(raw[self._num_stripped :]) if self._num_stripped else name
                 own = None if given == NO_LABEL else given
-                yield Item(key, Entry(name, size, tuple(where), own), label)
+                yield Item(key, Entry(name, size, tuple(where), own), label, words)
 
     def chosen(self, numbers: NDArray[np.int64]) -> "Items":
         """Return the images of these numbers, with columns of their own."""
@@ -105,12 +119,15 @@ class Items(Sequence[Item]):
         return Items(rows, own, self._labels[numbers], self._num_stripped)
 
     def names_sha256(self) -> str:
-        """Return the SHA-256 of the keys and labels of all, in their order."""
+        """Return the SHA-256 of the keys, labels and captions of all, in their order."""
         own = self.chosen(np.arange(len(self)))
         sha256 = hashlib.sha256(own._rows.names)
         for column in (own._rows.ends.astype("<i8"), own._labels.astype("<i8")):
             sha256.update(column.tobytes())
         sha256.update(b"%d" % own._num_stripped)
+        if (captions := own._rows.captions) is not None:
+            sha256.update(captions.ends.astype("<i8").tobytes())
+            sha256.update(captions.content)
         return sha256.hexdigest()
 
     def tokens(self, container: Container) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
@@ -151,4 +168,20 @@ class Items(Sequence[Item]):
             tuple(self._rows.where[row].tolist()),
             None if given == NO_LABEL else given,
         )
-        return Item(text_of(name[self._num_stripped :]), entry, int(self._labels[index]))
+        (words,) = self._captions(self._chosen[index : index + 1])
+        return Item(text_of(name[self._num_stripped :]), entry, int(self._labels[index]), words)
+
+    def caption_counts(self) -> CaptionCounts | None:
+        """Return how many captions the images have; None: they come without."""
+        if self._rows.captions is None:
+            return None
+        counts = CaptionCounts()
+        for words in self._captions(self._chosen):
+            counts.add(words or ())
+        return counts
+
+    def _captions(self, chosen: NDArray[np.int64]) -> Sequence[tuple[str, ...] | None]:
+        captions = self._rows.captions
+        if captions is None:
+            return (None,) * len(chosen)
+        return [captions[row] for row in chosen.tolist()]

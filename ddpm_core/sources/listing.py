@@ -22,7 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import DataError
-from ddpm_core.images.names import HARMLESS, bytes_of, quoted, reason_to_pass_over, shown, text_of
+from ddpm_core.images.names import (
+    HARMLESS,
+    NAME_OF_A_SYSTEM,
+    bytes_of,
+    quoted,
+    reason_to_pass_over,
+    shown,
+    text_of,
+)
+from ddpm_core.sources.captions import Captions
 from ddpm_core.sources.containers.container import MAX_ENTRIES, Container, PassedOver
 from ddpm_core.sources.folder_runs import Run, folders_of, runs_of
 from ddpm_core.sources.items import NO_LABEL, Items, Rows
@@ -59,6 +68,7 @@ def list_images(
     on_bad: Literal["few", "fail", "skip"] = "fail",
     max_bad_share: float = 0,
     class_folders: bool = True,
+    captions: Captions | None = None,
 ) -> Listing:
     """Return the images of a container.
 
@@ -75,6 +85,7 @@ def list_images(
             `passed_over`), "few" leaves out up to `max_bad_share` of all files.
         max_bad_share: see there.
         class_folders: whether folders are classes; if not there is one class, "all".
+        captions: where those of the images are; None: they have none.
 
     Raises:
         DataError: the container is damaged, holds no image, or too few, or only one split; the
@@ -82,7 +93,8 @@ def list_images(
         StorageError: it does not answer.
     """
     passed_over, uri = PassedOver(), shown(container.uri)
-    rows = _read_rows(container, passed_over)
+    container.beside = captions.endings if captions is not None else ()
+    rows = _read_rows(container, passed_over, captions)
     _refuse_lost(uri, passed_over, len(rows), on_bad, max_bad_share)
     if not len(rows):
         lines = "".join(f"\n  {line}" for line in passed_over.lines())
@@ -91,6 +103,9 @@ def list_images(
             f"bucket with png, jpeg, webp or gif files{lines}"
         )
     start = _num_stripped(rows)
+    if captions is not None:
+        found = captions.read(container, rows, start, passed_over)
+        rows = replace(rows, captions=found)
     has_classes = class_folders and container.folders_are_classes
     runs = list(runs_of(rows, start))
     split_folders = find_split_folders(folders_of(runs), has_classes=has_classes, uri=uri)
@@ -110,12 +125,15 @@ def list_images(
     )
 
 
-def _read_rows(container: Container, passed_over: PassedOver) -> Rows:
+def _read_rows(container: Container, passed_over: PassedOver, captions: Captions | None) -> Rows:
     names: list[bytes] = []
     sizes, where, given = array("q"), array("q"), array("i")
     for entry in container.entries(passed_over):
         reason = reason_to_pass_over(entry.name)
         if reason is not None:
+            is_of_a_system = reason == NAME_OF_A_SYSTEM
+            if captions is not None and not is_of_a_system and captions.takes(entry):
+                continue
             passed_over.add(reason, entry.name, harmless=reason in HARMLESS)
             continue
         names.append(bytes_of(entry.name))

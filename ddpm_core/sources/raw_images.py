@@ -26,6 +26,8 @@ class RawImages:
     """(N,) class of each image"""
     name: str
     """of the split: train or test"""
+    captions: tuple[tuple[str, ...], ...] | None = None
+    """(N) of each image; None: they come without"""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -21,21 +21,22 @@ from ddpm_core.errors import DataError, StorageError
 from ddpm_core.images.decode import first_look
 from ddpm_core.images.image_facts import MAX_FILE_BYTES
 from ddpm_core.images.names import quoted, shown, text_of
+from ddpm_core.shards.captions import MAX_FILE_BYTES as MAX_CAPTIONS_BYTES
+from ddpm_core.shards.captions import captions_in
 from ddpm_core.shards.index import Rejected
+from ddpm_core.shards.members import CAPTION
 from ddpm_core.shards.one import Located, Shard
 from ddpm_core.sources.containers.container import PassedOver
-from ddpm_core.sources.containers.shard_files import MAX_LABEL, Sample, label_of, samples
+from ddpm_core.sources.containers.shard_files import CAPTIONS, MAX_LABEL, Sample, label_of, samples
+from ddpm_core.sources.containers.tar_walk import Member
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.shard_list import Listed
 from ddpm_core.store.foreign_bucket import ForeignBucket, bucket_and_key
 
-CAPTIONS = ("txt", "caption", "text")
-"""endings of the files that hold a caption; the first that a sample has is meant"""
 _NO_IMAGE = "a sample without an image"
 _BLOCK_BYTES = 2**23
 _RANGE_BYTES = 2**16
 _MAX_JSON_BYTES = 2**20
-_BESIDE = {"caption": CAPTIONS, "about": ("json",)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,15 @@ class Rules:
     max_pixels: int
     label_key: str | None = None
     """key of a sample's .json that holds the number of its class; None: its .cls says it"""
+    captions: bool = False
+    """whether captions are read, counted and checked; else only where they are is noted"""
+    caption_key: str | None = None
+    """key of a sample's .json that holds its captions; None: its .txt, .caption or .text does"""
+
+    @property
+    def beside(self) -> Mapping[str, tuple[str, ...]]:
+        """Member -> endings of the file that is it; the first that a sample has is meant."""
+        return {"caption": CAPTIONS if self.caption_key is None else ("json",), "about": ("json",)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Indexed:
     """images that cannot be used, by their headers"""
     passed_over: Mapping[str, int]
     """why files were not taken for images -> how many"""
+    captions: tuple[tuple[int, ...], ...] | None = None
+    """bytes of each caption of each image; None: they were not read"""
 
 
 def index_shard(listed: Listed, rules: Rules) -> Indexed:
@@ -90,7 +102,8 @@ class _Rows:
         self._file, self._where, self._rules = file, where, rules
         self._images: list[tuple[int, int]] = []
         self._labels: list[int | None] = []
-        self._beside: dict[str, list[tuple[int, int]]] = {name: [] for name in _BESIDE}
+        self._beside: dict[str, list[tuple[int, int]]] = {name: [] for name in rules.beside}
+        self._captions: list[tuple[int, ...]] = []
         self._rejected: list[Rejected] = []
         self.passed_over = PassedOver()
 
@@ -112,11 +125,13 @@ class _Rows:
             return 1
         self._images.append((image.offset, image.size))
         self._labels.append(self._label(sample))
-        for member, endings in _BESIDE.items():
+        for member, endings in self._rules.beside.items():
             one = next((sample.files[ending] for ending in endings if ending in sample.files), None)
             # One that is missing is at the image, and has no bytes.
             place = (image.offset, 0) if one is None else (one.offset, one.size)
             self._beside[member].append(place)
+            if member == CAPTION and self._rules.captions:
+                self._captions.append(self._lengths(one))
         return 1
 
     def indexed(self, file: Located) -> Indexed:
@@ -142,7 +157,8 @@ class _Rows:
         )
         named = (replace(one, key=f"{file.name}/{one.key}") for one in self._rejected)
         counts = dict(self.passed_over.counts)
-        return Indexed(shard, True in has_labels, tuple(named), counts)
+        captions = tuple(self._captions) if self._rules.captions else None
+        return Indexed(shard, True in has_labels, tuple(named), counts, captions)
 
     def _read_at(self, offset: int, num_bytes: int) -> bytes:
         self._file.seek(offset)  # who walks the archive seeks before each of its own reads
@@ -155,6 +171,18 @@ class _Rows:
         if self._rules.pin == "listing":
             return None
         return first_look(self._read_at(offset, size), name, self._rules.max_pixels)[0]
+
+    def _lengths(self, file: Member | None) -> tuple[int, ...]:
+        """Return the bytes of each caption of a sample, which must be such that it can be used."""
+        if file is None or not file.size:
+            return ()
+        try:
+            content = self._read_at(file.offset, min(file.size, MAX_CAPTIONS_BYTES + 1))
+            captions = captions_in(content, self._rules.caption_key)
+        except ValueError as error:
+            name = quoted(text_of(file.raw_name))
+            raise DataError(f"{name} in {self._where} {error}") from None
+        return tuple(len(caption.encode()) for caption in captions)
 
     def _label(self, sample: Sample) -> int | None:
         key = self._rules.label_key

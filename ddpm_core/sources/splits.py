@@ -13,7 +13,8 @@ from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.extras import folder_of
 from ddpm_core.permutation import keyed_permutation
-from ddpm_core.sources import cifar, fashion_mnist, generated, mnist
+from ddpm_core.shards.captions import file_of
+from ddpm_core.sources import cifar, coloured_digits, fashion_mnist, generated, mnist
 from ddpm_core.sources.download import RemoteFile, fetch
 from ddpm_core.sources.raw_images import RawImages
 
@@ -24,6 +25,7 @@ _PUBLISHED: dict[str, tuple[RemoteFile, ...]] = {
 }
 _CLASSES: dict[str, tuple[str, ...]] = {
     "digits": mnist.CLASSES,
+    "coloured_digits": coloured_digits.CLASSES,
     "mnist": mnist.CLASSES,
     "fashion_mnist": fashion_mnist.CLASSES,
     "cifar10": cifar.CLASSES,
@@ -43,12 +45,15 @@ class Splits:
     """what the labels mean"""
 
     def digest(self) -> str:
-        """Return the SHA-256 of all pixels and labels, in order."""
+        """Return the SHA-256 of all pixels, labels and captions, in order."""
         sha256 = hashlib.sha256()
         for images in (self.train, self.test):
             sha256.update(repr(images.images_u8.shape).encode())
             sha256.update(np.ascontiguousarray(images.images_u8).data)
             sha256.update(images.labels.astype("<i8").data)
+            for captions in images.captions or ():
+                content = file_of(captions)
+                sha256.update(b"captions:%d:%b;" % (len(content), content))
         return sha256.hexdigest()
 
 
@@ -76,7 +81,10 @@ def load_splits(
     """
     match data.name:
         case "digits":
-            train, test = _digits(data)
+            train, test = _digits(data.num_test_images)
+        case "coloured_digits":
+            split = _digits(coloured_digits.NUM_TEST_DIGITS)
+            train, test = map(coloured_digits.coloured, split)
         case "mnist" | "fashion_mnist":
             train, test = mnist.read_folder(_folder(data, cache, published))
         case "cifar10":
@@ -89,6 +97,8 @@ def load_splits(
             raise ValueError(f"{data.name} is no bundle: see `collection`")
         case _:
             assert_never(data.name)
+    if not data.has_captions:
+        train, test = (replace(images, captions=None) for images in (train, test))
     test = _padded(_first(test, data), data)
     return Splits(_padded(train, data), test, classes_of(data))
 
@@ -122,8 +132,8 @@ def _folder(data: DataConfig, cache: Path, published: Mapping[str, tuple[RemoteF
     return cache / data.name
 
 
-def _digits(data: DataConfig) -> tuple[RawImages, RawImages]:
-    """Return scikit-learn's bundled digits, 0..16 stretched to 0..255.
+def _digits(num_test_images: int | None) -> tuple[RawImages, RawImages]:
+    """Return scikit-learn's bundled digits, 0..16 stretched to 0..255; so many are held out.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its
     test set of 1797 images.
@@ -135,7 +145,7 @@ def _digits(data: DataConfig) -> tuple[RawImages, RawImages]:
     labels = rows[:, -1].astype(np.int64)
     order = keyed_permutation(_DIGITS_SPLIT_KEY, len(labels), np.arange(len(labels)))
     held_out = np.zeros(len(labels), bool)
-    held_out[order[: data.num_test_images]] = True
+    held_out[order[:num_test_images]] = True
     return (
         RawImages(images_u8[~held_out], labels[~held_out], "train"),
         RawImages(images_u8[held_out], labels[held_out], "test"),
@@ -149,7 +159,8 @@ def _first(test: RawImages, data: DataConfig) -> RawImages:
             f"data.num_test_images={wanted}, but the test split of {data.name} has "
             f"{len(test.labels)} images; give at most that, or None for all of them"
         )
-    return RawImages(test.images_u8[:wanted], test.labels[:wanted], test.name)
+    captions = None if test.captions is None else test.captions[:wanted]
+    return RawImages(test.images_u8[:wanted], test.labels[:wanted], test.name, captions)
 
 
 def _padded(images: RawImages, data: DataConfig) -> RawImages:

@@ -91,6 +91,7 @@ def test_what_is_housekeeping_and_what_is_a_place():
         "data.source_sha256",
         "data.sets",
         "data.append_to",
+        "data.caption_table",
         "data.set_name",
         "data.licence",
         "data.on_bad",

@@ -81,7 +81,7 @@ def test_a_part_that_shards_lack_is_refused_before_the_first_batch(images):
     """Catches a refusal in a thread, after the training has begun."""
     with pytest.raises(
         DataError,
-        match="the network takes text, and the data set has no text; with its images come: label",
+        match="takes text, and the data set has no caption; with its images come: label",
     ):
         Batches(
             images,

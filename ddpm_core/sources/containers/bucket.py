@@ -21,6 +21,8 @@ from ddpm_core.store.foreign_bucket import ForeignBucket
 class BucketFolder(Container):
     """The objects below a prefix, read one by one. `Entry.where` is (what stands for the ETag,)."""
 
+    num_readers = 16
+
     def __init__(self, bucket: str, prefix: str) -> None:
         """Take `prefix` without a slash at its end; "" is the whole bucket."""
         self.uri = "/".join(filter(None, (f"s3://{bucket}", prefix)))

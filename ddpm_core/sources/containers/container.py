@@ -2,7 +2,7 @@
 
 import abc
 from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self, final
@@ -84,6 +84,10 @@ class Container(abc.ABC):
     """for people: where it lies"""
     folders_are_classes = True
     """whether the folders in names may be classes; if not, only `Entry.label` is"""
+    num_readers = 1
+    """threads for which it pays to read at once"""
+    beside: Collection[str] = ()
+    """endings of files beside an image that are wanted too, where not all files are listed"""
     source: Mapping[str, str | None] | None = None
     """the arguments of `opening.open_container`, if it came from there"""
     identities: Mapping[str, str] = MappingProxyType({})

@@ -8,7 +8,7 @@ decimal digits; `.pyd`, `.pkl` and `.pth`, which would execute when they are rea
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, final
@@ -37,6 +37,8 @@ from ddpm_core.sources.containers.tar_walk import Member, walk
 from ddpm_core.sources.containers.tarred import Tar
 
 MAX_LABEL = 2**16 - 1
+CAPTIONS = ("txt", "caption", "text")
+"""endings of the files that hold a caption; the first that a sample has is meant"""
 _LABEL = re.compile(rb"\s*(\d{1,5})\s*")
 _MAX_LABEL_BYTES = 64
 # What nearly all members are called: nothing in it leads elsewhere, is hidden or of a system.
@@ -104,11 +106,15 @@ class ShardFiles(Container):
                             f"({', '.join(images)}); a sample must have one. Make the shard again"
                         )
                     if len(sample.files) > 1 + ("cls" in sample.files):
-                        _note_others(sample, full, passed_over)
+                        _note_others(sample, full, passed_over, self.beside)
                     found = sample.files[images[0]]
                     label = label_of(sample, content.read_at, origin)
                     image = self._folders[number] + text_of(found.raw_name)
                     yield Entry(image, found.size, (number, found.offset), label)
+                    for one in (sample.files.get(ending) for ending in self.beside):
+                        if one is not None:
+                            name = self._folders[number] + text_of(one.raw_name)
+                            yield Entry(name, one.size, (number, one.offset))
 
     def read(self, entry: Entry) -> bytes:
         number, offset = entry.where
@@ -258,8 +264,10 @@ def samples(file: BinaryIO, origin: str, passed_over: PassedOver) -> Iterator[Sa
         yield sample
 
 
-def _note_others(sample: Sample, full: str, passed_over: PassedOver) -> None:
-    for extension in sorted(sample.files.keys() - IMAGE_EXTENSIONS - {"cls"}):
+def _note_others(
+    sample: Sample, full: str, passed_over: PassedOver, beside: Collection[str]
+) -> None:
+    for extension in sorted(sample.files.keys() - IMAGE_EXTENSIONS - {"cls", *beside}):
         name = f"{full}.{extension}"
         is_text = reason_to_pass_over(f"x.{extension}") == TEXT
         passed_over.add(TEXT if is_text else BESIDE, name, harmless=True)
