@@ -10,6 +10,7 @@ from ddpm_core.config.diffusion import (
 )
 from ddpm_core.config.measure import EvaluateConfig, StudyConfig
 from ddpm_core.config.model import (
+    AdmConfig,
     ClassifierConfig,
     ClipConfig,
     DiTConfig,
@@ -27,6 +28,7 @@ from ddpm_core.config.train import TrainConfig
 __all__ = [
     "MAX_RUN_NAME",
     "RUN_NAME_PATTERN",
+    "AdmConfig",
     "BinomialConfig",
     "Bundle",
     "ChainConfig",

@@ -68,7 +68,7 @@ def _bumps_are_of_steps(config: "RunConfig") -> None:
     if is_continuous and isinstance(model, BumpsConfig):
         raise ValueError(
             f"model.kind={model.kind} is read out by bumps over the steps of a chain, and networks "
-            f"of diffusion.kind={kind} are given no step: set model.kind=unet or dit, or "
+            f"of diffusion.kind={kind} are given no step: set model.kind=unet, adm or dit, or "
             "diffusion.kind=chain or binomial"
         )
 
@@ -80,8 +80,9 @@ def _augmented_are_images(config: "RunConfig") -> None:
     if not config.model.time_features or config.diffusion.kind == "binomial":
         raise ValueError(
             f"{given} turns and moves images and tells the network so, for which there are "
-            f"model.kind=unet and dit on Gaussian noise, not model.kind={config.model.kind} with "
-            f"diffusion.kind={config.diffusion.kind}; leave train.augment out"
+            "model.kind=unet, adm and dit on Gaussian noise, not model.kind="
+            f"{config.model.kind} with diffusion.kind={config.diffusion.kind}; leave "
+            "train.augment out"
         )
     if min(data.height, data.width) < 2:
         raise ValueError(

@@ -113,7 +113,7 @@ def _depth(config: RunConfig) -> str | None:
     if config.data.depth == 8 or precision == "float32" or on_cpu:
         return None
     # On GPUs torch rounds convolutions to TF32, and the matrices that patches go through are whole.
-    whole = "11 on a GPU and 24 on a CPU" if config.model.kind == "unet" else "24"
+    whole = "11 on a GPU and 24 on a CPU" if config.model.kind in ("unet", "adm") else "24"
     shown = (
         "float16" if precision == "float16" else "bfloat16, which auto takes on GPUs that have it"
     )

@@ -77,6 +77,12 @@ OF_KIND: Mapping[str, frozenset[str]] = {
             *("upper_channels", "num_upper_layers"),
         ]
     ),
+    "adm": frozenset(
+        [
+            *("kind", *_LEVELS.split(), "head_channels", "resample_first", "scale_skips"),
+            *("text_width", "text_layers", "text_heads", "text_pool"),
+        ]
+    ),
     "classifier": frozenset({"kind", *_LEVELS.split()}),
     "clip": frozenset(
         [

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ddpm_core.config import (
+    AdmConfig,
     ClassifierConfig,
     ClipConfig,
     DiTConfig,
@@ -58,7 +59,9 @@ def write_network(config: RunConfig) -> Written:
             return Written("unet", values, pipeline)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
-        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
+        case (
+            MLPConfig() | MultiScaleConfig() | AdmConfig() | ClassifierConfig() | ClipConfig()
+        ) as model:
             raise _no_such_network(model.kind)
 
 
@@ -70,7 +73,9 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
             return interop.to_diffusers(weights)
         case DiTConfig() as model:
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
-        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
+        case (
+            MLPConfig() | MultiScaleConfig() | AdmConfig() | ClassifierConfig() | ClipConfig()
+        ) as model:
             raise _no_such_network(model.kind)
 
 
@@ -87,7 +92,9 @@ def from_diffusers(
             return interop.from_diffusers(tensors, like)
         case DiTConfig() as model:
             return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
-        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
+        case (
+            MLPConfig() | MultiScaleConfig() | AdmConfig() | ClassifierConfig() | ClipConfig()
+        ) as model:
             raise _no_such_network(model.kind)
 
 

@@ -4,6 +4,7 @@ from typing import TypedDict
 
 from ddpm_core import seeding
 from ddpm_core.config import (
+    AdmConfig,
     ClassifierConfig,
     ClipConfig,
     DiTConfig,
@@ -12,15 +13,17 @@ from ddpm_core.config import (
     RunConfig,
     UNetConfig,
 )
+from ddpm_core.models.adm import AdmUNet
 from ddpm_core.models.classifier import NoisedClassifier
 from ddpm_core.models.clip import Clip, ImageTower
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
 from ddpm_core.models.multiscale import MultiScale
+from ddpm_core.models.text_encoder import TextReader
 from ddpm_core.models.transformer import TextTower
 from ddpm_core.models.unet import UNet
 
-AnyNetwork = UNet | DiT | MLP | MultiScale | NoisedClassifier | Clip
+AnyNetwork = UNet | DiT | MLP | MultiScale | AdmUNet | NoisedClassifier | Clip
 """(x_t, t, conditioning) -> prediction, logits of classes, or features, of any kind"""
 
 
@@ -85,6 +88,26 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_classes=config.num_classes,
                 generator=generator,
             )
+        case AdmConfig() as model:
+            return AdmUNet(
+                in_channels=data.channels,
+                out_channels=config.out_channels,
+                base_channels=model.base_channels,
+                channel_mults=model.channel_mults,
+                num_res_blocks=model.blocks_of_levels,
+                attention_resolutions=model.attention_resolutions,
+                image_height=data.height,
+                head_channels=model.head_channels,
+                dropout=model.dropout,
+                num_groups=model.num_groups,
+                resample_first=model.resample_first,
+                scale_skips=model.scale_skips,
+                num_classes=config.num_classes,
+                takes_known=model.known,
+                takes_augment=config.train.augment > 0,
+                text=_reader_of(model),
+                generator=generator,
+            )
         case ClassifierConfig() as model:
             return NoisedClassifier(
                 in_channels=data.channels,
@@ -111,6 +134,18 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 causal=True,
             )
             return Clip(image, text, generator=generator)
+
+
+def _reader_of(model: AdmConfig) -> TextReader | None:
+    if not model.uses_text:
+        return None
+    return TextReader(
+        length=model.text_length,
+        width=model.text_width,
+        num_layers=model.text_layers,
+        num_heads=model.text_heads,
+        pooling=model.text_pool,
+    )
 
 
 class _Stages(TypedDict):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, Known
 from ddpm_core.models.on_cpu import Dropout, GroupNorm, attend
 from ddpm_core.models.recompute import Recomputable
+from ddpm_core.text.tokens import encode
 
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear | None)
 
@@ -85,19 +86,28 @@ class Norm(GroupNorm):
 
 
 class Table(nn.Embedding):
-    """A row for each number, standard normal when `initialise` has drawn them."""
+    """A row for each number, normal with deviation `gain` when `initialise` has drawn them."""
+
+    def __init__(self, num_rows: int, num_features: int, *, gain: float = 1.0) -> None:
+        super().__init__(num_rows, num_features)
+        self.gain = gain
 
     def reset_parameters(self) -> None:
         """Left to `initialise`: here there is no generator."""
 
 
 def null_of(
-    num_classes: int | None, *, known_channels: int | None = None, takes_augment: bool = False
+    num_classes: int | None,
+    *,
+    known_channels: int | None = None,
+    takes_augment: bool = False,
+    text_length: int | None = None,
 ) -> Conditioning:
     """Return the conditioning of one image that says nothing.
 
     Args:
         num_classes: whose labels the network takes; None: it takes none.
+        text_length: tokens of the texts that it takes; None: it takes none.
         known_channels: of the images of which it takes the known part; None: it takes none.
         takes_augment: whether it takes how images were transformed.
     """
@@ -107,7 +117,8 @@ def null_of(
     if known_channels is not None:
         nothing = torch.zeros(1, known_channels, 1, 1)
         known = Known(nothing, nothing[:, :1] > 0)
-    null = Conditioning(label=label, known=known, augment=augment)
+    text = None if text_length is None else encode([""], text_length)
+    null = Conditioning(label=label, text=text, known=known, augment=augment)
     return null if null.parts else NOTHING
 
 
@@ -137,7 +148,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
             continue
         if isinstance(layer, Table):
             weight = torch.empty(layer.weight.shape, dtype=torch.float32, device="cpu")
-            layer.weight.copy_(weight.normal_(generator=generator))
+            layer.weight.copy_(weight.normal_(generator=generator).mul_(layer.gain))
             continue
         num_out, num_in, *kernel = layer.weight.shape
         bound = layer.gain * math.sqrt(6 / ((num_in + num_out) * math.prod(kernel)))
@@ -158,21 +169,24 @@ def begun_at_zero(layer: Layer) -> Layer:
     return layer
 
 
-def timestep_embedding(t: Real[Tensor, " b"], num_channels: int) -> Float[Tensor, "b c"]:
+def timestep_embedding(
+    t: Real[Tensor, " b"], num_channels: int, *, shift: int = 1
+) -> Float[Tensor, "b c"]:
     """Return [sin(t f), cos(t f)] with frequencies f from 1 down to 1/10000, in float32.
 
-    f_i = 10000 ** (-i / (num_channels/2 - 1)); t is the raw code index, neither scaled nor
+    f_i = 10000 ** (-i / (num_channels/2 - shift)); t is the raw code index, neither scaled nor
     normalised.
 
     Args:
         t: code index of the step, 0..T-1, whole or in between.
         num_channels: even, at least 4.
+        shift: 1, as here, or 0, with which the last frequency is that before 1/10000.
 
     Source: Vaswani et al. 2017, section 3.5, in the variant of the original DDPM.
     """
     half = num_channels // 2
     index = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.float()[:, None] * (-math.log(10000) * index / (half - 1)).exp()
+    angles = t.float()[:, None] * (-math.log(10000) * index / (half - shift)).exp()
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

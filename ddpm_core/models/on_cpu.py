@@ -56,7 +56,7 @@ class Dropout(nn.Dropout):
 
 
 def attend(
-    query: Float[Tensor, "*b n c"], key: Float[Tensor, "*b n c"], value: Float[Tensor, "*b n c"]
+    query: Float[Tensor, "*b n c"], key: Float[Tensor, "*b m c"], value: Float[Tensor, "*b m c"]
 ) -> Float[Tensor, "*b n c"]:
     """Return softmax(query key^T / sqrt(c)) value.
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ddpm_core.config import RunConfig, UNetConfig, identity
+from ddpm_core.config import AdmConfig, RunConfig, UNetConfig, identity
 from ddpm_core.diffusion.choices import is_learned
 
 _FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known")
@@ -87,28 +87,37 @@ def _of_network(config: RunConfig) -> dict[str, Any]:
 def _attention(theirs: RunConfig, ours: RunConfig) -> list[str]:
     """Compare where attention is in the network: images of another height move it."""
     there, here = _levels(theirs), _levels(ours)
-    if there == here or not isinstance(theirs.model, UNetConfig):
+    if there == here:
         return []
-    wanted = sorted((ours.data.height // 2**level for level in there), reverse=True)
+    heights = _heights(ours)
+    wanted = sorted((heights[level] for level in there), reverse=True)
     return [
-        f"model.attention_resolutions: {list(theirs.model.attention_resolutions)} of images of "
-        f"height {theirs.data.height} there, {_resolutions(ours)} of height {ours.data.height} "
-        f"here; set model.attention_resolutions={wanted}, which are the same places"
+        f"model.attention_resolutions: {_resolutions(theirs)} of images of height "
+        f"{theirs.data.height} there, {_resolutions(ours)} of height {ours.data.height} here; set "
+        f"model.attention_resolutions={wanted}, which are the same places"
     ]
 
 
 def _resolutions(config: RunConfig) -> list[int]:
     model = config.model
-    return list(model.attention_resolutions) if isinstance(model, UNetConfig) else []
+    return list(model.attention_resolutions) if isinstance(model, UNetConfig | AdmConfig) else []
 
 
 def _levels(config: RunConfig) -> set[int]:
-    """Return the levels of a U-Net, from 0 at full resolution, that have attention."""
-    model = config.model
-    if not isinstance(model, UNetConfig):
-        return set()
-    heights = {level: config.data.height // 2**level for level in range(len(model.channel_mults))}
-    return {level for level, height in heights.items() if height in model.attention_resolutions}
+    """Return the levels of a U-Net, from 0 the highest resolution, that have attention."""
+    wanted = _resolutions(config)
+    return {level for level, height in enumerate(_heights(config)) if height in wanted}
+
+
+def _heights(config: RunConfig) -> list[int]:
+    """Return the heights of the levels of a U-Net; [] of networks without."""
+    match config.model:
+        case AdmConfig() as model:
+            return model.heights(config.data.height)
+        case UNetConfig() as model:
+            return [config.data.height // 2**level for level in range(len(model.channel_mults))]
+        case _:
+            return []
 
 
 def misfit(key: str, there: object, here: object) -> str:

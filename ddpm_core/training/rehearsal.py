@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_core.cluster import Place
 from ddpm_core.conditioning import Conditioning
-from ddpm_core.config import RunConfig, UNetConfig
+from ddpm_core.config import AdmConfig, RunConfig, UNetConfig
 from ddpm_core.config.needs import Needs
 from ddpm_core.inference.build import arithmetic_of
 from ddpm_core.inference.networks import build_network
@@ -206,9 +206,9 @@ class _Prepared:
     def _by_operations(self) -> float:
         """Return the seconds of an image by those of a smaller one, and the operations of both."""
         network, shape, halvings = self._config.model, self._config.data.shape, 0
-        if not isinstance(network, UNetConfig) or not self._holds_weights:
+        if not isinstance(network, UNetConfig | AdmConfig) or not self._holds_weights:
             return self._guess_s
-        least = 2 ** len(network.channel_mults)
+        least = 2 ** (len(network.channel_mults) + isinstance(network, AdmConfig))
         while (
             self._guess_s / 4**halvings > _LONGEST_STEP_S
             and min(shape[1:]) >> (halvings + 1) >= least

@@ -131,7 +131,7 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
         ({"model.kind": ["dit"]}, ['model.kind=["dit"]: no such kind']),
         (
             {"model.kind": "dit", "model.base_channels": 64},
-            ["a key of model.kind=unet and model.kind=classifier, and this is model.kind=dit; le"],
+            ["a key of model.kind=unet and model.kind=adm and model.kind=classifier, and this is"],
         ),
         (
             {"model.patch_size": 2},
@@ -149,7 +149,10 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
             {"model.kind": "classifier", "model.known": True, "model.attention_resolutions": [8]},
             ["known=true is for networks that are given something", "set model.known=false"],
         ),
-        ({"model.conditioning": "text"}, ["captions, and kind=unet reads none; leave model.cond"]),
+        (
+            {"model.conditioning": "text"},
+            ["captions, and kind=unet reads none; set model.kind=adm, or"],
+        ),
         ({"model.text_length": 64}, ["text_length=64 is a setting of conditioning=text"]),
         (
             {
@@ -195,7 +198,10 @@ def test_what_is_wrong_with_a_kind_or_its_keys_is_said_in_its_words(changes, par
     ("model", "part"),
     [
         ({"kind": "dti"}, """model.kind="dti": no such kind; did you mean 'dit'?"""),
-        ({"kind": "dit", "dropout": 0.1}, "a key of model.kind=unet and model.kind=classifier, an"),
+        (
+            {"kind": "dit", "dropout": 0.1},
+            "a key of model.kind=unet and model.kind=adm and model.k",
+        ),
         (
             {"patch_size": 2},
             "model.patch_size is a key of model.kind=dit, and this is model.kind=un",
@@ -242,7 +248,7 @@ def test_every_key_is_known_to_help_and_form():
         assert set(config.flat()) <= set(RunConfig.keys())
     text = describe_keys()
     assert 'model.kind ("unet"): which network' in text
-    assert "[unet, dit, mlp, multiscale, classifier]" in " ".join(text.split())
+    assert "[unet, dit, mlp, multiscale, adm, classifier]" in " ".join(text.split())
     of_dit = text[text.index("of model.kind=dit:") : text.index("of model.kind=mlp:")]
     assert "    model.patch_size (2): pixels on a side" in of_dit
     assert "base_channels" not in of_dit

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ddpm_core.config.model.adm import AdmConfig
 from ddpm_core.config.model.classifier import ClassifierConfig
 from ddpm_core.config.model.clip import ClipConfig
 from ddpm_core.config.model.dit import DiTConfig
@@ -15,11 +16,18 @@ from ddpm_core.config.model.multiscale import MultiScaleConfig
 from ddpm_core.config.model.unet import UNetConfig
 
 ModelConfig = Annotated[
-    UNetConfig | DiTConfig | MLPConfig | MultiScaleConfig | ClassifierConfig | ClipConfig,
+    UNetConfig
+    | DiTConfig
+    | MLPConfig
+    | MultiScaleConfig
+    | AdmConfig
+    | ClassifierConfig
+    | ClipConfig,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
+    "AdmConfig",
     "ClassifierConfig",
     "ClipConfig",
     "DiTConfig",

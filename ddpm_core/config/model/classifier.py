@@ -18,8 +18,9 @@ class ClassifierConfig(LevelsConfig):
 
     kind: Literal["classifier"] = "classifier"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
-    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
-    images, to guide the others by (classifier)"""
+    convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
+    which reads captions too (adm), or a classifier of noised images, to guide the others by
+    (classifier)"""
 
     @property
     def uses_labels(self) -> bool:

@@ -22,8 +22,9 @@ class NetworkConfig(Section):
 
     kind: str
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
-    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
-    images, to guide the others by (classifier)"""
+    convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
+    which reads captions too (adm), or a classifier of noised images, to guide the others by
+    (classifier)"""
     conditioning: Literal["none", "label", "text"] = "none"
     """what the network is given beside x_t and t: nothing, the class of each image (label), or a
     caption of it (text)"""
@@ -62,6 +63,6 @@ class NetworkConfig(Section):
         if self.uses_text and not self.reads_text:
             raise ValueError(
                 f"conditioning=text gives the network captions, and kind={self.kind} reads none; "
-                "leave model.conditioning out"
+                "set model.kind=adm, or leave model.conditioning out"
             )
         return self

@@ -85,8 +85,9 @@ class UNetConfig(LevelsConfig):
 
     kind: Literal["unet"] = "unet"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
-    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
-    images, to guide the others by (classifier)"""
+    convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
+    which reads captions too (adm), or a classifier of noised images, to guide the others by
+    (classifier)"""
     time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
     """sines and cosines of the timestep (sinusoidal); or, of diffusion.kind=ve and edm, Fourier
     features of log sigma (fourier)"""
