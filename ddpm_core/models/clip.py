@@ -21,7 +21,7 @@ from ddpm_core.conditioning import NOTHING, Conditioning, Text, require_accepted
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import Linear, Table, TimeEmbedding, initialise
 from ddpm_core.models.dit import patchify
-from ddpm_core.models.transformer import NORM_EPS, Layer, TextTower, at_end, require_heads
+from ddpm_core.models.transformer import NORM_EPS, Block, TextTower, at_end, require_heads
 from ddpm_core.text.tokens import encode
 
 FIRST_TEMPERATURE = 0.07
@@ -78,8 +78,8 @@ class ImageTower(nn.Module):
         self.class_token = None if noised else Table(1, width)
         self.places = Table(1 + num_patches, width)
         self.norm_in = nn.LayerNorm(width, eps=NORM_EPS)
-        self.layers = nn.ModuleList(
-            Layer(width, num_heads, num_layers=num_layers, quick=quick) for _ in range(num_layers)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, num_layers, quick=quick) for _ in range(num_layers)
         )
         self.norm_out = nn.LayerNorm(width, eps=NORM_EPS)
         self.proj_out = Linear(width, num_features, bias=False)
@@ -118,8 +118,8 @@ class ImageTower(nn.Module):
         patches = self.patch_in(patchify(x_t, self.patch_size))
         first = self._first(t).to(patches.dtype)
         x = self.norm_in(torch.cat([first[:, None], patches], dim=1) + self.places.weight)
-        for layer in self.layers:
-            x = layer(x)
+        for block in self.blocks:
+            x = block(x)
         return _projected(self.norm_out(x[:, 0]), self.proj_out)
 
     def _first(self, t: Real[Tensor, " b"]) -> Float[Tensor, "b d"]:

@@ -15,13 +15,13 @@ from torch import Tensor
 from ddpm_core.errors import CheckpointError
 from ddpm_core.models.interop import matched
 
-_OF_LAYER = {
+_OF_BLOCK = {
     "norm_1": "layer_norm1",
     "norm_2": "layer_norm2",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.proj_out": "self_attn.out_proj",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "proj_out": "self_attn.out_proj",
     "linear_1": "mlp.fc1",
     "linear_2": "mlp.fc2",
 }
@@ -101,8 +101,8 @@ def image_from_transformers(
 
 def _name(name: str, outside: Mapping[str, str]) -> str:
     match name.split("."):
-        case ["layers", index, *path, kind] if ".".join(path) in _OF_LAYER:
-            return f"encoder.layers.{index}.{_OF_LAYER['.'.join(path)]}.{kind}"
+        case ["blocks", index, layer, kind] if layer in _OF_BLOCK:
+            return f"encoder.layers.{index}.{_OF_BLOCK[layer]}.{kind}"
         case [layer, kind] if layer in outside:
             return f"{outside[layer]}.{kind}"
         case _:

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from ddpm_core.conditioning import Text
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import Linear, Table
+from ddpm_core.models.on_cpu import attend
 from ddpm_core.models.recompute import Recomputable
 from ddpm_core.text.tokens import NUM_TOKENS
 
 NORM_EPS = 1e-5
 MLP_RATIO = 4
-"""hidden features of a layer, in multiples of those of a token"""
+"""hidden features of a block, in multiples of those of a token"""
 _TOKEN_STD, _PLACE_STD = 0.02, 0.01
 
 
@@ -26,58 +27,47 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-class Attention(nn.Module):
-    """Attention among the tokens of a row, in several heads."""
-
-    def __init__(self, width: int, num_heads: int, *, gain: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
-        self.proj_out = Linear(width, width, gain=gain)
-
-    def forward(
-        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "*b n n2"] | None
-    ) -> Float[Tensor, "b n d"]:
-        b, n, d = x.shape
-        heads = (
-            layer(x).reshape(b, n, self.num_heads, -1).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=allowed)
-        out: Tensor = self.proj_out(mixed.transpose(1, 2).reshape(b, n, d))
-        return out
-
-
-class Layer(Recomputable):
+class Block(Recomputable):
     """x + attention(norm(x)), and that + two layers on each token of its norm.
 
     Args:
         width: features of a token.
         num_heads: of the attention; they divide `width`.
-        num_layers: of the whole: what each adds begins as small as they are many.
+        num_layers: blocks of the whole: what each adds begins as small as they are many.
         quick: whether the activation is `quick_gelu`.
     """
 
-    def __init__(self, width: int, num_heads: int, *, num_layers: int, quick: bool) -> None:
+    def __init__(self, width: int, num_heads: int, num_layers: int, *, quick: bool = False) -> None:
         super().__init__()
-        gain = (2 * num_layers) ** -0.5
+        self.num_heads = num_heads
         self.activation = quick_gelu if quick else F.gelu
+        gain = (2 * num_layers) ** -0.5
         self.norm_1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = Attention(width, num_heads, gain=gain)
+        self.query, self.key, self.value = (Linear(width, width) for _ in range(3))
+        self.proj_out = Linear(width, width, gain=gain)
         self.norm_2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.linear_1 = Linear(width, MLP_RATIO * width)
         self.linear_2 = Linear(MLP_RATIO * width, width, gain=gain)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "*b n n2"] | None = None
+        self, x: Float[Tensor, "b n d"], allowed: Bool[Tensor, "*b n n"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """Return the tokens after the layer.
+        """Return the tokens after the block.
 
         Args:
             x: the tokens.
             allowed: which token each may attend to, True; None: each to all.
         """
-        x = x + self.attention(self.norm_1(x), allowed)
+        h = self.norm_1(x)
+        heads = [
+            layer(h).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        ]
+        if allowed is None:
+            mixed = attend(*heads)
+        else:
+            mixed = F.scaled_dot_product_attention(*heads, attn_mask=allowed)
+        x = x + self.proj_out(mixed.transpose(1, 2).flatten(2))
         changed: Tensor = x + self.linear_2(self.activation(self.linear_1(self.norm_2(x))))
         return changed
 
@@ -114,8 +104,8 @@ class TextTower(nn.Module):
         require_heads(width, num_heads)
         self.length, self.width, self.causal = length, width, causal
         self.tokens, self.places = Table(NUM_TOKENS, width), Table(length, width)
-        self.layers = nn.ModuleList(
-            Layer(width, num_heads, num_layers=num_layers, quick=quick) for _ in range(num_layers)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, num_layers, quick=quick) for _ in range(num_layers)
         )
         self.norm_out = nn.LayerNorm(width, eps=NORM_EPS)
 
@@ -143,8 +133,8 @@ class TextTower(nn.Module):
             allowed = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         else:
             allowed = text.mask.reshape(b, 1, 1, length).expand(b, 1, length, length)
-        for layer in self.layers:
-            x = layer(x, allowed)
+        for block in self.blocks:
+            x = block(x, allowed)
         states: Tensor = self.norm_out(x)
         return states
 

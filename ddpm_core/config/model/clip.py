@@ -123,11 +123,11 @@ class ClipConfig(NetworkConfig):
         first = linear(d // 4, d) + linear(d, d) if self.noised else d
         image = first + area * in_channels * d + (1 + height * width // area) * d + 4 * d + d * f
         text = (NUM_TOKENS + self.text_length) * e + 2 * e + e * f
-        return image + self.num_layers * layer(d) + text + self.text_num_layers * layer(e) + 1
+        return image + self.num_layers * block(d) + text + self.text_num_layers * block(e) + 1
 
 
-def layer(width: int) -> int:
-    """Return the parameters of a layer of `models.transformer`."""
+def block(width: int) -> int:
+    """Return the parameters of a block of `models.transformer`."""
     return (
         4 * width + 4 * linear(width, width) + linear(width, 4 * width) + linear(4 * width, width)
     )
