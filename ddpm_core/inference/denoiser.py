@@ -9,19 +9,21 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import ComputeConfig, RunConfig
 from ddpm_core.config.model_ref import EMA
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, Score, TextFit
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import AnyDenoiser, arithmetic_of, build_denoiser, layout_of
 from ddpm_core.inference.networks import AnyNetwork, build_network
 from ddpm_core.inference.one_size import OfOneSize
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.blocks import KEPT_SHORT, Norm
+from ddpm_core.models.clip import Clip, ImageTower
 from ddpm_core.runs.weights import Weights
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 
-Guide = NetworkDenoiser | Classifier
-"""what may guide a denoiser: a weaker model, or a classifier of noised images"""
+Guide = NetworkDenoiser | Score
+"""what may guide a denoiser: a weaker model, or what says of noised images of which class they are,
+or how well they fit a text"""
 
 
 class AveragedNetwork:
@@ -37,7 +39,7 @@ class AveragedNetwork:
 
     def __init__(
         self,
-        network: AnyNetwork,
+        network: AnyNetwork | ImageTower,
         device: torch.device,
         *,
         dtype: torch.dtype,
@@ -76,7 +78,7 @@ class AveragedNetwork:
         return torch.autocast(self._device_type, self._dtype)
 
 
-def _round_weights(network: AnyNetwork, dtype: torch.dtype, *, norms: bool) -> None:
+def _round_weights(network: AnyNetwork | ImageTower, dtype: torch.dtype, *, norms: bool) -> None:
     """Round what would be rounded anew in every call, to the same values, but once.
 
     In a forward pass of CIFAR-10's network those copies are a quarter of the time of a CPU, and
@@ -124,6 +126,42 @@ def load_averaged(
     compute: ComputeConfig | None = None,
 ) -> AveragedNetwork:
     """As `load_denoiser`, of networks of any role: what they say is left to the caller."""
+    network = _loaded(store, config, checkpoint, average)
+    dtype = arithmetic_of(config.train.precision, device)
+    return AveragedNetwork(network, device, dtype=dtype, compute=compute)
+
+
+def load_score(
+    store: Store,
+    config: RunConfig,
+    checkpoint: Manifest,
+    device: torch.device,
+    *,
+    average: str = EMA,
+) -> Score:
+    """As `load_denoiser`, of networks that guide by a gradient: neither compiled nor recorded."""
+    return score_of(config, _loaded(store, config, checkpoint, average), device)
+
+
+def score_of(config: RunConfig, network: AnyNetwork, device: torch.device) -> Score:
+    """Return what a trained network says of x_t, computing as its run says.
+
+    Raises:
+        CheckpointError: it draws images.
+    """
+    dtype = arithmetic_of(config.train.precision, device)
+    if config.role == "classifier":
+        return Classifier(AveragedNetwork(network, device, dtype=dtype))
+    if not isinstance(network, Clip):
+        raise CheckpointError(f"weights of model.kind={config.model.kind} say nothing of x_t")
+    # Called once for each batch of images, and so as it was trained: in float32.
+    network = network.to(device).eval().requires_grad_(requires_grad=False)
+    scale = float(network.scale)
+    images = AveragedNetwork(network.image, device, dtype=dtype)
+    return TextFit(images, network.of_text, scale)
+
+
+def _loaded(store: Store, config: RunConfig, checkpoint: Manifest, average: str) -> AnyNetwork:
     network = build_network(config)
     try:
         network.load_state_dict(load_average(store, checkpoint, average=average))
@@ -132,8 +170,7 @@ def load_averaged(
             f"the weights in {store.uri_of(checkpoint.folder)} do not fit the network of this "
             f"configuration: {error}. Use the version of this program that trained them"
         ) from None
-    dtype = arithmetic_of(config.train.precision, device)
-    return AveragedNetwork(network, device, dtype=dtype, compute=compute)
+    return network
 
 
 def load_guide(
@@ -144,9 +181,8 @@ def load_guide(
     if weaker is None:
         return None
     trained, checkpoint, average = weaker.trained, weaker.checkpoint, weaker.average
-    if trained.role == "classifier":
-        # Only differentiated: neither compiled nor recorded.
-        return Classifier(load_averaged(store, trained, checkpoint, device, average=average))
+    if trained.role != "denoiser":
+        return load_score(store, trained, checkpoint, device, average=average)
     found = load_denoiser(store, trained, checkpoint, device, average=average, compute=compute)
     if not isinstance(found, NetworkDenoiser):
         raise CheckpointError(

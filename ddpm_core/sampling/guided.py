@@ -6,8 +6,9 @@ itself without the label (classifier-free guidance). With scale 1, and outside t
 reference is called.
 
 Where the other weights are a classifier, the image is led up the gradient of its label's
-probability instead: by ancestral sampling of all steps in the mean of each, after the threshold as
-in the original; by everything else in eps, before it.
+probability instead, and where they are CLIP, of how well it fits its text: by ancestral sampling of
+all steps in the mean of each, after the threshold as in the original; by everything else in eps,
+before it.
 
 Source: as of `diffusion.wrappers.guidance`, `classifier_guidance` and `thresholding`.
 """
@@ -19,7 +20,14 @@ from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, ClassifierGuided, Form
+from ddpm_core.diffusion.wrappers.classifier_guidance import (
+    Classifier,
+    ClassifierGuided,
+    Form,
+    LogProbability,
+    Score,
+    TextFit,
+)
 from ddpm_core.diffusion.wrappers.guidance import Guided
 from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold, StaticThreshold
 from ddpm_core.errors import ConfigError
@@ -60,15 +68,15 @@ def guided(
         given: of each image, or of one for all; without parts the images are of nothing.
         sample: scale, interval and rescaling of the guidance, and the threshold.
         guide: the weights that `sample.guidance_by` names; None: it names none.
-        form: of guidance by a classifier; None: as goes with all that `sample` says of the sampler.
+        form: of guidance by a gradient; None: as goes with all that `sample` says of the sampler.
 
     Raises:
         ConfigError: guidance of bits; the other settings of it a configuration of bits refuses; a
-            classifier, and the images are of no class.
+            classifier, and the images are of no class, or CLIP, and they are of no text.
     """
     if isinstance(denoiser, BitDenoiser):
         return _of_bits(denoiser, given, sample)
-    if isinstance(guide, Classifier):
+    if isinstance(guide, Score):
         return _climbing(denoiser, given, sample, guide, form or form_of(sample))
     own = denoiser.given(given) if given.parts else denoiser
     followed: Denoiser = own
@@ -81,7 +89,7 @@ def guided(
 
 
 def form_of(sample: SampleConfig) -> Form:
-    """Return the form in which a classifier guides this sampler.
+    """Return the form in which a gradient guides this sampler.
 
     The mean is that of one step of the whole chain, which ancestral sampling of all steps takes.
     """
@@ -92,27 +100,42 @@ def _climbing(
     denoiser: NetworkDenoiser,
     given: Conditioning,
     sample: SampleConfig,
-    classifier: Classifier,
+    score: Score,
     form: Form,
 ) -> Denoiser:
-    """Return the denoiser that a classifier guides to labels, which its network may take too."""
-    if given.label is None:
-        raise ConfigError(
-            "guidance by a classifier leads to classes, and these images are of none; give "
-            "sample.labels"
-        )
+    """Return the denoiser that a gradient guides to what its network may be given too."""
+    log_probability = _of_what(score, given)
     taken = given.only(denoiser.null.parts)
     own: Denoiser = denoiser.given(taken) if taken.parts else denoiser
     if form == "mean":
         own = _thresholded(own, sample, static=sample.clip_x_0)
     followed = ClassifierGuided(
         own,
-        classifier.log_probability(given.label),
+        log_probability,
         sample.guidance_scale,
         form,
         interval_of(sample),
     )
     return followed if form == "mean" else _thresholded(followed, sample)
+
+
+def _of_what(score: Score, given: Conditioning) -> LogProbability:
+    """Return log p(what the images are to be of | x_t)."""
+    match score:
+        case Classifier():
+            if given.label is None:
+                raise ConfigError(
+                    "guidance by a classifier leads to classes, and these images are of none; give "
+                    "sample.labels"
+                )
+            return score.log_probability(given.label)
+        case TextFit():
+            if given.text is None:
+                raise ConfigError(
+                    "guidance by CLIP leads to what a text says, and these images are of none; "
+                    "give sample.prompts"
+                )
+            return score.log_probability(given.text)
 
 
 def _thresholded(denoiser: Denoiser, sample: SampleConfig, *, static: bool = False) -> Denoiser:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.samplers.ancestral import OnStep
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.diffusion.wrappers.classifier_guidance import Score
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.build import AnyDenoiser, require_guidance
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
@@ -120,7 +120,7 @@ class Model:
         if wish.num_steps is not None:
             changes["sample.num_steps"] = wish.num_steps
         # No configuration says this of a classifier, since without it there is the same for less.
-        is_unguided = wish.guidance_scale == 0 and isinstance(self.guide, Classifier)
+        is_unguided = wish.guidance_scale == 0 and isinstance(self.guide, Score)
         if wish.guidance_scale is not None and not is_unguided:
             changes["sample.guidance_scale"] = wish.guidance_scale
         settings = wish.settings or {}
@@ -143,10 +143,10 @@ class Model:
         if is_unguided:
             unguided = config.sample.model_copy(update={"guidance_scale": 0.0})
             config = config.model_copy(update={"sample": unguided})
-        if isinstance(self.guide, Classifier) and config.sample.guidance_rescale > 0:
+        if isinstance(self.guide, Score) and config.sample.guidance_rescale > 0:
             raise ConfigError(
                 f"guidance_rescale={config.sample.guidance_rescale:g} is stated for guidance away "
-                "from a reference, and a classifier, which has none, guides here; leave it out"
+                "from a reference, and what guides here by its gradient has none; leave it out"
             )
         require_guidance(config)
         plan = self.plan

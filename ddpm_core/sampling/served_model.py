@@ -41,12 +41,11 @@ if (_package := Path(__file__).parent / "code" / "ddpm_core.zip").is_file():
 
 from ddpm_core.config import RunConfig  # noqa: E402
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser  # noqa: E402
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier  # noqa: E402
 from ddpm_core.errors import CheckpointError, ConfigError  # noqa: E402
 from ddpm_core.images import png  # noqa: E402
 from ddpm_core.inference.build import arithmetic_of, build_denoiser  # noqa: E402
-from ddpm_core.inference.denoiser import AveragedNetwork, Guide  # noqa: E402
-from ddpm_core.inference.networks import build_network  # noqa: E402
+from ddpm_core.inference.denoiser import AveragedNetwork, Guide, score_of  # noqa: E402
+from ddpm_core.inference.networks import AnyNetwork, build_network  # noqa: E402
 from ddpm_core.sampling.loaded import Model, Wish  # noqa: E402
 from ddpm_core.sampling.plan import plan_of  # noqa: E402
 from ddpm_core.shards.classes import Classes  # noqa: E402
@@ -75,12 +74,13 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         artifacts, said = context.artifacts, context.model_config
         config = RunConfig.from_json(Path(artifacts["run"]).read_bytes())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = _network(config, Path(artifacts["weights"]), said["ema_sha256"], device)
+        trained = _network(config, Path(artifacts["weights"]), said["ema_sha256"])
+        network = _averaged(config, trained, device)
         guide: Guide | None = None
         if "guide" in artifacts:
             of = RunConfig.from_json(Path(artifacts["guide_run"]).read_bytes())
-            found = _network(of, Path(artifacts["guide"]), said["guide_sha256"], device)
-            guide = _guide_of(of, found)
+            found = _network(of, Path(artifacts["guide"]), said["guide_sha256"])
+            guide = _guide_of(of, found, device)
         size = config.num_parameters
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
@@ -146,16 +146,22 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         return images
 
 
-def _guide_of(config: RunConfig, network: AveragedNetwork) -> Guide:
-    if config.role == "classifier":
-        return Classifier(network)
-    guide = build_denoiser(config, network, network.null)
+def _guide_of(config: RunConfig, network: AnyNetwork, device: torch.device) -> Guide:
+    if config.role != "denoiser":
+        return score_of(config, network, device)
+    averaged = _averaged(config, network, device)
+    guide = build_denoiser(config, averaged, averaged.null)
     if isinstance(guide, BitDenoiser):
         raise CheckpointError("the guide of this model is a chain of bits; register again")
     return guide
 
 
-def _network(config: RunConfig, file: Path, sha256: str, device: torch.device) -> AveragedNetwork:
+def _averaged(config: RunConfig, network: AnyNetwork, device: torch.device) -> AveragedNetwork:
+    dtype = arithmetic_of(config.train.precision, device)
+    return AveragedNetwork(network, device, dtype=dtype)
+
+
+def _network(config: RunConfig, file: Path, sha256: str) -> AnyNetwork:
     """Return the network of a file of weights, verified."""
     weights = file.read_bytes()
     found = hashlib.sha256(weights).hexdigest()
@@ -171,8 +177,7 @@ def _network(config: RunConfig, file: Path, sha256: str, device: torch.device) -
         raise CheckpointError(
             f"the weights of this model do not fit its run.json: {error}; register it again"
         ) from error
-    dtype = arithmetic_of(config.train.precision, device)
-    return AveragedNetwork(network, device, dtype=dtype)
+    return network
 
 
 @contextmanager

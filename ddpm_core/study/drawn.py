@@ -11,14 +11,14 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.diffusion.wrappers.classifier_guidance import Score
 from ddpm_core.evaluation.measuring.context import EvaluationContext
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
 from ddpm_core.study.units import Unit
 from ddpm_core.units.ranges import Arrays
 
-D = TypeVar("D", bound=NetworkDenoiser | Classifier)
+D = TypeVar("D", bound=NetworkDenoiser | Score)
 
 
 class Counts:
@@ -28,7 +28,7 @@ class Counts:
         self.num_images = 0
 
     def of(self, whole: D) -> D:
-        """Return the denoiser, or the classifier, of a network whose images are counted."""
+        """Return the denoiser, or what guides it, of a network whose images are counted."""
         called: Callable[..., Tensor] = whole.network
 
         def network(x_t: Tensor, t: Tensor, conditioning: Conditioning = NOTHING) -> Tensor:

@@ -21,9 +21,9 @@ from ddpm_core.store import manifest
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store
 from ddpm_core.training.loop import Training
-from ddpm_core.training.stepping.classifying import Classifying
 from ddpm_core.training.stepping.denoising import Denoising
 from ddpm_core.training.stepping.inputs import Drawing
+from ddpm_core.training.stepping.kinds import training_of
 from ddpm_core.training.stepping.parallel import Parallel
 
 CPU = torch.device("cpu")
@@ -89,8 +89,7 @@ def rank_slice(config: RunConfig, image_set: ImageSet, step: int, rank: int, wor
 def make_learner(
     config: RunConfig, rank: int = 0, world_size: int = 1, device: torch.device = CPU
 ) -> Denoising:
-    kind = Classifying if config.role == "classifier" else Denoising
-    return kind(config, parallel_of(rank, world_size, device))
+    return training_of(config, parallel_of(rank, world_size, device))
 
 
 def parallel_of(rank: int = 0, world_size: int = 1, device: torch.device = CPU) -> Parallel:

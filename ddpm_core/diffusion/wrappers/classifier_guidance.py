@@ -1,9 +1,10 @@
 """Guidance by a classifier of noised images: up the gradient of log p(y | x_t).
 
 Any score of noised images serves as one: the logarithm of a class's probability, or how well an
-image fits a caption.
+image fits a text.
 
-Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4, algorithms 1 and 2.
+Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4, algorithms 1 and 2; by a text Nichol
+et al. 2021, arXiv:2112.10741, section 2.3.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
+from ddpm_core.conditioning import Text
 from ddpm_core.diffusion.choices import require_end_known
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
@@ -47,6 +49,37 @@ class Classifier:
             return log_p.gather(1, labels.expand(len(x_t))[:, None])[:, 0]
 
         return of_label
+
+
+@dataclass(frozen=True, eq=False)
+class TextFit:
+    """A network that says how well x_t fits a text: f(x_t) . g(text) (CLIP).
+
+    Trained to tell which text of many is whose, that is log p(text | x_t) but for what does not
+    depend on the text; and the gradient is taken of it as it is, as in the source.
+    """
+
+    network: Callable[[Tensor, Tensor], Tensor]
+    """(x_t, t) -> (b, f): features of length 1"""
+    of_text: Callable[[Text], Tensor]
+    """-> (b, f): features of length 1"""
+    scale: float
+    """of their product, as it was learned"""
+
+    def log_probability(self, text: Text) -> LogProbability:
+        """Return how well x_t fits a text: one of each x_t, or one for all of them."""
+        # Inference mode is left as in `ClassifierGuided`.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            wanted = self.of_text(text)
+
+        def fit(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.scale * (self.network(x_t, t) * wanted).sum(dim=1)
+
+        return fit
+
+
+Score = Classifier | TextFit
+"""what a gradient is taken of"""
 
 
 @dataclass(frozen=True)

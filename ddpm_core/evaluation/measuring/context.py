@@ -16,12 +16,12 @@ from ddpm_core.cluster import GetDevice
 from ddpm_core.conditioning import MEMBERS, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.diffusion.wrappers.classifier_guidance import Score
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features.kept import FeatureRecipe, load_network
 from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract, looked_at
 from ddpm_core.inference.build import AnyDenoiser
-from ddpm_core.inference.denoiser import Guide, load_averaged, load_denoiser, load_guide
+from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide, load_score
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.runs import chosen, results
@@ -200,14 +200,12 @@ class EvaluationContext:
             )
 
     @cached_property
-    def classifier(self) -> Classifier:
-        """Of the weights that are measured, as `measured`."""
+    def score(self) -> Score:
+        """Of the weights that are measured, as `measured`, of a network that guides others."""
         weights = self._weights
         with torch.inference_mode(mode=False):
             average, checkpoint = weights.average, weights.checkpoint
-            return Classifier(
-                load_averaged(self.store, self.config, checkpoint, self.device, average=average)
-            )
+            return load_score(self.store, self.config, checkpoint, self.device, average=average)
 
     @cached_property
     def guide(self) -> Guide | None:
