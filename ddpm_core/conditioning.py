@@ -47,6 +47,27 @@ class Known:
 
 
 @dataclass(frozen=True, eq=False)
+class LowRes:
+    """The low resolution of each image of a batch, as a network that enlarges is given it.
+
+    Raises:
+        ConfigError: there is not one level for each image.
+    """
+
+    image: Tensor
+    """(b, c, h, w) in the size of x_t, noised; of the null (1, c, 1, 1) zeros"""
+    level: Tensor
+    """(b,) int64: how many steps of the process noised it; 0: none, -1: the null"""
+
+    def __post_init__(self) -> None:
+        if self.level.shape != self.image.shape[:1]:
+            raise ConfigError(
+                f"the levels are shaped {tuple(self.level.shape)} and the low resolutions "
+                f"{tuple(self.image.shape)}; give one level for each"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class Text:
     """A text of each image of a batch, as tokens.
 
@@ -82,6 +103,9 @@ class Conditioning:
     known: Known | None = None
     """the part of each image that is known, its mask (b, 1, h, w); a mask that is False everywhere
     is the null. Guidance does not drop it, and no data set holds it: training draws it"""
+    low: LowRes | None = None
+    """the low resolution that each image is to have. Guidance does not drop it, and training does
+    not either: no network is trained with its null, which stands where sizes alone count"""
     augment: Tensor | None = None
     """(b, 9) float32: how each image was transformed, see `training.stepping.augmentation`; zeros
     are the null, with which images are drawn and measured. Training alone draws others"""

@@ -10,6 +10,7 @@ from ddpm_core.config.labels import (
     guides_draw_nothing,
     labels_are_there,
 )
+from ddpm_core.config.low import low_resolutions_fit
 from ddpm_core.config.measure import EvaluateConfig
 from ddpm_core.config.model.bumps import BumpsConfig
 from ddpm_core.diffusion.choices import (
@@ -231,6 +232,7 @@ def _neighbours_are_there(config: "RunConfig") -> None:
 
 RULES: tuple[Callable[["RunConfig"], None], ...] = (
     labels_are_there,
+    low_resolutions_fit,
     _bits_go_together,
     _bumps_are_of_steps,
     _augmented_are_images,

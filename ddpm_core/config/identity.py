@@ -125,6 +125,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "num_classes": None,
         "known": False,
         "text_length": 128,
+        "low_size": None,
     },
     "model.unet": {"time_embedding": "sinusoidal"},
     "diffusion": {"kind": "chain", "chain_times": "equal"},
@@ -138,6 +139,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "learning_rate_schedule": "constant",
         "earlier": (),
         "augment": 0.0,
+        "low_levels": (0.0, 1.0),
     },
     "sample": {
         "labels": "balanced",
@@ -147,10 +149,12 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "guidance_rescale": 0.0,
         "threshold_percentile": None,
         "threshold_cap": None,
+        "low_level": 0.0,
     },
     "evaluate": {
         "num_classified_images": 0,
         "label_worth": False,
+        "num_enlarged_images": 0,
         "ode_steps": 50,
         "metrics": (),
         "reference": None,

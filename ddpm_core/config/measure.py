@@ -38,6 +38,10 @@ class EvaluateConfig(Section):
     label_worth: bool = False
     """of model.conditioning=label: measure bits/dim of the same images without their labels too,
     and so how many bits an image costs less once its label is known"""
+    num_enlarged_images: int = Field(0, ge=0, le=10**9)
+    """of model.low_size: held-out images that are made small and enlarged again, at several levels
+    of noise, to measure whether what is drawn has that low resolution; all if there are fewer,
+    0: none. Each is drawn five times"""
     ode_steps: Few = 50
     """of processes in continuous time: steps of the solver of order 4 of the probability flow,
     through which bits/dim of the same images are computed too; four calls of the network each"""

@@ -71,6 +71,14 @@ class SampleConfig(Section):
     threshold_cap: float | None = Field(None, ge=1)
     """of threshold_percentile: the largest s; null: none"""
 
+    low_from: Annotated[str | None, PLACE] = None
+    """of model.low_size: the run whose samples are enlarged, image i of image i, as
+    RUN@STEP:AVERAGE; what it lacks of them is drawn first. None: the held-out images of this run's
+    data set, made small, in turn"""
+    low_level: float = Field(0.0, ge=0, le=1)
+    """of model.low_size: how noisy the low resolutions are made before they are enlarged, a share
+    of the process's steps within train.low_levels; 0: not at all. Evaluations measure at it too"""
+
     num_images: Count = 50_000
     """images; more than there are: only the others are drawn"""
     unit_size: int = Field(500, ge=1, le=10**6)
@@ -97,7 +105,7 @@ class SampleConfig(Section):
         """Whether every step of the chain is drawn from the Gaussian of that step."""
         return self.sampler == "ancestral" and self.num_steps is None
 
-    @field_validator("model", "guidance_by")
+    @field_validator("model", "guidance_by", "low_from")
     @classmethod
     def _models_are_references(cls, model: str | None) -> str | None:
         if model is not None:

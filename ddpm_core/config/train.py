@@ -66,6 +66,10 @@ class TrainConfig(Section):
     et al. 2022, appendix F.2: 0.12 of CIFAR-10, 0.15 of larger images); 0: none. The network is
     given which, and draws images without: none of it leaks. It mirrors half of them too, which
     random_flip=true makes images to be drawn"""
+    low_levels: tuple[float, float] = (0.0, 1.0)
+    """of model.low_size: how noisy the low resolutions are that the network is shown, of each image
+    a level drawn between these: shares of the process's steps, as in [0, 0.5]. The network is given
+    the level, and [0, 0] shows all as they are (Ho et al. 2022, section 4.2)"""
     label_dropout: float = Field(0.1, gt=0, lt=1)
     """of model.conditioning=label: probability that an image is shown without its label, from which
     guidance learns what images without one are; above 0, or nothing would train the null"""
@@ -115,6 +119,16 @@ class TrainConfig(Section):
         if start_from is not None:
             Start.parse(start_from)
         return start_from
+
+    @field_validator("low_levels")
+    @classmethod
+    def _levels_are_shares(cls, levels: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= levels[0] <= levels[1] <= 1:
+            raise ValueError(
+                f"low_levels={list(levels)} must be two shares of the process, the smaller first, "
+                "from 0 to 1, e.g. [0, 0.5]"
+            )
+        return levels
 
     @model_validator(mode="after")
     def _root_has_a_step_to_fall_from(self) -> Self:

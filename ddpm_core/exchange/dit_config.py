@@ -54,6 +54,7 @@ def read_dit_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "conditioning": "label" if has_labels else "none",
         "num_classes": num_labels if has_labels else None,
         "known": False,
+        "low_size": None,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
         "num_layers": num_layers,

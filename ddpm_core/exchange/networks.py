@@ -50,6 +50,11 @@ def write_network(config: RunConfig) -> Written:
             "model.known=true: no pipeline of diffusers gives a network on pixels the known part "
             "of an image and its mask; such a network cannot be written for diffusers"
         )
+    if config.model.low_size is not None:
+        raise ConfigError(
+            f"model.low_size={list(config.model.low_size)}: no UNet2DModel is given a low "
+            "resolution and its noise level; such a network cannot be written for diffusers"
+        )
     match config.model:
         case UNetConfig() as model:
             values = unet_config.write_unet_config(config, model)

@@ -80,6 +80,7 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "conditioning": "none" if num_rows is None else "label",
         "num_classes": None if num_rows is None else num_rows - 1,
         "known": False,
+        "low_size": None,
     }
     return Described(model, (channels, height, width), out_channels)
 

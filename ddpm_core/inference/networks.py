@@ -41,6 +41,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 **_stages_of(model, data.height),
                 num_classes=config.num_classes,
                 takes_known=model.known,
+                takes_low=model.low_size is not None,
                 takes_augment=config.train.augment > 0,
                 fourier=model.time_embedding == "fourier",
                 generator=generator,

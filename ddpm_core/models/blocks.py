@@ -15,7 +15,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, Known
+from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, Known, LowRes
 from ddpm_core.models.on_cpu import Dropout, GroupNorm, attend
 from ddpm_core.models.recompute import Recomputable
 from ddpm_core.text.tokens import encode
@@ -100,6 +100,7 @@ def null_of(
     num_classes: int | None,
     *,
     known_channels: int | None = None,
+    low_channels: int | None = None,
     takes_augment: bool = False,
     text_length: int | None = None,
 ) -> Conditioning:
@@ -109,6 +110,7 @@ def null_of(
         num_classes: whose labels the network takes; None: it takes none.
         text_length: tokens of the texts that it takes; None: it takes none.
         known_channels: of the images of which it takes the known part; None: it takes none.
+        low_channels: of the low resolutions that it takes; None: it takes none.
         takes_augment: whether it takes how images were transformed.
     """
     label = None if num_classes is None else torch.tensor([num_classes])
@@ -117,8 +119,11 @@ def null_of(
     if known_channels is not None:
         nothing = torch.zeros(1, known_channels, 1, 1)
         known = Known(nothing, nothing[:, :1] > 0)
+    low = None
+    if low_channels is not None:
+        low = LowRes(torch.zeros(1, low_channels, 1, 1), torch.tensor([-1]))
     text = None if text_length is None else encode([""], text_length)
-    null = Conditioning(label=label, text=text, known=known, augment=augment)
+    null = Conditioning(label=label, text=text, known=known, low=low, augment=augment)
     return null if null.parts else NOTHING
 
 

@@ -16,10 +16,13 @@ from ddpm_core.errors import CheckpointError
 
 CLASS_ROWS = "class_embed.weight"
 """the learned row of each class, and last that of no class; added to the embedding of the time"""
-ADDED_LAYERS = ("class_embed.", "conv_known.", "patch_known.", "augment_embed.")
+ADDED_LAYERS = ("class_embed.", "conv_known.", "patch_known.", "augment_embed.", "low.")
 """how the names of layers begin whose outputs are added to what a network without them computes"""
 SILENT_LAYERS = ("augment_embed.",)
 """of those the ones that add nothing where images are drawn: without them the same are"""
+_BEGUN_AS = {"low.linear_1.": "time_embed.linear_1."}
+"""layers before one of zeros, which would not learn if they were zeros too -> as which they begin
+"""
 _SHOWN = 5
 
 
@@ -47,7 +50,8 @@ def fit(
         found = weights.get(name)
         if found is None:
             if name.startswith(ADDED_LAYERS):
-                fitted[name] = torch.zeros(tensor.shape)
+                other = None if are_moments else weights.get(_begun_as(name))
+                fitted[name] = torch.zeros(tensor.shape) if other is None else other.float()
             else:
                 misfits.append(f"{name}: not there, {_size(tensor)} here")
         elif name == CLASS_ROWS and found.shape[1:] == tensor.shape[1:]:
@@ -69,6 +73,13 @@ def fit(
             + f"{more}\nGive the model section that they were trained with"
         )
     return fitted
+
+
+def _begun_as(name: str) -> str:
+    """Return the name of the parameter that a new one begins as; of other names no name."""
+    found = ((own, other) for own, other in _BEGUN_AS.items() if name.startswith(own))
+    own, other = next(found, ("", ""))
+    return other and other + name.removeprefix(own)
 
 
 def _class_rows(

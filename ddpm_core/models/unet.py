@@ -30,6 +30,7 @@ from ddpm_core.models.blocks import (
     known_channels_of,
     null_of,
 )
+from ddpm_core.models.low import LowInput
 from ddpm_core.models.stages import (
     Common,
     DownStage,
@@ -63,6 +64,7 @@ class UNet(nn.Module):
             num_classes; None: it takes no label.
         takes_known: whether it takes what is known of the images. The weights of that begin at 0,
             so that it begins as the exact network without, and all others have the same names.
+        takes_low: whether it takes the low resolution that it is to enlarge; likewise.
         takes_augment: whether it takes how its images were transformed; likewise.
         fourier: whether its times are no code indices but log sigma, see `fourier_features`.
         generator: CPU generator from which the initial weights are drawn.
@@ -85,6 +87,7 @@ class UNet(nn.Module):
         num_groups: int,
         num_classes: int | None = None,
         takes_known: bool = False,
+        takes_low: bool = False,
         takes_augment: bool = False,
         fourier: bool = False,
         generator: torch.Generator,
@@ -93,6 +96,7 @@ class UNet(nn.Module):
         self.null = null_of(
             num_classes,
             known_channels=in_channels if takes_known else None,
+            low_channels=in_channels if takes_low else None,
             takes_augment=takes_augment,
         )
         """of one image: the value of each part that says nothing"""
@@ -136,6 +140,7 @@ class UNet(nn.Module):
         # Further input channels of `conv_in`, but apart: the sums over the others keep their bits.
         further = Conv(in_channels + 1, base_channels, 3, bias=False) if takes_known else None
         self.conv_known = begun_at_zero(further)
+        self.low = LowInput(in_channels, self.time_embed) if takes_low else None
         # Without bias: of the null, zeros, it adds nothing.
         time_features = self.time_embed.linear_1.in_features
         augment = Linear(AUGMENT_NUMBERS, time_features, bias=False) if takes_augment else None
@@ -162,12 +167,18 @@ class UNet(nn.Module):
             require_accepted(conditioning, self.accepts, model="this U-Net")
         check_size(x_t, len(self.down))
         rows = None if self.class_embed is None else self.class_embed(conditioning.label)
+        low = conditioning.low if self.low is not None else None
+        if self.low is not None and low is not None:
+            level = self.low.level(low)
+            rows = level if rows is None else rows + level
         layer = self.augment_embed
         augment = None if layer is None else layer(conditioning.augment)
         embedding = self.time_embed(t, rows, augment)
         h = self.conv_in(x_t)
         if self.conv_known is not None and conditioning.known is not None:
             h = h + self.conv_known(known_channels_of(conditioning.known, x_t))
+        if self.low is not None and low is not None:
+            h = h + self.low.channels(low, x_t)
         skips = [h]
         for stage in self.down:
             h = stage(h, embedding, skips)

@@ -6,7 +6,7 @@ from typing import Any
 from ddpm_core.config import AdmConfig, RunConfig, UNetConfig, identity
 from ddpm_core.diffusion.choices import is_learned
 
-_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known")
+_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known", "low_size")
 """keys of the network that may differ, some in one direction alone, see `misfits`"""
 _OUTPUTS_APART = ("binomial", "flow", "edm")
 """kinds of `diffusion` whose networks say what those of no other kind say: log odds of bits, the
@@ -32,6 +32,8 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
         lines.append(misfit("model.conditioning", given, ours_given))
     if theirs.model.known and not ours.model.known:
         lines.append(misfit("model.known", there=True, here=False))
+    if theirs.model.low_size is not None and ours.model.low_size is None:
+        lines.append(misfit("model.low_size", theirs.model.low_size, None))
     if theirs.data.channels != ours.data.channels:
         lines.append(
             f"channels of the images: {theirs.data.channels} there, {ours.data.channels} here; set "

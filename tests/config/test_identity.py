@@ -99,6 +99,7 @@ def test_what_is_housekeeping_and_what_is_a_place():
         "data.max_megapixels",
         "data.recheck",
         "data.only_keys",
+        "sample.low_from",
         "sample.guidance_by",
         "sample.model",
     }

@@ -89,7 +89,7 @@ def test_a_section_given_whole_keeps_the_labels(tmp_path, caplog):
     # What the line does not list is given or kept.
     assert {key.removeprefix("model.") for key in listed} == (
         DiTConfig.model_fields.keys()
-        - {"kind", "conditioning", "num_classes", "known", "text_length"}
+        - {"kind", "conditioning", "num_classes", "known", "text_length", "low_size"}
     )
 
 
@@ -229,6 +229,7 @@ def test_every_key_of_a_kind_counts_and_that_fingerprint_stays():
         "num_classes",
         "known",
         "text_length",
+        "low_size",
     }
     assert fingerprint(experiment)[:16] == "6dc876207148bb74"
     assert fingerprint(identity.samples(small(), identity.PRESENT)) != fingerprint(

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddpm_core.config.section import Section
+from ddpm_core.config.section import Few, Section
 
 AUGMENT_NUMBERS = 9
 """numbers that a network of train.augment is given, as in `conditioning`"""
@@ -37,6 +37,9 @@ class NetworkConfig(Section):
     known: bool = False
     """whether the network is given, beside x_t, the part of each image that is known, and a mask of
     it: for inpainting. Training erases random regions"""
+    low_size: tuple[Few, Few] | None = None
+    """[height, width] of the low resolution that the network is given beside x_t, and enlarges to
+    data.height, data.width; training makes it of its images. null: it draws images of nothing"""
 
     @property
     def time_features(self) -> int:

@@ -119,6 +119,8 @@ class UNetConfig(LevelsConfig):
         total = linear(self.time_features, embedding) + linear(embedding, embedding)
         total += conv(in_channels, base) + 2 * widths[0] + conv(widths[0], out_channels)
         total += 9 * (in_channels + 1) * base if self.known else 0
+        if self.low_size is not None:
+            total += 9 * in_channels * base + linear(self.time_features, embedding) + embedding**2
         total += 2 * block(widths[-1], widths[-1], embedding) + attention(widths[-1])
         for level, num_in, width in _blocks(base, widths, self.num_res_blocks):
             total += block(num_in, width, embedding)

@@ -19,6 +19,7 @@ from ddpm_core.config.rates import learning_rate
 from ddpm_core.diffusion.denoiser import Network
 from ddpm_core.inference.build import arithmetic_of, build_objective, in_training, layout_of
 from ddpm_core.inference.compiling import compiled, said_of_compiling
+from ddpm_core.inference.low_resolution import LowResolutions
 from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.replay import Record, Replay, recorder
 from ddpm_core.inference.weights import MODEL
@@ -104,6 +105,7 @@ class Denoising:
         )
         self._inputs: Inputs | None = None
         self._augment = Augmentation(config, self._device) if config.train.augment else None
+        self._low = LowResolutions(config) if config.model.low_size is not None else None
         record: Record[None] | None = recorder(self._device, wanted=compute.cuda_graphs)
         self._differentiated = Replay(self._differentiate, record)
         self._quartiles = torch.arange(NUM_QUARTILES, device=self._device)
@@ -174,6 +176,9 @@ class Denoising:
             conditioning = replace(conditioning, augment=inputs.transform.label)
         if inputs.known is not None:
             conditioning = replace(conditioning, known=Known(x_0, inputs.known))
+        if self._low is not None and inputs.low is not None:
+            low = self._low.made_of(x_0, inputs.low.level, inputs.low.eps)
+            conditioning = replace(conditioning, low=low)
         return self._losses(x_0, inputs.t, inputs.eps, conditioning)
 
     def _update(self, step: int) -> None:

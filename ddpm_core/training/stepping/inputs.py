@@ -19,10 +19,21 @@ from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BinomialObjective
 from ddpm_core.diffusion.continuous_objective import ContinuousObjective
 from ddpm_core.diffusion.objective import Objective
+from ddpm_core.inference.low_resolution import steps_of
 from ddpm_core.training.stepping.augmentation import Transform, draw_transform
 from ddpm_core.training.stepping.regions import known_regions
 
 NUM_QUARTILES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LowDrawn:
+    """How the low resolution of each image is noised."""
+
+    level: Tensor
+    """(b,) int64, steps of the process"""
+    eps: Tensor
+    """(b, c, h, w) standard normal noise"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +53,11 @@ class Inputs:
     eps: Tensor
     """(b, c, h, w) standard normal noise"""
     conditioning: Conditioning
-    """of each image, the null in place of some labels; without what is known, and what is done"""
+    """of each image, the null in place of some labels; without what is made of the image itself"""
     known: Tensor | None
     """(b, 1, h, w) bool: which pixels the network is shown; None: it takes none"""
+    low: LowDrawn | None
+    """what is done to the low resolution of each image; None: it takes none"""
 
     def pieces(self, size: int) -> Iterator["Inputs"]:
         """Return the inputs of so many images after the other, the last of the rest; not copies."""
@@ -93,6 +106,7 @@ class _Drawn:
     labelled: Tensor | None
     """whether it keeps its label"""
     known: Tensor | None
+    low: LowDrawn | None
 
 
 class Drawing:
@@ -117,6 +131,9 @@ class Drawing:
     ) -> None:
         self._train, self._objective, self._null = config.train, objective, null
         self._labels, self._knows = "label" in accepts, "known" in accepts
+        self._enlarges = "low" in accepts
+        steps = [steps_of(one, config.diffusion.num_timesteps) for one in config.train.low_levels]
+        self._least_low, self._most_low = steps
         self._shape = config.data.shape
         seed = config.train.seed
         self._flip_key = seeding.key(seed, "flip")
@@ -124,7 +141,10 @@ class Drawing:
         self._noise_key = seeding.key(seed, "noise")
         self._drop_key = seeding.key(seed, "drop.label")
         self._known_key = seeding.key(seed, "known")
-        self._ahead = Ahead(self._drawn, positions, row_size=math.prod(self._shape))
+        self._level_key = seeding.key(seed, "low_level")
+        self._low_key = seeding.key(seed, "low_noise")
+        row_size = math.prod(self._shape) * (2 if self._enlarges else 1)
+        self._ahead = Ahead(self._drawn, positions, row_size=row_size)
 
     def inputs(self, step: int, images: Tensor, conditioning: Conditioning) -> Inputs:
         """Return the inputs of the step with `step` steps before it.
@@ -148,6 +168,7 @@ class Drawing:
             eps=drawn.eps,
             conditioning=given,
             known=drawn.known,
+            low=drawn.low,
         )
 
     def _drawn(self, step: seeding.Step, positions: Tensor) -> _Drawn:
@@ -174,7 +195,14 @@ class Drawing:
             eps=seeding.normal(self._noise_key, step, positions, self._shape),
             labelled=labelled,
             known=self._regions(step, positions) if self._knows else None,
+            low=self._low(step, positions) if self._enlarges else None,
         )
+
+    def _low(self, step: seeding.Step, positions: Tensor) -> LowDrawn:
+        """Draw a level of each image, all between the two alike (Ho et al. 2022, section 4.2)."""
+        count = self._most_low - self._least_low + 1
+        level = seeding.uniform_int(self._level_key, step, positions, count) + self._least_low
+        return LowDrawn(level, seeding.normal(self._low_key, step, positions, self._shape))
 
     def _regions(self, step: seeding.Step, positions: Tensor) -> Tensor:
         like = torch.empty(1, *self._shape, device="meta")

@@ -24,6 +24,7 @@ KINDS = {
     "hybrid": {"train.loss": "hybrid", "diffusion.variance": "learned_range"},
     "labels": {"model.conditioning": "label", "train.label_dropout": 0.5},
     "known": {"model.known": True},
+    "low": {"model.low_size": [4, 4]},
     "vp": {"diffusion.kind": "vp"},
     "flow": {"diffusion.kind": "flow"},
     "edm": {"diffusion.kind": "edm"},
