@@ -11,6 +11,8 @@ from ddpm_core.diffusion.paths.betas import make_betas
 from ddpm_core.diffusion.paths.schedule import make_schedule
 from ddpm_core.diffusion.process import q_sample
 from ddpm_core.images.resize import resized
+from ddpm_core.inference.build import build_schedule
+from tests.training.small import small_config
 
 SCHEDULE = make_schedule(make_betas("linear", 1000, 1e-4, 0.02))
 
@@ -57,20 +59,7 @@ def test_a_level_is_that_many_steps_of_the_process():
 
 def test_on_a_path_that_does_not_keep_the_variance_it_stays_of_one_size():
     """Catches a low resolution of an exploding process that is given as 50 times the noise."""
-    from ddpm_core.diffusion.paths.sde import VarianceExploding
-
-    path = VarianceExploding(0.01, 50.0)
+    chain = build_schedule(small_config(diffusion__kind="ve", diffusion__sigma_max=50.0))
     eps = torch.full((1, 1, 1, 1), 2.0)
-    found = noised_by(_Clock(path), torch.ones(1, 1, 1, 1), torch.tensor([10]), eps)
-    sigma = 0.01 * (50 / 0.01) ** 0.9
-    assert float(found) == pytest.approx((1 + 2 * sigma) / math.sqrt(1 + sigma**2), rel=1e-5)
-
-
-class _Clock:
-    """A path whose times are tenths of another's."""
-
-    def __init__(self, path):
-        self._path = path
-
-    def signal_and_noise(self, t, like):
-        return self._path.signal_and_noise(t.double() / 10, like)
+    found = noised_by(chain, torch.ones(1, 1, 1, 1), torch.tensor([chain.num_timesteps]), eps)
+    assert float(found) == pytest.approx((1 + 2 * 50) / math.sqrt(1 + 50**2), rel=1e-4)
