@@ -185,6 +185,9 @@ AUGMENT_NUMBERS = 9
 NOTHING = Conditioning()
 """of an unconditional network"""
 
+DROPPED = frozenset({"label", "text"})
+"""the parts without which images are of nothing: guidance leaves them out, and so does training"""
+
 MEMBERS = frozenset({"label", "text"})
 """the parts that the images of a data set come with"""
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, WithJsonSchema
 from ddpm_core.config import RUN_NAME_PATTERN, RunConfig
 from ddpm_core.config.data_ref import SETS_PATTERN
 from ddpm_core.recipes.sizes import SCALES, SIZES, Scale, Size
+from ddpm_core.runs import prompt_file
 from ddpm_core.runs.run import DEFAULT_ROOT, check_run
 from ddpm_core.runs.stages import STAGES, Pipeline, Stage, stages_of
 from ddpm_core.servers.server import use_directly
@@ -138,7 +139,7 @@ def run_all(
     names = stages_of(pipeline, config.role)
     check_run(store, config)
     check(store, config, names, ray_address, look=False)
-    overrides = with_weights(store, config, overrides)
+    overrides = prompt_file.pinned(config, with_weights(store, config, overrides))
     parameters = (recipe, store.uri, config.name, overrides, ray_address)
     results = []
     use_directly()

@@ -9,6 +9,7 @@ from ddpm_core.config.labels import (
     guide_is_another,
     guides_draw_nothing,
     labels_are_there,
+    prompts_are_read,
 )
 from ddpm_core.config.low import low_resolutions_fit
 from ddpm_core.config.measure import EvaluateConfig
@@ -233,6 +234,7 @@ def _neighbours_are_there(config: "RunConfig") -> None:
 RULES: tuple[Callable[["RunConfig"], None], ...] = (
     labels_are_there,
     low_resolutions_fit,
+    prompts_are_read,
     _bits_go_together,
     _bumps_are_of_steps,
     _augmented_are_images,

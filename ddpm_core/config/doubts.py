@@ -2,6 +2,7 @@
 
 from ddpm_core.config.averages import count_snapshots, first_share
 from ddpm_core.config.model_ref import EMA, ModelRef
+from ddpm_core.config.prompts import cut_text
 from ddpm_core.config.run import RunConfig
 
 MUCH_KEPT = 0.05
@@ -29,6 +30,7 @@ def doubts(
             _likelihood(config, num_test),
             _depth(config),
             _threshold(config),
+            _prompts(config),
         )
         if line is not None
     ]
@@ -86,6 +88,13 @@ def _snapshots(config: RunConfig) -> str | None:
         f"made of so few come out inexact, or are refused; with train.checkpoint_every="
         f"{max(train.num_steps // train.num_snapshots, 1)} there are {train.num_snapshots}"
     )
+
+
+def _prompts(config: RunConfig) -> str | None:
+    prompts = config.sample.prompts
+    if isinstance(prompts, str) or not config.model.uses_text:
+        return None
+    return cut_text(prompts, config.model.text_length)
 
 
 def _shortened(decay: float) -> str:

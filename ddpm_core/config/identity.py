@@ -143,6 +143,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     },
     "sample": {
         "labels": "balanced",
+        "prompts": "held_out",
         "guidance_scale": 1.0,
         "ode_tolerance": 1e-5,
         "guidance_interval": None,

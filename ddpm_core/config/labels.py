@@ -1,9 +1,11 @@
-"""What sections must agree on where images have classes: labels, guidance, classifiers."""
+"""What sections must agree on where images are of something: labels, prompts, guidance."""
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddpm_core.config.model_ref import EMA, NEWEST, ModelRef
+from ddpm_core.config.sample import SampleConfig
 from ddpm_core.diffusion.choices import is_learned
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ OF_IMAGES = (
 
 _OF_DENOISERS = {
     "train": ("loss", "weighting", "label_dropout", "preview_every"),
-    "sample": ("labels", "guidance_scale", "guidance_by", *OF_IMAGES[1:]),
+    "sample": ("labels", "prompts", "guidance_scale", "guidance_by", *OF_IMAGES[1:]),
     "evaluate": (
         *("num_classified_images", "label_worth", "ode_steps", "features", "metrics"),
         "reference",
@@ -58,6 +60,18 @@ def labels_are_there(config: "RunConfig") -> None:
                 f"sample.labels has {label}, and the {config.num_classes} classes have the "
                 f"numbers 0 to {config.num_classes - 1}"
             )
+
+
+def prompts_are_read(config: "RunConfig") -> None:
+    """Refuse texts to draw images of where the network is given none."""
+    prompts = config.sample.prompts
+    if config.model.uses_text or prompts == SampleConfig.model_fields["prompts"].default:
+        return
+    raise ValueError(
+        f"sample.prompts={json.dumps(prompts, ensure_ascii=False)[:100]} is a setting of "
+        "model.conditioning=text, and the network is given no text; leave sample.prompts out, or "
+        "set model.conditioning=text"
+    )
 
 
 def _refuse_knobs_of_labels(config: "RunConfig") -> None:

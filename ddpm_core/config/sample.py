@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ddpm_core.config.model_ref import ModelRef
+from ddpm_core.config.prompts import Prompts, checked_prompts
 from ddpm_core.config.section import HOUSEKEEPING, PLACE, Count, Few, Section
 from ddpm_core.diffusion.choices import OdeSolver, Sampler, Spacing
 
@@ -48,11 +49,16 @@ class SampleConfig(Section):
     """of model.conditioning=label, or guidance by a classifier, what the images are of: each class
     in turn (balanced); classes as often as among the training images (training); or these in turn,
     by number or name, as in [3] or ["cat", "dog"]"""
+    prompts: Prompts = "held_out"
+    """of model.conditioning=text, what the images are of: the captions of the held-out images in
+    turn (held_out), or those of the training images (training), each image's first; a text; several
+    in turn, as in ["a red seven", "a blue two"]; or a file of them, one a line, as in @prompts.txt
+    or @s3://bucket/prompts.txt, which is read once: its texts become the setting"""
     guidance_scale: float = Field(1.0, ge=0, le=1000)
     """how far the prediction is followed beyond that of a reference, which is the network without
-    the label (model.conditioning=label), or other weights (guidance_by); 1: no guidance, 0: as
-    without labels, both at half the calls of the network. Of a classifier: how many times the
-    gradient of log p(class | x_t) is followed, 1 as it is"""
+    the label or with the empty text (model.conditioning), or other weights (guidance_by); 1: no
+    guidance, 0: as without either, both at half the calls of the network. Of a classifier: how many
+    times the gradient of log p(class | x_t) is followed, 1 as it is"""
     guidance_by: Annotated[str | None, PLACE] = None
     """other weights that guide, as RUN@STEP:AVERAGE (@200, small@newest): a weaker model given the
     same labels, if any, as the reference (a smaller network, an earlier step); or a classifier of
@@ -141,6 +147,11 @@ class SampleConfig(Section):
                 f'list of 1 to {_MAX_LABELS} numbers and names of classes, e.g. [3] or ["cat"]'
             )
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _prompts_are_texts(cls, value: Any) -> Any:  # noqa: ANN401 - not checked yet
+        return checked_prompts(value)
 
     @model_validator(mode="after")
     def _knobs_belong_to_the_sampler(self) -> Self:

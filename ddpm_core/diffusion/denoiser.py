@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm_core.conditioning import NOTHING, Conditioning, Known, cat
+from ddpm_core.conditioning import DROPPED, NOTHING, Conditioning, Known, cat
 from ddpm_core.diffusion.choices import OutputKind, Variance, require_end_known
 from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
@@ -108,7 +108,7 @@ class NetworkDenoiser:
 
     def given_nothing(self) -> "NetworkDenoiser":
         """Return the denoiser of images of which nothing is said, but what is known of them."""
-        return self.given(Conditioning(label=self.null.label))
+        return self.given(self.null.only(DROPPED))
 
     def predict(self, x_t: Images, t: Times) -> Prediction:
         """Return what the network predicts: one call.

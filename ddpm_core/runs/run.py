@@ -14,7 +14,16 @@ from typing import Any, get_args
 from ddpm_core.config import RunConfig
 from ddpm_core.config.feature_networks import FOLDER
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
-from ddpm_core.runs import base, begun, going_on, grown_data, layout, named_data, results
+from ddpm_core.runs import (
+    base,
+    begun,
+    going_on,
+    grown_data,
+    layout,
+    named_data,
+    prompt_file,
+    results,
+)
 from ddpm_core.runs.stages import Section
 from ddpm_core.runs.targets import DEFAULT_ROOT, read_target, require_lasting_root
 from ddpm_core.store.pinned_file import read_pinned
@@ -62,7 +71,7 @@ def configure(
         require_lasting_root(where)
         own = named.get("name", first.name)
         named = grown_data.with_append(open_store(where), first, own, named)
-    config = _with_absolute_paths(first.replaced(named))
+    config = _with_absolute_paths(first.replaced(prompt_file.with_texts(named)))
     _require_source(config)
     require_lasting_root(where)
     config = going_on.as_on_record(open_store(where), base.pinned(open_store(where), config))

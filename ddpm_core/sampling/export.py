@@ -1,9 +1,11 @@
-"""Samples as PNG files, 00000000.png and so on: what other programs read. Labels are a table."""
+"""Samples as PNG files, 00000000.png and so on: what other programs read. Labels and
+prompts are tables.
+"""
 
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +26,8 @@ def export_samples(store: Store, config: RunConfig, folder: Path) -> int:
 
     The bytes are those in the run's shards, verified. A file that is there with the same bytes is
     left; so the same command continues an export that was killed. Of a network of labels,
-    labels.csv says the label of each image, and the name of the class where that is known.
+    labels.csv says the label of each image, and the name of the class where that is known; of one
+    of texts, prompts.csv says the text of each.
 
     Args:
         store: the root.
@@ -52,18 +55,29 @@ def export_samples(store: Store, config: RunConfig, folder: Path) -> int:
             Progress("sample", unit.stop, total, "images", "exported").show()
         if (labels := plan.labels(torch.arange(total))) is not None:
             _put_table(folder / "labels.csv", _table(plan, labels.tolist()))
+        if plan.prompts:
+            rows = ((index, plan.prompt(index)) for index in range(total))
+            _put_table(folder / "prompts.csv", _csv(("index", "prompt"), rows))
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
     return total
 
 
 def _table(plan: Plan, labels: Sequence[int]) -> bytes:
-    """Return the table of labels; that of fewer images is its beginning."""
+    """Return the table of labels."""
+    rows = (
+        (index, label, plan.names[label] if plan.names else "")
+        for index, label in enumerate(labels)
+    )
+    return _csv(("index", "label", "class"), rows)
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a table with a row for each image; that of fewer images is its beginning."""
     table = io.StringIO(newline="")
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(("index", "label", "class"))
-    for index, label in enumerate(labels):
-        rows.writerow((index, label, plan.names[label] if plan.names else ""))
+    written = csv.writer(table, lineterminator="\n")
+    written.writerow(head)
+    written.writerows(rows)
     return bytes_of(table.getvalue())
 
 

@@ -1,9 +1,9 @@
 """From the section `sample` to the denoiser that a sampler is given: guided, and thresholded.
 
-The order is fixed: the image is given its label, led away from a reference, then thresholded. The
-reference is other weights (`guidance_by`: autoguidance), given the same label; else the network
-itself without the label (classifier-free guidance). With scale 1, and outside the interval, no
-reference is called.
+The order is fixed: the image is given its label or its text, led away from a reference, then
+thresholded. The reference is other weights (`guidance_by`: autoguidance), given the same; else the
+network itself without the label, or with the empty text (classifier-free guidance). With scale 1,
+and outside the interval, no reference is called.
 
 Where the other weights are a classifier, the image is led up the gradient of its label's
 probability instead, and where they are CLIP, of how well it fits its text: by ancestral sampling of
@@ -14,8 +14,10 @@ Source: as of `diffusion.wrappers.guidance`, `classifier_guidance` and `threshol
 """
 
 import math
+from collections.abc import Sequence
 from typing import overload
 
+from ddpm_core.canonical import fingerprint
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import SampleConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
@@ -33,6 +35,9 @@ from ddpm_core.diffusion.wrappers.thresholding import DynamicThreshold, StaticTh
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.build import AnyDenoiser, interval_of
 from ddpm_core.inference.denoiser import Guide
+
+_LISTED = 16
+"""prompts that a protocol spells out"""
 
 
 @overload
@@ -166,20 +171,25 @@ def _guided(own: Denoiser, reference: Denoiser, sample: SampleConfig) -> Denoise
     return Guided(own, reference, scale, interval, rescale)
 
 
-def describe_guidance(sample: SampleConfig, *, num_classes: int | None) -> dict[str, object]:
-    """Return what a number measured on samples must say of labels, guidance and threshold.
+def describe_guidance(
+    sample: SampleConfig, *, num_classes: int | None, takes_text: bool = False
+) -> dict[str, object]:
+    """Return what a number measured on samples must say of labels, prompts, guidance and threshold.
 
     Of unguided samples of nothing that is nothing.
 
     Args:
         sample: how they were drawn; `guidance_by` pinned.
         num_classes: whose labels the network takes; None: it takes none.
+        takes_text: whether it takes texts.
     """
     about: dict[str, object] = {}
+    if takes_text:
+        about["prompts"] = _said(sample.prompts)
     if num_classes is not None:
         listed = sample.labels
         about["labels"] = listed if isinstance(listed, str) else list(listed)
-    if num_classes is not None or sample.guidance_by is not None:
+    if takes_text or num_classes is not None or sample.guidance_by is not None:
         about["guidance_scale"] = sample.guidance_scale
     if sample.guidance_by is not None:
         about["guidance_by"] = sample.guidance_by
@@ -191,3 +201,10 @@ def describe_guidance(sample: SampleConfig, *, num_classes: int | None) -> dict[
         about["threshold_percentile"] = sample.threshold_percentile
         about["threshold_cap"] = sample.threshold_cap
     return about
+
+
+def _said(prompts: str | Sequence[str]) -> object:
+    """Return prompts as a protocol says them: many by their number and digest."""
+    if isinstance(prompts, str) or len(prompts) <= _LISTED:
+        return prompts if isinstance(prompts, str) else list(prompts)
+    return {"count": len(prompts), "sha256": fingerprint({"prompts": list(prompts)})}

@@ -1,10 +1,10 @@
-"""What image i is of: a function of the configuration, the data set's classes, and i alone.
+"""What image i is of: a function of the configuration, the data set's classes and captions, and i.
 
 No worker, unit or batch shows in it, nor how many images there are: the first of more are the same.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
+from ddpm_core.config.prompts import cut_text
+from ddpm_core.errors import ConfigError
 from ddpm_core.shards.classes import Classes, label_numbers, labelled_classes, require_labels
 from ddpm_core.store.storage import Store
+from ddpm_core.text.tokens import encode
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Plan:
     """of the classes, by label; empty: they have none"""
     seed: int = 0
     """of what is drawn"""
+    prompts: tuple[str, ...] = ()
+    """the texts of images 0, 1, ... and again from the first; empty: the network is given none"""
+    text_length: int = 0
+    """tokens of a text, where there are prompts"""
 
     @classmethod
     def of_payload(cls, values: Mapping[str, Any]) -> Self:
@@ -39,7 +46,14 @@ class Plan:
             tuple(values["counts"]),
             tuple(values["names"]),
             values["seed"],
+            tuple(values["prompts"]),
+            values["text_length"],
         )
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the images are of classes."""
+        return bool(self.in_turn or self.counts)
 
     def labels(self, positions: Tensor) -> Tensor | None:
         """Return the label of the images at these positions, (b,) int64 on their device.
@@ -57,9 +71,25 @@ class Plan:
         return torch.searchsorted(ends, drawn, right=True)
 
     def conditioning(self, positions: Tensor) -> Conditioning:
-        """Return what the network is given of the images at these positions, (b,) int64."""
+        """Return what the network is given of the images at these positions, (b,) int64.
+
+        A text of which it reads the beginning alone is cut.
+        """
         labels = self.labels(positions)
-        return NOTHING if labels is None else Conditioning(label=labels)
+        if not self.prompts:
+            return NOTHING if labels is None else Conditioning(label=labels)
+        texts = [self.prompt(index) for index in positions.tolist()]
+        text = encode([one or "" for one in texts], self.text_length)
+        return Conditioning(label=labels, text=text).to(positions.device)
+
+    def prompt(self, index: int) -> str | None:
+        """Return the text of image `index`, whole; None where the network is given none."""
+        return self.prompts[index % len(self.prompts)] if self.prompts else None
+
+    @property
+    def cut(self) -> str | None:
+        """What to say of prompts that the network reads the beginning of; None: it reads all."""
+        return cut_text(self.prompts, self.text_length)
 
     def name(self, label: int) -> str:
         """Return the name of a class; its number if it has none."""
@@ -67,24 +97,43 @@ class Plan:
 
     def about(self, index: int) -> dict[str, Any]:
         """Return what is written beside image `index`, as JSON values."""
-        labels = self.labels(torch.tensor([index]))
-        if labels is None:
-            return {}
-        label = int(labels)
-        return {"label": label, **({"class": self.names[label]} if self.names else {})}
+        labels, said = self.labels(torch.tensor([index])), {}
+        if labels is not None:
+            label = int(labels)
+            said = {"label": label, **({"class": self.names[label]} if self.names else {})}
+        return said if not self.prompts else {**said, "prompt": self.prompt(index)}
 
 
-def plan_of(config: RunConfig, classes: Classes | None) -> Plan:
+def plan_of(
+    config: RunConfig, classes: Classes | None, captions: Sequence[str] | None = None
+) -> Plan:
     """Return what the samples of a run are of.
 
     Args:
         config: the run's.
         classes: that the labels of its samples stand for, see `labelled_classes`; None: there are
             none, or not known, as of imported weights.
+        captions: that `sample.prompts` names by a word; None: they are not known.
 
     Raises:
-        ConfigError: `sample.labels` needs a data set, or names no class of it.
+        ConfigError: `sample.labels` needs a data set, or names no class of it; `sample.prompts`
+            needs captions.
     """
+    plan = _plan_of_classes(config, classes)
+    if not config.model.uses_text:
+        return plan
+    prompts = config.sample.prompts
+    if isinstance(prompts, str):
+        if not captions:
+            raise ConfigError(
+                f"sample.prompts={prompts} draws images of the captions of a data set, and there "
+                'are none; give texts, e.g. --set sample.prompts=["a red seven"]'
+            )
+        prompts = tuple(captions)
+    return replace(plan, prompts=prompts, text_length=config.model.text_length)
+
+
+def _plan_of_classes(config: RunConfig, classes: Classes | None) -> Plan:
     num_classes, is_guided = config.num_classes, config.sample.guidance_by is not None
     if num_classes is None and is_guided and classes is not None:  # by a classifier, to them
         num_classes = len(classes.names)

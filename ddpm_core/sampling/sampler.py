@@ -138,7 +138,11 @@ def _in_sigma(
 
 
 def describe(
-    sample: SampleConfig, num_timesteps: int, *, num_classes: int | None = None
+    sample: SampleConfig,
+    num_timesteps: int,
+    *,
+    num_classes: int | None = None,
+    takes_text: bool = False,
 ) -> dict[str, object]:
     """Return what a number measured on such samples must say of them, as JSON values.
 
@@ -146,6 +150,7 @@ def describe(
         sample: how they were drawn.
         num_timesteps: steps of the whole chain.
         num_classes: whose labels the network takes; None: it takes none.
+        takes_text: whether it takes texts.
     """
     about: dict[str, object] = {
         "sampler": sample.sampler,
@@ -156,7 +161,7 @@ def describe(
     }
     if sample.num_steps is not None or sample.spacing == "karras":
         about["spacing"] = sample.spacing
-    about |= describe_guidance(sample, num_classes=num_classes)
+    about |= describe_guidance(sample, num_classes=num_classes, takes_text=takes_text)
     match sample.sampler:
         case "ddim":
             about["eta"] = sample.eta

@@ -8,7 +8,7 @@ from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.inference.build import require_guidance
 from ddpm_core.output import say
-from ddpm_core.progress import Progress
+from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import chosen, places
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.weights import Weights
@@ -79,6 +79,8 @@ def _complete_samples(
     made = finished(store, folder, units, unit_size=unit_size)
     missing = without(units, made)
     if missing:
+        if (cut := plan.cut) is not None:
+            say(f"{WARNING}{cut}")
         chosen.require_files(store, weights)
         tracker.begin()
         _make(store, config, weights, plan, folder, missing)
@@ -138,7 +140,12 @@ def _commit(
     files[STRIP_ROLE] = made[units[0].name].files[STRIP_ROLE]
     num_classes = config.num_classes or len(plan.names) or None
     body = {
-        **describe(sample, config.diffusion.num_timesteps, num_classes=num_classes),
+        **describe(
+            sample,
+            config.diffusion.num_timesteps,
+            num_classes=num_classes,
+            takes_text=config.model.uses_text,
+        ),
         **expected.body,
         **expected.noted,
         "fingerprint": expected.if_written["fingerprint"],
@@ -149,8 +156,21 @@ def _commit(
 
 
 def _grid(images_u8: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
-    """Return the first images on one sheet; where they are of classes, these in rows by name."""
-    labels = plan.labels(torch.arange(len(images_u8)))
+    """Return the first images on one sheet; where they are of prompts or classes, in rows by name.
+
+    Where each has a prompt of its own it stands below the image.
+    """
+    count = len(images_u8)
+    if plan.prompts:
+        texts = [plan.prompt(index) or "" for index in range(count)]
+        several = list(dict.fromkeys(texts))
+        if len(several) == count > 1:
+            return pictures.captioned(images_u8, texts)
+        of = np.array([several.index(text) for text in texts])
+        return pictures.named_rows(
+            [(text, images_u8[of == number]) for number, text in enumerate(several)], num_lines=3
+        )
+    labels = plan.labels(torch.arange(count))
     if labels is None:
         return pictures.grid(images_u8)
     of_class = labels.numpy()

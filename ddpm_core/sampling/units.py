@@ -7,7 +7,8 @@
       first-850.json         the first 850 images: all their units, in order, with how they were
                              made; and pictures for people
 
-Of a network that takes labels the JSON of an image has its `label` and its `class` besides.
+Of a network that takes labels the JSON of an image has its `label` and its `class` besides; of one
+that takes texts its `prompt`.
 
 What a unit holds follows from its number, so it does not matter who makes it, or how often. More
 images are more units, beside those that there are. Of the last unit only as many images are drawn

@@ -60,7 +60,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     plan = Plan.of_payload(payload["plan"])
 
     def make(unit: Unit) -> None:
-        recorder = _Recorder(config)
+        recorder = _Recorder(config, plan)
         parts = []
         for start in range(unit.start, unit.stop, config.sample.batch_size):
             # Always a whole batch, since rounding depends on it: the images of a part of a unit are
@@ -93,11 +93,11 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
 class _Recorder:
     """Keeps x_t and the predicted x_0 of the first images at a few moments of their making."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, plan: Plan) -> None:
         last = num_steps_of(config.sample, config.diffusion.num_timesteps) - 1
         moments = np.linspace(last, 0, min(_NUM_STRIP_MOMENTS, last + 1)).round()
         self._moments = [int(t) for t in moments]
-        self._shown = config.sample.num_strip_images
+        self._shown, self._plan = config.sample.num_strip_images, plan
         self._frames: dict[int, list[tuple[Tensor, Tensor]]] = {t: [] for t in self._moments}
         self._wanted = 0
 
@@ -119,5 +119,8 @@ class _Recorder:
         sheet = pictures.strip(
             [("x_t, steps to go:", x_t), ("x_0 as the network saw it then", x_0_hat)],
             captions=[str(t) for t in self._moments],
+            row_names=[self._plan.prompt(row) or "" for row in range(x_t.shape[1])]
+            if self._plan.prompts
+            else (),
         )
         return pictures.to_png(sheet)

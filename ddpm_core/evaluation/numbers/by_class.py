@@ -64,7 +64,12 @@ def judge_metric(
             "num_classes": num_classes,
             "num_images": {"samples": len(samples.labels), "test": len(held_out.labels)},
             **identity.counted("diffusion", config.diffusion),
-            **describe(config.sample, config.diffusion.num_timesteps, num_classes=num_classes),
+            **describe(
+                config.sample,
+                config.diffusion.num_timesteps,
+                num_classes=num_classes,
+                takes_text=config.model.uses_text,
+            ),
         },
     }
 

@@ -192,7 +192,12 @@ def _protocol(
         "num_images": {part: one.num_images for part, one in looked.items()},
         "images": seen_as(config),
         "seed": config.evaluate.seed,
-        **describe(config.sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
+        **describe(
+            config.sample,
+            config.diffusion.num_timesteps,
+            num_classes=config.num_classes,
+            takes_text=config.model.uses_text,
+        ),
         **identity.counted("diffusion", config.diffusion),
     }
 

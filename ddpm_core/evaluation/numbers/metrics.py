@@ -93,7 +93,7 @@ def bits_per_dim_metric(
             "version": PROTOCOL_VERSION,
             **weights,
             **_bound_of(config),
-            **({} if config.num_classes is None else {"conditioning": "the label of each image"}),
+            **given_as(config),
             "num_images": count,
             "num_test_images": num_test_images,
             **identity.counted("diffusion", config.diffusion),  # every key of it changes the bound
@@ -156,7 +156,7 @@ def flow_metric(
             "likelihood": "probability flow, Song et al. 2021 eqs. 39 and 40, from the path's "
             "beginning to N(0, 1 + sigma_max**2)",
             "images": "held out, uniformly dequantised in bins of equal width",
-            **({} if config.num_classes is None else {"conditioning": "the label of each image"}),
+            **given_as(config),
             "num_images": count,
             **identity.counted("diffusion", config.diffusion),
             "solver": "Runge and Kutta's of order 4, sigma**(1/7) at equal steps, float64",
@@ -202,7 +202,12 @@ def frechet_metric(
             "num_images": num_images,
             "images": seen_as(config),
             "covariance": "unbiased, float64",
-            **describe(sample, config.diffusion.num_timesteps, num_classes=config.num_classes),
+            **describe(
+                sample,
+                config.diffusion.num_timesteps,
+                num_classes=config.num_classes,
+                takes_text=config.model.uses_text,
+            ),
             **identity.counted("diffusion", config.diffusion),  # and the samples
             "warnings": [
                 f"{count} {source} images for {dim} features: the covariance is barely "
@@ -212,6 +217,13 @@ def frechet_metric(
             ],
         },
     }
+
+
+def given_as(config: RunConfig) -> dict[str, str]:
+    """Return what a protocol says of what the network is given of each image; {}: nothing."""
+    if config.model.uses_text:
+        return {"conditioning": "the first caption of each image"}
+    return {} if config.num_classes is None else {"conditioning": "the label of each image"}
 
 
 def seen_as(config: RunConfig) -> str:
@@ -267,7 +279,10 @@ def inception_metric(
             "num_images": {"samples": samples.moments.count, "test": test.moments.count},
             "splits": 1,
             **describe(
-                config.sample, config.diffusion.num_timesteps, num_classes=config.num_classes
+                config.sample,
+                config.diffusion.num_timesteps,
+                num_classes=config.num_classes,
+                takes_text=config.model.uses_text,
             ),
             **identity.counted("diffusion", config.diffusion),
         },
