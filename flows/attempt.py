@@ -1,6 +1,7 @@
 """Attach to the job of a stage, or submit the next attempt, and follow it. Knows no Prefect."""
 
 import contextlib
+import itertools
 import re
 import signal
 from collections import deque
@@ -58,6 +59,7 @@ def make_result(
     python: str,
     on_start: Callable[[Job, bool, Path | None], None],
     on_line: Callable[[str], None],
+    stops: Callable[[BaseException], bool] = lambda _ending: False,
     together: Together | None = None,
 ) -> None:
     """Attach to the job that makes this result, or submit the next attempt; return when it is made.
@@ -70,6 +72,8 @@ def make_result(
         python: the interpreter on the cluster.
         on_start: called once with (job, attached, path of the log or None).
         on_line: called with each line of the job's log.
+        stops: called with what ends the following of the job; returns whether the job ends too. It
+            is then stopped, and its last words are read before this is raised.
         together: the stages that share a job with this one; None: it has its own.
 
     Raises:
@@ -81,22 +85,34 @@ def make_result(
     is_first = job.prefix == prefix
     log_name = job.submission_id if is_first else f"{prefix}-a{job.attempt}"
     last: deque[str] = deque(maxlen=200)
+    num_lines = 0
     log = _Log(store, config.name, log_name, attached=attached, on_line=on_line)
     with contextlib.closing(log):
         on_start(job, attached, log.path)
 
         def keep(line: str) -> None:
+            nonlocal num_lines
             line = _COLOUR.sub("", line)
             last.append(line)
             log.keep(line)
             on_line(line)
+            num_lines += 1
+
+        def follow(keep: Callable[[str], None]) -> Job:
+            return jobs.follow(job.submission_id, lines_of(stage, keep, is_first=is_first))
 
         together.followed.add(stage)
         try:
-            ended = jobs.follow(job.submission_id, lines_of(stage, keep, is_first=is_first))
+            ended = follow(keep)
             error = error_of(ended, stage, list(last))
         except StageEnded:
             error = None
+        except BaseException as ending:
+            if stops(ending):
+                with contextlib.suppress(PipelineError, StageEnded):
+                    jobs.stop(job.submission_id)
+                    follow(_after(num_lines, keep))
+            raise
     if error is not None:
         together.covered = ()  # what comes after this stage is no longer to be awaited of the job
         raise error
@@ -105,6 +121,17 @@ def make_result(
             f"job {job.submission_id} ended well, but its result is not under {store.uri}: do the "
             "cluster's nodes reach the same storage under this URI?"
         )
+
+
+def _after(number: int, keep: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what hands on all lines but the first ones: a log is read from its beginning."""
+    numbers = itertools.count()
+
+    def take(line: str) -> None:
+        if next(numbers) >= number:
+            keep(line)
+
+    return take
 
 
 def _job_of(

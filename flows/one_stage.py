@@ -41,6 +41,8 @@ from flows.together import Together
 
 RETRY_DELAYS_S = [5.0, 30.0]
 """waits before the second and the third attempt; this is the only place that tries again"""
+_ENDINGS = (KeyboardInterrupt, TerminationSignal)
+"""what ends a flow from outside"""
 
 
 def is_retryable(_task: Any, task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ANN401
@@ -145,15 +147,20 @@ def _run_job(
         elif terminal is not None and line.startswith(progress.WARNING):
             terminal.warn(line)
 
+    def stops(ending: BaseException) -> bool:
+        is_meant = isinstance(ending, _ENDINGS) and _is_meant_for_the_job(ending)
+        if is_meant:
+            say(f"{stage:<9}  stopping the job")
+        return is_meant
+
     python = sys.executable if cluster.is_embedded else "python"
     try:
         make_result(
             jobs, store, config, stage,
-            python=python, on_start=on_start, on_line=on_line, together=shared,
+            python=python, on_start=on_start, on_line=on_line, stops=stops, together=shared,
         )  # fmt: skip
-    except (KeyboardInterrupt, TerminationSignal) as ending:
-        if _is_meant_for_the_job(ending):
-            say(f"{stage:<9}  stopping the job")
+    except _ENDINGS as ending:
+        if _is_meant_for_the_job(ending):  # also of one that was submitted and is not followed yet
             mine = job_prefix(store, config, stage)
             stop_alive(jobs, mine if shared is None or shared.job is None else shared.job)
         raise

@@ -80,6 +80,8 @@ class FakeJobs:
     """the stages, in whatever job"""
     lines: list[str] = field(default_factory=lambda: ["hello"])
     on_follow: Callable[[], None] = lambda: None
+    last_words: list[str] = field(default_factory=list)
+    """of a job that is stopped"""
     commands: dict[str, list[str]] = field(default_factory=dict)
     left: dict[str, list[str]] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
@@ -136,5 +138,6 @@ class FakeJobs:
         return [j for n, j in self.jobs.items() if n.startswith(beginning) and not j.has_ended]
 
     def stop(self, submission_id: str) -> Job:
+        self.logs.setdefault(submission_id, []).extend(self.last_words)
         self.jobs[submission_id] = replace(self.jobs[submission_id], status="STOPPED")
         return self.jobs[submission_id]

@@ -17,12 +17,12 @@ def jobs(store, config):
     return FakeJobs(work=lambda name: finish(store, config, name.split("-")[1]))
 
 
-def make(jobs, store, config, stage="shard", lines=None):
+def make(jobs, store, config, stage="shard", lines=None, **more):
     started = []
     attempt.make_result(
         jobs, store, config, stage, python="python",
         on_start=lambda job, attached, log: started.append((job.submission_id, attached, log)),
-        on_line=(lines if lines is not None else []).append,
+        on_line=(lines if lines is not None else []).append, **more,
     )  # fmt: skip
     return started
 
@@ -78,6 +78,25 @@ def test_a_disk_that_fills_up_ends_the_log_once(jobs, store, config, monkeypatch
     assert len(lines) == 4
     assert "No space left on device" in lines[0]
     assert lines[1:] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("is_meant", [True, False])
+def test_what_a_stopped_job_says_last_is_in_its_log(jobs, store, config, is_meant):
+    """Catches: a log that ends before the line that says what is saved, or has lines twice; and a
+    job that is stopped since this process must go."""
+
+    def cancelled():
+        raise KeyboardInterrupt
+
+    jobs.on_follow, jobs.last_words = cancelled, ["interrupted", "saved at step 3"]
+    lines = []
+    with pytest.raises(KeyboardInterrupt):
+        make(jobs, store, config, lines=lines, stops=lambda ending: is_meant)
+    (job,) = jobs.jobs.values()
+    assert job.status == ("STOPPED" if is_meant else "RUNNING")
+    assert lines == ["hello", *(jobs.last_words if is_meant else [])]
+    kept = store.local_path(f"runs/{config.name}/logs/{job.submission_id}.log")
+    assert kept.read_text().splitlines() == lines
 
 
 def test_log_of_a_job_attached_to_is_one_file(jobs, store, config):
