@@ -155,25 +155,28 @@ class Desk:
             text = re.sub(rf"(?<=[ =:]){port}\b", str(free), text)
         return re.sub(rf"^({'|'.join(SERVERS)})\b", r"serve \1", text, flags=re.MULTILINE)
 
-    def run(self, page: str, text: str, shell: Shell, timeout_s: float = 1500) -> str:
+    def run(self, page: str, text: str, shell: Shell, timeout_s: float = 3400) -> str:
         """Run the page; return an empty text, or the block that failed and the end of its log."""
         (self.folder / "page.sh").write_text(self.script(page, text))
         if self.is_here:
             server = [sys.executable, "-m", "tests.docs.here"]
             shell.started.append(subprocess.Popen(server, cwd=self.folder, env=self._env(shell)))
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["bash", "../page.sh"],
             cwd=self.checkout,
             env=self._env(shell),
             stdin=subprocess.DEVNULL,
-            timeout=timeout_s,
-            check=False,
         )
-        if done.returncode == 0:
-            return ""
+        shell.started.append(process)
+        try:
+            if process.wait(timeout_s) == 0:
+                return ""
+            how = f"ended with {process.returncode}"
+        except subprocess.TimeoutExpired:
+            how = f"is not done, {timeout_s:.0f} s after the page began"
         begun = (self.folder / "begun").read_text().splitlines()[-1]
         log = (self.folder / "logs" / f"{begun.rpartition(':')[2]}.log").read_text()
-        return f"{begun} ended with {done.returncode}\n{log[-3000:]}"
+        return f"{begun} {how}\n{log[-3000:]}"
 
     def _env(self, shell: Shell) -> dict[str, str]:
         kept = ("HOME", "TMPDIR", "DDPM_TEST_MARK")

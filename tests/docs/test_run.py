@@ -114,6 +114,7 @@ def test_a_page_is_run_with_its_state_and_its_output_is_held(tmp_path):
         assert said_otherwise(desk, "page", other) == [("page:11", "1,000 seen in 4 min")]
         bad = "    true | false\n    echo beyond\n"
         assert desk.run("page", bad, shell).startswith("page:1 ended with 1\n")
+        assert " is not done, 1 s after" in desk.run("page", "    sleep 60\n", shell, timeout_s=1)
         refused = "    ddpm shard digits --set train.num_step=3 --dry-run\n"
         assert "train.num_step" in desk.run("page", refused, shell)
 
