@@ -125,8 +125,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     for name, one in found["inception_score"].items():
         if one is not None:
             spread = one["standard_deviation"]
-            more = "" if spread is None else f" +- {spread:.3f} over {one['splits']} splits"
-            yield f"{f'inception score of {name.upper()}':<34}{one['value']:.4f}{more}"
+            more = "" if spread is None else f" (+- {spread:.3f} over {one['splits']} splits)"
+            yield f"{f'inception score of {name.upper()}':<34}{_shown(one)}{more}"
     for metric, reason in found["left_out"].items():
         yield f"{metric.replace('_', ' '):<34}not measured: {reason}"
     for label, numbers in found.get("classes", {}).items():

@@ -12,6 +12,7 @@ from torch import Tensor
 from ddpm_core.config.measure import Metric
 from ddpm_core.evaluation.distances import kernels, sliced
 from ddpm_core.evaluation.distances import neighbours as balls
+from ddpm_core.evaluation.distances.estimate import Estimate
 from ddpm_core.evaluation.distances.frechet import frechet_estimate
 from ddpm_core.evaluation.distances.moments import Moments, merge, moments_of
 from ddpm_core.evaluation.distances.scores import inception_score
@@ -101,7 +102,7 @@ def score_of(looked: Looked) -> dict[str, Any] | None:
     order = keyed_permutation(_ORDER, count, np.arange(count))
     found = inception_score(looked.probabilities[torch.from_numpy(order)], splits=splits)
     return {
-        "value": found.value,
+        **Estimate(found.value, found.interval).as_json(),
         "standard_deviation": found.standard_deviation,
         "splits": splits,
     }

@@ -11,6 +11,7 @@ from ddpm_core.evaluation.distances.frechet import frechet_estimate, influence
 from ddpm_core.evaluation.distances.kernels import gaussian_distance, kernel_distance
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.distances.neighbours import neighbours
+from ddpm_core.evaluation.distances.scores import inception_score
 from ddpm_core.evaluation.distances.sliced import sliced_distance, squared_wasserstein
 from tests.evaluation.distances.sets import drawn
 
@@ -149,7 +150,7 @@ def _spread(statistic, sets: int = 30) -> tuple[float, float]:
     return float(np.std([one.value for one in found])), float(np.mean(widths))
 
 
-@pytest.mark.parametrize("measure", ["frechet", "kernel", "few", "gaussian", "mind"])
+@pytest.mark.parametrize("measure", ["frechet", "kernel", "few", "gaussian", "mind", "score"])
 def test_intervals_are_as_wide_as_fresh_images_scatter(measure):
     """Catches: an interval of one side alone, too wide or narrow by a root of n or a factor; one
     that leaves out the draw of the subsets, which outweighs the images' where they are few.
@@ -169,6 +170,8 @@ def test_intervals_are_as_wide_as_fresh_images_scatter(measure):
                 return found.estimate
             case "gaussian":
                 return gaussian_distance(a, b, sigma=1.0)
+            case "score":
+                return inception_score((2 * a).softmax(dim=1).double(), splits=3)
             case _:
                 return sliced_distance(a, b, seed=i, num_directions=40).mind
 

@@ -53,6 +53,36 @@ def test_splits_are_parts_in_order_scored_by_themselves():
     assert found.standard_deviation == pytest.approx(deviation, rel=1e-9)
 
 
+@pytest.mark.parametrize("splits", [1, 4])
+def test_the_interval_is_that_of_the_jackknife(splits):
+    """Catches: the deviation of the splits taken for the error of their mean, a score for its
+    logarithm, the entropies alone, the error of one split for that of all."""
+    p = distributions(1200, 5) ** torch.linspace(0.1, 3, 1200, dtype=torch.float64)[:, None]
+    p = p * torch.tensor([1, 0.5, 0.2, 0.1, 0.02])  # classes that are not equally frequent
+    p = (p / p.sum(dim=1, keepdim=True))[torch.arange(1200) * 7 % 1200]
+    found, size = inception_score(p, splits=splits), 1200 // splits
+    variance = 0.0
+    for part in p.split(size):
+        logs = [
+            math.log(inception_score(torch.cat([part[:i], part[i + 1 :]])).value)
+            for i in range(0, size, 4)  # a quarter of them says it as well
+        ]
+        spread = float(torch.tensor(logs, dtype=torch.float64).var(correction=0))
+        variance += inception_score(part).value ** 2 * spread * (size - 1) ** 2 / size
+    low, high = found.interval
+    half = 1.959964 * math.sqrt(variance) / splits
+    assert (high - low) / 2 == pytest.approx(half, rel=0.05)
+    assert (high + low) / 2 == pytest.approx(found.value)
+
+
+def test_there_is_no_interval_where_nothing_varies():
+    """Catches: a point for an interval, of images that the classifier says the same of; the
+    variance of one image, which is NaN."""
+    assert inception_score(torch.eye(4).repeat(5, 1)).interval is None
+    assert inception_score(distributions(1, 4).repeat(9, 1)).interval is None
+    assert inception_score(distributions(7, 4), splits=5).interval is None
+
+
 def test_float32_probabilities_are_scored_in_float64():
     """Catches: sums over many images in float32."""
     p = distributions(20_000, 10).float()
