@@ -32,6 +32,7 @@ from ddpm_core.errors import DataError
 from ddpm_core.progress import Progress
 from ddpm_core.runs import layout
 from ddpm_core.runs.results import DatasetPointer
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.counts import mean_and_std
 from ddpm_core.shards.index import (
     SPLITS,
@@ -304,8 +305,8 @@ def _captions(given: Sequence[Given], counts: Mapping[Split, Tally]) -> dict[str
     members = [one.index.captions for one in given if one.index.captions is not None]
     if not members:
         return {}
-    counted = {split: counts[split].captions for split in SPLITS}
-    return {CAPTION: replace(members[0], counts={**counted}).entry()}
+    counted: dict[str, CaptionCounts] = {split: counts[split].captions for split in SPLITS}
+    return {CAPTION: replace(members[0], counts=counted).entry()}
 
 
 def _others(given: Sequence[Given]) -> dict[str, Any]:

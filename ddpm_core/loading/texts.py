@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ddpm_core import seeding
 from ddpm_core.conditioning import Text
+from ddpm_core.config import RunConfig
 from ddpm_core.config.captions import caption_of
 from ddpm_core.loading.loader import Images
+from ddpm_core.shards.index import Index
 from ddpm_core.shards.members import LABEL
 from ddpm_core.text import tokens
 
@@ -71,3 +73,17 @@ class Texts:
             return images.captions(numbers)
         names = [self.names[label] for label in images.member(LABEL, numbers).tolist()]
         return [tuple(caption_of(one, name) for one in self.templates) for name in names]
+
+
+def texts_of(config: RunConfig, index: Index) -> Texts | None:
+    """Return how texts are made for the network of a run; None: it takes none.
+
+    Args:
+        config: the run.
+        index: of its data set.
+    """
+    if not config.model.uses_text:
+        return None
+    data = config.data
+    templates = data.caption_templates if data.captions == "classes" else ()
+    return Texts(config.model.text_length, templates, index.label.names)

@@ -15,7 +15,7 @@ from ddpm_core.images import png
 from ddpm_core.images.decoding import decode_files
 from ddpm_core.runs import layout
 from ddpm_core.sharding.source import ShardUnit, Source, require_few_rejected, units_of
-from ddpm_core.shards.captions import sum_of
+from ddpm_core.shards.captions import CaptionCounts, sum_of
 from ddpm_core.shards.counts import mean_and_std
 from ddpm_core.shards.index import (
     FORMAT_VERSION,
@@ -216,11 +216,11 @@ def _captions(data: DataConfig, shards: Made) -> dict[str, Any]:
     """Return what an index says of the captions, by the name of their member; {} without any."""
     if not data.has_captions:
         return {}
-    counts = {
+    counts: dict[str, CaptionCounts] = {
         split: sum_of(shard.captions for shard in shards[split] if shard.captions is not None)
         for split in SPLITS
     }
-    return {CAPTION: TextMember(CAPTION_ENDING, counts={**counts}).entry()}
+    return {CAPTION: TextMember(CAPTION_ENDING, counts=counts).entry()}
 
 
 def _class_counts(shards: list[MadeShard], num_classes: int) -> NDArray[np.int64]:

@@ -148,8 +148,10 @@ class InPlace:
         if name != CAPTION or not self._data.has_captions:
             return TextMember(_ENDINGS[name])
         key = self._data.caption_key
-        counts = {split: self._caption_counts(plan[split]) for split in SPLITS}
-        return TextMember(_ENDINGS[name] if key is None else "json", key, {**counts})
+        counts: dict[str, CaptionCounts] = {
+            split: self._caption_counts(plan[split]) for split in SPLITS
+        }
+        return TextMember(_ENDINGS[name] if key is None else "json", key, counts)
 
     def _caption_counts(self, plan: Sequence[tuple[int, int, int]]) -> CaptionCounts:
         counts = CaptionCounts()

@@ -205,9 +205,10 @@ def texts_of(value: object, key: str) -> list[str]:
         ValueError: it is neither a text nor a list of texts.
     """
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str) for one in values):
+    texts = [one for one in values if isinstance(one, str)]
+    if len(texts) < len(values):
         raise ValueError(f"has a {key!r} that is neither a text nor a list of texts; mend it")
-    return values
+    return texts
 
 
 def _whole(value: object) -> int:

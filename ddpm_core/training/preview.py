@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddpm_core import seeding
 from ddpm_core.cluster import Place
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning, Text
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.continuous_objective import ContinuousObjective
@@ -33,6 +33,7 @@ from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.inference.levels import to_u8
 from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import load_split, to_unit_range
+from ddpm_core.loading.texts import texts_of
 from ddpm_core.permutation import keyed_permutation
 from ddpm_core.runs import layout, previews, results
 from ddpm_core.shards.index import Index, load_index
@@ -60,6 +61,12 @@ class HeldOut:
     """(n, c, h, w), uint8 or uint16"""
     labels: Tensor | None
     """(n,) int64; None: the network takes none"""
+    text: Text | None = None
+    """the first caption of each; None: the network takes none"""
+
+    def given(self, which: Tensor) -> Conditioning:
+        """Return what the network is given of some of them."""
+        return Conditioning(label=self.labels, text=self.text).rows(which)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,9 @@ def load_held_out(store: Store, config: RunConfig, index: Index) -> HeldOut | No
         places = np.arange(min(count, _NUM_PAIRS))
         numbers = keyed_permutation(f"preview:{config.train.seed}".encode(), count, places)
         labels = None if config.num_classes is None else split.member("label", numbers)
-        return HeldOut(split.take(numbers), labels)
+        texts = texts_of(config, index)
+        text = None if texts is None else texts.of(split, numbers, None)
+        return HeldOut(split.take(numbers), labels, text)
     finally:
         split.close()
 
@@ -224,7 +233,8 @@ class Preview:
         positions = self._positions[rows]
         x_T = seeding.normal(self._start_key, 0, positions, self._config.data.shape)  # noqa: N806
         labels = torch.tensor(self._labels[rows], device=self._device) if self._labels else None
-        given = self._denoiser.given(self._conditioning(len(positions), labels))
+        own = Conditioning(label=labels)
+        given = self._denoiser.given(self._conditioning(len(positions), own))
         if isinstance(given, BitDenoiser):  # the configuration refuses it before
             raise ConfigError("train.preview_every: previews are of images, not of bits")
         return ddim_steps(respaced(given, self._times), x_T)
@@ -241,8 +251,8 @@ class Preview:
         t = self._times_of_pairs(2 * positions + 1, 2 * _NUM_PAIRS)
         eps = seeding.normal(self._noise_key, 0, positions, tuple(x_0.shape[1:]))
         x_t = self._objective.noised(x_0, t, eps)
-        labels = None if held_out.labels is None else held_out.labels[which].to(self._device)
-        output = self._called(x_t, t, self._conditioning(len(positions), labels))
+        own = held_out.given(which).to(self._device)
+        output = self._called(x_t, t, self._conditioning(len(positions), own))
         return self._objective.losses(output, x_0, x_t, t, eps).cpu()
 
     def _times_of_pairs(self, parts: Tensor, whole: int) -> Tensor:
@@ -251,12 +261,12 @@ class Preview:
             return self._objective.times.at(parts.double() / whole)
         return parts * self._config.diffusion.num_timesteps // whole
 
-    def _conditioning(self, count: int, labels: Tensor | None) -> Conditioning:
-        """Return what the network is given: the labels, and of everything else the null."""
+    def _conditioning(self, count: int, own: Conditioning) -> Conditioning:
+        """Return what the network is given: these parts, and of everything else the null."""
         if not self._network.null.parts:
             return NOTHING
         null = self._network.null.repeated(count)
-        return null if labels is None else replace(null, label=labels)
+        return replace(null, **{name: getattr(own, name) for name in own.parts})
 
 
 def _labels(num_classes: int | None) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.inference.replay import off_the_default_stream
 from ddpm_core.loading.batches import Batches
 from ddpm_core.loading.loader import Images, load_split
+from ddpm_core.loading.texts import Texts, texts_of
 from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import layout, places, previews, results
 from ddpm_core.shards.classes import require_classes
@@ -81,7 +82,7 @@ def train_rank(
         StorageError: the storage refuses or does not answer.
     """
     parallel = Parallel(place)
-    images, origin = _data(store, config)
+    images, texts, origin = _data(store, config)
     stream = off_the_default_stream(place.device, wanted=config.compute.cuda_graphs)
     with closing(images), stream:
         preview = None
@@ -106,6 +107,7 @@ def train_rank(
             world_size=place.world_size,
             pinned=place.device.type == "cuda",
             accepts=training.accepts,
+            texts=texts,
         )
         with batches:
             if place.rank:
@@ -118,8 +120,8 @@ def train_rank(
                     host.lead(batches, start)
 
 
-def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
-    """Return the training images, and what the run's checkpoints belong to."""
+def _data(store: Store, config: RunConfig) -> tuple[Images, Texts | None, Origin]:
+    """Return the training images and their texts, and what the run's checkpoints belong to."""
     pointer = results.dataset_pointer(store, config.name)
     if pointer is None:
         raise DataError(
@@ -132,8 +134,10 @@ def _data(store: Store, config: RunConfig) -> tuple[Images, Origin]:
     before = places.experiments_before(store, config)
     origin = Origin(places.experiment(store, config), pointer.fingerprint, before)
     cores = config.compute.cpus_per_worker
+    texts = texts_of(config, index)
     # Last: whoever gets it closes it, and nothing else ends its threads.
-    return load_split(store, index, "train", num_decoders=cores, stage="train", beside=True), origin
+    images = load_split(store, index, "train", num_decoders=cores, stage="train", beside=True)
+    return images, texts, origin
 
 
 def _resume(

@@ -156,7 +156,7 @@ def test_captions_are_members_of_their_images(store, tars, in_process):
                 found[one.name, offset] = tar[at : at + size]
     texts = [found[place] for place in sorted(found)]
     assert index.texts["caption"].decode(texts, str) == [
-        f"image {number}, für alle" if number % 2 else "" for number in range(20)
+        (f"image {number}, für alle",) if number % 2 else () for number in range(20)
     ]
 
 

@@ -24,6 +24,7 @@ from ddpm_core.inference.build import AnyDenoiser
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide, load_score
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
+from ddpm_core.loading.texts import texts_of
 from ddpm_core.runs import chosen, results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.weights import Weights
@@ -235,7 +236,8 @@ class EvaluationContext:
         self, images: Images, start: int, stop: int, accepts: frozenset[str]
     ) -> Conditioning:
         numbers, num_classes = np.arange(start, stop), self.config.num_classes
-        given = conditioning_of(images, numbers, accepts, num_classes=num_classes)
+        texts = texts_of(self.config, self._index)
+        given = conditioning_of(images, numbers, accepts, num_classes=num_classes, texts=texts)
         return given.to(self.device)
 
     @cached_property
