@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ddpm_core.exchange import dit_config, unet_config
+from ddpm_core.exchange import adm_config, dit_config, unet_config
 from ddpm_core.exchange.continuous_scheduler import CLASS_NAMES, read_continuous
 from ddpm_core.exchange.files import Files
 from ddpm_core.exchange.keys import Described, Keys
@@ -28,6 +28,8 @@ def read_network(values: Mapping[str, Any], *, origin: str) -> Described:
     """
     if values.get("_class_name") == dit_config.CLASS_NAME:
         return dit_config.read_dit_config(values, origin=origin)
+    if adm_config.is_adm(values):
+        return adm_config.read_adm_config(values, None, origin=origin)
     return unet_config.read_unet_config(values, origin=origin)
 
 

@@ -55,6 +55,7 @@ def read_dit_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "num_classes": num_labels if has_labels else None,
         "known": False,
         "low_size": None,
+        "text_length": 128,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
         "num_layers": num_layers,

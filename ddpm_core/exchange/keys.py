@@ -73,6 +73,33 @@ class Keys:
         self.problem(key, f"must be {', '.join(choices)}")
         return next(iter(choices.values()))
 
+    def size(self, key: str) -> tuple[int, int]:
+        """Return height and width, which one number may say."""
+        value = self.value(key)
+        if isinstance(value, list):
+            found = self.wholes(key, ())
+            if len(found) == 2:
+                return found[0], found[1]
+        elif value is not None:
+            found = [self.whole(key, 1)]
+            return found[0], found[0]
+        self.problem(key, "must say one size, or height and width; write it into the file")
+        return 1, 1
+
+    def classes(self, key: str) -> dict[str, Any]:
+        """Return the keys of a model section that say of how many classes there are rows."""
+        num_rows = self.value(key)
+        if num_rows is None:
+            return {"conditioning": "none", "num_classes": None}
+        if not _is_whole(num_rows) or num_rows < 3:
+            self.problem(
+                key,
+                "must be null, or the number of classes and one more: the last row is that of no "
+                "class",
+            )
+            num_rows = 3
+        return {"conditioning": "label", "num_classes": num_rows - 1}
+
     def problem(self, key: str, rule: str) -> None:
         """Note that the value of `key` breaks `rule`."""
         if key not in self._values:
@@ -80,13 +107,16 @@ class Keys:
         else:
             self._problems.append(f"{key}={json.dumps(self._values[key])[:200]}: {rule}")
 
-    def finish(self) -> None:
+    def finish(self, *, others_count: bool = True) -> None:
         """Refuse what is wrong or not known, if anything is. A key of `_` or null says nothing.
+
+        Args:
+            others_count: whether a key that was not asked for may change the network.
 
         Raises:
             ConfigError: with a line for each key.
         """
-        for key, value in self._values.items():
+        for key, value in self._values.items() if others_count else ():
             if key not in self._known and not key.startswith("_") and value is not None:
                 self.problem(key, "this program does not know what that changes")
         if self._problems:

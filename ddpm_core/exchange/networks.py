@@ -22,8 +22,8 @@ from ddpm_core.config import (
     UNetConfig,
 )
 from ddpm_core.errors import ConfigError
-from ddpm_core.exchange import dit_config, unet_config
-from ddpm_core.models import dit_interop, interop
+from ddpm_core.exchange import adm_config, dit_config, unet_config
+from ddpm_core.models import adm_interop, dit_interop, interop
 from ddpm_core.models.fit import SILENT_LAYERS
 
 
@@ -62,11 +62,13 @@ def write_network(config: RunConfig) -> Written:
             is_whole = config.num_classes is None and config.diffusion.kind != "edm"
             pipeline = "DDPMPipeline" if is_whole else None
             return Written("unet", values, pipeline)
+        case AdmConfig() as model:
+            values = adm_config.write_adm_config(config, model)
+            is_whole = config.model.conditioning == "none" and config.diffusion.kind != "edm"
+            return Written("unet", values, "DDPMPipeline" if is_whole else None)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
-        case (
-            MLPConfig() | MultiScaleConfig() | AdmConfig() | ClassifierConfig() | ClipConfig()
-        ) as model:
+        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
             raise _no_such_network(model.kind)
 
 
@@ -76,11 +78,13 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
     match config.model:
         case UNetConfig():
             return interop.to_diffusers(weights)
+        case AdmConfig() as model:
+            return adm_interop.to_diffusers(
+                weights, pools_by_attention=model.text_pool == "attention"
+            )
         case DiTConfig() as model:
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
-        case (
-            MLPConfig() | MultiScaleConfig() | AdmConfig() | ClassifierConfig() | ClipConfig()
-        ) as model:
+        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
             raise _no_such_network(model.kind)
 
 
@@ -95,11 +99,13 @@ def from_diffusers(
     match config.model:
         case UNetConfig():
             return interop.from_diffusers(tensors, like)
+        case AdmConfig() as model:
+            return adm_interop.from_diffusers(
+                tensors, like, pools_by_attention=model.text_pool == "attention"
+            )
         case DiTConfig() as model:
             return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
-        case (
-            MLPConfig() | MultiScaleConfig() | AdmConfig() | ClassifierConfig() | ClipConfig()
-        ) as model:
+        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
             raise _no_such_network(model.kind)
 
 

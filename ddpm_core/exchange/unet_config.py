@@ -48,7 +48,7 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
     num_groups = keys.whole("norm_num_groups", 32)
     channels = keys.whole("in_channels", 3)
     out_channels = keys.whole("out_channels", 3)
-    height, width = _size(keys)
+    height, width = keys.size("sample_size")
     num_res_blocks = keys.whole("layers_per_block", 2)
     dropout = keys.number("dropout", 0.0)
     if keys.value("time_embedding_dim") not in (None, 4 * widths[0]):
@@ -59,12 +59,7 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         keys.problem("block_out_channels", "must be multiples of the first")
     if out_channels not in (channels, 2 * channels):
         keys.problem("out_channels", f"must be in_channels={channels}, or twice that")
-    num_rows = keys.value("num_class_embeds")
-    if num_rows is not None and (type(num_rows) is not int or num_rows < 3):
-        keys.problem(
-            "num_class_embeds",
-            "must be null, or the number of classes and one more: the last row is that of no class",
-        )
+    classes = keys.classes("num_class_embeds")
     attending = _attending(keys, len(widths))
     _require_one_head(keys, [widths[level] for level in attending] + [widths[-1]])
     keys.finish()
@@ -77,10 +72,10 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
         "dropout": dropout,
         "num_groups": num_groups,
         "time_embedding": "sinusoidal",
-        "conditioning": "none" if num_rows is None else "label",
-        "num_classes": None if num_rows is None else num_rows - 1,
+        **classes,
         "known": False,
         "low_size": None,
+        "text_length": 128,
     }
     return Described(model, (channels, height, width), out_channels)
 
@@ -122,19 +117,6 @@ def write_unet_config(config: RunConfig, model: UNetConfig) -> dict[str, Any]:
         "attn_norm_num_groups": None,
         "time_embedding_dim": None,
     }
-
-
-def _size(keys: Keys) -> tuple[int, int]:
-    """Return height and width; the levels that attend are known by their height."""
-    if isinstance(keys.value("sample_size"), list):
-        size = keys.wholes("sample_size", ())
-        if len(size) == 2:
-            return size[0], size[1]
-    elif keys.value("sample_size") is not None:
-        size = [keys.whole("sample_size", 1)]
-        return size[0], size[0]
-    keys.problem("sample_size", "must say one size, or height and width; write it into the file")
-    return 1, 1
 
 
 def _attending(keys: Keys, num_levels: int) -> list[int]:

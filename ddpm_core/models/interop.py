@@ -15,7 +15,7 @@ from ddpm_core.errors import CheckpointError
 
 _NUM_NAMED = 3  # of the keys that are wrong, so many are spelt out
 
-_DIFFUSERS_PARTS = {
+DIFFUSERS_PARTS = {
     "norm_1": "norm1",
     "conv_1": "conv1",
     "time_proj": "time_emb_proj",
@@ -28,7 +28,7 @@ _DIFFUSERS_PARTS = {
     "value": "to_v",
     "proj_out": "to_out.0",
 }
-_DIFFUSERS_MIDDLE = {
+DIFFUSERS_MIDDLE = {
     "block_1": "resnets.0",
     "attention": "attentions.0",
     "block_2": "resnets.1",
@@ -86,13 +86,13 @@ def _diffusers_path(name: str) -> str:
         case ["norm_out", kind]:
             return f"conv_norm_out.{kind}"
         case ["middle", block, part, kind]:
-            return f"mid_block.{_DIFFUSERS_MIDDLE[block]}.{_DIFFUSERS_PARTS[part]}.{kind}"
+            return f"mid_block.{DIFFUSERS_MIDDLE[block]}.{DIFFUSERS_PARTS[part]}.{kind}"
         case ["down" | "up" as path, stage, "downsample" | "upsample" as change, "conv", kind]:
             return f"{path}_blocks.{stage}.{change}rs.0.conv.{kind}"
         case ["down" | "up" as path, stage, "blocks", index, part, kind]:
-            return f"{path}_blocks.{stage}.resnets.{index}.{_DIFFUSERS_PARTS[part]}.{kind}"
+            return f"{path}_blocks.{stage}.resnets.{index}.{DIFFUSERS_PARTS[part]}.{kind}"
         case ["down" | "up" as path, stage, "attentions", index, part, kind]:
-            return f"{path}_blocks.{stage}.attentions.{index}.{_DIFFUSERS_PARTS[part]}.{kind}"
+            return f"{path}_blocks.{stage}.attentions.{index}.{DIFFUSERS_PARTS[part]}.{kind}"
         case _:
             raise KeyError(name)
 

@@ -1,8 +1,9 @@
 """The encoder of texts that is trained together with the network that reads them.
 
 A transformer over the bytes of a text, each attending to all. A position behind the end of the
-text is not masked: it holds what was learned for it, in place of a token, so that the network can
-tell by it how long the text is.
+text is not masked: it holds what was learned for that place in the stead of a token, so that the
+network can tell by it how long the text is. (GLIDE's code has it in the stead of the sum of token
+and place: the same functions. So it is also a SigLIP's, see `text_interop`.)
 
 Source: Nichol et al. 2021, arXiv:2112.10741, section 3.1 (GLIDE), and its code: padding embedding,
 the last position as the vector of the text; attention pooling: Saharia et al. 2022,
@@ -16,18 +17,15 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ddpm_core.conditioning import Text
 from ddpm_core.errors import ConfigError
-from ddpm_core.models.adm_blocks import NORM_EPS
 from ddpm_core.models.blocks import Linear, Table
 from ddpm_core.models.on_cpu import attend
-from ddpm_core.models.recompute import Recomputable
+from ddpm_core.models.transformer import NORM_EPS, Block
 from ddpm_core.text.tokens import NUM_TOKENS
 
 _TABLE_STD = 0.02
-_MLP_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -45,40 +43,6 @@ class TextReader:
     """what is added to the embedding of the time: of the last position, or of all, attended to"""
 
 
-class TextBlock(Recomputable):
-    """Attention among all positions, then two layers on each; what is added begins small.
-
-    Args:
-        width: features of a position.
-        num_heads: of the attention; a divisor of `width`.
-        num_layers: blocks of the encoder.
-    """
-
-    def __init__(self, width: int, num_heads: int, num_layers: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        # Radford et al. 2019 (GPT-2), section 2.3: by the number of residual layers.
-        gain = 1 / math.sqrt(2 * num_layers)
-        self.norm_1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
-        self.proj_out = Linear(width, width, gain=gain)
-        self.norm_2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.linear_1 = Linear(width, _MLP_RATIO * width)
-        self.linear_2 = Linear(_MLP_RATIO * width, width, gain=gain)
-
-    def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        h = self.norm_1(x)
-        heads = [self._heads(one(h)) for one in (self.query, self.key, self.value)]
-        x = x + self.proj_out(attend(*heads).transpose(1, 2).flatten(2))
-        changed: Tensor = x + self.linear_2(F.gelu(self.linear_1(self.norm_2(x))))
-        return changed
-
-    def _heads(self, tokens: Float[Tensor, "b l d"]) -> Float[Tensor, "b k l c"]:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
-
 class TextEncoder(nn.Module):
     """Texts -> a vector of each of their positions, normalised.
 
@@ -94,9 +58,7 @@ class TextEncoder(nn.Module):
         self.token_embed = Table(NUM_TOKENS, width, gain=_TABLE_STD)
         self.positions = Table(length, width, gain=_TABLE_STD)
         self.padding = Table(length, width, gain=_TABLE_STD)
-        self.blocks = nn.ModuleList(
-            TextBlock(width, num_heads, num_layers) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(Block(width, num_heads, num_layers) for _ in range(num_layers))
         self.norm_out = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(self, text: Text) -> Float[Tensor, "b l d"]:
@@ -111,8 +73,8 @@ class TextEncoder(nn.Module):
                 f"texts of {length} tokens were given to an encoder of texts of {here}; encode "
                 f"them to {here}, model.text_length"
             )
-        x = self.token_embed(text.tokens) + self.positions.weight
-        x = torch.where(text.mask[:, :, None], x, self.padding.weight)
+        x = torch.where(text.mask[:, :, None], self.token_embed(text.tokens), self.padding.weight)
+        x = x + self.positions.weight
         for block in self.blocks:
             x = block(x)
         states: Tensor = self.norm_out(x)
