@@ -131,6 +131,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     "diffusion": {"kind": "chain", "chain_times": "equal"},
     "train": {
         "label_dropout": 0.1,
+        "text_dropout": 0.1,
         "ema_decays": (),
         "ema_warmup": False,
         "power_averages": (),

@@ -21,7 +21,7 @@ OF_IMAGES = (
 """keys of `sample` that are stated for images and not for bits"""
 
 _OF_DENOISERS = {
-    "train": ("loss", "weighting", "label_dropout", "preview_every"),
+    "train": ("loss", "weighting", "label_dropout", "text_dropout", "preview_every"),
     "sample": ("labels", "prompts", "guidance_scale", "guidance_by", *OF_IMAGES[1:]),
     "evaluate": (
         *("num_classified_images", "label_worth", "ode_steps", "features", "metrics"),
@@ -63,8 +63,17 @@ def labels_are_there(config: "RunConfig") -> None:
 
 
 def prompts_are_read(config: "RunConfig") -> None:
-    """Refuse texts to draw images of where the network is given none."""
-    prompts = config.sample.prompts
+    """Refuse settings of texts where the network is given none."""
+    prompts, dropout = config.sample.prompts, config.train.text_dropout
+    if (
+        not config.model.uses_text
+        and dropout != type(config.train).model_fields["text_dropout"].default
+    ):
+        raise ValueError(
+            f"train.text_dropout={dropout} is a setting of model.conditioning=text, and the "
+            "network is given no text; leave train.text_dropout out, or set "
+            "model.conditioning=text"
+        )
     if config.model.uses_text or prompts == SampleConfig.model_fields["prompts"].default:
         return
     raise ValueError(

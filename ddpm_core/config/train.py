@@ -73,8 +73,12 @@ class TrainConfig(Section):
     label_dropout: float = Field(0.1, gt=0, lt=1)
     """of model.conditioning=label: probability that an image is shown without its label, from which
     guidance learns what images without one are; above 0, or nothing would train the null"""
+    text_dropout: float = Field(0.1, gt=0, lt=1)
+    """of model.conditioning=text: probability that an image is shown with the empty caption in
+    place of its own, from which guidance learns what images of no caption are; above 0 likewise"""
     seed: int = Field(0, ge=0, lt=2**63)
-    """seed of weights, data order, timesteps, noise, flips and the labels that are left out"""
+    """seed of weights, data order, timesteps, noise, flips, and of the labels and captions that are
+    left out"""
     start_from: str | None = None
     """what the training begins from (--from), instead of random weights: another run's average
     (RUN@STEP), its weights as they were trained (RUN@STEP:raw), both (RUN@STEP:state), or a folder

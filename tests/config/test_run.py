@@ -29,6 +29,7 @@ from ddpm_core.recipes import digits, mnist, recipe
         ({"train.learning_rate": -1.0}, ["train.learning_rate=-1.0", "greater than 0"]),
         ({"model.num_classes": 10}, ["num_classes=10", "of conditioning=label", "none"]),
         ({"train.label_dropout": 0.2}, ["label_dropout=0.2", "model.conditioning=label"]),
+        ({"train.text_dropout": 0.2}, ["text_dropout=0.2", "model.conditioning=text"]),
         (
             {"model.conditioning": "label", "model.num_classes": 9},
             ["model.num_classes=9", "digits has 10 classes"],

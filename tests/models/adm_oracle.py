@@ -21,6 +21,7 @@ SMALL = {
         "attention_resolutions": [4],
         "head_channels": 8,
         "num_groups": 8,
+        "dropout": 0.0,
     }
 }
 TEXT = SMALL | {

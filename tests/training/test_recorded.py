@@ -12,8 +12,10 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config.rates import learning_rate
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.replay import NUM_WARM_UP, Replay, off_the_default_stream
+from ddpm_core.text.tokens import encode
 from tests.gpu import no_waiting, quiet
 from tests.graph_double import record_double
+from tests.models.adm_oracle import TEXT
 from tests.training.small import (
     average_of,
     copy_of,
@@ -38,6 +40,7 @@ KINDS = {
         "train__precision": "float16",
         "train__augment": 0.5,
     },
+    "text": {"train__text_dropout": 0.5, "compute__micro_batch_size": 7},
     "continuous": {"diffusion": {"kind": "edm", "times": "log_normal"}},
 }
 
@@ -45,6 +48,9 @@ KINDS = {
 def config_of(kind="chain"):
     changes = dict(KINDS[kind])
     diffusion = changes.pop("diffusion", None)
+    if kind == "text":
+        given = {key.replace("__", "."): one for key, one in changes.items()}
+        return small_config().replaced(TEXT | {"data.captions": "classes"} | given)
     config = small_config(**changes)
     return config if diffusion is None else config.replaced({"diffusion": diffusion})
 
@@ -63,7 +69,10 @@ def run(learner, config, start=0, stop=NUM_WARM_UP + 3):
     images = small_images()
     for step in range(start, stop):
         given = [rank_slice(config, images, step, 0, 1)]
-        if learner.accepts:
+        if "text" in learner.accepts:
+            words = [f"a {(row + step) % 7}" for row in range(12)]
+            given.append(Conditioning(text=encode(words, 12)))
+        elif learner.accepts:
             given.append(Conditioning(label=(torch.arange(12) + step) % 10))
         learner.step(step, *given)
 

@@ -201,8 +201,10 @@ class Denoising:
         other, and not for minutes.
         """
         labels = torch.zeros(shape[0], dtype=torch.int64) if "label" in self.accepts else None
+        text = self.network.null.repeated(shape[0]).text
+        given = Conditioning(label=labels, text=text)
         with said_of_compiling():
-            self._load(0, torch.zeros(shape, dtype=torch.uint8), Conditioning(label=labels))
+            self._load(0, torch.zeros(shape, dtype=torch.uint8), given)
             self._differentiate()
         self._inputs = None
         self._counts.window.zero_()

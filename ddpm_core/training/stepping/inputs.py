@@ -53,7 +53,8 @@ class Inputs:
     eps: Tensor
     """(b, c, h, w) standard normal noise"""
     conditioning: Conditioning
-    """of each image, the null in place of some labels; without what is made of the image itself"""
+    """of each image, the null in place of some labels and texts; without what is made of the image
+    itself"""
     known: Tensor | None
     """(b, 1, h, w) bool: which pixels the network is shown; None: it takes none"""
     low: LowDrawn | None
@@ -105,6 +106,8 @@ class _Drawn:
     eps: Tensor
     labelled: Tensor | None
     """whether it keeps its label"""
+    worded: Tensor | None
+    """whether it keeps its text"""
     known: Tensor | None
     low: LowDrawn | None
 
@@ -131,7 +134,7 @@ class Drawing:
     ) -> None:
         self._train, self._objective, self._null = config.train, objective, null
         self._labels, self._knows = "label" in accepts, "known" in accepts
-        self._enlarges = "low" in accepts
+        self._texts, self._enlarges = "text" in accepts, "low" in accepts
         steps = [steps_of(one, config.diffusion.num_timesteps) for one in config.train.low_levels]
         self._least_low, self._most_low = steps
         self._shape = config.data.shape
@@ -140,6 +143,7 @@ class Drawing:
         self._timesteps_key = seeding.key(seed, "timesteps")
         self._noise_key = seeding.key(seed, "noise")
         self._drop_key = seeding.key(seed, "drop.label")
+        self._drop_text_key = seeding.key(seed, "drop.text")
         self._known_key = seeding.key(seed, "known")
         self._level_key = seeding.key(seed, "low_level")
         self._low_key = seeding.key(seed, "low_noise")
@@ -159,6 +163,8 @@ class Drawing:
         given = conditioning.to(drawn.time.device)
         if drawn.labelled is not None:
             given = given.where({"label": drawn.labelled}, self._null)
+        if drawn.worded is not None:
+            given = given.where({"text": drawn.worded}, self._null)
         return Inputs(
             images=images,
             flipped=drawn.flipped,
@@ -173,12 +179,15 @@ class Drawing:
 
     def _drawn(self, step: seeding.Step, positions: Tensor) -> _Drawn:
         train = self._train
-        labelled = None
+        labelled = worded = None
+        # Left out by key: the same after a restart, and for any number of ranks (Ho and Salimans
+        # 2022, arXiv:2207.12598, algorithm 1).
         if self._labels:
-            # Left out by key: the same after a restart, and for any number of ranks (Ho and
-            # Salimans 2022, arXiv:2207.12598, algorithm 1).
             drawn = seeding.uniform(self._drop_key, step, positions, ())
             labelled = drawn >= train.label_dropout
+        if self._texts:
+            drawn = seeding.uniform(self._drop_text_key, step, positions, ())
+            worded = drawn >= train.text_dropout
         if isinstance(self._objective, ContinuousObjective):
             # In the middle of one of the 2**24 numbers, and so not 0.
             time = seeding.uniform(self._timesteps_key, step, positions, ()) + 2**-25
@@ -194,6 +203,7 @@ class Drawing:
             time=time,
             eps=seeding.normal(self._noise_key, step, positions, self._shape),
             labelled=labelled,
+            worded=worded,
             known=self._regions(step, positions) if self._knows else None,
             low=self._low(step, positions) if self._enlarges else None,
         )

@@ -14,7 +14,9 @@ from ddpm_core.diffusion.process import q_sample
 from ddpm_core.errors import CheckpointError
 from ddpm_core.inference.build import arithmetic_of, build_schedule
 from ddpm_core.inference.networks import build_network
+from ddpm_core.text.tokens import encode
 from tests.gpu import no_waiting, quiet
+from tests.models.adm_oracle import TEXT
 from tests.training.small import (
     CPU,
     average_of,
@@ -190,6 +192,38 @@ def test_a_network_of_labels_learns_its_rows_and_that_of_no_label():
     assert bool(changed.all())
     assert "class_embed.weight" in average_of(learner)
     assert "adam.exp_avg.class_embed.weight" in state_of(learner)
+
+
+def texts_of(step, rows=range(12)):
+    return Conditioning(text=encode([f"a {(row + step) % 9}" for row in rows], 12))
+
+
+def test_captions_are_left_out_by_key_for_the_empty_one(monkeypatch):
+    """Catches: captions that share the draw of labels, a whole batch without, keep and drop
+    exchanged; zeros in place of the empty caption's end; what a rank leaves out by its own rows.
+    """
+    worded = TEXT | {"data.captions": "classes", "train.text_dropout": 0.3}
+    config = small_config().replaced(worded)
+    learner, images, seen = make_learner(config), small_images(), []
+    forward = learner.network.forward
+
+    def spied(x_t, t, conditioning):
+        seen.append(conditioning.text.tokens.clone())
+        return forward(x_t, t, conditioning)
+
+    monkeypatch.setattr(learner.network, "forward", spied)
+    for step in range(4):
+        learner.step(step, rank_slice(config, images, step, 0, 1), texts_of(step))
+    positions, key, nothing = torch.arange(12), seeding.key(0, "drop.text"), encode([""], 12).tokens
+    for step, found in enumerate(seen):
+        kept = seeding.uniform(key, step, positions, ()) >= 0.3
+        expected = torch.where(kept[:, None], texts_of(step).text.tokens, nothing)
+        assert torch.equal(found, expected)
+    some = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+    second = drawing_as(learner, 1, 2).inputs(3, some, texts_of(3, range(6, 12)))
+    assert torch.equal(second.conditioning.text.tokens, seen[3][6:])
+    assert 0 < sum(int((one == nothing).all(dim=1).sum()) for one in seen) < 48
+    assert "adam.exp_avg.text_encoder.padding.weight" in state_of(learner)
 
 
 def test_a_point_begins_a_new_window():

@@ -7,6 +7,8 @@ from torch import nn
 from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.inference.build import in_training
 from ddpm_core.recipes import recipe
+from ddpm_core.text.tokens import encode
+from tests.models.adm_oracle import TEXT
 from tests.models.diffusers_oracle import perturb
 from tests.training.small import (
     copy_of,
@@ -17,12 +19,14 @@ from tests.training.small import (
     state_of,
 )
 
+TEXTS = Conditioning(text=encode([f"a {row}" for row in range(12)], 12))
 LABELS = Conditioning(label=torch.arange(12) % 10)
 KINDS = {
     "chain": {},
     "weighted": {"train.weighting": "min_snr", "diffusion.prediction": "v"},
     "hybrid": {"train.loss": "hybrid", "diffusion.variance": "learned_range"},
     "labels": {"model.conditioning": "label", "train.label_dropout": 0.5},
+    "text": TEXT | {"data.captions": "classes", "train.text_dropout": 0.5},
     "known": {"model.known": True},
     "low": {"model.low_size": [4, 4]},
     "vp": {"diffusion.kind": "vp"},
@@ -51,7 +55,8 @@ def gradient(config, dtype):
     learner._called = in_training(config, lambda x_t, *given: network(x_t.to(dtype), *given))
     seeded = torch.Generator().manual_seed(0)
     images = torch.randint(0, 2, (12, *config.data.shape), generator=seeded).to(torch.uint8) * 255
-    learner._load(3, images, LABELS if config.num_classes else NOTHING)
+    given = {"label": LABELS, "text": TEXTS}.get(config.model.conditioning, NOTHING)
+    learner._load(3, images, given)
     learner._differentiate()
     learner._parallel.average(learner._params)
     return {name: one.grad for name, one in network.named_parameters()}, learner._counts.point()
