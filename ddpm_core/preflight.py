@@ -19,7 +19,7 @@ from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.rehearse import ELSEWHERE, SMALL, rehearsed
 from ddpm_core.runs import base, chosen, going_on, named_data, results
-from ddpm_core.runs.reference import classifier_of, is_own, keys_given, require_end_known
+from ddpm_core.runs.reference import is_own, keys_given, require_end_known, scored_by
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks, needs_of, require_stages, stages_of
 from ddpm_core.shards.classes import classes_text, labelled_classes, require_classes, require_labels
@@ -115,7 +115,7 @@ def preflight(
     if not missing:
         return Findings([], None, [])
     require_weights(store, config, missing)
-    if "study" in missing and classifier_of(store, config) is not None:
+    if "study" in missing and scored_by(store, config) is not None:
         require_end_known(config)  # it draws by other samplers too
     require_images(config, missing)
     of_base = base.require_fit(store, config)

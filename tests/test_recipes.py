@@ -249,7 +249,7 @@ def test_ablations_differ_in_what_table_2_varies_and_in_nothing_else(base):
 def test_ablations_of_another_process_are_refused():
     """Catches: a chain in place of the path, a sentence about keys that nobody gave, and six
     classifiers that are trained alike."""
-    with pytest.raises(ConfigError, match=r"model\.kind=classifier is a classifier of them"):
+    with pytest.raises(ConfigError, match=r"model\.kind=classifier draws none"):
         recipe("digits-classifier:eps-l-fixed")
     with pytest.raises(ConfigError, match=r"are of the chain, and diffusion\.kind=vp is another"):
         recipe("digits-vp:eps-l-fixed")

@@ -21,7 +21,7 @@ from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.measures.rate_distortion import mean_rmse, progressive_decoding, rate
 from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, TextFit
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.editing.method import Method, edit_images, followed, require_guided
 from ddpm_core.errors import ConfigError, DataError
@@ -69,6 +69,13 @@ def edit(
     method.require_possible(config)
     require_guided(config, strength)
     denoiser, guide = _of_images(model), model.guide
+    if isinstance(guide, TextFit):
+        if config.sample.guidance_scale != 0:
+            raise ConfigError(
+                "CLIP guides this run, which leads to texts, and images are edited towards classes "
+                "alone: give guidance 0"
+            )
+        guide = None
     if isinstance(guide, Classifier) and not is_labelled:
         if config.sample.guidance_scale != 0:
             raise ConfigError(

@@ -27,7 +27,7 @@ from ddpm_core.images.names import bytes_of
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
-from ddpm_core.runs.reference import classifier_of, require_end_known
+from ddpm_core.runs.reference import classifier_of, require_end_known, scored_by
 from ddpm_core.runs.run import check_stage
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
@@ -176,9 +176,14 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     request.require_possible(config)
     check_stage(store, config)
     labels: tuple[int, ...] = ()
-    classifier = classifier_of(store, config)
-    if classifier is not None:
+    classifier, scored = classifier_of(store, config), scored_by(store, config)
+    if scored is not None:
         require_end_known(config)
+        if scored.role == "clip":
+            raise ConfigError(
+                f"sample.guidance_by={config.sample.guidance_by!r} is CLIP, which leads to texts, "
+                "and images are edited towards classes alone; leave sample.guidance_by out"
+            )
     if isinstance(config.sample.labels, tuple):
         labels = plan_of(config, labelled_classes(store, config)).in_turn
     elif classifier is not None:

@@ -52,7 +52,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         `diffusion_classifier` and `label_worth` if `evaluate` asks for them. Where there is no
         feature network the distance has the value None and a `reason`.
 
-        Of a classifier there is `noised_accuracy` alone, which needs no samples.
+        Of a classifier there is `noised_accuracy` alone, which needs no samples; of CLIP too, and
+        its classes are the captions of the held-out images.
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
@@ -133,8 +134,8 @@ def _publish(
 
     Of weights that were deleted before the stage began there is no `history`, and no loss figure.
     """
-    if inputs.config.role == "classifier":
-        return _commit(inputs, _of_classifier(inputs, findings), history)
+    if inputs.config.role != "denoiser":
+        return _commit(inputs, _of_guide(inputs, findings), history)
     bound = Bound.of(findings.each("bound", "test"))
     numbers = numbers_of(inputs, findings, bound, known)
     contents = {
@@ -149,10 +150,13 @@ def _publish(
     return _commit(inputs, contents, history)
 
 
-def _of_classifier(inputs: Inputs, findings: Findings[Kind]) -> dict[str, tuple[str, bytes]]:
-    """Return the files of the evaluation of a classifier."""
+def _of_guide(inputs: Inputs, findings: Findings[Kind]) -> dict[str, tuple[str, bytes]]:
+    """Return the files of the evaluation of a network that guides others."""
     rows = {name: findings.rows("accuracy", "test", name).numpy() for name in ("is_right", "nats")}
-    counts = np.array(inputs.index.label.counts["test"])
+    if inputs.config.role == "clip":
+        counts = np.bincount(findings.rows("accuracy", "test", "caption").numpy())
+    else:
+        counts = np.array(inputs.index.label.counts["test"])
     metric = accuracy_metric(
         **rows, config=inputs.config, weights=inputs.weights, class_counts=counts
     )

@@ -110,7 +110,8 @@ def from_diffusers(
 
 
 def _no_such_network(kind: str) -> ConfigError:
-    what = "classifier" if kind == "classifier" else "network that is read out by bumps"
+    names = {"classifier": "classifier", "clip": "pair of towers"}
+    what = names.get(kind, "network that is read out by bumps")
     return ConfigError(
         f"diffusers has no {what} (model.kind={kind}); weights of a U-Net or a transformer can be "
         "moved"

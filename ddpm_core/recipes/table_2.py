@@ -65,7 +65,7 @@ def ablations(config: RunConfig) -> dict[str, RunConfig]:
     if config.role != "denoiser":
         raise ConfigError(
             f"the ablations of the paper's table 2 are of networks that draw images, and "
-            f"model.kind={config.model.kind} is a {config.role} of them; take another recipe"
+            f"model.kind={config.model.kind} draws none; take another recipe"
         )
     if config.sample.guidance_by is not None:
         raise ConfigError(

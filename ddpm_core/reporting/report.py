@@ -195,6 +195,9 @@ def _model(facts: Facts) -> Iterator[str]:
     if config.role == "classifier":
         does = "It says of which class of its data set a noised image is, and draws nothing."
         unsaid = "whether it treats groups of images unequally"
+    elif config.role == "clip":
+        does = "It says how well a noised image fits a caption, and draws nothing."
+        unsaid = "whether it treats groups of images or words unequally"
     else:
         does = "It draws images like those of its data set, and of nothing else."
         unsaid = "whether it repeats training images, or treats groups in them unequally,"

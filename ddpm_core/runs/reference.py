@@ -1,14 +1,15 @@
 """What the references of a configuration name, before any checkpoint is looked at.
 
 There are two: `sample.model`, the weights that draw, and `sample.guidance_by`, those that guide
-them: of a weaker model, or of a classifier.
+them: of a weaker model, of a classifier, or of CLIP.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from ddpm_core.config import RunConfig, identity
+from ddpm_core.config import Role, RunConfig, identity
 from ddpm_core.config.averages import powers_of
 from ddpm_core.config.explain import near
 from ddpm_core.config.model_ref import NEWEST, ModelRef, sigma_rel_in
@@ -24,6 +25,14 @@ _OF_THE_OUTPUT = ("prediction", "variance")
 _OF_THE_TRAINING = (*_OF_THE_OUTPUT, "times", "log_sigma_mean", "log_sigma_std")
 """keys of `diffusion` that say what a network predicts and at which times it was trained, not which
 noise there is; but with chain_times=training, where the chain has its steps at those times"""
+
+
+_NAMES: Mapping[Role, str] = {
+    "denoiser": "a weaker model",
+    "classifier": "a classifier",
+    "clip": "CLIP",
+}
+"""what is said of a network that guides, by its role"""
 
 
 def given(config: RunConfig, key: Key) -> str | None:
@@ -86,10 +95,11 @@ def trained_by(store: Store, config: RunConfig, key: Key = "model") -> RunConfig
     _require_role(config, found, key)
     if key == "model":
         here, there = _use_of(config), _use_of(found)
-    elif found.role == "classifier":
-        here, there = _classified(config), _classified(found)
-        if config.num_classes is None:  # the classifier says of what its images are
-            there["model.num_classes"] = None
+    elif found.role != "denoiser":
+        here, there = _scored(config), _scored(found)
+        # The classifier says of what its images are; and CLIP knows of no classes.
+        if config.num_classes is None or found.role == "clip":
+            there["model.num_classes"] = config.num_classes
     else:
         here, there = _guidance_of(config), _guidance_of(found)
     if lines := _differences(here, there):
@@ -104,7 +114,7 @@ def trained_by(store: Store, config: RunConfig, key: Key = "model") -> RunConfig
             + (
                 "Train a weaker model that differs in its network and its length alone"
                 if found.role == "denoiser"
-                else "Train a classifier of the same images with the same noise"
+                else f"Train {_NAMES[found.role]} of the same images with the same noise"
             )
         )
     return found
@@ -122,6 +132,19 @@ def classifier_of(store: Store, config: RunConfig) -> RunConfig | None:
     return found if found.role == "classifier" else None
 
 
+def scored_by(store: Store, config: RunConfig) -> RunConfig | None:
+    """Return the configuration of the network whose gradient guides the samples of a run, if one
+    does: a classifier, or CLIP.
+
+    Raises:
+        ConfigError: as `trained_by`.
+    """
+    if config.sample.guidance_by is None:
+        return None
+    found = trained_by(store, config, "guidance_by")
+    return None if found.role == "denoiser" else found
+
+
 def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
     """Refuse weights of another role, and settings that do not go with how they guide."""
     sample, given_as = config.sample, said(config, key)
@@ -129,23 +152,23 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
         raise ConfigError(
             f"{given_as}: the weights of run {found.name!r} are of a {found.role} "
             f"(model.kind={found.model.kind}), and run {config.name!r} is of a {config.role}"
-            + (f"; give sample.guidance_by={found.name}" if found.role == "classifier" else "")
+            + ("" if found.role == "denoiser" else f"; give sample.guidance_by={found.name}")
         )
     if key == "model":
         return
-    if found.role == "classifier" and sample.guidance_rescale > 0:
+    if found.role != "denoiser" and sample.guidance_rescale > 0:
         raise ConfigError(
             f"sample.guidance_rescale={sample.guidance_rescale} is stated for guidance away from a "
-            f"reference, and {given_as} is a classifier, which has none; leave it out"
+            f"reference, and {given_as} is {_NAMES[found.role]}, which has none; leave it out"
         )
-    if found.role == "classifier" and not sample.is_of_all_steps:
+    if found.role != "denoiser" and not sample.is_of_all_steps:
         require_end_known(config)
     if found.role == "denoiser" and sample.guidance_scale == 1:
         raise ConfigError(
             f"{given_as} is a setting of guidance, and with sample.guidance_scale=1 there is none; "
             "leave sample.guidance_by out, or give sample.guidance_scale=2, say"
         )
-    if found.role == "denoiser" and config.num_classes is None and sample.labels != "balanced":
+    if found.role != "classifier" and config.num_classes is None and sample.labels != "balanced":
         raise ConfigError(
             f"sample.labels={json.dumps(sample.labels)} is a setting of networks that take labels "
             f"and of guidance by a classifier, and {given_as} is neither; leave sample.labels out"
@@ -153,17 +176,17 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
 
 
 def require_end_known(config: RunConfig) -> None:
-    """Refuse a classifier that is to move eps where eps says nothing of the image.
+    """Refuse a gradient that is to move eps where eps says nothing of the image.
 
     Raises:
         ConfigError: the chain ends in pure noise.
     """
     if config.diffusion.ends_in_pure_noise:
         raise ConfigError(
-            f"{said(config, 'guidance_by')} is a classifier, which moves the predicted noise of "
-            "all that does not take every step of the chain by sample.sampler=ancestral, and where "
-            "the chain ends in pure noise that says nothing of the image; draw with "
-            "sample.sampler=ancestral and sample.num_steps=null, or leave the classifier out"
+            f"{said(config, 'guidance_by')} guides by a gradient, which moves the predicted noise "
+            "of all that does not take every step of the chain by sample.sampler=ancestral, and "
+            "where the chain ends in pure noise that says nothing of the image; draw with "
+            "sample.sampler=ancestral and sample.num_steps=null, or leave sample.guidance_by out"
         )
 
 
@@ -205,10 +228,10 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _classified(config: RunConfig) -> dict[str, Any]:
-    """Return what a network and a classifier must have in common for the one to guide the other."""
+def _scored(config: RunConfig) -> dict[str, Any]:
+    """Return what a network must have in common with one whose gradient guides it."""
     alike = _guidance_of(config)
-    del alike["diffusion.prediction=x_prev"]  # a classifier is called wherever the network is
+    del alike["diffusion.prediction=x_prev"]  # the other is called wherever the network is
     del alike["model.conditioning=text"]  # and whatever else that is given
     return alike
 

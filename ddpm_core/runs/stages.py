@@ -152,7 +152,7 @@ _ENTRIES = (
     ),
     Stage(
         name="evaluate",
-        help="measure bits/dim, Frechet distance and inception score; of a classifier its accuracy",
+        help="measure bits/dim, Frechet distance and inception score; of what guides its accuracy",
         entry="ddpm_core.evaluation.stage:run_evaluate",
         result=results.evaluation_of,
         place="evaluation",
@@ -234,9 +234,9 @@ def require_denoiser(config: RunConfig, command: str) -> None:
 def refuse_role(config: RunConfig, what: str) -> NoReturn:
     has = ", ".join(stages_of("train-ddpm", config.role))
     raise ConfigError(
-        f"{what} is of networks that draw images, and run {config.name!r} is a {config.role} of "
-        f"them (model.kind={config.model.kind}): it has the stages {has}. To draw with it, give "
-        f"another run --set sample.guidance_by={config.name}"
+        f"{what} is of networks that draw images, and run {config.name!r} draws none (model.kind="
+        f"{config.model.kind}): it has the stages {has}. To draw with it, give another run --set "
+        f"sample.guidance_by={config.name}"
     )
 
 

@@ -77,6 +77,13 @@ class TextFit:
 
         return fit
 
+    def among(self, texts: Text, *, at_once: int = 256) -> Classifier:
+        """Return the classifier whose classes are texts, of which so many are read at once."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            pieces = zip(texts.tokens.split(at_once), texts.mask.split(at_once), strict=True)
+            known = torch.cat([self.of_text(Text(*one)) for one in pieces])
+        return Classifier(lambda x_t, t: self.scale * self.network(x_t, t) @ known.T)
+
 
 Score = Classifier | TextFit
 """what a gradient is taken of"""

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 from ddpm_core.cluster import GetDevice
-from ddpm_core.conditioning import MEMBERS, Conditioning
+from ddpm_core.conditioning import MEMBERS, Conditioning, Text
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
-from ddpm_core.diffusion.wrappers.classifier_guidance import Score
+from ddpm_core.diffusion.wrappers.classifier_guidance import (
+    Classifier,
+    Score,
+    TextFit,
+)
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features.kept import FeatureRecipe, load_network
 from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract, looked_at
@@ -33,6 +37,7 @@ from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.shards.index import Index, Split, load_index
 from ddpm_core.store.manifest import Manifest
 from ddpm_core.store.storage import Store, open_store
+from ddpm_core.text.tokens import PAD
 from ddpm_core.units.ranges import Arrays, K, Range, publish
 from ddpm_core.units.units import Units
 
@@ -207,6 +212,20 @@ class EvaluationContext:
         with torch.inference_mode(mode=False):
             average, checkpoint = weights.average, weights.checkpoint
             return load_score(self.store, self.config, checkpoint, self.device, average=average)
+
+    @cached_property
+    def captions(self) -> tuple[Classifier, Tensor]:
+        """CLIP as a classifier of the captions of the held-out images, and which is of which image,
+        (n,) int64.
+        """
+        if not isinstance(self.score, TextFit):
+            raise ConfigError(f"model.kind={self.config.model.kind} says nothing of captions")
+        images = self.exact("test")
+        text = self._members(images, 0, len(images), frozenset({"text"})).text
+        if text is None:
+            raise DataError("the images have no captions")
+        tokens, numbers = text.tokens.unique(dim=0, return_inverse=True)
+        return self.score.among(Text(tokens, tokens != PAD)), numbers
 
     @cached_property
     def guide(self) -> Guide | None:

@@ -1,7 +1,11 @@
 """How often a classifier of noised images is right, by how noisy they are.
 
+CLIP is one whose classes are captions: those of the held-out images, equal ones once. So its
+accuracy is how often an image finds its own caption among all of them (recall at 1).
+
 Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4: what a classifier guides by it must
-tell at every noise of the process.
+tell at every noise of the process; Radford et al. 2021, arXiv:2103.00020, section 3.1.2: captions
+as classes.
 """
 
 from typing import Any

@@ -20,6 +20,7 @@ from ddpm_core.diffusion.integrate import FixedStep
 from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid
+from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
 from ddpm_core.evaluation.measuring.label_use import classified_part
 from ddpm_core.evaluation.measuring.noised import accuracy_part
@@ -55,7 +56,7 @@ def units_of(
         num_test: held-out images there are.
         has_features: whether there is a feature network.
     """
-    if config.role == "classifier":
+    if config.role != "denoiser":
         return list(_network_units("accuracy", num_test, config.evaluate))
     features = (
         *Unit.cut("features", "train", num_train, FEATURE_IMAGES),
@@ -194,16 +195,29 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
             ]
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case "accuracy":
-            return accuracy_part(
-                context.classifier,
-                build_schedule(context.config),
-                context.exact(unit.part).images(unit.start, unit.stop),
-                context.labels_of(context.exact(unit.part), unit.start, unit.stop),
-                torch.arange(unit.start, unit.stop, device=context.device),
-                seed=context.config.evaluate.seed,
-            )
+            return _accuracy(context, unit)
         case _:
             assert_never(unit.kind)
+
+
+def _accuracy(context: EvaluationContext, unit: Unit) -> Arrays:
+    images, score = context.exact(unit.part), context.score
+    own: Arrays = {}
+    if isinstance(score, Classifier):
+        classifier, labels = score, context.labels_of(images, unit.start, unit.stop)
+    else:
+        classifier, numbers = context.captions
+        labels = numbers[unit.start : unit.stop]
+        own = {"caption": labels.cpu()}
+    found = accuracy_part(
+        classifier,
+        build_schedule(context.config),
+        images.images(unit.start, unit.stop),
+        labels,
+        torch.arange(unit.start, unit.stop, device=context.device),
+        seed=context.config.evaluate.seed,
+    )
+    return {**found, **own}
 
 
 def _batches(context: EvaluationContext, unit: Unit) -> Iterator[Tensor]:

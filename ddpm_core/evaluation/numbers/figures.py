@@ -68,7 +68,7 @@ def rate_distortion_figure(bound: Bound) -> bytes:
 
 def loss_label(config: RunConfig) -> str:
     """Return what the training loss of the run is, and its unit; see `Objective.losses`."""
-    if config.role == "classifier":
+    if config.role != "denoiser":
         return "mean cross entropy [nats]"
     predicted = _PREDICTED[config.diffusion.prediction]
     match config.train.loss:

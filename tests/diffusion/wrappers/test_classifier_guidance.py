@@ -6,11 +6,16 @@ import torch
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.paths.flow import Straight
 from ddpm_core.diffusion.paths.sigma import sigma_at
-from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, ClassifierGuided
+from ddpm_core.diffusion.wrappers.classifier_guidance import (
+    Classifier,
+    ClassifierGuided,
+    TextFit,
+)
 from ddpm_core.diffusion.wrappers.guidance import Interval
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.diffusion.wrappers.thresholding import StaticThreshold
 from ddpm_core.errors import ConfigError
+from ddpm_core.text.tokens import encode
 from tests.diffusion.analytic import Mixture, row
 from tests.diffusion.chains import PAPER, SHORT, every_t, normal
 from tests.diffusion.every_path import PATHS, exact
@@ -54,6 +59,54 @@ def test_the_score_with_the_exact_classifier_is_that_of_the_class(name, kind):
     # Twice the scale moves twice as far.
     twice = ClassifierGuided(exact(DATA, path), log_posterior(path), 2.0).predict(x_t, t).eps
     torch.testing.assert_close(twice - plain, 2 * (expected.eps - plain), rtol=1e-6, atol=1e-6)
+
+
+def exact_fit(path, calls):
+    """Return a network of features: an image fits "0" by log p(class 0 | x_t), and "1" by minus
+    that.
+    """
+    of_class = log_posterior(path)
+
+    def images(x_t, t):
+        log_p = of_class(x_t, t)
+        return torch.stack([log_p, -log_p], dim=1) / 25
+
+    def texts(text):
+        calls.append(len(text.tokens))
+        return torch.eye(2, dtype=torch.float64)[text.tokens[:, 0] - encode(["0"], 2).tokens[0, 0]]
+
+    return TextFit(images, texts, 25.0)
+
+
+@pytest.mark.parametrize("form", ["eps", "mean"])
+def test_a_text_guides_as_the_class_that_it_names(form):
+    """Catches: a scale that is left out, features of another text, or of one text for all images,
+    a gradient of the text, texts that are read again at every step, or cannot be differentiated
+    beside since they were read in inference mode."""
+    calls, t = [], every_t(SHORT)
+    fit, x_t, data = exact_fit(SHORT, calls), normal(50, 2, seed=1), DATA.denoiser(SHORT)
+    with torch.inference_mode():
+        one = ClassifierGuided(data, fit.log_probability(encode(["0"], 2)), 1.5, form)
+        named = encode(["0", "1"] * 25, 2)
+        each = ClassifierGuided(data, fit.log_probability(named), 1.5, form)
+        found, mixed = (guided.predict(x_t, t).value for guided in (one, each))
+        one.predict(x_t, t)
+    assert calls == [1, 50]
+    wanted = ClassifierGuided(data, log_posterior(SHORT), 1.5, form).predict(x_t, t).value
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(mixed[::2], wanted[::2])
+    assert float((mixed - wanted)[1::2].abs().max()) > 0.01
+
+
+def test_a_classifier_among_texts_has_one_class_for_each():
+    """Catches: texts in another order, or of one of the pieces in which they are read; no scale."""
+    calls, t = [], every_t(SHORT)
+    fit, x_t = exact_fit(SHORT, calls), normal(50, 2, seed=1)
+    logits = fit.among(encode(["1", "0", "0"], 2), at_once=2).network(x_t, t)
+    assert calls == [2, 1]
+    log_p = log_posterior(SHORT)(x_t, t)
+    torch.testing.assert_close(logits[:, 1:], log_p[:, None].expand(-1, 2))
+    torch.testing.assert_close(logits[:, 0], -log_p)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
