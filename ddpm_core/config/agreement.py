@@ -194,6 +194,30 @@ def _images_and_workers_fit(config: "RunConfig") -> None:
         )
 
 
+def _captions_are_told_apart(config: "RunConfig") -> None:
+    compute, size = config.compute, config.train.global_batch_size
+    if config.role != "clip":
+        return
+    if size < 2:
+        raise ValueError(
+            f"train.global_batch_size={size}: model.kind=clip learns to tell the captions of a "
+            "batch apart; give at least 2, and rather hundreds"
+        )
+    if compute.micro_batch_size is not None:
+        raise ValueError(
+            f"compute.micro_batch_size={compute.micro_batch_size} shows the network few images "
+            "after the other, and model.kind=clip holds the captions of the whole batch at once "
+            "against each image: leave it out; compute.checkpoint_activations=true saves memory, "
+            "and so do more workers"
+        )
+    if compute.cuda_graphs and compute.num_workers > 1:
+        raise ValueError(
+            "compute.cuda_graphs=true records what a step of one worker computes, and with "
+            f"compute.num_workers={compute.num_workers} model.kind=clip looks at what several "
+            "workers computed in the middle of it: leave compute.cuda_graphs out"
+        )
+
+
 def _memory_is_saved(config: "RunConfig") -> None:
     compute, size = config.compute, config.train.global_batch_size
     share = size // compute.num_workers
@@ -247,6 +271,7 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     _previews_are_possible,
     guide_is_another,
     _images_and_workers_fit,
+    _captions_are_told_apart,
     _memory_is_saved,
     _state_is_divided_among_several,
     _neighbours_are_there,

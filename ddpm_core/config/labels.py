@@ -63,23 +63,24 @@ def labels_are_there(config: "RunConfig") -> None:
 
 
 def prompts_are_read(config: "RunConfig") -> None:
-    """Refuse settings of texts where the network is given none."""
-    prompts, dropout = config.sample.prompts, config.train.text_dropout
-    if (
-        not config.model.uses_text
-        and dropout != type(config.train).model_fields["text_dropout"].default
-    ):
+    """Refuse settings of texts where neither the network nor what guides it is given any."""
+    sample, dropout = config.sample, config.train.text_dropout
+    if config.model.uses_text:
+        return
+    if dropout != type(config.train).model_fields["text_dropout"].default:
         raise ValueError(
             f"train.text_dropout={dropout} is a setting of model.conditioning=text, and the "
             "network is given no text; leave train.text_dropout out, or set "
             "model.conditioning=text"
         )
-    if config.model.uses_text or prompts == SampleConfig.model_fields["prompts"].default:
+    if sample.prompts == SampleConfig.model_fields["prompts"].default:
+        return
+    if sample.guidance_by is not None and not _is_own(config):  # perhaps CLIP
         return
     raise ValueError(
-        f"sample.prompts={json.dumps(prompts, ensure_ascii=False)[:100]} is a setting of "
-        "model.conditioning=text, and the network is given no text; leave sample.prompts out, or "
-        "set model.conditioning=text"
+        f"sample.prompts={json.dumps(sample.prompts, ensure_ascii=False)[:100]} is a setting of "
+        "model.conditioning=text, or of sample.guidance_by a run of model.kind=clip, and the "
+        "network is given no text; leave sample.prompts out, or set one of the two"
     )
 
 

@@ -51,19 +51,22 @@ class SampleConfig(Section):
     by number or name, as in [3] or ["cat", "dog"]"""
     prompts: Prompts = "held_out"
     """of model.conditioning=text, what the images are of: the captions of the held-out images in
-    turn (held_out), or those of the training images (training), each image's first; a text; several
-    in turn, as in ["a red seven", "a blue two"]; or a file of them, one a line, as in @prompts.txt
-    or @s3://bucket/prompts.txt, which is read once: its texts become the setting"""
+    turn (held_out), or those of the training images (training), each image's first; or, also of
+    guidance by CLIP (guidance_by): a text; several in turn, as in ["a red seven", "a blue two"]; or
+    a file of them, one a line, as in @prompts.txt or @s3://bucket/prompts.txt, which is read once:
+    its texts become the setting"""
     guidance_scale: float = Field(1.0, ge=0, le=1000)
     """how far the prediction is followed beyond that of a reference, which is the network without
     the label or with the empty text (model.conditioning), or other weights (guidance_by); 1: no
     guidance, 0: as without either, both at half the calls of the network. Of a classifier: how many
-    times the gradient of log p(class | x_t) is followed, 1 as it is"""
+    times the gradient of log p(class | x_t) is followed, 1 as it is; of CLIP: of how well x_t fits
+    the prompt"""
     guidance_by: Annotated[str | None, PLACE] = None
     """other weights that guide, as RUN@STEP:AVERAGE (@200, small@newest): a weaker model given the
     same labels, if any, as the reference (a smaller network, an earlier step); or a classifier of
     noised images (a run of model.kind=classifier), which also makes images of classes of a network
-    that takes no labels; with guidance_scale"""
+    that takes no labels; or CLIP (a run of model.kind=clip), which makes images of prompts of one
+    that takes no texts; with guidance_scale"""
     guidance_interval: tuple[float, float | None] | None = None
     """noise levels sigma = noise / signal in (low, high] at which there is guidance, as in [0.3, 3]
     or, without an end, [0.3, null]; null or []: all. Elsewhere the network is called once"""

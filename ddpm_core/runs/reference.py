@@ -100,6 +100,9 @@ def trained_by(store: Store, config: RunConfig, key: Key = "model") -> RunConfig
         # The classifier says of what its images are; and CLIP knows of no classes.
         if config.num_classes is None or found.role == "clip":
             there["model.num_classes"] = config.num_classes
+        if found.role == "clip" and config.model.uses_text:
+            here |= {"model.text_length": config.model.text_length}
+            there |= {"model.text_length": found.model.text_length}
     else:
         here, there = _guidance_of(config), _guidance_of(found)
     if lines := _differences(here, there):
@@ -168,10 +171,29 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
             f"{given_as} is a setting of guidance, and with sample.guidance_scale=1 there is none; "
             "leave sample.guidance_by out, or give sample.guidance_scale=2, say"
         )
+    _require_texts(config, found)
     if found.role != "classifier" and config.num_classes is None and sample.labels != "balanced":
         raise ConfigError(
             f"sample.labels={json.dumps(sample.labels)} is a setting of networks that take labels "
             f"and of guidance by a classifier, and {given_as} is neither; leave sample.labels out"
+        )
+
+
+def _require_texts(config: RunConfig, found: RunConfig) -> None:
+    """Refuse CLIP without texts to lead to, and texts that nobody is given."""
+    if config.model.uses_text:
+        return
+    texts, given_as = config.sample.prompts, said(config, "guidance_by")
+    if found.role == "clip" and isinstance(texts, str):
+        raise ConfigError(
+            f"{given_as} is CLIP, which leads to what a text says, and sample.prompts={texts} are "
+            "the captions that a network of texts was trained with; give texts, e.g. --set "
+            'sample.prompts=["the digit seven"]'
+        )
+    if found.role != "clip" and texts != type(config.sample).model_fields["prompts"].default:
+        raise ConfigError(
+            f"sample.prompts={json.dumps(texts)[:100]} is a setting of networks that are given "
+            f"texts, and of guidance by CLIP, and {given_as} is neither; leave sample.prompts out"
         )
 
 

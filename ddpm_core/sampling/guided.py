@@ -184,7 +184,7 @@ def describe_guidance(
         takes_text: whether it takes texts.
     """
     about: dict[str, object] = {}
-    if takes_text:
+    if takes_text or not isinstance(sample.prompts, str):  # given to the network, or to CLIP
         about["prompts"] = _said(sample.prompts)
     if num_classes is not None:
         listed = sample.labels

@@ -15,6 +15,7 @@ from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.config.prompts import cut_text
 from ddpm_core.errors import ConfigError
+from ddpm_core.runs.reference import scored_by
 from ddpm_core.shards.classes import Classes, label_numbers, labelled_classes, require_labels
 from ddpm_core.store.storage import Store
 from ddpm_core.text.tokens import encode
@@ -105,7 +106,11 @@ class Plan:
 
 
 def plan_of(
-    config: RunConfig, classes: Classes | None, captions: Sequence[str] | None = None
+    config: RunConfig,
+    classes: Classes | None,
+    captions: Sequence[str] | None = None,
+    *,
+    score: RunConfig | None = None,
 ) -> Plan:
     """Return what the samples of a run are of.
 
@@ -114,13 +119,15 @@ def plan_of(
         classes: that the labels of its samples stand for, see `labelled_classes`; None: there are
             none, or not known, as of imported weights.
         captions: that `sample.prompts` names by a word; None: they are not known.
+        score: the network whose gradient guides; None: there is none.
 
     Raises:
         ConfigError: `sample.labels` needs a data set, or names no class of it; `sample.prompts`
             needs captions.
     """
     plan = _plan_of_classes(config, classes)
-    if not config.model.uses_text:
+    reader = config if config.model.uses_text else score
+    if reader is None or not reader.model.uses_text:
         return plan
     prompts = config.sample.prompts
     if isinstance(prompts, str):
@@ -130,7 +137,7 @@ def plan_of(
                 'are none; give texts, e.g. --set sample.prompts=["a red seven"]'
             )
         prompts = tuple(captions)
-    return replace(plan, prompts=prompts, text_length=config.model.text_length)
+    return replace(plan, prompts=prompts, text_length=reader.model.text_length)
 
 
 def _plan_of_classes(config: RunConfig, classes: Classes | None) -> Plan:
@@ -158,4 +165,4 @@ def load_plan(store: Store, config: RunConfig) -> Plan:
         ConfigError: as `plan_of` and `labelled_classes`.
         DataError: as `labelled_classes`.
     """
-    return plan_of(config, labelled_classes(store, config))
+    return plan_of(config, labelled_classes(store, config), score=scored_by(store, config))

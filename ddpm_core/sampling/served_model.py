@@ -77,6 +77,7 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         trained = _network(config, Path(artifacts["weights"]), said["ema_sha256"])
         network = _averaged(config, trained, device)
         guide: Guide | None = None
+        of: RunConfig | None = None
         if "guide" in artifacts:
             of = RunConfig.from_json(Path(artifacts["guide_run"]).read_bytes())
             found = _network(of, Path(artifacts["guide"]), said["guide_sha256"])
@@ -85,8 +86,9 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
         classes = Classes(tuple(names), tuple(counts)) if names else None
+        plan = plan_of(config, classes, score=of)
         denoiser = build_denoiser(config, network, network.null)
-        self._model = Model(config, denoiser, guide, plan_of(config, classes), device)
+        self._model = Model(config, denoiser, guide, plan, device)
 
     def predict(
         self,

@@ -135,7 +135,10 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
         ),
         (
             {"model.patch_size": 2},
-            ["model.patch_size is a key of model.kind=dit, and this is", "or set model.kind=dit"],
+            [
+                "model.patch_size is a key of model.kind=dit and model.kind=clip, and this is",
+                "or set model.kind=dit",
+            ],
         ),
         (
             {"model.kind": "dit", "model": {"kind": "unet"}},
@@ -204,7 +207,7 @@ def test_what_is_wrong_with_a_kind_or_its_keys_is_said_in_its_words(changes, par
         ),
         (
             {"patch_size": 2},
-            "model.patch_size is a key of model.kind=dit, and this is model.kind=un",
+            "model.patch_size is a key of model.kind=dit and model.kind=clip, and this is",
         ),
         (
             {"kind": "dit", "num_layers": "2"},
@@ -249,7 +252,7 @@ def test_every_key_is_known_to_help_and_form():
         assert set(config.flat()) <= set(RunConfig.keys())
     text = describe_keys()
     assert 'model.kind ("unet"): which network' in text
-    assert "[unet, dit, mlp, multiscale, adm, classifier]" in " ".join(text.split())
+    assert "[unet, dit, mlp, multiscale, adm, classifier, clip]" in " ".join(text.split())
     of_dit = text[text.index("of model.kind=dit:") : text.index("of model.kind=mlp:")]
     assert "    model.patch_size (2): pixels on a side" in of_dit
     assert "base_channels" not in of_dit

@@ -58,6 +58,23 @@ def classifier_config(**changes) -> RunConfig:
     return config.replaced({"model": {"kind": "classifier", **half}, **changes})
 
 
+def clip_config(**changes) -> RunConfig:
+    """Return CLIP of the images and the noise of `tiny_config`."""
+    towers = {
+        "kind": "clip",
+        "patch_size": 4,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "text_hidden_size": 16,
+        "text_num_layers": 1,
+        "text_num_heads": 2,
+        "num_features": 8,
+        "text_length": 16,
+    }
+    return tiny_config(name="clip").replaced({"model": towers, **changes})
+
+
 def commit_random_weights(store: Store, config: RunConfig, *, seed: int = 0) -> Manifest:
     """Shard the data and commit a final checkpoint whose weights were never trained.
 

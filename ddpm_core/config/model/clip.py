@@ -56,7 +56,7 @@ class ClipConfig(NetworkConfig):
 
     @model_validator(mode="after")
     def _classes_belong_to_labels(self) -> Self:
-        for key in ("conditioning", "num_classes", "known"):
+        for key in NetworkConfig.model_fields.keys() - {"kind", "text_length"}:
             value, default = getattr(self, key), type(self).model_fields[key].default
             if value != default:
                 raise ValueError(
