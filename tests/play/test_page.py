@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -35,6 +37,9 @@ DRIFT = {
 }
 
 
+pytest_plugins = ["tests.s3_fixtures"]
+
+
 @needs_browser
 @pytest.mark.slow
 def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
@@ -42,12 +47,34 @@ def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
     shown while it is made, and a mask that does not reach the model."""
     where, config = trained
     open_run(where, config)
+    with played(where.uri, tmp_path) as seen:
+        use(seen)
+        (kept,) = tmp_path.joinpath("tmp").glob("ddpm-play-*")
+        assert any(kept.rglob("*.png"))
+    assert not any(tmp_path.joinpath("tmp").rglob("*.png"))  # what was drawn goes with the page
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_drawn_from(s3_store, trained, tmp_path):  # noqa: F811
+    """Catches: a model that is looked for on the disk, and a process without the bucket's keys."""
+    where, config = trained
+    open_run(where, config)
+    for path in filter(Path.is_file, Path(where.uri).rglob("*")):
+        s3_store.write(str(path.relative_to(where.uri)), path.read_bytes())
+    with played(s3_store.uri, tmp_path) as seen:
+        draw(seen)
+
+
+@contextmanager
+def played(root, folder):
+    """Give the page of `ddpm play` on a root, in a browser; end the process as a person does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ddpm_core", "play", "--root", where.uri, "--port", str(port)]
-    (tmp_path / "tmp").mkdir()
-    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    command = [sys.executable, "-m", "ddpm_core", "play", "--root", root, "--port", str(port)]
+    (folder / "tmp").mkdir()
+    environment = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder / "tmp")}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_control_c
     ) as server:
@@ -56,13 +83,10 @@ def test_a_person_draws_and_paints(trained, tmp_path):  # noqa: F811
             address = f"http://127.0.0.1:{port}"
             wait_until_served(address)
             with opened(address) as seen:
-                use(seen)
-            (kept,) = tmp_path.joinpath("tmp").glob("ddpm-play-*")
-            assert any(kept.rglob("*.png"))
+                yield seen
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(60) in (0, 130)
-    assert not any(tmp_path.joinpath("tmp").rglob("*.png"))  # what was drawn goes with the page
 
 
 def test_what_is_painted_on_is_what_was_taken(trained):  # noqa: F811
@@ -139,7 +163,6 @@ def heed_control_c():
 
 
 def use(seen):
-    note = seen.locator("#draw-note")
     seed = seen.locator("#seed input")
     seed.fill("-3")
     seed.press("Tab")
@@ -147,10 +170,7 @@ def use(seen):
     seen.get_by_text("seed=-3 must be from 0 to").wait_for()
     seed.fill("0")
     seed.press("Tab")
-    seen.click("#draw")
-    note.filter(has_text=re.compile(r"step \d+ of \d+")).wait_for()
-    note.filter(has_text="step 21 of 21").wait_for()
-    assert seen.locator("#drawn img").get_attribute("src").endswith(".png")
+    draw(seen)
     seen.get_by_role("tab", name="paint").click()
     seen.click("#take")
     canvas = seen.locator("#editor canvas").first
@@ -166,6 +186,14 @@ def use(seen):
     seen.mouse.up()
     seen.click("#paint")
     seen.locator("#painted img").wait_for()
+
+
+def draw(seen):
+    note = seen.locator("#draw-note")
+    seen.click("#draw")
+    note.filter(has_text=re.compile(r"step \d+ of \d+")).wait_for()
+    note.filter(has_text="step 21 of 21").wait_for()
+    assert seen.locator("#drawn img").get_attribute("src").endswith(".png")
 
 
 def wait_until_served(address):
