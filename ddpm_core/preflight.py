@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ddpm_core import machine
-from ddpm_core.composing.ahead import grown, part_of
+from ddpm_core.composing.ahead import captions_of, grown, part_of
 from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
@@ -22,7 +22,9 @@ from ddpm_core.runs import base, chosen, going_on, named_data, results
 from ddpm_core.runs.reference import is_own, keys_given, require_end_known, scored_by
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks, needs_of, require_stages, stages_of
+from ddpm_core.shards.caption_words import caption_lines, require_captions
 from ddpm_core.shards.classes import classes_text, labelled_classes, require_classes, require_labels
+from ddpm_core.shards.index import load_index
 from ddpm_core.shards.one_class import distance_warning
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import Glance, glance
@@ -46,6 +48,8 @@ class Findings:
     """whether this machine is the one that would train"""
     dataset: str | None = None
     """which data set below the root is used, or may be, for people; None: none that is known"""
+    captions: Sequence[str] = ()
+    """lines on the captions of the images, as far as they are known"""
 
     def lines(self, config: RunConfig) -> list[str]:
         """Return them for people; of a training, after a few steps of it for trial."""
@@ -60,6 +64,7 @@ class Findings:
         if seen is not None:
             lines.append(f"images: {seen.text}")
             lines += _class_lines(config, seen)
+        lines += self.captions
         known = seen is not None and seen.num_train is not None and seen.num_test is not None
         is_made = config.data.sets is None and known  # else no shard is written
         num_images = seen.num_train + seen.num_test if is_made else None  # type: ignore[union-attr,operator]
@@ -118,6 +123,7 @@ def preflight(
     if "study" in missing and scored_by(store, config) is not None:
         require_end_known(config)  # it draws by other samplers too
     require_images(config, missing)
+    require_captions(config)
     of_base = base.require_fit(store, config)
     if here:
         store.require_writable()
@@ -143,7 +149,8 @@ def preflight(
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
     found += [of_base] if of_base is not None else []
-    return Findings(missing, source, found, here, dataset)
+    captions = _caption_lines(store, config, source)
+    return Findings(missing, source, found, here, dataset, captions)
 
 
 def require_earlier(
@@ -268,6 +275,19 @@ def require_meanings(
             classes = known.names
         if classes is not None or not any_checks(missing, "images"):
             require_labels(config, classes)
+
+
+def _caption_lines(store: Store, config: RunConfig, source: Glance | None) -> list[str]:
+    """Return what is to be said of captions, by the source or by the data set that is there."""
+    if config.data.captions == "none":
+        return []
+    if source is not None:
+        return caption_lines(config, source.captions, source.classes)
+    with suppress(DataError):  # the stages that read the index say what is damaged
+        if (pointer := results.dataset_pointer(store, config.name)) is not None:
+            index = load_index(store, pointer.folder, pointer.fingerprint)
+            return caption_lines(config, captions_of(index), index.label.names)
+    return []
 
 
 def _is_served(store: Store, config: RunConfig, stage: str) -> bool:

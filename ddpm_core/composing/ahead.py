@@ -1,5 +1,6 @@
 """What a data set that is made of others will consist of, before anything of it is made."""
 
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,7 +12,8 @@ from ddpm_core.composing.compose import Plan, plan
 from ddpm_core.config import DataConfig, RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs import grown_data, named_data
-from ddpm_core.shards.index import SPLITS, load_index
+from ddpm_core.shards.captions import CaptionCounts, sum_of
+from ddpm_core.shards.index import SPLITS, Index, Split, load_index
 from ddpm_core.sources.glance import Glance
 from ddpm_core.store.pinned_file import read_pinned
 from ddpm_core.store.storage import Store
@@ -70,6 +72,7 @@ def glance_of(made: Plan) -> Glance:
         name if weight is None else f"{name} ({weight} of {sum(made.weights or ())})"
         for name, weight in zip(names, weights, strict=True)
     )
+    captions = None if made.chooses else _captions(made)
     if made.keys is not None or made.data.duplicates == "drop":
         return Glance(
             None, None, f"at most {train} to train on and {test} held out, of {text}", made.names
@@ -80,7 +83,30 @@ def glance_of(made: Plan) -> Glance:
         f"{train} images to train on, {test} held out, of {text}",
         made.names,
         tuple(counts["train"].tolist()),
+        captions,
     )
+
+
+def captions_of(index: Index) -> dict[Split, CaptionCounts] | None:
+    """Return split -> captions of the images of a data set; None: they have none."""
+    counts = None if index.captions is None else index.captions.counts
+    return None if counts is None else {split: counts[split] for split in SPLITS}
+
+
+def _captions(made: Plan) -> dict[Split, CaptionCounts] | None:
+    """Return the captions of all images of the data sets together; None: they have none."""
+    each = [(one.index, captions_of(one.index)) for one in made.given]
+    if all(captions is None for _, captions in each):
+        return None
+    return {
+        split: sum_of(
+            CaptionCounts(Counter({0: index.num_images[split]}))
+            if captions is None
+            else captions[split]
+            for index, captions in each
+        )
+        for split in SPLITS
+    }
 
 
 def grown(store: Store, config: RunConfig, seen: Glance) -> Glance:
@@ -120,7 +146,13 @@ def part_of(data: DataConfig, seen: Glance) -> Glance:
         counts = tuple(count for label, count in zip(labels, counts, strict=True) if label >= 0)
     text = f"of these some stay: {_rules(data)}; {seen.text}"
     return replace(
-        seen, num_train=None, num_test=None, text=text, classes=names, class_counts=counts
+        seen,
+        num_train=None,
+        num_test=None,
+        text=text,
+        classes=names,
+        class_counts=counts,
+        captions=None,
     )
 
 

@@ -195,7 +195,8 @@ class Source:
         return read_shard(self._store, self.index, self.index.located_at(split, number))
 
     def _where(self, split: Split, number: int) -> str:
-        return self._store.uri_of(self.index.located_at(split, number).key)
+        file = self.index.located_at(split, number)
+        return file.key if file.is_outside else self._store.uri_of(file.key)
 
 
 def left_out_of(store: Store, index: Index) -> Iterator[Rejected]:

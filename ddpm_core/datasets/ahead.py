@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from ddpm_core.composing.ahead import composed_plan, glance_of
+from ddpm_core.composing.ahead import captions_of, composed_plan, glance_of
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
 from ddpm_core.runs import named_data, results
@@ -32,7 +32,8 @@ def in_named_sets(store: Store, config: RunConfig) -> Glance | None:
         raise DataError(f"{error} of a run with the source that it was made from") from None
     train, test = (index.num_images[split] for split in ("train", "test"))
     text = f"{train} images to train on, {test} held out, in {store.uri_of(index.manifest.folder)}"
-    return Glance(train, test, text, index.label.names, index.label.counts["train"])
+    counts = index.label.counts["train"]
+    return Glance(train, test, text, index.label.names, counts, captions_of(index))
 
 
 def dataset_text(store: Store, config: RunConfig) -> str | None:

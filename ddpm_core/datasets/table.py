@@ -59,6 +59,7 @@ def show_dataset(store: Store, text: str) -> str:
         ("images", f"{train} to train on, {test} held out"),
         ("shape", f"{_shape(index)}, {index.image.dtype}"),
         ("classes", classes_text(index.label.names, index.label.counts["train"])),
+        *_caption_rows(index),
         ("bytes", _bytes(index) + (", beside what it is made of" if ancestors else "")),
         ("shards", str(sum(len(index.shards[split]) for split in SPLITS))),
         ("left out", f"{len(index.rejected)} files of the source"),
@@ -74,6 +75,13 @@ def show_dataset(store: Store, text: str) -> str:
     if first is not None:
         rows.append(("grid", store.uri_of(f"{named.pointer.folder}/{first.name}")))
     return "\n".join(f"{key:<9}  {value}" for key, value in rows)
+
+
+def _caption_rows(index: Index) -> list[tuple[str, str]]:
+    """Return what is said of its captions, a row for each split; [] if there are none."""
+    if index.captions is None or index.captions.counts is None:
+        return []
+    return [("captions", f"of {split}: {one}") for split, one in index.captions.counts.items()]
 
 
 def _ancestor(store: Store, one: Ancestor) -> str:

@@ -153,6 +153,7 @@ def _data(facts: Facts) -> Iterator[str]:
             )
             if values  # not known of images that are used in place
         ),
+        *_captions(facts),
         ("left out", f"{len(index.rejected):,} files that could not be used"),
         *(("made of", _ancestor(one)) for one in made_of(index.manifest)),
         *(
@@ -175,6 +176,15 @@ def _data(facts: Facts) -> Iterator[str]:
     if index.rejected:
         left = [(one.key, one.reason) for one in index.rejected[:100]]
         yield html.folded("files that were left out", html.table(left, head=("file", "why")))
+
+
+def _captions(facts: Facts) -> Iterator[tuple[object, ...]]:
+    data, index = facts.config.data, facts.index
+    if data.captions == "classes":
+        yield "captions", f"made from the names of the classes: {'; '.join(data.caption_templates)}"
+    elif index is not None and index.captions is not None:
+        for split, counts in (index.captions.counts or {}).items():
+            yield f"captions of {split}", str(counts)
 
 
 def _ancestor(one: Ancestor) -> str:

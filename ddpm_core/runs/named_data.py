@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ddpm_core.config import RunConfig, identity
+from ddpm_core.config.captions import KEYS_OF_CLASSES
 from ddpm_core.config.data_ref import DataRef, DataSets, is_folder_name
 from ddpm_core.config.joined import PART_KEYS, joined
 from ddpm_core.errors import ConfigError, DataError, RunConflictError
@@ -69,6 +70,7 @@ def with_sets(
     if "sets" not in given and not isinstance(changes.get("data"), dict):
         said = first.data.model_dump(mode="json", include=set(PART_KEYS))
         section |= {key: said[key] for key in PART_KEYS}
+    section |= _of_classes(first, given, section)
     section = _chosen(store, named, section, {k: given[k] for k in PART_KEYS if k in given})
     _require_own(store, run, sets, named, section)
     _require_agreement(given, section, str(section["sets"]))
@@ -76,6 +78,19 @@ def with_sets(
     # Keys that there are not stay, to be refused with what was meant.
     others = {key: value for key, value in given.items() if key not in _DEFAULTS}
     return {**rest, "data": section | others}
+
+
+def _of_classes(
+    first: RunConfig, given: Mapping[str, Any], section: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the keys of captions that are made of classes, of a data set that has none itself."""
+    if section.get("captions", "none") not in ("none", "classes"):
+        return {}
+    said = first.data.model_dump(mode="json", include=set(KEYS_OF_CLASSES))
+    own = (said if said["captions"] == "classes" else {}) | {
+        key: given[key] for key in KEYS_OF_CLASSES if key in given
+    }
+    return own if own.get("captions") in ("classes", "none") else {}
 
 
 def made_as(store: Store, named: NamedSet) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Bundle(Source):
         self.classes = splits.classes
         self.num_images = {"train": len(splits.train), "test": len(splits.test)}
         self.passed_over = {}
+        self.captions = splits.caption_counts()
 
     def digest(self) -> str:
         return self._splits.digest()

@@ -86,6 +86,7 @@ class Collection(Source):
         self.class_counts = listing.train.class_counts(len(listing.classes))
         self.num_images = {split: len(items) for split, items in self._items.items()}
         self.passed_over = dict(listing.passed_over.counts)
+        self.captions = listing.caption_counts()
         self.left_out = listing.passed_over.lines(only_lost=True)
 
     def find_out(

@@ -10,6 +10,7 @@ from ddpm_core.config import ComputeConfig, DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.images.decode import TOO_SMALL
 from ddpm_core.images.names import quoted
+from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.index import SPLITS, Rejected, Split
 from ddpm_core.shards.shard import MadeShard
 from ddpm_core.store.storage import Store
@@ -42,6 +43,8 @@ class Source(abc.ABC):
     """those that may have been meant as images: a line for each reason, with the first names"""
     notes: Mapping[str, int] = MappingProxyType({})
     """what is out of the ordinary about images that are taken -> how many"""
+    captions: Mapping[Split, CaptionCounts] | None = None
+    """of the images, those that turn out to be unusable among them; None: they come without"""
 
     def find_out(  # noqa: B027 - of images in memory all is known
         self, store: Store, compute: ComputeConfig, *, may_be_there: Callable[[], bool]

@@ -3,6 +3,7 @@
 Needs no cluster, so that a source that cannot be used is refused in a second, not after Ray began.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
+from ddpm_core.shards.captions import CaptionCounts
+from ddpm_core.shards.index import Split
 from ddpm_core.sources import seals
 from ddpm_core.sources.captions import captions_of
 from ddpm_core.sources.containers.container import Container
@@ -37,6 +40,8 @@ class Glance:
     """what label 0, 1, ... means; None: not known yet"""
     class_counts: tuple[int, ...] | None = None
     """training images of each class; None: not known yet"""
+    captions: Mapping[Split, CaptionCounts] | None = None
+    """split -> captions of its images; None: they have none, or not known yet"""
 
 
 def listed(data: DataConfig, *, cache: Path) -> tuple[Container, Listing]:
@@ -93,6 +98,7 @@ def glance(data: DataConfig, *, cache: Path, store: Store | None = None) -> Glan
             listing.classes,
             listing.train.class_counts(len(listing.classes)),
             sum(listing.passed_over.counts.values()),
+            listing.caption_counts(),
         )
     if data.name == "digits":  # no need of the two seconds that scikit-learn takes to import
         num_test = data.num_test_images or 0
@@ -108,7 +114,14 @@ def glance(data: DataConfig, *, cache: Path, store: Store | None = None) -> Glan
     splits = load_splits(data, cache=cache)
     counts = np.bincount(splits.train.labels, minlength=len(splits.classes))
     text = f"{data.name}, made here" if data.is_made else f"{data.name} from {data.source}"
-    return _told(len(splits.train), len(splits.test), text, splits.classes, tuple(counts.tolist()))
+    return _told(
+        len(splits.train),
+        len(splits.test),
+        text,
+        splits.classes,
+        tuple(counts.tolist()),
+        splits.caption_counts(),
+    )
 
 
 def _known(store: Store, data: DataConfig) -> Glance | None:
@@ -123,6 +136,7 @@ def _known(store: Store, data: DataConfig) -> Glance | None:
         known.classes,
         known.class_counts,
         known.num_passed_over,
+        known.captions,
     )
 
 
@@ -133,10 +147,11 @@ def _of_collection(
     classes: tuple[str, ...],
     class_counts: tuple[int, ...],
     num_passed_over: int,
+    captions: Mapping[Split, CaptionCounts] | None,
 ) -> Glance:
     text = f"{len(classes)} class(es), in {uri}"
     text += f"; {num_passed_over} files passed over" if num_passed_over else ""
-    return _told(num_train, num_test, text, classes, class_counts)
+    return _told(num_train, num_test, text, classes, class_counts, captions)
 
 
 def _in_bucket(source: str) -> Glance:
@@ -155,6 +170,7 @@ def _told(
     rest: str,
     classes: tuple[str, ...] | None = None,
     class_counts: tuple[int, ...] | None = None,
+    captions: Mapping[Split, CaptionCounts] | None = None,
 ) -> Glance:
     text = f"{num_train} images to train on, {num_test} held out, {rest}"
-    return Glance(num_train, num_test, text, classes, class_counts)
+    return Glance(num_train, num_test, text, classes, class_counts, captions)

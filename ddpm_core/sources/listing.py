@@ -31,6 +31,8 @@ from ddpm_core.images.names import (
     shown,
     text_of,
 )
+from ddpm_core.shards.captions import CaptionCounts
+from ddpm_core.shards.index import Split
 from ddpm_core.sources.captions import Captions
 from ddpm_core.sources.containers.container import MAX_ENTRIES, Container, PassedOver
 from ddpm_core.sources.folder_runs import Run, folders_of, runs_of
@@ -55,6 +57,11 @@ class Listing:
     """what label 0, 1, ... means; the names of folders are in the order of their bytes"""
     passed_over: PassedOver
     """what was left out, and why"""
+
+    def caption_counts(self) -> dict[Split, CaptionCounts] | None:
+        """Return split -> captions of its images; None: they come without."""
+        train, test = self.train.caption_counts(), self.test.caption_counts()
+        return None if train is None or test is None else {"train": train, "test": test}
 
     def only(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> "Listing":
         """Return the images of these numbers in each split; the classes stay what they are."""

@@ -9,17 +9,20 @@ the ledger of the files is as quick.
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ddpm_core.canonical import canonical_json, fingerprint
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.images.names import quoted
 from ddpm_core.progress import WARNING
+from ddpm_core.shards.captions import CaptionCounts
+from ddpm_core.shards.index import SPLITS, Split
 from ddpm_core.sources import ledger
+from ddpm_core.sources.caption_table import table_at
 from ddpm_core.sources.containers import marks
 from ddpm_core.sources.containers.lmdb_export import DATA_FILE, is_lmdb
 from ddpm_core.sources.containers.opening import ARCHIVES, shards_below
@@ -55,14 +58,27 @@ class Known:
     num_train: int
     num_test: int
     num_passed_over: int
+    captions: Mapping[Split, CaptionCounts] | None = None
+    """split -> captions of its images"""
 
 
 def seal_of(data: DataConfig) -> Seal | None:
     """Return the seal of a source as it is now; None if it consists of no archives.
 
+    A table of captions that lies elsewhere is a part of it.
+
     Raises:
-        StorageError: it does not answer.
+        DataError: the table cannot be read.
+        StorageError: the source does not answer.
     """
+    found = _of_source(data)
+    if found is None or data.caption_table is None:
+        return found
+    table = sha256_of(table_at(Path(data.caption_table).expanduser()))
+    return _sealed([(found.digest, table)], is_trusted=found.is_trusted)
+
+
+def _of_source(data: DataConfig) -> Seal | None:
     source = data.source
     if source.startswith("https://"):
         return (
@@ -111,6 +127,7 @@ def known(store: Store, data: DataConfig, seal: Seal | None) -> Known | None:
             int(about["num_train"]),
             int(about["num_test"]),
             int(about["num_passed_over"]),
+            _counts_of(about["captions"]) if "captions" in about else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning(
@@ -138,8 +155,10 @@ def keep(store: Store, data: DataConfig, seal: Seal | None, found: Known) -> Non
     require_same(data, seal)
     if seal is None or not seal.is_trusted:
         return
+    counted = {} if found.captions is None else {"captions": _entries_of(found.captions)}
     about = {
-        **vars(found),
+        **{key: value for key, value in vars(found).items() if key != "captions"},
+        **counted,
         "format": _FORMAT,
         "seal": seal.digest,
         "source": ledger.place_of(data.source),
@@ -159,6 +178,14 @@ def require_same(data: DataConfig, seal: Seal | None) -> None:
             f"data.source={quoted(data.source)} has changed while it was read; let nothing write "
             "there, then run again: archives that have not changed are not read again"
         )
+
+
+def _entries_of(captions: Mapping[Split, CaptionCounts]) -> dict[str, Any]:
+    return {split: counts.entry() for split, counts in captions.items()}
+
+
+def _counts_of(entries: Mapping[str, Any]) -> dict[Split, CaptionCounts]:
+    return {split: CaptionCounts.of_entry(entries[split]) for split in SPLITS}
 
 
 def _of_files(files: Iterable[tuple[str, Path]]) -> Seal:

@@ -13,7 +13,8 @@ from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.extras import folder_of
 from ddpm_core.permutation import keyed_permutation
-from ddpm_core.shards.captions import file_of
+from ddpm_core.shards.captions import CaptionCounts, file_of
+from ddpm_core.shards.index import SPLITS, Split
 from ddpm_core.sources import cifar, coloured_digits, fashion_mnist, generated, mnist
 from ddpm_core.sources.download import RemoteFile, fetch
 from ddpm_core.sources.raw_images import RawImages
@@ -43,6 +44,16 @@ class Splits:
     test: RawImages
     classes: tuple[str, ...]
     """what the labels mean"""
+
+    def caption_counts(self) -> dict[Split, CaptionCounts] | None:
+        """Return split -> captions of its images; None: they come without."""
+        if self.train.captions is None:
+            return None
+        counts: dict[Split, CaptionCounts] = {split: CaptionCounts() for split in SPLITS}
+        for split, images in zip(SPLITS, (self.train, self.test), strict=True):
+            for captions in images.captions or ():
+                counts[split].add(captions)
+        return counts
 
     def digest(self) -> str:
         """Return the SHA-256 of all pixels, labels and captions, in order."""

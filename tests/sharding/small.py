@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,16 @@ def splits(*, num_train=10, num_test=6, shape=(8, 8, 1), classes=10):
         return RawImages(pixels, rng.integers(0, classes, count), name)
 
     return Splits(images(num_train, "train"), images(num_test, "test"), names)
+
+
+def with_captions(captions, **words):
+    """The images of `splits`, those of each split with the captions of their numbers."""
+    made = splits(**words)
+
+    def told(images):
+        return replace(images, captions=tuple(map(captions, range(len(images)))))
+
+    return replace(made, train=told(made.train), test=told(made.test))
 
 
 def shard_dataset(store, config, images, *, num_workers=1, **words):
