@@ -168,7 +168,7 @@ class Items(Sequence[Item]):
             tuple(self._rows.where[row].tolist()),
             None if given == NO_LABEL else given,
         )
-        (words,) = self._captions(self._chosen[index : index + 1])
+        (words,) = self._captions(np.array([row]))
         return Item(text_of(name[self._num_stripped :]), entry, int(self._labels[index]), words)
 
     def caption_counts(self) -> CaptionCounts | None:

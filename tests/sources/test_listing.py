@@ -125,6 +125,7 @@ def test_order_is_that_of_bytes_and_keys_stay_exact():
             item.key,
             [*item.entry[:2], [*item.entry[2]], None],
             0,
+            None,
         ]
 
 
