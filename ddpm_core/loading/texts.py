@@ -6,6 +6,7 @@ after a restart, and for any number of ranks. Measuring takes the first.
 """
 
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,14 @@ from ddpm_core import seeding
 from ddpm_core.conditioning import Text
 from ddpm_core.config import RunConfig
 from ddpm_core.config.captions import caption_of
+from ddpm_core.errors import DataError
+from ddpm_core.loading.cache import Cache
 from ddpm_core.loading.loader import Images
-from ddpm_core.shards.index import Index
-from ddpm_core.shards.members import LABEL
+from ddpm_core.loading.stream import StreamedImages
+from ddpm_core.runs import results
+from ddpm_core.shards.index import Index, Split, load_index
+from ddpm_core.shards.members import LABEL, require_members
+from ddpm_core.store.storage import Store
 from ddpm_core.text import tokens
 
 
@@ -54,6 +60,10 @@ class Texts:
         """Return what the images must come with for a network that accepts this."""
         return frozenset(LABEL if one == "text" and self.templates else one for one in accepts)
 
+    def firsts(self, images: Images, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the first caption of each image; of one without the empty text."""
+        return [one[0] if one else "" for one in self._captions(images, numbers)]
+
     def of(self, images: Images, numbers: NDArray[np.int64], draw: Draw | None) -> Text:
         """Return the texts of the images of these numbers: those drawn, or the first of each.
 
@@ -84,6 +94,33 @@ def texts_of(config: RunConfig, index: Index) -> Texts | None:
     """
     if not config.model.uses_text:
         return None
-    data = config.data
-    templates = data.caption_templates if data.captions == "classes" else ()
-    return Texts(config.model.text_length, templates, index.label.names)
+    return Texts(config.model.text_length, templates_of(config), index.label.names)
+
+
+def first_captions(store: Store, config: RunConfig, split: Split, count: int) -> list[str]:
+    """Return the first caption of each of the first images of a split; reads no pixel.
+
+    Args:
+        store: where the run lies.
+        config: the run, of whose data set they are.
+        split: of it.
+        count: images, at most; there may be fewer.
+
+    Raises:
+        DataError: the run has no data set, its images have no captions, or it is damaged.
+    """
+    pointer = results.dataset_pointer(store, config.name)
+    if pointer is None:
+        raise DataError(f"run {config.name!r} has no data set yet; run the shard stage first")
+    index = load_index(store, pointer.folder, pointer.fingerprint)
+    texts = Texts(0, templates_of(config), index.label.names)
+    numbers = np.arange(min(count, index.num_images[split]))
+    cache = Cache.of_environment()
+    with closing(StreamedImages(store, index, split, cache, num_decoders=1)) as images:
+        require_members(images.members, texts.parts({"text"}), of="the data set")
+        return texts.firsts(images, numbers)
+
+
+def templates_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the templates of captions of classes; (): the images come with captions, or none."""
+    return config.data.caption_templates if config.data.captions == "classes" else ()

@@ -15,7 +15,7 @@ from ddpm_core.loading.filling import FillingImages
 from ddpm_core.loading.held import ImageSet
 from ddpm_core.loading.loader import load_split
 from ddpm_core.loading.stream import StreamedImages
-from ddpm_core.loading.texts import Draw, Texts, texts_of
+from ddpm_core.loading.texts import Draw, Texts, first_captions, texts_of
 from ddpm_core.recipes.small import digits
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
@@ -146,6 +146,20 @@ def test_a_file_of_captions_that_is_damaged_is_made_again(store, index, cache_fo
     path.write_bytes(content[:at] + b"8" + content[at + 1 :])
     with closing(load_split(store, index, "train")) as loaded:
         assert loaded.captions(np.arange(NUM_TRAIN)) == wanted == CAPTIONS
+
+
+def test_first_captions_are_read_without_a_pixel(store, index, monkeypatch):
+    """Catches: all of a data set decoded for its words; captions of the other split."""
+    monkeypatch.setattr(StreamedImages, "take", None)
+    config = digits().replaced({"name": "a", "data": {"name": "coloured_digits"}})
+    with pytest.raises(DataError, match="has no data set yet"):
+        first_captions(store, config, "train", 9)
+    store.create("runs/a/dataset.json", index.pointer.to_json())
+    firsts = [one[0] if one else "" for one in CAPTIONS]
+    assert first_captions(store, config, "train", 7) == firsts[:7]
+    assert first_captions(store, config, "train", 99) == firsts
+    of_classes = config.replaced({"data.captions": "classes"})
+    assert first_captions(store, of_classes, "train", 1)[0].startswith("a picture of ")
 
 
 def test_what_reads_no_captions_is_given_none(store, index):
