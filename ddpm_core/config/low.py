@@ -21,10 +21,10 @@ def low_resolutions_fit(config: "RunConfig") -> None:
         _refuse_knobs(config)
         return
     given = f"model.low_size={list(size)}"
-    if kind != "unet":
+    if kind not in ("unet", "adm"):
         raise ValueError(
             f"{given} is given to a U-Net beside x_t, and model.kind={kind} has no place for it: "
-            "leave it out, or set model.kind=unet"
+            "leave it out, or set model.kind=unet or adm"
         )
     if config.diffusion.kind == "binomial":
         raise ValueError(

@@ -105,6 +105,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 scale_skips=model.scale_skips,
                 num_classes=config.num_classes,
                 takes_known=model.known,
+                takes_low=model.low_size is not None,
                 takes_augment=config.train.augment > 0,
                 text=_reader_of(model),
                 generator=generator,

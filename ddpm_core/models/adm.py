@@ -34,8 +34,17 @@ from ddpm_core.models.blocks import (
     null_of,
     timestep_embedding,
 )
+from ddpm_core.models.low import LowInput
 from ddpm_core.models.stages import Common, check_levels, check_size
 from ddpm_core.models.text_encoder import TextReader, reading
+
+
+def sines_of(t: Real[Tensor, " b"], count: int) -> Float[Tensor, "b c"]:
+    """Return [cos(t f), sin(t f)] with frequencies f from 1 down to nearly 1/10000, in float32.
+
+    f_i = 10000 ** (-i / (count/2)), the order and the frequencies of guided diffusion's code.
+    """
+    return timestep_embedding(t, count, shift=0).roll(count // 2, dims=1)
 
 
 class AdmTime(nn.Module):
@@ -53,9 +62,7 @@ class AdmTime(nn.Module):
         before: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b e"]:
         """Return the embedding; see `blocks.TimeEmbedding` for what is added to it."""
-        count = self.linear_1.in_features
-        features = timestep_embedding(t, count, shift=0).roll(count // 2, dims=1)
-        features = features.to(self.linear_1.weight.dtype)
+        features = sines_of(t, self.linear_1.in_features).to(self.linear_1.weight.dtype)
         features = features if before is None else features + before
         embedded: Tensor = self.linear_2(F.silu(self.linear_1(features)))
         return F.silu(embedded if other is None else embedded + other)
@@ -83,6 +90,7 @@ class AdmUNet(nn.Module):
         scale_skips: whether what was kept on the way down is multiplied by 1/sqrt(2).
         num_classes: as of `UNet`.
         takes_known: as of `UNet`.
+        takes_low: as of `UNet`.
         takes_augment: as of `UNet`.
         text: how it reads texts; None: it takes none.
         generator: CPU generator from which the initial weights are drawn.
@@ -108,6 +116,7 @@ class AdmUNet(nn.Module):
         scale_skips: bool = False,
         num_classes: int | None = None,
         takes_known: bool = False,
+        takes_low: bool = False,
         takes_augment: bool = False,
         text: TextReader | None = None,
         generator: torch.Generator,
@@ -116,6 +125,7 @@ class AdmUNet(nn.Module):
         self.null = null_of(
             num_classes,
             known_channels=in_channels if takes_known else None,
+            low_channels=in_channels if takes_low else None,
             takes_augment=takes_augment,
             text_length=None if text is None else text.length,
         )
@@ -185,6 +195,9 @@ class AdmUNet(nn.Module):
         # Apart from `conv_in` and without bias, as in `UNet`.
         further = Conv(in_channels + 1, widths[0], 3, bias=False) if takes_known else None
         self.conv_known = begun_at_zero(further)
+        first, second = self.time_embed.linear_1, self.time_embed.linear_2
+        low = LowInput(in_channels, widths[0], first, second, sines_of) if takes_low else None
+        self.low = low
         augment = Linear(AUGMENT_NUMBERS, base_channels, bias=False) if takes_augment else None
         self.augment_embed = begun_at_zero(augment)
 
@@ -212,16 +225,15 @@ class AdmUNet(nn.Module):
             require_accepted(conditioning, self.accepts, model="this U-Net")
         check_size(x_t, self.num_halvings + 1)
         text = self._states(conditioning.text)
-        vector = None if self.class_embed is None else self.class_embed(conditioning.label)
-        if self.text_pool is not None:
-            pooled = self.text_pool(text)
-            vector = pooled if vector is None else vector + pooled
+        low = conditioning.low if self.low is not None else None
         layer = self.augment_embed
         augment = None if layer is None else layer(conditioning.augment)
-        embedding = self.time_embed(t, vector, augment)
+        embedding = self.time_embed(t, self._vector(conditioning, text), augment)
         h = self.conv_in(x_t)
         if self.conv_known is not None and conditioning.known is not None:
             h = h + self.conv_known(known_channels_of(conditioning.known, x_t))
+        if self.low is not None and low is not None:
+            h = h + self.low.channels(low, x_t)
         skips = [h] if self.keeps_first else []
         for stage in self.down:
             h = stage.down(h, embedding, text, skips)
@@ -232,6 +244,19 @@ class AdmUNet(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             prediction: Tensor = self.conv_out(h.to(self.conv_out.weight.dtype))
         return prediction
+
+    def _vector(
+        self, conditioning: Conditioning, text: Float[Tensor, "b l d"] | None
+    ) -> Float[Tensor, "b e"] | None:
+        """Return what is added to the embedding of the time; None: nothing is."""
+        vectors = []
+        if self.class_embed is not None:
+            vectors.append(self.class_embed(conditioning.label))
+        if self.text_pool is not None:
+            vectors.append(self.text_pool(text))
+        if self.low is not None and conditioning.low is not None:
+            vectors.append(self.low.level(conditioning.low))
+        return sum(vectors[1:], vectors[0]) if vectors else None
 
     def _states(self, text: Text | None) -> Float[Tensor, "b l d"] | None:
         if self.text_encoder is None or text is None:

@@ -8,13 +8,15 @@ section 4.2 (noised, its level embedded and added to the time); Saharia et al. 2
 arXiv:2205.11487, section 2.4.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm_core.conditioning import LowRes
-from ddpm_core.models.blocks import Conv, Linear, TimeEmbedding, begun_at_zero, timestep_embedding
+from ddpm_core.models.blocks import Conv, Linear, begun_at_zero, timestep_embedding
 
 
 class LowInput(nn.Module):
@@ -25,13 +27,23 @@ class LowInput(nn.Module):
 
     Args:
         in_channels: of the images.
-        time_embed: of the network, with its weights.
+        out_channels: of the first convolution.
+        first: of the two layers over the sines and cosines of the time, with its weights.
+        second: of them.
+        sines: the sines and cosines of timesteps, so many.
     """
 
-    def __init__(self, in_channels: int, time_embed: TimeEmbedding) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        first: Linear,
+        second: Linear,
+        sines: Callable[[Tensor, int], Tensor] = timestep_embedding,
+    ) -> None:
         super().__init__()
-        first, second = time_embed.linear_1, time_embed.linear_2
-        self.conv = begun_at_zero(Conv(in_channels, time_embed.base_channels, 3, bias=False))
+        self.sines = sines
+        self.conv = begun_at_zero(Conv(in_channels, out_channels, 3, bias=False))
         self.linear_1 = Linear(first.in_features, first.out_features)
         self.linear_2 = begun_at_zero(Linear(second.in_features, second.out_features, bias=False))
         with torch.no_grad():
@@ -46,7 +58,7 @@ class LowInput(nn.Module):
 
     def level(self, low: LowRes) -> Float[Tensor, "b e"]:
         """Return what is added to the embedding of the time."""
-        sines = timestep_embedding(low.level, self.linear_1.in_features)
+        sines = self.sines(low.level, self.linear_1.in_features)
         hidden = F.silu(self.linear_1(sines.to(self.linear_1.weight.dtype)))
         added: Tensor = self.linear_2(hidden)
         return added

@@ -140,7 +140,9 @@ class UNet(nn.Module):
         # Further input channels of `conv_in`, but apart: the sums over the others keep their bits.
         further = Conv(in_channels + 1, base_channels, 3, bias=False) if takes_known else None
         self.conv_known = begun_at_zero(further)
-        self.low = LowInput(in_channels, self.time_embed) if takes_low else None
+        first, second = self.time_embed.linear_1, self.time_embed.linear_2
+        low = LowInput(in_channels, base_channels, first, second) if takes_low else None
+        self.low = low
         # Without bias: of the null, zeros, it adds nothing.
         time_features = self.time_embed.linear_1.in_features
         augment = Linear(AUGMENT_NUMBERS, time_features, bias=False) if takes_augment else None

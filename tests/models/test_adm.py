@@ -1,19 +1,21 @@
 """The U-Net of guided diffusion: diffusers' function, and what its options change."""
 
-import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning, Known, LowRes
 from ddpm_core.config import AdmConfig
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.inference.networks import build_network
 from ddpm_core.models import adm_interop, text_interop
+from ddpm_core.models.fit import fit
 from ddpm_core.models.recompute import recompute_activations
 from ddpm_core.text.tokens import encode
 from tests.models.adm_oracle import SMALL, TEXT, network_of, noise, small, their_encoder, their_unet
+from tests.models.diffusers_oracle import perturb
 
 T = torch.tensor([0, 17])
 CAPTIONS = ["a red 7", ""]
@@ -102,7 +104,7 @@ def test_weights_come_back_from_there_as_they_went():
         (small(), 0),
         (small(model__conditioning="label", model__known=True, train__augment=0.1), 11),
         (small(TEXT), 0),
-        (small(TEXT, model__text_pool="attention", **EFFICIENT), 0),
+        (small(TEXT, model__text_pool="attention", model__low_size=[4, 4], **EFFICIENT), 0),
     ],
 )
 def test_parameters_are_counted_as_torch_builds_them(config, rows):
@@ -188,12 +190,36 @@ def test_states_may_be_given_in_place_of_tokens_and_other_lengths_are_refused():
     """Catches: texts that are encoded again with each call though nothing of them changes."""
     network, own = network_of(small(TEXT)), given()
     states = network.text_encoder(own.text)
-    encoded = Conditioning(text=dataclasses.replace(own.text, tokens=states))
+    encoded = Conditioning(text=replace(own.text, tokens=states))
     torch.testing.assert_close(outputs(network, encoded), outputs(network, own), rtol=0, atol=0)
     with pytest.raises(ConfigError, match=r"texts of 9 tokens .* to 12, model.text_length"):
         outputs(network, given(9))
     with pytest.raises(DataError, match="takes text and was called with no conditioning"):
         outputs(network)
+
+
+def test_what_is_known_and_a_low_resolution_begin_as_nothing_and_are_seen():
+    """Catches: parts that change a base before they are trained (exactly 0.0 at the first step, as
+    of UNet), parts that are never looked at.
+    """
+    base = small(TEXT)
+    grown = base.replaced({"model.known": True, "model.low_size": [4, 4]})
+    plain, network = (build_network(one) for one in (base, grown))
+    perturb(plain)
+    network.load_state_dict(fit(plain.state_dict(), network.state_dict()))
+    image, mask = noise(2, 1, 8, 8, seed=1).float(), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    mask[:, :, :4], x_t = True, noise(2, 1, 8, 8).float()
+    low = LowRes(image, torch.tensor([0, 20]))
+    conditioning = replace(given(), known=Known(image, mask), low=low)
+    assert torch.equal(outputs(network, conditioning, x_t), outputs(plain, given(), x_t))
+    perturb(network)
+    found = outputs(network, conditioning, x_t)
+    for other in (
+        replace(conditioning, known=Known(image, ~mask)),
+        replace(conditioning, low=LowRes(image, torch.tensor([1, 21]))),
+        replace(conditioning, low=LowRes(image + 1, low.level)),
+    ):
+        assert float((outputs(network, other, x_t) - found).abs().max()) > 1e-6
 
 
 def test_the_null_is_the_empty_text_of_tokens():

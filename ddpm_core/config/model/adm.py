@@ -186,6 +186,8 @@ class AdmConfig(NetworkConfig):
         total = linear(base, embedding) + linear(embedding, embedding)
         total += conv(in_channels, first) + 2 * first + conv(first, out_channels)
         total += 9 * (in_channels + 1) * first if self.known else 0
+        if self.low_size is not None:
+            total += 9 * in_channels * first + linear(base, embedding) + embedding**2
         total += 2 * _block(last, last, embedding) + self._attention(last)
         for one in levels:
             for num_in in (*one.down, *one.up):
