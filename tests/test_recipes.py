@@ -115,6 +115,80 @@ def test_the_large_networks_have_as_many_parameters_as_the_paper_s(name, num_par
     assert sum(weight.numel() for weight in network.parameters()) == num_parameters
 
 
+# Dhariwal and Nichol 2021, arXiv:2105.05233, table 11 (ImageNet 64), and section 4 (250 steps).
+ADM = {
+    "data.height": 64,
+    "data.width": 64,
+    "model.kind": "adm",
+    "model.base_channels": 192,
+    "model.channel_mults": [1, 2, 3, 4],
+    "model.num_res_blocks": [3],
+    "model.attention_resolutions": [32, 16, 8],
+    "model.head_channels": 64,
+    "model.dropout": 0.1,
+    "diffusion.num_timesteps": 1000,
+    "diffusion.beta_schedule": "cosine",
+    "diffusion.prediction": "eps",
+    "diffusion.variance": "learned_range",
+    "train.loss": "hybrid",
+    "train.num_steps": 540_000,
+    "train.global_batch_size": 2048,
+    "train.learning_rate": 3e-4,
+    "train.warmup_steps": 0,
+    "train.ema_decay": 0.9999,
+    "sample.num_steps": 250,
+}
+# Nichol et al. 2021, arXiv:2112.10741, section 4; its code (openai/glide-text2im at 69b5307:
+# model_creation.py) for the length of captions, dropout and the features of a head.
+GLIDE = ADM | {
+    "model.base_channels": 512,
+    "model.conditioning": "text",
+    "model.text_length": 128,
+    "model.text_width": 2048,
+    "model.text_layers": 24,
+    "model.text_heads": 2048 // 64,
+    "model.text_pool": "last",
+    "train.num_steps": 2_500_000,
+    "train.learning_rate": 1e-4,  # ours: none is published
+    "train.text_dropout": 0.2,
+    "sample.guidance_scale": 3.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "num_parameters"),
+    [
+        ("adm", ADM, 295_904_454 - 1000 * 768),
+        ("adm-classes", ADM | {"model.num_classes": 1000}, 295_904_454 + 768),
+        ("glide", GLIDE, None),
+    ],
+)
+def test_guided_diffusion_and_glide_have_the_constants_of_their_papers(
+    name, expected, num_parameters
+):
+    """Catches: another width, schedule or length; a network that is not the published one: 296 M
+    with rows for 1000 classes, and one more here; 3.5 G, of which the captions' encoder 1.2.
+    """
+    config = recipe(name)
+    found = RunConfig.from_json(config.to_json()).flat()
+    assert {key: found[key] for key in expected} == expected
+    if num_parameters is not None:
+        assert config.num_parameters == num_parameters
+    else:
+        encoder = config.model.num_parameters_of_text
+        assert config.num_parameters == pytest.approx(3.5e9, abs=0.05e9)
+        assert encoder == pytest.approx(1.2e9, abs=0.05e9)
+
+
+def test_the_released_glide_has_its_parameters():
+    """Catches: an encoder or attention of another size than in its code: 385 M, of which the table
+    of 50,257 pieces of words is here one of 259 bytes (its model card).
+    """
+    sizes = {"model.base_channels": 192, "model.text_width": 512, "model.text_layers": 16}
+    count = recipe("glide").replaced(sizes | {"model.text_heads": 8}).num_parameters
+    assert count + (50_257 - 259) * 512 == pytest.approx(385e6, abs=0.5e6)
+
+
 # Song et al. 2020, arXiv:2010.02502: S of table 1; the network and training of DDPM (appendix D.1),
 # quadratic steps for CIFAR-10 (D.2), equations without clipping (D.3). Its headline of 10 to 50
 # times as fast is S = 20 to 100.
@@ -231,11 +305,13 @@ def test_ablations_differ_in_what_table_2_varies_and_in_nothing_else(base):
     varied = {"name", "diffusion.prediction", "diffusion.variance", "train.loss"}
     if base.endswith("-ddim"):  # whose steps nobody can leave out who predicts x_{t-1}
         varied |= {"sample.sampler", "sample.num_steps", "study.ddim_steps"}
+    if config.sample.num_steps is not None:
+        varied |= {"sample.num_steps"}
     for name, run in made.items():
         prediction, loss, variance, *_ = PRINTED[name]
         assert (run.diffusion.prediction, run.train.loss) == (prediction, loss)
         own = config.diffusion.variance
-        fixed = "fixed_large" if own == "learned_beta" else own
+        fixed = "fixed_large" if is_learned(own) else own
         expected = "learned" if variance == "learned" else fixed
         assert run.diffusion.variance == expected
         assert run.name == f"{config.name}-{name}"

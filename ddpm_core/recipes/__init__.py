@@ -21,6 +21,7 @@ from ddpm_core.recipes.continuous import (
     digits_flow,
     digits_vp,
 )
+from ddpm_core.recipes.guided import adm, adm_classes, glide, glide_small
 from ddpm_core.recipes.paper import (
     celebahq,
     cifar10,
@@ -73,6 +74,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits-flow": digits_flow,
     "digits-edm": digits_edm,
     "digits-few": digits_few,
+    "glide-small": glide_small,
     "mnist": mnist,
     "mnist-classes": mnist_classes,
     "mnist-classifier": mnist_classifier,
@@ -97,6 +99,9 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "lsun-bedroom-large": lsun_bedroom_large,
     "lsun-church": lsun_church,
     "lsun-cat": lsun_cat,
+    "adm": adm,
+    "adm-classes": adm_classes,
+    "glide": glide,
 }
 
 

@@ -194,7 +194,7 @@ class AdmConfig(NetworkConfig):
                 total += _block(num_in, one.width, embedding)
                 total += self._attention(one.width) if one.attends else 0
             total += self._resampled(one, embedding)
-        return total + (self._of_text(embedding) if self.uses_text else 0)
+        return total + (self.num_parameters_of_text if self.uses_text else 0)
 
     def _resampled(self, level: Level, embedding: int) -> int:
         if level.halves_from is None:
@@ -208,8 +208,10 @@ class AdmConfig(NetworkConfig):
         of_text = 2 * linear(self.text_width, channels) if self.uses_text else 0
         return 2 * channels + 4 * linear(channels, channels) + of_text
 
-    def _of_text(self, embedding: int) -> int:
-        d = self.text_width
+    @property
+    def num_parameters_of_text(self) -> int:
+        """Parameters of the encoder of captions, and of what makes a vector of its states."""
+        d, embedding = self.text_width, 4 * self.base_channels
         layers = 4 * linear(d, d) + linear(d, 4 * d) + linear(4 * d, d) + 4 * d
         encoder = (_NUM_TOKENS + 2 * self.text_length) * d + self.text_layers * layers + 2 * d
         pooled = linear(d, embedding)
