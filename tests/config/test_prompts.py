@@ -53,7 +53,7 @@ def test_what_is_no_prompt_is_refused_in_one_sentence(prompts, match):
 
 def test_a_network_without_text_refuses_prompts():
     """Catches a prompt that silently changes nothing."""
-    match = "is a setting of model.conditioning=text, and the network is given no text; leave"
+    match = "is a setting of model.conditioning=text, or of .* the network is given no text; leave"
     with pytest.raises(ConfigError, match=match):
         digits().replaced({"sample.prompts": ["a red seven"]})
 
