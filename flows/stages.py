@@ -31,6 +31,7 @@ Recipe = Literal[
     "digits-dit",
     "digits-classes",
     "digits-classifier",
+    "digits-clip",
     "digits-ddim",
     "digits-vp",
     "digits-flow",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.recipes.classifier import cifar10_classifier, digits_classifier, mnist_classifier
+from ddpm_core.recipes.clip import digits_clip
 from ddpm_core.recipes.continuous import (
     cifar10_edm,
     cifar10_edm_augmented,
@@ -69,6 +70,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits-dit": digits_dit,
     "digits-classes": digits_classes,
     "digits-classifier": digits_classifier,
+    "digits-clip": digits_clip,
     "digits-ddim": digits_ddim,
     "digits-vp": digits_vp,
     "digits-flow": digits_flow,

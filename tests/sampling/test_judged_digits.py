@@ -16,14 +16,15 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
-from ddpm_core.conditioning import Conditioning
+from ddpm_core.conditioning import Conditioning, Text
 from ddpm_core.config import SampleConfig
+from ddpm_core.config.captions import caption_of
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.distances.moments import frechet_distance, moments_of
 from ddpm_core.evaluation.measuring.label_use import classified_part
 from ddpm_core.inference.build import build_denoiser
-from ddpm_core.inference.denoiser import AveragedNetwork
+from ddpm_core.inference.denoiser import AveragedNetwork, score_of
 from ddpm_core.inference.networks import build_network
 from ddpm_core.permutation import global_batch_indices
 from ddpm_core.recipes import recipe
@@ -31,9 +32,11 @@ from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.plan import Plan
 from ddpm_core.sources.splits import load_splits
+from ddpm_core.text.tokens import encode
 from tests.training.small import CPU, make_learner
 
 NUM_IMAGES = 300
+ALONE = {"compute.num_workers": 1}
 HALF_THE_STEPS = {"num_steps": 100}
 """ancestral; DDIM without noise is judged right less often: 0.89 in 20 steps"""
 FEW = {"sampler": "ddim", "num_steps": 20, "guidance_scale": 2.0}
@@ -50,17 +53,31 @@ def trained_on(config, images) -> NetworkDenoiser:
 
 
 def averaged_of(learner, config, images) -> AveragedNetwork:
-    """Return the averaged weights after a run's training."""
+    """Return the averaged weights after a run's training, computing."""
+    network = network_of(learner, config, images)
+    return AveragedNetwork(network, CPU, dtype=torch.float32)
+
+
+def captions_of(config, number: int) -> Text:
+    """Return the captions of the ten digits by one of the run's templates."""
+    templates = config.data.caption_templates
+    texts = [caption_of(templates[number % len(templates)], str(digit)) for digit in range(10)]
+    return encode(texts, config.model.text_length)
+
+
+def network_of(learner, config, images):
+    """Return the network of the averaged weights after a run's training."""
     images_u8 = torch.from_numpy(images.images_u8).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(images.labels)
     for step in range(config.train.num_steps):
         size, seed = config.train.global_batch_size, config.train.seed
         rows = torch.from_numpy(global_batch_indices(seed, step, size, len(labels)))
-        given = Conditioning(label=labels[rows]).only(learner.accepts)
+        text = Conditioning(text=captions_of(config, step)).rows(labels[rows]).text
+        given = Conditioning(label=labels[rows], text=text).only(learner.accepts)
         learner.step(step, images_u8[rows], given)
     network = build_network(config)
     network.load_state_dict(learner.trainee.averaged())
-    return AveragedNetwork(network, CPU, dtype=torch.float32)
+    return network
 
 
 @dataclass(frozen=True)
@@ -200,6 +217,42 @@ def test_a_classifier_of_noised_images_leads_a_network_without_labels(digits):
     assert 0.4 <= once < thrice, (once, thrice)
     assert thrice >= 0.88
     assert thrice - right(clean, 3.0) >= 0.15
+
+
+@pytest.mark.trained
+def test_clip_of_noised_images_leads_to_what_a_text_says(digits):
+    """Catches a gradient that leads nowhere or away, a text that does not arrive, and shows that
+    the noise matters: CLIP that is as good on images, and saw no noise, leads to what deceives it,
+    which it takes for what the text says.
+
+    The images are of the network of labels that is given none.
+
+    Source: Nichol et al. 2021, arXiv:2112.10741, section 2.3.
+    """
+    denoiser, labels = digits.denoiser.given_nothing(), torch.arange(NUM_IMAGES) % 10
+
+    def right(noised, scale, **sample):
+        config = recipe("digits-clip").replaced({"model.noised": noised, **ALONE})
+        if noised not in trained:
+            network = network_of(make_learner(config), config, digits.train)
+            trained[noised] = score_of(config, network, CPU)
+        guide, text = trained[noised], captions_of(config, 0)
+        settings = SampleConfig.model_validate({"guidance_scale": scale, **sample})
+        given = Conditioning(text=text).rows(labels)
+        followed = guided(denoiser, given, settings, guide)
+        x_0 = draw(followed, torch.arange(NUM_IMAGES), (1, 8, 8), sample=settings, seed=0)
+        found = digits.judge.predict(pixels(to_u8(x_0))) == labels.numpy()
+        own = guide.among(text).network(x_0.float(), torch.zeros(NUM_IMAGES)).argmax(1) == labels
+        return float(found.mean()), float(own.float().mean())
+
+    trained = {}
+    clean, own = right(noised=False, scale=3.0)
+    assert own >= 0.9
+    for sample in ({}, HALF_THE_STEPS):  # in the mean, and in eps
+        once, thrice = (right(True, scale, **sample)[0] for scale in (1.0, 3.0))
+        assert 0.4 <= once < thrice, (once, thrice)
+        assert thrice >= 0.88, (sample, thrice)
+        assert thrice - clean >= 0.15, (sample, thrice, clean)
 
 
 @pytest.mark.trained
