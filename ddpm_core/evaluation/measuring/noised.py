@@ -25,6 +25,9 @@ from ddpm_core.loading.loader import to_unit_range
 from ddpm_core.runs.protocol import PROTOCOL_VERSION
 from ddpm_core.units.ranges import Arrays
 
+_OF_CAPTIONS = {"clip": {"classes": "the captions of these images, equal ones once"}}
+"""what the protocol says of classes that the data set does not name"""
+
 
 def accuracy_part(
     classifier: Classifier,
@@ -100,6 +103,7 @@ def accuracy_metric(
             "images": "held out, with the noise of each time",
             "num_images": count,
             "num_classes": len(class_counts),
+            **_OF_CAPTIONS.get(config.role, {}),
             "times": times,
             "chance": "the commonest class of these images",
             "cross_entropy": "nats",

@@ -1,8 +1,10 @@
 """What a classifier of noised images makes of held-out ones, and the stage that measures it."""
 
 import json
+from contextlib import closing
 
 import numpy as np
+import pytest
 import torch
 
 from ddpm_core import seeding
@@ -12,12 +14,22 @@ from ddpm_core.evaluation.measuring.label_use import classifier_times
 from ddpm_core.evaluation.measuring.noised import accuracy_metric, accuracy_part
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.build import build_schedule
-from ddpm_core.runs import results
+from ddpm_core.inference.denoiser import load_score
+from ddpm_core.loading.loader import load_split
+from ddpm_core.runs import chosen, results
 from ddpm_core.runs.table import list_runs
+from ddpm_core.shards.index import load_index
+from ddpm_core.text.tokens import encode
 from ddpm_core.verifying.verify import verify
-from tests.sampling.tiny import classifier_config, commit_random_weights
+from tests.sampling.tiny import classifier_config, clip_config, commit_random_weights, cpu
 
 CONFIG = classifier_config()
+
+
+def pointer(store, config):
+    """Return folder and fingerprint of the data set of a run."""
+    found = results.dataset_pointer(store, config.name)
+    return found.folder, found.fingerprint
 
 
 def test_each_image_is_looked_at_with_the_noise_of_each_time():
@@ -58,6 +70,36 @@ def test_the_number_is_the_mean_over_images_and_noises():
     assert found["standard_error"] == 0.5 / np.sqrt(3)
     assert found["chance"] == 2 / 3
     assert [(one["t"], one["value"]) for one in found["by_noise"]] == [(0, 2 / 3), (1, 1 / 3)]
+
+
+def test_clip_is_measured_by_the_captions_of_all_held_out_images(
+    store, in_process, recording_tracker
+):
+    """Catches: captions of a unit alone to tell apart, equal ones that count as others, images that
+    are held against another's, accuracy of the first images' captions in place of their own."""
+    config = clip_config(**{"data.captions": "classes", "data.caption_templates": ["a {name}"]})
+    commit_random_weights(store, config)
+    numbers = run_evaluate(store, config)["noised_accuracy"]
+    assert numbers["protocol"]["num_classes"] == 10
+    assert numbers["protocol"]["classes"].startswith("the captions of these images")
+    assert len(in_process.units) == 19
+
+    weights = chosen.require(store, config)
+    score = load_score(store, config, weights.checkpoint, cpu())
+    index = load_index(store, *pointer(store, config))
+    with closing(load_split(store, index, "test", eight_bits=True)) as images:
+        labels = images.member("label", np.arange(297))
+        x_0 = images.images(0, 297).float() / 127.5 - 1
+    texts = encode([f"a {digit}" for digit in range(10)], 16)
+    classifier, key, right = score.among(texts), seeding.key(0, "classifier"), []
+    for draw, time in enumerate(classifier_times(21)):
+        t, positions = torch.full((297,), time), torch.arange(297)
+        eps = seeding.normal(key, draw, positions, (1, 8, 8))
+        x_t = q_sample(build_schedule(config), x_0, t, eps)
+        right.append((classifier.network(x_t, t).argmax(1) == labels).float().mean())
+    by_noise = [one["value"] for one in numbers["by_noise"]]
+    assert by_noise == pytest.approx([float(one) for one in right], abs=0.004)
+    assert numbers["chance"] == float(labels.bincount().max()) / 297
 
 
 def test_the_stage_measures_a_classifier_without_samples(store, in_process, recording_tracker):
