@@ -59,14 +59,14 @@ class Block(Recomputable):
             allowed: which token each may attend to, True; None: each to all.
         """
         h = self.norm_1(x)
-        heads = [
+        query, key, value = (
             layer(h).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
-        ]
+        )
         if allowed is None:
-            mixed = attend(*heads)
+            mixed = attend(query, key, value)
         else:
-            mixed = F.scaled_dot_product_attention(*heads, attn_mask=allowed)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         x = x + self.proj_out(mixed.transpose(1, 2).flatten(2))
         changed: Tensor = x + self.linear_2(self.activation(self.linear_1(self.norm_2(x))))
         return changed

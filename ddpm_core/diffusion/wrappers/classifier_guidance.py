@@ -80,8 +80,8 @@ class TextFit:
     def among(self, texts: Text, *, at_once: int = 256) -> Classifier:
         """Return the classifier whose classes are texts, of which so many are read at once."""
         with torch.inference_mode(mode=False), torch.no_grad():
-            pieces = zip(texts.tokens.split(at_once), texts.mask.split(at_once), strict=True)
-            known = torch.cat([self.of_text(Text(*one)) for one in pieces])
+            pieces = (torch.split(one, at_once) for one in (texts.tokens, texts.mask))
+            known = torch.cat([self.of_text(Text(*one)) for one in zip(*pieces, strict=True)])
         return Classifier(lambda x_t, t: self.scale * self.network(x_t, t) @ known.T)
 
 

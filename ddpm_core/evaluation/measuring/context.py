@@ -224,7 +224,7 @@ class EvaluationContext:
         text = self._members(images, 0, len(images), frozenset({"text"})).text
         if text is None:
             raise DataError("the images have no captions")
-        tokens, numbers = text.tokens.unique(dim=0, return_inverse=True)
+        tokens, numbers = torch.unique(text.tokens, dim=0, return_inverse=True)
         return self.score.among(Text(tokens, tokens != PAD)), numbers
 
     @cached_property
