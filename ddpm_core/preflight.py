@@ -19,6 +19,7 @@ from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.rehearse import ELSEWHERE, SMALL, rehearsed
 from ddpm_core.runs import base, chosen, going_on, named_data, results
+from ddpm_core.runs.lower import lower_of, require_no_labels
 from ddpm_core.runs.reference import is_own, keys_given, require_end_known, scored_by
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks, needs_of, require_stages, stages_of
@@ -124,6 +125,7 @@ def preflight(
         require_end_known(config)  # it draws by other samplers too
     require_images(config, missing)
     require_captions(config)
+    require_lower(store, config, missing)
     of_base = base.require_fit(store, config)
     if here:
         store.require_writable()
@@ -142,6 +144,11 @@ def preflight(
         source = source or _source(store, config, here=here)
         dataset = dataset_text(store, config)
     num_test = source.num_test if source is not None else None
+    if config.model.low_size is not None and config.sample.low_from is None and num_test == 0:
+        raise ConfigError(
+            "model.low_size without sample.low_from enlarges held-out images, and none are held "
+            "out: give data.num_test_images, or sample.low_from"
+        )
     found = doubts(config, num_test=num_test, is_imported=_is_imported(store, config))
     classes = source.classes if source is not None else None
     require_meanings(store, config, missing, classes)
@@ -176,6 +183,33 @@ def require_images(config: RunConfig, missing: Sequence[str]) -> None:
             "study measures what images are on their way through Gaussian noise, and diffusion.kind"
             "=binomial is a chain of bits: evaluate has its bound"
         )
+
+
+def require_lower(store: Store, config: RunConfig, missing: Sequence[str]) -> None:
+    """Refuse low resolutions that will not be there when they are enlarged.
+
+    Raises:
+        ConfigError: a stage needs images of nothing, or the run of `sample.low_from` does not fit.
+        CheckpointError: it has no such weights.
+    """
+    if config.model.low_size is None:
+        return
+    for stage in ("study", "ablations"):
+        if stage in missing:
+            raise ConfigError(
+                f"{stage} measures networks that draw images from noise alone, and model.low_size="
+                f"{list(config.model.low_size)} enlarges others: evaluate has its numbers"
+            )
+    if not any(STAGES[stage].uses_weights for stage in missing):
+        return
+    require_no_labels(config)
+    lower = lower_of(store, config)
+    while lower is not None:
+        with suppress(DamagedError):  # the stage that reads them says what is damaged
+            weights = chosen.require(store, lower)
+            if not results.is_begun(store, lower, weights, "sample"):
+                chosen.require_files(store, weights)
+        lower = lower_of(store, lower)
 
 
 def require_cores(config: RunConfig) -> None:

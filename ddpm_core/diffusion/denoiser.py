@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm_core.conditioning import DROPPED, NOTHING, Conditioning, Known, cat
+from ddpm_core.conditioning import DROPPED, NOTHING, Conditioning, Known, LowRes, cat
 from ddpm_core.diffusion.choices import OutputKind, Variance, require_end_known
 from ddpm_core.diffusion.paths.path import Path, chain_of, ends_in_pure_noise
 from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
@@ -90,12 +90,14 @@ class NetworkDenoiser:
 
         Args:
             conditioning: of each image of the batches it will be called with, or one row for all.
-                Without `known`, as much is known of them as before; so it is of `augment`.
+                Without `known`, as much is known of them as before; so it is of `low` and
+                `augment`.
         """
         own = self.conditioning
         kept = replace(
             conditioning,
             known=own.known if conditioning.known is None else conditioning.known,
+            low=own.low if conditioning.low is None else conditioning.low,
             augment=own.augment if conditioning.augment is None else conditioning.augment,
         )
         return replace(self, conditioning=kept)
@@ -106,8 +108,16 @@ class NetworkDenoiser:
             return self
         return replace(self, conditioning=replace(self.conditioning, known=known))
 
+    def enlarging(self, low: LowRes) -> "NetworkDenoiser":
+        """Return the denoiser of images of this low resolution, if its network is given that."""
+        if self.null.low is None:
+            return self
+        return replace(self, conditioning=replace(self.conditioning, low=low))
+
     def given_nothing(self) -> "NetworkDenoiser":
-        """Return the denoiser of images of which nothing is said, but what is known of them."""
+        """Return the denoiser of images of which nothing is said, but what is known of them
+        and their low resolution.
+        """
         return self.given(self.null.only(DROPPED))
 
     def predict(self, x_t: Images, t: Times) -> Prediction:

@@ -30,7 +30,9 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
             tracker.log_artifact(f"evaluation/{role}.json", committed, role)
     tracker.log_made("report.html", lambda: page_of(store, inputs.config))
     tracker.set_tags({"ddpm.evaluation_uri": store.uri_of(committed.folder)})
-    if tracker.registers and inputs.config.role == "denoiser":
+    # Of images that a client sends nothing is known here: `upscale` and the API take them.
+    enlarges = inputs.config.model.low_size is not None
+    if tracker.registers and inputs.config.role == "denoiser" and not enlarges:
         # Last, so that the model gets the numbers that describe it.
         tracker.register_model(weights, numbers)
 

@@ -206,7 +206,8 @@ def build_denoiser(
         build_schedule(config),
         prediction=diffusion.prediction,
         variance=diffusion.variance,
-        conditioning=replace(null, label=None),
+        # A low resolution that is forgotten is an error, and no image of anything.
+        conditioning=replace(null, label=None, low=None),
         null=null,
     )
 

@@ -78,6 +78,10 @@ class Texts:
         chosen = [one[at] if one else "" for one, at in zip(captions, which.tolist(), strict=True)]
         return tokens.encode(chosen, self.length)
 
+    def first(self, images: Images, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the first caption of each of these images, whole; of one without, the empty text."""
+        return [one[0] if one else "" for one in self._captions(images, numbers)]
+
     def _captions(self, images: Images, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
         if not self.templates:
             return images.captions(numbers)

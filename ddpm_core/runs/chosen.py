@@ -64,7 +64,8 @@ def pinned(store: Store, config: RunConfig) -> RunConfig:
     Raises:
         PipelineError: as `require`.
     """
-    return require(store, config).pinned_in(config) if keys_given(config) else config
+    is_named = keys_given(config) or config.sample.low_from is not None
+    return require(store, config).pinned_in(config) if is_named else config
 
 
 def is_overtaken(store: Store, config: RunConfig, pinned: RunConfig) -> bool:

@@ -244,6 +244,7 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
         "model.num_classes": config.num_classes,
         "model.conditioning=text": config.model.uses_text,
         "data.depth": config.data.depth,
+        "model.low_size": config.model.low_size,
         # Which speaks of whole steps alone: what calls the one may not be able to call the other.
         "diffusion.prediction=x_prev": config.diffusion.prediction == "x_prev",
         "shape of the images": list(config.data.shape),
@@ -253,6 +254,7 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
 def _scored(config: RunConfig) -> dict[str, Any]:
     """Return what a network must have in common with one whose gradient guides it."""
     alike = _guidance_of(config)
+    del alike["model.low_size"]  # the other takes none
     del alike["diffusion.prediction=x_prev"]  # the other is called wherever the network is
     del alike["model.conditioning=text"]  # and whatever else that is given
     return alike

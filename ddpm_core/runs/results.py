@@ -15,6 +15,7 @@ from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.model_ref import NEWEST, ModelRef, sigma_rel_in
 from ddpm_core.errors import CheckpointError, DataError
 from ddpm_core.runs import layout, places
+from ddpm_core.runs.lower import Lower, lower_of
 from ddpm_core.runs.places import Place, checkpoint_expected
 from ddpm_core.runs.reference import (
     Key,
@@ -201,12 +202,35 @@ def weights_of(store: Store, config: RunConfig) -> Weights | None:
         DamagedError, CheckpointError: as `named_weights`; or there are none to guide by.
     """
     found = named_weights(store, config, "model")
+    if found is not None and config.model.low_size is not None:
+        found = replace(found, lower=_lower(store, config))
     if found is None or config.sample.guidance_by is None:
         return found
     weaker = named_weights(store, config, "guidance_by")
     if weaker is None:
         raise CheckpointError(absence(store, config, "guidance_by"))
     return replace(found, weaker=weaker)
+
+
+def _lower(store: Store, config: RunConfig) -> Lower:
+    """Return what samples of a run enlarge.
+
+    Raises:
+        CheckpointError: samples of a run whose weights are not there.
+        ConfigError, DamagedError: as `lower_of` and `weights_of`.
+    """
+    lower = lower_of(store, config)
+    if lower is None:
+        pointer = dataset_pointer(store, config.name)
+        fingerprint = None if pointer is None else pointer.fingerprint
+        return Lower({"held_out": fingerprint}, "held-out images made small")
+    weights = weights_of(store, lower)
+    if weights is None:
+        raise CheckpointError(
+            f"sample.low_from={config.sample.low_from!r}: {absence(store, lower)}"
+        )
+    drawn = layout.sample_set_fingerprint(lower, weights.sha256, weights.guide)
+    return Lower({"samples": drawn}, f"samples of {weights.said}", weights.pinned)
 
 
 def named_weights(store: Store, config: RunConfig, key: Key) -> Weights | None:

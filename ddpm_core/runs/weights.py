@@ -7,6 +7,7 @@ from ddpm_core.config import RunConfig, identity
 from ddpm_core.config.averages import first_share
 from ddpm_core.config.doubts import MUCH_KEPT
 from ddpm_core.config.model_ref import EMA, PINNED, RAW, ModelRef
+from ddpm_core.runs.lower import Lower
 from ddpm_core.store.manifest import Manifest
 
 _STATE = "state"
@@ -28,6 +29,8 @@ class Weights:
     weaker: "Weights | None" = None
     """those that guide them, if `sample.guidance_by` names any: of a weaker model, or a classifier
     """
+    lower: Lower | None = None
+    """what they enlarge, if they do; `places` calls their results by it"""
 
     @property
     def role(self) -> str:
@@ -60,7 +63,8 @@ class Weights:
         said = f"{self.name} {self.sha256[:_SHOWN]}"
         if share is not None and share > MUCH_KEPT:
             said += f", of which {100 * share:.0f} % are the first weights, random ones"
-        return said if self.weaker is None else f"{said}, guided by {self.weaker.said}"
+        said += "" if self.weaker is None else f", guided by {self.weaker.said}"
+        return said if self.lower is None else f"{said}, enlarging {self.lower.said}"
 
     @property
     def has_curves(self) -> bool:
@@ -68,10 +72,11 @@ class Weights:
         return "history" in self.checkpoint.files
 
     @property
-    def digest(self) -> dict[str, str]:
+    def digest(self) -> dict[str, Any]:
         """What a result must say of its weights to be of these bytes."""
         guide = {} if self.weaker is None else {"guide_sha256": self.weaker.sha256}
-        return {"ema_sha256" if self.average == EMA else "weights_sha256": self.sha256, **guide}
+        own = {"ema_sha256" if self.average == EMA else "weights_sha256": self.sha256}
+        return own | guide | ({} if self.lower is None else {"low": self.lower.counted})
 
     @property
     def is_guided_by_class(self) -> bool:
@@ -80,11 +85,12 @@ class Weights:
 
     @property
     def guide(self) -> dict[str, Any]:
-        """What determines the guidance by other weights; {} if there are none."""
+        """What determines the guidance by other weights and what is enlarged; {}: nothing."""
+        low = {} if self.lower is None else {"low": self.lower.counted}
         if self.weaker is None:
-            return {}
+            return low
         of = self.weaker.trained
-        return {
+        return low | {
             "guide": {
                 "ema": self.weaker.sha256,
                 "model": identity.counted("model", of.model),
@@ -108,6 +114,8 @@ class Weights:
         changes = {} if config.sample.model is None else {"sample.model": self.pinned}
         if self.weaker is not None:
             changes["sample.guidance_by"] = self.weaker.pinned
+        if self.lower is not None and self.lower.pinned is not None:
+            changes["sample.low_from"] = self.lower.pinned
         return config.replaced(changes) if changes else config
 
     @property

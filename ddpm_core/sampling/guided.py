@@ -81,8 +81,13 @@ def guided(
     """
     if isinstance(denoiser, BitDenoiser):
         return _of_bits(denoiser, given, sample)
+    if given.low is not None:  # of the reference too, whatever else it is not given
+        denoiser = denoiser.enlarging(given.low)
+        guide = guide.enlarging(given.low) if isinstance(guide, NetworkDenoiser) else guide
     if isinstance(guide, Score):
         return _climbing(denoiser, given, sample, guide, form or form_of(sample))
+    if given.low is not None:  # of images of classes, which its network need not take
+        given = given.only(denoiser.null.parts)
     own = denoiser.given(given) if given.parts else denoiser
     followed: Denoiser = own
     if guide is not None:

@@ -24,6 +24,7 @@ from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import draw, to_levels
 from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.low import Enlarged
 from ddpm_core.sampling.plan import Plan, load_plan
 from ddpm_core.sampling.sampler import num_steps_of
 from ddpm_core.shards.classes import label_numbers
@@ -83,7 +84,9 @@ class Model:
         guide: Guide | None,
         plan: Plan,
         device: torch.device,
+        enlarged: Enlarged | None = None,
     ) -> None:
+        self.enlarged = enlarged
         self.config, self.denoiser, self.guide = config, denoiser, guide
         self.plan, self.device = plan, device
 
@@ -96,7 +99,8 @@ class Model:
         """
         denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
         guide = load_guide(store, weights, device)
-        return cls(config, denoiser, guide, load_plan(store, config), device)
+        plan, enlarged = load_plan(store, config), Enlarged.of(store, config)
+        return cls(config, denoiser, guide, plan, device, enlarged)
 
     @property
     def has_classes(self) -> bool:
@@ -133,6 +137,11 @@ class Model:
         if len(wish.labels) > MAX_LISTED:
             raise ConfigError(f"{len(wish.labels)} labels are listed, at most {MAX_LISTED} may be")
         if wish.labels:
+            if self.enlarged is not None:
+                raise ConfigError(
+                    f"labels={list(wish.labels)}: what this model enlarges says of what class it "
+                    "is; leave labels out"
+                )
             if not self.has_classes:
                 raise ConfigError(
                     f"labels={list(wish.labels)}: the images of this model are of no class; leave "
@@ -244,7 +253,10 @@ class Model:
         sample = drawing.config.sample
         seed = sample.seed if seed is None else seed
         # Labels that are drawn are of the same seed, as the stage's are.
-        given = replace(drawing.plan, seed=seed).conditioning(positions)
+        low, plan = None, replace(drawing.plan, seed=seed)
+        if self.enlarged is not None:
+            low, plan = self.enlarged.at(positions, seed=seed), drawing.plan
+        given = plan.conditioning(positions, low=low)
         return draw(
             guided(self.denoiser, given, sample, self.guide),
             positions,

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning, LowRes
 from ddpm_core.config import RunConfig
 from ddpm_core.config.prompts import cut_text
 from ddpm_core.errors import ConfigError
+from ddpm_core.runs.lower import lower_of, require_no_labels
 from ddpm_core.runs.reference import scored_by
+from ddpm_core.sampling.held_out import held_out_plan
 from ddpm_core.shards.classes import Classes, label_numbers, labelled_classes, require_labels
 from ddpm_core.store.storage import Store
 from ddpm_core.text.tokens import encode
@@ -71,17 +73,21 @@ class Plan:
         drawn = seeding.uniform_int(key, 0, positions, sum(self.counts))
         return torch.searchsorted(ends, drawn, right=True)
 
-    def conditioning(self, positions: Tensor) -> Conditioning:
-        """Return what the network is given of the images at these positions, (b,) int64.
+    def conditioning(self, positions: Tensor, *, low: LowRes | None = None) -> Conditioning:
+        """Return what is said of the images at these positions, (b,) int64.
 
-        A text of which it reads the beginning alone is cut.
+        A text of which the network reads the beginning alone is cut.
+
+        Args:
+            positions: of the images.
+            low: the low resolution of each; None: they have none.
         """
-        labels = self.labels(positions)
-        if not self.prompts:
-            return NOTHING if labels is None else Conditioning(label=labels)
-        texts = [self.prompt(index) for index in positions.tolist()]
-        text = encode([one or "" for one in texts], self.text_length)
-        return Conditioning(label=labels, text=text).to(positions.device)
+        labels, text = self.labels(positions), None
+        if self.prompts:
+            texts = [self.prompt(index) for index in positions.tolist()]
+            text = encode([one or "" for one in texts], self.text_length)
+        given = Conditioning(label=labels, text=text, low=low)
+        return given.to(positions.device) if given.parts else NOTHING
 
     def prompt(self, index: int) -> str | None:
         """Return the text of image `index`, whole; None where the network is given none."""
@@ -161,8 +167,21 @@ def _plan_of_classes(config: RunConfig, classes: Classes | None) -> Plan:
 def load_plan(store: Store, config: RunConfig) -> Plan:
     """Return what the samples of a run are of, by the classes that its weights were trained with.
 
+    Those that a run of `model.low_size` enlarges say it: the samples of another run, or held-out
+    images.
+
     Raises:
-        ConfigError: as `plan_of` and `labelled_classes`.
-        DataError: as `labelled_classes`.
+        ConfigError: as `plan_of`, `labelled_classes`, `lower_of` and `require_no_labels`.
+        DataError: as `labelled_classes` and `held_out_plan`.
     """
-    return plan_of(config, labelled_classes(store, config), score=scored_by(store, config))
+    if config.model.low_size is None:
+        return plan_of(config, labelled_classes(store, config), score=scored_by(store, config))
+    require_no_labels(config)
+    lower = lower_of(store, config)
+    if lower is not None:
+        plan = load_plan(store, lower)
+    else:
+        labels, names, captions = held_out_plan(store, config)
+        plan = Plan(in_turn=labels, names=names, prompts=captions)
+    # Texts of the stage before are read as this network reads them.
+    return replace(plan, text_length=config.model.text_length) if config.model.uses_text else plan

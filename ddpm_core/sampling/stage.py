@@ -1,5 +1,7 @@
 """The sample stage: images drawn from the averaged weights, by as many actors as there are."""
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +11,8 @@ from ddpm_core.drawing import pictures
 from ddpm_core.inference.build import require_guidance
 from ddpm_core.output import say
 from ddpm_core.progress import WARNING, Progress
-from ddpm_core.runs import chosen, places
+from ddpm_core.runs import chosen, places, results
+from ddpm_core.runs.lower import lower_of
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.plan import Plan, load_plan
@@ -38,6 +41,9 @@ GRID_ROLE = "grid"
 def run_sample(store: Store, config: RunConfig) -> str:
     """Draw `config.sample.num_images` images and return the folder that holds them.
 
+    What they enlarge, samples of the run of `sample.low_from`, is drawn before them as far as it is
+    not there: a stage of its own, whose units are kept as these are.
+
     Units that are there are kept, for whatever number of images they were drawn; damaged ones are
     made again. If all are there nothing is drawn, and what MLflow may have missed is sent.
 
@@ -49,12 +55,22 @@ def run_sample(store: Store, config: RunConfig) -> str:
     weights = chosen.require(store, config)
     config = weights.pinned_in(config)
     require_guidance(config)
+    lower = lower_of(store, config)
+    if lower is not None and not _are_drawn(store, lower):
+        say(f"first the {lower.sample.num_images} images of run {lower.name!r} that are enlarged")
+        run_sample(store, lower.model_copy(update={"compute": config.compute}))
     say(f"weights: {weights.said}")
     with open_tracker(store, config, stage="sample") as tracker:
         committed = _complete_samples(store, config, weights, tracker)
         deliver_own_curve(tracker, store, config, weights)
         deliver_samples(tracker, store, config, weights, committed)
     return committed.folder
+
+
+def _are_drawn(store: Store, config: RunConfig) -> bool:
+    with suppress(DamagedError):  # the stage sets it aside and makes it again
+        return results.samples_of(store, config) is not None
+    return False
 
 
 def _complete_samples(

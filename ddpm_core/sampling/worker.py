@@ -16,6 +16,7 @@ from ddpm_core.inference.denoiser import load_denoiser, load_guide
 from ddpm_core.runs import results
 from ddpm_core.sampling.draw import draw, to_levels, to_u8
 from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.low import Enlarged
 from ddpm_core.sampling.plan import Plan
 from ddpm_core.sampling.sampler import num_steps_of
 from ddpm_core.sampling.units import Unit, publish
@@ -58,6 +59,7 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
     )
     guide = load_guide(store, weights, device, compute=compute)
     plan = Plan.of_payload(payload["plan"])
+    enlarged = Enlarged.of(store, config)
 
     def make(unit: Unit) -> None:
         recorder = _Recorder(config, plan)
@@ -68,8 +70,10 @@ def make_worker(payload: dict[str, Any], get_device: GetDevice) -> Callable[[Uni
             stop = start + config.sample.batch_size
             recorder.begin(start, unit.stop)
             positions = torch.arange(start, stop, device=device)
+            low = None if enlarged is None else enlarged.at(positions, seed=config.sample.seed)
+            given = plan.conditioning(positions, low=low)
             x_0 = draw(
-                guided(denoiser, plan.conditioning(positions), config.sample, guide),
+                guided(denoiser, given, config.sample, guide),
                 positions,
                 config.data.shape,
                 sample=config.sample,

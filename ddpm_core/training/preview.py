@@ -31,6 +31,7 @@ from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.inference.build import arithmetic_of, build_denoiser, build_objective, in_training
 from ddpm_core.inference.denoiser import AveragedNetwork
 from ddpm_core.inference.levels import to_u8
+from ddpm_core.inference.low_resolution import LowResolutions
 from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import load_split, to_unit_range
 from ddpm_core.loading.texts import texts_of
@@ -139,19 +140,29 @@ class Preview:
         self._objective = build_objective(config)
         self._called = in_training(config, self._network)
         self._denoiser = build_denoiser(config, self._network, self._network.null)
+        enlarges = config.model.low_size is not None
+        if enlarges and held_out is None:
+            raise DataError(
+                f"train.preview_every={config.train.preview_every}: previews of a network of "
+                "model.low_size enlarge held-out images, and none are held out; leave it out, or "
+                "give data.num_test_images"
+            )
+        self._low = LowResolutions(config) if enlarges else None
         num_timesteps = config.diffusion.num_timesteps
         num_calls = min(NUM_CALLS, num_timesteps)
         self._times = choose_timesteps("trailing", num_timesteps, num_calls)
         self._num_pairs = 0 if held_out is None else _NUM_PAIRS
         # Of the images, in their order; empty: they are of nothing.
-        self._labels, self._names = _labels(config.num_classes), names
-        positions = _positions(self._labels, config.num_classes)
+        num_classes = None if enlarges else config.num_classes  # held-out images have theirs
+        self._labels, self._names = _labels(num_classes), names
+        positions = _positions(self._labels, num_classes)
         self._positions = torch.tensor(positions, device=device)
         size = min(config.train.global_batch_size // world_size, _MOST_AT_ONCE)
         self._batches = _slices(len(positions), size)
         self._pairs = _slices(self._num_pairs, size)
         self._start_key = seeding.key(config.sample.seed, "sample_init")
         self._noise_key = seeding.key(config.train.seed, "preview")
+        self._low_key = seeding.key(config.train.seed, "preview", 1)
 
     @property
     def num_pieces(self) -> int:
@@ -233,8 +244,11 @@ class Preview:
         positions = self._positions[rows]
         x_T = seeding.normal(self._start_key, 0, positions, self._config.data.shape)  # noqa: N806
         labels = torch.tensor(self._labels[rows], device=self._device) if self._labels else None
-        own = Conditioning(label=labels)
-        given = self._denoiser.given(self._conditioning(len(positions), own))
+        if self._low is not None:
+            given = self._denoiser.given(self._enlarging(positions))
+        else:
+            own = Conditioning(label=labels)
+            given = self._denoiser.given(self._conditioning(len(positions), own))
         if isinstance(given, BitDenoiser):  # the configuration refuses it before
             raise ConfigError("train.preview_every: previews are of images, not of bits")
         return ddim_steps(respaced(given, self._times), x_T)
@@ -251,8 +265,12 @@ class Preview:
         t = self._times_of_pairs(2 * positions + 1, 2 * _NUM_PAIRS)
         eps = seeding.normal(self._noise_key, 0, positions, tuple(x_0.shape[1:]))
         x_t = self._objective.noised(x_0, t, eps)
-        own = held_out.given(which).to(self._device)
-        output = self._called(x_t, t, self._conditioning(len(positions), own))
+        if self._low is not None:
+            conditioning = self._enlarging(positions)
+        else:
+            own = held_out.given(which).to(self._device)
+            conditioning = self._conditioning(len(positions), own)
+        output = self._called(x_t, t, conditioning)
         return self._objective.losses(output, x_0, x_t, t, eps).cpu()
 
     def _times_of_pairs(self, parts: Tensor, whole: int) -> Tensor:
@@ -260,6 +278,20 @@ class Preview:
         if isinstance(self._objective, ContinuousObjective):
             return self._objective.times.at(parts.double() / whole)
         return parts * self._config.diffusion.num_timesteps // whole
+
+    def _enlarging(self, positions: Tensor) -> Conditioning:
+        """Return what the network is given of held-out images: what they are of, as far as it takes
+        that, and their low resolutions.
+        """
+        held_out, low = self._held_out, self._low
+        if held_out is None or low is None:
+            raise TypeError("there is nothing to enlarge")
+        which = positions.cpu() % len(held_out.images)
+        x_0 = to_unit_range(held_out.images[which], self._device)
+        eps = seeding.normal(self._low_key, 0, positions, tuple(x_0.shape[1:]))
+        level = low.level(self._config.sample.low_level, x_0)
+        own = replace(held_out.given(which).to(self._device), low=low.made_of(x_0, level, eps))
+        return self._conditioning(len(positions), own)
 
     def _conditioning(self, count: int, own: Conditioning) -> Conditioning:
         """Return what the network is given: these parts, and of everything else the null."""

@@ -24,6 +24,7 @@ from ddpm_core.diffusion.wrappers.classifier_guidance import (
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features.kept import FeatureRecipe, load_network
 from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract, looked_at
+from ddpm_core.evaluation.measuring.enlarging import LowMeasured
 from ddpm_core.inference.build import AnyDenoiser
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide, load_score
 from ddpm_core.loading.batches import conditioning_of
@@ -234,12 +235,29 @@ class EvaluationContext:
             return load_guide(self.store, self._weights, self.device, compute=self.config.compute)
 
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
-        """Return the denoiser of images `start` to `stop` - 1 of a split, given their labels."""
-        return self.denoiser.given(self._given(images, start, stop))
+        """Return the denoiser of images `start` to `stop` - 1 of a split, given what they are of."""
+        own = self.denoiser_of_nothing(images, start, stop)
+        return own.given(self.given_of(images, start, stop))
 
     def measured_of(self, images: Images, start: int, stop: int) -> AnyDenoiser:
         """As `denoiser_of`, of images or bits."""
-        return self.measured.given(self._given(images, start, stop))
+        if isinstance(self.measured, NetworkDenoiser):
+            return self.denoiser_of(images, start, stop)
+        return self.measured.given(self.given_of(images, start, stop))
+
+    def denoiser_of_nothing(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
+        """Return the denoiser of images of which nothing is said but, of one that enlarges, their
+        low resolution.
+        """
+        own = self.denoiser
+        if self.low is not None:
+            own = own.enlarging(self.low.of(images, start, stop))
+        return own.given_nothing()
+
+    @cached_property
+    def low(self) -> LowMeasured | None:
+        """What makes the low resolutions of images of a split; None: the network takes none."""
+        return LowMeasured.of_run(self.config, self.device)
 
     def labels_of(self, images: Images, start: int, stop: int) -> Tensor:
         """Return the labels of images `start` to `stop` - 1 of a split, (n,) int64."""
@@ -248,7 +266,10 @@ class EvaluationContext:
             raise DataError("the images have no labels")
         return label
 
-    def _given(self, images: Images, start: int, stop: int) -> Conditioning:
+    def given_of(self, images: Images, start: int, stop: int) -> Conditioning:
+        """Return what the network is given of images `start` to `stop` - 1 of a split: labels and
+        texts.
+        """
         return self._members(images, start, stop, self.measured.null.parts & MEMBERS)
 
     def _members(

@@ -22,6 +22,7 @@ from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
 from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
+from ddpm_core.evaluation.measuring.enlarging import enlarged_part, levels_of
 from ddpm_core.evaluation.measuring.label_use import classified_part
 from ddpm_core.evaluation.measuring.noised import accuracy_part
 from ddpm_core.inference import continuous
@@ -29,11 +30,12 @@ from ddpm_core.inference.build import build_schedule
 from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
-Kind = Literal["bound", "flow", "unlabelled", "classes", "features", "accuracy"]
+Kind = Literal["bound", "flow", "unlabelled", "classes", "features", "accuracy", "enlarged"]
 """bound: bits/dim by every term, of held-out images; flow: the same images' through the probability
 flow, of a process in continuous time; unlabelled: the bound of a network of labels that is given
 none; classes: how well it predicts their noise by each label; features: of the images of a set;
-accuracy: what a classifier makes of held-out images at each noise"""
+accuracy: what a classifier makes of held-out images at each noise; enlarged: of held-out images
+made small and enlarged again, whether they have the low resolution"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
@@ -71,6 +73,7 @@ def units_of(
         *_network_units("flow", num_bound if is_continuous else 0, evaluate),
         *_network_units("unlabelled", num_bound if evaluate.label_worth else 0, evaluate),
         *_network_units("classes", min(evaluate.num_classified_images, num_test), evaluate),
+        *_network_units("enlarged", min(evaluate.num_enlarged_images, num_test), evaluate),
     )
     return [*of_the_network, *(features if has_features else ())]
 
@@ -175,14 +178,14 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
             )
         case "unlabelled":
             return likelihood_part(
-                context.denoiser.given_nothing(),
+                context.denoiser_of_nothing(context.exact(unit.part), unit.start, unit.stop),
                 context.exact(unit.part).images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
                 seed=context.config.evaluate.seed,
             )
         case "classes":
             return classified_part(
-                context.denoiser,
+                context.denoiser_of_nothing(context.test, unit.start, unit.stop),
                 context.test.images(unit.start, unit.stop),
                 torch.arange(unit.start, unit.stop, device=context.device),
                 num_classes=context.config.num_classes or 0,
@@ -196,6 +199,8 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case "accuracy":
             return _accuracy(context, unit)
+        case "enlarged":
+            return _enlarged(context, unit)
         case _:
             assert_never(unit.kind)
 
@@ -218,6 +223,22 @@ def _accuracy(context: EvaluationContext, unit: Unit) -> Arrays:
         seed=context.config.evaluate.seed,
     )
     return {**found, **own}
+
+
+def _enlarged(context: EvaluationContext, unit: Unit) -> Arrays:
+    if context.low is None:
+        raise ValueError("a unit enlarges images, and the network enlarges none")
+    return enlarged_part(
+        context.denoiser,
+        context.guide,
+        context.low,
+        context.test,
+        unit.start,
+        unit.stop,
+        given=context.given_of(context.test, unit.start, unit.stop),
+        levels=levels_of(context.config),
+        sample=context.config.sample,
+    )
 
 
 def _batches(context: EvaluationContext, unit: Unit) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.evaluation.features.kept import describe_network
 from ddpm_core.evaluation.features.statistics import Statistics, network_of
+from ddpm_core.evaluation.measuring.enlarging import consistency_metric
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.evaluation.measuring.kept_statistics import keep_statistics
 from ddpm_core.evaluation.measuring.label_use import classifier_metric, worth_metric
@@ -47,6 +48,7 @@ def numbers_of(
         ),
         "relative_to_gaussian": _relative(inputs, bound),
         **_of_flow(inputs, findings),
+        **_of_low_resolutions(inputs, findings),
         **_of_features(inputs, findings, known),
         **_of_classes(inputs, findings, bound),
     }
@@ -69,6 +71,15 @@ def _of_flow(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
         return {}
     bits = findings.rows("flow", "test", "bits").numpy()
     return {"bits_per_dim_flow": metrics.flow_metric(bits, inputs.config, inputs.weights)}
+
+
+def _of_low_resolutions(inputs: Inputs, findings: Findings[Kind]) -> dict[str, Any]:
+    """Return whether what is enlarged has its low resolution; {} where that was not measured."""
+    if not findings.has("enlarged", "test"):
+        return {}
+    own, other = (findings.rows("enlarged", "test", name).numpy() for name in ("own", "other"))
+    found = consistency_metric(own, other, inputs.config, inputs.weights)
+    return {"low_resolution_consistency": found}
 
 
 def _of_features(

@@ -221,9 +221,16 @@ def frechet_metric(
 
 def given_as(config: RunConfig) -> dict[str, str]:
     """Return what a protocol says of what the network is given of each image; {}: nothing."""
+    given = []
     if config.model.uses_text:
-        return {"conditioning": "the first caption of each image"}
-    return {} if config.num_classes is None else {"conditioning": "the label of each image"}
+        given.append("the first caption of each image")
+    elif config.num_classes is not None:
+        given.append("the label of each image")
+    if config.model.low_size is not None:
+        (height, width), level = config.model.low_size, config.sample.low_level
+        noise = f", noised for {level:g} of the process" if level else ""
+        given.append(f"its low resolution of {height}x{width}{noise}")
+    return {"conditioning": ", and ".join(given)} if given else {}
 
 
 def seen_as(config: RunConfig) -> str:

@@ -1,0 +1,175 @@
+"""Runs that enlarge: held-out images, or samples of the run before, image i of image i."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_core import cluster
+from ddpm_core.conditioning import Conditioning
+from ddpm_core.diffusion.low_resolution import enlarged, shrunk
+from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.preflight import preflight
+from ddpm_core.runs import layout, results
+from ddpm_core.runs.lower import lower_of
+from ddpm_core.runs.run import open_run
+from ddpm_core.sampling import stage
+from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.low import Enlarged
+from ddpm_core.sampling.plan import load_plan
+from ddpm_core.sampling.units import first_images
+from ddpm_core.store.storage import open_store
+from ddpm_core.verifying.verify import verify
+from tests.sampling.tiny import commit_random_weights, files_of, tiny_config
+
+pytestmark = pytest.mark.usefixtures("in_process", "recording_tracker")
+
+LABELS = {
+    "model.conditioning": "label",
+    "diffusion.num_timesteps": 8,
+    "diffusion.beta_schedule": "cosine",
+}
+FIRST = tiny_config(name="first", **LABELS)
+SECOND = tiny_config(
+    name="second",
+    **LABELS,
+    **{"data.height": 16, "data.width": 16, "model.low_size": [8, 8]},
+    **{"sample.low_from": "first", "sample.num_images": 6},
+)
+
+
+def in_root(store, *configs):
+    for seed, config in enumerate(configs):
+        open_run(store, config)
+        commit_random_weights(store, config, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def cascade_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cascade") / "root"
+    in_root(open_store(str(root)), FIRST, SECOND)
+    return root
+
+
+@pytest.fixture
+def cascade(cascade_root, store):
+    shutil.copytree(cascade_root, store.uri)
+    return store
+
+
+def images(store, config):
+    samples = results.samples_of(store, config)
+    return first_images(store, samples, config.sample, config.data.shape, 99)
+
+
+def test_image_i_enlarges_image_i_with_its_label(cascade, in_process):
+    """Catches low resolutions of another image or at another level, labels of the second run's own
+    turn, and more drawn of the first than is enlarged."""
+    config = SECOND.replaced({"sample.low_level": 0.25})
+    folder = stage.run_sample(cascade, config)
+    assert [(one.number, one.stop - one.start) for one in in_process.units] == [(0, 4), (1, 2)] * 2
+    lower = lower_of(cascade, config)
+    small = torch.from_numpy(images(cascade, lower)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    checkpoint = results.final_checkpoint(cascade, config)
+    denoiser = load_denoiser(cascade, config, checkpoint, torch.device("cpu"))
+    positions = torch.arange(2, 4)
+    low = Enlarged(cascade, config).at(positions, seed=0)
+    assert torch.equal(low.level, torch.full((2,), 2))  # a quarter of 8 steps
+    clean = Enlarged(cascade, SECOND).at(positions, seed=0)
+    assert torch.equal(clean.image, enlarged(small[2:4], (16, 16)))
+    x_0 = draw(
+        denoiser.given(Conditioning(label=positions, low=low)),
+        positions,
+        (1, 16, 16),
+        sample=config.sample,
+        seed=0,
+    )
+    assert np.array_equal(images(cascade, config)[2:4], to_u8(x_0).numpy())
+    assert load_plan(cascade, config).about(3) == {"label": 3, "class": "3"}
+    in_process.units.clear()
+    assert stage.run_sample(cascade, config) == folder
+    assert not in_process.units
+    for run in ("first", "second"):
+        assert verify(run, root=cascade.uri).unnamed == []
+
+
+def test_a_cascade_that_is_killed_anywhere_ends_in_the_same_bytes(
+    cascade, cascade_root, tmp_path, monkeypatch
+):
+    """Catches images of the second run that depend on when the first was drawn, and units of
+    either that are drawn again."""
+    stage.run_sample(cascade, SECOND)
+    folders = [results.samples_of(cascade, one).folder for one in (SECOND, _first(cascade))]
+    whole = [files_of(cascade, folder) for folder in folders]
+    shutil.copytree(cascade_root, tmp_path / "other")
+    other = open_store(str(tmp_path / "other"))
+    drawn = []
+
+    def killed(make_worker, payload, units, compute, *, on_done):
+        worker = make_worker(payload, lambda: torch.device("cpu"))
+        unit = units[0]
+        on_done(unit, worker(unit))
+        drawn.append(unit)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "map_units", killed)
+        for _ in range(4):
+            with pytest.raises(KeyboardInterrupt):
+                stage.run_sample(other, SECOND)
+    assert len(drawn) == 4
+    assert stage.run_sample(other, SECOND) == folders[0]
+    assert [files_of(other, folder) for folder in folders] == whole
+
+
+def _first(store):
+    return lower_of(store, SECOND)
+
+
+def test_without_a_run_held_out_images_are_made_small(store, in_process):
+    """Catches training images, labels in turn where the images have theirs, and a network of no
+    labels that is given the images' all the same."""
+    config = tiny_config(name="up", **{"model.low_size": [4, 4], "sample.num_images": 4})
+    in_root(store, config)
+    stage.run_sample(store, config)
+    enlarges = Enlarged(store, config)
+    held_out = enlarges._held_out
+    low = enlarges.at(torch.tensor([1, len(held_out) + 1]), seed=0)
+    image = held_out.images(1, 2).float() / 127.5 - 1
+    expected = enlarged(shrunk(image, (4, 4)), (8, 8))
+    assert torch.equal(low.image, expected.expand(2, -1, -1, -1))
+    label = int(held_out.member("label", np.array([1]))[0])
+    assert load_plan(store, config).about(1) == {"label": label, "class": str(label)}
+    other = config.replaced({"sample.low_level": 0.5})
+    weights = [results.weights_of(store, one) for one in (config, other)]
+    assert len({layout.sample_set_fingerprint(one, w.sha256, w.guide)
+                for one, w in zip((config, other), weights, strict=True)}) == 2  # fmt: skip
+
+
+def refusal(store, config, stages=("sample",)):
+    with pytest.raises((ConfigError, CheckpointError)) as caught:
+        preflight(store, config, stages, command=lambda one: f"run {one}", here=True)
+    return str(caught.value)
+
+
+def test_what_cannot_be_enlarged_is_refused_before_anything_starts(cascade):
+    """Catches a cascade that ends after its first stage, and one in a circle."""
+
+    def of(**keys):
+        return SECOND.replaced({f"sample.{key}": value for key, value in keys.items()})
+
+    assert "there is no run 'frist'" in refusal(cascade, of(low_from="frist"))
+    assert "did you mean 'first'" in refusal(cascade, of(low_from="frist"))
+    assert "not its own images" in refusal(cascade, of(low_from="second"))
+    assert "no checkpoint of step 400" in refusal(cascade, of(low_from="first@400"))
+    assert "leave sample.labels out" in refusal(cascade, of(labels=[3]))
+    assert "holds" in refusal(cascade, of(low_from="first@10:ema#0123456789abcdef"))
+    open_run(cascade, FIRST.replaced({"name": "sixteen", "data.height": 16}))
+    assert "draws images of 16x8 in grey" in refusal(cascade, of(low_from="sixteen"))
+    open_run(cascade, FIRST.replaced({"name": "of-nothing", "model.conditioning": "none"}))
+    assert "run 'of-nothing' has none" in refusal(cascade, of(low_from="of-nothing"))
+    assert "study measures networks that draw images from noise" in refusal(
+        cascade, SECOND, ("sample", "study")
+    )
