@@ -84,7 +84,8 @@ class DataConfig(Section):
     """note on what may be done with the images, kept beside the name of the data set"""
     height: PositiveInt = 8
     """rows of an image, in pixels; smaller originals of a bundle are padded with black around the
-    centre, those of a collection are cropped and resized"""
+    centre and larger ones made small by the mean over areas, those of a collection are cropped and
+    resized"""
     width: PositiveInt = 8
     """columns of an image, in pixels; as height"""
     grey: bool = False
@@ -328,10 +329,12 @@ class DataConfig(Section):
                 f"height={self.height}, width={self.width}, but {self.name} is made of "
                 f"{height}x{width} values, and nothing around them; give these"
             )
-        if self.height < height or self.width < width:
+        is_smaller = self.height < height or self.width < width
+        if is_smaller and (self.height > height or self.width > width):
             raise ValueError(
                 f"height={self.height}, width={self.width} is smaller than {self.name}'s own "
-                f"{height}x{width}; images are padded, never cropped: give at least that"
+                f"{height}x{width} on one side and larger on the other; images are padded, or made "
+                "small, and never cropped: give two sides of one kind"
             )
         return self
 

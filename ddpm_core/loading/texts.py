@@ -79,7 +79,7 @@ class Texts:
         return tokens.encode(chosen, self.length)
 
     def first(self, images: Images, numbers: NDArray[np.int64]) -> list[str]:
-        """Return the first caption of each of these images, whole; of one without, the empty text."""
+        """Return the first caption of each of these images; the empty text of one without."""
         return [one[0] if one else "" for one in self._captions(images, numbers)]
 
     def _captions(self, images: Images, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:

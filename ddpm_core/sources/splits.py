@@ -12,6 +12,7 @@ import numpy as np
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
 from ddpm_core.extras import folder_of
+from ddpm_core.images.resize import resized
 from ddpm_core.permutation import keyed_permutation
 from ddpm_core.shards.captions import CaptionCounts, file_of
 from ddpm_core.shards.index import SPLITS, Split
@@ -38,7 +39,7 @@ _DIGITS_SPLIT_KEY = b"digits held out:"  # in no configuration: the split is par
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, padded to the size that the network sees."""
+    """A data set in the size that the network sees: padded, or made small."""
 
     train: RawImages
     test: RawImages
@@ -82,7 +83,7 @@ def load_splits(
     Swiss roll are made, each split by itself.
 
     Args:
-        data: which, from where, and the size to pad to.
+        data: which, from where, and the size that it gets.
         cache: folder for downloads.
         published: what `data.source == "default"` downloads.
 
@@ -110,8 +111,8 @@ def load_splits(
             assert_never(data.name)
     if not data.has_captions:
         train, test = (replace(images, captions=None) for images in (train, test))
-    test = _padded(_first(test, data), data)
-    return Splits(_padded(train, data), test, classes_of(data))
+    test = _sized(_first(test, data), data)
+    return Splits(_sized(train, data), test, classes_of(data))
 
 
 def classes_of(data: DataConfig) -> tuple[str, ...]:
@@ -174,9 +175,15 @@ def _first(test: RawImages, data: DataConfig) -> RawImages:
     return RawImages(test.images_u8[:wanted], test.labels[:wanted], test.name, captions)
 
 
-def _padded(images: RawImages, data: DataConfig) -> RawImages:
-    """Put black around the images; an odd rest goes below and to the right."""
+def _sized(images: RawImages, data: DataConfig) -> RawImages:
+    """Put black around the images, an odd rest below and to the right; or make them small, by the
+    mean over areas.
+    """
     _, height, width, _ = images.images_u8.shape
+    if data.height < height or data.width < width:
+        size = (data.height, data.width)
+        small = np.stack([resized(image, size, "box") for image in images.images_u8])
+        return replace(images, images_u8=small)
     rows, columns = data.height - height, data.width - width
     padded = np.pad(
         images.images_u8,

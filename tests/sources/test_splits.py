@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from ddpm_core.config import DataConfig
+from ddpm_core.diffusion.low_resolution import shrunk
 from ddpm_core.sources import cifar, mnist
 from ddpm_core.sources.splits import load_splits
 from tests.sharding.small import write_mnist
@@ -100,3 +102,13 @@ def test_digest_sees_every_pixel_label_and_the_split(tmp_path):
     seen.add(splits.digest())
     seen.add(replace(splits, train=splits.test, test=splits.train).digest())
     assert len(seen) == 5
+
+
+def test_a_bundle_is_made_small_by_the_mean_over_areas(tmp_path):
+    """Catches cropping, and every second pixel: a first stage of a cascade draws what the second
+    is shown of the same digits."""
+    large = load_splits(digits(), cache=tmp_path).test.images_u8
+    small = load_splits(digits(height=4, width=4), cache=tmp_path).test.images_u8
+    images = torch.from_numpy(large).permute(0, 3, 1, 2).float() / 127.5 - 1
+    expected = ((shrunk(images, (4, 4)) + 1) * 127.5).round().to(torch.uint8)
+    assert np.array_equal(small, expected.permute(0, 2, 3, 1).numpy())

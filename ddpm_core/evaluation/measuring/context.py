@@ -235,7 +235,7 @@ class EvaluationContext:
             return load_guide(self.store, self._weights, self.device, compute=self.config.compute)
 
     def denoiser_of(self, images: Images, start: int, stop: int) -> NetworkDenoiser:
-        """Return the denoiser of images `start` to `stop` - 1 of a split, given what they are of."""
+        """Return the denoiser of images `start` to `stop` - 1 of a split, given all there is."""
         own = self.denoiser_of_nothing(images, start, stop)
         return own.given(self.given_of(images, start, stop))
 
