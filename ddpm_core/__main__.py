@@ -30,7 +30,7 @@ from ddpm_core.cli import (
 )
 from ddpm_core.compare_command import run_compare_command
 from ddpm_core.config import ContinuousConfig, RunConfig
-from ddpm_core.edit_command import add_parser, run_edit_command
+from ddpm_core.edit_command import add_edit_parsers, run_edit_command
 from ddpm_core.errors import CheckpointError
 from ddpm_core.output import command_output, printable, say
 from ddpm_core.preflight import Findings, preflight
@@ -67,6 +67,7 @@ examples:
   python -m ddpm_core average short@500 --sigma-rel 0.12
   python -m ddpm_core compare short short:test --features trained
   python -m ddpm_core edit short --image photos/ --mask mask.png --variants 4
+  python -m ddpm_core upscale larger --images small/ --low-level 0.1
   ray job submit --working-dir . -- python -m ddpm_core train digits --root s3://bucket/ddpm
 
 exit codes:
@@ -104,7 +105,7 @@ def _act(options: argparse.Namespace) -> None:
             _import_weights(options)
         case "export-weights":
             _export_weights(options)
-        case "edit":
+        case "edit" | "upscale":
             run_edit_command(options)
         case "compare":
             run_compare_command(options)
@@ -262,7 +263,7 @@ def _parser(outer: Mapping[str, Outer] = _NO_OUTER) -> argparse.ArgumentParser:
     )
     verifying.add_argument("--root", metavar="URI", help="where a run named by its name lies")
     _add_exchanges(stages)
-    add_parser(stages)
+    add_edit_parsers(stages)
     compare_command.add_parser(stages)
     add_parsers(stages)
     return parser

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddpm_core.api_arguments import How, device_of, indices_of, seed_of, whole_number, wish_of
-from ddpm_core.config import RunConfig
+from ddpm_core.config import DataConfig, RunConfig
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.denoiser import Denoiser
 from ddpm_core.drawing import pictures
 from ddpm_core.editing import arrays
 from ddpm_core.editing.arrays import Images, Received
-from ddpm_core.editing.canvas import Canvas
+from ddpm_core.editing.canvas import Canvas, low_data_of
 from ddpm_core.editing.files import ImageFile
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.runs import chosen, results
@@ -156,6 +156,30 @@ class Run:
             seed=seed_of(how),
         )
 
+    def upscale(
+        self, images: Images, *, low_level: float | None = None, **how: Unpack[How]
+    ) -> Images:
+        """Enlarge images, by a model of `model.low_size`.
+
+        Args:
+            images: (n, height, width, channels) uint8 in that size, see `read_low`.
+            low_level: how noisy they are made before, a share of the process; None:
+                sample.low_level, 0 by default.
+            how: as of `edit`.
+
+        Raises:
+            ConfigError: the model enlarges nothing, or these do not go together.
+            DataError: the images have another shape.
+        """
+        return arrays.enlarge(
+            self._model,
+            self._model.drawing(wish_of(how)),
+            images,
+            low_level=low_level,
+            is_labelled=len(how.get("labels", ())) > 0,
+            seed=seed_of(how),
+        )
+
     def interpolate(
         self, image: Images, other: Images, num_images: int = 8, *, depth: float = 0.5
     ) -> Images:
@@ -200,11 +224,19 @@ class Run:
         Raises:
             DataError: it is no image that can be used.
         """
-        try:
-            content = Path(file).read_bytes()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}") from None
-        return Canvas(self.config.data).place(ImageFile(Path(file).name, content, str(file)))
+        return _placed(file, self.config.data)
+
+    def read_low(self, file: str | Path) -> Images:
+        """Return an image file as a model of `model.low_size` is given it, by the same rule.
+
+        Returns:
+            (height, width, channels) uint8.
+
+        Raises:
+            ConfigError: the model enlarges nothing.
+            DataError: it is no image that can be used.
+        """
+        return _placed(file, low_data_of(self.config))
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:
@@ -219,6 +251,14 @@ class Run:
     def denoiser(self) -> Denoiser | BitDenoiser:
         """The network as samplers call it, for a sampler of your own: `predict(x_t, t)`."""
         return self._model.denoiser
+
+
+def _placed(file: str | Path, data: DataConfig) -> Images:
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from None
+    return Canvas(data).place(ImageFile(Path(file).name, content, str(file)))
 
 
 def grid(images: Images) -> Image.Image:

@@ -1,7 +1,7 @@
-"""ddpm edit: inpainting, outpainting and image to image with a trained model. Starts no Ray."""
+"""ddpm edit and ddpm upscale: images of a user made anew, or enlarged. Starts no Ray."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ddpm_core.cli import (
     TARGET_HELP,
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
     from ddpm_core.editing.request import Request
 
 EDIT = "make images anew in part (--mask, --extend) or from a depth (--strength)"
-DEFAULT_OUT = "./edited"
+UPSCALE = "enlarge images with a model of model.low_size"
+DEFAULT_OUT = {"edit": "./edited", "upscale": "./upscaled"}
+_Stages: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = add_command(
-        stages, "edit", EDIT, epilog=describe_keys(), formatter_class=raw, allow_abbrev=False
-    )
-    parser.add_argument("target", metavar="MODEL", help=TARGET_HELP)
+def add_edit_parsers(stages: _Stages) -> None:
+    """Add both commands to the command line."""
+    parser = _command(stages, "edit", EDIT)
     parser.add_argument(
         "--image",
         metavar="PLACE",
@@ -60,12 +58,42 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument("--jump", type=int, help="of repaint: steps it goes back at once (10)")
     parser.add_argument("--resamplings", type=int, help="of repaint: how often (10)")
+    _add_results(parser, "edit")
+    parser = _command(stages, "upscale", UPSCALE)
+    parser.add_argument(
+        "--images",
+        metavar="PLACE",
+        required=True,
+        help="a folder of images, one image, or either as s3://bucket/key; of another size than "
+        "model.low_size they are brought to it by the rule of the data set",
+    )
+    parser.add_argument(
+        "--low-level",
+        type=float,
+        metavar="L",
+        help="how noisy they are made before, a share of the process (sample.low_level, 0): a "
+        "little hides what is wrong with them, and leaves more to be made up",
+    )
+    _add_results(parser, "upscale")
+
+
+def _command(stages: _Stages, name: str, words: str) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = add_command(
+        stages, name, words, epilog=describe_keys(), formatter_class=raw, allow_abbrev=False
+    )
+    parser.add_argument("target", metavar="MODEL", help=TARGET_HELP)
+    return parser
+
+
+def _add_results(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the options of what is written, and of the run."""
     parser.add_argument("--variants", type=int, default=1, help="results for each image (1)")
     parser.add_argument(
         "--batch-size", type=int, default=4, help="images through the network at once (4)"
     )
     parser.add_argument(
-        "--out", metavar="PLACE", help=f"folder or s3://bucket/prefix ({DEFAULT_OUT})"
+        "--out", metavar="PLACE", help=f"folder or s3://bucket/prefix ({DEFAULT_OUT[name]})"
     )
     parser.add_argument("--overwrite", action="store_true", help="write over files of these names")
     parser.add_argument("--root", metavar="URI", help="where the run lies, if not there")
@@ -87,30 +115,48 @@ def add_parser(stages: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def run_edit_command(options: argparse.Namespace) -> None:
-    """Run the command.
+    """Run either command.
 
     Raises:
         PipelineError: as it says.
     """
     changes = parse_overrides(options.overrides)
     root, config = configure(options.target, root=options.root, run=options.run, changes=changes)
-    store, out = open_store(root), open_store(options.out or DEFAULT_OUT)
-    request = _request(options)
+    verb, place = options.stage, options.out or DEFAULT_OUT[options.stage]
+    store, out = open_store(root), open_store(place)
+    if verb == "edit":
+        request = _request(options, place)
+    else:
+        level = config.sample.low_level if options.low_level is None else options.low_level
+        request = _enlarging(options, place, level)
     from ddpm_core.editing.edit import prepare, run_edit  # with it comes torch
 
     if options.dry_run:
         work = prepare(store, config, request, out)
-        say(f"plan: edit: weights {work.weights.said}")
+        say(f"plan: {verb}: weights {work.weights.said}")
         for key in work.all_keys:
-            say(printable(f"plan: edit: would write {out.uri_of(key)}"))
+            say(printable(f"plan: {verb}: would write {out.uri_of(key)}"))
         return
     if config.num_classes is not None and not isinstance(config.sample.labels, tuple):
-        say("edit  without labels; --set sample.labels=[3], by number or name, gives one")
+        say(f"{verb}  without labels; --set sample.labels=[3], by number or name, gives one")
     written = run_edit(store, config, request, out)
-    say(f"edit  {len(written)} files  {out.uri}")
+    say(f"{verb}  {len(written)} files  {out.uri}")
 
 
-def _request(options: argparse.Namespace) -> "Request":
+def _enlarging(options: argparse.Namespace, out: str, level: float) -> "Request":
+    from ddpm_core.editing.request import Request
+
+    return Request(
+        images=options.images,
+        out=out,
+        variants=options.variants,
+        batch_size=options.batch_size,
+        overwrite=options.overwrite,
+        low_level=level,
+    )
+
+
+def _request(options: argparse.Namespace, out: str) -> "Request":
     from ddpm_core.editing.canvas import Margins
     from ddpm_core.editing.method import Method
     from ddpm_core.editing.request import Request
@@ -122,7 +168,7 @@ def _request(options: argparse.Namespace) -> "Request":
         raise ConfigError("--jump and --resamplings are of --method repaint; give it, or neither")
     return Request(
         images=options.image,
-        out=options.out or DEFAULT_OUT,
+        out=out,
         masks=options.mask,
         margins=None if options.extend is None else Margins.parse(options.extend),
         method=Method(options.method, options.strength, **knobs),

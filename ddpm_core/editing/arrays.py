@@ -23,7 +23,8 @@ from ddpm_core.diffusion.paths.path import chain_of
 from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, TextFit
 from ddpm_core.diffusion.wrappers.respacing import respaced
-from ddpm_core.editing.method import Method, edit_images, followed, require_guided
+from ddpm_core.editing.method import Method, edit_images, followed, low_of, require_guided
+from ddpm_core.editing.request import require_level, require_no_enlarging
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.sampling.draw import to_levels
 from ddpm_core.sampling.loaded import Drawing, Model
@@ -106,6 +107,70 @@ def edit(
         )
         made.append(_levels(model, edited))
     return np.concatenate([images[:0], *made])
+
+
+def enlarge(
+    model: Model,
+    drawing: Drawing,
+    images: Images,
+    *,
+    low_level: float | None,
+    is_labelled: bool,
+    seed: int | None,
+) -> Images:
+    """Enlarge low resolutions.
+
+    Args:
+        model: that enlarges.
+        drawing: how.
+        images: (n, height, width, channels) uint8 in the size of `model.low_size`.
+        low_level: share of the process by which they are noised before; None: the run's.
+        is_labelled: whether the results are of the labels of the drawing, else of nothing.
+        seed: None: the run's.
+
+    Raises:
+        ConfigError: the model does not enlarge, or these do not go together.
+        DataError: the images have another shape.
+    """
+    config, images = drawing.config, np.asarray(images)
+    level = config.sample.low_level if low_level is None else low_level
+    size, channels = config.model.low_size, config.data.channels
+    if size is None or isinstance(model.denoiser, BitDenoiser):
+        raise ConfigError(
+            "this model draws images from noise alone (model.low_size is not given), and enlarges "
+            "none"
+        )
+    require_level(config, level, given=f"low_level={level:g}")
+    if images.ndim != 4 or images.shape[1:] != (*size, channels) or images.dtype != np.uint8:
+        raise DataError(
+            f"images are {images.shape} {images.dtype}, and this model enlarges (n, {size[0]}, "
+            f"{size[1]}, {channels}) uint8; `Run.read_low` makes one of a file"
+        )
+    seed = config.sample.seed if seed is None else seed
+    made = []
+    for start in range(0, len(images), config.sample.batch_size):
+        batch = slice(start, start + config.sample.batch_size)
+        small = torch.from_numpy(images[batch]).permute(0, 3, 1, 2).to(model.device)
+        positions = torch.arange(len(images), device=model.device)[batch]
+        low = low_of(small.float() / 127.5 - 1, positions, config, level=level, seed=seed)
+        guide = model.guide
+        enlarged = edit_images(
+            followed(
+                model.denoiser.enlarging(low),
+                guide.enlarging(low) if isinstance(guide, NetworkDenoiser) else guide,
+                drawing.plan.labels(positions) if is_labelled else None,
+                config.sample,
+            ),
+            low.image,
+            None,
+            positions,
+            method=Method(),
+            sample=config.sample,
+            seed=seed,
+        )
+        made.append(_levels(model, enlarged))
+    empty = np.empty((0, config.data.height, config.data.width, channels), config.data.dtype)
+    return np.concatenate([empty, *made])
 
 
 def between(model: Model, image: Images, other: Images, num_images: int, *, depth: float) -> Images:
@@ -204,6 +269,7 @@ def code(model: Model, image: Images, num_moments: int) -> Sequence[Received]:
 def _of_images(model: Model) -> NetworkDenoiser:
     if isinstance(model.denoiser, BitDenoiser):
         raise ConfigError("this is a chain of bits, with which no image is edited or mixed")
+    require_no_enlarging(model.config, "editing, mixing and coding")
     return model.denoiser
 
 

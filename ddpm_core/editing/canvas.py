@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpm_core.config import RunConfig
 from ddpm_core.config.data import DataConfig
 from ddpm_core.editing.files import ImageFile
 from ddpm_core.errors import ConfigError, DataError
@@ -58,6 +59,22 @@ class Margins:
     def words(self) -> dict[str, int]:
         """The sides with room, and how much."""
         return {side: getattr(self, side) for side in _SIDES if getattr(self, side)}
+
+
+def low_data_of(config: RunConfig) -> DataConfig:
+    """Return how images of a user become the low resolutions of a model that enlarges.
+
+    Raises:
+        ConfigError: it enlarges nothing.
+    """
+    if config.model.low_size is None:
+        raise ConfigError(
+            "this model draws images from noise alone (model.low_size is not given), and enlarges "
+            "none"
+        )
+    height, width = config.model.low_size
+    # Of 8 bits, as files of images have, whatever the model draws.
+    return config.data.model_copy(update={"height": height, "width": width, "depth": 8})
 
 
 @dataclass(frozen=True)

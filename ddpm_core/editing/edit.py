@@ -1,4 +1,5 @@
-"""The command `edit`: images of a user, made anew by a trained model in part or from a depth.
+"""The commands `edit` and `upscale`: images of a user, made anew by a trained model in part or from
+a depth, or enlarged.
 
 All that can be refused is refused before the network is loaded.
 """
@@ -19,12 +20,14 @@ from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.editing import outputs
 from ddpm_core.editing.inputs import Inputs, read_inputs
-from ddpm_core.editing.method import edit_images, followed, require_guided
+from ddpm_core.editing.method import edit_images, followed, low_of, require_guided
 from ddpm_core.editing.request import Request
 from ddpm_core.errors import ConfigError
 from ddpm_core.images import png
 from ddpm_core.images.names import bytes_of
+from ddpm_core.images.resize import resized
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
+from ddpm_core.inference.low_resolution import steps_of
 from ddpm_core.progress import Progress
 from ddpm_core.runs import chosen
 from ddpm_core.runs.reference import classifier_of, require_end_known, scored_by
@@ -63,17 +66,17 @@ def run_edit(store: Store, config: RunConfig, request: Request, out: Store) -> l
         out.delete(work.record_key)
     else:
         out.create(work.record_key, work.record)
-    Progress("edit", done, total, "images", weights.said).show()
+    Progress(request.verb, done, total, "images", weights.said).show()
     if missing:
         denoiser = _loaded(store, config, weights, device)
         guide = load_guide(store, weights, device, compute=config.compute)
     for start in range(0, len(missing), request.batch_size):
         jobs = missing[start : start + request.batch_size]
-        edited = _edited(denoiser, guide, work, jobs, device, _Steps(done, total))
+        edited = _edited(denoiser, guide, work, jobs, device, _Steps(request.verb, done, total))
         for job, levels in zip(jobs, edited, strict=True):
             _write(out, work.key_of(job), png.encode(levels), overwrite=request.overwrite)
         done += len(jobs)
-        Progress("edit", done, total, "images").show()
+        Progress(request.verb, done, total, "images").show()
     if work.sheet_key not in work.there:
         _write(out, work.sheet_key, _sheet(work, out), overwrite=request.overwrite)
     if request.overwrite:
@@ -130,7 +133,7 @@ class Work:
     @property
     def record_key(self) -> str:
         """Of what is said of all."""
-        return f"edit-{self.request.what(self.config)}.json"
+        return f"{self.request.verb}-{self.request.what(self.config)}.json"
 
     @property
     def all_keys(self) -> list[str]:
@@ -144,7 +147,7 @@ class Work:
         about: dict[str, Any] = {
             "weights": {"name": self.weights.name, "sha256": self.weights.sha256},
             "sampler": describe(config.sample, config.diffusion.num_timesteps),
-            **request.method.about(config.sample, config.diffusion.num_timesteps),
+            **self._how,
             "batch_size": request.batch_size,
             "data": identity.data(config.data),
         }
@@ -165,6 +168,18 @@ class Work:
             rows.append({**row, "results": self.keys[number]})
         return outputs.record_of({**about, "images": rows})
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        """How the images are made anew, as JSON values."""
+        config, level = self.config, self.request.low_level
+        if level is None:
+            return self.request.method.about(config.sample, config.diffusion.num_timesteps)
+        return {
+            "low_size": list(config.model.low_size or ()),
+            "low_level": level,
+            "low_level_steps": steps_of(level, config.diffusion.num_timesteps),
+        }
+
 
 def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Work:
     """Check all that a request needs; writes nothing.
@@ -172,9 +187,11 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     Raises:
         PipelineError: what cannot be done.
     """
-    require_denoiser(config, "edit")
+    require_denoiser(config, request.verb)
     request.require_possible(config)
     check_stage(store, config)
+    if request.is_enlarging:  # the images of the user, whatever the run's own samples enlarge
+        config = config.replaced({"sample.low_from": None})
     labels: tuple[int, ...] = ()
     classifier, scored = classifier_of(store, config), scored_by(store, config)
     if scored is not None:
@@ -192,7 +209,7 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
             "class that an image is to be of; give it, e.g. --set sample.labels=[3]"
         )
     require_guided(config, request.method.strength)
-    weights = chosen.require(store, config)
+    weights = replace(chosen.require(store, config), lower=None)
     chosen.require_files(store, weights)
     inputs = read_inputs(request, config, out.uri)
     names, stems = [one.name for one in inputs.files], [one.stem for one in inputs.files]
@@ -208,7 +225,8 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
 class _Steps:
     """Shows now and then how many steps of a batch are taken, which may be minutes' work."""
 
-    def __init__(self, done: int, total: int) -> None:
+    def __init__(self, verb: str, done: int, total: int) -> None:
+        self._verb = verb
         self._done, self._total, self._taken = done, total, 0
         self._shown_s = time.monotonic()
 
@@ -217,7 +235,7 @@ class _Steps:
         if (now := time.monotonic()) - self._shown_s >= _SHOW_EVERY_S:
             self._shown_s = now
             note = f"step {self._taken} of the next"
-            Progress("edit", self._done, self._total, "images", note).show()
+            Progress(self._verb, self._done, self._total, "images", note).show()
 
 
 def position_of(name: str, variant: int) -> int:
@@ -235,15 +253,20 @@ def _edited(
     on_step: OnStep,
 ) -> NDArray[Any]:
     """Return the results of one batch, (jobs, h, w, c)."""
-    config, inputs = work.config, work.inputs
+    config, inputs, seed = work.config, work.inputs, work.config.sample.seed
     # Always a whole batch, since rounding depends on it.
     filled = [jobs[number % len(jobs)] for number in range(work.request.batch_size)]
     numbers = [image for image, _ in filled]
     positions = [position_of(inputs.files[image].name, variant) for image, variant in filled]
-    half = (config.data.num_levels - 1) / 2
+    half = (np.iinfo(inputs.levels.dtype).max) / 2
     levels = torch.from_numpy(inputs.levels[numbers].astype(np.int64)).permute(0, 3, 1, 2)
     images = (levels.to(device).float() / half - 1).contiguous()
+    noised_by = torch.tensor(positions, device=device)
     known = None
+    if work.request.low_level is not None:
+        low = low_of(images, noised_by, config, level=work.request.low_level, seed=seed)
+        images, denoiser = low.image, denoiser.enlarging(low)
+        guide = guide.enlarging(low) if isinstance(guide, NetworkDenoiser) else guide
     if inputs.known is not None:
         known = Known(images, torch.from_numpy(inputs.known[numbers]).to(device)[:, None])
         denoiser = denoiser.knowing(known)
@@ -256,10 +279,10 @@ def _edited(
         followed(denoiser, guide, labels, config.sample),
         images,
         known,
-        torch.tensor(positions, device=device),
+        noised_by,
         method=work.request.method,
         sample=config.sample,
-        seed=config.sample.seed,
+        seed=seed,
         on_step=on_step,
     )
     # Where it is known x_0 is the image's own value, whose rounding is its level.
@@ -270,7 +293,7 @@ def _edited(
 def _sheet(work: Work, out: Store) -> bytes:
     inputs, shown = work.inputs, slice(0, outputs.MAX_SHOWN)
     after = [
-        [_read(out, key, inputs.levels) for key in keys[: outputs.SHOWN_VARIANTS]]
+        [_read(out, key, work.config) for key in keys[: outputs.SHOWN_VARIANTS]]
         for keys in work.keys[shown]
     ]
     more = len(inputs.files) - outputs.MAX_SHOWN
@@ -278,14 +301,22 @@ def _sheet(work: Work, out: Store) -> bytes:
     return outputs.sheet_of(
         title + (f", the first {outputs.MAX_SHOWN} of {len(inputs.files)}" if more > 0 else ""),
         [file.name for file in inputs.files[shown]],
-        _of_8_bits(inputs.levels[shown]),
+        _as_large(_of_8_bits(inputs.levels[shown]), work.config),
         None if inputs.known is None else inputs.known[shown],
         _of_8_bits(np.array(after)),
     )
 
 
-def _read(out: Store, key: str, like: NDArray[Any]) -> NDArray[Any]:
-    return png.decode(out.read(key), like.shape[1:], origin=out.uri_of(key), depths=[like.dtype])
+def _read(out: Store, key: str, config: RunConfig) -> NDArray[Any]:
+    data = config.data
+    shape = (data.height, data.width, data.channels)
+    return png.decode(out.read(key), shape, origin=out.uri_of(key), depths=[np.dtype(data.dtype)])
+
+
+def _as_large(images: NDArray[np.uint8], config: RunConfig) -> NDArray[np.uint8]:
+    """Return low resolutions pixel by pixel in the size of the results; others as they are."""
+    size = config.data.height, config.data.width
+    return np.stack([resized(image, size, "box") for image in images])
 
 
 def _of_8_bits(levels: NDArray[Any]) -> NDArray[np.uint8]:

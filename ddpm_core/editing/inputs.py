@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.config import RunConfig
-from ddpm_core.editing.canvas import Canvas, Margins
+from ddpm_core.editing.canvas import Canvas, Margins, low_data_of
 from ddpm_core.editing.files import ImageFile, ImageFiles, find_images
 from ddpm_core.editing.request import Request
 from ddpm_core.errors import ConfigError, DataError
@@ -46,19 +46,21 @@ def read_inputs(request: Request, config: RunConfig, out_uri: str) -> Inputs:
     Raises:
         ConfigError, DataError, StorageError: one of them cannot be used.
     """
-    canvas = Canvas(config.data, Margins() if request.margins is None else request.margins)
-    images = find_images(request.images, option="--image")
+    data = low_data_of(config) if request.is_enlarging else config.data
+    canvas = Canvas(data, Margins() if request.margins is None else request.margins)
+    images = find_images(request.images, option=request.option)
     masks = None if request.masks is None else find_images(request.masks, option="--mask")
     if images.is_folder:
-        _require_apart(images.container.uri, "--out", out_uri)
+        _require_apart(images.container.uri, "--out", out_uri, of=request.option)
         if masks is not None:
             _require_apart(images.container.uri, "--mask", masks.uri)
-    height, width = config.data.height, config.data.width
-    image_bytes = height * width * config.data.channels * config.data.depth // 8
+    height, width = data.height, data.width
+    image_bytes = height * width * data.channels * data.depth // 8
     if len(images.entries) * image_bytes > _MAX_BYTES:
         raise DataError(
-            f"--image {request.images}: {len(images.entries)} images of {width}x{height} are more "
-            f"than the {_MAX_BYTES // 2**30} GiB that are held at once; edit a part of them"
+            f"{request.option} {request.images}: {len(images.entries)} images of {width}x{height} "
+            f"are more than the {_MAX_BYTES // 2**30} GiB that are held at once; give a part of "
+            "them"
         )
     files, sha256, of_masks, levels, known = [], [], [], [], []
     for entry in images.entries:
@@ -80,7 +82,7 @@ def read_inputs(request: Request, config: RunConfig, out_uri: str) -> Inputs:
     )
 
 
-def _require_apart(folder: str, option: str, uri: str) -> None:
+def _require_apart(folder: str, option: str, uri: str, *, of: str = "--image") -> None:
     """Refuse what would be taken for an image of the folder itself, now or the next time."""
     if uri.startswith("s3://") or folder.startswith("s3://"):
         is_below = f"{uri}/".startswith(f"{folder}/")
@@ -88,7 +90,7 @@ def _require_apart(folder: str, option: str, uri: str) -> None:
         is_below = Path(uri).resolve().is_relative_to(Path(folder).resolve())
     if is_below:
         raise ConfigError(
-            f"{option} {shown(uri)} lies in the folder of --image, {shown(folder)}, all images of "
+            f"{option} {shown(uri)} lies in the folder of {of}, {shown(folder)}, all images of "
             "which are edited: it would be edited itself; give a place outside of it"
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import NOTHING, Conditioning, Known
+from ddpm_core.conditioning import NOTHING, Conditioning, Known, LowRes
 from ddpm_core.config import RunConfig, SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.paths.path import chain_of
@@ -24,6 +24,7 @@ from ddpm_core.diffusion.wrappers.shortened import shortened, start_of
 from ddpm_core.errors import ConfigError
 from ddpm_core.inference.build import require_guidance
 from ddpm_core.inference.denoiser import Guide
+from ddpm_core.inference.low_resolution import LowResolutions
 from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.sampler import Noise, num_steps_of, run_sampler
 
@@ -143,6 +144,21 @@ def followed(
         guide = guide.given_nothing() if isinstance(guide, NetworkDenoiser) else guide
     # Not every step of the chain is taken, or not from its end.
     return guided(denoiser, given, sample, guide, form="eps")
+
+
+def low_of(low: Tensor, positions: Tensor, config: RunConfig, *, level: float, seed: int) -> LowRes:
+    """Return what a network that enlarges is given of low resolutions (b, c, h, w) in [-1, 1].
+
+    Args:
+        low: of the images.
+        positions: (b,) numbers by which their noise is keyed.
+        config: of the run.
+        level: of that noise, a share of the process.
+        seed: likewise.
+    """
+    make, key = LowResolutions(config), seeding.key(seed, "edit", 3)
+    eps = seeding.normal(key, 0, positions, config.data.shape)
+    return make.given(low, make.level(level, low), eps)
 
 
 @torch.inference_mode()

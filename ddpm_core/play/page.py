@@ -120,7 +120,8 @@ class _Acts:
 
     def __init__(self, run: Run) -> None:
         self.run, self._one = run, threading.Lock()
-        self.edits = not isinstance(run.denoiser, BitDenoiser)
+        enlarges = run.config.model.low_size is not None
+        self.edits = not isinstance(run.denoiser, BitDenoiser) and not enlarges
         sample = run.config.sample
         self.is_guided = self.edits and (bool(run.classes) or sample.guidance_by is not None)
 

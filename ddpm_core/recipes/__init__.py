@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import ConfigError
+from ddpm_core.recipes.cascades import digits_4, digits_cascade, digits_upscale
 from ddpm_core.recipes.classifier import cifar10_classifier, digits_classifier, mnist_classifier
 from ddpm_core.recipes.clip import digits_clip
 from ddpm_core.recipes.continuous import (
@@ -72,6 +73,9 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits-classifier": digits_classifier,
     "digits-clip": digits_clip,
     "digits-ddim": digits_ddim,
+    "digits-upscale": digits_upscale,
+    "digits-4": digits_4,
+    "digits-cascade": digits_cascade,
     "digits-vp": digits_vp,
     "digits-flow": digits_flow,
     "digits-edm": digits_edm,

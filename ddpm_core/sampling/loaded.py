@@ -6,9 +6,10 @@ Image i of a seed is the one that the sample stage draws, to the network's round
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Self
 
 import torch
@@ -84,9 +85,9 @@ class Model:
         guide: Guide | None,
         plan: Plan,
         device: torch.device,
-        enlarged: Enlarged | None = None,
+        enlarged: Callable[[], Enlarged | None] = lambda: None,
     ) -> None:
-        self.enlarged = enlarged
+        self._enlarged = enlarged
         self.config, self.denoiser, self.guide = config, denoiser, guide
         self.plan, self.device = plan, device
 
@@ -99,8 +100,18 @@ class Model:
         """
         denoiser = load_denoiser(store, config, weights.checkpoint, device, average=weights.average)
         guide = load_guide(store, weights, device)
-        plan, enlarged = load_plan(store, config), Enlarged.of(store, config)
-        return cls(config, denoiser, guide, plan, device, enlarged)
+        # When they are drawn: images that are given are enlarged without.
+        enlarged = partial(Enlarged.of, store, config)
+        return cls(config, denoiser, guide, load_plan(store, config), device, enlarged)
+
+    @cached_property
+    def enlarged(self) -> Enlarged | None:
+        """The low resolutions of the images that it draws; None: it draws from noise alone.
+
+        Raises:
+            DataError: as `Enlarged`.
+        """
+        return self._enlarged()
 
     @property
     def has_classes(self) -> bool:
@@ -137,11 +148,6 @@ class Model:
         if len(wish.labels) > MAX_LISTED:
             raise ConfigError(f"{len(wish.labels)} labels are listed, at most {MAX_LISTED} may be")
         if wish.labels:
-            if self.enlarged is not None:
-                raise ConfigError(
-                    f"labels={list(wish.labels)}: what this model enlarges says of what class it "
-                    "is; leave labels out"
-                )
             if not self.has_classes:
                 raise ConfigError(
                     f"labels={list(wish.labels)}: the images of this model are of no class; leave "
@@ -255,6 +261,11 @@ class Model:
         # Labels that are drawn are of the same seed, as the stage's are.
         low, plan = None, replace(drawing.plan, seed=seed)
         if self.enlarged is not None:
+            if drawing.plan != self.plan:
+                raise ConfigError(
+                    "labels are given, and what this model enlarges says of what class it is; "
+                    "leave labels out"
+                )
             low, plan = self.enlarged.at(positions, seed=seed), drawing.plan
         given = plan.conditioning(positions, low=low)
         return draw(

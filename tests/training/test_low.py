@@ -4,10 +4,21 @@ import pytest
 import torch
 
 from ddpm_core import seeding
+from ddpm_core.cluster import Place
 from ddpm_core.diffusion.low_resolution import enlarged, noised_by, shrunk
 from ddpm_core.diffusion.process import q_sample
-from tests.training.small import drawing_as, make_learner, rank_slice, small_config, small_images
+from ddpm_core.errors import DataError
+from ddpm_core.training.preview import HeldOut, Preview
+from tests.training.small import (
+    CPU,
+    drawing_as,
+    make_learner,
+    rank_slice,
+    small_config,
+    small_images,
+)
 
+PLACE = Place(rank=0, world_size=1, device=CPU)
 KEYS = {"model__low_size": [4, 2], "model__dropout": 0.0, "diffusion__num_timesteps": 40}
 
 
@@ -72,3 +83,29 @@ def _images_in(learner, x_t, t):
         x_t, q_sample(learner._objective.schedule, images, t, eps), rtol=0, atol=1e-5
     )
     return images
+
+
+def test_previews_enlarge_held_out_images():
+    """Catches previews of images in the order of their classes, which the held-out ones have not,
+    and a loss that is measured without their low resolutions."""
+    config = small_config(**KEYS, model__conditioning="label", train__preview_every=5)
+    images, labels = small_images(7).images(0, 7), torch.arange(7) % 3
+    preview = Preview(config, HeldOut(images, labels), tuple("0123456789"), PLACE)
+    preview.take(dict(make_learner(config).network.named_parameters()))
+    given = preview._enlarging(torch.tensor([8, 3]))
+    assert given.label.tolist() == [1, 0]
+    x_0 = images[[1, 3]].float() / 127.5 - 1
+    assert torch.equal(given.low.image, enlarged(shrunk(x_0, (4, 2)), (8, 8)))
+    seen = _ended(preview.pieces())
+    assert seen.images_u8.shape == (36, 8, 8, 1)
+    assert seen.loss > 0
+    with pytest.raises(DataError, match="none are held out"):
+        Preview(config, None, (), PLACE)
+
+
+def _ended(pieces):
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
