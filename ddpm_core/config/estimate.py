@@ -13,6 +13,8 @@ _PER_PARAMETER = 12
 _PER_AVERAGE = 4
 _PER_FILE = 2048
 """bytes around an image in a tar: two headers, the label, and what fills up blocks"""
+_PER_CAPTIONS = 1024
+"""bytes of the captions of an image in a tar: a header and a block"""
 
 _PER_INDEXED = 8
 """bytes of an index for an image whose shard is used in place"""
@@ -40,6 +42,8 @@ def disk_use(config: RunConfig, num_images: int | None) -> DiskUse:
     channels, height, width = config.data.shape
     per_image = channels * height * width * config.data.depth // 8 + _PER_FILE
     stored = _PER_INDEXED if config.data.in_place else per_image
+    if config.data.has_captions and not config.data.in_place:
+        stored += _PER_CAPTIONS
     kept = config.train.keep_checkpoints
     made = -(-config.train.num_steps // config.train.checkpoint_every)
     averages, powers = len(averages_of(config.train)), len(powers_of(config.train))

@@ -9,6 +9,16 @@ from ddpm_core.errors import ConfigError
 IN_PLACE = identity.data(DataConfig(name="images", source="/gone", in_place=True))
 
 
+def test_data_sets_of_which_one_has_captions_have_some_together():
+    """Catches a union whose captions no network may read, since the first set has none."""
+    plain = identity.data(DataConfig(name="images"))
+    for key, value in (("captions", "beside"), ("captions", "table")):
+        own = identity.data(DataConfig(name="images", **{key: value}))
+        assert joined({"a@0": plain, "b@1": own})["captions"] == "beside"
+        assert joined({"a@0": own, "b@1": own})["captions"] == value
+    assert joined({"a@0": plain, "b@1": plain})["captions"] == "none"
+
+
 def test_images_in_place_go_with_others_and_need_no_source():
     """Catches: a rule of what is still to be made, for what is there already."""
     assert section_of(IN_PLACE).in_place

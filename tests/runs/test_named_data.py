@@ -185,3 +185,18 @@ def test_a_name_of_a_set_that_is_made_otherwise_is_refused_before_the_source_is_
     assert main([*taken, "others", *keys]) == 0
     with pytest.raises(RunConflictError, match=r"made otherwise .*test_images: 6 there, 7 here"):
         named_data.require_name(store, alike.replaced({"data.num_test_images": 7}))
+
+
+def test_captions_of_classes_are_the_run_s_and_those_of_the_images_the_data_set_s(store):
+    """Catches: classes that cannot be named for a set that is there; captions that are replaced."""
+    made(store, "faces")
+    words = {"data__captions": "classes", "data__caption_templates": ["a {name}"]}
+    config = configured(store, data__sets="faces", **words)
+    assert (config.data.captions, config.data.caption_templates) == ("classes", ("a {name}",))
+    plain = configured(store, data__sets="faces")
+    assert named_data.identity.data(config.data) == named_data.identity.data(plain.data)
+    others = {**words, "data__caption_templates": ["the {name}"]}
+    three = (config, plain, configured(store, data__sets="faces", **others))
+    assert len({layout.experiment_fingerprint(one) for one in three}) == 3
+    with pytest.raises(ConfigError, match=r'has data.captions="none"; leave data.captions out'):
+        configured(store, data__sets="faces", data__captions="beside")
