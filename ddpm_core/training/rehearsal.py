@@ -127,7 +127,7 @@ class _Prepared:
             "train.global_batch_size": images,
             "compute.num_workers": 1,
             "compute.divide_state": False,
-            "compute.micro_batch_size": micro_batch_size,
+            "compute.micro_batch_size": micro_batch_size if micro_batch_size < images else None,
         }
         alone = Parallel(Place(rank=0, world_size=1, device=self._device))
         self._training = training_of(config.replaced(changes), alone)
@@ -147,7 +147,8 @@ class _Prepared:
             return Speed(0.0, 0.0, self._by_operations(), 0)
         step_s, update_s, pass_s = self._step_s(), self._update_s(), 0.0
         size = -(-self._images // _PIECES)
-        if size < self._images < min(self._found.at_once, _FEW):
+        has_pieces = self._config.role != "clip"  # which is shown the batch at once
+        if has_pieces and size < self._images < min(self._found.at_once, _FEW):
             # As many images in more passes: what a pass costs once, of which few images have a
             # larger share than the batch has.
             del self._training

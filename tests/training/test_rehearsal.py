@@ -10,6 +10,7 @@ from ddpm_core.cluster import Place
 from ddpm_core.config.needs import Needs
 from ddpm_core.recipes import digits, recipe
 from ddpm_core.recipes.classifier import digits_classifier
+from ddpm_core.recipes.clip import digits_clip
 from ddpm_core.recipes.sizes import sized
 from ddpm_core.training import rehearsal
 from ddpm_core.training.first_steps import FirstSteps
@@ -51,12 +52,14 @@ def test_true_steps_are_timed_and_nothing_is_left_of_them():
     assert any(not torch.equal(a, b) for a, b in moved)
 
 
-def test_a_classifier_and_a_divided_state_are_rehearsed():
-    """Catches: a denoiser's loss of logits, a classifier without labels, and a single worker that
-    is refused since it has none to divide its state with.
+def test_a_classifier_clip_and_a_divided_state_are_rehearsed():
+    """Catches: a denoiser's loss of logits, a classifier without labels, CLIP that is refused for
+    being shown its batch in pieces, and a single worker that is refused since it has none to
+    divide its state with.
     """
     classifier = digits_classifier().replaced({"train.global_batch_size": 4})
     assert type(prepared(classifier)._training) is Classifying
+    assert prepared(digits_clip().replaced({"train.global_batch_size": 4})).timed().images == 4
     divided = small_config(compute__num_workers=2, compute__divide_state=True)
     assert prepared(divided)._images == 12
 
