@@ -67,7 +67,12 @@ def memory_text(needs: Needs, *, world_size: int) -> str:
 
 
 def lack_text(
-    needs: Needs, room: int | None, *, recomputed: Callable[[], Needs], is_card: bool
+    needs: Needs,
+    room: int | None,
+    *,
+    recomputed: Callable[[], Needs],
+    is_card: bool,
+    in_pieces: bool = True,
 ) -> str | None:
     """Return what to do where the memory will not do; None: it will, or is not known.
 
@@ -77,16 +82,23 @@ def lack_text(
         recomputed: returns the needs with compute.checkpoint_activations=true; called where more
             images than one at a time do not fit without.
         is_card: whether the room is a card's.
+        in_pieces: whether the batch may be shown to the network in pieces.
     """
     if room is None or needs.total <= room:
         return None
     where = "the card has" if is_card else "the machine has, for each worker,"
     said = f"a training needs about {gib(needs.total)} and {where} {gib(room)}"
-    if (size := _fitting(needs, room, least=2)) is not None:
+    if in_pieces and (size := _fitting(needs, room, least=2)) is not None:
         return f"{said}; {_pieces(needs, size)}"
     needs, key = recomputed(), "--set compute.checkpoint_activations=true"
     if needs.total <= room:
         return f"{said}; with {key} it needs {gib(needs.total)}"
+    if not in_pieces:
+        return (
+            f"{said}; even with {key} it needs {gib(needs.total)}: give more workers "
+            "(compute.num_workers), or a smaller train.global_batch_size, the images and captions "
+            "that are told apart"
+        )
     if (size := _fitting(needs, room, least=1)) is not None:
         return f"{said}; with {key} {_pieces(needs, size).removeprefix('with ')}"
     return (

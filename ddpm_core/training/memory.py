@@ -90,7 +90,13 @@ def lack(
         changes = {"compute.checkpoint_activations": True}
         return needs(config.replaced(changes), device, world_size=world_size)
 
-    return lack_text(found, room, recomputed=recomputed, is_card=device.type == "cuda")
+    return lack_text(
+        found,
+        room,
+        recomputed=recomputed,
+        is_card=device.type == "cuda",
+        in_pieces=config.role != "clip",
+    )
 
 
 def count(

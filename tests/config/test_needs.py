@@ -42,6 +42,20 @@ def test_the_parts_add_up_and_fewer_images_take_less():
 @pytest.mark.parametrize(
     ("room", "part"),
     [
+        (24 * GIB, "24 GiB; with --set compute.checkpoint_activations=true it needs 10 GiB"),
+        (4 * GIB, "=true it needs 10 GiB: give more workers (compute.num_workers), or"),
+    ],
+)
+def test_a_batch_that_is_needed_at_once_is_not_shown_in_pieces(room, part):
+    """Catches advice that the configuration refuses, as of model.kind=clip."""
+    said = lack_text(NEEDS, room, recomputed=lambda: FRUGAL, is_card=True, in_pieces=False)
+    assert part in said
+    assert "micro_batch" not in said
+
+
+@pytest.mark.parametrize(
+    ("room", "part"),
+    [
         (None, None),
         (35 * GIB, None),
         (
