@@ -75,8 +75,9 @@ class ImageTower(nn.Module):
         num_patches = height * wide // patch_size**2
         self.patch_in = Linear(in_channels * patch_size**2, width, bias=False)
         self.time_embed = TimeEmbedding(width // 4) if noised else None
-        self.class_token = None if noised else Table(1, width)
-        self.places = Table(1 + num_patches, width)
+        std = width**-0.5
+        self.class_token = None if noised else Table(1, width, gain=std)
+        self.places = Table(1 + num_patches, width, gain=std)
         self.norm_in = nn.LayerNorm(width, eps=NORM_EPS)
         self.blocks = nn.ModuleList(
             Block(width, num_heads, num_layers, quick=quick) for _ in range(num_layers)
@@ -88,13 +89,6 @@ class ImageTower(nn.Module):
     def last(self) -> nn.Module:
         """As of `UNet`."""
         return self.proj_out
-
-    @torch.no_grad()
-    def begin(self) -> None:
-        """Scale what `initialise` has drawn of the tables to how they begin."""
-        for table in (self.class_token, self.places):
-            if table is not None:
-                table.weight.mul_(table.embedding_dim**-0.5)
 
     def forward(
         self,
@@ -151,8 +145,6 @@ class Clip(nn.Module):
         self.text_out = Linear(text.width, image.num_features, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))
         initialise(self, generator)
-        image.begin()
-        text.begin()
 
     @property
     def last(self) -> nn.Module:

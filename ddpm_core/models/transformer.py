@@ -75,8 +75,7 @@ class Block(Recomputable):
 class TextTower(nn.Module):
     """An encoder of texts: a state for each token.
 
-    Its weights are drawn with those of the network that it is part of, see `initialise`, and then
-    by `begin`.
+    Its weights are drawn with those of the network that it is part of, see `initialise`.
 
     Args:
         length: tokens of a text.
@@ -103,17 +102,12 @@ class TextTower(nn.Module):
         super().__init__()
         require_heads(width, num_heads)
         self.length, self.width, self.causal = length, width, causal
-        self.tokens, self.places = Table(NUM_TOKENS, width), Table(length, width)
+        self.tokens = Table(NUM_TOKENS, width, gain=_TOKEN_STD)
+        self.places = Table(length, width, gain=_PLACE_STD)
         self.blocks = nn.ModuleList(
             Block(width, num_heads, num_layers, quick=quick) for _ in range(num_layers)
         )
         self.norm_out = nn.LayerNorm(width, eps=NORM_EPS)
-
-    @torch.no_grad()
-    def begin(self) -> None:
-        """Scale what `initialise` has drawn of the tables to how they begin."""
-        self.tokens.weight.mul_(_TOKEN_STD)
-        self.places.weight.mul_(_PLACE_STD)
 
     def forward(self, text: Text) -> Float[Tensor, "b l d"]:
         """Return the state of each token; those behind the end of a text mean nothing.
