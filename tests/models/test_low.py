@@ -4,37 +4,47 @@ import pytest
 import torch
 
 from ddpm_core.conditioning import Conditioning, LowRes
-from ddpm_core.config import UNetConfig
 from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.inference.networks import build_network
 from ddpm_core.models.fit import fit
+from tests.models.adm_oracle import SMALL as SMALL_ADM
+from tests.models.adm_oracle import small
 from tests.models.diffusers_oracle import perturb
-from tests.models.nets import SMALL, noise, unet
+from tests.models.nets import noise, unet
+from tests.training.small import small_config
 
 T = torch.tensor([0, 999, 17])
 X_T, IMAGE = noise(3, 3, 8, 8), noise(3, 3, 8, 8, seed=1)
 LOW = LowRes(IMAGE, torch.tensor([0, 500, 1000]))
 
 
-@pytest.mark.parametrize("classes", [None, 4])
+def adm(*, num_classes=None, takes_low=False):
+    labels = {"model.conditioning": "label", "model.num_classes": 10} if num_classes else {}
+    low = {"model.low_size": [4, 4]} if takes_low else {}
+    return build_network(small(SMALL_ADM | labels | low)).eval()
+
+
+@pytest.mark.parametrize(("build", "classes"), [(unet, None), (unet, 4), (adm, None), (adm, 10)])
 @torch.no_grad()
-def test_it_begins_as_the_very_base_and_can_learn(classes):
+def test_it_begins_as_the_very_base_and_can_learn(build, classes):
     """Catches new layers that begin with anything but 0, that shift the drawing of the others of a
     seed, and a level before whose layer of zeros there are zeros too: it would never learn.
 
     Difference 0.0, not nearly.
     """
-    base, grown = unet(num_classes=classes), unet(num_classes=classes, takes_low=True)
+    base, grown = build(num_classes=classes), build(num_classes=classes, takes_low=True)
+    x_t, low = (X_T, LOW) if build is unet else (X_T[:, :1], LowRes(IMAGE[:, :1], LOW.level))
     own, theirs = base.state_dict(), grown.state_dict()
     assert {name.split(".")[0] for name in theirs.keys() - own.keys()} == {"low"}
     assert all(torch.equal(theirs[name], own[name]) for name in own)
     perturb(base)
     labels = None if classes is None else torch.tensor([0, 4, 2])
     grown.load_state_dict(fit(base.state_dict(), theirs))
-    given = Conditioning(label=labels, low=LOW)
-    output = base(X_T, T, Conditioning(label=labels)) if classes else base(X_T, T)
-    assert torch.equal(grown(X_T, T, given), output)
+    given = Conditioning(label=labels, low=low)
+    output = base(x_t, T, Conditioning(label=labels)) if classes else base(x_t, T)
+    assert torch.equal(grown(x_t, T, given), output)
     with torch.enable_grad():
-        grown(X_T, T, given).square().sum().backward()
+        grown(x_t, T, given).square().sum().backward()
     for layer in (grown.low.conv, grown.low.linear_2):
         assert layer.weight.grad.abs().max() > 0
     moments = fit(base.state_dict(), theirs, are_moments=True)
@@ -60,9 +70,12 @@ def test_it_sees_the_image_and_its_level():
 
 def test_the_configuration_counts_its_parameters():
     """Catches an estimate of memory and of disk that leaves the new layers out."""
-    keys = ("base_channels", "channel_mults", "num_res_blocks", "attention_resolutions", "dropout",
-            "num_groups")  # fmt: skip
-    model = UNetConfig(**{key: SMALL[key] for key in keys}, low_size=(4, 4))
-    sizes = {"in_channels": 3, "out_channels": 3, "height": 8, "width": 8}
-    net = unet(takes_low=True)
-    assert sum(one.numel() for one in net.parameters()) == model.num_parameters(**sizes)
+    for config in (small(SMALL_ADM, model__low_size=[4, 4]), small_config(model__low_size=[4, 4])):
+        net = build_network(config)
+        assert sum(one.numel() for one in net.parameters()) == config.num_parameters
+    with pytest.raises(ConfigError, match="dit has no place for it"):
+        small_config(model__low_size=[4, 4]).replaced({"model.kind": "dit"})
+    with pytest.raises(ConfigError, match="must be smaller than the images"):
+        small_config(model__low_size=[8, 8])
+    with pytest.raises(ConfigError, match=r"train\.low_levels=.* is a setting of networks that"):
+        small_config(train__low_levels=[0, 0.5])

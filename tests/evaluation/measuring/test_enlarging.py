@@ -47,7 +47,7 @@ def part(start, stop):
         IMAGES,
         start,
         stop,
-        labels=None,
+        given=Conditioning(),
         levels=levels_of(CONFIG),
         sample=CONFIG.sample,
     )
