@@ -10,6 +10,7 @@ from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.evaluation.delivery import METRICS_ROLE, deliver_evaluation
 from ddpm_core.evaluation.features.statistics import Statistics
+from ddpm_core.evaluation.measuring.cascade import has_chain
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.evaluation.measuring.kept_statistics import is_of_training_images, statistics_for
 from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
@@ -66,7 +67,13 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
     require_no_metrics(config, inputs.why_no_distance)
     say(f"weights: {inputs.of_weights.said}")
     has_features = inputs.recipe is not None
-    units = units_of(config, inputs.num_train, inputs.num_test, has_features=has_features)
+    units = units_of(
+        config,
+        inputs.num_train,
+        inputs.num_test,
+        has_features=has_features,
+        has_chain=has_chain(store, config),
+    )
     with open_tracker(store, config, stage="evaluate") as tracker:
         place = inputs.place
         committed = manifest.intact(store, place.folder, place.expected)

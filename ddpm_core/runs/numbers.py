@@ -72,6 +72,8 @@ def metrics_shown(numbers: Mapping[str, Any]) -> dict[str, float]:
         found |= {name.replace("_", " "): one["value"] for name, one in named.items()}
     if (reference := numbers.get("frechet_distance_reference")) is not None:
         found["Frechet distance to the reference"] = reference["value"]
+    if (chain := numbers.get("bits_per_dim_cascade")) is not None:
+        found["bits/dim of the cascade"] = chain["value"]
     if (consistency := numbers.get("low_resolution_consistency")) is not None:
         found["low resolution kept to dB"] = consistency["value"]
         found["dB to another low resolution"] = consistency["shuffled"]

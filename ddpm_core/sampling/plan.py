@@ -18,7 +18,14 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.runs.lower import lower_of, require_no_labels
 from ddpm_core.runs.reference import scored_by
 from ddpm_core.sampling.held_out import held_out_plan
-from ddpm_core.shards.classes import Classes, label_numbers, labelled_classes, require_labels
+from ddpm_core.shards.classes import (
+    Classes,
+    classes_text,
+    known_classes,
+    label_numbers,
+    labelled_classes,
+    require_labels,
+)
 from ddpm_core.store.storage import Store
 from ddpm_core.text.tokens import encode
 
@@ -164,6 +171,17 @@ def _plan_of_classes(config: RunConfig, classes: Classes | None) -> Plan:
             return Plan(in_turn=label_numbers(config, names or None), names=names)
 
 
+def _require_names(store: Store, config: RunConfig, plan: Plan) -> None:
+    """Refuse labels of what is enlarged that stand for other classes here."""
+    own = None if config.num_classes is None else known_classes(store, config)
+    if own is not None and plan.names and plan.names != own.names:
+        raise ConfigError(
+            f"sample.low_from={config.sample.low_from!r}: its labels stand for other classes: "
+            f"{classes_text(own.names)} here and {classes_text(plan.names)} there; name a run of "
+            "these classes"
+        )
+
+
 def load_plan(store: Store, config: RunConfig) -> Plan:
     """Return what the samples of a run are of, by the classes that its weights were trained with.
 
@@ -180,6 +198,7 @@ def load_plan(store: Store, config: RunConfig) -> Plan:
     lower = lower_of(store, config)
     if lower is not None:
         plan = load_plan(store, lower)
+        _require_names(store, config, plan)
     else:
         labels, names, captions = held_out_plan(store, config)
         plan = Plan(in_turn=labels, names=names, prompts=captions)

@@ -1,6 +1,7 @@
 """Runs that enlarge: held-out images, or samples of the run before, image i of image i."""
 
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,16 +11,21 @@ from ddpm_core import cluster
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.diffusion.low_resolution import enlarged, shrunk
 from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.evaluation.measuring.worker import likelihood_part
+from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.loading.loader import load_split
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import layout, results
 from ddpm_core.runs.lower import lower_of
+from ddpm_core.runs.numbers import metrics_shown
 from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.low import Enlarged
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import first_images
+from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from ddpm_core.verifying.verify import verify
 from tests.sampling.tiny import commit_random_weights, files_of, tiny_config
@@ -146,6 +152,41 @@ def test_without_a_run_held_out_images_are_made_small(store, in_process):
     weights = [results.weights_of(store, one) for one in (config, other)]
     assert len({layout.sample_set_fingerprint(one, w.sha256, w.guide)
                 for one, w in zip((config, other), weights, strict=True)}) == 2  # fmt: skip
+
+
+def test_bits_of_a_cascade_are_those_of_its_stages(cascade):
+    """Catches a sum of bits/dim whatever the dimensions, the low resolution of another image or
+    made otherwise than that of the stage above, and labels that a stage is not given."""
+    evaluated = {"evaluate.num_likelihood_images": 16, "evaluate.num_enlarged_images": 16}
+    config = SECOND.replaced(evaluated)
+    stage.run_sample(cascade, config)
+    numbers = run_evaluate(cascade, config)
+    chain = numbers["bits_per_dim_cascade"]
+    first, seed = FIRST, config.evaluate.seed
+    with closing(load_split(cascade, _index(cascade, config), "test")) as split:
+        x_0 = split.images(0, 16).float() / 127.5 - 1
+        labels = split.member("label", np.arange(16))
+    small = ((shrunk(x_0, (8, 8)) + 1) * 127.5).round().to(torch.uint8)
+    checkpoint = results.final_checkpoint(cascade, first)
+    denoiser = load_denoiser(cascade, first, checkpoint, torch.device("cpu"))
+    below = likelihood_part(
+        denoiser.given(Conditioning(label=labels)), small, torch.arange(16), seed=seed
+    )
+    of_first = float((below["prior"] + below["terms"].sum(1)).mean())
+    own = numbers["bits_per_dim"]["value"]
+    assert [one["run"] for one in chain["stages"]] == ["second", "first"]
+    assert chain["stages"][1]["bits_per_dim"] == pytest.approx(of_first, rel=1e-5)
+    assert chain["stages"][0]["bits_per_dim"] == pytest.approx(own)
+    assert chain["value"] == pytest.approx((256 * own + 64 * of_first) / 256, rel=1e-5)
+    assert numbers["bits_per_dim"]["protocol"]["conditioning"].endswith("low resolution of 8x8")
+    kept = numbers["low_resolution_consistency"]
+    assert len(kept["by_level"]) == 5
+    assert "low resolution kept to dB" in metrics_shown(numbers)
+
+
+def _index(store, config):
+    pointer = results.dataset_pointer(store, config.name)
+    return load_index(store, pointer.folder, pointer.fingerprint)
 
 
 def refusal(store, config, stages=("sample",)):

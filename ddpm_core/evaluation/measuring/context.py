@@ -24,6 +24,7 @@ from ddpm_core.diffusion.wrappers.classifier_guidance import (
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.evaluation.features.kept import FeatureRecipe, load_network
 from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract, looked_at
+from ddpm_core.evaluation.measuring.cascade import Below, stages_below
 from ddpm_core.evaluation.measuring.enlarging import LowMeasured
 from ddpm_core.inference.build import AnyDenoiser
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide, load_score
@@ -272,11 +273,29 @@ class EvaluationContext:
         """
         return self._members(images, start, stop, self.measured.null.parts & MEMBERS)
 
+    @cached_property
+    def below(self) -> list[Below]:
+        """The stages of a cascade below this one, with their weights."""
+        with torch.inference_mode(mode=False):
+            return stages_below(self.store, self.config, self.device)
+
+    def given_to(self, stage: Below, images: Images, start: int, stop: int) -> Conditioning:
+        """As `given_of`, as a stage below takes it."""
+        accepts = stage.denoiser.null.parts & MEMBERS
+        return self._members(images, start, stop, accepts, of=stage.config)
+
     def _members(
-        self, images: Images, start: int, stop: int, accepts: frozenset[str]
+        self,
+        images: Images,
+        start: int,
+        stop: int,
+        accepts: frozenset[str],
+        *,
+        of: RunConfig | None = None,
     ) -> Conditioning:
-        numbers, num_classes = np.arange(start, stop), self.config.num_classes
-        texts = texts_of(self.config, self._index)
+        config = self.config if of is None else of
+        numbers, num_classes = np.arange(start, stop), config.num_classes
+        texts = texts_of(config, self._index)
         given = conditioning_of(images, numbers, accepts, num_classes=num_classes, texts=texts)
         return given.to(self.device)
 

@@ -5,6 +5,7 @@ the order of the chunks, not of their arrival, so that neither shows in the last
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil
 from typing import Any, Literal, assert_never
 
@@ -21,6 +22,7 @@ from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.evaluation.measuring.cascade import chain_part
 from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
 from ddpm_core.evaluation.measuring.enlarging import enlarged_part, levels_of
 from ddpm_core.evaluation.measuring.label_use import classified_part
@@ -30,12 +32,15 @@ from ddpm_core.inference.build import build_schedule
 from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
-Kind = Literal["bound", "flow", "unlabelled", "classes", "features", "accuracy", "enlarged"]
+Kind = Literal[
+    "bound", "flow", "unlabelled", "classes", "features", "accuracy", "enlarged", "chain"
+]
 """bound: bits/dim by every term, of held-out images; flow: the same images' through the probability
 flow, of a process in continuous time; unlabelled: the bound of a network of labels that is given
 none; classes: how well it predicts their noise by each label; features: of the images of a set;
 accuracy: what a classifier makes of held-out images at each noise; enlarged: of held-out images
-made small and enlarged again, whether they have the low resolution"""
+made small and enlarged again, whether they have the low resolution; chain: the bound of their low
+resolutions by the stages below"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
@@ -48,7 +53,12 @@ FEATURE_IMAGES = 2500
 
 
 def units_of(
-    config: RunConfig, num_train: int, num_test: int, *, has_features: bool = True
+    config: RunConfig,
+    num_train: int,
+    num_test: int,
+    *,
+    has_features: bool = True,
+    has_chain: bool = False,
 ) -> list[Unit]:
     """Return all units; the bound first: its units take longest, and the last should be short.
 
@@ -57,6 +67,7 @@ def units_of(
         num_train: training images there are.
         num_test: held-out images there are.
         has_features: whether there is a feature network.
+        has_chain: whether the bits of stages below are measured, see `cascade.has_chain`.
     """
     if config.role != "denoiser":
         return list(_network_units("accuracy", num_test, config.evaluate))
@@ -73,6 +84,7 @@ def units_of(
         *_network_units("flow", num_bound if is_continuous else 0, evaluate),
         *_network_units("unlabelled", num_bound if evaluate.label_worth else 0, evaluate),
         *_network_units("classes", min(evaluate.num_classified_images, num_test), evaluate),
+        *_network_units("chain", num_bound if has_chain else 0, evaluate),
         *_network_units("enlarged", min(evaluate.num_enlarged_images, num_test), evaluate),
     )
     return [*of_the_network, *(features if has_features else ())]
@@ -201,6 +213,8 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
             return _accuracy(context, unit)
         case "enlarged":
             return _enlarged(context, unit)
+        case "chain":
+            return _chain(context, unit)
         case _:
             assert_never(unit.kind)
 
@@ -238,6 +252,17 @@ def _enlarged(context: EvaluationContext, unit: Unit) -> Arrays:
         given=context.given_of(context.test, unit.start, unit.stop),
         levels=levels_of(context.config),
         sample=context.config.sample,
+    )
+
+
+def _chain(context: EvaluationContext, unit: Unit) -> Arrays:
+    images, (start, stop) = context.exact(unit.part), (unit.start, unit.stop)
+    return chain_part(
+        context.below,
+        images.images(start, stop),
+        torch.arange(start, stop, device=context.device),
+        given=lambda stage: context.given_to(stage, images, start, stop),
+        bound=partial(likelihood_part, seed=context.config.evaluate.seed),
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ddpm_core.evaluation.features.kept import describe_network
 from ddpm_core.evaluation.features.statistics import Statistics, network_of
+from ddpm_core.evaluation.measuring.cascade import chain_metric, configs_below
 from ddpm_core.evaluation.measuring.enlarging import consistency_metric
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.evaluation.measuring.kept_statistics import keep_statistics
@@ -49,6 +50,7 @@ def numbers_of(
         "relative_to_gaussian": _relative(inputs, bound),
         **_of_flow(inputs, findings),
         **_of_low_resolutions(inputs, findings),
+        **_of_cascade(inputs, findings, bound),
         **_of_features(inputs, findings, known),
         **_of_classes(inputs, findings, bound),
     }
@@ -80,6 +82,16 @@ def _of_low_resolutions(inputs: Inputs, findings: Findings[Kind]) -> dict[str, A
     own, other = (findings.rows("enlarged", "test", name).numpy() for name in ("own", "other"))
     found = consistency_metric(own, other, inputs.config, inputs.weights)
     return {"low_resolution_consistency": found}
+
+
+def _of_cascade(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:
+    """Return the bits of the whole cascade that a run ends; {} where it ends none."""
+    if not findings.has("chain", "test"):
+        return {}
+    bits, config = findings.rows("chain", "test", "bits").numpy(), inputs.config
+    below = configs_below(inputs.store, config)
+    metric = chain_metric(bits, bound.total, config, below, inputs.weights)
+    return {"bits_per_dim_cascade": metric}
 
 
 def _of_features(
