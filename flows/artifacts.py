@@ -95,6 +95,21 @@ def publish(store: Store, config: RunConfig, stage: str, result: Manifest) -> No
         )
 
 
+def publish_job(run: str, stage: str, page: str | None) -> None:
+    """Show the page of a stage's job in the cluster's dashboard, where there is one that stays."""
+    if page is None:
+        return
+    _quietly(
+        "link to Ray",
+        lambda: create_link_artifact(
+            link=page,
+            link_text=f"the job at Ray, {page}",
+            key=artifact_key(run, stage, "job"),
+            description=f"its log, and the workers' load, as long as the cluster knows {stage}",
+        ),
+    )
+
+
 def publish_run(store: Store, config: RunConfig) -> None:
     """Show on the page of the whole run what its stages show on theirs: grid and numbers."""
     _quietly("summary", lambda: _publish_run(store, config))

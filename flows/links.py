@@ -1,16 +1,30 @@
-"""The page of a flow run in Prefect's UI, for what a flow starts."""
+"""The pages of a flow run in Prefect's UI, and of its jobs at Ray, for what a flow starts."""
 
 import os
 
-from ddpm_core.tracking.place import FLOW_PAGE
+from ddpm_core.tracking.place import FLOW_PAGE, JOB_PAGE, without_user
+from flows.embedded import Cluster
 from flows.prefect_api import OWN
 
 
-def page_metadata() -> dict[str, str]:
-    """Return the metadata by which a job knows its flow's page.
+def job_page(cluster: Cluster, submission_id: str) -> str | None:
+    """Return the page of a job in the cluster's dashboard; None: it is gone with the flow."""
+    if cluster.is_embedded:
+        return None
+    return f"{without_user(cluster.address).rstrip('/')}/#/jobs/{submission_id}"
 
-    Empty outside of a flow, and where the server is one of our own, which ends with the flow.
+
+def page_metadata(cluster: Cluster, submission_id: str) -> dict[str, str]:
+    """Return the metadata by which a job knows its own page and its flow's.
+
+    None of a flow is there outside of one, nor where the server is one of our own, which ends with
+    the flow.
     """
+    page = job_page(cluster, submission_id)
+    return _of_flow() | ({} if page is None else {JOB_PAGE: page})
+
+
+def _of_flow() -> dict[str, str]:
     from prefect.runtime import flow_run  # it reads its settings when it is imported
 
     if os.environ.get(OWN) or (page := flow_run.ui_url) is None:

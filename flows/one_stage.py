@@ -34,6 +34,7 @@ from ddpm_core.store.storage import Store
 from flows import artifacts, console, together
 from flows.attempt import make_result, stop_alive
 from flows.embedded import Cluster, cluster_at
+from flows.links import job_page
 from flows.plan import changes_of, job_prefix, resolve, result_of, run_prefix, whole_result_of
 from flows.ray_jobs import Job, RayJobs
 from flows.record import error_of, explained, logger, say
@@ -137,6 +138,7 @@ def _run_job(
         verb = "attached to the running job" if attached else "started as job"
         verb = verb if first else "runs in job"
         say(f"{stage:<9}  {verb} {job.submission_id}" + (f"  (log: {path})" if path else ""))
+        artifacts.publish_job(config.name, stage, job_page(cluster, job.submission_id))
 
     def on_line(line: str) -> None:
         log.info("%s", line)

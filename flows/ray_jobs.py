@@ -178,7 +178,7 @@ class RayJobs:
                         submission_id=submission_id,
                         runtime_env=dict(runtime_env),  # the client writes into it
                         # On the job's page in Ray's dashboard, and known to its command.
-                        metadata=page_metadata(),
+                        metadata=page_metadata(self._cluster, submission_id),
                     )
                 )
             except _RefusedError as error:

@@ -10,7 +10,7 @@ from ddpm_core.recipes.nearest import command_of, nearest_recipe
 from ddpm_core.runs import going_on, results
 from ddpm_core.store.storage import Store
 from ddpm_core.tracking.mlflow_run import MlflowRun
-from ddpm_core.tracking.place import FLOW_PAGE, git_commit, job_metadata
+from ddpm_core.tracking.place import FLOW_PAGE, JOB_PAGE, git_commit, job_metadata
 from ddpm_core.tracking.receipts import PlaceThere, place_of
 
 FROM, FROM_RUN, WENT_ON = "ddpm.from", "ddpm.from.run_id", "ddpm.went_on"
@@ -73,8 +73,10 @@ def _text(
             page = f"#/experiments/{begun.experiment_id}/runs/{begun.run_id}"
             words = f"[{words}]({page})"
         parts.append(f"Begun from {words}.")
-    if flow := job_metadata().get(FLOW_PAGE):
-        parts.append(f"[Its flow in Prefect]({flow}).")
+    pages = {"Its flow in Prefect": FLOW_PAGE, "Its job at Ray": JOB_PAGE}
+    known = {words: job_metadata().get(key) for words, key in pages.items()}
+    if links := [f"[{words}]({page})." for words, page in known.items() if page]:
+        parts.append(" ".join(links))
     commit = git_commit()
     at = "" if commit is None else f", at commit `{commit[:_SHORT]}`"
     if not is_imported:

@@ -46,7 +46,8 @@ def open_outbox(subject: Subject) -> "Outbox[MlflowRun]":
     with suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     metadata = place.job_metadata()
-    known = {place.FLOW_PAGE: place.FLOW_PAGE, "ddpm.ray_job": "job_submission_id"}
+    known = {place.FLOW_PAGE: place.FLOW_PAGE, place.JOB_PAGE: place.JOB_PAGE}
+    known["ddpm.ray_job"] = "job_submission_id"
     tags |= {tag: metadata[key] for tag, key in known.items() if key in metadata}
     outbox.put_errand("the source", lambda run: run.set_tags(tags))
     flat, run_json = config.flat(), config.to_json().encode()

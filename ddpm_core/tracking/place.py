@@ -19,6 +19,8 @@ from ddpm_core.store.storage import Store
 
 FLOW_PAGE = "ddpm.flow_page"
 """the page of a flow in Prefect's UI: in the metadata of its jobs, and a tag of its run"""
+JOB_PAGE = "ddpm.job_page"
+"""the page of a job in the dashboard of the cluster that runs it: likewise"""
 DATABASE_KEY = "mlflow.db"
 ARTIFACTS_KEY = "mlartifacts"
 

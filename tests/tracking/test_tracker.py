@@ -239,13 +239,14 @@ def test_ablations_are_shown_below_their_run(store, config):
 def test_a_run_says_who_started_it(store, config, monkeypatch):
     """Catches: a run without a way to its flow and its job, and one that keeps another's."""
     page = "http://127.0.0.1:4200/runs/flow-run/1"
+    job = "http://ray-head:8265/#/jobs/digits-train-1"
     metadata = {"job_submission_id": "digits-train-1", "ddpm.flow_page": page}
+    metadata["ddpm.job_page"] = job
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": metadata}))
     log(store, config, {"step": 1, "loss": 0.5})
     tags = the_run(store, config)[1].data.tags
     assert tags["ddpm.flow_page"] == page
     assert tags["ddpm.ray_job"] == "digits-train-1"
-    assert (
-        "[Its flow in Prefect](http://127.0.0.1:4200/runs/flow-run/1)"
-        in (tags["mlflow.note.content"])
-    )
+    links = f"\n\n[Its flow in Prefect]({page}). [Its job at Ray]({job}).\n\n"
+    assert links in tags["mlflow.note.content"]
+    assert tags["ddpm.job_page"] == job
