@@ -127,10 +127,15 @@ def _publish_run(store: Store, config: RunConfig) -> None:
             pictures += _images(store, stage.name, result, roles)
     if numbers or pictures:
         create_markdown_artifact(
-            markdown="\n\n".join([*numbers, *pictures]),
+            markdown="\n\n".join([*_links(store, config), *numbers, *pictures]),
             key=artifact_key(config.name, "summary"),
             description=config.name,
         )
+
+
+def _links(store: Store, config: RunConfig) -> list[str]:
+    found = mlflow_page(store, config.name)
+    return [] if found is None else [f"[The run in MLflow]({found[0]}) ({found[1]})"]
 
 
 def _publish_numbers(

@@ -1,10 +1,14 @@
 """The pages of a flow run in Prefect's UI, and of its jobs at Ray, for what a flow starts."""
 
 import os
+from contextlib import suppress
+
+from prefect.exceptions import PrefectException
 
 from ddpm_core.tracking.place import FLOW_PAGE, JOB_PAGE, without_user
 from flows.embedded import Cluster
 from flows.prefect_api import OWN
+from flows.record import LOST, briefly
 
 
 def job_page(cluster: Cluster, submission_id: str) -> str | None:
@@ -29,4 +33,8 @@ def _of_flow() -> dict[str, str]:
 
     if os.environ.get(OWN) or (page := flow_run.ui_url) is None:
         return {}
+    # A stage is a flow within that of the run, whose page is the one to look at.
+    with suppress(*LOST, PrefectException), briefly():
+        if root := flow_run.root_flow_run_id:
+            page = f"{str(page).rpartition('/')[0]}/{root}"
     return {FLOW_PAGE: str(page)}

@@ -1,7 +1,7 @@
 """What MLflow's page of a run says above everything: what it is, and how to make it again."""
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from contextlib import suppress
 
 from ddpm_core.config import RunConfig
@@ -66,17 +66,15 @@ def _text(
     made_of = "imported weights, not trained here" if is_imported else made_of
     size = f"{config.num_parameters / 1e6:.2f} M parameters"
     shape = "×".join(map(str, config.data.shape))
-    parts = [f"**{config.name}**: {made_of}; {config.data.name} {shape}, {size}."]
+    # In its first line: MLflow fades out the third, and a link there cannot be clicked.
+    links = "".join(f" [{words}]({page})." for words, page in _pages())
+    parts = [f"**{config.name}**: {made_of}; {config.data.name} {shape}, {size}.{links}"]
     if (start := config.train.start) is not None:
         words = start.name
         if begun is not None:
             page = f"#/experiments/{begun.experiment_id}/runs/{begun.run_id}"
             words = f"[{words}]({page})"
         parts.append(f"Begun from {words}.")
-    pages = {"Its flow in Prefect": FLOW_PAGE, "Its job at Ray": JOB_PAGE}
-    known = {words: job_metadata().get(key) for words, key in pages.items()}
-    if links := [f"[{words}]({page})." for words, page in known.items() if page]:
-        parts.append(" ".join(links))
     commit = git_commit()
     at = "" if commit is None else f", at commit `{commit[:_SHORT]}`"
     if not is_imported:
@@ -86,6 +84,13 @@ def _text(
         folder = "pictures" if run.has_file(_GRID) else "images"  # of earlier versions
         parts.append(f"![samples](get-artifact?path={folder}/grid.png&run_uuid={run.run_id})")
     return "\n\n".join(parts)
+
+
+def _pages() -> Iterator[tuple[str, str]]:
+    known = job_metadata()
+    for words, key in (("Its flow in Prefect", FLOW_PAGE), ("Its job at Ray", JOB_PAGE)):
+        if page := known.get(key):
+            yield words, page
 
 
 def _count(changes: Sized) -> str:

@@ -18,9 +18,12 @@ def test_a_job_on_a_cluster_knows_its_own_page():
 
 
 def test_a_job_knows_the_page_of_its_flow(monkeypatch):
-    """Catches: a link to a server of our own, which is gone with the flow, and none to another."""
+    """Catches: a link to a server of our own, which is gone with the flow, and none to another; the
+    page of the first stage for that of the whole."""
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__UI_URL", "http://prefect/runs/1")
     assert page_metadata(OWN, "x-a1") == {"ddpm.flow_page": "http://prefect/runs/1"}
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ROOT_FLOW_RUN_ID", "0")
+    assert page_metadata(OWN, "x-a1") == {"ddpm.flow_page": "http://prefect/runs/0"}
     monkeypatch.setenv("DDPM_OWN_PREFECT", "true")
     assert page_metadata(OWN, "x-a1") == {}
     monkeypatch.delenv("DDPM_OWN_PREFECT")

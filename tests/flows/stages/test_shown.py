@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_read_is_one_warning(store, config, jobs, given
 
 
 def test_page_of_the_whole_run_shows_grid_and_numbers(config, jobs, given):
-    """Catches: a flow run whose page is empty, its results four clicks below."""
+    """Catches: a flow run whose page is empty, its results and MLflow four clicks below."""
     from prefect import get_client
 
     from flows.train_ddpm import train_ddpm
@@ -86,6 +86,7 @@ def test_page_of_the_whole_run_shows_grid_and_numbers(config, jobs, given):
     assert shown["flow_run_id"] == str(state.state_details.flow_run_id)
     assert "| bits/dim | 3.250 ± 0.500" in shown["data"]
     assert "![grid](data:image/png;base64," in shown["data"]
+    assert shown["data"].startswith("[The run in MLflow](http://127.0.0.1:5000")
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(state.state_details.flow_run_id).name == config.name
 
