@@ -11,6 +11,7 @@ Starts neither Ray nor MLflow, writes nothing below the root, and computes on a 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -44,12 +45,14 @@ class Run:
     Attributes:
         config: the run's whole configuration.
         weights: which weights these are: `name` (RUN@STEP:AVERAGE), `step`, `sha256`.
-        classes: names of the classes of its images, by label; none: they are of nothing.
+        classes: names of the classes of its images, by label; none: they are of none.
+        takes_text: whether its images are of texts, as `sample(16, prompts=["a red seven"])` has
+            them; without `prompts` of those of the run's own samples.
     """
 
     def __init__(self, store: Store, config: RunConfig, weights: Weights, model: Model) -> None:
         self.config, self.weights = config, weights
-        self.classes = model.plan.names
+        self.classes, self.takes_text = model.plan.names, model.takes_text
         self._store, self._model = store, model
 
     @classmethod
@@ -95,7 +98,7 @@ class Run:
 
         Args:
             num_images: how many: images 0, 1, ... of the seed; or which.
-            how: steps, sampler, labels, guidance, seed, eta and the like; see `How`.
+            how: steps, sampler, labels or prompts, guidance, seed, eta and the like; see `How`.
 
         Raises:
             ConfigError: these do not go together.
@@ -139,20 +142,25 @@ class Run:
             mask: (n, height, width) or (height, width); the rest keeps its values. None: all.
             strength: how far back to noise, above 0 and at most 1; None: all the way, with a mask
                 only.
-            how: as of `sample`; `labels` are of the images in turn, and without them of nothing.
+            how: as of `sample`; `labels` and `prompts` are of the images in turn, and without them
+                these are of nothing.
 
         Raises:
             ConfigError: these do not go together.
             DataError: the images or the mask have another shape.
         """
-        drawing = self._model.drawing(wish_of(how))
+        wish = wish_of(how)
+        drawing = self._model.drawing(wish)
+        given = drawing.plan if wish.prompts else replace(drawing.plan, prompts=())
+        if not wish.labels:
+            given = replace(given, in_turn=(), counts=())
         return arrays.edit(
             self._model,
             drawing,
             images,
             mask=mask,
             strength=strength,
-            is_labelled=len(how.get("labels", ())) > 0,
+            given=given,
             seed=seed_of(how),
         )
 

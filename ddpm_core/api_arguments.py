@@ -23,6 +23,8 @@ class How(TypedDict, total=False):
     """as `sample.sampler`"""
     labels: Sequence[int | str]
     """of images 0, 1, ... in turn, by number or name"""
+    prompts: str | Sequence[str]
+    """of images 0, 1, ... in turn, of a model that takes texts; or one of all"""
     guidance: float | None
     """as `sample.guidance_scale`"""
     seed: int | None
@@ -49,14 +51,31 @@ def wish_of(how: How) -> Wish:
     given: dict[str, Any] = dict(how)
     given.pop("seed", None)
     labels, steps = given.pop("labels", ()), given.pop("steps", None)
+    prompts = given.pop("prompts", None)
     listed = [labels] if isinstance(labels, str) else list(labels)
     return Wish(
         given.pop("sampler", None),
         None if steps is None else whole_number("steps", steps),
         [one if isinstance(one, str) else whole_number("a label", one) for one in listed],
-        given.pop("guidance", None),
-        given,
+        prompts=texts_of(prompts),
+        guidance_scale=given.pop("guidance", None),
+        settings=given,
     )
+
+
+def texts_of(prompts: object) -> list[str]:
+    """Return prompts as a list of texts; one may stand by itself, and None is none.
+
+    Raises:
+        ConfigError: one is no text.
+    """
+    if prompts is None or isinstance(prompts, str):
+        return [] if prompts is None else [prompts]
+    listed = list(prompts) if isinstance(prompts, Iterable) else [prompts]
+    for one in listed:
+        if not isinstance(one, str):
+            raise ConfigError(f"prompts={listed!r:.100} must be a text, or texts in a list")
+    return listed
 
 
 def seed_of(how: How) -> int | None:

@@ -1,6 +1,7 @@
 """ddpm edit and ddpm upscale: images of a user made anew, or enlarged. Starts no Ray."""
 
 import argparse
+import json
 from typing import TYPE_CHECKING, TypeAlias
 
 from ddpm_core.cli import (
@@ -110,6 +111,15 @@ def _add_results(parser: argparse.ArgumentParser, name: str) -> None:
         help="short for --set sample.seed=N",
     )
     parser.add_argument(
+        "--prompt",
+        dest="overrides",
+        action="append",
+        type=lambda text: f"sample.prompts={json.dumps([text], ensure_ascii=False)}",
+        metavar="TEXT",
+        help="of a model that takes texts, what the images become; short for "
+        "--set 'sample.prompts=[\"TEXT\"]', which takes one for each image too, in turn",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check all, and say what would be written"
     )
 
@@ -139,6 +149,8 @@ def run_edit_command(options: argparse.Namespace) -> None:
         return
     if config.num_classes is not None and not isinstance(config.sample.labels, tuple):
         say(f"{verb}  without labels; --set sample.labels=[3], by number or name, gives one")
+    if config.model.uses_text and isinstance(config.sample.prompts, str):
+        say(f'{verb}  without a prompt; --prompt "a red seven" gives one')
     written = run_edit(store, config, request, out)
     say(f"{verb}  {len(written)} files  {out.uri}")
 

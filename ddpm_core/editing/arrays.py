@@ -28,6 +28,7 @@ from ddpm_core.editing.request import require_level, require_no_enlarging
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.sampling.draw import to_levels
 from ddpm_core.sampling.loaded import Drawing, Model
+from ddpm_core.sampling.plan import Plan
 
 Images = NDArray[Any]
 """(n, height, width, channels) uint8, or uint16 of data.depth=16"""
@@ -45,7 +46,7 @@ def edit(
     *,
     mask: NDArray[np.bool_] | None,
     strength: float | None,
-    is_labelled: bool,
+    given: Plan,
     seed: int | None,
 ) -> Images:
     """Make images anew where the mask is True, or as a whole from a depth.
@@ -56,7 +57,7 @@ def edit(
         images: to be edited.
         mask: (n, height, width) or (height, width); the rest keeps its values. None: all.
         strength: how far back to noise, from 0 to 1; None: all the way, with a mask only.
-        is_labelled: whether they become images of the labels of the drawing, else of nothing.
+        given: what they become images of, in turn.
         seed: None: the run's.
 
     Raises:
@@ -77,7 +78,7 @@ def edit(
                 "alone: give guidance 0"
             )
         guide = None
-    if isinstance(guide, Classifier) and not is_labelled:
+    if isinstance(guide, Classifier) and not given.has_classes:
         if config.sample.guidance_scale != 0:
             raise ConfigError(
                 "a classifier guides this run, which leads to classes: give a label (on the page "
@@ -95,9 +96,8 @@ def edit(
             known = Known(x_0, torch.from_numpy(kept[batch]).to(x_0.device)[:, None])
             own = denoiser.knowing(known)
             other = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
-        labels = drawing.plan.labels(positions) if is_labelled else None
         edited = edit_images(
-            followed(own, other, labels, config.sample),
+            followed(own, other, given.conditioning(positions), config.sample),
             x_0,
             known,
             positions,

@@ -28,14 +28,15 @@ from ddpm_core.images.names import bytes_of
 from ddpm_core.images.resize import resized
 from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide
 from ddpm_core.inference.low_resolution import steps_of
-from ddpm_core.progress import Progress
+from ddpm_core.output import say
+from ddpm_core.progress import WARNING, Progress
 from ddpm_core.runs import chosen
 from ddpm_core.runs.reference import classifier_of, require_end_known, scored_by
 from ddpm_core.runs.run import check_stage
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.weights import Weights
 from ddpm_core.sampling.draw import to_levels
-from ddpm_core.sampling.plan import plan_of
+from ddpm_core.sampling.plan import Plan, plan_of_classes
 from ddpm_core.sampling.sampler import describe
 from ddpm_core.shards.classes import labelled_classes
 from ddpm_core.store.storage import Store
@@ -104,8 +105,8 @@ class Work:
     request: Request
     weights: Weights
     inputs: Inputs
-    labels: tuple[int, ...]
-    """of the images, in turn; empty: of nothing"""
+    plan: Plan
+    """what they are of, in turn"""
     keys: list[list[str]]
     """of each image and variant"""
     there: frozenset[str]
@@ -155,7 +156,7 @@ class Work:
             about["guide"] = {"name": weaker.name, "sha256": weaker.sha256}
         if request.margins is not None:
             about["extend"] = request.margins.words
-        if self.labels:
+        if self.plan != Plan():
             about |= {"guidance_scale": config.sample.guidance_scale}
         rows = []
         for number, file in enumerate(self.inputs.files):
@@ -163,8 +164,10 @@ class Work:
             if self.inputs.masks:
                 row["mask"] = self.inputs.masks[number]
                 row["mask_sha256"] = self.inputs.masks_sha256[number]
-            if self.labels:
-                row["label"] = self.labels[number % len(self.labels)]
+            if self.plan.in_turn:
+                row["label"] = self.plan.in_turn[number % len(self.plan.in_turn)]
+            if self.plan.prompts:
+                row["prompt"] = self.plan.prompt(number)
             rows.append({**row, "results": self.keys[number]})
         return outputs.record_of({**about, "images": rows})
 
@@ -192,7 +195,7 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
     check_stage(store, config)
     if request.is_enlarging:  # the images of the user, whatever the run's own samples enlarge
         config = config.replaced({"sample.low_from": None})
-    labels: tuple[int, ...] = ()
+    plan = Plan()
     classifier, scored = classifier_of(store, config), scored_by(store, config)
     if scored is not None:
         require_end_known(config)
@@ -202,19 +205,23 @@ def prepare(store: Store, config: RunConfig, request: Request, out: Store) -> Wo
                 "and images are edited towards classes alone; leave sample.guidance_by out"
             )
     if isinstance(config.sample.labels, tuple):
-        labels = plan_of(config, labelled_classes(store, config)).in_turn
+        plan = Plan(in_turn=plan_of_classes(config, labelled_classes(store, config)).in_turn)
     elif classifier is not None:
         raise ConfigError(
             f"sample.guidance_by={config.sample.guidance_by!r} is a classifier, which leads to the "
             "class that an image is to be of; give it, e.g. --set sample.labels=[3]"
         )
+    if isinstance(config.sample.prompts, tuple):
+        plan = replace(plan, prompts=config.sample.prompts, text_length=config.model.text_length)
+        if (cut := plan.cut) is not None:
+            say(f"{WARNING}{cut}")
     require_guided(config, request.method.strength)
     weights = replace(chosen.require(store, config), lower=None)
     chosen.require_files(store, weights)
     inputs = read_inputs(request, config, out.uri)
     names, stems = [one.name for one in inputs.files], [one.stem for one in inputs.files]
     keys = outputs.keys_of(names, stems, request.what(config), request.variants)
-    work = Work(config, request, weights, inputs, labels, keys, frozenset())
+    work = Work(config, request, weights, inputs, plan, keys, frozenset())
     if not request.overwrite:
         there = outputs.written_before(out, work.all_keys, work.record_key, work.record)
         work = replace(work, there=there)
@@ -271,12 +278,9 @@ def _edited(
         known = Known(images, torch.from_numpy(inputs.known[numbers]).to(device)[:, None])
         denoiser = denoiser.knowing(known)
         guide = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
-    labels = None
-    if work.labels:
-        in_turn = [work.labels[number % len(work.labels)] for number in numbers]
-        labels = torch.tensor(in_turn, device=device)
+    given = work.plan.conditioning(torch.tensor(numbers, device=device))
     x_0 = edit_images(
-        followed(denoiser, guide, labels, config.sample),
+        followed(denoiser, guide, given, config.sample),
         images,
         known,
         noised_by,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_core import seeding
-from ddpm_core.conditioning import NOTHING, Conditioning, Known, LowRes
+from ddpm_core.conditioning import Conditioning, Known, LowRes
 from ddpm_core.config import RunConfig, SampleConfig
 from ddpm_core.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ddpm_core.diffusion.paths.path import chain_of
@@ -125,23 +125,21 @@ def require_guided(config: RunConfig, strength: float | None) -> None:
 
 
 def followed(
-    denoiser: NetworkDenoiser, guide: Guide | None, labels: Tensor | None, sample: SampleConfig
+    denoiser: NetworkDenoiser, guide: Guide | None, given: Conditioning, sample: SampleConfig
 ) -> Denoiser:
     """Return the denoiser that an edit follows, guided and thresholded as `sample` says.
 
     Args:
         denoiser: of the run, which knows what is known of the images.
         guide: weights that guide it, which know the same.
-        labels: of the images, (b,) int64; None: they are of nothing.
+        given: labels or texts of the images; without parts they are of nothing.
         sample: the section.
 
     Raises:
         ConfigError: as `guided`.
     """
-    given = NOTHING if labels is None else Conditioning(label=labels)
-    if labels is None:
-        denoiser = denoiser.given_nothing()
-        guide = guide.given_nothing() if isinstance(guide, NetworkDenoiser) else guide
+    denoiser = denoiser.given_nothing()
+    guide = guide.given_nothing() if isinstance(guide, NetworkDenoiser) else guide
     # Not every step of the chain is taken, or not from its end.
     return guided(denoiser, given, sample, guide, form="eps")
 

@@ -83,6 +83,8 @@ class Request:
     def _require_counts(self, config: RunConfig) -> None:
         if config.num_classes is not None and not isinstance(config.sample.labels, tuple):
             _refuse_what_needs_labels(config.sample)
+        if config.model.uses_text and isinstance(config.sample.prompts, str):
+            _refuse_what_needs_prompts(config.sample)
         for option, value in (("--variants", self.variants), ("--batch-size", self.batch_size)):
             if not 1 <= value <= 2**16:
                 raise ConfigError(f"{option} {value} must be from 1 to {2**16}")
@@ -140,6 +142,14 @@ def require_no_enlarging(config: RunConfig, what: str) -> None:
         raise ConfigError(
             f"{what} is of models that draw images from noise alone, and this one enlarges those "
             f"of {height}x{width} (model.low_size): `upscale` does"
+        )
+
+
+def _refuse_what_needs_prompts(sample: SampleConfig) -> None:
+    if sample.guidance_scale != 1 and sample.guidance_by is None:
+        raise ConfigError(
+            f"sample.guidance_scale={sample.guidance_scale} has no effect on images without a "
+            'prompt; give one, e.g. --prompt "a red seven", or leave it out'
         )
 
 

@@ -1,12 +1,11 @@
 """From a configuration to what training, sampling and evaluation share."""
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ddpm_core.conditioning import NOTHING, Conditioning
+from ddpm_core.conditioning import DROPPED, NOTHING, Conditioning
 from ddpm_core.config import (
     BinomialConfig,
     ContinuousConfig,
@@ -207,7 +206,7 @@ def build_denoiser(
         prediction=diffusion.prediction,
         variance=diffusion.variance,
         # A low resolution that is forgotten is an error, and no image of anything.
-        conditioning=replace(null, label=None, low=None),
+        conditioning=null.only(null.parts - DROPPED - {"low"}),
         null=null,
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm_core.api import Run
+from ddpm_core.config.prompts import cut_text
 from ddpm_core.diffusion.binomial.denoiser import BitDenoiser
 from ddpm_core.diffusion.choices import Sampler, is_of_one_step
 from ddpm_core.errors import ConfigError, DataError, PipelineError
@@ -30,6 +31,7 @@ _SHOWN = 24
 """times a drawing is shown while it is made"""
 _MOST = 64
 """images of one drawing"""
+_PROMPT = "what the images show; empty: as the run's own samples"
 _PAINT = "paint over what is to be made anew"
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +60,9 @@ def page_of(run: Run) -> gr.Blocks:
                     visible=bool(run.classes),
                     elem_id="class",
                 )
+                prompt = gr.Textbox(
+                    label="prompt", info=_PROMPT, visible=run.takes_text, elem_id="prompt"
+                )
                 guidance = gr.Slider(
                     0, max(10, config.sample.guidance_scale),
                     value=config.sample.guidance_scale, step=0.1,
@@ -65,7 +70,7 @@ def page_of(run: Run) -> gr.Blocks:
                 )  # fmt: skip
                 seed = gr.Number(0, precision=0, label="seed", elem_id="seed")
             with gr.Column(scale=3):
-                how = [sampler, steps, label, guidance, seed]
+                how = [sampler, steps, label, prompt, guidance, seed]
                 with gr.Tab("draw"):
                     _draw_tab(acts, how)
                 if acts.edits:
@@ -123,7 +128,8 @@ class _Acts:
         enlarges = run.config.model.low_size is not None
         self.edits = not isinstance(run.denoiser, BitDenoiser) and not enlarges
         sample = run.config.sample
-        self.is_guided = self.edits and (bool(run.classes) or sample.guidance_by is not None)
+        is_given = bool(run.classes) or run.takes_text
+        self.is_guided = self.edits and (is_given or sample.guidance_by is not None)
 
     def draw(self, count: int, *how: Any) -> Iterator[tuple[Image.Image, str]]:  # noqa: ANN401
         """Show images while they are drawn."""
@@ -199,7 +205,13 @@ class _Acts:
             raise DataError(str(error).replace(file, Path(file).name)) from None
 
     def _wish(
-        self, sampler: str, steps: float, label: str, guidance: float, seed: float | None
+        self,
+        sampler: str,
+        steps: float,
+        label: str,
+        prompt: str,
+        guidance: float,
+        seed: float | None,
     ) -> dict[str, Any]:
         config, taken = self.run.config, int(steps)
         # Where all steps are taken no number is given: some samplers take no other.
@@ -210,6 +222,10 @@ class _Acts:
             "labels": [label] if label in self.run.classes else list(self.run.classes),
             "seed": None if seed is None else int(seed),
         }
+        if self.run.takes_text and (text := prompt.strip()):
+            wish["prompts"] = [text]
+            if (cut := cut_text([text], config.model.text_length)) is not None:
+                gr.Warning(cut)
         return wish | ({"guidance": float(guidance)} if self.is_guided else {})
 
 

@@ -37,6 +37,8 @@ from ddpm_core.store.storage import KeyMissingError, Store
 _DATASET_FOLDER = re.compile(r"datasets/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_POINTER_BYTES = 4096
+PROMPTS_ROLE = "prompts"
+"""of samples of texts: the prompts that they are of, in turn"""
 _MEASURED = {"evaluate": places.evaluation, "study": places.study}
 """stage -> the place of what it measures of weights on a data set"""
 
@@ -323,6 +325,19 @@ def samples_of(store: Store, config: RunConfig) -> Manifest | None:
     if weights is None:
         return None
     return _result(store, config, "sample", places.samples(store, config, weights))
+
+
+def prompts_of(store: Store, config: RunConfig) -> list[str]:
+    """Return the prompts that the run's samples are of, in turn; [] of none, or without samples.
+
+    Raises:
+        DamagedError, ConfigError, CheckpointError: as `samples_of`.
+    """
+    samples = samples_of(store, config) if config.model.uses_text else None
+    if samples is None or PROMPTS_ROLE not in samples.files:
+        return []
+    found: list[str] = json.loads(samples.read(store, PROMPTS_ROLE))
+    return found
 
 
 def evaluation_of(store: Store, config: RunConfig) -> Manifest | None:

@@ -4,6 +4,8 @@ with use it.
 Image i of a seed is the one that the sample stage draws, to the network's rounding.
 """
 
+import json
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddpm_core.config import RunConfig
+from ddpm_core.config.prompts import checked_prompts
 from ddpm_core.diffusion.samplers.ancestral import OnStep
 from ddpm_core.diffusion.wrappers.classifier_guidance import Score
 from ddpm_core.errors import ConfigError
@@ -37,7 +40,8 @@ _OF_A_SAMPLER = (
 )  # fmt: skip
 """keys of `sample` that are tuned to a sampler, and mean nothing or something else to another"""
 MAX_LISTED = 1024
-"""labels of one request"""
+"""labels, or prompts, of one request"""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Wish:
     """of `sample.num_steps`"""
     labels: Sequence[int | str] = ()
     """of images 0, 1, ... in turn, by number or name; none: as of the run's own"""
+    prompts: Sequence[str] = ()
+    """of images 0, 1, ... in turn; none: as of the run's own"""
     guidance_scale: float | None = None
     settings: Mapping[str, Any] | None = None
     """other keys of the section `sample`, e.g. {"eta": 0.5}"""
@@ -102,7 +108,8 @@ class Model:
         guide = load_guide(store, weights, device)
         # When they are drawn: images that are given are enlarged without.
         enlarged = partial(Enlarged.of, store, config)
-        return cls(config, denoiser, guide, load_plan(store, config), device, enlarged)
+        plan = load_plan(store, config, may_lack_prompts=True)
+        return cls(config, denoiser, guide, plan, device, enlarged)
 
     @cached_property
     def enlarged(self) -> Enlarged | None:
@@ -114,9 +121,9 @@ class Model:
         return self._enlarged()
 
     @property
-    def has_classes(self) -> bool:
-        """Whether its images are of classes."""
-        return self.plan != Plan()
+    def takes_text(self) -> bool:
+        """Whether its network is given texts."""
+        return self.config.model.uses_text
 
     def drawing(self, wish: Wish) -> Drawing:
         """Return how a wish is granted.
@@ -148,12 +155,14 @@ class Model:
         if len(wish.labels) > MAX_LISTED:
             raise ConfigError(f"{len(wish.labels)} labels are listed, at most {MAX_LISTED} may be")
         if wish.labels:
-            if not self.has_classes:
+            if not self.plan.has_classes:
                 raise ConfigError(
                     f"labels={list(wish.labels)}: the images of this model are of no class; leave "
                     "labels out"
                 )
             changes["sample.labels"] = [self._label(one) for one in wish.labels]
+        if wish.prompts:
+            changes["sample.prompts"] = self._prompts(wish.prompts)
         config = self.config.replaced(changes)
         if is_unguided:
             unguided = config.sample.model_copy(update={"guidance_scale": 0.0})
@@ -167,6 +176,10 @@ class Model:
         plan = self.plan
         if wish.labels:
             plan = replace(plan, in_turn=label_numbers(config, plan.names or None))
+        if wish.prompts:
+            plan = replace(plan, prompts=tuple(wish.prompts))
+            if (cut := plan.cut) is not None:
+                _log.warning("%s", cut)
         return Drawing(config, plan)
 
     def images(
@@ -257,6 +270,11 @@ class Model:
         self, positions: Tensor, drawing: Drawing, seed: int | None, on_step: OnStep | None
     ) -> Tensor:
         sample = drawing.config.sample
+        if self.takes_text and not drawing.plan.prompts:
+            raise ConfigError(
+                "this model draws images of texts, and no captions are known of which; give "
+                'prompts, e.g. ["a red seven"]'
+            )
         seed = sample.seed if seed is None else seed
         # Labels that are drawn are of the same seed, as the stage's are.
         low, plan = None, replace(drawing.plan, seed=seed)
@@ -276,6 +294,20 @@ class Model:
             seed=seed,
             on_step=on_step,
         )
+
+    def _prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Return the texts of a wish, checked."""
+        if not self.takes_text:
+            raise ConfigError(
+                f"prompts={json.dumps(list(prompts), ensure_ascii=False)[:100]}: the network of "
+                "this model is given no text; leave prompts out"
+            )
+        if len(prompts) > MAX_LISTED:
+            raise ConfigError(f"{len(prompts)} prompts are given, at most {MAX_LISTED} may be")
+        try:
+            return list(checked_prompts(list(prompts)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def _label(self, given: int | str) -> int | str:
         """Return a number for what is written like one, unless a class is called so."""

@@ -124,6 +124,7 @@ def plan_of(
     captions: Sequence[str] | None = None,
     *,
     score: RunConfig | None = None,
+    may_lack_prompts: bool = False,
 ) -> Plan:
     """Return what the samples of a run are of.
 
@@ -133,27 +134,29 @@ def plan_of(
             none, or not known, as of imported weights.
         captions: that `sample.prompts` names by a word; None: they are not known.
         score: the network whose gradient guides; None: there is none.
+        may_lack_prompts: whether they may come with each request, where none are known.
 
     Raises:
         ConfigError: `sample.labels` needs a data set, or names no class of it; `sample.prompts`
             needs captions.
     """
-    plan = _plan_of_classes(config, classes)
+    plan = plan_of_classes(config, classes)
     reader = config if config.model.uses_text else score
     if reader is None or not reader.model.uses_text:
         return plan
     prompts = config.sample.prompts
     if isinstance(prompts, str):
-        if not captions:
+        if not captions and not may_lack_prompts:
             raise ConfigError(
                 f"sample.prompts={prompts} draws images of the captions of a data set, and there "
                 'are none; give texts, e.g. --set sample.prompts=["a red seven"]'
             )
-        prompts = tuple(captions)
+        prompts = tuple(captions or ())
     return replace(plan, prompts=prompts, text_length=reader.model.text_length)
 
 
-def _plan_of_classes(config: RunConfig, classes: Classes | None) -> Plan:
+def plan_of_classes(config: RunConfig, classes: Classes | None) -> Plan:
+    """As `plan_of`, and says nothing of prompts."""
     num_classes, is_guided = config.num_classes, config.sample.guidance_by is not None
     if num_classes is None and is_guided and classes is not None:  # by a classifier, to them
         num_classes = len(classes.names)
@@ -182,22 +185,24 @@ def _require_names(store: Store, config: RunConfig, plan: Plan) -> None:
         )
 
 
-def load_plan(store: Store, config: RunConfig) -> Plan:
+def load_plan(store: Store, config: RunConfig, *, may_lack_prompts: bool = False) -> Plan:
     """Return what the samples of a run are of, by the classes that its weights were trained with.
 
     Those that a run of `model.low_size` enlarges say it: the samples of another run, or held-out
     images.
+    Arguments as of `plan_of`.
 
     Raises:
         ConfigError: as `plan_of`, `labelled_classes`, `lower_of` and `require_no_labels`.
         DataError: as `labelled_classes` and `held_out_plan`.
     """
     if config.model.low_size is None:
-        return plan_of(config, labelled_classes(store, config), score=scored_by(store, config))
+        classes, score = labelled_classes(store, config), scored_by(store, config)
+        return plan_of(config, classes, score=score, may_lack_prompts=may_lack_prompts)
     require_no_labels(config)
     lower = lower_of(store, config)
     if lower is not None:
-        plan = load_plan(store, lower)
+        plan = load_plan(store, lower, may_lack_prompts=may_lack_prompts)
         _require_names(store, config, plan)
     else:
         labels, names, captions = held_out_plan(store, config)

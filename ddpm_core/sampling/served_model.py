@@ -9,7 +9,8 @@ images with `{"inputs": {"index": [7, 8]}, "params": {"seed": 0}}`. `"sampler": 
 `"num_steps": 10` draw otherwise than the run did, `"format": "png"` answers with PNG files in
 base64. A model of classes takes
 `"labels": ["cat", "3"]`, names or numbers in turn, and `"guidance_scale": 2` besides, as does one
-that other weights guide; they lie in the model too. In Python,
+that other weights guide; they lie in the model too. A model of texts takes
+`"prompts": ["a red seven", "a blue two"]`, of images 0, 1, ... in turn, and the scale. In Python,
 `mlflow.pyfunc.load_model("models:/ddpm-digits@champion").predict([], params={"seed": 0})`.
 MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflow.db.
 """
@@ -17,6 +18,7 @@ MLFLOW_TRACKING_URI says where the model is, e.g. sqlite:////absolute/root/mlflo
 import base64
 import hashlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -86,8 +88,11 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         self._one_thread = size < _ONE_THREAD_BELOW and "OMP_NUM_THREADS" not in os.environ
         names, counts = (context.model_config.get(key) for key in ("classes", "class_counts"))
         classes = Classes(tuple(names), tuple(counts)) if names else None
-        plan = plan_of(config, classes, score=of)
         denoiser = build_denoiser(config, network, network.null)
+        captions = (
+            json.loads(Path(artifacts["prompts"]).read_bytes()) if "prompts" in artifacts else ()
+        )
+        plan = plan_of(config, classes, captions, score=of, may_lack_prompts=True)
         self._model = Model(config, denoiser, guide, plan, device)
 
     def predict(
@@ -109,7 +114,8 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
                 model of classes: `labels`, names or numbers that images 0, 1, ... have in turn
                 (default: as in the run's samples); `guidance_scale`, 0 to 1000, above 0 where
                 a weaker model guides (default: theirs; interval, rescaling and threshold are always
-                theirs).
+                theirs). Of a model of texts: `prompts`, that images 0, 1, ... have in turn
+                (default: as in the run's samples), and the scale.
 
         Returns:
             (count, height, width, channels) uint8, or uint16 of data.depth=16; of format=png the
@@ -134,7 +140,8 @@ class SampledImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             sampler=values.get("sampler") or None,
             num_steps=int(values.get("num_steps", 0)) or None,
             # A model of no classes was always free to ignore them.
-            labels=[str(label) for label in labels] if self._model.has_classes else [],
+            labels=[str(label) for label in labels] if self._model.plan.has_classes else [],
+            prompts=[str(one) for one in values.get("prompts", [])],
             guidance_scale=None if scale is None else float(scale),
         )
         try:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.drawing import pictures
 from ddpm_core.inference.build import require_guidance
@@ -153,6 +154,11 @@ def _commit(
     shown = first_images(store, whole, sample, config.data.shape, sample.num_grid_images)
     grid_png = pictures.to_png(_grid(shown, plan))
     files[GRID_ROLE] = write_file(store, folder, GRID_ROLE, ".png", grid_png)
+    if plan.prompts:  # those of a data set too, for whom has the samples alone
+        content = canonical_json(list(plan.prompts))
+        files[results.PROMPTS_ROLE] = write_file(
+            store, folder, results.PROMPTS_ROLE, ".json", content
+        )
     files[STRIP_ROLE] = made[units[0].name].files[STRIP_ROLE]
     num_classes = config.num_classes or len(plan.names) or None
     body = {

@@ -145,8 +145,16 @@ def _pack(folder: Path, store: Store, config: RunConfig, weights: Weights, about
     if weights.weaker is not None:
         _fetch(store, weights.weaker, guide)
         weaker = weights.weaker.trained, guide
-    classes = labelled_classes(store, config)
-    save_model(folder, config, file, name=weights.name, classes=classes, weaker=weaker, model=about)
+    save_model(
+        folder,
+        config,
+        file,
+        name=weights.name,
+        classes=labelled_classes(store, config),
+        prompts=results.prompts_of(store, config),
+        weaker=weaker,
+        model=about,
+    )
     file.unlink()  # the folder has a copy, and a disk may hold just two
 
 

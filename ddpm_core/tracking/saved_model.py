@@ -6,7 +6,7 @@ Each file is a request to a server, and those of the code would be hundreds: it 
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
+from ddpm_core.canonical import canonical_json
 from ddpm_core.config import RunConfig
 from ddpm_core.package import PACKAGE, write_package
 from ddpm_core.shards.classes import Classes
@@ -46,6 +47,7 @@ def save_model(
     *,
     name: str = "",
     classes: Classes | None = None,
+    prompts: Sequence[str] = (),
     weaker: tuple[RunConfig, Path] | None = None,
     model: Model | None = None,
 ) -> None:
@@ -58,6 +60,7 @@ def save_model(
         name: which weights they are, as RUN@STEP:AVERAGE.
         classes: that the labels of its images stand for, whose names a model of classes takes;
             None: not known, or it has none.
+        prompts: of its samples, in turn; (): its network takes no text, or they are not known.
         weaker: configuration and file of the weights that guide these; None: there are none.
         model: what MLflow should know besides; None for a model of no run.
 
@@ -73,6 +76,9 @@ def save_model(
         for role, one in runs.items():
             files[role] = Path(scratch) / f"{role}.json"
             files[role].write_text(one.to_json())
+        if prompts:
+            files["prompts"] = Path(scratch) / "prompts.json"
+            files["prompts"].write_bytes(canonical_json(list(prompts)))
         code = Path(scratch) / "ddpm_core.zip"
         write_package(code)
         try:
@@ -88,7 +94,7 @@ def save_model(
                 code_paths=[str(code)],
                 signature=signature(config, has_classes=classes is not None),
                 # The model folder then holds serving_input_example.json: a request to copy.
-                input_example=({"index": [0, 1, 2, 3]}, {"seed": 0, "count": 4}),
+                input_example=({"index": [0, 1, 2, 3]}, {"seed": 0, "count": 4, **_words(prompts)}),
                 # Without "+cpu" and the like, which no index knows.
                 pip_requirements=[f"{one}=={version(one).split('+')[0]}" for one in _REQUIREMENTS],
                 mlflow_model=model,
@@ -107,6 +113,11 @@ def _said_of(classes: Classes | None) -> dict[str, Any]:
     if classes is None:
         return {}
     return {"classes": list(classes.names), "class_counts": list(classes.counts)}
+
+
+def _words(prompts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the prompts of the example of a request: those of its four images."""
+    return {"prompts": list(prompts[:4])} if prompts else {}
 
 
 @contextmanager
@@ -136,7 +147,10 @@ def signature(config: RunConfig, *, has_classes: bool = False) -> ModelSignature
     ]
     if config.num_classes is not None or has_classes:
         params.append(ParamSpec("labels", "string", [], shape=(-1,)))
-    if config.num_classes is not None or config.sample.guidance_by is not None:
+    if config.model.uses_text:
+        params.append(ParamSpec("prompts", "string", [], shape=(-1,)))
+    is_given = config.num_classes is not None or config.model.uses_text
+    if is_given or config.sample.guidance_by is not None:
         params.append(ParamSpec("guidance_scale", "double", config.sample.guidance_scale))
     return ModelSignature(
         inputs=Schema([ColSpec("long", "index", required=False)]),

@@ -29,6 +29,12 @@ from tests.sampling.tiny import (  # noqa: F401 - fixtures
     tiny_config,
     trained,
 )
+from tests.sampling.worded import (  # noqa: F401 - fixtures
+    _worded_root,
+    prompted,
+    worded,
+    worded_config,
+)
 
 DRIFT = {
     "diffusion.prediction": "drift",
@@ -95,7 +101,7 @@ def test_what_is_painted_on_is_what_was_taken(trained):  # noqa: F811
     where, config = trained
     open_run(where, config)
     acts = _Acts(Run.load("tiny", root=where.uri))
-    how = ("ddim", 3, "all in turn", 1.0)
+    how = ("ddim", 3, "all in turn", "", 1.0)
     editor, image, _ = acts.canvas(None, *how, 0)
     layer = np.zeros((320, 320, 4), np.uint8)
     layer[:40, :40] = 255
@@ -205,3 +211,15 @@ def wait_until_served(address):
         else:
             return
     pytest.fail(f"nothing is served at {address}")
+
+
+def test_the_page_draws_the_prompt_that_is_written(prompted):  # noqa: F811
+    """Catches a field that does nothing, and an empty one that means the empty text."""
+    open_run(prompted, worded_config())
+    run = Run.load("tiny", root=prompted.uri)
+    acts = _Acts(run)
+    how = ("ancestral", 21, "all in turn")
+    assert acts.is_guided
+    drawn = acts.one(*how, " two ", 1.0, 0)
+    np.testing.assert_array_equal(drawn, run.sample(1, prompts="two", steps=None)[0])
+    np.testing.assert_array_equal(acts.one(*how, " ", 1.0, 0), run.sample(1)[0])
