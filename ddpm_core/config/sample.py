@@ -50,8 +50,8 @@ class SampleConfig(Section):
     in turn (balanced); classes as often as among the training images (training); or these in turn,
     by number or name, as in [3] or ["cat", "dog"]"""
     prompts: Prompts = "held_out"
-    """of model.conditioning=text, what the images are of: the captions of the held-out images in
-    turn (held_out), or those of the training images (training), each image's first; or, also of
+    """of model.conditioning=text, what the images are of: the captions of the first 16,384 held-out
+    images in turn (held_out), or training images (training), each image's first; or, also of
     guidance by CLIP (guidance_by): a text; several in turn, as in ["a red seven", "a blue two"]; or
     a file of them, one a line, as in @prompts.txt or @s3://bucket/prompts.txt, which is read once:
     its texts become the setting"""

@@ -71,7 +71,7 @@ class Texts:
         """
         if not len(numbers):
             return tokens.encode([], self.length)
-        captions = self._captions(images, numbers)
+        captions = self.captions(images, numbers)
         which = np.zeros(len(numbers), np.int64)
         if draw is not None:
             which = draw.of(np.array([max(1, len(one)) for one in captions], np.int64))
@@ -80,9 +80,10 @@ class Texts:
 
     def first(self, images: Images, numbers: NDArray[np.int64]) -> list[str]:
         """Return the first caption of each of these images; the empty text of one without."""
-        return [one[0] if one else "" for one in self._captions(images, numbers)]
+        return [one[0] if one else "" for one in self.captions(images, numbers)]
 
-    def _captions(self, images: Images, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
+    def captions(self, images: Images, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Return all captions of the images of these numbers."""
         if not self.templates:
             return images.captions(numbers)
         names = [self.names[label] for label in images.member(LABEL, numbers).tolist()]

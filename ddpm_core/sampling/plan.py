@@ -17,6 +17,7 @@ from ddpm_core.config.prompts import cut_text
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs.lower import lower_of, require_no_labels
 from ddpm_core.runs.reference import scored_by
+from ddpm_core.sampling.captions import captions_named
 from ddpm_core.sampling.held_out import held_out_plan
 from ddpm_core.shards.classes import (
     Classes,
@@ -198,7 +199,8 @@ def load_plan(store: Store, config: RunConfig, *, may_lack_prompts: bool = False
     """
     if config.model.low_size is None:
         classes, score = labelled_classes(store, config), scored_by(store, config)
-        return plan_of(config, classes, score=score, may_lack_prompts=may_lack_prompts)
+        captions = captions_named(store, config)
+        return plan_of(config, classes, captions, score=score, may_lack_prompts=may_lack_prompts)
     require_no_labels(config)
     lower = lower_of(store, config)
     if lower is not None:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import tarfile
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,14 +16,16 @@ from PIL import Image
 
 from ddpm_core.config import SampleConfig
 from ddpm_core.errors import ConfigError
+from ddpm_core.loading.loader import load_split
 from ddpm_core.runs import chosen, layout, results
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.export import export_samples
 from ddpm_core.sampling.guided import describe_guidance, guided
 from ddpm_core.sampling.loaded import Model
-from ddpm_core.sampling.plan import Plan, plan_of
+from ddpm_core.sampling.plan import Plan, load_plan, plan_of
 from ddpm_core.sampling.units import first_images
+from ddpm_core.shards.index import load_index
 from ddpm_core.text import tokens
 from tests.diffusion.chains import normal
 from tests.sampling.tiny import cpu
@@ -65,6 +68,23 @@ def test_prompts_of_a_data_set_are_those_that_are_given_or_refused():
     for nothing in (None, []):
         with pytest.raises(ConfigError, match=r"prompts=training draws .* there are none; give t"):
             plan_of(config, None, nothing)
+
+
+@pytest.mark.parametrize("split", ["held_out", "training"])
+def test_captions_of_the_data_set_come_in_the_order_of_its_images(split, prompted):
+    """Catches the captions of the other split, and the second caption of an image."""
+    config = worded_config(**{"data.captions": "classes", "sample.prompts": split})
+    pointer = results.dataset_pointer(prompted, config.name)
+    index = load_index(prompted, pointer.folder, pointer.fingerprint)
+    with closing(load_split(prompted, index, "test" if split == "held_out" else "train")) as images:
+        names = [index.label.names[one] for one in images.member("label", np.arange(40)).tolist()]
+    plan = load_plan(prompted, config)
+    assert [plan.prompt(at) for at in range(40)] == [f"a picture of {name}" for name in names]
+    assert len(plan.prompts) == index.num_images["test" if split == "held_out" else "train"]
+    with pytest.raises(ConfigError, match="there are none; give texts"):
+        load_plan(prompted, config.replaced({"data.captions": "none"}))
+    lacks = load_plan(prompted, config.replaced({"data.captions": "none"}), may_lack_prompts=True)
+    assert lacks.prompts == ()
 
 
 def test_a_plan_goes_through_json_whole():
