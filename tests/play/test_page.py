@@ -139,7 +139,7 @@ def test_a_file_that_is_no_image_is_said_by_its_name(trained, tmp_path):  # noqa
     given = {acts.code: (str(bad),), acts.between: (None, str(bad), 1, 0.5)}
     for act, files in given.items():
         with pytest.raises(DataError, match=r"^bad\.png cannot be used") as said:
-            act(*files, "ddim", 3, "all in turn", 1.0, 0)
+            act(*files, "ddim", 3, "all in turn", "", 1.0, 0)
         assert str(tmp_path) not in str(said.value)
 
 
