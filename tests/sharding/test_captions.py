@@ -253,6 +253,9 @@ def test_captions_of_shards_in_place_are_read_and_counted(store, tmp_path, in_pr
     )
     assert union.captions.counts["train"].num_with == index.captions.counts["train"].num_with
     assert union.captions.counts["train"].num_without > 17
+    with closing(load_split(store, union, "train")) as images:
+        captions = images.captions(np.arange(len(images)))
+    assert union.captions.counts["train"].images == Counter(map(len, captions))
     files["016.txt"] = b"caf\xe9"
     write_folder(tmp_path / "bad", {"000000.tar": tar_of(dict(sorted(files.items())))})
     with pytest.raises(DataError, match=r'"016.txt" in .*000000.tar is no text in UTF-8: byte 3'):

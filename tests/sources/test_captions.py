@@ -6,10 +6,13 @@ import pytest
 
 from ddpm_core.config import DataConfig
 from ddpm_core.errors import DataError
+from ddpm_core.sources import seals
 from ddpm_core.sources.glance import listed
+from tests.fake_s3 import BUCKET
 from tests.images.image_files import image_file, write_folder, write_zip
 from tests.sharding.small import tar_of
 
+pytest_plugins = ["tests.s3_fixtures"]
 IMAGE = image_file(0)
 FILES = {
     "photos/cat/1.png": IMAGE,
@@ -60,6 +63,34 @@ def test_texts_beside_images_are_found_wherever_they_lie(tmp_path, kind):
     assert of_json == {"dog/3.jpeg": ("c", "d")}
 
 
+def test_texts_in_a_bucket_are_read_at_once_and_stay_in_order(s3_server, tmp_path):
+    """Catches: captions in the order in which a server answers."""
+    numbers = range(40)
+    for number in numbers:
+        s3_server.objects[f"some photos/{number:02d}.png"] = IMAGE
+        s3_server.objects[f"some photos/{number:02d}.txt"] = b"number %d" % number
+    captions, _ = found(config(f"s3://{BUCKET}/some photos"), tmp_path)
+    assert captions == {f"{number:02d}.png": (f"number {number}",) for number in numbers}
+
+
+def test_what_was_made_of_other_captions_is_not_taken(tmp_path):
+    """Catches: shards made ahead, or a record of archives, by the lengths of captions alone."""
+    source = write_folder(tmp_path / "a", {"1.png": IMAGE, "2.png": IMAGE, "1.txt": b"abc"})
+    table = tmp_path / "words.csv"
+    table.write_text("file,text\n1.png,abc\n")
+    of_table = config(write_zip(tmp_path / "a.zip", {"1.png": IMAGE}), "table")
+    of_table = of_table.model_copy(update={"caption_table": str(table)})
+    names, seals_ = [], []
+    for text in ("abc", "abd"):
+        (source / "1.txt").write_text(text)
+        table.write_text(f"file,text\n1.png,{text}\n")
+        _, listing = listed(config(source), cache=tmp_path)
+        names.append((listing.train.names_sha256(), listing.test.names_sha256()))
+        seals_.append(seals.seal_of(of_table).digest)
+    assert names[0] != names[1]
+    assert seals_[0] != seals_[1]
+
+
 def test_captions_are_not_looked_at_unless_they_are_wanted(tmp_path):
     """Catches a folder of before that is refused for a text beside an image."""
     _, listing = listed(config(write_folder(tmp_path / "a", FILES), "none"), cache=tmp_path)
@@ -85,6 +116,8 @@ def test_samples_of_shards_have_texts_of_three_endings(tmp_path):
         "04.png": ("first",),
     }
     assert {item.label for item in listing.train} <= {0, 1}
+    # What is read is not passed over: there are a second caption, and JSON.
+    assert sum(listing.passed_over.counts.values()) == 2
     assert found(config(shards, caption_key="c"), tmp_path)[0] == {"05.png": ("of json",)}
 
 
