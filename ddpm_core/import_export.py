@@ -21,7 +21,13 @@ from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
 from ddpm_core.exchange.described import read_network
 from ddpm_core.exchange.folder import exact_float32, read_folder, write_folder
 from ddpm_core.exchange.keys import Described
-from ddpm_core.exchange.networks import from_diffusers, to_diffusers, write_network
+from ddpm_core.exchange.networks import (
+    encoder_from_transformers,
+    encoder_to_transformers,
+    from_diffusers,
+    to_diffusers,
+    write_network,
+)
 from ddpm_core.exchange.npz import read_npz
 from ddpm_core.exchange.scheduler_config import read_scheduler_config, write_scheduler_config
 from ddpm_core.inference.networks import build_network
@@ -157,8 +163,14 @@ def export_weights(
     store = open_store(home)
     found = chosen.require_named(store, config, "model")  # alone: what guides them stays
     chosen.require_files(store, found)
-    weights = to_diffusers(config, load_average(store, found.checkpoint, average=found.average))
-    written = write_folder(folder, network=network, scheduler=scheduler, weights=weights)
+    weights = load_average(store, found.checkpoint, average=found.average)
+    written = write_folder(
+        folder,
+        network=network,
+        scheduler=scheduler,
+        weights=to_diffusers(config, weights),
+        encoder_weights=encoder_to_transformers(weights),
+    )
     return written.uri, found
 
 
@@ -172,7 +184,7 @@ def _from_folder(
             "leave it out"
         )
     found = read_folder(source)
-    network = read_network(found.network, origin=f"the network of {source}")
+    network = read_network(found.network, found.encoder, origin=f"the network of {source}")
     diffusion = read_scheduler_config(found.scheduler, origin=f"the scheduler of {source}")
     _require_same_images(source, network, recipe_name, changes)
     _require_room_for_variance(source, network, diffusion)
@@ -190,8 +202,11 @@ def _from_folder(
         recipe_name, root=root, run=run, changes={**sections, **train, **changes}
     )
     weights = exact_float32(found.weights, origin=source)
+    encoder = exact_float32(found.encoder_weights, origin=source)
     with _naming(source):
-        weights = from_diffusers(config, weights, _like(config))
+        like = _like(config)
+        parts = from_diffusers(config, weights, like) | encoder_from_transformers(encoder, like)
+    weights = {name: parts[name] for name in like}
     return Imported(home, config, weights, {"format": "diffusers", **found.digests})
 
 
@@ -238,13 +253,10 @@ def _require_same_images(
 ) -> None:
     """Refuse a data set whose images the network does not draw."""
     # With a network that any size fits, so that the data section alone is checked.
-    anything = {
-        "model.kind": "unet",
-        "model.channel_mults": [1],
-        "model.attention_resolutions": [],
-    }
+    anything = {"kind": "unet", "channel_mults": [1], "attention_resolutions": []}
+    own = recipe(recipe_name).data.model_dump(mode="json")
     of_data = {key: value for key, value in changes.items() if key.startswith("data.")}
-    data = recipe(recipe_name).replaced({**anything, **of_data}).data
+    data = RunConfig.from_dict({"data": own, "model": anything}).replaced(of_data).data
     if data.shape != network.shape:
         theirs, ours = ("x".join(map(str, shape)) for shape in (network.shape, data.shape))
         raise ConfigError(

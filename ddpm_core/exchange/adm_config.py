@@ -255,7 +255,7 @@ def _blocks(keys: Keys, num_levels: int) -> list[int]:
     found = keys.wholes("layers_per_block", ())
     if len(found) != num_levels:
         keys.problem("layers_per_block", f"must be {num_levels}, as many as block_out_channels")
-    return found
+    return found[:1] if len(set(found)) == 1 else found
 
 
 def _attending(keys: Keys, attends: str, num_levels: int) -> list[int]:

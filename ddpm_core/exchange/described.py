@@ -20,8 +20,15 @@ VARIANCES = {
 }
 
 
-def read_network(values: Mapping[str, Any], *, origin: str) -> Described:
+def read_network(
+    values: Mapping[str, Any], encoder: Mapping[str, Any] | None = None, *, origin: str
+) -> Described:
     """Return the network that a config.json describes; what names no class is a U-Net.
+
+    Args:
+        values: of the network.
+        encoder: of the encoder of texts beside it; None: there is none.
+        origin: for people.
 
     Raises:
         ConfigError: naming each key with which it would be another function than ours.
@@ -29,7 +36,7 @@ def read_network(values: Mapping[str, Any], *, origin: str) -> Described:
     if values.get("_class_name") == dit_config.CLASS_NAME:
         return dit_config.read_dit_config(values, origin=origin)
     if adm_config.is_adm(values):
-        return adm_config.read_adm_config(values, None, origin=origin)
+        return adm_config.read_adm_config(values, encoder, origin=origin)
     return unet_config.read_unet_config(values, origin=origin)
 
 
@@ -40,7 +47,7 @@ def read_described(files: Files, *, origin: str) -> tuple[Described, dict[str, A
     Raises:
         ConfigError: naming each key with which it would be another function than ours.
     """
-    network = read_network(files.network, origin=f"the network of {origin}")
+    network = read_network(files.network, files.encoder, origin=f"the network of {origin}")
     if files.scheduler.get("_class_name") in CLASS_NAMES:
         return network, read_continuous(files.scheduler, origin=f"the scheduler of {origin}")
     said = {key: files.scheduler[key] for key in _OF_OUTPUTS if key in files.scheduler}

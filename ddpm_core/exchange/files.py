@@ -4,6 +4,8 @@
     unet/config.json                           or transformer/
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
+    text_encoder/config.json                   of a network that reads texts, as transformers
+    text_encoder/model.safetensors             writes it
 
 Older ones, google/ddpm-cifar10-32 among them, have all of it at the top.
 """
@@ -21,6 +23,8 @@ NETWORK, SCHEDULER = "config.json", "scheduler_config.json"
 PARTS = ("unet", "transformer")
 """what the folder of a network may be called"""
 INDEX = "model_index.json"
+ENCODER, ENCODER_WEIGHTS = "text_encoder", "model.safetensors"
+"""folder of the encoder of texts, and its weights"""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class Files:
     """the network's configuration"""
     scheduler: dict[str, Any]
     """the chain's"""
+    encoder: dict[str, Any] | None
+    """the configuration of the encoder of texts; None: there is none"""
     digests: dict[str, str]
-    """SHA-256 of the two"""
+    """SHA-256 of all of them"""
 
     @property
     def weights_key(self) -> str:
@@ -56,14 +62,24 @@ def find_files(store: Store) -> Files:
         store, [f"scheduler/{SCHEDULER}", SCHEDULER], "the chain that it was trained on"
     )
     part = network_key.rpartition("/")[0]
+    digests = {
+        f"{part or PARTS[0]}_sha256": sha256_of(network),
+        "scheduler_sha256": sha256_of(scheduler),
+    }
+    encoder_key, encoder = f"{ENCODER}/{NETWORK}", None
+    try:
+        data = store.read(encoder_key, at_most=MAX_JSON_BYTES)
+    except KeyMissingError:
+        pass
+    else:
+        encoder = parse_json(data, origin=store.uri_of(encoder_key))
+        digests[f"{ENCODER}_sha256"] = sha256_of(data)
     return Files(
         part,
         parse_json(network, origin=store.uri_of(network_key)),
         parse_json(scheduler, origin=store.uri_of(scheduler_key)),
-        {
-            f"{part or PARTS[0]}_sha256": sha256_of(network),
-            "scheduler_sha256": sha256_of(scheduler),
-        },
+        encoder,
+        digests,
     )
 
 

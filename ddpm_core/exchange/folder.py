@@ -11,7 +11,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ddpm_core.errors import CheckpointError
-from ddpm_core.exchange.files import INDEX, NETWORK, SCHEDULER, WEIGHTS, find_files
+from ddpm_core.exchange.files import (
+    ENCODER,
+    ENCODER_WEIGHTS,
+    INDEX,
+    NETWORK,
+    SCHEDULER,
+    WEIGHTS,
+    find_files,
+)
 from ddpm_core.exchange.headers import check_safetensors_header
 from ddpm_core.exchange.networks import Written
 from ddpm_core.store.storage import KeyMissingError, Store, open_store, sha256_of
@@ -32,8 +40,12 @@ class Folder:
     """the chain's"""
     weights: dict[str, Tensor]
     """by diffusers' names, in the dtypes of the file"""
+    encoder: dict[str, Any] | None
+    """the configuration of the encoder of texts; None: there is none"""
+    encoder_weights: dict[str, Tensor]
+    """by transformers' names; {}: there is none"""
     digests: dict[str, str]
-    """SHA-256 of the three files"""
+    """SHA-256 of the files"""
 
 
 def read_folder(uri: str) -> Folder:
@@ -49,16 +61,12 @@ def read_folder(uri: str) -> Folder:
     """
     store = open_store(uri)
     found = find_files(store)
-    data = _weight_bytes(store, found.weights_key)
-    check_safetensors_header(data, origin=store.uri_of(found.weights_key))
-    try:
-        weights = load(data)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{store.uri_of(found.weights_key)} is no safetensors file ({error}); fetch it again"
-        ) from None
-    digests = {"weights_sha256": sha256_of(data), **found.digests}
-    return Folder(found.network, found.scheduler, weights, digests)
+    weights, digest = _tensors(store, found.weights_key)
+    digests, encoder_weights = {"weights_sha256": digest, **found.digests}, {}
+    if found.encoder is not None:
+        encoder_weights, digest = _tensors(store, f"{ENCODER}/{ENCODER_WEIGHTS}")
+        digests[f"{ENCODER}_weights_sha256"] = digest
+    return Folder(found.network, found.scheduler, weights, found.encoder, encoder_weights, digests)
 
 
 def write_folder(
@@ -67,17 +75,26 @@ def write_folder(
     network: Written,
     scheduler: Mapping[str, Any],
     weights: Mapping[str, Tensor],
+    encoder_weights: Mapping[str, Tensor] | None = None,
 ) -> Store:
     """Write a pipeline's folder, its index last. The same again is fine; nothing is overwritten.
+
+    Args:
+        uri: where.
+        network: its configuration, and that of its encoder of texts, if it has one.
+        scheduler: configuration of the chain.
+        weights: of the network, by diffusers' names.
+        encoder_weights: of the encoder, by transformers' names.
 
     Raises:
         RunConflictError: other files of these names stand there.
         StorageError: the storage refuses or does not answer.
     """
     store = open_store(uri)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    # Older versions of diffusers require this entry.
-    store.create(f"{network.part}/{WEIGHTS}", save(tensors, metadata={"format": "pt"}))
+    store.create(f"{network.part}/{WEIGHTS}", _saved(weights))
+    if network.encoder is not None:
+        store.create(f"{ENCODER}/{ENCODER_WEIGHTS}", _saved(encoder_weights or {}))
+        store.create(f"{ENCODER}/{NETWORK}", _json(network.encoder))
     store.create(f"{network.part}/{NETWORK}", _json(network.config))
     store.create(f"scheduler/{SCHEDULER}", _json(scheduler))
     if network.pipeline is not None:
@@ -110,6 +127,24 @@ def exact_float32(weights: Mapping[str, Tensor], *, origin: str) -> dict[str, Te
             )
         found[name] = tensor.to(torch.float32)
     return found
+
+
+def _saved(weights: Mapping[str, Tensor]) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    # Older versions of diffusers require this entry.
+    return save(tensors, metadata={"format": "pt"})
+
+
+def _tensors(store: Store, key: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file, in its dtypes, and its SHA-256."""
+    data = _weight_bytes(store, key)
+    check_safetensors_header(data, origin=store.uri_of(key))
+    try:
+        return load(data), sha256_of(data)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{store.uri_of(key)} is no safetensors file ({error}); fetch it again"
+        ) from None
 
 
 def _weight_bytes(store: Store, key: str) -> bytes:

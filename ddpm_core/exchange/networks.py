@@ -23,7 +23,8 @@ from ddpm_core.config import (
 )
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange import adm_config, dit_config, unet_config
-from ddpm_core.models import adm_interop, dit_interop, interop
+from ddpm_core.models import adm_interop, dit_interop, interop, text_interop
+from ddpm_core.models.adm_interop import TEXT_ENCODER
 from ddpm_core.models.fit import SILENT_LAYERS
 
 
@@ -37,6 +38,8 @@ class Written:
     """its config.json"""
     pipeline: str | None
     """the class of which it is a part, with its scheduler; None: of none"""
+    encoder: dict[str, Any] | None = None
+    """the config.json of the encoder of texts beside it; None: it reads none"""
 
 
 def write_network(config: RunConfig) -> Written:
@@ -64,8 +67,9 @@ def write_network(config: RunConfig) -> Written:
             return Written("unet", values, pipeline)
         case AdmConfig() as model:
             values = adm_config.write_adm_config(config, model)
-            is_whole = config.model.conditioning == "none" and config.diffusion.kind != "edm"
-            return Written("unet", values, "DDPMPipeline" if is_whole else None)
+            is_whole = model.conditioning == "none" and config.diffusion.kind != "edm"
+            encoder = adm_config.write_encoder_config(model) if model.uses_text else None
+            return Written("unet", values, "DDPMPipeline" if is_whole else None, encoder)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
         case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
@@ -86,6 +90,35 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
         case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
             raise _no_such_network(model.kind)
+
+
+def encoder_to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the weights of our encoder of texts by transformers' names; None: there is none."""
+    inner = {
+        name.removeprefix(TEXT_ENCODER): one
+        for name, one in weights.items()
+        if name.startswith(TEXT_ENCODER)
+    }
+    return text_interop.to_transformers(inner) if inner else None
+
+
+def encoder_from_transformers(
+    tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights of the encoder of texts by our names; {}: our network has none.
+
+    Raises:
+        CheckpointError: they are not those of this encoder.
+    """
+    inner = {
+        name.removeprefix(TEXT_ENCODER): one
+        for name, one in like.items()
+        if name.startswith(TEXT_ENCODER)
+    }
+    if not inner:
+        return {}
+    found = text_interop.from_transformers(tensors, inner)
+    return {f"{TEXT_ENCODER}{name}": one for name, one in found.items()}
 
 
 def from_diffusers(

@@ -216,6 +216,11 @@ def _of_folder(start: Start) -> Base:
             "begin from that folder"
         )
     found = find_files(store)
+    if found.encoder is not None:
+        raise ConfigError(
+            f"{given} has an encoder of texts beside its network, and one file is pinned: make it "
+            "a run by import-weights, and begin from that (RUN@STEP)"
+        )
     network, outputs = read_described(found, origin=folder)
     channels, height, width = network.shape
     if channels not in (1, 3):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import SiglipTextModel
 
 from ddpm_core import __main__ as command
-from ddpm_core.conditioning import Conditioning
+from ddpm_core.conditioning import NOTHING, Conditioning
 from ddpm_core.config import RunConfig
 from ddpm_core.diffusion.samplers.ancestral import ddpm_sample
 from ddpm_core.errors import CheckpointError, ConfigError, RunConflictError
@@ -21,15 +22,18 @@ from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.networks import build_network
 from ddpm_core.inference.weights import load_average
 from ddpm_core.models.interop import original_name
+from ddpm_core.models.text_interop import input_ids
 from ddpm_core.recipes import digits
 from ddpm_core.runs import base, layout, results
 from ddpm_core.sampling.stage import run_sample
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.store.storage import open_store
+from ddpm_core.text.tokens import encode
 from ddpm_core.training.stage import run_train
 from flows import plan
 from tests import quiet_mlflow  # noqa: F401 - run_train opens a tracker in this process
 from tests.exchange.theirs import SMALL_SCHEDULER, their_folder
+from tests.models.adm_oracle import SMALL, TEXT
 from tests.models.test_interop import original_variables
 from tests.sampling.tiny import commit_random_weights, tiny_config
 
@@ -45,6 +49,9 @@ FEW = {
     "evaluate.feature_steps": 5,
     "compute.num_workers": 1,
 }
+
+
+OF_DIGITS = {"data.name": "digits", "data.captions": "classes", "data.num_test_images": 297}
 
 
 def imported(folder, root, *, run="theirs", recipe="digits", **changes) -> RunConfig:
@@ -97,6 +104,56 @@ def test_a_run_of_labels_goes_to_diffusers_and_back(tmp_path):
     store = open_store(str(tmp_path / "again"))
     again = load_average(store, results.final_checkpoint(store, back))
     assert torch.equal(again["class_embed.weight"], ema["class_embed.weight"])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"model.text_pool": "last"}, {"model.text_pool": "attention"}, {"model.conditioning": "none"}],
+)
+def test_guided_diffusion_goes_to_diffusers_and_back_with_its_encoder(tmp_path, model):
+    """Catches: an encoder that stays behind, a folder that neither library loads, other texts than
+    ours; other weights or keys when it comes back; a recipe of texts whose keys stand in the way.
+    """
+    kinds = TEXT if "model.text_pool" in model else SMALL
+    changes = kinds | {"model.num_res_blocks": [1], "model.attention_resolutions": [8, 2]} | model
+    changes |= {"data.captions": "classes"}
+    config, ema = exported(tmp_path / "ours", tmp_path / "folder", **changes)
+    folder, ours = tmp_path / "folder", build_network(config).eval()
+    ours.load_state_dict(ema)
+    x_t, t, given = torch.randn(2, 1, 8, 8), torch.tensor([0, 20]), NOTHING
+    if config.model.uses_text:
+        text = encode(["the seven", ""], 12)
+        given = Conditioning(text=text)
+        encoder = SiglipTextModel.from_pretrained(folder / "text_encoder").eval()
+        theirs = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+        with torch.no_grad():
+            states = encoder(input_ids(text))
+            labels = states.pooler_output if config.model.text_pool == "last" else None
+            found = theirs(x_t, t, states.last_hidden_state, class_labels=labels).sample
+    else:
+        pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
+        with torch.no_grad():
+            found = pipeline.unet.eval()(x_t, t).sample
+    with torch.no_grad():
+        torch.testing.assert_close(found, ours(x_t, t, given), rtol=1e-4, atol=1e-5)
+    back = imported(
+        folder,
+        tmp_path / "again",
+        recipe="glide-small" if config.model.uses_text else "digits",
+        **OF_DIGITS if config.model.uses_text else {},
+    )
+    assert back.model == config.model
+    store = open_store(str(tmp_path / "again"))
+    again = load_average(store, results.final_checkpoint(store, back))
+    assert again.keys() == ema.keys()
+    assert all(torch.equal(again[name], ema[name]) for name in ema)
+    if config.model.uses_text:
+        start = {"train.start_from": str(folder)}
+        with pytest.raises(ConfigError, match="make it a run by import-weights"):
+            base.base_of(store, config.replaced(start))
+        (folder / "text_encoder/config.json").unlink()
+        with pytest.raises(ConfigError, match="networks of texts are taken with the encoder"):
+            imported(folder, tmp_path / "third", recipe="glide-small", **OF_DIGITS)
 
 
 def test_our_run_written_for_diffusers_and_imported_again_has_the_same_bits(tmp_path):
