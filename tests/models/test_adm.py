@@ -54,7 +54,7 @@ def test_without_text_it_is_a_unet_2d_model():
 @torch.no_grad()
 @pytest.mark.parametrize("pooling", ["last", "attention"])
 def test_with_text_it_is_a_unet_2d_condition_model_beside_a_siglip(pooling):
-    """Catches: text behind the pixels, padding that is masked or lost, scores scaled twice, a
+    """Catches: keys taken for values, padding that is masked or lost, scores scaled twice, a
     vector of another position; another encoder than the one that is written.
     """
     config = small(TEXT, model__text_pool=pooling)
