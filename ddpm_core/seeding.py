@@ -24,6 +24,7 @@ Purpose = Literal[
     "flip",
     "drop.label",
     "caption",
+    "masking",
     "known",
     "low_level",
     "low_noise",

@@ -17,6 +17,7 @@ from ddpm_core.config.model import (
     MLPConfig,
     ModelConfig,
     MultiScaleConfig,
+    TextConfig,
     UNetConfig,
 )
 from ddpm_core.config.model.network import Role
@@ -48,6 +49,7 @@ __all__ = [
     "RunConfig",
     "SampleConfig",
     "StudyConfig",
+    "TextConfig",
     "TrainConfig",
     "UNetConfig",
 ]

@@ -84,6 +84,7 @@ OF_KIND: Mapping[str, frozenset[str]] = {
         ]
     ),
     "classifier": frozenset({"kind", *_LEVELS.split()}),
+    "text": frozenset(["kind", "hidden_size", "num_layers", "num_heads", "hidden_share"]),
     "clip": frozenset(
         [
             *("kind", "noised", "patch_size", "hidden_size", "num_layers", "num_heads"),

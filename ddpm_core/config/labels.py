@@ -108,9 +108,10 @@ def guides_draw_nothing(config: "RunConfig") -> None:
     if config.role == "denoiser":
         return
     kind = f"model.kind={config.model.kind}"
-    says = "says which class an image is of"
-    if config.role == "clip":
-        says = "says how well an image fits a caption"
+    says = {
+        "clip": "says how well an image fits a caption",
+        "text": "says what is hidden in captions",
+    }.get(config.role, "says which class an image is of")
     if config.diffusion.kind == "binomial":
         raise ValueError(
             f"{kind} is trained on images with Gaussian noise, and diffusion.kind=binomial is a "

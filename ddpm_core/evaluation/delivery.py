@@ -43,6 +43,9 @@ def _values(numbers: dict[str, Any]) -> dict[str, float | None]:
         return {f"eval/noised_{key}": accuracy[key] for key in ("value", "cross_entropy")} | {
             "eval/noised_standard_error": accuracy["standard_error"]
         }
+    if (said := numbers.get("hidden_bytes")) is not None:
+        names = ("value", "standard_error", "accuracy", "by_frequency")
+        return {f"eval/hidden_bytes_{name}": said[name] for name in names}
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score = numbers.get("inception_score") or {"value": None, "test": None}
     judged = numbers.get("judge_accuracy") or {"value": None, "held_out": None}

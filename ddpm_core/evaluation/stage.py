@@ -13,6 +13,7 @@ from ddpm_core.evaluation.features.statistics import Statistics
 from ddpm_core.evaluation.measuring.cascade import has_chain
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.evaluation.measuring.kept_statistics import is_of_training_images, statistics_for
+from ddpm_core.evaluation.measuring.masked import bytes_metric
 from ddpm_core.evaluation.measuring.measure import measure, set_aside_damaged
 from ddpm_core.evaluation.measuring.noised import accuracy_metric
 from ddpm_core.evaluation.measuring.worker import Kind, make_worker, units_of, uses_network
@@ -54,7 +55,8 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         feature network the distance has the value None and a `reason`.
 
         Of a classifier there is `noised_accuracy` alone, which needs no samples; of CLIP too, and
-        its classes are the captions of the held-out images.
+        its classes are the captions of the held-out images. Of a language model of captions there
+        is `hidden_bytes` alone.
 
     Raises:
         CheckpointError: the weights are not there, or deleted before all is measured.
@@ -113,6 +115,13 @@ def summary(numbers: dict[str, Any]) -> str:
             f"{100 * accuracy['value']:.1f} % of the noised images classified right, "
             f"{100 * least['value']:.1f} % at t = {least['t']}"
         )
+    if (said := numbers.get("hidden_bytes")) is not None:
+        if said["value"] is None:
+            return "no held-out caption has a byte that could be hidden"
+        return (
+            f"{said['value']:.3f} bits for each hidden byte of the held-out captions "
+            f"({said['by_frequency']:.3f} by frequency), {100 * said['accuracy']:.1f} % said right"
+        )
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score, judged = numbers.get("inception_score"), numbers.get("judge_accuracy")
     own = numbers.get("diffusion_classifier")
@@ -141,6 +150,8 @@ def _publish(
 
     Of weights that were deleted before the stage began there is no `history`, and no loss figure.
     """
+    if inputs.config.role == "text":
+        return _commit(inputs, _of_bytes(inputs, findings), history)
     if inputs.config.role != "denoiser":
         return _commit(inputs, _of_guide(inputs, findings), history)
     bound = Bound.of(findings.each("bound", "test"))
@@ -171,6 +182,14 @@ def _of_guide(inputs: Inputs, findings: Findings[Kind]) -> dict[str, tuple[str, 
         METRICS_ROLE: (".json", _json({"noised_accuracy": metric})),
         "accuracy-figure": (".png", figures.accuracy_figure(metric)),
     }
+
+
+def _of_bytes(inputs: Inputs, findings: Findings[Kind]) -> dict[str, tuple[str, bytes]]:
+    """Return the files of the evaluation of a language model."""
+    names = ("nats", "num_right", "num_hidden", "counts")
+    rows = [findings.rows("bytes", "test", name).numpy() for name in names]
+    metric = bytes_metric(*rows, config=inputs.config, weights=inputs.weights)
+    return {METRICS_ROLE: (".json", _json({"hidden_bytes": metric}))}
 
 
 def _commit(

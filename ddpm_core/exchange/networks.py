@@ -19,6 +19,7 @@ from ddpm_core.config import (
     MLPConfig,
     MultiScaleConfig,
     RunConfig,
+    TextConfig,
     UNetConfig,
 )
 from ddpm_core.errors import ConfigError
@@ -72,7 +73,13 @@ def write_network(config: RunConfig) -> Written:
             return Written("unet", values, "DDPMPipeline" if is_whole else None, encoder)
         case DiTConfig() as model:
             return Written("transformer", dit_config.write_dit_config(config, model), None)
-        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
+        case (
+            MLPConfig()
+            | MultiScaleConfig()
+            | ClassifierConfig()
+            | ClipConfig()
+            | TextConfig() as model
+        ):
             raise _no_such_network(model.kind)
 
 
@@ -88,7 +95,13 @@ def to_diffusers(config: RunConfig, weights: Mapping[str, Tensor]) -> dict[str, 
             )
         case DiTConfig() as model:
             return dit_interop.to_diffusers(weights, patch_size=model.patch_size)
-        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
+        case (
+            MLPConfig()
+            | MultiScaleConfig()
+            | ClassifierConfig()
+            | ClipConfig()
+            | TextConfig() as model
+        ):
             raise _no_such_network(model.kind)
 
 
@@ -138,12 +151,18 @@ def from_diffusers(
             )
         case DiTConfig() as model:
             return dit_interop.from_diffusers(tensors, like, patch_size=model.patch_size)
-        case MLPConfig() | MultiScaleConfig() | ClassifierConfig() | ClipConfig() as model:
+        case (
+            MLPConfig()
+            | MultiScaleConfig()
+            | ClassifierConfig()
+            | ClipConfig()
+            | TextConfig() as model
+        ):
             raise _no_such_network(model.kind)
 
 
 def _no_such_network(kind: str) -> ConfigError:
-    names = {"classifier": "classifier", "clip": "pair of towers"}
+    names = {"classifier": "classifier", "clip": "pair of towers", "text": "language model"}
     what = names.get(kind, "network that is read out by bumps")
     return ConfigError(
         f"diffusers has no {what} (model.kind={kind}); weights of a U-Net or a transformer can be "

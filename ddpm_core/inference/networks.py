@@ -11,19 +11,21 @@ from ddpm_core.config import (
     MLPConfig,
     MultiScaleConfig,
     RunConfig,
+    TextConfig,
     UNetConfig,
 )
 from ddpm_core.models.adm import AdmUNet
+from ddpm_core.models.byte_model import ByteModel
 from ddpm_core.models.classifier import NoisedClassifier
 from ddpm_core.models.clip import Clip, ImageTower
 from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
 from ddpm_core.models.multiscale import MultiScale
-from ddpm_core.models.text_encoder import TextReader
+from ddpm_core.models.text_encoder import TextEncoder, TextReader
 from ddpm_core.models.transformer import TextTower
 from ddpm_core.models.unet import UNet
 
-AnyNetwork = UNet | DiT | MLP | MultiScale | AdmUNet | NoisedClassifier | Clip
+AnyNetwork = UNet | DiT | MLP | MultiScale | AdmUNet | NoisedClassifier | Clip | ByteModel
 """(x_t, t, conditioning) -> prediction, logits of classes, or features, of any kind"""
 
 
@@ -136,6 +138,14 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 causal=True,
             )
             return Clip(image, text, generator=generator)
+        case TextConfig() as model:
+            encoder = TextEncoder(
+                length=model.text_length,
+                width=model.hidden_size,
+                num_layers=model.num_layers,
+                num_heads=model.num_heads,
+            )
+            return ByteModel(encoder, generator=generator)
 
 
 def _reader_of(model: AdmConfig) -> TextReader | None:

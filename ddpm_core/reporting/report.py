@@ -208,6 +208,9 @@ def _model(facts: Facts) -> Iterator[str]:
     elif config.role == "clip":
         does = "It says how well a noised image fits a caption, and draws nothing."
         unsaid = "whether it treats groups of images or words unequally"
+    elif config.role == "text":
+        does = "It says bytes that are hidden in captions, and draws nothing."
+        unsaid = "whether it treats languages or words unequally"
     else:
         does = "It draws images like those of its data set, and of nothing else."
         unsaid = "whether it repeats training images, or treats groups in them unequally,"

@@ -39,6 +39,8 @@ def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
     """Return the numbers of an evaluation's metrics.json to look at first."""
     if (accuracy := metrics.get("noised_accuracy")) is not None:
         return [_accuracy(accuracy)]
+    if (said := metrics.get("hidden_bytes")) is not None:
+        return [_hidden_bytes(said)]
     bits, distance = metrics["bits_per_dim"], metrics["frechet_distance"]
     error = bits.get("standard_error")
     value, spread = f"{bits['value']:.3f}", "" if error is None else f" ± {error:.3f}"
@@ -90,6 +92,15 @@ def _accuracy(accuracy: Mapping[str, Any]) -> Number:
     return Number("accuracy", value, "classified right", text)
 
 
+def _hidden_bytes(said: Mapping[str, Any]) -> Number:
+    name, column, count = "bits of a hidden byte", "bits/byte", said["protocol"]["num_captions"]
+    if said["value"] is None:
+        return Number(column, None, name, f"not measured: {count} captions have no byte")
+    value = f"{said['value']:.3f}"
+    text = f"{value}  (of {count} held-out captions; {said['by_frequency']:.3f} by frequency)"
+    return Number(column, value, name, text)
+
+
 def _distance(distance: Mapping[str, Any]) -> Number:
     if distance["value"] is None:  # of images of one class there is none
         return Number("Frechet", None, "Frechet distance", f"not measured: {distance['reason']}")
@@ -103,6 +114,6 @@ def _distance(distance: Mapping[str, Any]) -> Number:
 
 EVALUATION = Numbers(
     title="metrics",
-    columns=("bits/dim", "Frechet", "inception", "judged", "accuracy"),
+    columns=("bits/dim", "Frechet", "inception", "judged", "accuracy", "bits/byte"),
     read=lambda store, result: of_metrics(json.loads(result.read(store, "metrics"))),
 )

@@ -31,6 +31,7 @@ _NAMES: Mapping[Role, str] = {
     "denoiser": "a weaker model",
     "classifier": "a classifier",
     "clip": "CLIP",
+    "text": "a language model",
 }
 """what is said of a network that guides, by its role"""
 
@@ -155,10 +156,19 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
         raise ConfigError(
             f"{given_as}: the weights of run {found.name!r} are of a {found.role} "
             f"(model.kind={found.model.kind}), and run {config.name!r} is of a {config.role}"
-            + ("" if found.role == "denoiser" else f"; give sample.guidance_by={found.name}")
+            + (
+                ""
+                if found.role in ("denoiser", "text")
+                else f"; give sample.guidance_by={found.name}"
+            )
         )
     if key == "model":
         return
+    if found.role == "text":
+        raise ConfigError(
+            f"{given_as} is a language model of captions (model.kind=text), which says nothing of "
+            "images: name a weaker model, a classifier, or CLIP"
+        )
     if found.role != "denoiser" and sample.guidance_rescale > 0:
         raise ConfigError(
             f"sample.guidance_rescale={sample.guidance_rescale} is stated for guidance away from a "

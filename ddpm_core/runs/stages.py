@@ -108,7 +108,7 @@ class Stage:
         return function
 
 
-_EVERY_ROLE: tuple[Role, ...] = ("denoiser", "classifier", "clip")
+_EVERY_ROLE: tuple[Role, ...] = ("denoiser", "classifier", "clip", "text")
 
 _ENTRIES = (
     Stage(
@@ -233,10 +233,14 @@ def require_denoiser(config: RunConfig, command: str) -> None:
 
 def refuse_role(config: RunConfig, what: str) -> NoReturn:
     has = ", ".join(stages_of("train-ddpm", config.role))
-    raise ConfigError(
+    said = (
         f"{what} is of networks that draw images, and run {config.name!r} draws none (model.kind="
-        f"{config.model.kind}): it has the stages {has}. To draw with it, give another run --set "
-        f"sample.guidance_by={config.name}"
+        f"{config.model.kind}): it has the stages {has}"
+    )
+    if config.role == "text":
+        raise ConfigError(said)
+    raise ConfigError(
+        f"{said}. To draw with it, give another run --set sample.guidance_by={config.name}"
     )
 
 

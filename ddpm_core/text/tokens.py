@@ -1,6 +1,6 @@
 """Texts as the bytes of their UTF-8: tokens without a vocabulary, of every language.
 
-Byte b is token b + 3; 0 fills up, 1 ends a text, 2 stands for what could not be read. Networks of
+Byte b is token b + 3; 0 fills up, 1 ends a text, 2 stands for what is not known. Networks of
 transformers that are made for them (ByT5) have the same numbers.
 
 Source: Xue et al. 2022, arXiv:2105.13626, section 3.1.
@@ -13,9 +13,9 @@ import torch
 from ddpm_core.conditioning import Text
 from ddpm_core.errors import ConfigError
 
-PAD, END = 0, 1
-_FIRST_BYTE = 3
-NUM_TOKENS = _FIRST_BYTE + 256
+PAD, END, HIDDEN = 0, 1, 2
+FIRST_BYTE = 3
+NUM_TOKENS = FIRST_BYTE + 256
 """that occur"""
 
 
@@ -36,7 +36,7 @@ def encode(texts: Sequence[str], length: int) -> Text:
     tokens = torch.full((len(texts), length), PAD, dtype=torch.int64)
     for row, text in zip(tokens, texts, strict=True):
         content = _bytes_of(text, length - 1)
-        row[: len(content)] = torch.tensor(list(content), dtype=torch.int64) + _FIRST_BYTE
+        row[: len(content)] = torch.tensor(list(content), dtype=torch.int64) + FIRST_BYTE
         row[len(content)] = END
     return Text(tokens, tokens != PAD)
 
@@ -50,7 +50,7 @@ def decode(text: Text) -> list[str]:
     """Return the texts that tokens stand for, up to their ends; bytes that are no character are
     shown as \N{REPLACEMENT CHARACTER}.
     """
-    rows = [row[row >= _FIRST_BYTE] - _FIRST_BYTE for row in text.tokens]
+    rows = [row[row >= FIRST_BYTE] - FIRST_BYTE for row in text.tokens]
     return [bytes(row[row < 256].tolist()).decode(errors="replace") for row in rows]
 
 

@@ -252,7 +252,7 @@ def test_every_key_is_known_to_help_and_form():
         assert set(config.flat()) <= set(RunConfig.keys())
     text = describe_keys()
     assert 'model.kind ("unet"): which network' in text
-    assert "[unet, dit, mlp, multiscale, adm, classifier, clip]" in " ".join(text.split())
+    assert "[unet, dit, mlp, multiscale, adm, classifier, clip, text]" in " ".join(text.split())
     of_dit = text[text.index("of model.kind=dit:") : text.index("of model.kind=mlp:")]
     assert "    model.patch_size (2): pixels on a side" in of_dit
     assert "base_channels" not in of_dit

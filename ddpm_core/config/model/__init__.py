@@ -13,6 +13,7 @@ from ddpm_core.config.model.clip import ClipConfig
 from ddpm_core.config.model.dit import DiTConfig
 from ddpm_core.config.model.mlp import MLPConfig
 from ddpm_core.config.model.multiscale import MultiScaleConfig
+from ddpm_core.config.model.text import TextConfig
 from ddpm_core.config.model.unet import UNetConfig
 
 ModelConfig = Annotated[
@@ -22,7 +23,8 @@ ModelConfig = Annotated[
     | MultiScaleConfig
     | AdmConfig
     | ClassifierConfig
-    | ClipConfig,
+    | ClipConfig
+    | TextConfig,
     Field(discriminator="kind"),
 ]
 
@@ -34,5 +36,6 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "MultiScaleConfig",
+    "TextConfig",
     "UNetConfig",
 ]

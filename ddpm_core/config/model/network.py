@@ -8,9 +8,10 @@ from ddpm_core.config.section import Few, Section
 
 AUGMENT_NUMBERS = 9
 """numbers that a network of train.augment is given, as in `conditioning`"""
-Role = Literal["denoiser", "classifier", "clip"]
+Role = Literal["denoiser", "classifier", "clip", "text"]
 """what a network says of x_t: what was done to the image, of which class it is, or how well it fits
-a caption. A run has the stages of its network's role, see `runs.stages`"""
+a caption; or, of captions alone, what is hidden in them. A run has the stages of its network's
+role, see `runs.stages`"""
 
 
 class NetworkConfig(Section):

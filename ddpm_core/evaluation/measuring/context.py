@@ -27,7 +27,14 @@ from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract
 from ddpm_core.evaluation.measuring.cascade import Below, stages_below
 from ddpm_core.evaluation.measuring.enlarging import LowMeasured
 from ddpm_core.inference.build import AnyDenoiser
-from ddpm_core.inference.denoiser import Guide, load_denoiser, load_guide, load_score
+from ddpm_core.inference.denoiser import (
+    AveragedNetwork,
+    Guide,
+    load_averaged,
+    load_denoiser,
+    load_guide,
+    load_score,
+)
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
 from ddpm_core.loading.texts import texts_of
@@ -216,6 +223,13 @@ class EvaluationContext:
             return load_score(self.store, self.config, checkpoint, self.device, average=average)
 
     @cached_property
+    def byte_model(self) -> AveragedNetwork:
+        """Of the weights that are measured, as `measured`, of a language model."""
+        weights = self._weights
+        average, checkpoint = weights.average, weights.checkpoint
+        return load_averaged(self.store, self.config, checkpoint, self.device, average=average)
+
+    @cached_property
     def captions(self) -> tuple[Classifier, Tensor]:
         """CLIP as a classifier of the captions of the held-out images, and which is of which image,
         (n,) int64.
@@ -223,9 +237,7 @@ class EvaluationContext:
         if not isinstance(self.score, TextFit):
             raise ConfigError(f"model.kind={self.config.model.kind} says nothing of captions")
         images = self.exact("test")
-        text = self._members(images, 0, len(images), frozenset({"text"})).text
-        if text is None:
-            raise DataError("the images have no captions")
+        text = self.text_of(images, 0, len(images))
         tokens, numbers = torch.unique(text.tokens, dim=0, return_inverse=True)
         return self.score.among(Text(tokens, tokens != PAD)), numbers
 
@@ -266,6 +278,13 @@ class EvaluationContext:
         if label is None:
             raise DataError("the images have no labels")
         return label
+
+    def text_of(self, images: Images, start: int, stop: int) -> Text:
+        """Return the first caption of images `start` to `stop` - 1 of a split."""
+        text = self._members(images, start, stop, frozenset({"text"})).text
+        if text is None:
+            raise DataError("the images have no captions")
+        return text
 
     def given_of(self, images: Images, start: int, stop: int) -> Conditioning:
         """Return what the network is given of images `start` to `stop` - 1 of a split: labels and

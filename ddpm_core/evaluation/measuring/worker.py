@@ -26,6 +26,7 @@ from ddpm_core.evaluation.measuring.cascade import chain_part
 from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
 from ddpm_core.evaluation.measuring.enlarging import enlarged_part, levels_of
 from ddpm_core.evaluation.measuring.label_use import classified_part
+from ddpm_core.evaluation.measuring.masked import bytes_part, hidden_share
 from ddpm_core.evaluation.measuring.noised import accuracy_part
 from ddpm_core.inference import continuous
 from ddpm_core.inference.build import build_schedule
@@ -33,14 +34,22 @@ from ddpm_core.loading.loader import num_levels_of, to_unit_range
 from ddpm_core.units.ranges import Arrays, Range
 
 Kind = Literal[
-    "bound", "flow", "unlabelled", "classes", "features", "accuracy", "enlarged", "chain"
+    "bound",
+    "flow",
+    "unlabelled",
+    "classes",
+    "features",
+    "accuracy",
+    "enlarged",
+    "chain",
+    "bytes",
 ]
 """bound: bits/dim by every term, of held-out images; flow: the same images' through the probability
 flow, of a process in continuous time; unlabelled: the bound of a network of labels that is given
 none; classes: how well it predicts their noise by each label; features: of the images of a set;
 accuracy: what a classifier makes of held-out images at each noise; enlarged: of held-out images
 made small and enlarged again, whether they have the low resolution; chain: the bound of their low
-resolutions by the stages below"""
+resolutions by the stages below; bytes: how well a language model says hidden bytes of captions"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
@@ -70,7 +79,8 @@ def units_of(
         has_chain: whether the bits of stages below are measured, see `cascade.has_chain`.
     """
     if config.role != "denoiser":
-        return list(_network_units("accuracy", num_test, config.evaluate))
+        kind: Kind = "bytes" if config.role == "text" else "accuracy"
+        return list(_network_units(kind, num_test, config.evaluate))
     features = (
         *Unit.cut("features", "train", num_train, FEATURE_IMAGES),
         *Unit.cut("features", "test", num_test, FEATURE_IMAGES),
@@ -211,6 +221,14 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
             return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
         case "accuracy":
             return _accuracy(context, unit)
+        case "bytes":
+            return bytes_part(
+                context.byte_model,
+                context.text_of(context.test, unit.start, unit.stop),
+                torch.arange(unit.start, unit.stop, device=context.device),
+                share=hidden_share(context.config),
+                seed=context.config.evaluate.seed,
+            )
         case "enlarged":
             return _enlarged(context, unit)
         case "chain":

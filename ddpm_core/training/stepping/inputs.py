@@ -59,6 +59,9 @@ class Inputs:
     """(b, 1, h, w) bool: which pixels the network is shown; None: it takes none"""
     low: LowDrawn | None
     """what is done to the low resolution of each image; None: it takes none"""
+    masking: Tensor | None
+    """(b, l, 3) uniform in [0, 1), of a language model: which bytes are to be said, what becomes of
+    each, and another byte; None: it is none"""
 
     def pieces(self, size: int) -> Iterator["Inputs"]:
         """Return the inputs of so many images after the other, the last of the rest; not copies."""
@@ -110,6 +113,7 @@ class _Drawn:
     """whether it keeps its text"""
     known: Tensor | None
     low: LowDrawn | None
+    masking: Tensor | None
 
 
 class Drawing:
@@ -147,6 +151,8 @@ class Drawing:
         self._known_key = seeding.key(seed, "known")
         self._level_key = seeding.key(seed, "low_level")
         self._low_key = seeding.key(seed, "low_noise")
+        self._num_tokens = config.model.text_length if config.role == "text" else 0
+        self._masking_key = seeding.key(seed, "masking")
         row_size = math.prod(self._shape) * (2 if self._enlarges else 1)
         self._ahead = Ahead(self._drawn, positions, row_size=row_size)
 
@@ -175,6 +181,7 @@ class Drawing:
             conditioning=given,
             known=drawn.known,
             low=drawn.low,
+            masking=drawn.masking,
         )
 
     def _drawn(self, step: seeding.Step, positions: Tensor) -> _Drawn:
@@ -206,7 +213,11 @@ class Drawing:
             worded=worded,
             known=self._regions(step, positions) if self._knows else None,
             low=self._low(step, positions) if self._enlarges else None,
+            masking=self._masking(step, positions) if self._num_tokens else None,
         )
+
+    def _masking(self, step: seeding.Step, positions: Tensor) -> Tensor:
+        return seeding.uniform(self._masking_key, step, positions, (self._num_tokens, 3))
 
     def _low(self, step: seeding.Step, positions: Tensor) -> LowDrawn:
         """Draw a level of each image, all between the two alike (Ho et al. 2022, section 4.2)."""

@@ -6,12 +6,14 @@ from ddpm_core.config import Role, RunConfig
 from ddpm_core.training.stepping.classifying import Classifying
 from ddpm_core.training.stepping.contrasting import Contrasting
 from ddpm_core.training.stepping.denoising import Denoising
+from ddpm_core.training.stepping.masking import Masking
 from ddpm_core.training.stepping.parallel import Parallel
 
 _KINDS: Mapping[Role, type[Denoising]] = {
     "denoiser": Denoising,
     "classifier": Classifying,
     "clip": Contrasting,
+    "text": Masking,
 }
 
 
