@@ -23,7 +23,10 @@ DIVISOR = 50
 DIVIDED = {
     "train": ("num_steps", "warmup_steps", "log_every", "checkpoint_every", "preview_every"),
     "sample": ("num_images",),
-    "evaluate": ("num_likelihood_images", "num_classified_images", "feature_steps"),
+    "evaluate": (
+        *("num_likelihood_images", "num_classified_images", "num_enlarged_images"),
+        "feature_steps",
+    ),
     "study": (
         "num_images",
         "num_likelihood_images",
