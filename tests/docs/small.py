@@ -79,7 +79,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace | None:
 
 
 def _sizes_of_recipe(given: argparse.Namespace) -> dict[str, Any]:
-    if getattr(given, "stage", None) not in (None, *STAGES, "import-weights", "edit"):
+    if getattr(given, "stage", None) not in (None, *STAGES, "import-weights", "edit", "upscale"):
         return {}
     name = getattr(given, "recipe", None) or given.target
     if not is_recipe(name):

@@ -76,11 +76,13 @@ def run(config, learner, start, stop):
     return points, kept
 
 
-def test_interrupted_training_is_the_uninterrupted_one():
+@pytest.mark.parametrize("changes", [{}, {"model__low_size": [4, 4]}])
+def test_interrupted_training_is_the_uninterrupted_one(changes):
     """Catches anything that is not carried over: order of the data, noise, dropout, moments,
-    average, running sums of a point whose window holds the checkpoint.
+    average, levels and noise of low resolutions, running sums of a point whose window holds the
+    checkpoint.
     """
-    config = small_config()  # points every 4, checkpoints every 5 steps
+    config = small_config(**changes)  # points every 4, checkpoints every 5 steps
     points, (_, state, ema) = run(config, make_learner(config), 0, 20)
     begun, (step, kept, average) = run(config, make_learner(config), 0, 10)
     assert step == 10
