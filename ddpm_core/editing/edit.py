@@ -268,10 +268,10 @@ def _edited(
     half = (np.iinfo(inputs.levels.dtype).max) / 2
     levels = torch.from_numpy(inputs.levels[numbers].astype(np.int64)).permute(0, 3, 1, 2)
     images = (levels.to(device).float() / half - 1).contiguous()
-    noised_by = torch.tensor(positions, device=device)
+    keyed_by = torch.tensor(positions, device=device)
     known = None
     if work.request.low_level is not None:
-        low = low_of(images, noised_by, config, level=work.request.low_level, seed=seed)
+        low = low_of(images, keyed_by, config, level=work.request.low_level, seed=seed)
         images, denoiser = low.image, denoiser.enlarging(low)
         guide = guide.enlarging(low) if isinstance(guide, NetworkDenoiser) else guide
     if inputs.known is not None:
@@ -283,7 +283,7 @@ def _edited(
         followed(denoiser, guide, given, config.sample),
         images,
         known,
-        noised_by,
+        keyed_by,
         method=work.request.method,
         sample=config.sample,
         seed=seed,
