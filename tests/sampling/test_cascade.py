@@ -9,11 +9,13 @@ import torch
 
 from ddpm_core import cluster
 from ddpm_core.conditioning import Conditioning
+from ddpm_core.config.captions import caption_of
 from ddpm_core.diffusion.low_resolution import enlarged, shrunk
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.denoiser import load_denoiser
+from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.preflight import preflight
 from ddpm_core.runs import layout, results
@@ -25,9 +27,11 @@ from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.low import Enlarged
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import first_images
+from ddpm_core.sharding.stage import run_shard
 from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from ddpm_core.verifying.verify import verify
+from tests.models.adm_oracle import SMALL as SMALL_ADM
 from tests.sampling.tiny import commit_random_weights, files_of, tiny_config
 
 pytestmark = pytest.mark.usefixtures("in_process", "recording_tracker")
@@ -214,3 +218,30 @@ def test_what_cannot_be_enlarged_is_refused_before_anything_starts(cascade):
     assert "study measures networks that draw images from noise" in refusal(
         cascade, SECOND, ("sample", "study")
     )
+
+
+def test_a_network_of_texts_is_given_those_of_what_it_enlarges(store):
+    """Catches texts that are read as the stage before reads them, and of held-out images those of
+    training images or none."""
+    text = {"model.conditioning": "text", "model.text_length": 20, "data.captions": "classes"}
+    up = tiny_config(name="up").replaced(SMALL_ADM | text | {"model.low_size": [4, 4]})
+    open_run(store, up)
+    run_shard(store, up)
+    with closing(load_split(store, _index(store, up), "test")) as split:
+        label = int(split.member("label", np.array([2]))[0])
+    plan = load_plan(store, up)
+    assert (plan.in_turn[2], plan.text_length) == (label, 20)
+    assert plan.prompt(2) == caption_of(up.data.caption_templates[0], str(label))
+    longer = up.replaced({"name": "longer", "model.text_length": 40, "sample.low_from": "draws"})
+    draws = tiny_config(name="draws").replaced(SMALL_ADM | text)
+    draws = draws.replaced({"sample.prompts": ["a seven"], "data.height": 4, "data.width": 4,
+                            "model.attention_resolutions": [2]})  # fmt: skip
+    open_run(store, draws)
+    plan = load_plan(store, longer)
+    assert (plan.prompt(5), plan.text_length) == ("a seven", 40)
+    given = plan.conditioning(torch.arange(2), low=Enlarged(store, up).at(torch.arange(2), seed=0))
+    network = build_network(longer)
+    assert network(torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), given).shape == (2, 1, 8, 8)
+    open_run(store, tiny_config(name="silent").replaced({"data.height": 4, "data.width": 4}))
+    with pytest.raises(ConfigError, match="is given the text of each image, and run 'silent'"):
+        lower_of(store, longer.replaced({"sample.low_from": "silent"}))
