@@ -35,7 +35,8 @@ from ddpm_core.runs.run import check_stage, configure
 from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.runs.targets import run_place
 from ddpm_core.runs.weights import Weights
-from ddpm_core.sampling.loaded import Model, Moment
+from ddpm_core.sampling.loaded import Drawing, Model, Moment, Wish
+from ddpm_core.sampling.plan import Plan
 from ddpm_core.store.storage import Store, open_store
 
 
@@ -151,16 +152,13 @@ class Run:
         """
         wish = wish_of(how)
         drawing = self._model.drawing(wish)
-        given = drawing.plan if wish.prompts else replace(drawing.plan, prompts=())
-        if not wish.labels:
-            given = replace(given, in_turn=(), counts=())
         return arrays.edit(
             self._model,
             drawing,
             images,
             mask=mask,
             strength=strength,
-            given=given,
+            given=_given(wish, drawing),
             seed=seed_of(how),
         )
 
@@ -179,12 +177,14 @@ class Run:
             ConfigError: the model enlarges nothing, or these do not go together.
             DataError: the images have another shape.
         """
+        wish = wish_of(how)
+        drawing = self._model.drawing(wish)
         return arrays.enlarge(
             self._model,
-            self._model.drawing(wish_of(how)),
+            drawing,
             images,
             low_level=low_level,
-            is_labelled=len(how.get("labels", ())) > 0,
+            given=_given(wish, drawing),
             seed=seed_of(how),
         )
 
@@ -267,6 +267,12 @@ def _placed(file: str | Path, data: DataConfig) -> Images:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
     return Canvas(data).place(ImageFile(Path(file).name, content, str(file)))
+
+
+def _given(wish: Wish, drawing: Drawing) -> Plan:
+    """Return what images that are edited become images of: what the wish says of them."""
+    plan = drawing.plan if wish.prompts else replace(drawing.plan, prompts=())
+    return plan if wish.labels else replace(plan, in_turn=(), counts=())
 
 
 def grid(images: Images) -> Image.Image:

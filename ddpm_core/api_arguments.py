@@ -72,10 +72,10 @@ def texts_of(prompts: object) -> list[str]:
     if prompts is None or isinstance(prompts, str):
         return [] if prompts is None else [prompts]
     listed = list(prompts) if isinstance(prompts, Iterable) else [prompts]
-    for one in listed:
-        if not isinstance(one, str):
-            raise ConfigError(f"prompts={listed!r:.100} must be a text, or texts in a list")
-    return listed
+    texts = [one for one in listed if isinstance(one, str)]
+    if len(texts) < len(listed):
+        raise ConfigError(f"prompts={listed!r:.100} must be a text, or texts in a list")
+    return texts
 
 
 def seed_of(how: How) -> int | None:

@@ -115,7 +115,7 @@ def enlarge(
     images: Images,
     *,
     low_level: float | None,
-    is_labelled: bool,
+    given: Plan,
     seed: int | None,
 ) -> Images:
     """Enlarge low resolutions.
@@ -125,7 +125,7 @@ def enlarge(
         drawing: how.
         images: (n, height, width, channels) uint8 in the size of `model.low_size`.
         low_level: share of the process by which they are noised before; None: the run's.
-        is_labelled: whether the results are of the labels of the drawing, else of nothing.
+        given: what the results are of, in turn.
         seed: None: the run's.
 
     Raises:
@@ -158,7 +158,7 @@ def enlarge(
             followed(
                 model.denoiser.enlarging(low),
                 guide.enlarging(low) if isinstance(guide, NetworkDenoiser) else guide,
-                drawing.plan.labels(positions) if is_labelled else None,
+                given.conditioning(positions),
                 config.sample,
             ),
             low.image,

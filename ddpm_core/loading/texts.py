@@ -62,7 +62,7 @@ class Texts:
 
     def firsts(self, images: Images, numbers: NDArray[np.int64]) -> list[str]:
         """Return the first caption of each image; of one without the empty text."""
-        return [one[0] if one else "" for one in self._captions(images, numbers)]
+        return [one[0] if one else "" for one in self.captions(images, numbers)]
 
     def of(self, images: Images, numbers: NDArray[np.int64], draw: Draw | None) -> Text:
         """Return the texts of the images of these numbers: those drawn, or the first of each.
@@ -77,10 +77,6 @@ class Texts:
             which = draw.of(np.array([max(1, len(one)) for one in captions], np.int64))
         chosen = [one[at] if one else "" for one, at in zip(captions, which.tolist(), strict=True)]
         return tokens.encode(chosen, self.length)
-
-    def first(self, images: Images, numbers: NDArray[np.int64]) -> list[str]:
-        """Return the first caption of each of these images; the empty text of one without."""
-        return [one[0] if one else "" for one in self.captions(images, numbers)]
 
     def captions(self, images: Images, numbers: NDArray[np.int64]) -> list[tuple[str, ...]]:
         """Return all captions of the images of these numbers."""
@@ -97,8 +93,19 @@ def texts_of(config: RunConfig, index: Index) -> Texts | None:
         config: the run.
         index: of its data set.
     """
-    if not config.model.uses_text:
-        return None
+    return _made_by(config, index) if config.model.uses_text else None
+
+
+def captions_of_data(config: RunConfig, index: Index) -> Texts | None:
+    """Return how the captions of a data set are made, whoever reads them; None: it has none.
+
+    Arguments as of `texts_of`.
+    """
+    texts = _made_by(config, index)
+    return texts if texts.templates or index.captions else None
+
+
+def _made_by(config: RunConfig, index: Index) -> Texts:
     return Texts(config.model.text_length, templates_of(config), index.label.names)
 
 

@@ -333,7 +333,7 @@ def prompts_of(store: Store, config: RunConfig) -> list[str]:
     Raises:
         DamagedError, ConfigError, CheckpointError: as `samples_of`.
     """
-    samples = samples_of(store, config) if config.model.uses_text else None
+    samples = samples_of(store, config)
     if samples is None or PROMPTS_ROLE not in samples.files:
         return []
     found: list[str] = json.loads(samples.read(store, PROMPTS_ROLE))

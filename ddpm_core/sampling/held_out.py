@@ -57,7 +57,7 @@ def held_out_plan(
         return (), (), ()
     with closing(open_held_out(store, index)) as held_out:
         numbers = np.arange(len(held_out))
-        captions = () if texts is None else tuple(texts.first(held_out, numbers))
+        captions = () if texts is None else tuple(texts.firsts(held_out, numbers))
         if len(names) < 2:
             return (), (), captions
         return tuple(held_out.member("label", numbers).tolist()), names, captions

@@ -122,8 +122,8 @@ class Model:
 
     @property
     def takes_text(self) -> bool:
-        """Whether its network is given texts."""
-        return self.config.model.uses_text
+        """Whether its images are of texts, which its network is given, or CLIP leads to."""
+        return self.plan.text_length > 0
 
     def drawing(self, wish: Wish) -> Drawing:
         """Return how a wish is granted.
@@ -281,8 +281,8 @@ class Model:
         if self.enlarged is not None:
             if drawing.plan != self.plan:
                 raise ConfigError(
-                    "labels are given, and what this model enlarges says of what class it is; "
-                    "leave labels out"
+                    "labels or prompts are given, and what this model enlarges says of what it is; "
+                    "leave them out"
                 )
             low, plan = self.enlarged.at(positions, seed=seed), drawing.plan
         given = plan.conditioning(positions, low=low)
@@ -299,8 +299,8 @@ class Model:
         """Return the texts of a wish, checked."""
         if not self.takes_text:
             raise ConfigError(
-                f"prompts={json.dumps(list(prompts), ensure_ascii=False)[:100]}: the network of "
-                "this model is given no text; leave prompts out"
+                f"prompts={json.dumps(list(prompts), ensure_ascii=False)[:100]}: the images of "
+                "this model are of no text; leave prompts out"
             )
         if len(prompts) > MAX_LISTED:
             raise ConfigError(f"{len(prompts)} prompts are given, at most {MAX_LISTED} may be")

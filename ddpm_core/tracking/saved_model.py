@@ -92,7 +92,9 @@ def save_model(
                     **_said_of(classes),
                 },
                 code_paths=[str(code)],
-                signature=signature(config, has_classes=classes is not None),
+                signature=signature(
+                    config, has_classes=classes is not None, takes_text=bool(prompts)
+                ),
                 # The model folder then holds serving_input_example.json: a request to copy.
                 input_example=({"index": [0, 1, 2, 3]}, {"seed": 0, "count": 4, **_words(prompts)}),
                 # Without "+cpu" and the like, which no index knows.
@@ -130,12 +132,15 @@ def _no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = before
 
 
-def signature(config: RunConfig, *, has_classes: bool = False) -> ModelSignature:
+def signature(
+    config: RunConfig, *, has_classes: bool = False, takes_text: bool = False
+) -> ModelSignature:
     """Return what the model takes and gives: see `sampling.served_model`.
 
     Args:
         config: the run's.
         has_classes: whether its images are of classes, also if its network takes no labels.
+        takes_text: whether they are of texts, also if it takes none.
     """
     channels, height, width = config.data.shape
     params = [
@@ -147,9 +152,10 @@ def signature(config: RunConfig, *, has_classes: bool = False) -> ModelSignature
     ]
     if config.num_classes is not None or has_classes:
         params.append(ParamSpec("labels", "string", [], shape=(-1,)))
-    if config.model.uses_text:
+    takes_text = takes_text or config.model.uses_text
+    if takes_text:
         params.append(ParamSpec("prompts", "string", [], shape=(-1,)))
-    is_given = config.num_classes is not None or config.model.uses_text
+    is_given = config.num_classes is not None or takes_text
     if is_given or config.sample.guidance_by is not None:
         params.append(ParamSpec("guidance_scale", "double", config.sample.guidance_scale))
     return ModelSignature(

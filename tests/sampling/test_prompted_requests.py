@@ -98,7 +98,7 @@ def test_what_is_no_prompt_of_this_model_is_refused(run, worded, store, tmp_path
     plain = tiny_config(name="plain")
     commit_random_weights(store, plain)
     open_run(store, plain)
-    with pytest.raises(ConfigError, match="is given no text; leave prompts out"):
+    with pytest.raises(ConfigError, match="of this model are of no text; leave prompts out"):
         Run.load("plain", root=store.uri).sample(1, prompts="a red seven")
 
 

@@ -29,6 +29,7 @@ class WordedUNet(nn.Module):
         super().__init__()
         plain = {"model.conditioning": "none", "model.text_length": 128}
         unsaid = {"sample.prompts": "held_out", "sample.guidance_scale": 1.0}
+        unsaid |= {"evaluate.num_classified_images": 0, "evaluate.label_worth": False}
         self.unet = build_network(config.replaced({**plain, **unsaid}))
         self.embedding = nn.Embedding(tokens.NUM_TOKENS, config.out_channels)
         self.null = Conditioning(text=tokens.encode([""], config.model.text_length))
