@@ -86,7 +86,8 @@ def prompts_are_read(config: "RunConfig") -> None:
 
 def _refuse_knobs_of_labels(config: "RunConfig") -> None:
     knobs = [("train", "label_dropout")]
-    knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
+    if not config.model.uses_text:
+        knobs += [("evaluate", "num_classified_images"), ("evaluate", "label_worth")]
     if config.sample.guidance_by is None and not config.model.uses_text:
         knobs.append(("sample", "guidance_scale"))
     if config.sample.guidance_by is None or _is_own(config):  # else perhaps by a classifier

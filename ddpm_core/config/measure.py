@@ -34,10 +34,10 @@ class EvaluateConfig(Section):
     num_classified_images: int = Field(0, ge=0, le=10**9)
     """of model.conditioning=label: held-out images that the network itself classifies, by the label
     with which it predicts their noise best; all if there are fewer, 0: none. Each takes 20 calls
-    for every class"""
+    for every class. Of model.conditioning=text the same of its own caption and nine others"""
     label_worth: bool = False
-    """of model.conditioning=label: measure bits/dim of the same images without their labels too,
-    and so how many bits an image costs less once its label is known"""
+    """of model.conditioning=label and text: measure bits/dim of the same images without their
+    labels or captions too, and so how many bits an image costs less once it is known"""
     num_enlarged_images: int = Field(0, ge=0, le=10**9)
     """of model.low_size: held-out images that are made small and enlarged again, at several levels
     of noise, to measure whether what is drawn has that low resolution; all if there are fewer,

@@ -37,6 +37,25 @@ def _log(tracker: Tracker, inputs: Inputs, committed: Manifest) -> None:
         tracker.register_model(weights, numbers)
 
 
+def _of_captions(numbers: dict[str, Any]) -> dict[str, float | None]:
+    """Return what was measured of captions by its names in MLflow; {} of no captions."""
+    if (agreed := numbers.get("caption_agreement")) is None:
+        return {}
+    matching = numbers.get("caption_matching") or {"value": None, "mean_reciprocal_rank": None}
+    worth = numbers.get("caption_worth") or {"value": None, "entropy": None}
+    return {
+        "eval/caption_agreement": agreed["value"],
+        "eval/caption_agreement_seen": agreed["seen"],
+        "eval/caption_agreement_unseen": agreed["unseen"],
+        "eval/caption_agreement_shuffled": agreed["shuffled"],
+        "eval/caption_agreement_held_out": agreed["held_out"]["value"],
+        "eval/caption_matching": matching["value"],
+        "eval/caption_reciprocal_rank": matching["mean_reciprocal_rank"],
+        "eval/caption_worth": worth["value"],
+        "eval/caption_entropy": worth["entropy"],
+    }
+
+
 def _values(numbers: dict[str, Any]) -> dict[str, float | None]:
     """Return the numbers by their names in MLflow; None: not measured."""
     if (accuracy := numbers.get("noised_accuracy")) is not None:
@@ -68,6 +87,7 @@ def _values(numbers: dict[str, Any]) -> dict[str, float | None]:
         "eval/judge_accuracy_held_out": judged["held_out"],
         "eval/diffusion_classifier": own["value"],
         "eval/label_worth": worth["value"],
+        **_of_captions(numbers),
         "eval/label_entropy": worth["entropy"],
         **{f"eval/{words.replace(' ', '_')}": v for words, v in metrics_shown(numbers).items()},
     }

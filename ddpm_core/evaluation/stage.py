@@ -51,8 +51,9 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         the feature network has no classes; `relative_to_gaussian` has the value None, and a
         `reason`, of images that are used in place. Of a network that takes labels there are
         `classes`, a row of each, `judge_accuracy` if the features are trained, and
-        `diffusion_classifier` and `label_worth` if `evaluate` asks for them. Where there is no
-        feature network the distance has the value None and a `reason`.
+        `diffusion_classifier` and `label_worth` if `evaluate` asks for them; of samples of texts
+        `caption_agreement`, and of a network of texts `caption_matching` and `caption_worth` too.
+        Where there is no feature network the distance has the value None and a `reason`.
 
         Of a classifier there is `noised_accuracy` alone, which needs no samples; of CLIP too, and
         its classes are the captions of the held-out images. Of a language model of captions there
@@ -75,6 +76,7 @@ def run_evaluate(store: Store, config: RunConfig) -> dict[str, Any]:
         inputs.num_test,
         has_features=has_features,
         has_chain=has_chain(store, config),
+        has_judge=inputs.judge is not None,
     )
     with open_tracker(store, config, stage="evaluate") as tracker:
         place = inputs.place
@@ -125,6 +127,7 @@ def summary(numbers: dict[str, Any]) -> str:
     bits, distance = numbers["bits_per_dim"], numbers["frechet_distance"]
     score, judged = numbers.get("inception_score"), numbers.get("judge_accuracy")
     own = numbers.get("diffusion_classifier")
+    agreed = (numbers.get("caption_agreement") or {}).get("value")
     error = f" ± {bits['standard_error']:.3f}" if bits["standard_error"] is not None else ""
     if flow := numbers.get("bits_per_dim_flow"):
         error += f" (flow: {flow['value']:.3f})"
@@ -137,6 +140,7 @@ def summary(numbers: dict[str, Any]) -> str:
         + "".join(f", {words} {value:.4g}" for words, value in metrics_shown(numbers).items())
         + (f", {100 * judged['value']:.1f} % of the samples judged right" if judged else "")
         + (f", {100 * own['value']:.1f} % of images classified by the network" if own else "")
+        + ("" if agreed is None else f", {100 * agreed:.1f} % of the samples show their prompts")
     )
 
 

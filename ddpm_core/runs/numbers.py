@@ -58,6 +58,9 @@ def of_metrics(metrics: Mapping[str, Any]) -> list[Number]:
             f"{judged['chance']:.3f})"
         )
         found.append(Number("judged", value, "judged right", text))
+    if (agreed := metrics.get("caption_agreement")) is not None and agreed["value"] is not None:
+        value = f"{agreed['value']:.3f}"
+        found.append(Number("judged", value, "prompts shown", f"{value}  ({_beside(agreed)})"))
     for words, measured in metrics_shown(metrics).items():
         found.append(Number(words, f"{measured:.4g}", words, f"{measured:.4g}"))
     return found
@@ -80,6 +83,18 @@ def metrics_shown(numbers: Mapping[str, Any]) -> dict[str, float]:
         found["low resolution kept to dB"] = consistency["value"]
         found["dB to another low resolution"] = consistency["shuffled"]
     return found
+
+
+def _beside(agreed: Mapping[str, Any]) -> str:
+    """Return what stands beside the share of samples that show their prompts."""
+    shares = {
+        "of words seen together": agreed["seen"],
+        "of others": agreed["unseen"],
+        "held-out images": agreed["held_out"]["value"],
+        "shuffled prompts": agreed["shuffled"],
+    }
+    said = [f"{name} {share:.3f}" for name, share in shares.items() if share is not None]
+    return f"of {agreed['num']['all']} samples; {', '.join(said)}"
 
 
 def _accuracy(accuracy: Mapping[str, Any]) -> Number:

@@ -10,6 +10,7 @@ from tests.sampling.tiny import (
     store,
     trained,
 )
+from tests.sampling.worded import worded
 
 __all__ = [
     "_evaluated_root",
@@ -22,4 +23,5 @@ __all__ = [
     "sampled",
     "store",
     "trained",
+    "worded",
 ]

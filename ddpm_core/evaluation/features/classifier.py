@@ -25,7 +25,7 @@ from ddpm_core.training.stepping.optimiser import Optimiser
 FEATURE_DIM = 64
 _SEED = 0  # fixed: a measuring instrument is not redrawn with the seed of a run
 _BATCH_SIZE = 64
-_LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-3
 _ARCHITECTURE = "conv16-conv32/2-conv64/2-pool2x2-linear64"
 
 
@@ -37,7 +37,7 @@ def recipe(dataset_fingerprint: str, num_steps: int) -> dict[str, Any]:
         "dataset": dataset_fingerprint,
         "num_steps": num_steps,
         "batch_size": _BATCH_SIZE,
-        "learning_rate": _LEARNING_RATE,
+        "learning_rate": LEARNING_RATE,
         "seed": _SEED,
         **protocol_identity(),
     }
@@ -107,7 +107,7 @@ def train_classifier(train: Images, *, num_steps: int, device: torch.device) -> 
         images_u8, labels = take(batch_numbers(order, step))
         loss = functional.cross_entropy(network(images_u8), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.update(_LEARNING_RATE)
+        optimiser.update(LEARNING_RATE)
     return network.eval()
 
 

@@ -22,7 +22,9 @@ from ddpm_core.diffusion.wrappers.classifier_guidance import (
     TextFit,
 )
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
-from ddpm_core.evaluation.features.kept import FeatureRecipe, load_network
+from ddpm_core.evaluation.features import judge
+from ddpm_core.evaluation.features.classifier import Classifier as FeatureClassifier
+from ddpm_core.evaluation.features.kept import FeatureRecipe, load_judge, load_network
 from ddpm_core.evaluation.features.network import Embed, FeatureNetwork, extract, looked_at
 from ddpm_core.evaluation.measuring.cascade import Below, stages_below
 from ddpm_core.evaluation.measuring.enlarging import LowMeasured
@@ -37,7 +39,7 @@ from ddpm_core.inference.denoiser import (
 )
 from ddpm_core.loading.batches import conditioning_of
 from ddpm_core.loading.loader import Images, load_split
-from ddpm_core.loading.texts import texts_of
+from ddpm_core.loading.texts import Texts, captions_of_data, texts_of
 from ddpm_core.runs import chosen, results
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.runs.weights import Weights
@@ -50,6 +52,9 @@ from ddpm_core.text.tokens import PAD
 from ddpm_core.units.ranges import Arrays, K, Range, publish
 from ddpm_core.units.units import Units
 
+WORDS = "words"
+"""kind of the units that say which words a judge finds"""
+
 
 def payload_of(
     root: str,
@@ -58,16 +63,23 @@ def payload_of(
     recipe: FeatureRecipe | None,
     sha256: str,
     stage: str | None = None,
+    *,
+    judge: FeatureRecipe | None = None,
 ) -> dict[str, Any]:
     """Return the payload of `EvaluationContext.of`, as JSON values."""
     return {
         "root": root,
         "config": config.model_dump(mode="json"),
         "dataset": vars(dataset),
-        "features": None if recipe is None else [recipe.folder, recipe.values],
+        "features": _said(recipe),
+        "judge": _said(judge),
         "weights": sha256,
         "stage": stage,
     }
+
+
+def _said(recipe: FeatureRecipe | None) -> list[Any] | None:
+    return None if recipe is None else [recipe.folder, recipe.values]
 
 
 @dataclass
@@ -84,6 +96,8 @@ class EvaluationContext:
     """of the weights that are measured"""
     stage: str | None = None
     """whose progress it is where images have to be decoded first; None: no line is shown"""
+    judge: FeatureRecipe | None = None
+    """of the judge of captions; None: the samples are of none"""
 
     @classmethod
     def of(cls, payload: dict[str, Any], device: torch.device) -> Self:
@@ -96,6 +110,7 @@ class EvaluationContext:
             device,
             payload["weights"],
             payload["stage"],
+            None if payload["judge"] is None else FeatureRecipe(*payload["judge"]),
         )
 
     def rows(self, embed: Embed, images_u8: Tensor) -> Tensor:
@@ -328,10 +343,38 @@ class EvaluationContext:
         """The feature network; the trained one is trained first, if it does not exist yet."""
         return self._network[1]
 
-    @property
-    def network_identity(self) -> dict[str, str]:
-        """What a unit says of the feature network that it depends on; {} if there is none."""
+    def network_identity(self, unit: Range[Any]) -> dict[str, str]:
+        """What a unit says of the feature network, or the judge, that it depends on."""
+        if unit.kind == WORDS:
+            return self._judge[0]
         return {} if self.recipe is None else self._network[0]
+
+    def words_in(self, images_u8: Tensor) -> Tensor:
+        """Return which words the judge finds in images, (n, words) uint8 on the CPU."""
+        _, _, network = self._judge
+        found = judge.found_in(network, images_u8.to(self.device))
+        return found.to("cpu", torch.uint8)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """How the captions of the images are made."""
+        texts = captions_of_data(self.config, self._index)
+        if texts is None:
+            raise ValueError("a unit is of captions, and the data set has none")
+        return texts
+
+    @cached_property
+    def _judge(self) -> tuple[dict[str, str], tuple[str, ...], FeatureClassifier]:
+        if self.judge is None:
+            raise ValueError("a unit needs the judge of captions, and there is none")
+        return load_judge(
+            self.store,
+            self.judge,
+            self.texts,
+            load_train=lambda: self.train,
+            load_test=lambda: self.test,
+            device=self.device,
+        )
 
     @cached_property
     def _network(self) -> tuple[dict[str, str], FeatureNetwork]:
@@ -353,7 +396,7 @@ def uses_samples(unit: Range[Any]) -> bool:
 
 def uses_weights(unit: Range[Any]) -> bool:
     """Say whether measuring a unit takes the network that is measured."""
-    return unit.kind not in ("features", "neighbours")
+    return unit.kind not in ("features", WORDS, "neighbours")
 
 
 @dataclass(frozen=True)
@@ -376,7 +419,7 @@ def measuring(
     context = EvaluationContext.of(payload["context"], get_device())
 
     def made_with(unit: Range[K]) -> Mapping[str, Any]:
-        network = context.network_identity if uses_network(unit) else {}
+        network = context.network_identity(unit) if uses_network(unit) else {}
         return {**network, **context.bytes_of_samples(unit)}
 
     published = Units(context.store, payload["folder"], made_with)

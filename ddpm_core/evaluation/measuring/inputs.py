@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from ddpm_core.config import RunConfig
 from ddpm_core.errors import DataError
-from ddpm_core.evaluation.features.kept import FeatureRecipe, feature_recipe
+from ddpm_core.evaluation.features.kept import FeatureRecipe, feature_recipe, judge_recipe
 from ddpm_core.runs import chosen, places, refusals, results
 from ddpm_core.runs.places import Place
 from ddpm_core.runs.stages import needs_of
@@ -80,6 +80,13 @@ class Inputs:
         if self.drawn is None or self.why_no_distance is not None:
             return None
         return feature_recipe(self.config.evaluate, index.manifest.folder, index.fingerprint)
+
+    @property
+    def judge(self) -> FeatureRecipe | None:
+        """Of the judge of captions, if samples are of some."""
+        if self.drawn is None or results.PROMPTS_ROLE not in self.drawn.files:
+            return None
+        return judge_recipe(self.config, self.index)
 
     @property
     def num_train(self) -> int:

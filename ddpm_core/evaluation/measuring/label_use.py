@@ -101,6 +101,8 @@ def worth_metric(
     labels: NDArray[np.int64],
     config: RunConfig,
     weights: dict[str, Any],
+    *,
+    what: str = "label",
 ) -> dict[str, Any] | None:
     """Return bits(x) - bits(x | c), in bits an image; None of fewer than two images.
 
@@ -110,7 +112,9 @@ def worth_metric(
         labels: (n,) theirs.
         config: the run.
         weights: which weights these are.
+        what: a label, or a caption, of which equal ones have equal `labels`.
     """
+    dropout = f"{'text' if what == 'caption' else 'label'}_dropout"
     if len(labels) < 2:
         return None
     num_dims = int(np.prod(config.data.shape))
@@ -122,23 +126,23 @@ def worth_metric(
         "standard_error": worth.standard_error,
         "entropy": worth.entropy,
         "bits_per_dim": {
-            "without_label": float(unlabelled.mean()),
-            "with_label": float(labelled.mean()),
+            f"without_{what}": float(unlabelled.mean()),
+            f"with_{what}": float(labelled.mean()),
         },
         "protocol": {
             "version": PROTOCOL_VERSION,
             **weights,
-            "unit": "bits an image: (bits/dim without its label - with it) x dimensions",
+            "unit": f"bits an image: (bits/dim without its {what} - with it) x dimensions",
             "bound": "both are those of bits_per_dim, with the same noise",
-            "entropy": "of the labels of these images: no label is worth more to a network that "
+            "entropy": f"of the {what}s of these images: no {what} is worth more to a network that "
             "knows the images without it",
             "num_images": len(labels),
-            "label_dropout": config.train.label_dropout,
+            dropout: getattr(config.train, dropout),
             **identity.counted("diffusion", config.diffusion),
             "seed": config.evaluate.seed,
             "warnings": [
-                f"{excess:.1f} bits above the entropy of a label: that much the network without "
-                "labels is worse than it could be; train for longer, or raise train.label_dropout"
+                f"{excess:.1f} bits above the entropy of a {what}: that much the network without "
+                f"{what}s is worse than it could be; train for longer, or raise train.{dropout}"
             ]
             if excess > 2 * worth.standard_error
             else [],

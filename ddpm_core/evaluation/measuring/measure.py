@@ -11,7 +11,7 @@ from typing import Any
 
 from ddpm_core.cluster import GetDevice
 from ddpm_core.evaluation.features.kept import keep_foreign_network, kept_network
-from ddpm_core.evaluation.measuring.context import payload_of, uses_samples, uses_weights
+from ddpm_core.evaluation.measuring.context import WORDS, payload_of, uses_samples, uses_weights
 from ddpm_core.evaluation.measuring.inputs import Inputs
 from ddpm_core.progress import Progress
 from ddpm_core.sampling.units import bytes_of
@@ -52,6 +52,7 @@ def measure(
 
     def published() -> Units[Range[K]]:
         network = {} if recipe is None else kept_network(store, recipe)
+        judge = None if inputs.judge is None else kept_network(store, inputs.judge)
 
         def made_with(unit: Range[K]) -> Mapping[str, Any] | None:
             of_samples = (
@@ -61,7 +62,8 @@ def measure(
             )
             if not uses_network(unit):
                 return of_samples
-            return None if network is None else {**network, **of_samples}
+            made_by = judge if unit.kind == WORDS else network
+            return None if made_by is None else {**made_by, **of_samples}
 
         return Units(store, folder, made_with)
 
@@ -70,7 +72,9 @@ def measure(
         inputs.require_files()
     begin()
     sha256 = inputs.of_weights.sha256
-    context = payload_of(store.uri, config, inputs.index.pointer, recipe, sha256, stage)
+    context = payload_of(
+        store.uri, config, inputs.index.pointer, recipe, sha256, stage, judge=inputs.judge
+    )
     work_on(
         make_worker,
         {"context": context, "folder": folder},

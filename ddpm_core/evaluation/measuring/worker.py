@@ -9,6 +9,7 @@ from functools import partial
 from math import ceil
 from typing import Any, Literal, assert_never
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ddpm_core.diffusion.measures.likelihood import bits_per_dim
 from ddpm_core.diffusion.measures.ode_likelihood import ode_bits_per_dim
 from ddpm_core.diffusion.paths.sigma import sigma_grid
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier
+from ddpm_core.evaluation.measuring.caption_use import MAX_POOL, candidates, matched_part
 from ddpm_core.evaluation.measuring.cascade import chain_part
 from ddpm_core.evaluation.measuring.context import EvaluationContext, measuring
 from ddpm_core.evaluation.measuring.enlarging import enlarged_part, levels_of
@@ -38,18 +40,22 @@ Kind = Literal[
     "flow",
     "unlabelled",
     "classes",
+    "captions",
     "features",
+    "words",
     "accuracy",
     "enlarged",
     "chain",
     "bytes",
 ]
 """bound: bits/dim by every term, of held-out images; flow: the same images' through the probability
-flow, of a process in continuous time; unlabelled: the bound of a network of labels that is given
-none; classes: how well it predicts their noise by each label; features: of the images of a set;
-accuracy: what a classifier makes of held-out images at each noise; enlarged: of held-out images
-made small and enlarged again, whether they have the low resolution; chain: the bound of their low
-resolutions by the stages below; bytes: how well a language model says hidden bytes of captions"""
+flow, of a process in continuous time; unlabelled: the bound of a network of labels or texts that is
+given none; classes, captions: how well it predicts their noise by each label, by their own caption
+and by others; features: of the images of a set; words: which words of captions a judge finds in
+samples and held-out images; accuracy: what a classifier makes of held-out images at each noise;
+enlarged: of held-out images made small and enlarged again, whether they have the low resolution;
+chain: the bound of their low resolutions by the stages below; bytes: how well a language model says
+hidden bytes of captions"""
 SOURCES = ("samples", "test", "train")
 """the sets of images whose features are looked at"""
 Unit = Range[Kind]
@@ -68,6 +74,7 @@ def units_of(
     *,
     has_features: bool = True,
     has_chain: bool = False,
+    has_judge: bool = False,
 ) -> list[Unit]:
     """Return all units; the bound first: its units take longest, and the last should be short.
 
@@ -77,6 +84,7 @@ def units_of(
         num_test: held-out images there are.
         has_features: whether there is a feature network.
         has_chain: whether the bits of stages below are measured, see `cascade.has_chain`.
+        has_judge: whether there is a judge of captions.
     """
     if config.role != "denoiser":
         kind: Kind = "bytes" if config.role == "text" else "accuracy"
@@ -93,11 +101,24 @@ def units_of(
         *_network_units("bound", num_bound, evaluate),
         *_network_units("flow", num_bound if is_continuous else 0, evaluate),
         *_network_units("unlabelled", num_bound if evaluate.label_worth else 0, evaluate),
-        *_network_units("classes", min(evaluate.num_classified_images, num_test), evaluate),
+        *_network_units(
+            "captions" if config.model.uses_text else "classes",
+            min(evaluate.num_classified_images, num_test),
+            evaluate,
+        ),
         *_network_units("chain", num_bound if has_chain else 0, evaluate),
         *_network_units("enlarged", min(evaluate.num_enlarged_images, num_test), evaluate),
     )
-    return [*of_the_network, *(features if has_features else ())]
+    sample = config.sample
+    words = (
+        *Unit.cut("words", "test", num_test, FEATURE_IMAGES),
+        *Unit.cut("words", "samples", sample.num_images, sample.unit_size),
+    )
+    return [
+        *of_the_network,
+        *(features if has_features else ()),
+        *(words if has_judge else ()),
+    ]
 
 
 def _network_units(kind: Kind, total: int, evaluate: EvaluateConfig) -> Iterator[Unit]:
@@ -108,7 +129,7 @@ def _network_units(kind: Kind, total: int, evaluate: EvaluateConfig) -> Iterator
 
 def uses_network(unit: Unit) -> bool:
     """Say whether what a unit finds depends on the feature network."""
-    return unit.kind == "features"
+    return unit.kind in ("features", "words")
 
 
 def likelihood_part(
@@ -213,6 +234,22 @@ def work(context: EvaluationContext, unit: Unit) -> Arrays:
                 num_classes=context.config.num_classes or 0,
                 seed=context.config.evaluate.seed,
             )
+        case "captions":
+            images = context.test
+            own = context.texts.firsts(images, np.arange(unit.start, unit.stop))
+            pool = context.texts.firsts(images, np.arange(min(MAX_POOL, len(images))))
+            positions = torch.arange(unit.start, unit.stop, device=context.device)
+            seed = context.config.evaluate.seed
+            return matched_part(
+                context.denoiser_of_nothing(images, unit.start, unit.stop),
+                images.images(unit.start, unit.stop),
+                candidates(own, pool, positions, seed=seed),
+                positions,
+                text_length=context.config.model.text_length,
+                seed=seed,
+            )
+        case "words":
+            return {"found": torch.cat([context.words_in(one) for one in _batches(context, unit)])}
         case "features":
             # The classes of training images are not used.
             seen = [

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpm_core.evaluation.features.kept import describe_network
+from ddpm_core.evaluation.features.judge import captions_at
+from ddpm_core.evaluation.features.kept import describe_network, words_of_judge
 from ddpm_core.evaluation.features.statistics import Statistics, network_of
+from ddpm_core.evaluation.measuring.caption_use import matching_metric, numbers_of_captions
 from ddpm_core.evaluation.measuring.cascade import chain_metric, configs_below
 from ddpm_core.evaluation.measuring.enlarging import consistency_metric
 from ddpm_core.evaluation.measuring.inputs import Inputs
@@ -16,6 +18,7 @@ from ddpm_core.evaluation.measuring.kept_statistics import keep_statistics
 from ddpm_core.evaluation.measuring.label_use import classifier_metric, worth_metric
 from ddpm_core.evaluation.measuring.worker import SOURCES, Kind
 from ddpm_core.evaluation.numbers import metrics
+from ddpm_core.evaluation.numbers.by_caption import Read, agreement_metric
 from ddpm_core.evaluation.numbers.by_class import Judged, class_rows, judge_metric
 from ddpm_core.evaluation.numbers.feature_metrics import (
     asked_for,
@@ -26,6 +29,7 @@ from ddpm_core.evaluation.numbers.metrics import Bound
 from ddpm_core.evaluation.numbers.seen import Seen, seen_of
 from ddpm_core.evaluation.numbers.simplest_model import reference_bits, relative_metric
 from ddpm_core.loading.loader import load_split
+from ddpm_core.loading.texts import captions_of_data
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.shards.members import LABEL
 from ddpm_core.units.ranges import Findings
@@ -53,6 +57,7 @@ def numbers_of(
         **_of_cascade(inputs, findings, bound),
         **_of_features(inputs, findings, known),
         **_of_classes(inputs, findings, bound),
+        **_of_captions(inputs, findings, bound),
     }
 
 
@@ -161,6 +166,45 @@ def _of_classes(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[
         num_classes=len(names),
     )
     return {"judge_accuracy": metric, **used, "classes": rows}
+
+
+def _of_captions(inputs: Inputs, findings: Findings[Kind], bound: Bound) -> dict[str, Any]:
+    """Return what is measured of captions: of samples of prompts, and of a network of texts."""
+    store, config, weights = inputs.store, inputs.config, inputs.weights
+    texts = captions_of_data(config, inputs.index)
+    if texts is None or inputs.judge is None:
+        return {}
+    with closing(load_split(store, inputs.index, "test")) as held_out:
+        own = texts.captions(held_out, np.arange(inputs.num_test))
+    with closing(load_split(store, inputs.index, "train")) as images:
+        train = captions_at(images, texts)
+    plan = load_plan(store, config)
+    count = config.sample.num_images
+    prompts: list[tuple[str, ...]] = [(plan.prompt(index) or "",) for index in range(count)]
+    samples, test = (
+        findings.rows("words", part, "found").numpy().astype(bool) for part in ("samples", "test")
+    )
+    found: dict[str, Any] = {
+        "caption_agreement": agreement_metric(
+            Read(samples, prompts),
+            Read(test, own),
+            train,
+            config,
+            weights,
+            words=words_of_judge(store, inputs.judge),
+            network=describe_network(store, inputs.judge),
+        )
+    }
+    if findings.has("captions", "test"):
+        eps = findings.rows("captions", "test", "eps")
+        found["caption_matching"] = matching_metric(eps, config, weights)
+    if config.model.uses_text and findings.has("unlabelled", "test"):
+        without = Bound.of(findings.each("unlabelled", "test")).total
+        firsts = [one[0] if one else "" for one in own[: len(bound.total)]]
+        found["caption_worth"] = worth_metric(
+            without, bound.total, numbers_of_captions(firsts), config, weights, what="caption"
+        )
+    return found
 
 
 def _of_labels(

@@ -1,66 +1,25 @@
-"""The words of captions: which there are, which images have them, and whether samples show theirs.
+"""Whether samples show the words of their prompts, as a judge of words sees it.
 
-A caption is taken for the set of its words, in small letters and without what lies between them. A
-judge is a network that says of an image how probable each word is; a sample agrees with its prompt
-if each of its words that can be seen at all is judged more probable than not. Which can be seen is
-decided on held-out images: a word counts if the judge finds it there far better than by chance. So
-words that the image does not show (a, the, photo) do not count, and a list of attributes is not
-needed. It says nothing of the order of words: a red cup on a blue cloth is a blue cup on a red one.
+A sample agrees with its prompt if each of its words that can be seen at all is found in it. Which
+can be seen is decided on held-out images that the judge has not learned from: a word counts if the
+judge finds it there far better than by chance. So words that no image shows (a, the, photo) do not
+count, and a list of attributes is not needed.
 
 Combinations of words that no training image has are told from those that one has: a network that
 reads words draws both, one that has learned whole captions by heart the latter alone.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpm_core.errors import ConfigError
+from ddpm_core.text.words import Has
 
-MAX_WORDS = 256
-"""of a vocabulary, those that come nearest to half of the images"""
-LEAST_SHARE = 0.005
-"""of the training images that must have a word, and that must not"""
 SEEN_FROM = 0.75
 """balanced accuracy on held-out images from which on a word can be seen; by chance it is 0.5"""
-_WORD = re.compile(r"\w+")
-Has = NDArray[np.bool_]
-"""(images, words): whether an image has a word"""
-
-
-def words_of(text: str) -> frozenset[str]:
-    """Return the words of a text: runs of letters and digits, in small letters."""
-    return frozenset(_WORD.findall(text.casefold()))
-
-
-def vocabulary(captions: Sequence[Iterable[str]]) -> tuple[str, ...]:
-    """Return the words by which the captions of images differ, in the order of the alphabet.
-
-    Args:
-        captions: of each image, its captions.
-    """
-    counts = Counter(word for own in captions for word in _all_of(own))
-    least = max(1.0, LEAST_SHARE * len(captions))
-    fewer = {word: min(count, len(captions) - count) for word, count in counts.items()}
-    differ = sorted((-count, word) for word, count in fewer.items() if count >= least)
-    return tuple(sorted(word for _, word in differ[:MAX_WORDS]))
-
-
-def has_words(captions: Sequence[Iterable[str]], words: Sequence[str]) -> Has:
-    """Return which words each image has in one of its captions, (n, words)."""
-    columns = {word: column for column, word in enumerate(words)}
-    found = np.zeros((len(captions), len(words)), bool)
-    for row, own in zip(found, captions, strict=True):
-        row[[columns[word] for word in _all_of(own) if word in columns]] = True
-    return found
-
-
-def _all_of(captions: Iterable[str]) -> frozenset[str]:
-    return frozenset().union(*map(words_of, captions))
 
 
 def balanced_accuracy(found: Has, has: Has) -> NDArray[np.float64]:
@@ -122,7 +81,7 @@ def agreement(found: Has, wanted: Has, visible: NDArray[np.bool_], train: Has) -
         )
     asked = wanted & visible
     counts = asked.any(1)
-    shown = (found | ~asked).all(1)
+    shown: NDArray[np.bool_] = np.all(found | ~asked, axis=1)
     is_seen = are_together(asked, train & visible)
     parts = {"all": counts, "seen": counts & is_seen, "unseen": counts & ~is_seen}
     shares = {

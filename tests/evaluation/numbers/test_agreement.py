@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 
 from ddpm_core.errors import ConfigError
-from ddpm_core.evaluation.numbers import words
-from ddpm_core.evaluation.numbers.words import (
+from ddpm_core.evaluation.numbers.agreement import (
     agreement,
     are_together,
     balanced_accuracy,
     by_word,
-    has_words,
     shuffled,
-    vocabulary,
-    words_of,
 )
+from ddpm_core.text import words
+from ddpm_core.text.words import has_words, vocabulary, words_of
 
 COLOURS, DIGITS = ("blue", "green", "red"), ("five", "seven", "two")
 WORDS = tuple(sorted([*COLOURS, *DIGITS]))
