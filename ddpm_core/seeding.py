@@ -23,6 +23,7 @@ Purpose = Literal[
     "noise",
     "flip",
     "drop.label",
+    "drop.text",
     "caption",
     "masking",
     "known",
