@@ -14,10 +14,13 @@ def test_numbers_of_an_evaluation_say_what_they_were_measured_on():
     metrics = {**json.loads(METRICS), "inception_score": score, "judge_accuracy": judged}
     told = {"value": 0.71, "chance": 0.11, "by_noise": [{"value": 0.97}]}
     accuracy = {**told, "protocol": {"num_images": 297}}
+    said = {"value": 1.25, "by_frequency": 4.5, "protocol": {"num_captions": 297}}
     found = of_metrics(metrics) + of_metrics({"noised_accuracy": accuracy})
+    found += of_metrics({"hidden_bytes": said})
     assert [(one.column, one.value) for one in found] == [
         ("bits/dim", "3.250"), ("Frechet", "12.50"), ("inception", "7.50"),
         ("judged", "0.960"), ("accuracy", "0.710"),
+        ("bits/byte", "1.250"),
     ]  # fmt: skip
     assert tuple(one.column for one in found) == EVALUATION.columns
     assert [one.text for one in found] == [
@@ -26,6 +29,7 @@ def test_numbers_of_an_evaluation_say_what_they_were_measured_on():
         "7.50  (at most 10; held-out images 9.00)",
         "0.960  (of 80 samples; held-out images 0.980, chance 0.100)",
         "0.710  (of 297 held-out images at every noise; 0.970 at the least, chance 0.110)",
+        "1.250  (of 297 held-out captions; 4.500 by frequency)",
     ]
 
 
