@@ -59,7 +59,10 @@ from ddpm_core.recipes import digits, mnist, recipe
         ({"data.num_test_images": None}, ["num_test_images=null", "no split of its own"]),
         ({"data.source": "/x"}, ["source='/x'", "bundled with scikit-learn", "'default'"]),
         ({"data.height": 4, "data.width": 16}, ["height=4", "never cropped"]),
-        ({"data.name": "imagenet"}, ["data.name", "'digits', 'coloured_digits', 'mnist', 'fashion_mnist'", "(any)"]),
+        (
+            {"data.name": "imagenet"},
+            ["data.name", "'digits', 'coloured_digits', 'mnist', 'fashion_mnist'", "(any)"],
+        ),
         ({"data.grey": True}, ["grey=True", "collections of image files", "digits has no use"]),
         ({"data.on_bad": "skip"}, ["on_bad=skip", "collections of image files", "leave on_bad"]),
         ({"data.background": [0, 0, 256]}, ["data.background.2=256", "less than or equal to 255"]),
