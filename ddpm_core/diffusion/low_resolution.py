@@ -9,13 +9,13 @@ resolution, at a level of its own for each image); Nichol et al. 2021, arXiv:211
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ddpm_core.diffusion.paths.path import Path
-from ddpm_core.diffusion.paths.schedule import expand
-from ddpm_core.diffusion.shapes import Images
+from ddpm_core.diffusion.paths.schedule import NoiseSchedule, expand
+from ddpm_core.diffusion.process import q_sample
+from ddpm_core.diffusion.shapes import Images, Timesteps
 
 _HALF = 127.5
 
@@ -59,21 +59,19 @@ def enlarged(low: Float[Tensor, "b c h2 w2"], size: tuple[int, int]) -> Float[Te
     return interpolate(low, size, mode="bilinear", align_corners=False)
 
 
-def noised_by(path: Path, images: Images, level: Int[Tensor, " b"], eps: Images) -> Images:
-    """Return images after so many steps of the process, their expected size kept.
+def noised_by(schedule: NoiseSchedule, images: Images, level: Timesteps, eps: Images) -> Images:
+    """Return images after so many steps of a chain.
 
-    Level s is x_s of the process that begins at x_0 = the image; on a path that does not keep the
-    variance it is divided by the root of signal**2 + noise**2, so that a network is given no larger
-    numbers the noisier they are.
+    Level s is x_s of the process that begins at x_0 = the image. A chain keeps the variance,
+    whatever the path it was made of: a network is given no larger numbers the noisier they are.
 
     Args:
-        path: a chain.
+        schedule: the chain.
         images: in [-1, 1].
         level: steps of each, 0: the image itself.
         eps: standard normal.
 
     Source: Ho et al. 2022, arXiv:2106.15282, section 4.2.
     """
-    signal, noise = path.signal_and_noise((level - 1).clamp(min=0), images)
-    scale = (signal.square() + noise.square()).rsqrt()
-    return torch.where(expand(level > 0, images), scale * (signal * images + noise * eps), images)
+    noised = q_sample(schedule, images, (level - 1).clamp(min=0), eps)
+    return torch.where(expand(level > 0, images), noised, images)

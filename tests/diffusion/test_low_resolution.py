@@ -57,8 +57,8 @@ def test_a_level_is_that_many_steps_of_the_process():
         assert torch.allclose(found[rows], expected, rtol=0, atol=1e-6)
 
 
-def test_on_a_path_that_does_not_keep_the_variance_it_stays_of_one_size():
-    """Catches a low resolution of an exploding process that is given as 50 times the noise."""
+def test_on_a_path_that_explodes_it_stays_of_one_size():
+    """Catches a low resolution that is given as 50 times the noise: of the path, not its chain."""
     chain = build_schedule(small_config(diffusion__kind="ve", diffusion__sigma_max=50.0))
     eps = torch.full((1, 1, 1, 1), 2.0)
     found = noised_by(chain, torch.ones(1, 1, 1, 1), torch.tensor([chain.num_timesteps]), eps)
