@@ -7,6 +7,9 @@ from ddpm_core.errors import ConfigError
 from ddpm_core.recipes import digits
 from ddpm_core.runs import prompt_file
 from ddpm_core.runs.run import configure
+from tests.fake_s3 import BUCKET
+
+pytest_plugins = ["tests.s3_fixtures"]
 
 TEXT = {"model.conditioning": "text"}
 
@@ -70,3 +73,13 @@ def test_a_file_that_is_too_long_is_refused(tmp_path):
     (tmp_path / "long").write_bytes(b"a" * (2**20 + 1))
     with pytest.raises(ConfigError, match="is longer than the 1048576 bytes"):
         config_of(f"@{tmp_path / 'long'}")
+
+
+def test_a_file_may_lie_in_a_bucket(s3_server):
+    """Catches an URI that is taken for a path of this machine, and a missing object without a
+    word."""
+    s3_server.objects["mine/prompts.txt"] = "ein roter Siebener\nzwölf\n".encode()
+    config = config_of(f"@s3://{BUCKET}/mine/prompts.txt")
+    assert config.sample.prompts == ("ein roter Siebener", "zwölf")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        config_of(f"@s3://{BUCKET}/mine/other.txt")
