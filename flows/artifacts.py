@@ -105,7 +105,7 @@ def publish_job(run: str, stage: str, page: str | None) -> None:
             link=page,
             link_text=f"the job at Ray, {page}",
             key=artifact_key(run, stage, "job"),
-            description=f"its log, and the workers' load, as long as the cluster knows {stage}",
+            description=f"log and resources of {stage}, as long as the cluster keeps them",
         ),
     )
 
