@@ -12,7 +12,7 @@ from ddpm_core.runs import grown_data, named_data, results
 from ddpm_core.runs.dataset_names import NamedSet, lineage, require_free
 from ddpm_core.runs.results import DatasetPointer
 from ddpm_core.sharding.known import Known, known_of
-from ddpm_core.sharding.recorded import complete, show_done, trained_on
+from ddpm_core.sharding.recorded import complete, say_captions, show_done, trained_on
 from ddpm_core.shards.classes import require_classes
 from ddpm_core.shards.index import Index, load_index
 from ddpm_core.store.storage import Store
@@ -162,7 +162,9 @@ def composed(
         return own
     if compose(store, made, num_threads=config.compute.num_workers) is None:
         return made.given[0].index.pointer
-    total = sum(load_index(store, own.folder, own.fingerprint).num_images.values())
+    index = load_index(store, own.folder, own.fingerprint)
+    total = sum(index.num_images.values())
     note = f"{store.uri_of(own.folder)}, made of {', '.join(one.name for one in made.given)}"
     Progress("shard", total, total, "images", note).show()
+    say_captions(index)
     return own

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
 
@@ -17,11 +17,10 @@ from ddpm_core.sharding.bundle import Bundle
 from ddpm_core.sharding.dataset import make_dataset, may_be_there
 from ddpm_core.sharding.in_place import InPlace
 from ddpm_core.sharding.known import Known, Sorting
-from ddpm_core.sharding.recorded import complete, show_done, trained_on
+from ddpm_core.sharding.recorded import complete, say_captions, show_done, trained_on
 from ddpm_core.sharding.source import Source, require_few_rejected
-from ddpm_core.shards.captions import CaptionCounts
 from ddpm_core.shards.classes import require_classes
-from ddpm_core.shards.index import Split, dataset_fingerprint
+from ddpm_core.shards.index import dataset_fingerprint, load_index
 from ddpm_core.sources import seals
 from ddpm_core.sources.download import downloads_folder
 from ddpm_core.sources.glance import listed
@@ -233,6 +232,7 @@ def _make(
             config.data.name, dataset_fingerprint(config.data, images_sha256)
         )
         source.commit(store, folder, images_sha256)
+        say_captions(load_index(store, folder))
         return
     started = time.monotonic()
 
@@ -256,8 +256,7 @@ def _make(
     left_out = len(rejected) + sum(
         count for reason, count in made.body["passed_over"].items() if reason not in HARMLESS
     )
-    if source.captions is not None:
-        _say_captions(source.captions)
+    say_captions(load_index(store, made.folder))
     if left_out:
         first = [f"{quoted(one['key'])}: {one['reason']}" for one in rejected[:_NUM_SHOWN]]
         first += source.left_out
@@ -268,9 +267,3 @@ def _make(
             f" ({'; '.join(first)})" if first else "",
             store.uri_of(f"{made.folder}/{layout.DATASET_INDEX}"),
         )
-
-
-def _say_captions(captions: Mapping[Split, CaptionCounts]) -> None:
-    total = sum(one.images.total() for one in captions.values())
-    for split, counts in captions.items():
-        Progress("shard", total, total, "images", f"captions of {split}: {counts}").show()

@@ -111,3 +111,12 @@ def show_done(store: Store, index: Index) -> None:
     where = store.uri_of(index.manifest.folder)
     note = f"done already: {where}" + ("" if where.endswith(name) else f" ({name})")
     Progress("shard", total, total, "images", note).show()
+    say_captions(index)
+
+
+def say_captions(index: Index) -> None:
+    """Say what captions the images of a data set have, if they have any."""
+    total = sum(index.num_images.values())
+    counts = None if index.captions is None else index.captions.counts
+    for split, one in (counts or {}).items():
+        Progress("shard", total, total, "images", f"captions of {split}: {one}").show()

@@ -99,9 +99,14 @@ def expected(words=WORDS, *, extra=0):
     }
 
 
-def test_a_folder_with_texts_becomes_shards_with_texts(store, tmp_path, in_process):
+def test_a_folder_with_texts_becomes_shards_with_texts(store, tmp_path, in_process, capsys):
     """Catches: a caption of a neighbour, bytes that depend on how shards are made, lost counts."""
     index = sharded(store, write_folder(tmp_path / "photos", photos()))
+    for _ in ("made", "there already"):
+        *_, train, test = capsys.readouterr().out.splitlines()
+        assert f"captions of train: {index.captions.counts['train']}" in train
+        assert f"captions of test: {index.captions.counts['test']}" in test
+        sharded(store, tmp_path / "photos")
     assert captions_of(store, index) == expected()
     assert problems_of(store, index) == []
     counts = index.captions.counts
