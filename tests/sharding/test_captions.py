@@ -17,6 +17,7 @@ from ddpm_core.loading import loader
 from ddpm_core.loading.loader import load_split
 from ddpm_core.runs.dataset_names import lineage
 from ddpm_core.runs.run import configure
+from ddpm_core.sharding import dataset, verify
 from ddpm_core.sharding.stage import run_shard
 from ddpm_core.sharding.verify import problems_of
 from ddpm_core.shards.captions import CaptionCounts
@@ -178,6 +179,21 @@ def test_what_an_index_counts_wrongly_is_found(store, tmp_path, in_process):
     assert line.endswith(".txt is not where the index says")
 
 
+def test_an_index_in_parts_and_checks_in_other_processes_know_captions(
+    store, tmp_path, in_process, monkeypatch
+):
+    """Catches: places of captions that a part of an index lacks, counts that no process sends."""
+    whole = sharded(store, write_folder(tmp_path / "photos", photos()))
+    monkeypatch.setattr(dataset, "MAX_WHOLE", 0)
+    other = open_store(str(tmp_path / "other"))
+    parts = sharded(other, tmp_path / "photos")
+    assert parts.is_in_parts
+    assert parts.fingerprint == whole.fingerprint
+    assert captions_of(other, parts) == expected()
+    monkeypatch.setattr(verify, "_FEW_S", 0)
+    assert problems_of(other, parts, num_at_once=2) == []
+
+
 def composed(store, *indexes, **data):
     given = [Given(f"set {at}", index) for at, index in enumerate(indexes)]
     config = DataConfig(name="images", num_test_images=3, captions="beside", **data)
@@ -261,6 +277,16 @@ def test_captions_of_shards_in_place_are_read_and_counted(store, tmp_path, in_pr
     with closing(load_split(store, union, "train")) as images:
         captions = images.captions(np.arange(len(images)))
     assert union.captions.counts["train"].images == Counter(map(len, captions))
+    of_json = {f"{number:03d}.png": image_file(number) for number in range(4)}
+    of_json |= {f"{number:03d}.json": b'{"words": ["a", "b"]}' for number in range(4)}
+    write_folder(tmp_path / "json", {"000000.tar": tar_of(dict(sorted(of_json.items())))})
+    key = {"data.caption_key": "words", "data.num_test_images": 1}
+    second = sharded(store, tmp_path / "json", "d", **place, **key)
+    with closing(load_split(store, second, "train")) as images:
+        assert images.captions(np.arange(3)) == 3 * [("a", "b")]
+    assert problems_of(store, second) == []
+    with pytest.raises(DataError, match="set 0 and set 1 have captions in files of different kind"):
+        composed(store, index, second)
     files["016.txt"] = b"caf\xe9"
     write_folder(tmp_path / "bad", {"000000.tar": tar_of(dict(sorted(files.items())))})
     with pytest.raises(DataError, match=r'"016.txt" in .*000000.tar is no text in UTF-8: byte 3'):
