@@ -194,6 +194,22 @@ def _images_and_workers_fit(config: "RunConfig") -> None:
         )
 
 
+def _frozen_text_is_read_already(config: "RunConfig") -> None:
+    if not getattr(config.model, "text_frozen", False):
+        return
+    if config.train.start_from is None:
+        raise ValueError(
+            "model.text_frozen=true leaves the encoder of captions as it begins, and without "
+            "train.start_from it begins with random weights: name a run of model.kind=text, as in "
+            "train.start_from=words@1000, or leave model.text_frozen out"
+        )
+    if config.compute.divide_state:
+        raise ValueError(
+            "compute.divide_state=true divides what is trained among the workers, and with "
+            "model.text_frozen=true there are weights that are not: leave compute.divide_state out"
+        )
+
+
 def _captions_are_told_apart(config: "RunConfig") -> None:
     compute, size = config.compute, config.train.global_batch_size
     if config.role != "clip":
@@ -272,6 +288,7 @@ RULES: tuple[Callable[["RunConfig"], None], ...] = (
     guide_is_another,
     _images_and_workers_fit,
     _captions_are_told_apart,
+    _frozen_text_is_read_already,
     _memory_is_saved,
     _state_is_divided_among_several,
     _neighbours_are_there,

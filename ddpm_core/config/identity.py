@@ -129,6 +129,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
         "low_size": None,
     },
     "model.unet": {"time_embedding": "sinusoidal"},
+    "model.adm": {"text_frozen": False},
     "diffusion": {"kind": "chain", "chain_times": "equal"},
     "train": {
         "label_dropout": 0.1,

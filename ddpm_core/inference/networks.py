@@ -92,7 +92,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 generator=generator,
             )
         case AdmConfig() as model:
-            return AdmUNet(
+            network = AdmUNet(
                 in_channels=data.channels,
                 out_channels=config.out_channels,
                 base_channels=model.base_channels,
@@ -112,6 +112,9 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 text=_reader_of(model),
                 generator=generator,
             )
+            if network.text_encoder is not None:
+                network.text_encoder.requires_grad_(not model.text_frozen)
+            return network
         case ClassifierConfig() as model:
             return NoisedClassifier(
                 in_channels=data.channels,

@@ -5,6 +5,8 @@ What it is for is its encoder, which has read what texts there are before any im
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
@@ -13,6 +15,15 @@ from ddpm_core.conditioning import NOTHING, Conditioning, require_accepted
 from ddpm_core.models.blocks import Linear, initialise
 from ddpm_core.models.text_encoder import TextEncoder
 from ddpm_core.text.tokens import NUM_TOKENS, encode
+
+ENCODER = "encoder."
+"""how the names of its encoder's parameters begin; of a network that reads captions text_encoder.
+"""
+
+
+def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a language model's encoder, by the names of a network that has it."""
+    return {f"text_{name}": one for name, one in weights.items() if name.startswith(ENCODER)}
 
 
 class ByteModel(nn.Module):

@@ -120,6 +120,8 @@ def require_fit(store: Store, config: RunConfig) -> str | None:
             f"train.start_from={base.start.name!r} does not fit run {config.name!r}:{shown}"
         )
     # Which chain a folder's is takes torch to read; that it is one does not, nor do EDM's sigmas.
+    if base.trained.role != config.role:  # a language model has seen none
+        return None
     there, here = base.trained.diffusion.kind, config.diffusion.kind
     is_read = base.checkpoint is not None or there != here or there == "edm"
     return other_chain(base.trained, config) if is_read else None

@@ -3,10 +3,19 @@
 import json
 from typing import Any
 
-from ddpm_core.config import AdmConfig, RunConfig, UNetConfig, identity
+from ddpm_core.config import AdmConfig, RunConfig, TextConfig, UNetConfig, identity
+from ddpm_core.config.start import STATE
 from ddpm_core.diffusion.choices import is_learned
 
-_FREE = ("dropout", "conditioning", "num_classes", "attention_resolutions", "known", "low_size")
+_FREE = (
+    "text_frozen",
+    "dropout",
+    "conditioning",
+    "num_classes",
+    "attention_resolutions",
+    "known",
+    "low_size",
+)
 """keys of the network that may differ, some in one direction alone, see `misfits`"""
 _OUTPUTS_APART = ("binomial", "flow", "edm")
 """kinds of `diffusion` whose networks say what those of no other kind say: log odds of bits, the
@@ -15,6 +24,8 @@ velocity, and what is left of the image once x_t is added, see `diffusion.path_n
 
 def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
     """Return a line for each key with which the weights of one run are none of another's."""
+    if isinstance(theirs.model, TextConfig) and isinstance(ours.model, AdmConfig):
+        return _of_encoder(theirs, ours)
     if theirs.model.kind != ours.model.kind:
         return [misfit("model.kind", theirs.model.kind, ours.model.kind)]
     there, here = (_of_network(one) for one in (theirs, ours))
@@ -40,6 +51,31 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
             f"data.grey={json.dumps(theirs.data.channels == 1)}, or take other images"
         )
     return lines + _outputs(theirs, ours)
+
+
+def _of_encoder(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Compare a language model with the encoder of captions that begins as its."""
+    there, here, start = theirs.model, ours.model, ours.train.start
+    if not isinstance(there, TextConfig) or not isinstance(here, AdmConfig):
+        raise TypeError("no language model, or nothing that reads captions")
+    if not here.uses_text:
+        return [misfit("model.conditioning", "text", here.conditioning)]
+    lines = [
+        f"model.{key}: {value} here, model.{name}={wanted} there; set model.{key}={wanted}"
+        for name, key, wanted, value in (
+            ("text_length", "text_length", there.text_length, here.text_length),
+            ("hidden_size", "text_width", there.hidden_size, here.text_width),
+            ("num_layers", "text_layers", there.num_layers, here.text_layers),
+            ("num_heads", "text_heads", there.num_heads, here.text_heads),
+        )
+        if wanted != value
+    ]
+    if ours.train.start_optimiser == "kept" or (start is not None and start.model.average == STATE):
+        lines.append(
+            "a language model has no moments and no averages of what draws images: name one of its "
+            "averages (RUN@STEP), and leave train.start_optimiser out"
+        )
+    return lines
 
 
 def other_chain(theirs: RunConfig, ours: RunConfig) -> str | None:

@@ -24,6 +24,7 @@ from ddpm_core.inference.weights import (
     quarantined_if_damaged,
     read_tensors,
 )
+from ddpm_core.models.byte_model import encoder_weights
 from ddpm_core.models.fit import fit
 from ddpm_core.progress import Progress
 from ddpm_core.runs import base, layout, places, results
@@ -108,6 +109,12 @@ def _fill(
     }
     rows = class_rows(store, config, found)
     average = found.start.model.average
+    if found.trained.role == "text" and config.role == "denoiser":
+        # The rest is as it was drawn.
+        weights = encoder_weights(_weights(store, found, average))
+        for tensors in (network, *(parts[role] for role in filter(is_average, parts))):
+            _copy(weights, tensors)
+        return
     weights = fit(_weights(store, found, average), network, rows=rows)
     _copy(weights, network)
     for role in filter(is_average, parts):

@@ -68,6 +68,10 @@ class AdmConfig(NetworkConfig):
     """of conditioning=text: what of a caption is added to the embedding of the time: its last
     position, as in GLIDE (last), or what all positions are pooled to, as in Imagen (attention)"""
 
+    text_frozen: bool = False
+    """of conditioning=text, and train.start_from a language model of captions (a run of
+    model.kind=text): whether its encoder stays as it is, as in Imagen, and is not trained on"""
+
     @property
     def row_size(self) -> int:
         """Parameters of the row that each class has, and that of no class."""
@@ -104,7 +108,7 @@ class AdmConfig(NetworkConfig):
 
     @model_validator(mode="after")
     def _text_keys_belong_to_text(self) -> Self:
-        owned = ("text_width", "text_layers", "text_heads", "text_pool")
+        owned = ("text_width", "text_layers", "text_heads", "text_pool", "text_frozen")
         self.refuse_unused("conditioning", dict.fromkeys(owned, "text"))
         if self.text_width % self.text_heads:
             raise ValueError(

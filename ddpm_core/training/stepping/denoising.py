@@ -69,7 +69,8 @@ class Denoising:
         self.accepts = self.network.accepts & MEMBERS | self.taught
         dropouts = (one for one in self.network.modules() if isinstance(one, nn.Dropout))
         self._has_dropout = any(one.p > 0 for one in dropouts)
-        params = dict(self.network.named_parameters())
+        named = self.network.named_parameters()
+        params = {name: param for name, param in named if param.requires_grad}
         divides = config.compute.divide_state and parallel.world_size > 1
         share = Share(params, parallel) if divides else None
         self._optimiser = Optimiser(params, share=share)
