@@ -14,13 +14,20 @@ from ddpm_core.config import RunConfig
 from ddpm_core.config.doubts import doubts
 from ddpm_core.config.estimate import disk_use, size_text
 from ddpm_core.config.needs import is_small
+from ddpm_core.config.prompts import lacking
 from ddpm_core.datasets.ahead import dataset_text, in_named_sets
 from ddpm_core.errors import CheckpointError, ConfigError, DataError
 from ddpm_core.recipes import ablation_runs
 from ddpm_core.rehearse import ELSEWHERE, SMALL, rehearsed
 from ddpm_core.runs import base, chosen, going_on, named_data, results
 from ddpm_core.runs.lower import lower_of, require_no_labels
-from ddpm_core.runs.reference import is_own, keys_given, require_end_known, scored_by
+from ddpm_core.runs.reference import (
+    is_own,
+    keys_given,
+    require_end_known,
+    scored_by,
+    trained_by,
+)
 from ddpm_core.runs.run import check_stage, require_feature_file
 from ddpm_core.runs.stages import STAGES, any_checks, needs_of, require_stages, stages_of
 from ddpm_core.shards.caption_words import caption_lines, require_captions
@@ -152,6 +159,7 @@ def preflight(
     found = doubts(config, num_test=num_test, is_imported=_is_imported(store, config))
     classes = source.classes if source is not None else None
     require_meanings(store, config, missing, classes)
+    require_prompts(store, config, missing)
     num_classes = len(classes) if classes is not None else None
     if (warning := distance_warning(store, config, num_classes=num_classes)) is not None:
         found.append(warning)
@@ -309,6 +317,29 @@ def require_meanings(
             classes = known.names
         if classes is not None or not any_checks(missing, "images"):
             require_labels(config, classes)
+
+
+def require_prompts(store: Store, config: RunConfig, missing: Sequence[str]) -> None:
+    """Refuse captions as prompts where the data set that is to say them is there and has none.
+
+    Raises:
+        ConfigError: with what to give.
+    """
+    prompts, is_made = config.sample.prompts, any_checks(missing, "images")
+    is_drawn = "sample" in missing and config.model.uses_text and config.model.low_size is None
+    if not is_drawn or is_made or not isinstance(prompts, str):
+        return
+    with suppress(DataError):  # the stages that read the index say what is damaged
+        for run in (trained_by(store, config), config):
+            if (pointer := results.dataset_pointer(store, run.name)) is None:
+                continue
+            index = load_index(store, pointer.folder, pointer.fingerprint)
+            split = "test" if prompts == "held_out" else "train"
+            has_captions = index.captions is not None or run.data.captions == "classes"
+            if has_captions and index.num_images[split]:
+                return
+            break
+        raise lacking(prompts)
 
 
 def _caption_lines(store: Store, config: RunConfig, source: Glance | None) -> list[str]:

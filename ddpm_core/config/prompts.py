@@ -54,6 +54,14 @@ def checked_prompts(value: Any) -> Any:  # noqa: ANN401 - not checked yet
     return texts
 
 
+def lacking(prompts: str) -> ConfigError:
+    """Return the error of prompts that are captions of a data set which has none."""
+    return ConfigError(
+        f"sample.prompts={prompts} draws images of the captions of a data set, and there are none; "
+        'give texts, e.g. --set sample.prompts=["a red seven"]'
+    )
+
+
 def prompts_of_lines(content: bytes, *, origin: str) -> list[str]:
     """Return the texts of a file, one a line; empty lines at the end are none, others are empty.
 

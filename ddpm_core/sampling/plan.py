@@ -13,7 +13,7 @@ from torch import Tensor
 from ddpm_core import seeding
 from ddpm_core.conditioning import NOTHING, Conditioning, LowRes
 from ddpm_core.config import RunConfig
-from ddpm_core.config.prompts import cut_text
+from ddpm_core.config.prompts import cut_text, lacking
 from ddpm_core.errors import ConfigError
 from ddpm_core.runs.lower import lower_of, require_no_labels
 from ddpm_core.runs.reference import scored_by
@@ -148,10 +148,7 @@ def plan_of(
     prompts = config.sample.prompts
     if isinstance(prompts, str):
         if not captions and not may_lack_prompts:
-            raise ConfigError(
-                f"sample.prompts={prompts} draws images of the captions of a data set, and there "
-                'are none; give texts, e.g. --set sample.prompts=["a red seven"]'
-            )
+            raise lacking(prompts)
         prompts = tuple(captions or ())
     return replace(plan, prompts=prompts, text_length=reader.model.text_length)
 

@@ -17,6 +17,7 @@ from PIL import Image
 from ddpm_core.config import SampleConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.loading.loader import load_split
+from ddpm_core.preflight import require_prompts
 from ddpm_core.runs import chosen, layout, results
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
@@ -26,6 +27,7 @@ from ddpm_core.sampling.loaded import Model
 from ddpm_core.sampling.plan import Plan, load_plan, plan_of
 from ddpm_core.sampling.units import first_images
 from ddpm_core.shards.index import load_index
+from ddpm_core.store.storage import open_store
 from ddpm_core.text import tokens
 from tests.diffusion.chains import normal
 from tests.sampling.tiny import cpu
@@ -85,6 +87,19 @@ def test_captions_of_the_data_set_come_in_the_order_of_its_images(split, prompte
         load_plan(prompted, config.replaced({"data.captions": "none"}))
     lacks = load_plan(prompted, config.replaced({"data.captions": "none"}), may_lack_prompts=True)
     assert lacks.prompts == ()
+
+
+def test_captions_that_are_not_there_are_refused_before_anything_starts(prompted):
+    """Catches a run that is refused by its sample stage, after the training."""
+    lacks = worded_config(**{"sample.prompts": "held_out"})
+    with pytest.raises(ConfigError, match=r"prompts=held_out draws .* there are none; give texts"):
+        require_prompts(prompted, lacks, ["sample"])
+    require_prompts(prompted, lacks, ["evaluate"])
+    require_prompts(prompted, lacks, ["shard", "train", "sample"])
+    for changes in ({"sample.prompts": ["a"]}, {"data.captions": "classes"}):
+        require_prompts(prompted, lacks.replaced(changes), ["sample"])
+    with pytest.raises(ConfigError, match="there are none"):
+        require_prompts(open_store(f"{prompted.uri}/empty"), lacks, ["sample"])
 
 
 def test_a_plan_goes_through_json_whole():

@@ -48,7 +48,8 @@ class WordedUNet(nn.Module):
 def worded_config(**changes) -> RunConfig:
     """Return `tiny_config` of a network of texts; call it where `worded` is in force."""
     text = {"model.conditioning": "text", "model.text_length": TEXT_LENGTH}
-    return tiny_config(**{**text, "sample.prompts": ["a red seven", "two"], **changes})
+    few = {"sample.prompts": ["a red seven", "two"], "sample.num_images": 4}
+    return tiny_config(**{**text, **few, **changes})
 
 
 def put_in_place(patch: pytest.MonkeyPatch) -> None:
