@@ -77,7 +77,9 @@ def _score(p: Tensor) -> Tensor:
 def _divergences(p: Tensor) -> Tensor:
     """Return (n,), KL(p(y | x) || p(y)) of each image."""
     # Where p(y) is 0 each p(y | x) is, too, and xlogy is 0.
-    return -torch.special.entr(p).sum(dim=1) - torch.special.xlogy(p, p.mean(dim=0)).sum(dim=1)
+    of_mean = torch.special.xlogy(p, p.mean(dim=0))
+    own: Tensor = -torch.special.entr(p) - of_mean
+    return own.sum(dim=1)
 
 
 def _interval(scores: Tensor, parts: Sequence[Tensor]) -> tuple[float, float] | None:
