@@ -5,6 +5,7 @@ import io
 import tarfile
 from collections import Counter
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ import pytest
 from ddpm_core.composing.agree import Given
 from ddpm_core.composing.compose import compose, plan
 from ddpm_core.config import DataConfig
+from ddpm_core.datasets.table import show_dataset
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.loading import loader
 from ddpm_core.loading.loader import load_split
+from ddpm_core.recipes import recipe
+from ddpm_core.reporting.report import _captions
 from ddpm_core.runs.dataset_names import lineage
 from ddpm_core.runs.run import configure
 from ddpm_core.sharding import dataset, verify
@@ -159,6 +163,21 @@ def test_captions_are_part_of_what_a_data_set_is(store, tmp_path, in_process):
     second = sharded(store, source, "b")
     assert len({plain.fingerprint, first, second.fingerprint}) == 3
     assert captions_of(store, second)["a/0.png"] == ("another",)
+
+
+def test_tables_and_reports_say_what_captions_there_are(store, tmp_path, in_process):
+    """Catches a data card that says nothing of them, or of the other split's in its place."""
+    source = write_folder(tmp_path / "photos", photos())
+    index = sharded(store, source, **{"data.set_name": "faces"})
+    lines = show_dataset(store, "faces").splitlines()
+    for split in SPLITS:
+        assert f"captions   of {split}: {index.captions.counts[split]}" in lines
+    config = recipe("images").replaced({"data.captions": "beside"})
+    rows = list(_captions(SimpleNamespace(config=config, index=index)))
+    assert rows == [(f"captions of {one}", str(index.captions.counts[one])) for one in SPLITS]
+    made = config.replaced({"data.captions": "classes"})
+    ((_, said),) = _captions(SimpleNamespace(config=made, index=index))
+    assert said.endswith("a picture of {name}; an image of {name}; {name}")
 
 
 def test_what_an_index_counts_wrongly_is_found(store, tmp_path, in_process):
