@@ -62,7 +62,8 @@ def read_folder(uri: str) -> Folder:
     store = open_store(uri)
     found = find_files(store)
     weights, digest = _tensors(store, found.weights_key)
-    digests, encoder_weights = {"weights_sha256": digest, **found.digests}, {}
+    digests = {"weights_sha256": digest, **found.digests}
+    encoder_weights: dict[str, Tensor] = {}
     if found.encoder is not None:
         encoder_weights, digest = _tensors(store, f"{ENCODER}/{ENCODER_WEIGHTS}")
         digests[f"{ENCODER}_weights_sha256"] = digest

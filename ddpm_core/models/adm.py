@@ -22,7 +22,7 @@ from ddpm_core.conditioning import AUGMENT_NUMBERS, NOTHING, Conditioning, Text,
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.adm_blocks import NORM_EPS, AdaBlock, Doubling, Halving
 from ddpm_core.models.adm_layout import Level, levels_of
-from ddpm_core.models.adm_stages import AdmMiddle, AdmStage, Attends
+from ddpm_core.models.adm_stages import AdmDown, AdmMiddle, AdmUp, Attends
 from ddpm_core.models.blocks import (
     Conv,
     Linear,
@@ -172,20 +172,12 @@ class AdmUNet(nn.Module):
         self.class_embed = None if rows is None else Table(rows, embed_channels)
         self.conv_in = Conv(in_channels, widths[0], 3)
         self.down = nn.ModuleList(
-            AdmStage(one.down, one, shared=shared, attends=attends, before=halving(one))
-            for one in levels
+            AdmDown(one, halving(one), shared=shared, attends=attends) for one in levels
         )
         self.middle = AdmMiddle(widths[-1], shared=shared, attends=attends)
         skip_scale = 1 / math.sqrt(2) if scale_skips else 1.0
         self.up = nn.ModuleList(
-            AdmStage(
-                one.up,
-                one,
-                shared=shared,
-                attends=attends,
-                skip_scale=skip_scale,
-                after=doubling(one),
-            )
+            AdmUp(one, doubling(one), skip_scale=skip_scale, shared=shared, attends=attends)
             for one in reversed(levels)
         )
         self.keeps_first = not resample_first
@@ -236,10 +228,10 @@ class AdmUNet(nn.Module):
             h = h + self.low.channels(low, x_t)
         skips = [h] if self.keeps_first else []
         for stage in self.down:
-            h = stage.down(h, embedding, text, skips)
+            h = stage(h, embedding, text, skips)
         h = self.middle(h, embedding, text)
         for stage in self.up:
-            h = stage.up(h, embedding, text, skips)
+            h = stage(h, embedding, text, skips)
         h = F.silu(self.norm_out(h))
         with torch.autocast(h.device.type, enabled=False):
             prediction: Tensor = self.conv_out(h.to(self.conv_out.weight.dtype))

@@ -156,4 +156,5 @@ class JointAttention(Recomputable):
         return x + change.transpose(1, 2).reshape(x.shape)
 
     def _heads(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "b k n d"]:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        b, n, _ = tokens.shape
+        return tokens.reshape(b, n, self.num_heads, -1).transpose(1, 2)

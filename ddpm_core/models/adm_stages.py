@@ -21,8 +21,8 @@ class Attends(TypedDict):
     text_width: int | None
 
 
-class AdmStage(nn.Module):
-    """The blocks of one resolution, on the way down or up, each followed by attention or nothing.
+class _Stage(nn.Module):
+    """The blocks of one resolution on one way, each followed by attention or by nothing. Abstract.
 
     Args:
         inputs: input channels of each block.
@@ -30,8 +30,6 @@ class AdmStage(nn.Module):
         shared: by all residual blocks.
         attends: what its attentions share with all others.
         skip_scale: factor of what was kept, on the way up.
-        before: halves, ahead of the blocks.
-        after: doubles, behind them.
     """
 
     def __init__(
@@ -42,11 +40,8 @@ class AdmStage(nn.Module):
         shared: Common,
         attends: Attends,
         skip_scale: float = 1.0,
-        before: nn.Module | None = None,
-        after: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.halving = before
         self.blocks = nn.ModuleList(
             AdaBlock(num_in, level.width, skip_scale=skip_scale, **shared) for num_in in inputs
         )
@@ -54,9 +49,31 @@ class AdmStage(nn.Module):
         self.attentions = nn.ModuleList(
             JointAttention(level.width, **attends) for _ in range(count)
         )
-        self.doubling = after
 
-    def down(
+    def _attended(self, h: Tensor, text: Tensor | None, index: int) -> Tensor:
+        if not self.attentions:
+            return h
+        attended: Tensor = self.attentions[index](h, text)
+        return attended
+
+
+class AdmDown(_Stage):
+    """The way down, of which all but the highest resolution begin by halving.
+
+    Args:
+        level: the resolution.
+        halving: halves; None: it is at full resolution.
+        shared: by all residual blocks.
+        attends: what its attentions share with all others.
+    """
+
+    def __init__(
+        self, level: Level, halving: nn.Module | None, *, shared: Common, attends: Attends
+    ) -> None:
+        super().__init__(level.down, level, shared=shared, attends=attends)
+        self.halving = halving
+
+    def forward(
         self, h: Tensor, embedding: Tensor, text: Tensor | None, skips: list[Tensor]
     ) -> Tensor:
         """Return the feature map for the next stage; each on the way is appended to `skips`."""
@@ -68,17 +85,37 @@ class AdmStage(nn.Module):
             skips.append(h)
         return h
 
-    def up(self, h: Tensor, embedding: Tensor, text: Tensor | None, skips: list[Tensor]) -> Tensor:
+
+class AdmUp(_Stage):
+    """The way up, of which all but full resolution end by doubling.
+
+    Args:
+        level: the resolution.
+        doubling: doubles; None: it is at full resolution.
+        skip_scale: factor of what was kept on the way down.
+        shared: by all residual blocks.
+        attends: what its attentions share with all others.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        doubling: nn.Module | None,
+        *,
+        skip_scale: float,
+        shared: Common,
+        attends: Attends,
+    ) -> None:
+        super().__init__(level.up, level, shared=shared, attends=attends, skip_scale=skip_scale)
+        self.doubling = doubling
+
+    def forward(
+        self, h: Tensor, embedding: Tensor, text: Tensor | None, skips: list[Tensor]
+    ) -> Tensor:
         """Return the feature map for the next stage; each block takes one off `skips`."""
         for index, block in enumerate(self.blocks):
             h = self._attended(block(h, embedding, skips.pop()), text, index)
         return h if self.doubling is None else self.doubling(h, embedding)
-
-    def _attended(self, h: Tensor, text: Tensor | None, index: int) -> Tensor:
-        if not self.attentions:
-            return h
-        attended: Tensor = self.attentions[index](h, text)
-        return attended
 
 
 class AdmMiddle(nn.Module):

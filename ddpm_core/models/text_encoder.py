@@ -123,7 +123,8 @@ class AttentionPooling(nn.Module):
         return pooled
 
     def _heads(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b k n c"]:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        b, n, _ = tokens.shape
+        return tokens.reshape(b, n, self.num_heads, -1).transpose(1, 2)
 
 
 def reading(

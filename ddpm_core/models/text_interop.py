@@ -78,8 +78,8 @@ def from_transformers(
             "the head of this encoder of texts is not the identity, and here the last position is "
             "taken as it is; give an encoder that this program has written"
         )
-    tokens, padding = found[_TOKENS].split([len(like[name]) for name in _OURS])
-    tables = dict(zip(_OURS, (tokens, padding), strict=True))
+    table, count = found[_TOKENS], len(like[_OURS[0]])
+    tables = dict(zip(_OURS, (table[:count], table[count:]), strict=True))
     return {name: tables[name] if name in _OURS else found[_name(name)] for name in like}
 
 
