@@ -98,7 +98,7 @@ def test_it_begins_with_the_weights_that_are_named(store, reference, network, av
     assert same(weights(store, "next", 0, "ema"), weights(store, "small", step, average))
     learner = make_learner(config)
     worker._resume(
-        store, "next", worker._data(store, config)[1], learner.trainee, learner._parallel
+        store, "next", worker._data(store, config)[-1], learner.trainee, learner._parallel
     )
     state = learner.trainee.parts()["state"]
     assert all(not one.any() for name, one in state.items() if name.startswith("adam."))
@@ -112,7 +112,7 @@ def test_the_optimiser_goes_on_where_it_is_kept(store):
     config = begun(store, **{"train.start_from": "small:state", "train.start_optimiser": "kept"})
     ours, theirs = make_learner(config), make_learner(small_config())
     for learner, one, step in ((ours, config, 0), (theirs, small_config(), 20)):
-        origin = worker._data(store, one)[1]
+        origin = worker._data(store, one)[-1]
         found = worker.checkpoint.resume(store, one.name, origin, learner.trainee.parts())
         assert found.step == step
     own, other = (one.trainee.parts() for one in (ours, theirs))
