@@ -216,6 +216,8 @@ def deliver_samples(
     def log() -> None:
         for role in (GRID_ROLE, STRIP_ROLE):
             tracker.log_image(f"{role}.png", committed, role)
+        if results.PROMPTS_ROLE in committed.files:
+            tracker.log_artifact("prompts.json", committed, results.PROMPTS_ROLE)
         tracker.describe()
         count = {"sample/num_images": config.sample.num_images}
         tracker.log_metrics(count, step=weights.step)

@@ -77,7 +77,7 @@ def test_a_dry_run_says_what_is_cut():
     assert doubts(prompted("held_out", **{"model.text_length": 8})) == []
 
 
-@pytest.mark.parametrize("text", ["", "abc", "äb", "七つ", "x" * 7, "x" * 8])
+@pytest.mark.parametrize("text", ["", "abc", "äb", "七つ", "七つの", "x" * 7, "x" * 8])
 def test_a_prompt_is_cut_where_its_tokens_have_no_place(text):
     """Catches characters counted for bytes, and an end that is not counted."""
     assert (cut_text([text], 8) is not None) == (num_tokens(text) > 8)

@@ -154,8 +154,10 @@ def test_guidance_leads_away_from_the_empty_text(model):
 # -- the stage -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("in_process", "recording_tracker")
-def test_the_stage_writes_the_prompt_beside_each_image(prompted, tmp_path, capsys):
+@pytest.mark.usefixtures("in_process")
+def test_the_stage_writes_the_prompt_beside_each_image(
+    prompted, tmp_path, capsys, recording_tracker
+):
     """Catches: an image of another's text, prompts that begin anew in a unit, and an export and a
     manifest that do not say them."""
     config = worded_config(
@@ -172,6 +174,7 @@ def test_the_stage_writes_the_prompt_beside_each_image(prompted, tmp_path, capsy
             if name.endswith(".json")
         }
     assert about["00000005"] == {"index": 5, "seed": 0, "prompt": "a text that is too long"}
+    assert json.loads(recording_tracker.files["prompts.json"]) == list(config.sample.prompts)
     assert samples.body["prompts"] == list(config.sample.prompts)
     assert samples.body["guidance_scale"] == 2.0
     model = Model.load(prompted, config, chosen.require(prompted, config), cpu())
