@@ -5,8 +5,10 @@ import torch
 
 from ddpm_core.conditioning import Conditioning, LowRes
 from ddpm_core.errors import ConfigError, DataError
+from ddpm_core.exchange.networks import write_network
 from ddpm_core.inference.networks import build_network
 from ddpm_core.models.fit import fit
+from ddpm_core.runs.misfits import misfits
 from tests.models.adm_oracle import SMALL as SMALL_ADM
 from tests.models.adm_oracle import small
 from tests.models.diffusers_oracle import perturb
@@ -79,3 +81,13 @@ def test_the_configuration_counts_its_parameters():
         small_config(model__low_size=[8, 8])
     with pytest.raises(ConfigError, match=r"train\.low_levels=.* is a setting of networks that"):
         small_config(train__low_levels=[0, 0.5])
+
+
+def test_a_run_may_begin_from_one_that_draws_from_noise_and_not_the_other_way():
+    """Catches weights that look at a low resolution and are used without any."""
+    plain, low = small_config(), small_config(model__low_size=[4, 4])
+    assert misfits(plain, low) == []
+    (line,) = misfits(low, plain)
+    assert line == "model.low_size: [4, 4] there, null here; set model.low_size=[4, 4]"
+    with pytest.raises(ConfigError, match="no UNet2DModel is given a low resolution"):
+        write_network(low)
