@@ -18,7 +18,7 @@ from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import load_split
 from ddpm_core.preflight import preflight
-from ddpm_core.runs import layout, results
+from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.lower import lower_of
 from ddpm_core.runs.numbers import metrics_shown
 from ddpm_core.runs.run import open_run
@@ -32,7 +32,7 @@ from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from ddpm_core.verifying.verify import verify
 from tests.models.adm_oracle import SMALL as SMALL_ADM
-from tests.sampling.tiny import commit_random_weights, files_of, tiny_config
+from tests.sampling.tiny import commit_earlier, commit_random_weights, files_of, tiny_config
 
 pytestmark = pytest.mark.usefixtures("in_process", "recording_tracker")
 
@@ -191,6 +191,22 @@ def test_bits_of_a_cascade_are_those_of_its_stages(cascade):
 def _index(store, config):
     pointer = results.dataset_pointer(store, config.name)
     return load_index(store, pointer.folder, pointer.fingerprint)
+
+
+def test_samples_are_called_by_what_they_enlarge(cascade):
+    """Catches one folder for images that were made of others, and a reference of other bytes."""
+    named = [SECOND, SECOND.replaced({"sample.low_from": None})]
+    commit_earlier(cascade, FIRST, 5)
+    named.append(SECOND.replaced({"sample.low_from": "first@5"}))
+    weights = [results.weights_of(cascade, one) for one in named]
+    folders = [
+        places.samples(cascade, one, w).folder for one, w in zip(named, weights, strict=True)
+    ]
+    assert len(set(folders)) == 3
+    pinned = weights[2].pinned_in(named[2])
+    assert pinned.sample.low_from.startswith("first@5:ema#")
+    again = results.weights_of(cascade, pinned)
+    assert places.samples(cascade, pinned, again).folder == folders[2]
 
 
 def refusal(store, config, stages=("sample",)):
