@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from ddpm_core import cluster
-from ddpm_core.conditioning import Conditioning
+from ddpm_core.conditioning import Conditioning, LowRes, cat
 from ddpm_core.config.captions import caption_of
+from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.low_resolution import enlarged, shrunk
 from ddpm_core.errors import CheckpointError, ConfigError
 from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.evaluation.stage import run_evaluate
+from ddpm_core.inference.build import build_schedule
 from ddpm_core.inference.denoiser import load_denoiser
 from ddpm_core.inference.networks import build_network
 from ddpm_core.loading.loader import load_split
@@ -24,6 +26,7 @@ from ddpm_core.runs.numbers import metrics_shown
 from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
+from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.low import Enlarged
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import first_images
@@ -207,6 +210,27 @@ def test_samples_are_called_by_what_they_enlarge(cascade):
     assert pinned.sample.low_from.startswith("first@5:ema#")
     again = results.weights_of(cascade, pinned)
     assert places.samples(cascade, pinned, again).folder == folders[2]
+
+
+def test_guidance_leaves_the_label_out_and_not_the_low_resolution():
+    """Catches a reference that draws an image of anything; and labels for a network of none."""
+    low, seen = LowRes(torch.full((2, 1, 8, 8), 0.5), torch.tensor([0, 3])), []
+
+    def network(x_t, _t, given):
+        seen.append(given)
+        return x_t * given.label[:, None, None, None]
+
+    null = Conditioning(
+        label=torch.tensor([10]), low=LowRes(torch.zeros(1, 1, 1, 1), torch.tensor([-1]))
+    )
+    denoiser = NetworkDenoiser(network, build_schedule(FIRST), null=null)
+    sample = FIRST.sample.model_copy(update={"guidance_scale": 2.0})
+    given = Conditioning(label=torch.tensor([3, 4]), low=low)
+    guided(denoiser, given, sample).predict(torch.ones(2, 1, 8, 8), torch.tensor([5, 5])).x_0  # noqa: B018
+    together = cat(seen)
+    assert sorted(together.label.tolist()) == [3, 4, 10, 10]
+    assert torch.equal(together.low.level, torch.tensor([0, 3, 0, 3]))
+    assert bool((together.low.image == 0.5).all())
 
 
 def refusal(store, config, stages=("sample",)):
