@@ -144,9 +144,9 @@ GLIDE = ADM | {
     "model.base_channels": 512,
     "model.conditioning": "text",
     "model.text_length": 128,
-    "model.text_width": 2048,
-    "model.text_layers": 24,
-    "model.text_heads": 2048 // 64,
+    "model.text_hidden_size": 2048,
+    "model.text_num_layers": 24,
+    "model.text_num_heads": 2048 // 64,
     "model.text_pool": "last",
     "train.num_steps": 2_500_000,
     "train.learning_rate": 1e-4,  # ours: none is published
@@ -184,8 +184,8 @@ def test_the_released_glide_has_its_parameters():
     """Catches: an encoder or attention of another size than in its code: 385 M, of which the table
     of 50,257 pieces of words is here one of 259 bytes (its model card).
     """
-    sizes = {"model.base_channels": 192, "model.text_width": 512, "model.text_layers": 16}
-    count = recipe("glide").replaced(sizes | {"model.text_heads": 8}).num_parameters
+    sizes = {"model.base_channels": 192, "model.text_hidden_size": 512, "model.text_num_layers": 16}
+    count = recipe("glide").replaced(sizes | {"model.text_num_heads": 8}).num_parameters
     assert count + (50_257 - 259) * 512 == pytest.approx(385e6, abs=0.5e6)
 
 

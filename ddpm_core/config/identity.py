@@ -80,7 +80,7 @@ OF_KIND: Mapping[str, frozenset[str]] = {
     "adm": frozenset(
         [
             *("kind", *_LEVELS.split(), "head_channels", "resample_first", "scale_skips"),
-            *("text_width", "text_layers", "text_heads", "text_pool"),
+            *("text_hidden_size", "text_num_layers", "text_num_heads", "text_pool"),
         ]
     ),
     "classifier": frozenset({"kind", *_LEVELS.split()}),

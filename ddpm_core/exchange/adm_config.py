@@ -178,11 +178,11 @@ def write_adm_config(config: RunConfig, model: AdmConfig) -> dict[str, Any]:
     return {
         **values,
         "layers_per_block": list(model.blocks_of_levels),
-        "cross_attention_dim": model.text_width,
+        "cross_attention_dim": model.text_hidden_size,
         "encoder_hid_dim": None,
         **pooled,
-        "projection_class_embeddings_input_dim": model.text_width,
-        "addition_embed_type_num_heads": model.text_heads,
+        "projection_class_embeddings_input_dim": model.text_hidden_size,
+        "addition_embed_type_num_heads": model.text_num_heads,
     }
 
 
@@ -192,11 +192,11 @@ def write_encoder_config(model: AdmConfig) -> dict[str, Any]:
         "architectures": ["SiglipTextModel"],
         "model_type": "siglip_text_model",
         "vocab_size": _NUM_TOKENS + model.text_length,
-        "hidden_size": model.text_width,
-        "projection_size": model.text_width,
-        "intermediate_size": 4 * model.text_width,
-        "num_hidden_layers": model.text_layers,
-        "num_attention_heads": model.text_heads,
+        "hidden_size": model.text_hidden_size,
+        "projection_size": model.text_hidden_size,
+        "intermediate_size": 4 * model.text_hidden_size,
+        "num_hidden_layers": model.text_num_layers,
+        "num_attention_heads": model.text_num_heads,
         "max_position_embeddings": model.text_length,
         "hidden_act": "gelu",
         "layer_norm_eps": _TEXT_EPS,
@@ -242,9 +242,9 @@ def _text(keys: Keys, encoder: Mapping[str, Any] | None, *, origin: str) -> dict
         "conditioning": "text",
         "num_classes": None,
         "text_length": length,
-        "text_width": width,
-        "text_layers": num_layers,
-        "text_heads": num_heads,
+        "text_hidden_size": width,
+        "text_num_layers": num_layers,
+        "text_num_heads": num_heads,
         "text_pool": "last" if by_last else "attention",
     }
 

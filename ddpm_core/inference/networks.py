@@ -22,7 +22,6 @@ from ddpm_core.models.dit import DiT
 from ddpm_core.models.mlp import MLP
 from ddpm_core.models.multiscale import MultiScale
 from ddpm_core.models.text_encoder import TextEncoder, TextReader
-from ddpm_core.models.transformer import TextTower
 from ddpm_core.models.unet import UNet
 
 AnyNetwork = UNet | DiT | MLP | MultiScale | AdmUNet | NoisedClassifier | Clip | ByteModel
@@ -133,7 +132,7 @@ def build_network(config: RunConfig) -> AnyNetwork:
                 num_features=model.num_features,
                 noised=model.noised,
             )
-            text = TextTower(
+            text = TextEncoder(
                 length=model.text_length,
                 width=model.text_hidden_size,
                 num_layers=model.text_num_layers,
@@ -156,9 +155,9 @@ def _reader_of(model: AdmConfig) -> TextReader | None:
         return None
     return TextReader(
         length=model.text_length,
-        width=model.text_width,
-        num_layers=model.text_layers,
-        num_heads=model.text_heads,
+        width=model.text_hidden_size,
+        num_layers=model.text_num_layers,
+        num_heads=model.text_num_heads,
         pooling=model.text_pool,
     )
 

@@ -21,7 +21,8 @@ from ddpm_core.conditioning import NOTHING, Conditioning, Text, require_accepted
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import Linear, Table, TimeEmbedding, initialise
 from ddpm_core.models.dit import patchify
-from ddpm_core.models.transformer import NORM_EPS, Block, TextTower, at_end, require_heads
+from ddpm_core.models.text_encoder import TextEncoder, at_end
+from ddpm_core.models.transformer import NORM_EPS, Block, require_heads
 from ddpm_core.text.tokens import encode
 
 FIRST_TEMPERATURE = 0.07
@@ -41,7 +42,7 @@ class ImageTower(nn.Module):
         num_heads: of every attention.
         num_features: that it gives.
         noised: whether it is given the timestep; else it is of clean images.
-        quick: as of `TextTower`.
+        quick: as of `TextEncoder`.
 
     Raises:
         ConfigError: if these do not fit together.
@@ -77,7 +78,7 @@ class ImageTower(nn.Module):
         self.time_embed = TimeEmbedding(width // 4) if noised else None
         std = width**-0.5
         self.class_token = None if noised else Table(1, width, gain=std)
-        self.places = Table(1 + num_patches, width, gain=std)
+        self.positions = Table(1 + num_patches, width, gain=std)
         self.norm_in = nn.LayerNorm(width, eps=NORM_EPS)
         self.blocks = nn.ModuleList(
             Block(width, num_heads, num_layers, quick=quick) for _ in range(num_layers)
@@ -111,7 +112,7 @@ class ImageTower(nn.Module):
             )
         patches = self.patch_in(patchify(x_t, self.patch_size))
         first = self._first(t).to(patches.dtype)
-        x = self.norm_in(torch.cat([first[:, None], patches], dim=1) + self.places.weight)
+        x = self.norm_in(torch.cat([first[:, None], patches], dim=1) + self.positions.weight)
         for block in self.blocks:
             x = block(x)
         return _projected(self.norm_out(x[:, 0]), self.proj_out)
@@ -137,7 +138,7 @@ class Clip(nn.Module):
 
     accepts = frozenset({"text"})
 
-    def __init__(self, image: ImageTower, text: TextTower, *, generator: torch.Generator) -> None:
+    def __init__(self, image: ImageTower, text: TextEncoder, *, generator: torch.Generator) -> None:
         super().__init__()
         self.image, self.text = image, text
         self.null = Conditioning(text=encode([""], text.length))

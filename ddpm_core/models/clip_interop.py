@@ -12,27 +12,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ddpm_core.errors import CheckpointError
 from ddpm_core.models.interop import matched
+from ddpm_core.models.text_interop import OF_TEXT, transformers_name
 
-_OF_BLOCK = {
-    "norm_1": "layer_norm1",
-    "norm_2": "layer_norm2",
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "proj_out": "self_attn.out_proj",
-    "linear_1": "mlp.fc1",
-    "linear_2": "mlp.fc2",
-}
-_OF_TEXT = {
-    "tokens": "embeddings.token_embedding",
-    "places": "embeddings.position_embedding",
-    "norm_out": "final_layer_norm",
-}
 _OF_IMAGE = {
     "class_token": "embeddings.class_embedding",
-    "places": "embeddings.position_embedding",
+    "positions": "embeddings.position_embedding",
     "patch_in": "embeddings.patch_embedding",
     "norm_in": "pre_layrnorm",
     "norm_out": "post_layernorm",
@@ -40,12 +25,12 @@ _OF_IMAGE = {
 
 
 def text_to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a `TextTower`, by our names, as those of a `CLIPTextModel`.
+    """Return the weights of a causal `TextEncoder`, by our names, as those of a `CLIPTextModel`.
 
     Raises:
         CheckpointError: a parameter that it does not have.
     """
-    return {_name(name, _OF_TEXT): tensor for name, tensor in weights.items()}
+    return {transformers_name(name, OF_TEXT): tensor for name, tensor in weights.items()}
 
 
 def text_from_transformers(
@@ -60,7 +45,7 @@ def text_from_transformers(
     Raises:
         CheckpointError: naming the weights that are missing, unknown or of another shape.
     """
-    names = {_name(name, _OF_TEXT): name for name in like}
+    names = {transformers_name(name, OF_TEXT): name for name in like}
     found = matched(tensors, names, like, what="transformers")
     return {name: found[name] for name in like}
 
@@ -74,7 +59,7 @@ def image_to_transformers(weights: Mapping[str, Tensor], *, patch_size: int) -> 
     """
     found = {}
     for name, tensor in weights.items():
-        theirs = _name(name, _OF_IMAGE)
+        theirs = transformers_name(name, _OF_IMAGE)
         if name == "patch_in.weight":
             tensor = tensor.reshape(len(tensor), -1, patch_size, patch_size)
         if name == "class_token.weight":
@@ -97,13 +82,3 @@ def image_from_transformers(
         reshaped=lambda name, tensor: tensor.reshape(-1, *like[name].shape[1:]),
     )
     return {name: found[name] for name in like}
-
-
-def _name(name: str, outside: Mapping[str, str]) -> str:
-    match name.split("."):
-        case ["blocks", index, layer, kind] if layer in _OF_BLOCK:
-            return f"encoder.layers.{index}.{_OF_BLOCK[layer]}.{kind}"
-        case [layer, kind] if layer in outside:
-            return f"{outside[layer]}.{kind}"
-        case _:
-            raise CheckpointError(f"{name!r} is no parameter of a tower of transformers' CLIP")

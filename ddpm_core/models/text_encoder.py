@@ -1,13 +1,15 @@
-"""The encoder of texts that is trained together with the network that reads them.
+"""The encoder of texts: a transformer over their bytes.
 
-A transformer over the bytes of a text, each attending to all. A position behind the end of the
+CLIP's is causal: each attends to those before it, and the state of the end is that of the text. In
+that of a network that reads texts each attends to all. There a position behind the end of the
 text is not masked: it holds what was learned for that place in the stead of a token, so that the
 network can tell by it how long the text is. (GLIDE's code has it in the stead of the sum of token
 and place: the same functions. So it is also a SigLIP's, see `text_interop`.)
 
 Source: Nichol et al. 2021, arXiv:2112.10741, section 3.1 (GLIDE), and its code: padding embedding,
 the last position as the vector of the text; attention pooling: Saharia et al. 2022,
-arXiv:2205.11487, appendix D.3.1 (Imagen), in the form of DeepFloyd IF.
+arXiv:2205.11487, appendix D.3.1 (Imagen), in the form of DeepFloyd IF; causal: Radford et al. 2021,
+arXiv:2103.00020, section 2.4 (CLIP).
 """
 
 import math
@@ -22,10 +24,11 @@ from ddpm_core.conditioning import Text
 from ddpm_core.errors import ConfigError
 from ddpm_core.models.blocks import Linear, Table
 from ddpm_core.models.on_cpu import attend
-from ddpm_core.models.transformer import NORM_EPS, Block
+from ddpm_core.models.transformer import NORM_EPS, Block, require_heads
 from ddpm_core.text.tokens import NUM_TOKENS
 
-_TABLE_STD = 0.02
+_TOKEN_STD, _CLIP_STD = 0.02, 0.01
+"""of tokens, and of the positions of CLIP's tower, as in its code"""
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,72 @@ class TextReader:
 class TextEncoder(nn.Module):
     """Texts -> a vector of each of their positions, normalised.
 
+    Its weights are drawn with those of the network that it is part of, see `initialise`.
+
     Args:
         length: positions of every text.
         width: features of a position.
         num_layers: blocks.
         num_heads: of every attention; a divisor of `width`.
+        causal: whether a position attends to those before it alone, as in CLIP, and nothing is
+            learned for those behind the end; else each attends to all.
+        quick: whether the activation is `quick_gelu`.
+
+    Raises:
+        ConfigError: if these do not fit together.
     """
 
-    def __init__(self, *, length: int, width: int, num_layers: int, num_heads: int) -> None:
+    def __init__(
+        self,
+        *,
+        length: int,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        causal: bool = False,
+        quick: bool = False,
+    ) -> None:
         super().__init__()
-        self.token_embed = Table(NUM_TOKENS, width, gain=_TABLE_STD)
-        self.positions = Table(length, width, gain=_TABLE_STD)
-        self.padding = Table(length, width, gain=_TABLE_STD)
-        self.blocks = nn.ModuleList(Block(width, num_heads, num_layers) for _ in range(num_layers))
+        require_heads(width, num_heads)
+        self.length, self.width = length, width
+        self.token_embed = Table(NUM_TOKENS, width, gain=_TOKEN_STD)
+        self.positions = Table(length, width, gain=_CLIP_STD if causal else _TOKEN_STD)
+        self.padding = None if causal else Table(length, width, gain=_TOKEN_STD)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, num_layers, quick=quick) for _ in range(num_layers)
+        )
         self.norm_out = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(self, text: Text) -> Float[Tensor, "b l d"]:
-        """Return the states of all positions, those behind the end of the text too.
+        """Return the states of all positions; those behind the end of a text mean nothing if it is
+        causal, and its length if not.
 
         Raises:
             ConfigError: the texts have another length than the encoder.
         """
-        length, here = text.tokens.shape[1], self.positions.num_embeddings
-        if length != here:
+        length = text.tokens.shape[1]
+        if length != self.length:
             raise ConfigError(
-                f"texts of {length} tokens were given to an encoder of texts of {here}; encode "
-                f"them to {here}, model.text_length"
+                f"texts of {length} tokens were given to an encoder of texts of {self.length}; "
+                f"encode them to {self.length}, model.text_length"
             )
-        x = torch.where(text.mask[:, :, None], self.token_embed(text.tokens), self.padding.weight)
+        x, allowed = self.token_embed(text.tokens), None
+        if self.padding is None:
+            # A state sees nothing behind it, and needs no mask of what is behind the end.
+            allowed = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        else:
+            x = torch.where(text.mask[:, :, None], x, self.padding.weight)
         x = x + self.positions.weight
         for block in self.blocks:
-            x = block(x)
+            x = block(x, allowed)
         states: Tensor = self.norm_out(x)
         return states
+
+
+def at_end(text: Text, states: Float[Tensor, "b l d"]) -> Float[Tensor, "b d"]:
+    """Return the state of the end of each text."""
+    rows = torch.arange(len(states), device=states.device)
+    return states[rows, text.mask.sum(dim=1) - 1]
 
 
 class LastPooling(nn.Module):
@@ -137,11 +173,6 @@ def reading(
     """
     if text is None:
         return None, None
-    if text.width % text.num_heads:
-        raise ConfigError(
-            f"{text.num_heads} heads do not divide the {text.width} features of a position of a "
-            "text; change one of them"
-        )
     encoder = TextEncoder(
         length=text.length,
         width=text.width,

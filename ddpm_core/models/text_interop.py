@@ -22,16 +22,41 @@ _TOKENS = "embeddings.token_embedding.weight"
 _HEAD = ("head.weight", "head.bias")
 _OLDER = "text_model."
 _OURS = ("token_embed.weight", "padding.weight")
-_PARTS = {
+_OF_BLOCK = {
     "norm_1": "layer_norm1",
+    "norm_2": "layer_norm2",
     "query": "self_attn.q_proj",
     "key": "self_attn.k_proj",
     "value": "self_attn.v_proj",
     "proj_out": "self_attn.out_proj",
-    "norm_2": "layer_norm2",
     "linear_1": "mlp.fc1",
     "linear_2": "mlp.fc2",
 }
+OF_TEXT = {
+    "token_embed": "embeddings.token_embedding",
+    "positions": "embeddings.position_embedding",
+    "norm_out": "final_layer_norm",
+}
+"""what an encoder of texts has around its blocks, by transformers' names"""
+
+
+def transformers_name(name: str, around: Mapping[str, str]) -> str:
+    """Return transformers' name of a parameter of one of our transformers.
+
+    Args:
+        name: ours.
+        around: theirs of what stands around the blocks, by ours.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    match name.split("."):
+        case ["blocks", index, part, kind] if part in _OF_BLOCK:
+            return f"encoder.layers.{index}.{_OF_BLOCK[part]}.{kind}"
+        case [part, kind] if part in around:
+            return f"{around[part]}.{kind}"
+        case _:
+            raise CheckpointError(f"{name!r} is no parameter of this network in transformers")
 
 
 def input_ids(text: Text) -> Int[Tensor, "b l"]:
@@ -42,7 +67,11 @@ def input_ids(text: Text) -> Int[Tensor, "b l"]:
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of an encoder, by our names, as those of a `SiglipTextModel`."""
-    found = {_name(name): tensor for name, tensor in weights.items() if name not in _OURS}
+    found = {
+        transformers_name(name, OF_TEXT): tensor
+        for name, tensor in weights.items()
+        if name not in _OURS
+    }
     table = torch.cat([weights[name] for name in _OURS])
     width = table.shape[1]
     head = dict(zip(_HEAD, (torch.eye(width), torch.zeros(width)), strict=True))
@@ -69,7 +98,11 @@ def from_transformers(
         "head.weight": (width, width),
         "head.bias": (width,),
     }
-    shapes = {_name(name): tensor for name, tensor in like.items() if name not in _OURS}
+    shapes = {
+        transformers_name(name, OF_TEXT): tensor
+        for name, tensor in like.items()
+        if name not in _OURS
+    }
     shapes |= {name: torch.empty(size, device="meta") for name, size in sizes.items()}
     found = matched(given, {name: name for name in shapes}, shapes, what="transformers")
     weight, bias = (found[name] for name in _HEAD)
@@ -80,16 +113,7 @@ def from_transformers(
         )
     table, count = found[_TOKENS], len(like[_OURS[0]])
     tables = dict(zip(_OURS, (table[:count], table[count:]), strict=True))
-    return {name: tables[name] if name in _OURS else found[_name(name)] for name in like}
-
-
-def _name(name: str) -> str:
-    match name.split("."):
-        case ["positions", "weight"]:
-            return "embeddings.position_embedding.weight"
-        case ["norm_out", kind]:
-            return f"final_layer_norm.{kind}"
-        case ["blocks", index, part, kind] if part in _PARTS:
-            return f"encoder.layers.{index}.{_PARTS[part]}.{kind}"
-        case _:
-            raise CheckpointError(f"{name!r} is no parameter of our encoder of texts")
+    return {
+        name: tables[name] if name in _OURS else found[transformers_name(name, OF_TEXT)]
+        for name in like
+    }

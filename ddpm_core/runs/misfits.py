@@ -64,9 +64,9 @@ def _of_encoder(theirs: RunConfig, ours: RunConfig) -> list[str]:
         f"model.{key}: {value} here, model.{name}={wanted} there; set model.{key}={wanted}"
         for name, key, wanted, value in (
             ("text_length", "text_length", there.text_length, here.text_length),
-            ("hidden_size", "text_width", there.hidden_size, here.text_width),
-            ("num_layers", "text_layers", there.num_layers, here.text_layers),
-            ("num_heads", "text_heads", there.num_heads, here.text_heads),
+            ("hidden_size", "text_hidden_size", there.hidden_size, here.text_hidden_size),
+            ("num_layers", "text_num_layers", there.num_layers, here.text_num_layers),
+            ("num_heads", "text_num_heads", there.num_heads, here.text_num_heads),
         )
         if wanted != value
     ]

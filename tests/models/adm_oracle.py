@@ -27,9 +27,9 @@ SMALL = {
 TEXT = SMALL | {
     "model.conditioning": "text",
     "model.text_length": 12,
-    "model.text_width": 24,
-    "model.text_layers": 2,
-    "model.text_heads": 3,
+    "model.text_hidden_size": 24,
+    "model.text_num_layers": 2,
+    "model.text_num_heads": 3,
 }
 
 

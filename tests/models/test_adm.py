@@ -239,7 +239,7 @@ def test_the_null_is_the_empty_text_of_tokens():
             {"model.head_channels": 32, "model.attention_resolutions": [8]},
             "model.head_channels=32 does not divide the 16 channels",
         ),
-        ({"model.text_width": 64}, "text_width=64 is a setting of conditioning=text"),
+        ({"model.text_hidden_size": 64}, "text_hidden_size=64 is a setting of conditioning=text"),
         ({"model.attention_resolutions": [16]}, "which never occurs"),
         ({"model.base_channels": 6, "model.num_groups": 4}, "does not divide base_channels*1"),
     ],

@@ -101,11 +101,12 @@ def test_what_cannot_be_frozen_is_refused(changes, words):
 def test_an_encoder_of_another_size_does_not_fit():
     """Catches: weights of another shape that are found when a job copies them."""
     theirs = config_of(**WORDS)
-    ours = config_of(**(READER | {"model.text_width": 48, "model.text_length": 20}))
+    ours = config_of(**(READER | {"model.text_hidden_size": 48, "model.text_length": 20}))
     lines = misfits(theirs, ours)
+    size = "model.text_hidden_size"
     assert lines == [
         "model.text_length: 20 here, model.text_length=12 there; set model.text_length=12",
-        "model.text_width: 48 here, model.hidden_size=24 there; set model.text_width=24",
+        f"{size}: 48 here, model.hidden_size=24 there; set {size}=24",
     ]
     (line,) = misfits(theirs, config_of(**(READER | {"train.start_from": "words@4:state"})))
     assert "no moments and no averages of what draws" in line

@@ -58,11 +58,11 @@ class AdmConfig(NetworkConfig):
     the order of the Efficient U-Net"""
     scale_skips: bool = False
     """whether what is kept on the way down is multiplied by 1/sqrt(2), as in the Efficient U-Net"""
-    text_width: Few = 512
+    text_hidden_size: Few = 512
     """of conditioning=text: features of each position of a caption"""
-    text_layers: int = Field(16, ge=1, le=1000)
+    text_num_layers: int = Field(16, ge=1, le=1000)
     """of conditioning=text: blocks of the encoder of captions, which is trained with the rest"""
-    text_heads: Few = 8
+    text_num_heads: Few = 8
     """of conditioning=text: heads of its attention"""
     text_pool: Literal["last", "attention"] = "last"
     """of conditioning=text: what of a caption is added to the embedding of the time: its last
@@ -108,12 +108,13 @@ class AdmConfig(NetworkConfig):
 
     @model_validator(mode="after")
     def _text_keys_belong_to_text(self) -> Self:
-        owned = ("text_width", "text_layers", "text_heads", "text_pool", "text_frozen")
+        sizes = ("text_hidden_size", "text_num_layers", "text_num_heads")
+        owned = (*sizes, "text_pool", "text_frozen")
         self.refuse_unused("conditioning", dict.fromkeys(owned, "text"))
-        if self.text_width % self.text_heads:
+        if self.text_hidden_size % self.text_num_heads:
             raise ValueError(
-                f"text_heads={self.text_heads} does not divide text_width={self.text_width}; "
-                "change one of them"
+                f"text_num_heads={self.text_num_heads} does not divide "
+                f"text_hidden_size={self.text_hidden_size}; change one of them"
             )
         return self
 
@@ -209,15 +210,15 @@ class AdmConfig(NetworkConfig):
         return halving + _block(level.width, level.width, embedding)
 
     def _attention(self, channels: int) -> int:
-        of_text = 2 * linear(self.text_width, channels) if self.uses_text else 0
+        of_text = 2 * linear(self.text_hidden_size, channels) if self.uses_text else 0
         return 2 * channels + 4 * linear(channels, channels) + of_text
 
     @property
     def num_parameters_of_text(self) -> int:
         """Parameters of the encoder of captions, and of what makes a vector of its states."""
-        d, embedding = self.text_width, 4 * self.base_channels
+        d, embedding = self.text_hidden_size, 4 * self.base_channels
         layers = 4 * linear(d, d) + linear(d, 4 * d) + linear(4 * d, d) + 4 * d
-        encoder = (_NUM_TOKENS + 2 * self.text_length) * d + self.text_layers * layers + 2 * d
+        encoder = (_NUM_TOKENS + 2 * self.text_length) * d + self.text_num_layers * layers + 2 * d
         pooled = linear(d, embedding)
         if self.text_pool == "attention":
             pooled += 2 * d + d + 3 * linear(d, d) + 2 * embedding
