@@ -71,24 +71,22 @@ def edit(
     method.require_possible(config)
     require_guided(config, strength)
     denoiser, guide = _of_images(model), model.guide
-    if isinstance(guide, TextFit):
-        if config.sample.guidance_scale != 0:
+    sample = config.sample
+    if isinstance(guide, TextFit) or (isinstance(guide, Classifier) and not given.has_classes):
+        if sample.guidance_scale != 0:
             raise ConfigError(
                 "CLIP guides this run, which leads to texts, and images are edited towards classes "
                 "alone: give guidance 0"
+                if isinstance(guide, TextFit)
+                else "a classifier guides this run, which leads to classes: give a label (on the "
+                "page choose a class), or guidance 0"
             )
-        guide = None
-    if isinstance(guide, Classifier) and not given.has_classes:
-        if config.sample.guidance_scale != 0:
-            raise ConfigError(
-                "a classifier guides this run, which leads to classes: give a label (on the page "
-                "choose a class), or guidance 0"
-            )
-        guide = None
+        # Without it the network draws as ever, and is not led away from what it is given.
+        guide, sample = None, sample.model_copy(update={"guidance_scale": 1.0})
     kept = None if mask is None else _kept(mask, images)
     made = []
-    for start in range(0, len(images), config.sample.batch_size):
-        batch = slice(start, start + config.sample.batch_size)
+    for start in range(0, len(images), sample.batch_size):
+        batch = slice(start, start + sample.batch_size)
         x_0 = _to_unit(model, images[batch])
         positions = torch.arange(len(images), device=x_0.device)[batch]
         known, own, other = None, denoiser, guide
@@ -97,13 +95,13 @@ def edit(
             own = denoiser.knowing(known)
             other = guide.knowing(known) if isinstance(guide, NetworkDenoiser) else guide
         edited = edit_images(
-            followed(own, other, given.conditioning(positions), config.sample),
+            followed(own, other, given.conditioning(positions), sample),
             x_0,
             known,
             positions,
             method=method,
-            sample=config.sample,
-            seed=config.sample.seed if seed is None else seed,
+            sample=sample,
+            seed=sample.seed if seed is None else seed,
         )
         made.append(_levels(model, edited))
     return np.concatenate([images[:0], *made])

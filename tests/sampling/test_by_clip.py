@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_core.api import Run
 from ddpm_core.conditioning import Conditioning
 from ddpm_core.config import ClipConfig, identity
 from ddpm_core.config.model.network import NetworkConfig
@@ -20,7 +21,13 @@ from ddpm_core.sampling.guided import guided
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import first_images
 from ddpm_core.text.tokens import encode
-from tests.sampling.tiny import classifier_config, clip_config, commit_random_weights, cpu
+from tests.sampling.tiny import (
+    classifier_config,
+    clip_config,
+    commit_random_weights,
+    cpu,
+    tiny_config,
+)
 
 FEW = {"sample.num_images": 4, "sample.num_grid_images": 4, "sample.num_strip_images": 2}
 GUIDED = {"sample.guidance_by": "clip", "sample.guidance_scale": 40.0}
@@ -143,3 +150,20 @@ def test_every_key_of_clip_counts():
     keys = set(identity.counted("model", clip_config().model))
     unused = NetworkConfig.model_fields.keys() - {"kind", "text_length"}
     assert keys == ClipConfig.model_fields.keys() - unused
+
+
+def test_an_edit_that_clip_does_not_guide_is_of_its_class_as_ever(store):
+    """Catches: guidance 0 that leaves out the label with CLIP."""
+    config = tiny_config(name="classes").replaced({"model.conditioning": "label"})
+    for one, seed in ((config, 0), (clip_config(), 5)):
+        commit_random_weights(store, one, seed=seed)
+        open_run(store, one)
+    plain, by_clip = (
+        Run.load("classes", root=store.uri, settings=settings, device="cpu")
+        for settings in ({}, GUIDED | PROMPTS)
+    )
+    images = np.full((2, 8, 8, 1), 90, np.uint8)
+    how = {"strength": 0.6, "labels": [3]}
+    wanted = plain.edit(images, **how, guidance=1)
+    assert not np.array_equal(wanted, plain.edit(images, **how, guidance=0))
+    np.testing.assert_array_equal(by_clip.edit(images, **how, guidance=0), wanted)
