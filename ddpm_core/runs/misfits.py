@@ -45,11 +45,19 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
         lines.append(misfit("model.known", there=True, here=False))
     if theirs.model.low_size is not None and ours.model.low_size is None:
         lines.append(misfit("model.low_size", theirs.model.low_size, None))
+    if ours.role == "text":  # which sees neither images nor noise
+        return lines
     if theirs.data.channels != ours.data.channels:
         lines.append(
             f"channels of the images: {theirs.data.channels} there, {ours.data.channels} here; set "
             f"data.grey={json.dumps(theirs.data.channels == 1)}, or take other images"
         )
+    if ours.role == "clip":  # it learns a row for each patch
+        lines += [
+            misfit(f"data.{key}", first, second)
+            for key in ("height", "width")
+            if (first := getattr(theirs.data, key)) != (second := getattr(ours.data, key))
+        ]
     return lines + _outputs(theirs, ours)
 
 

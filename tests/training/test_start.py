@@ -299,6 +299,20 @@ def test_another_resolution_and_another_chain_fit(store):
     assert "diffusion.num_timesteps is 24 there and 30 here" in other_chain(there, longer)
 
 
+def test_what_sees_images_of_one_size_or_none_fits_so():
+    """Catches: towers whose rows are of other patches, found when a job copies them; and a language
+    model refused for images that it does not see."""
+    clip = recipe("digits-clip")
+    larger = clip.replaced({"data.height": 16, "data.width": 16, "data.name": "mnist"})
+    assert misfits(clip, larger) == [
+        f"data.{key}: 8 there, 16 here; set data.{key}=8" for key in ("height", "width")
+    ]
+    words = clip.replaced({"model": {"kind": "text"}, "diffusion.prediction": "x_0"})
+    coloured = {"data.name": "coloured_digits", "data.captions": "beside", "data.grey": False}
+    other = {"data.num_test_images": None, "diffusion.prediction": "v"}
+    assert misfits(words, words.replaced(coloured | other)) == []
+
+
 def test_outputs_that_mean_something_else_do_not_fit(store):
     """Catches: outputs compared by the name of the prediction, which for bits, EDM's network and
     the paper's chain is x_0 alike; and two learned variances taken for one."""
