@@ -13,6 +13,7 @@ from ddpm_core.cli import (
 )
 from ddpm_core.output import printable, say
 from ddpm_core.runs.run import configure
+from ddpm_core.runs.stages import require_denoiser
 from ddpm_core.store.storage import open_store
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def run_edit_command(options: argparse.Namespace) -> None:
         request = _enlarging(options, place, level)
     from ddpm_core.editing.edit import prepare, run_edit  # with it comes torch
 
+    require_denoiser(config, verb)
     if options.dry_run:
         work = prepare(store, config, request, out)
         say(f"plan: {verb}: weights {work.weights.said}")

@@ -154,8 +154,8 @@ def _require_role(config: RunConfig, found: RunConfig, key: Key) -> None:
     sample, given_as = config.sample, said(config, key)
     if key == "model" and found.role != config.role:
         raise ConfigError(
-            f"{given_as}: the weights of run {found.name!r} are of a {found.role} "
-            f"(model.kind={found.model.kind}), and run {config.name!r} is of a {config.role}"
+            f"{given_as}: the weights of run {found.name!r} are of model.kind={found.model.kind}, "
+            f"and run {config.name!r} is of model.kind={config.model.kind}"
             + (
                 ""
                 if found.role in ("denoiser", "text")

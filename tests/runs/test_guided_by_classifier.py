@@ -126,7 +126,10 @@ def test_what_does_not_go_with_the_classifier_is_refused_before_anything(store, 
         ({"sample.labels": [11]}, "sample.labels has 11, and the 10 classes have the numbers 0"),
         ({"sample.labels": ["ten"]}, "'ten', which is no class"),
         ({"sample.guidance_rescale": 0.5}, "guidance_rescale=0.5 is stated for guidance away"),
-        ({"sample.guidance_by": None, "sample.model": "judge"}, "are of a classifier .* give sam"),
+        (
+            {"sample.guidance_by": None, "sample.model": "judge"},
+            "are of model.kind=classifier, .* give sam",
+        ),
     ):
         with pytest.raises(ConfigError, match=words):
             look(store, judged.replaced(changes), "sample")

@@ -19,8 +19,8 @@ class ClassifierConfig(LevelsConfig):
     kind: Literal["classifier"] = "classifier"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
-    which reads captions too (adm), or a classifier of noised images, to guide the others by
-    (classifier)"""
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
 
     @property
     def uses_labels(self) -> bool:

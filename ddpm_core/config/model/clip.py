@@ -27,8 +27,9 @@ class ClipConfig(NetworkConfig):
 
     kind: Literal["clip"] = "clip"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
-    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
-    images, to guide the others by (classifier)"""
+    convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     noised: bool = True
     """whether it is trained on images with the noise of each time, and given the time; false: on
     clean ones alone, and given none, which guides worse than its own score says"""

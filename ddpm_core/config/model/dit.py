@@ -21,8 +21,8 @@ class DiTConfig(NetworkConfig):
     kind: Literal["dit"] = "dit"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
-    which reads captions too (adm), or a classifier of noised images, to guide the others by
-    (classifier)"""
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     patch_size: Few = 2
     """pixels on a side of a patch, p; each patch is a token"""
     hidden_size: Few = 384

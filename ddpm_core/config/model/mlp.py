@@ -18,8 +18,8 @@ class MLPConfig(BumpsConfig):
     kind: Literal["mlp"] = "mlp"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
-    which reads captions too (adm), or a classifier of noised images, to guide the others by
-    (classifier)"""
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     hidden_size: Few = 128
     """features of a layer"""
     num_layers: int = Field(2, ge=1, le=1000)

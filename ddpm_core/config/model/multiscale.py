@@ -29,8 +29,8 @@ class MultiScaleConfig(BumpsConfig):
     kind: Literal["multiscale"] = "multiscale"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
-    which reads captions too (adm), or a classifier of noised images, to guide the others by
-    (classifier)"""
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     conv_channels: Few = 20
     """channels of a convolution"""
     num_conv_layers: int = Field(4, ge=1, le=1000)

@@ -24,8 +24,8 @@ class NetworkConfig(Section):
     kind: str
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
-    which reads captions too (adm), or a classifier of noised images, to guide the others by
-    (classifier)"""
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     conditioning: Literal["none", "label", "text"] = "none"
     """what the network is given beside x_t and t: nothing, the class of each image (label), or a
     caption of it (text)"""

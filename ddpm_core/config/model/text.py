@@ -22,8 +22,9 @@ class TextConfig(NetworkConfig):
 
     kind: Literal["text"] = "text"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
-    convolutions at several scales beside dense layers (multiscale), or a classifier of noised
-    images, to guide the others by (classifier)"""
+    convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     hidden_size: Few = 512
     """features of a token, d"""
     num_layers: int = Field(16, ge=1, le=1000)

@@ -86,8 +86,8 @@ class UNetConfig(LevelsConfig):
     kind: Literal["unet"] = "unet"
     """which network: the paper's U-Net (unet), a transformer (dit), dense layers (mlp),
     convolutions at several scales beside dense layers (multiscale), the U-Net of guided diffusion,
-    which reads captions too (adm), or a classifier of noised images, to guide the others by
-    (classifier)"""
+    which reads captions too (adm); to guide these by, a classifier of noised images (classifier)
+    or CLIP (clip); or a language model of captions, with whose encoder adm can begin (text)"""
     time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
     """sines and cosines of the timestep (sinusoidal); or, of diffusion.kind=ve and edm, Fourier
     features of log sigma (fourier)"""
