@@ -23,7 +23,8 @@ class Lower:
     said: str
     """what they are, for people"""
     pinned: str | None = None
-    """the reference that names these very weights; None: they are not drawn"""
+    """the reference that names these very weights; None: there is none: they are not drawn, or by
+    weights of another run"""
 
 
 def lower_of(store: Store, config: RunConfig) -> RunConfig | None:

@@ -232,7 +232,9 @@ def _lower(store: Store, config: RunConfig) -> Lower:
             f"sample.low_from={config.sample.low_from!r}: {absence(store, lower)}"
         )
     drawn = layout.sample_set_fingerprint(lower, weights.sha256, weights.guide)
-    return Lower({"samples": drawn}, f"samples of {weights.said}", weights.pinned)
+    # Of weights of another run no reference says that they draw as this one does.
+    pinned = weights.pinned if weights.trained.name == lower.name else None
+    return Lower({"samples": drawn}, f"samples of {weights.said}", pinned)
 
 
 def named_weights(store: Store, config: RunConfig, key: Key) -> Weights | None:

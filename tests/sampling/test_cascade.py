@@ -285,3 +285,19 @@ def test_a_network_of_texts_is_given_those_of_what_it_enlarges(store):
     open_run(store, tiny_config(name="silent").replaced({"data.height": 4, "data.width": 4}))
     with pytest.raises(ConfigError, match="is given the text of each image, and run 'silent'"):
         lower_of(store, longer.replaced({"sample.low_from": "silent"}))
+
+
+def test_a_run_that_draws_with_weights_of_another_is_enlarged_as_it_draws(cascade):
+    """Catches a pinned reference that names the run whose weights these are, by whose section
+    `sample` other images would be drawn."""
+    borrows = FIRST.replaced({"name": "borrows", "sample.model": "first", "sample.seed": 5})
+    open_run(cascade, borrows)
+    config = SECOND.replaced({"sample.low_from": "borrows"})
+    weights = results.weights_of(cascade, config)
+    pinned = weights.pinned_in(config)
+    again = results.weights_of(cascade, pinned)
+    folders = [
+        places.samples(cascade, one, w).folder for one, w in ((config, weights), (pinned, again))
+    ]
+    assert lower_of(cascade, pinned).name == "borrows"
+    assert folders[0] == folders[1]
