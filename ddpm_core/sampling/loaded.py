@@ -146,9 +146,9 @@ class Model:
         if wish.guidance_scale is not None and not is_unguided:
             changes["sample.guidance_scale"] = wish.guidance_scale
         settings = wish.settings or {}
-        for key in settings.keys() & {"model", "guidance_by"}:
+        for key in settings.keys() & {"model", "guidance_by", "low_from"}:
             raise ConfigError(
-                f"{key}={settings[key]!r} names weights, which are read when a run is loaded; give "
+                f"{key}={settings[key]!r} names a run, which is read when this one is loaded; give "
                 f'it there, Run.load(..., settings={{"sample.{key}": ...}})'
             )
         changes |= {f"sample.{key}": value for key, value in settings.items()}
@@ -284,8 +284,10 @@ class Model:
                     "labels or prompts are given, and what this model enlarges says of what it is; "
                     "leave them out"
                 )
-            low, plan = self.enlarged.at(positions, seed=seed), drawing.plan
-        given = plan.conditioning(positions, low=low)
+            plan = drawing.plan
+            low = self.enlarged.at(positions, seed=seed, level=sample.low_level)
+        sources = positions if self.enlarged is None else self.enlarged.sources(positions)
+        given = plan.conditioning(sources, low=low)
         return draw(
             guided(self.denoiser, given, sample, self.guide),
             positions,

@@ -58,29 +58,40 @@ class Enlarged:
         """Return them; None of a run that enlarges nothing."""
         return None if config.model.low_size is None else cls(store, config)
 
-    def at(self, positions: Tensor, *, seed: int) -> LowRes:
+    def sources(self, positions: Tensor) -> Tensor:
+        """Return which of those that are enlarged the images at these positions are made of: of
+        more images than there are of those, these from the first on again.
+        """
+        lower, held_out = self._lower, self._held_out
+        if held_out is not None:
+            return positions % len(held_out)
+        if lower is None:
+            raise TypeError("neither held-out images nor samples")
+        return positions % lower.sample.num_images
+
+    def at(self, positions: Tensor, *, seed: int, level: float | None = None) -> LowRes:
         """Return what the network is given of the images at these positions, on their device.
 
         Args:
-            positions: (b,) int64. Beyond what is enlarged they begin again.
+            positions: (b,) int64.
             seed: of the noise on the low resolutions.
+            level: of it, a share of the process; None: `sample.low_level`.
         """
-        low = self._small(positions.cpu().numpy()).to(positions.device)
-        data, level = self._config.data, self._config.sample.low_level
+        low = self._small(self.sources(positions).cpu().numpy()).to(positions.device)
+        data, level = self._config.data, self._config.sample.low_level if level is None else level
         key = seeding.key(seed, "sample_low")
         eps = seeding.normal(key, 0, positions, data.shape)
         return self._make.given(low, self._make.level(level, low), eps)
 
-    def _small(self, positions: NDArray[np.int64]) -> Tensor:
+    def _small(self, sources: NDArray[np.int64]) -> Tensor:
         """Return the low resolutions, (b, c, h, w) in [-1, 1] on the CPU."""
         if self._held_out is not None:
-            images = self._held_out.take(positions % len(self._held_out))
+            images = self._held_out.take(sources)
             return shrunk(to_unit_range(images, torch.device("cpu")), self._make.size)
         lower = self._lower
         if lower is None:
             raise TypeError("neither held-out images nor samples")
-        size, total = lower.sample.unit_size, lower.sample.num_images
-        places = [divmod(int(one) % total, size) for one in positions]
+        places = [divmod(int(one), lower.sample.unit_size) for one in sources]
         levels = np.stack([self._unit(number)[row] for number, row in places])
         return to_unit_range(torch.from_numpy(levels).permute(0, 3, 1, 2), torch.device("cpu"))
 

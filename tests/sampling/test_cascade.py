@@ -27,6 +27,7 @@ from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
 from ddpm_core.sampling.guided import guided
+from ddpm_core.sampling.loaded import Model, Wish
 from ddpm_core.sampling.low import Enlarged
 from ddpm_core.sampling.plan import load_plan
 from ddpm_core.sampling.units import first_images
@@ -301,3 +302,26 @@ def test_a_run_that_draws_with_weights_of_another_is_enlarged_as_it_draws(cascad
     ]
     assert lower_of(cascade, pinned).name == "borrows"
     assert folders[0] == folders[1]
+
+
+def test_images_that_are_drawn_by_request_are_of_what_they_enlarge(cascade):
+    """Catches a label of image i beside the low resolution of another, where more are asked for
+    than are enlarged, and a level or a run in a request that is not the one that is taken."""
+    stage.run_sample(cascade, SECOND)
+    weights = results.weights_of(cascade, SECOND)
+    model = Model.load(cascade, SECOND, weights, torch.device("cpu"))
+    wanted = Wish(settings={"low_level": 0.5})
+    found = model.images([6], model.drawing(wanted), seed=0)
+    position = torch.tensor([6])
+    low = Enlarged(cascade, SECOND.replaced({"sample.low_level": 0.5})).at(position, seed=0)
+    assert int(low.level) == 4
+    x_0 = draw(
+        model.denoiser.given(Conditioning(label=torch.tensor([0]), low=low)),
+        position,
+        (1, 16, 16),
+        sample=SECOND.sample,
+        seed=0,
+    )
+    assert np.array_equal(found, to_u8(x_0).numpy())
+    with pytest.raises(ConfigError, match="low_from='first' names a run"):
+        model.drawing(Wish(settings={"low_from": "first"}))
