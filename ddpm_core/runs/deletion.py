@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ddpm_core.config import RunConfig
+from ddpm_core.config.model_ref import ModelRef
 from ddpm_core.errors import ConfigError, StorageError
 from ddpm_core.recipes import PAPER_TABLE_2
 from ddpm_core.runs import begun, layout, lease
@@ -59,12 +61,15 @@ def _users(store: Store, name: str) -> Iterator[str]:
     for other in store.names("runs"):
         with suppress(ConfigError):  # a damaged run.json
             config = begun.recorded(store, other)
-            if (
-                other != name
-                and config is not None
-                and any(ref_of(config, key).run == name for key in keys_given(config))
-            ):
+            if other != name and config is not None and name in _named_by(config):
                 yield other
+
+
+def _named_by(config: RunConfig) -> list[str | None]:
+    """Return the runs whose weights a configuration names, or whose samples it enlarges."""
+    low = config.sample.low_from
+    lower = [] if low is None else [ModelRef.parse(low).run]
+    return [*lower, *(ref_of(config, key).run for key in keys_given(config))]
 
 
 def delete_folder(store: Store, folder: str, *, last: str) -> None:

@@ -38,8 +38,10 @@ def test_runs_that_name_its_weights_are_named(store):
     """Catches: a run that loses its weights without a word."""
     recorded(store, digits().replaced({"name": "user", "sample.model": "digits@5"}))
     recorded(store, digits().replaced({"name": "other", "sample.model": "@5"}))
+    larger = {"name": "larger", "model.low_size": [4, 4], "sample.low_from": "digits@5"}
+    recorded(store, digits().replaced(larger))
     said = delete_run(store, "digits", confirmed=True)
-    assert said.endswith("run.json names its weights, which are gone: user")
+    assert said.endswith("run.json names its weights, which are gone: larger, user")
 
 
 def test_a_store_without_folders_deletes_the_name_last(store, monkeypatch):
