@@ -241,7 +241,13 @@ def _use_of(config: RunConfig) -> dict[str, Any]:
     }
     # A bundle's goes without saying.
     keys["model.num_classes"] = config.num_classes
-    return {**keys, "shape of the images": list(config.data.shape)}
+    return {**keys, "shape of the images": list(config.data.shape), **_low_levels(config)}
+
+
+def _low_levels(config: RunConfig) -> dict[str, Any]:
+    """Return which low resolutions a network was shown; {} of one that is given none."""
+    shown = list(config.train.low_levels)
+    return {} if config.model.low_size is None else {"train.low_levels": shown}
 
 
 def _guidance_of(config: RunConfig) -> dict[str, Any]:
@@ -255,6 +261,7 @@ def _guidance_of(config: RunConfig) -> dict[str, Any]:
         "model.conditioning=text": config.model.uses_text,
         "data.depth": config.data.depth,
         "model.low_size": config.model.low_size,
+        **_low_levels(config),
         # Which speaks of whole steps alone: what calls the one may not be able to call the other.
         "diffusion.prediction=x_prev": config.diffusion.prediction == "x_prev",
         "shape of the images": list(config.data.shape),
@@ -265,6 +272,7 @@ def _scored(config: RunConfig) -> dict[str, Any]:
     """Return what a network must have in common with one whose gradient guides it."""
     alike = _guidance_of(config)
     del alike["model.low_size"]  # the other takes none
+    alike.pop("train.low_levels", None)
     del alike["diffusion.prediction=x_prev"]  # the other is called wherever the network is
     del alike["model.conditioning=text"]  # and whatever else that is given
     return alike
