@@ -23,6 +23,7 @@ from ddpm_core.preflight import preflight
 from ddpm_core.runs import layout, places, results
 from ddpm_core.runs.lower import lower_of
 from ddpm_core.runs.numbers import metrics_shown
+from ddpm_core.runs.reference import trained_by
 from ddpm_core.runs.run import open_run
 from ddpm_core.sampling import stage
 from ddpm_core.sampling.draw import draw, to_u8
@@ -36,7 +37,13 @@ from ddpm_core.shards.index import load_index
 from ddpm_core.store.storage import open_store
 from ddpm_core.verifying.verify import verify
 from tests.models.adm_oracle import SMALL as SMALL_ADM
-from tests.sampling.tiny import commit_earlier, commit_random_weights, files_of, tiny_config
+from tests.sampling.tiny import (
+    classifier_config,
+    commit_earlier,
+    commit_random_weights,
+    files_of,
+    tiny_config,
+)
 
 pytestmark = pytest.mark.usefixtures("in_process", "recording_tracker")
 
@@ -325,3 +332,26 @@ def test_images_that_are_drawn_by_request_are_of_what_they_enlarge(cascade):
     assert np.array_equal(found, to_u8(x_0).numpy())
     with pytest.raises(ConfigError, match="low_from='first' names a run"):
         model.drawing(Wish(settings={"low_from": "first"}))
+
+
+def test_what_a_classifier_leads_to_is_enlarged_by_its_label(store):
+    """Catches held-out images that are enlarged without the class that the classifier needs."""
+    changes = {"sample.guidance_by": "judge", "evaluate.num_enlarged_images": 8}
+    config = tiny_config(name="up", **changes, **{"model.low_size": [4, 4]}).replaced(
+        {"sample.num_images": 4, "evaluate.num_likelihood_images": 16}
+    )
+    in_root(store, classifier_config(name="judge"), config)
+    stage.run_sample(store, config)
+    numbers = run_evaluate(store, config)
+    assert numbers["low_resolution_consistency"]["protocol"]["num_images"] == 8
+
+
+def test_weights_that_were_shown_other_levels_are_others(store):
+    """Catches a level that the run allows, and that the weights it names were never shown."""
+    up = tiny_config(name="up", **{"model.low_size": [4, 4]})
+    open_run(store, up.replaced({"name": "clean", "train.low_levels": [0, 0]}))
+    for key in ("model", "guidance_by"):
+        other = {f"sample.{key}": "clean", "sample.low_level": 0.5}
+        scale = {} if key == "model" else {"sample.guidance_scale": 2}
+        with pytest.raises(ConfigError, match=r"train.low_levels: \[0.0, 1.0\] here"):
+            trained_by(store, up.replaced(other | scale), key)

@@ -301,11 +301,16 @@ class EvaluationContext:
             raise DataError("the images have no captions")
         return text
 
-    def given_of(self, images: Images, start: int, stop: int) -> Conditioning:
+    def given_of(
+        self, images: Images, start: int, stop: int, *, is_drawn: bool = False
+    ) -> Conditioning:
         """Return what the network is given of images `start` to `stop` - 1 of a split: labels and
-        texts.
+        texts; where images are drawn of it, what guides the network is given too.
         """
-        return self._members(images, start, stop, self.measured.null.parts & MEMBERS)
+        accepts = self.measured.null.parts & MEMBERS
+        if is_drawn and isinstance(self.guide, Score):
+            accepts |= {"label" if isinstance(self.guide, Classifier) else "text"}
+        return self._members(images, start, stop, accepts)
 
     @cached_property
     def below(self) -> list[Below]:

@@ -304,7 +304,7 @@ def _enlarged(context: EvaluationContext, unit: Unit) -> Arrays:
         context.test,
         unit.start,
         unit.stop,
-        given=context.given_of(context.test, unit.start, unit.stop),
+        given=context.given_of(context.test, unit.start, unit.stop, is_drawn=True),
         levels=levels_of(context.config),
         sample=context.config.sample,
     )
