@@ -218,7 +218,8 @@ def measured_weights(config: RunConfig, weights: Weights, dataset: str) -> dict[
     """Return which weights were measured on which data set, for protocols and manifests."""
     trained, by_class = weights.trained.train, weights.is_guided_by_class
     # Of a network that is given labels they are said with the numbers that depend on them.
-    drawn = {"labels": config.sample.labels} if by_class and config.num_classes is None else {}
+    own = config.sample.labels if config.model.low_size is None else "of what is enlarged"
+    drawn = {"labels": own} if by_class and config.num_classes is None else {}
     return {
         **weights.identity(config.name),
         **drawn,

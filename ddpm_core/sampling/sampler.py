@@ -143,6 +143,7 @@ def describe(
     *,
     num_classes: int | None = None,
     takes_text: bool = False,
+    enlarges: bool = False,
 ) -> dict[str, object]:
     """Return what a number measured on such samples must say of them, as JSON values.
 
@@ -151,6 +152,7 @@ def describe(
         num_timesteps: steps of the whole chain.
         num_classes: whose labels the network takes; None: it takes none.
         takes_text: whether it takes texts.
+        enlarges: whether it takes low resolutions.
     """
     about: dict[str, object] = {
         "sampler": sample.sampler,
@@ -162,6 +164,9 @@ def describe(
     if sample.num_steps is not None or sample.spacing == "karras":
         about["spacing"] = sample.spacing
     about |= describe_guidance(sample, num_classes=num_classes, takes_text=takes_text)
+    if enlarges:  # which say of what they are
+        about |= dict.fromkeys(about.keys() & {"labels", "prompts"}, "of what is enlarged")
+        about |= {"low_from": sample.low_from, "low_level": sample.low_level}
     match sample.sampler:
         case "ddim":
             about["eta"] = sample.eta

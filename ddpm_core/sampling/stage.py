@@ -167,6 +167,7 @@ def _commit(
             config.diffusion.num_timesteps,
             num_classes=num_classes,
             takes_text=config.model.uses_text,
+            enlarges=config.model.low_size is not None,
         ),
         **expected.body,
         **expected.noted,

@@ -171,7 +171,8 @@ def test_without_a_run_held_out_images_are_made_small(store, in_process):
 
 def test_bits_of_a_cascade_are_those_of_its_stages(cascade):
     """Catches a sum of bits/dim whatever the dimensions, the low resolution of another image or
-    made otherwise than that of the stage above, and labels that a stage is not given."""
+    made otherwise than that of the stage above, labels that a stage is not given, and a protocol
+    that speaks of balanced labels."""
     evaluated = {"evaluate.num_likelihood_images": 16, "evaluate.num_enlarged_images": 16}
     config = SECOND.replaced(evaluated)
     stage.run_sample(cascade, config)
@@ -197,6 +198,11 @@ def test_bits_of_a_cascade_are_those_of_its_stages(cascade):
     kept = numbers["low_resolution_consistency"]
     assert len(kept["by_level"]) == 5
     assert "low resolution kept to dB" in metrics_shown(numbers)
+    drawn = numbers["frechet_distance"]["protocol"]
+    assert (drawn["labels"], drawn["low_level"]) == ("of what is enlarged", 0.0)
+    assert drawn["low_from"].startswith("first@10:ema#")
+    assert kept["protocol"]["labels"] == "of what is enlarged"
+    assert "low_from" not in kept["protocol"]
 
 
 def _index(store, config):

@@ -33,6 +33,9 @@ from ddpm_core.units.ranges import Arrays
 LEVELS = (0.0, 0.1, 0.25, 0.5, 0.9)
 """shares of the process's steps that the low resolutions are noised by"""
 
+_OF_SAMPLES = ("low_from", "low_level")
+"""what is said of a run's samples, and not of held-out images at every level"""
+
 
 def levels_of(config: RunConfig) -> tuple[float, ...]:
     """Return those of the levels that the network was shown; of none of them the least it was."""
@@ -153,6 +156,13 @@ def consistency_metric(
         weights: which weights these are.
     """
     levels, total = levels_of(config), config.diffusion.num_timesteps
+    drawn = describe(
+        config.sample,
+        total,
+        num_classes=config.num_classes,
+        takes_text=config.model.uses_text,
+        enlarges=True,
+    )
     by_level = [
         {"level": level, "steps": steps_of(level, total), **_decibels(own[:, number])}
         for number, level in enumerate(levels)
@@ -174,7 +184,7 @@ def consistency_metric(
             "low_levels": list(config.train.low_levels),
             "images": "held out",
             "num_images": len(own),
-            **describe(config.sample, total, num_classes=config.num_classes),
+            **{key: value for key, value in drawn.items() if key not in _OF_SAMPLES},
             **identity.counted("diffusion", config.diffusion),
         },
     }

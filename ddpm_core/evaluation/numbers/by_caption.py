@@ -92,7 +92,12 @@ def agreement_metric(
             "seen": f"words that stand together in captions of one of {len(train)} training images",
             "num_images": {"samples": count, "test": int(rest.sum())},
             **identity.counted("diffusion", config.diffusion),
-            **describe(config.sample, config.diffusion.num_timesteps, takes_text=True),
+            **describe(
+                config.sample,
+                config.diffusion.num_timesteps,
+                takes_text=True,
+                enlarges=config.model.low_size is not None,
+            ),
         },
     }
 

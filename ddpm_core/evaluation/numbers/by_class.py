@@ -69,6 +69,7 @@ def judge_metric(
                 config.diffusion.num_timesteps,
                 num_classes=num_classes,
                 takes_text=config.model.uses_text,
+                enlarges=config.model.low_size is not None,
             ),
         },
     }

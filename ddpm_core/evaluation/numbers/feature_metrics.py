@@ -197,6 +197,7 @@ def _protocol(
             config.diffusion.num_timesteps,
             num_classes=config.num_classes,
             takes_text=config.model.uses_text,
+            enlarges=config.model.low_size is not None,
         ),
         **identity.counted("diffusion", config.diffusion),
     }

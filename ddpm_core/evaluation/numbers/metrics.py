@@ -207,6 +207,7 @@ def frechet_metric(
                 config.diffusion.num_timesteps,
                 num_classes=config.num_classes,
                 takes_text=config.model.uses_text,
+                enlarges=config.model.low_size is not None,
             ),
             **identity.counted("diffusion", config.diffusion),  # and the samples
             "warnings": [
@@ -290,6 +291,7 @@ def inception_metric(
                 config.diffusion.num_timesteps,
                 num_classes=config.num_classes,
                 takes_text=config.model.uses_text,
+                enlarges=config.model.low_size is not None,
             ),
             **identity.counted("diffusion", config.diffusion),
         },
