@@ -9,7 +9,7 @@ Combinations of words that no training image has are told from those that one ha
 reads words draws both, one that has learned whole captions by heart the latter alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,13 +121,15 @@ def by_word(
     ]
 
 
-def shuffled(count: int, order: NDArray[np.int64], prompts: Sequence[str]) -> NDArray[np.int64]:
+def shuffled(
+    count: int, order: NDArray[np.int64], prompts: Sequence[Hashable]
+) -> NDArray[np.int64]:
     """Return whose prompt each sample is set against where prompts are shuffled: never its own.
 
     Args:
         count: samples.
         order: a permutation of 0 ... count - 1.
-        prompts: of each sample.
+        prompts: what each sample is to show, equal where it is the same.
 
     Returns:
         (n,) for each sample the next one in `order`, around the end, with another prompt; -1 where

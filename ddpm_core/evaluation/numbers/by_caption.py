@@ -68,9 +68,10 @@ def agreement_metric(
     own = agreement(samples.found, wanted, visible, of_train)
     firsts = has_words([one[:1] for one in held_out.captions], words)[rest]
     beside = agreement(found, firsts, visible, of_train)
-    prompts, count = [one[0] for one in samples.captions], len(samples.captions)
+    # By what is to be seen: "red seven" is no other prompt than "a red seven".
+    asked, count = [row.tobytes() for row in wanted & visible], len(wanted)
     order = keyed_permutation(b"shuffled prompts", count, np.arange(count))
-    others = shuffled(count, order, prompts)
+    others = shuffled(count, order, asked)
     control = agreement(samples.found[others >= 0], wanted[others[others >= 0]], visible, of_train)
     return {
         "value": own.all,

@@ -11,8 +11,10 @@ from ddpm_core.evaluation.numbers.agreement import (
     by_word,
     shuffled,
 )
+from ddpm_core.evaluation.numbers.by_caption import Read, agreement_metric
 from ddpm_core.text import words
 from ddpm_core.text.words import has_words, vocabulary, words_of
+from tests.sampling.tiny import tiny_config
 
 COLOURS, DIGITS = ("blue", "green", "red"), ("five", "seven", "two")
 WORDS = tuple(sorted([*COLOURS, *DIGITS]))
@@ -108,3 +110,17 @@ def test_shuffled_prompts_are_never_the_own(prompts):
 
 def test_prompts_that_are_all_alike_have_no_control():
     assert shuffled(3, np.arange(3), ["a", "a", "a"]).tolist() == [-1, -1, -1]
+
+
+def test_shuffled_prompts_ask_for_something_else():
+    """Catches a control of samples against their own words in another wording: as high as it can
+    be, of a perfect network."""
+    found = np.array([[False, False, True]] * 3 + [[False, True, False]])
+    prompts = [("a red",), ("red",), ("RED!",), ("blue",)]
+    seen = np.tile(np.array([[False, False, True], [False, True, False]]), (8, 1))
+    held_out = Read(seen, [("red",), ("blue",)] * 8)
+    metric = agreement_metric(
+        Read(found, prompts), held_out, [("a red",), ("blue",)], tiny_config(), {},
+        words=("a", "blue", "red"), network={},
+    )  # fmt: skip
+    assert (metric["value"], metric["shuffled"]) == (1, 0)
