@@ -40,6 +40,7 @@ Recipe = Literal[
     "digits-flow",
     "digits-edm",
     "digits-few",
+    "glide-small",
     "mnist",
     "mnist-classes",
     "mnist-classifier",
@@ -64,6 +65,9 @@ Recipe = Literal[
     "lsun-bedroom-large",
     "lsun-church",
     "lsun-cat",
+    "adm",
+    "adm-classes",
+    "glide",
 ]
 """the names in `ddpm_core.recipes`, spelt out so that Prefect's form offers them"""
 
