@@ -45,6 +45,10 @@ def misfits(theirs: RunConfig, ours: RunConfig) -> list[str]:
         lines.append(misfit("model.known", there=True, here=False))
     if theirs.model.low_size is not None and ours.model.low_size is None:
         lines.append(misfit("model.low_size", theirs.model.low_size, None))
+    first, second = (getattr(one.model, "text_frozen", False) for one in (theirs, ours))
+    if first != second and ours.train.start_optimiser == "kept":  # of what is frozen there is none
+        line = misfit("model.text_frozen", first, second)
+        lines.append(f"{line}, or leave train.start_optimiser out")
     if ours.role == "text":  # which sees neither images nor noise
         return lines
     if theirs.data.channels != ours.data.channels:

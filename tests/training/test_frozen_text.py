@@ -110,3 +110,15 @@ def test_an_encoder_of_another_size_does_not_fit():
     ]
     (line,) = misfits(theirs, config_of(**(READER | {"train.start_from": "words@4:state"})))
     assert "no moments and no averages of what draws" in line
+
+
+def test_moments_are_kept_of_what_both_train_alone():
+    """Catches: moments that one of the two does not have, found when a job copies them."""
+    kept = {"train.start_from": "other@4:raw", "train.start_optimiser": "kept"}
+    free, frozen = (config_of(**(READER | kept | {"model.text_frozen": f})) for f in (False, True))
+    for theirs, ours in ((free, frozen), (frozen, free)):
+        (line,) = misfits(theirs, ours)
+        assert line.startswith("model.text_frozen: ")
+        assert line.endswith(", or leave train.start_optimiser out")
+        assert misfits(theirs, ours.replaced({"train.start_optimiser": "fresh"})) == []
+    assert misfits(frozen, frozen) == []
