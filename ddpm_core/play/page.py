@@ -54,14 +54,14 @@ def page_of(run: Run) -> gr.Blocks:
             with gr.Column(scale=1):
                 sampler, steps = _sampler_of(run)
                 label = gr.Dropdown(
-                    ["all in turn", *run.classes],
+                    ["all in turn", *acts.classes],
                     value="all in turn",
                     label="class",
-                    visible=bool(run.classes),
+                    visible=bool(acts.classes),
                     elem_id="class",
                 )
                 prompt = gr.Textbox(
-                    label="prompt", info=_PROMPT, visible=run.takes_text, elem_id="prompt"
+                    label="prompt", info=_PROMPT, visible=acts.takes_text, elem_id="prompt"
                 )
                 guidance = gr.Slider(
                     0, max(10, config.sample.guidance_scale),
@@ -128,6 +128,9 @@ class _Acts:
         enlarges = run.config.model.low_size is not None
         self.edits = not isinstance(run.denoiser, BitDenoiser) and not enlarges
         sample = run.config.sample
+        # What is enlarged says of what it is: nothing is left to choose.
+        self.classes = () if enlarges else run.classes
+        self.takes_text = run.takes_text and not enlarges
         is_given = bool(run.classes) or run.takes_text
         self.is_guided = self.edits and (is_given or sample.guidance_by is not None)
 
@@ -219,10 +222,10 @@ class _Acts:
         wish: dict[str, Any] = {
             "sampler": sampler,
             "steps": None if is_whole else taken,
-            "labels": [label] if label in self.run.classes else list(self.run.classes),
+            "labels": [label] if label in self.classes else list(self.classes),
             "seed": None if seed is None else int(seed),
         }
-        if self.run.takes_text and (text := prompt.strip()):
+        if self.takes_text and (text := prompt.strip()):
             wish["prompts"] = [text]
             if (cut := cut_text([text], config.model.text_length)) is not None:
                 gr.Warning(cut)

@@ -24,6 +24,7 @@ from ddpm_core.runs.run import open_run
 from tests.browser import needs_browser, opened
 from tests.sampling.tiny import (  # noqa: F401 - fixtures
     _trained_root,
+    commit_random_weights,
     one_thread,
     store,
     tiny_config,
@@ -223,3 +224,15 @@ def test_the_page_draws_the_prompt_that_is_written(prompted):  # noqa: F811
     drawn = acts.one(*how, " two ", 1.0, 0)
     np.testing.assert_array_equal(drawn, run.sample(1, prompts="two", steps=None)[0])
     np.testing.assert_array_equal(acts.one(*how, " ", 1.0, 0), run.sample(1)[0])
+
+
+def test_the_page_draws_what_is_enlarged(store):  # noqa: F811
+    """Catches classes of held-out images that are asked for, which such a run refuses."""
+    config = tiny_config(name="up", **{"model.low_size": [4, 4]})
+    open_run(store, config)
+    commit_random_weights(store, config)
+    run = Run.load("up", root=store.uri)
+    acts = _Acts(run)
+    drawn = acts.one("ancestral", 21, "all in turn", "", 1.0, 0)
+    assert run.classes
+    np.testing.assert_array_equal(drawn, run.sample(1)[0])
