@@ -149,7 +149,7 @@ def _refuse_what_needs_prompts(sample: SampleConfig) -> None:
     if sample.guidance_scale != 1 and sample.guidance_by is None:
         raise ConfigError(
             f"sample.guidance_scale={sample.guidance_scale} has no effect on images without a "
-            'prompt; give one, e.g. --prompt "a red seven", or leave it out'
+            'prompt; give one, e.g. --prompt "a red seven", or --set sample.guidance_scale=1'
         )
 
 
@@ -159,7 +159,8 @@ def _refuse_what_needs_labels(sample: SampleConfig) -> None:
         "guidance_scale": sample.guidance_scale != 1 and sample.guidance_by is None,
     }
     for key in (key for key, is_given in given.items() if is_given):
+        default = SampleConfig.model_fields[key].default
         raise ConfigError(
             f"sample.{key}={getattr(sample, key)} has no effect on images without labels; give "
-            "theirs, e.g. --set sample.labels=[3], or leave it out"
+            f"theirs, e.g. --set sample.labels=[3], or --set sample.{key}={default}"
         )

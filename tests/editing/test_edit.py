@@ -259,9 +259,14 @@ def test_a_model_of_labels_and_of_known_parts_is_given_both(store, tmp_path, mon
     monkeypatch.setattr(edit, "load_denoiser", watched)
     words = ["--image", str(tmp_path / "a.png"), "--mask", str(tmp_path / "mask.png")]
     words += ["--set", 'sample.labels=["3"]', "--set", "sample.guidance_scale=2"]
-    for without in (words[:-4] + words[-2:], [*words[:-4], "--set", "sample.labels=training"]):
+    for without, other in (
+        (words[:-4] + words[-2:], "sample.guidance_scale=1"),
+        ([*words[:-4], "--set", "sample.labels=training"], "sample.labels=balanced"),
+    ):
         assert run(tmp_path, *without, "--out", str(tmp_path / "out")) == 2
-        assert "has no effect on images without labels" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "has no effect on images without labels" in said
+        assert f"or --set {other}" in said
     assert run(tmp_path, *words, "--out", str(tmp_path / "out")) == 0
     given = seen[0]
     assert given.label.tolist() == [3, 3, 3, 3, 10, 10, 10, 10]
