@@ -22,7 +22,8 @@ def doubts(
         num_test: held-out images there are; None if not known yet.
         is_imported: whether its weights are from outside, and its section `train` trained nothing.
     """
-    of_training = () if is_imported else (_warmup(config), _average(config), _snapshots(config))
+    trained = (_warmup(config), _average(config), _snapshots(config), _mirrored(config))
+    of_training = () if is_imported else trained
     return [
         line
         for line in (
@@ -87,6 +88,16 @@ def _snapshots(config: RunConfig) -> str | None:
         f"(train.checkpoint_every={train.checkpoint_every}), and averages of other widths that are "
         f"made of so few come out inexact, or are refused; with train.checkpoint_every="
         f"{max(train.num_steps // train.num_snapshots, 1)} there are {train.num_snapshots}"
+    )
+
+
+def _mirrored(config: RunConfig) -> str | None:
+    if not config.train.random_flip or not config.model.uses_text or config.role == "text":
+        return None
+    return (
+        "train.random_flip=true mirrors half of the images and none of their captions: those that "
+        "say left or right, or what is written in the image, are wrong then; give "
+        "train.random_flip=false where there are such"
     )
 
 

@@ -61,7 +61,8 @@ def glide() -> RunConfig:
     2.5 M steps of 2048, then a fifth of the captions left out (Nichol et al. 2021,
     arXiv:2112.10741, section 4), here from the first step on; guidance of scale 3 (section 5).
     Dropout, length of captions and features of a head are those of its code; tokens are bytes here,
-    and there 50,257 pieces of words. The learning rate is not published: this one is ours.
+    and there 50,257 pieces of words. The learning rate is not published: this one is ours. Images
+    are not mirrored: captions say left and right.
     """
     return adm().replaced(
         {
@@ -76,6 +77,7 @@ def glide() -> RunConfig:
             "train.num_steps": 2_500_000,
             "train.learning_rate": 1e-4,
             "train.text_dropout": 0.2,
+            "train.random_flip": False,
             "sample.guidance_scale": 3.0,
         }
     )

@@ -103,3 +103,13 @@ def test_the_held_out_images_that_are_there_count():
     config = mnist()
     assert doubts(config, num_test=63)
     assert not doubts(config, num_test=64)
+
+
+def test_captions_of_mirrored_images_are_doubted():
+    """Catches captions of left and right that are of the other side in half of the steps, by a
+    default."""
+    mirrored = recipe("glide-small").replaced({"train.random_flip": True})
+    (line,) = doubts(mirrored)
+    assert "left or right" in line
+    assert "train.random_flip=false" in line
+    assert doubts(mirrored, is_imported=True) == []
