@@ -155,7 +155,8 @@ def test_the_command_edit_takes_a_prompt(run, prompted, tmp_path, capsys):
     words = ["edit", "tiny", "--root", prompted.uri, "--image", str(tmp_path / "a.png")]
     words += ["--strength", "0.8"]
     of_nothing = [*words, "--set", "sample.prompts=held_out", "--out", str(tmp_path / "none")]
-    assert command.main([*of_nothing, "--set", "sample.guidance_scale=2"]) == 2  # also of a run that is drawn so: nothing can be left out
+    # Also of a run that is drawn so, where nothing can be left out.
+    assert command.main([*of_nothing, "--set", "sample.guidance_scale=2"]) == 2
     assert "or --set sample.guidance_scale=1" in capsys.readouterr().err
     made = {}
     for prompt in ("", 'a "red" seven, ü'):
