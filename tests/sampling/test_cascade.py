@@ -13,6 +13,7 @@ from ddpm_core.config.captions import caption_of
 from ddpm_core.diffusion.denoiser import NetworkDenoiser
 from ddpm_core.diffusion.low_resolution import enlarged, shrunk
 from ddpm_core.errors import CheckpointError, ConfigError
+from ddpm_core.evaluation.measuring.cascade import has_chain
 from ddpm_core.evaluation.measuring.worker import likelihood_part
 from ddpm_core.evaluation.stage import run_evaluate
 from ddpm_core.inference.build import build_schedule
@@ -361,3 +362,13 @@ def test_weights_that_were_shown_other_levels_are_others(store):
         scale = {} if key == "model" else {"sample.guidance_scale": 2}
         with pytest.raises(ConfigError, match=r"train.low_levels: \[0.0, 1.0\] here"):
             trained_by(store, up.replaced(other | scale), key)
+
+
+def test_bits_of_a_stage_that_was_never_shown_no_noise_are_not_added(cascade):
+    """Catches bits of a level that a stage in the middle was not trained at."""
+    third = {"data.height": 32, "data.width": 32, "model.low_size": [16, 16]}
+    noised = {"train.low_levels": [0.1, 0.5], "sample.low_level": 0.2}
+    for name, changes in (("clean", {}), ("noised", noised)):
+        open_run(cascade, SECOND.replaced({"name": name, **changes}))
+        config = SECOND.replaced({"name": "third", **third, "sample.low_from": name})
+        assert has_chain(cascade, config) == (name == "clean")

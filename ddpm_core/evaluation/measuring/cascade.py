@@ -43,12 +43,13 @@ class Below:
 def has_chain(store: Store, config: RunConfig) -> bool:
     """Return whether a run ends a cascade whose bits are the sum of those of its stages.
 
-    Not where low resolutions are noised, or a stage is given texts and this one, whose held-out
-    images are measured, has none for it.
+    Not where low resolutions are noised, or a stage was never shown one without noise, or is given
+    texts and this one, whose held-out images are measured, has none for it.
     """
     below = configs_below(store, config)
     reads = any(one.model.uses_text for one in below) and not config.model.uses_text
-    return bool(below) and config.sample.low_level == 0 and not reads
+    is_shown = all(one.train.low_levels[0] == 0 for one in below)  # [0, 1] of a first stage
+    return bool(below) and config.sample.low_level == 0 and is_shown and not reads
 
 
 def configs_below(store: Store, config: RunConfig) -> list[RunConfig]:
