@@ -162,16 +162,12 @@ class Run:
             seed=seed_of(how),
         )
 
-    def upscale(
-        self, images: Images, *, low_level: float | None = None, **how: Unpack[How]
-    ) -> Images:
+    def upscale(self, images: Images, **how: Unpack[How]) -> Images:
         """Enlarge images, by a model of `model.low_size`.
 
         Args:
             images: (n, height, width, channels) uint8 in that size, see `read_low`.
-            low_level: how noisy they are made before, a share of the process; None:
-                sample.low_level, 0 by default.
-            how: as of `edit`.
+            how: as of `edit`; `low_level` says how noisy they are made before.
 
         Raises:
             ConfigError: the model enlarges nothing, or these do not go together.
@@ -183,7 +179,6 @@ class Run:
             self._model,
             drawing,
             images,
-            low_level=low_level,
             given=_given(wish, drawing),
             seed=seed_of(how),
         )

@@ -40,6 +40,8 @@ class How(TypedDict, total=False):
     guidance_rescale: float
     threshold_percentile: float | None
     threshold_cap: float | None
+    low_level: float
+    """of a model that enlarges: noise of the low resolutions, a share of the process"""
 
 
 def wish_of(how: How) -> Wish:

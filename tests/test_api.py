@@ -221,8 +221,8 @@ def test_numbers_are_numpys_too(run):
         ({"seed": -1}, "seed=-1 must be"),
         ({"seed": 2**63}, "must be from 0 to"),
         ({"every": 0}, "every=0 must be at least 1"),
-        ({"model": "@5"}, "are read when a run is loaded"),
-        ({"guidance_by": "@5", "guidance": 3}, "are read when a run is loaded"),
+        ({"model": "@5"}, "is read when this one is loaded"),
+        ({"guidance_by": "@5", "guidance": 3}, "is read when this one is loaded"),
         ({"labels": "37"}, r"labels=\['37'\]: the images of this model are of no class"),
     ],
 )
@@ -262,6 +262,6 @@ def test_every_key_that_changes_an_image_can_be_given():
     """
     spelt = {"num_steps", "labels", "guidance_scale", "sampler", "seed"}
     counted = {key for key in SampleConfig.model_fields if key.startswith("num_")}
-    others = spelt | counted | {"unit_size", "batch_size", "model", "guidance_by"}
+    others = spelt | counted | {"unit_size", "batch_size", "model", "guidance_by", "low_from"}
     ours = {"steps", "labels", "guidance", "sampler", "seed"}
     assert How.__annotations__.keys() - ours == SampleConfig.model_fields.keys() - others

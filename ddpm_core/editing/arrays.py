@@ -24,7 +24,7 @@ from ddpm_core.diffusion.paths.spacing import choose_timesteps
 from ddpm_core.diffusion.wrappers.classifier_guidance import Classifier, TextFit
 from ddpm_core.diffusion.wrappers.respacing import respaced
 from ddpm_core.editing.method import Method, edit_images, followed, low_of, require_guided
-from ddpm_core.editing.request import require_level, require_no_enlarging
+from ddpm_core.editing.request import require_no_enlarging
 from ddpm_core.errors import ConfigError, DataError
 from ddpm_core.sampling.draw import to_levels
 from ddpm_core.sampling.loaded import Drawing, Model
@@ -112,7 +112,6 @@ def enlarge(
     drawing: Drawing,
     images: Images,
     *,
-    low_level: float | None,
     given: Plan,
     seed: int | None,
 ) -> Images:
@@ -122,7 +121,6 @@ def enlarge(
         model: that enlarges.
         drawing: how.
         images: (n, height, width, channels) uint8 in the size of `model.low_size`.
-        low_level: share of the process by which they are noised before; None: the run's.
         given: what the results are of, in turn.
         seed: None: the run's.
 
@@ -131,14 +129,13 @@ def enlarge(
         DataError: the images have another shape.
     """
     config, images = drawing.config, np.asarray(images)
-    level = config.sample.low_level if low_level is None else low_level
+    level = config.sample.low_level
     size, channels = config.model.low_size, config.data.channels
     if size is None or isinstance(model.denoiser, BitDenoiser):
         raise ConfigError(
             "this model draws images from noise alone (model.low_size is not given), and enlarges "
             "none"
         )
-    require_level(config, level, given=f"low_level={level:g}")
     if images.ndim != 4 or images.shape[1:] != (*size, channels) or images.dtype != np.uint8:
         raise DataError(
             f"images are {images.shape} {images.dtype}, and this model enlarges (n, {size[0]}, "

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 _STRIP_VALUES = 2**20
 """summed at once: NumPy makes all of them 8 bytes long before"""
@@ -38,6 +37,9 @@ def resized(
     if image.shape[:2] == size:
         return image
     if how == "lanczos":
+        # Only here: what a bundle holds is looked at by commands that have no Pillow.
+        from PIL import Image
+
         flat = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
         picture = Image.fromarray(flat).resize((size[1], size[0]), Image.Resampling.LANCZOS)
         return np.asarray(picture).reshape(*size, image.shape[2])

@@ -117,7 +117,7 @@ def test_from_python_it_is_one_call(place):
     assert np.array_equal(first, model.upscale(small))
     assert not np.array_equal(first, model.upscale(small, low_level=0.5))
     assert model.sample(2).shape == (2, 8, 8, 1)
-    with pytest.raises(ConfigError, match="is a noise that the network was not shown"):
+    with pytest.raises(ConfigError, match="is a noise that the network is not shown"):
         model.upscale(small, low_level=0.75)
     with pytest.raises(ConfigError, match="this one enlarges those of 4x4"):
         model.edit(np.zeros((1, 8, 8, 1), np.uint8), strength=0.5)

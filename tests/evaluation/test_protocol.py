@@ -242,6 +242,11 @@ MEASURED = {
     "lsun-bedroom-large": "2ebce7d618f679e5",
     "lsun-church": "2ebce7d618f679e5",
     "lsun-cat": "2ebce7d618f679e5",
+    "digits-clip": "c4c8dec0d8851105",
+    "glide-small": "5e4a70435ef50808",
+    "adm": "5814e7b5af87bbc3",
+    "adm-classes": "5814e7b5af87bbc3",
+    "glide": "40ecd989b329014d",
 }
 """recipe -> fingerprint of its chain, its sampling and what is measured; recipes of classes measure
 what their labels are worth and the diffusion classifier too, and all else as without"""

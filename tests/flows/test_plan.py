@@ -191,7 +191,7 @@ def test_an_ablation_is_its_recipe_and_overrides(store):
 def test_parameters_resolve_to_the_configuration_they_were_made_of(name, store):
     """Catches: a flow that trains something else than the dry run showed."""
     changes = {"train.num_steps": 7}
-    if recipe(name).data.name not in ("digits", "heartbeat", "swiss_roll"):
+    if recipe(name).data.name not in ("digits", "coloured_digits", "heartbeat", "swiss_roll"):
         changes["data.source"] = "/some where/else"
     _, config = plan.resolve(name, root=store.uri, run="x", overrides=changes)
     given = plan.parameters_of(config, store, "/a/run.json")

@@ -35,11 +35,12 @@ def test_a_line_for_each_run_says_how_far_it_is(store, tmp_path):
         "inception",
         "judged",
         "accuracy",
+        "bits/byte",
     ]
     assert broken.startswith("broken  cannot be read: ")
-    measured = ["3.250", "12.50", *3 * "-"]
+    measured = ["3.250", "12.50", *4 * "-"]
     assert whole.split() == ["digits", "digits", "800/800", "evaluate", *measured]
-    assert short.split() == ["short", "digits", "0/300", "shard", *5 * "-"]
+    assert short.split() == ["short", "digits", "0/300", "shard", *6 * "-"]
     assert list_runs(open_store(str(tmp_path / "no"))) == f"no runs below {tmp_path / 'no'}"
 
 

@@ -270,6 +270,7 @@ def test_a_worker_publishes_what_it_found(sampled, context):
             "features": [context.recipe.folder, context.recipe.values],
             "weights": context.sha256,
             "stage": None,
+            "judge": None,
         },
         "folder": "runs/tiny/study/x",
     }
