@@ -43,7 +43,7 @@ AT_MOST = {
     "sample.batch_size": 8,
     "compute.num_workers": 1,
 }
-AT_LEAST = {"train.num_steps": 2, "sample.num_images": 8}
+AT_LEAST = {"train.num_steps": 2, "sample.num_images": 8, "evaluate.num_likelihood_images": 2}
 FLOWS = {"flows.train_ddpm": command_line.TRAIN_DDPM, "flows.paper": command_line.PAPER}
 
 
