@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "docs/new-sampler.md": (f"{TRAIN} digits",),
     "docs/play.md": (f"{TRAIN} digits-classes",),
+    "docs/prompts.md": (f"{TRAIN} glide-small",),
     "docs/upscale.md": (f"{TRAIN} digits-upscale",),
     "docs/report.md": (DIGITS, f"{TRAIN} digits-dit"),
 }
