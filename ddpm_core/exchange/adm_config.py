@@ -7,12 +7,13 @@ stands an encoder of texts, a `SiglipTextModel`.
 Source: diffusers' `UNet2DModel` and `UNet2DConditionModel`; transformers' `SiglipTextConfig`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ddpm_core.config import AdmConfig, RunConfig
 from ddpm_core.errors import ConfigError
 from ddpm_core.exchange.keys import Described, Keys
+from ddpm_core.exchange.unet_config import attending, mirrored
 
 WITHOUT, WITH = "UNet2DModel", "UNet2DConditionModel"
 """text"""
@@ -103,12 +104,12 @@ def read_adm_config(
         keys.problem("block_out_channels", "must be multiples of the first")
     if out_channels not in (channels, 2 * channels):
         keys.problem("out_channels", f"must be in_channels={channels}, or twice that")
-    attending = _attending(keys, _ATTENDS[name], len(widths))
+    levels = attending(keys, _PLAIN, _ATTENDS[name], (), len(widths))
     model = AdmConfig().model_dump(mode="json") | {
         "base_channels": widths[0],
         "channel_mults": [one // widths[0] for one in widths],
         "num_res_blocks": _blocks(keys, len(widths)),
-        "attention_resolutions": [height // 2**level for level in attending],
+        "attention_resolutions": [height // 2**level for level in levels],
         "head_channels": keys.whole("attention_head_dim", 8),
         "dropout": keys.number("dropout", 0.0),
         "num_groups": num_groups,
@@ -156,7 +157,7 @@ def write_adm_config(config: RunConfig, model: AdmConfig) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "block_out_channels": [model.base_channels * mult for mult in model.channel_mults],
         "down_block_types": kinds,
-        "up_block_types": _mirrored(kinds),
+        "up_block_types": mirrored(kinds),
         "dropout": model.dropout,
         "norm_num_groups": model.num_groups,
         "attention_head_dim": model.head_channels,
@@ -256,20 +257,3 @@ def _blocks(keys: Keys, num_levels: int) -> list[int]:
     if len(found) != num_levels:
         keys.problem("layers_per_block", f"must be {num_levels}, as many as block_out_channels")
     return found[:1] if len(set(found)) == 1 else found
-
-
-def _attending(keys: Keys, attends: str, num_levels: int) -> list[int]:
-    """Return the levels with attention."""
-    down, up = keys.value("down_block_types", ()), keys.value("up_block_types", ())
-    if not isinstance(down, list) or not all(kind in (_PLAIN, attends) for kind in down):
-        keys.problem("down_block_types", f"must be a list of {_PLAIN} and {attends}")
-        return []
-    if len(down) != num_levels:
-        keys.problem("down_block_types", f"must be {num_levels}, as many as block_out_channels")
-    if up != _mirrored(down):
-        keys.problem("up_block_types", f"must be the way back: {', '.join(_mirrored(down))}")
-    return [level for level, kind in enumerate(down[:num_levels]) if kind == attends]
-
-
-def _mirrored(kinds: Sequence[str]) -> list[str]:
-    return [kind.replace("Down", "Up") for kind in reversed(kinds)]

@@ -60,15 +60,15 @@ def read_unet_config(values: Mapping[str, Any], *, origin: str) -> Described:
     if out_channels not in (channels, 2 * channels):
         keys.problem("out_channels", f"must be in_channels={channels}, or twice that")
     classes = keys.classes("num_class_embeds")
-    attending = _attending(keys, len(widths))
-    _require_one_head(keys, [widths[level] for level in attending] + [widths[-1]])
+    levels = attending(keys, _PLAIN, _ATTENDS, [_PLAIN, *[_ATTENDS] * 3], len(widths))
+    _require_one_head(keys, [widths[level] for level in levels] + [widths[-1]])
     keys.finish()
     model = {
         "kind": "unet",
         "base_channels": widths[0],
         "channel_mults": [one // widths[0] for one in widths],
         "num_res_blocks": num_res_blocks,
-        "attention_resolutions": [height // 2**level for level in attending],
+        "attention_resolutions": [height // 2**level for level in levels],
         "dropout": dropout,
         "num_groups": num_groups,
         "time_embedding": "sinusoidal",
@@ -108,7 +108,7 @@ def write_unet_config(config: RunConfig, model: UNetConfig) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "block_out_channels": [model.base_channels * mult for mult in model.channel_mults],
         "down_block_types": kinds,
-        "up_block_types": _mirrored(kinds),
+        "up_block_types": mirrored(kinds),
         "layers_per_block": model.num_res_blocks,
         "dropout": model.dropout,
         "norm_num_groups": model.num_groups,
@@ -119,21 +119,32 @@ def write_unet_config(config: RunConfig, model: UNetConfig) -> dict[str, Any]:
     }
 
 
-def _attending(keys: Keys, num_levels: int) -> list[int]:
-    """Return the levels with attention."""
-    down = keys.value("down_block_types", [_PLAIN, *[_ATTENDS] * 3])
-    up = keys.value("up_block_types", [*[_ATTENDS.replace("Down", "Up")] * 3, "UpBlock2D"])
-    if not isinstance(down, list) or not all(kind in (_PLAIN, _ATTENDS) for kind in down):
-        keys.problem("down_block_types", f"must be a list of {_PLAIN} and {_ATTENDS}")
+def attending(
+    keys: Keys, plain: str, attends: str, default: Sequence[str], num_levels: int
+) -> list[int]:
+    """Return the levels with attention.
+
+    Args:
+        keys: of the configuration.
+        plain: the kind of a level without.
+        attends: the kind of one with.
+        default: the kinds on the way down, where none are given.
+        num_levels: that there must be.
+    """
+    down = keys.value("down_block_types", default)
+    up = keys.value("up_block_types", mirrored(default))
+    if not isinstance(down, list) or not all(kind in (plain, attends) for kind in down):
+        keys.problem("down_block_types", f"must be a list of {plain} and {attends}")
         return []
     if len(down) != num_levels:
         keys.problem("down_block_types", f"must be {num_levels}, as many as block_out_channels")
-    if up != _mirrored(down):
-        keys.problem("up_block_types", f"must be the way back: {', '.join(_mirrored(down))}")
-    return [level for level, kind in enumerate(down[:num_levels]) if kind == _ATTENDS]
+    if up != mirrored(down):
+        keys.problem("up_block_types", f"must be the way back: {', '.join(mirrored(down))}")
+    return [level for level, kind in enumerate(down[:num_levels]) if kind == attends]
 
 
-def _mirrored(kinds: Sequence[str]) -> list[str]:
+def mirrored(kinds: Sequence[str]) -> list[str]:
+    """Return the kinds of levels on the way up, of those on the way down."""
     return [kind.replace("Down", "Up") for kind in reversed(kinds)]
 
 

@@ -5,23 +5,22 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ddpm_core.config.model.count import linear
-from ddpm_core.config.model.network import NetworkConfig, Role
+from ddpm_core.config.model.network import Role
+from ddpm_core.config.model.of_captions import OfCaptions
+from ddpm_core.config.model.patches import require_patches
 from ddpm_core.config.section import Few
 
 NUM_TOKENS = 259
 """as of `text.tokens`, which needs torch"""
-_MAX_TOKENS = 2**16
-"""Each attends to each."""
 
 
-class ClipConfig(NetworkConfig):
+class ClipConfig(OfCaptions):
     """How well x_t fits a caption: two towers, trained on pairs (Nichol et al. 2021,
     arXiv:2112.10741, section 2.3), for `sample.guidance_by`; the sizes are those of the published
     network of noised images.
     """
 
     role: ClassVar[Role] = "clip"
-    reads_text: ClassVar[bool] = True
     size_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers")
     """the keys that make it large or small"""
 
@@ -50,22 +49,6 @@ class ClipConfig(NetworkConfig):
     num_features: Few = 512
     """features of an image and of a caption, whose cosine says how well they fit"""
 
-    @property
-    def uses_text(self) -> bool:
-        """Whether the training goes by the captions of the images: it learns which is whose."""
-        return True
-
-    @model_validator(mode="after")
-    def _classes_belong_to_labels(self) -> Self:
-        for key in NetworkConfig.model_fields.keys() - {"kind", "text_length"}:
-            value, default = getattr(self, key), type(self).model_fields[key].default
-            if value != default:
-                raise ValueError(
-                    f"{key}={str(value).lower()} is of other networks, and model.kind=clip goes by "
-                    f"the captions of the images alone: leave model.{key} out"
-                )
-        return self
-
     @model_validator(mode="after")
     def _features_divide(self) -> Self:
         if self.hidden_size % 8 or self.hidden_size < 16:
@@ -87,24 +70,7 @@ class ClipConfig(NetworkConfig):
         Raises:
             ValueError: they cannot be cut into patches, or into too many.
         """
-        for key, pixels in (("height", height), ("width", width)):
-            if pixels % self.patch_size:
-                raise ValueError(
-                    f"data.{key}={pixels} is not a multiple of model.patch_size="
-                    f"{self.patch_size}; change one of them"
-                )
-        tokens = height * width // self.patch_size**2
-        if tokens > _MAX_TOKENS:
-            raise ValueError(
-                f"images of {height}x{width} are {tokens} patches of model.patch_size="
-                f"{self.patch_size}, and each attends to each: at most {_MAX_TOKENS} are taken; "
-                "raise model.patch_size"
-            )
-
-    @property
-    def row_size(self) -> int:
-        """Parameters of each class: it has none."""
-        return 0
+        require_patches(self.patch_size, height=height, width=width)
 
     def num_parameters(
         self,

@@ -6,10 +6,8 @@ from pydantic import Field, model_validator
 
 from ddpm_core.config.model.count import linear
 from ddpm_core.config.model.network import NetworkConfig
+from ddpm_core.config.model.patches import require_patches
 from ddpm_core.config.section import Few
-
-_MAX_TOKENS = 2**16
-"""Each attends to each: 512x512 pixels in patches of 2."""
 
 
 class DiTConfig(NetworkConfig):
@@ -57,19 +55,7 @@ class DiTConfig(NetworkConfig):
         Raises:
             ValueError: they cannot be cut into patches, or into too many.
         """
-        for key, pixels in (("height", height), ("width", width)):
-            if pixels % self.patch_size:
-                raise ValueError(
-                    f"data.{key}={pixels} is not a multiple of model.patch_size="
-                    f"{self.patch_size}; change one of them"
-                )
-        tokens = height * width // self.patch_size**2
-        if tokens > _MAX_TOKENS:
-            raise ValueError(
-                f"images of {height}x{width} are {tokens} patches of model.patch_size="
-                f"{self.patch_size}, and each attends to each: at most {_MAX_TOKENS} are taken; "
-                "raise model.patch_size"
-            )
+        require_patches(self.patch_size, height=height, width=width)
 
     def num_parameters(
         self,

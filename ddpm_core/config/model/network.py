@@ -32,7 +32,7 @@ class NetworkConfig(Section):
     num_classes: int | None = Field(None, ge=2, le=2**16)
     """of conditioning=label and kind=classifier: classes of the data set; null for data sets whose
     number is known, needed for collections of image files"""
-    text_length: int = Field(128, ge=1, le=2**12)
+    text_length: int = Field(128, ge=2, le=2**12)
     """of conditioning=text: tokens of a caption, the bytes of its UTF-8 and one for its end; a
     longer one keeps its first whole characters"""
     known: bool = False

@@ -6,17 +6,17 @@ from pydantic import Field, model_validator
 
 from ddpm_core.config.model.clip import NUM_TOKENS, block
 from ddpm_core.config.model.count import linear
-from ddpm_core.config.model.network import NetworkConfig, Role
+from ddpm_core.config.model.network import Role
+from ddpm_core.config.model.of_captions import OfCaptions
 from ddpm_core.config.section import Few
 
 
-class TextConfig(NetworkConfig):
+class TextConfig(OfCaptions):
     """A language model of captions that says hidden bytes (Devlin et al. 2019, arXiv:1810.04805);
     its encoder is that of `adm`, of the size of the published small GLIDE's.
     """
 
     role: ClassVar[Role] = "text"
-    reads_text: ClassVar[bool] = True
     size_keys: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers")
     """the keys that make it large or small"""
 
@@ -34,22 +34,6 @@ class TextConfig(NetworkConfig):
     hidden_share: float = Field(0.15, gt=0, le=1)
     """share of the bytes of a caption that are to be said from the others"""
 
-    @property
-    def uses_text(self) -> bool:
-        """Whether the training goes by the captions of the images: it learns to say them."""
-        return True
-
-    @model_validator(mode="after")
-    def _classes_belong_to_labels(self) -> Self:
-        for key in NetworkConfig.model_fields.keys() - {"kind", "text_length"}:
-            value, default = getattr(self, key), type(self).model_fields[key].default
-            if value != default:
-                raise ValueError(
-                    f"{key}={str(value).lower()} is of other networks, and model.kind=text goes by "
-                    f"the captions of the images alone: leave model.{key} out"
-                )
-        return self
-
     @model_validator(mode="after")
     def _features_divide(self) -> Self:
         if self.hidden_size % self.num_heads:
@@ -60,11 +44,6 @@ class TextConfig(NetworkConfig):
 
     def require_images(self, *, height: int, width: int) -> None:
         """Refuse no images: it makes nothing of them."""
-
-    @property
-    def row_size(self) -> int:
-        """Parameters of each class: it has none."""
-        return 0
 
     def num_parameters(
         self,
