@@ -163,7 +163,10 @@ def test_a_key_is_added_to_one_kind(monkeypatch):
                 "model.attention_resolutions": [8],
                 "model.text_length": 64,
             },
-            ["text_length=64 is for networks that are given something", "set model.text_length=128"],
+            [
+                "text_length=64 is for networks that are given something",
+                "set model.text_length=128",
+            ],
         ),
         ({"model.kind": "dit", "model.patch_sise": 2}, ["did you mean 'patch_size'?"]),
         ({"model.kind": "dit", "model.depth": 2}, ["did you mean 'model.num_layers'?"]),
